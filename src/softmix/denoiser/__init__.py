@@ -1,0 +1,35 @@
+"""The room of denoisers: from (x_t, t) to a posterior over x0.
+
+A denoiser is a network with a parameterisation and a head (`Network`), or a closed form (`ExactMixture`,
+`ExactData`), or either of them wrapped (`guided`, `averaged`, `Counted`).
+"""
+
+from .contract import Denoiser, Wrap
+from .exact import ExactData, ExactMixture, wiener
+from .head import HeadSpec, MixtureHead, NormalHead, PointHead
+from .network import Network
+from .parameterise import OUTPUTS, Output, affine
+from .smd import PublishedSMD, SoftHead
+from .wrap import Counted, averaged, guided, within
+
+__all__ = [
+    "OUTPUTS",
+    "Counted",
+    "Denoiser",
+    "ExactData",
+    "ExactMixture",
+    "HeadSpec",
+    "MixtureHead",
+    "Network",
+    "NormalHead",
+    "Output",
+    "PointHead",
+    "PublishedSMD",
+    "SoftHead",
+    "Wrap",
+    "affine",
+    "averaged",
+    "guided",
+    "wiener",
+    "within",
+]

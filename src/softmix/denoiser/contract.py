@@ -1,0 +1,23 @@
+"""The room of denoisers: the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from ..posterior import Posterior
+from ..process import Process
+
+
+class Denoiser(Protocol):
+    """What is believed of x0 when x_t is seen at time t (one for all, or [B]) and cond is known."""
+
+    @property
+    def process(self) -> Process: ...
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior: ...
+
+
+Wrap = Callable[[Denoiser], Denoiser]

@@ -1,0 +1,69 @@
+"""The room of denoisers: closed forms. The oracles that everything else is measured against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..posterior import Empirical, FullMixture
+from ..process import Gaussian
+from ..shape import column
+
+
+def _per_item(value: Tensor, x: Tensor) -> Tensor:
+    """A number, or one per item, as [1 or B]."""
+    return value.to(x).reshape(-1)
+
+
+class ExactMixture:
+    """The posterior when x0 ~ sum_k w_k N(mu_k, S_k): again a mixture, with full covariances.
+
+    With S_k = U diag(l) U^T: weights  w_k N(x_t; alpha mu_k, alpha^2 S_k + sigma^2 I);
+    means  mu_k + U diag(alpha l / (alpha^2 l + sigma^2)) U^T (x_t - alpha mu_k);
+    covariances  U diag(l sigma^2 / (alpha^2 l + sigma^2)) U^T.
+
+    weights [K], means [K, D], covariances [K, D, D]; items of any shape with D elements.
+    """
+
+    def __init__(self, process: Gaussian, weights: Tensor, means: Tensor, covariances: Tensor):
+        self.process = process
+        self.log_weights = weights.log()
+        self.means = means
+        eigenvalues, self.vectors = torch.linalg.eigh(covariances)
+        self.eigenvalues = eigenvalues.clamp(min=0)
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> FullMixture:
+        alpha, sigma = _per_item(self.process.alpha(t), xt)[:, None, None], _per_item(self.process.sigma(t), xt)[:, None, None]
+        means, vectors, spread = self.means.to(xt), self.vectors.to(xt), self.eigenvalues.to(xt)
+        total = alpha**2 * spread + sigma**2
+        offset = torch.einsum("bkd,kde->bke", xt.flatten(1)[:, None] - alpha * means, vectors)
+        log_weights = self.log_weights.to(xt) - 0.5 * (offset**2 / total + total.log()).sum(-1)
+        centres = means + torch.einsum("bke,kde->bkd", alpha * spread / total * offset, vectors)
+        factors = vectors * (sigma**2 * spread / total).sqrt()[..., None, :]
+        return FullMixture(log_weights, centres, factors, tuple(xt.shape[1:]))
+
+
+def wiener(process: Gaussian, mean: Tensor, covariance: Tensor) -> ExactMixture:
+    """The posterior when x0 ~ N(mean, covariance): the best linear denoiser for any data with these moments.
+
+    mean [D], covariance [D, D].
+    """
+    return ExactMixture(process, mean.new_ones(1), mean[None], covariance[None])
+
+
+class ExactData:
+    """The posterior when x0 is uniform over a finite data set [N, ...]: weights N(x_t; alpha y_i, sigma^2 I).
+
+    The exact optimum of squared error on that set; a network that reached it would copy.
+    """
+
+    def __init__(self, process: Gaussian, points: Tensor):
+        self.process, self.points = process, points
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Empirical:
+        points = self.points.to(xt)
+        alpha, sigma = (column(part(t), xt).reshape(-1, 1) for part in (self.process.alpha, self.process.sigma))
+        x, y = xt.flatten(1), points.flatten(1)
+        # ||x - alpha y||^2 without its part ||x||^2, which no weight depends on
+        distance = alpha**2 * (y**2).sum(1) - 2 * alpha * (x @ y.T)
+        return Empirical(-distance / (2 * sigma**2), points)

@@ -1,0 +1,101 @@
+"""The room of denoisers: heads, which turn a network's output into a posterior. The soft one is in smd.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import nn
+
+from ..net import Net, NetSpec
+from ..posterior import Mixture, Normal, Point, Posterior
+from ..shape import column
+from .network import Inputs
+
+
+class HeadSpec(Protocol):
+    """A head's specification: how many channels it wants of the net, and the module itself."""
+
+    def channels(self, channels: int) -> int: ...
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class PointHead:
+    """The usual diffusion model: the network's x0, with certainty."""
+
+    def channels(self, channels: int) -> int:
+        return channels
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
+        return _Point()
+
+
+class _Point(nn.Module):
+    def forward(self, net: Net, given: Inputs) -> Posterior:
+        return Point(given.x0(net(given.x, given.logsnr, given.label)))
+
+
+@dataclass(frozen=True)
+class NormalHead:
+    """A mean, and a variance b^2 exp(2 l): one for each item, or one for each element (diagonal)."""
+
+    per: Literal["item", "element"] = "item"
+
+    def channels(self, channels: int) -> int:
+        return channels + (1 if self.per == "item" else channels)
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
+        return _Normal(shape[0], self.per)
+
+
+class _Normal(nn.Module):
+    def __init__(self, channels: int, per: Literal["item", "element"]):
+        super().__init__()
+        self.channels, self.per = channels, per
+
+    def forward(self, net: Net, given: Inputs) -> Posterior:
+        output = net(given.x, given.logsnr, given.label).to(given.xt.dtype)
+        mean, log_sd = output[:, : self.channels], output[:, self.channels :]
+        if self.per == "item":
+            log_sd = log_sd.flatten(1).mean(1).reshape(-1, *(1,) * (mean.ndim - 1))
+        return Normal(given.x0(mean), (column(given.b, given.xt) * log_sd.exp()) ** 2)
+
+
+@dataclass(frozen=True)
+class MixtureHead:
+    """k Gaussians: a mean and a weight each, for every pixel or for the item, and one spread for the item.
+
+    Component k has mean a x_t + b u_k and variance (b exp(l))^2. per = "pixel" chooses the component at
+    every place on its own (GMFlow: Chen et al., "Gaussian mixture flow matching", ICML 2025); per = "item"
+    chooses once for the whole item.
+    """
+
+    k: int = 8
+    per: Literal["item", "pixel"] = "pixel"
+
+    def channels(self, channels: int) -> int:
+        return self.k * channels + self.k + 1
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
+        return _Mixture(self.k, self.per)
+
+
+class _Mixture(nn.Module):
+    def __init__(self, k: int, per: Literal["item", "pixel"]):
+        super().__init__()
+        self.k, self.per = k, per
+
+    def forward(self, net: Net, given: Inputs) -> Posterior:
+        batch, channels, *size = given.xt.shape
+        output = net(given.x, given.logsnr, given.label).to(given.xt.dtype)
+        means, weights, log_sd = output.split([self.k * channels, self.k, 1], dim=1)
+        means = means.reshape(batch, self.k, channels, *size).transpose(0, 1).flatten(0, 1)
+        means = given.x0(means).reshape(self.k, batch, channels, *size).transpose(0, 1)
+        sd = column(given.b, given.xt).abs() * log_sd.flatten(1).mean(1).reshape(-1, *(1,) * (given.xt.ndim - 1)).exp()
+        if self.per == "item" or not size:
+            weights = weights.flatten(2).mean(2) if size else weights
+        else:
+            weights = weights[:, :, None]
+        return Mixture(weights, means, (sd**2)[:, None])

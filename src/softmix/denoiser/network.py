@@ -1,0 +1,71 @@
+"""The room of denoisers: a network with its parameterisation and its posterior head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..net import NetSpec
+from ..posterior import Posterior
+from ..process import Gaussian
+from ..shape import column
+from .parameterise import Output, affine
+
+if TYPE_CHECKING:
+    from .head import HeadSpec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a head is given: the scaled input, the noise level, the class, and the way back to x0.
+
+    x [B, C, ...]; logsnr [B]; label [B] or None; a, b : x0 = a x_t + b F; xt [B, C, ...].
+    """
+
+    x: Tensor
+    logsnr: Tensor
+    label: Tensor | None
+    xt: Tensor
+    a: Tensor
+    b: Tensor
+
+    def x0(self, output: Tensor) -> Tensor:
+        """x0 = a x_t + b F for F [B, ...], or [m B, ...] with the batch repeated draw by draw."""
+        batch = len(self.xt)
+        output = output.to(self.xt.dtype).reshape(-1, batch, *output.shape[1:])
+        return (column(self.a, self.xt) * self.xt + column(self.b, self.xt) * output).flatten(0, 1)
+
+
+class Network(nn.Module):
+    """posterior = head(net(c_in x_t, logsnr, label)), with x0 = a x_t + b F from the affine table.
+
+    Parameters
+    ----------
+    process : which x_t the network is trained on.
+    net : the body's specification.
+    head : what is believed: a point, a normal, a mixture, or a soft mixture.
+    shape : of one item, (C, H, W) or (D,).
+    classes : number of classes, 0 for none. cond is then labels [B], with -1 for "not told".
+    output : what the network is taken to say, a row of `softmix.denoiser.parameterise`.
+    data_sd : the standard deviation of x0. The input is scaled by 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
+    """
+
+    def __init__(self, process: Gaussian, net: NetSpec, head: HeadSpec, shape: tuple[int, ...], classes: int = 0, output: Output = "v", data_sd: float = 1.0):
+        super().__init__()
+        self.process, self.shape, self.classes, self.output, self.data_sd = process, tuple(shape), classes, output, data_sd
+        self.net = net.build(shape[0], head.channels(shape[0]), classes)
+        self.head = head.build(self.net, net, self.shape)
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        if tuple(xt.shape[1:]) != self.shape and (xt.ndim != len(self.shape) + 1 or xt.shape[1] != self.shape[0]):
+            raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has {tuple(xt.shape[1:])}")
+        t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None).expand(len(xt))
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        a, b = affine(self.output, alpha, sigma, self.data_sd)
+        scaled = xt * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), xt)
+        logsnr = self.process.logsnr(t).to(device=xt.device, dtype=xt.dtype)
+        posterior: Posterior = self.head(self.net, Inputs(scaled, logsnr, cond if self.classes else None, xt, a, b))
+        return posterior

@@ -1,0 +1,41 @@
+"""The room of denoisers: the one table that turns what a network says into the clean signal.
+
+For x_t = alpha x0 + sigma z, every usual output F is affine in (x0, z), hence x0 = a x_t + b F:
+
+    name    F                                          a                            b
+    x0      x0                                         0                            1
+    eps     z                                          1 / alpha                    -sigma / alpha
+    v       alpha z - sigma x0                         alpha / (alpha^2 + sigma^2)  -sigma / (alpha^2 + sigma^2)
+    flow    z - x0                                     1 / (alpha + sigma)          -sigma / (alpha + sigma)
+    edm     (x0 - a x_t) / b                           alpha sd^2 / n               sigma sd / sqrt(n)
+
+with n = alpha^2 sd^2 + sigma^2 and sd the data's standard deviation (Karras et al. 2022, table 1, for any
+alpha). |b| is how much an error of the network is amplified in x0: at most 1 but for eps, where it grows
+as 1 / sqrt(snr).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor
+
+Output = Literal["x0", "eps", "v", "flow", "edm"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+
+def affine(output: Output, alpha: Tensor, sigma: Tensor, data_sd: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(a, b) such that x0 = a x_t + b F, in the shape of alpha and sigma."""
+    if output == "x0":
+        return 0 * alpha, 1 + 0 * sigma
+    if output == "eps":
+        return 1 / alpha, -sigma / alpha
+    if output == "v":
+        norm = alpha**2 + sigma**2
+        return alpha / norm, -sigma / norm
+    if output == "flow":
+        return 1 / (alpha + sigma), -sigma / (alpha + sigma)
+    if output == "edm":
+        norm = alpha**2 * data_sd**2 + sigma**2
+        return alpha * data_sd**2 / norm, sigma * data_sd / norm.sqrt()
+    raise ValueError(f"the output {output!r} was asked for; the table has {', '.join(OUTPUTS)}")

@@ -1,0 +1,175 @@
+"""The room of denoisers: Soft Mixture Denoising. A latent eta turns one network into a continuous mixture.
+
+z = g(eta, x_t, t) and f(z, t) modulates chosen blocks of the net: x0 = D(x_t, t; f(g(eta, x_t, t), t)).
+What comes before the first modulated block does not see eta and is run once for all draws.
+Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..net import MLPSpec, Net, NetSpec
+from ..net.base import State, Where, repeat
+from ..posterior import Implicit, ImplicitMean, Posterior
+from .network import Inputs
+
+
+@dataclass(frozen=True)
+class SoftHead:
+    """Soft mixture by modulation: what softmix uses.
+
+    where : which blocks the latent modulates: only the last ("head"), the second half ("decoder"), or "all".
+    latent : numbers in the part of eta that the whole item shares.
+    local : numbers at each place of the state where eta enters (images only): detail that is not shared.
+    mean : "own" gives the posterior a mean by running the modulated blocks once more with a learned vector
+        in the place of f(z, t), to be trained by squared error; "none" leaves it without one.
+    """
+
+    where: Where = "decoder"
+    latent: int = 32
+    local: int = 4
+    mean: Literal["own", "none"] = "own"
+
+    def channels(self, channels: int) -> int:
+        return channels
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
+        return _Soft(self, net, shape)
+
+
+def _places(net: Net, shape: tuple[int, ...], split: int) -> torch.Size:
+    """The shape of the state's first tensor where eta enters, for one item."""
+    with torch.no_grad():
+        emb = net.time(torch.zeros(1))
+        return net.run(net.stem(torch.zeros(1, *shape)), emb, 0, split)[0].shape[1:]
+
+
+def _channel_axis(net: Net, h: Tensor) -> int:
+    return 2 if h.ndim == 3 else 1
+
+
+class _Soft(nn.Module):
+    """g and f: eta, the state and the embedding to what is added to both."""
+
+    def __init__(self, spec: SoftHead, net: Net, shape: tuple[int, ...]):
+        super().__init__()
+        self.spec, self.split = spec, net.splits[spec.where]
+        entering = _places(net, shape, self.split)
+        self.tokens = len(entering) == 2
+        width = entering[1] if self.tokens else entering[0]
+        self.size = () if len(entering) == 1 else entering[:1] if self.tokens else entering[1:]
+        self.local = spec.local if self.size else 0
+        self.g = nn.Sequential(nn.Linear(spec.latent + width + net.embed_width, net.embed_width), nn.SiLU(), nn.Linear(net.embed_width, net.embed_width))
+        self.f = nn.Linear(net.embed_width, net.embed_width)
+        self.off = nn.Parameter(torch.zeros(net.embed_width))
+        if self.local:
+            self.g_local = nn.Sequential(nn.Linear(width + self.local, width), nn.SiLU(), nn.Linear(width, width))
+        self.latent_shape = (spec.latent + self.local * torch.Size(self.size).numel(),)
+
+    def forward(self, net: Net, given: Inputs) -> Posterior:
+        emb = net.time(given.logsnr, given.label)
+        state = net.run(net.stem(given.x), emb, 0, self.split)
+        size = tuple(given.x.shape[2:])
+
+        def finish(state: State, emb: Tensor) -> Tensor:
+            return given.x0(net.out(net.run(state, emb, self.split, len(net.body)), emb, size))
+
+        def head(eta: Tensor) -> Tensor:
+            m = len(eta)
+            several, emb_m = repeat(state, m), repeat((emb,), m)[0]
+            shared, local = eta.flatten(0, 1).split([self.spec.latent, eta.shape[-1] - self.spec.latent], dim=1)
+            pooled = several[0] if not self.size else several[0].mean(1) if self.tokens else several[0].mean((2, 3))
+            z = self.g(torch.cat([shared.to(emb_m.dtype), pooled.to(emb_m.dtype), emb_m], dim=1))
+            if self.local:
+                several = (self._placed(several[0], local), *several[1:])
+            return finish(several, emb_m + self.f(nn.functional.silu(z))).unflatten(0, (m, -1))
+
+        def mean() -> Tensor:
+            return finish(state, emb + self.off)
+
+        if self.spec.mean == "none":
+            return Implicit(head, len(given.xt), self.latent_shape, given.xt)
+        return ImplicitMean(head, len(given.xt), self.latent_shape, given.xt, mean)
+
+    def _placed(self, h: Tensor, local: Tensor) -> Tensor:
+        """h with its local latents mixed in, place by place."""
+        noise = local.reshape(len(h), *self.size, self.local).to(h.dtype)
+        if self.tokens:
+            return h + self.g_local(torch.cat([h, noise], dim=-1))
+        last = torch.cat([h.permute(0, 2, 3, 1), noise], dim=-1)
+        return h + self.g_local(last).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class PublishedSMD:
+    """Soft mixture as published and as the authors' code has it.
+
+    eta has x_t's own shape; g is a small net of the main net's kind on (x_t, eta), a quarter as wide,
+    whose features give z with `latent` numbers at each place; f is a hypernetwork at two places, after the
+    stem and before the output layer, each a residual x + W_out M_2 M_1 W_in x with
+    M_l = v_l v_l^T + softplus(s_l) I, v_l = A_l z + b_l: a rank-one layer for every place.
+    """
+
+    latent: int = 100
+
+    def channels(self, channels: int) -> int:
+        return channels
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
+        return _Published(self.latent, net, spec, shape)
+
+
+class _Hyper(nn.Module):
+    """W_out M_2 M_1 W_in x, place by place, for x [..., C] and z [..., L]; M is never written out."""
+
+    def __init__(self, width: int, latent: int):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(width, latent), nn.Linear(latent, width)
+        self.vector = nn.ModuleList(nn.Linear(latent, latent) for _ in range(2))
+        self.scale = nn.ParameterList(nn.Parameter(torch.randn(())) for _ in range(2))
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        h = self.enter(x)
+        for vector, scale in zip(self.vector, self.scale, strict=True):
+            v = vector(z)
+            h = v * (v * h).sum(-1, keepdim=True) + nn.functional.softplus(scale) * h
+        leave: Tensor = self.leave(h)
+        return x + leave
+
+
+class _Published(nn.Module):
+    def __init__(self, latent: int, net: Net, spec: NetSpec, shape: tuple[int, ...]):
+        super().__init__()
+        small = replace(spec, width=max(spec.width // 4, 8), depth=1) if not isinstance(spec, MLPSpec) else replace(spec, width=max(spec.width // 4, 8), depth=2)
+        self.g = small.build(2 * shape[0], shape[0])
+        self.z = nn.Linear(self.g.width, latent)
+        self.first, self.last = _Hyper(net.width, latent), _Hyper(net.width, latent)
+        self.latent_shape = shape
+
+    def forward(self, net: Net, given: Inputs) -> Posterior:
+        def head(eta: Tensor) -> Tensor:
+            m = len(eta)
+            x, emb, logsnr = repeat((given.x, net.time(given.logsnr, given.label), given.logsnr), m)
+            small = self.g.time(logsnr)
+            features = self.g.run(self.g.stem(torch.cat([x, eta.flatten(0, 1)], dim=1)), small, 0, len(self.g.body))
+            z = self.z(_channels_last(features[0]))
+            state = _on_first(net.stem(x), lambda h: self.first(h, z))
+            state = _on_first(net.run(state, emb, 0, len(net.body)), lambda h: self.last(h, z))
+            return given.x0(net.out(state, emb, tuple(x.shape[2:]))).unflatten(0, (m, -1))
+
+        return Implicit(head, len(given.xt), self.latent_shape, given.xt)
+
+
+def _channels_last(h: Tensor) -> Tensor:
+    return h.permute(0, 2, 3, 1) if h.ndim == 4 else h
+
+
+def _on_first(state: State, change: Callable[[Tensor], Tensor]) -> State:
+    h = change(_channels_last(state[0]))
+    return (h.permute(0, 3, 1, 2) if h.ndim == 4 else h, *state[1:])

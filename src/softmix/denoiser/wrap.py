@@ -1,0 +1,117 @@
+"""The room of denoisers: wraps, which take a denoiser and give one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..posterior import HasMean, Implicit, Point, Posterior, need
+from ..process import Process
+from ..rng import Rng
+from .contract import Denoiser, Wrap
+
+
+class Wrapped:
+    """A denoiser made of another and a function (xt, t, cond) -> posterior."""
+
+    def __init__(self, inner: Denoiser, call: Callable[[Tensor, Tensor | float, Tensor | None], Posterior]):
+        self.inner, self._call = inner, call
+
+    @property
+    def process(self) -> Process:
+        return self.inner.process
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        return self._call(xt, t, cond)
+
+    def __getattr__(self, name: str) -> object:
+        # what a wrap does not say is said by the denoiser inside: shape, classes
+        return getattr(self.__dict__["inner"], name)
+
+
+class Counted(Wrapped):
+    """Counts how often the denoiser is called (`calls`) and for how many items in all (`items`)."""
+
+    def __init__(self, inner: Denoiser):
+        super().__init__(inner, self._count)
+        self.calls = self.items = 0
+
+    def _count(self, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+        self.calls += 1
+        self.items += len(xt)
+        return self.inner(xt, t, cond)
+
+
+def averaged(n: int, seed: int = 0) -> Wrap:
+    """Gives an implicit posterior a mean: the average of its head over n fixed latents.
+
+    The latents are the same for every item and every call, so that the mean is a smooth function of x_t,
+    as an ODE sampler needs. Costs n heads for each evaluation of the trunk; its error falls as n^(-1/2).
+    """
+    if n < 1:
+        raise ValueError(f"an average of {n} draws was asked for; take at least 1")
+
+    def wrap(denoiser: Denoiser) -> Denoiser:
+        def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+            posterior = denoiser(xt, t, cond)
+            if not isinstance(posterior, Implicit):
+                return posterior
+            return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), xt.dtype))
+
+        return Wrapped(denoiser, call)
+
+    return wrap
+
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def classifier_free(scale: float) -> Rule:
+    """told, untold -> untold + scale (told - untold); scale 1 is no guidance (Ho & Salimans 2022, their w + 1)."""
+    return lambda told, untold: untold + scale * (told - untold)
+
+
+def guided(rule: Rule | float) -> Wrap:
+    """Guidance by a rule that joins what is believed with the condition and without it.
+
+    rule : a function of two estimates of x0, or a number for `classifier_free`. It acts on the means; on an
+    implicit posterior it acts on draws with the same latent, so that the mixture survives.
+    """
+    join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
+
+    def wrap(denoiser: Denoiser) -> Denoiser:
+        def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+            if cond is None:
+                raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
+            told, untold = denoiser(xt, t, cond), denoiser(xt, t, torch.full_like(cond, -1))
+            if isinstance(told, Implicit) and isinstance(untold, Implicit):
+                return told.joined(untold, join)
+            return Point(join(need(told, HasMean, "guidance").mean, need(untold, HasMean, "guidance").mean))
+
+        return Wrapped(denoiser, call)
+
+    return wrap
+
+
+def within(low: float, high: float, wrap: Wrap) -> Wrap:
+    """`wrap` where low <= logsnr(t) <= high, and the bare denoiser elsewhere.
+
+    Guidance in an interval of noise levels (Kynkaanniemi et al. 2024): stated in logsnr, it does not move
+    when the number of steps changes. Outside the interval only one evaluation is spent.
+    """
+
+    def both(denoiser: Denoiser) -> Denoiser:
+        changed = wrap(denoiser)
+
+        def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+            logsnr = denoiser.process.logsnr(t)
+            inside = (logsnr >= low) & (logsnr <= high)
+            if inside.any() and not inside.all():
+                raise ValueError("an interval of guidance needs one time for the whole batch")
+            return changed(xt, t, cond) if inside.all() else denoiser(xt, t, cond)
+
+        return Wrapped(denoiser, call)
+
+    return both

@@ -1,0 +1,18 @@
+"""The room of losses: scoring rules, which judge a posterior by the x0 that was really there.
+
+A loss takes (posterior, noised, rng) and gives one number per item. `proper` says whether, for a posterior
+that is only drawn from, the loss has its one optimum at the true q(x0 | x_t). Squared error has not: it
+is smallest when the draws no longer vary, and the mixture collapses to its mean.
+"""
+
+from .collapse import gain, mixture_pays
+from .contract import Loss
+from .energy import Energy
+from .likelihood import Importance, Likelihood
+from .square import PublishedSquare, Square
+from .weight import WEIGHTS, Weight, weight
+
+LOSSES = (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
+LossSpec = Square | PublishedSquare | Energy | Importance | Likelihood
+
+__all__ = ["LOSSES", "WEIGHTS", "Energy", "Importance", "Likelihood", "Loss", "LossSpec", "PublishedSquare", "Square", "Weight", "gain", "mixture_pays", "weight"]

@@ -1,0 +1,53 @@
+"""The room of losses: squared error, of the mean and of one draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..posterior import HasMean, Posterior, need
+from ..process import Noised
+from ..rng import Rng
+from .weight import Weight, weight
+
+
+def squared_error(estimate: Tensor, noised: Noised, name: Weight) -> Tensor:
+    """w(logsnr) times the mean over elements of (estimate - x0)^2, [B]."""
+    return weight(name, noised.logsnr.to(estimate)) * ((estimate - noised.x0) ** 2).flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Square:
+    """w(logsnr) mean (E[x0 | x_t] - x0)^2: the loss of every usual diffusion model.
+
+    Its optimum is the posterior's mean; it says nothing of the spread.
+    """
+
+    weight: Weight = "eps"
+
+    @property
+    def proper(self) -> bool:
+        return False
+
+    def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
+        return squared_error(need(posterior, HasMean, "squared error").mean, noised, self.weight)
+
+
+@dataclass(frozen=True)
+class PublishedSquare:
+    """w(logsnr) mean (x0_hat(eta) - x0)^2 with one draw eta for each item: SMD's loss as published.
+
+    Its expectation over eta is the squared error of the draws' mean plus the draws' variance, so that the
+    optimum has no variance: the latent is learned to be ignored (rho falls to 0). Kept to test the paper.
+    With w = snr this is the code's loss, an error of eps. Source: Li et al., ICLR 2024, and their code.
+    """
+
+    weight: Weight = "eps"
+
+    @property
+    def proper(self) -> bool:
+        return False
+
+    def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
+        return squared_error(posterior.sample(rng), noised, self.weight)

@@ -1,0 +1,157 @@
+"""The room of networks: a U-Net for images of any size and number of channels.
+
+The stem folds `patch` x `patch` pixels into channels, so that the convolutions work on fewer places
+with more channels each: on a CPU the time goes into the large matrix products and not into memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import Embedding, Modulation, Net, State
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """width : channels at the finest level. mults : width of each level as a multiple; each level halves
+    the side. depth : residual blocks for each level and direction. patch : side of the stem's pixels.
+    attention : whether the coarsest level attends."""
+
+    width: int = 64
+    mults: tuple[int, ...] = (1, 2)
+    depth: int = 2
+    patch: int = 2
+    attention: bool = True
+
+    def build(self, channels: int, out_channels: int, classes: int = 0) -> UNet:
+        return UNet(self, channels, out_channels, classes)
+
+
+def _groups(width: int) -> int:
+    return next(g for g in (16, 8, 4, 2, 1) if width % g == 0)
+
+
+class _Res(nn.Module):
+    """Two 3x3 convolutions, modulated between them, around a residual."""
+
+    def __init__(self, before: int, after: int, embed_width: int):
+        super().__init__()
+        self.norm_1, self.conv_1 = nn.GroupNorm(_groups(before), before), nn.Conv2d(before, after, 3, padding=1)
+        self.norm_2, self.conv_2 = nn.GroupNorm(_groups(after), after, affine=False), nn.Conv2d(after, after, 3, padding=1)
+        self.modulation = Modulation(embed_width, after, 2)
+        self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = (part[..., None, None] for part in self.modulation(emb))
+        inner = self.conv_1(nn.functional.silu(self.norm_1(h)))
+        inner = self.conv_2(nn.functional.silu(self.norm_2(inner) * (1 + scale) + shift))
+        return self.skip(h) + inner
+
+
+class _Attention(nn.Module):
+    """Self-attention over the places of a level, heads of 32 channels."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = max(width // 32, 1)
+        self.norm, self.qkv, self.join = nn.GroupNorm(_groups(width), width), nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        batch, width, height, side = h.shape
+        qkv = self.qkv(self.norm(h)).flatten(2).reshape(batch, 3, self.heads, width // self.heads, -1).transpose(-1, -2)
+        mixed = nn.functional.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
+        return h + self.join(mixed.transpose(-1, -2).reshape(batch, width, height, side))
+
+
+class _Encode(nn.Module):
+    """A residual block that leaves its output for the way up, after an optional halving of the side."""
+
+    def __init__(self, before: int, after: int, embed_width: int, halve: bool):
+        super().__init__()
+        self.halve = nn.Conv2d(before, before, 3, stride=2, padding=1) if halve else nn.Identity()
+        self.res = _Res(before, after, embed_width)
+
+    def forward(self, state: State, emb: Tensor) -> State:
+        h = self.res(self.halve(state[0]), emb)
+        return (h, h, *state[1:])
+
+
+class _Middle(nn.Module):
+    """A residual block at the coarsest level, with attention or without."""
+
+    def __init__(self, width: int, embed_width: int, attention: bool):
+        super().__init__()
+        self.res = _Res(width, width, embed_width)
+        self.attention = _Attention(width) if attention else nn.Identity()
+
+    def forward(self, state: State, emb: Tensor) -> State:
+        return (self.attention(self.res(state[0], emb)), *state[1:])
+
+
+class _Decode(nn.Module):
+    """A residual block that takes up what the way down left, after an optional doubling of the side."""
+
+    def __init__(self, before: int, skip: int, after: int, embed_width: int):
+        super().__init__()
+        self.res = _Res(before + skip, after, embed_width)
+
+    def forward(self, state: State, emb: Tensor) -> State:
+        h, left, *rest = state
+        if h.shape[-2:] != left.shape[-2:]:
+            # nearest, and cut to the size of an odd side on the way down
+            h = h.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : left.shape[-2], : left.shape[-1]]
+        return (self.res(torch.cat([h, left], dim=1), emb), *rest)
+
+
+class _Head(nn.Module):
+    """The last residual block, on the finest level: the place of a light head."""
+
+    def __init__(self, width: int, embed_width: int):
+        super().__init__()
+        self.res = _Res(width, width, embed_width)
+
+    def forward(self, state: State, emb: Tensor) -> State:
+        return (self.res(state[0], emb),)
+
+
+class UNet(Net):
+    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again."""
+
+    def __init__(self, spec: UNetSpec, channels: int, out_channels: int, classes: int = 0):
+        super().__init__()
+        self.patch, self.width, self.embed_width = spec.patch, spec.width, 4 * spec.width
+        self.time = Embedding(self.embed_width, classes)
+        self.enter = nn.Conv2d(channels * spec.patch**2, spec.width, 3, padding=1)
+        widths = [spec.width * mult for mult in spec.mults]
+        self.body = nn.ModuleList()
+        skips, before = [], spec.width
+        for level, width in enumerate(widths):
+            for i in range(spec.depth):
+                self.body.append(_Encode(before, width, self.embed_width, halve=level > 0 and i == 0))
+                skips.append(width)
+                before = width
+        self.body.append(_Middle(before, self.embed_width, spec.attention))
+        decoder = len(self.body)
+        for width in reversed(widths):
+            for _ in range(spec.depth):
+                self.body.append(_Decode(before, skips.pop(), width, self.embed_width))
+                before = width
+        self.body.append(_Head(before, self.embed_width))
+        self.splits = {"all": 0, "decoder": decoder, "head": len(self.body) - 1}
+        self.norm = nn.GroupNorm(_groups(before), before)
+        self.leave = nn.Conv2d(before, out_channels * spec.patch**2, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def stem(self, x: Tensor) -> State:
+        high, wide = (-x.shape[-2]) % self.patch, (-x.shape[-1]) % self.patch
+        if high or wide:
+            x = nn.functional.pad(x, (0, wide, 0, high), mode="replicate")
+        x = nn.functional.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+        return (self.enter(x),)
+
+    def out(self, state: State, emb: Tensor, size: tuple[int, ...]) -> Tensor:
+        y = self.leave(nn.functional.silu(self.norm(state[0])))
+        return nn.functional.pixel_shuffle(y, self.patch)[..., : size[0], : size[1]]

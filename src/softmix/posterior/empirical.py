@@ -1,0 +1,38 @@
+"""The room of posteriors: belief over a finite data set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..rng import Rng
+from .ability import HasVariance
+from .mixture import choose
+
+
+class Empirical(HasVariance):
+    """x0 is one of N known items: weights per item of the batch, log_weights [B, N]; points [N, ...].
+
+    The exact optimum of denoising on that set; a model that equals it has memorised.
+    """
+
+    def __init__(self, log_weights: Tensor, points: Tensor):
+        self._log_weights, self._points = log_weights.log_softmax(1), points
+
+    @property
+    def log_weights(self) -> Tensor:
+        return self._log_weights
+
+    def _average(self, values: Tensor) -> Tensor:
+        return (self._log_weights.exp() @ values.flatten(1)).reshape(-1, *values.shape[1:])
+
+    @property
+    def mean(self) -> Tensor:
+        return self._average(self._points)
+
+    @property
+    def var(self) -> Tensor:
+        return (self._average(self._points**2) - self.mean**2).clamp(min=0)
+
+    def sample(self, rng: Rng) -> Tensor:
+        return torch.index_select(self._points, 0, choose(self._log_weights, rng)[:, 0])

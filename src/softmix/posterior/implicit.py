@@ -1,0 +1,81 @@
+"""The room of posteriors: a law known only by its draws. What Soft Mixture Denoising believes.
+
+The trunk of a network has run once; `head` turns a latent eta ~ N(0, I) into a draw of x0, and can be
+called as often as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..rng import Rng
+from .ability import HasMean, Posterior
+
+Head = Callable[[Tensor], Tensor]
+
+
+class Implicit(Posterior):
+    """x0 = head(eta), eta ~ N(0, I): a continuous ("soft") mixture indexed by the latent.
+
+    head : takes latents [m, B, *latent_shape] to draws [m, B, ...] for one evaluation of the trunk.
+    Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
+    """
+
+    def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor):
+        self.head, self._items, self._latent_shape, self._like = head, items, latent_shape, like
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self._latent_shape
+
+    def latents(self, m: int, rng: Rng) -> Tensor:
+        """m latents for each item, [m, B, *latent_shape]."""
+        eta = rng.normal((self._items, m, *self._latent_shape), self._like.dtype).to(self._like.device)
+        return eta.transpose(0, 1)
+
+    def draws(self, m: int, rng: Rng) -> Tensor:
+        return self.head(self.latents(m, rng))
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self.draws(1, rng)[0]
+
+    def joined(self, other: Implicit, join: Callable[[Tensor, Tensor], Tensor]) -> Implicit:
+        """join(draw, other's draw) with the same latent in both; the same of the means if both have one."""
+        head: Head = lambda eta: join(self.head(eta), other.head(eta))  # noqa: E731
+        if isinstance(self, ImplicitMean) and isinstance(other, ImplicitMean):
+            mine, theirs = self, other
+            return ImplicitMean(head, self._items, self._latent_shape, self._like, lambda: join(mine.mean, theirs.mean))
+        return Implicit(head, self._items, self._latent_shape, self._like)
+
+    def averaged(self, latents: Tensor) -> ImplicitMean:
+        """The same posterior with a mean: the average of head over the given latents [n, *latent_shape]."""
+        eta = latents.to(self._like)[:, None].expand(len(latents), self._items, *self._latent_shape)
+        return ImplicitMean(self.head, self._items, self._latent_shape, self._like, lambda: self.head(eta).mean(0))
+
+
+class ImplicitMean(Implicit, HasMean):
+    """An implicit posterior that also has a mean, from a head of its own or from an average of draws.
+
+    The mean is computed when it is first asked for, and then kept.
+    """
+
+    def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, mean: Callable[[], Tensor]):
+        super().__init__(head, items, latent_shape, like)
+        self._compute: Callable[[], Tensor] = mean
+        self._mean: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        if self._mean is None:
+            self._mean = self._compute()
+        return self._mean
+
+
+def spread(draws: Tensor) -> Tensor:
+    """The unbiased trace of the covariance of m draws [m, B, ...], one number per item, [B]."""
+    if len(draws) < 2:
+        raise ValueError("the spread of one draw is not defined: give at least two")
+    return torch.var(draws, dim=0, unbiased=True).flatten(1).sum(1)

@@ -1,0 +1,118 @@
+"""The room of posteriors: mixtures of Gaussians, per item or per pixel, and with full covariances."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..rng import Rng
+from .ability import HasDensity, HasVariance
+from .normal import factor_log_prob, gaussian_log_prob
+
+
+def choose(log_weights: Tensor, rng: Rng) -> Tensor:
+    """A component for each item (and each pixel) by inverting the cumulated weights, [B, 1, ...]."""
+    cumulated = log_weights.softmax(1).cumsum(1)
+    u = rng.uniform((len(log_weights), 1, *log_weights.shape[2:]), log_weights.dtype).to(log_weights.device)
+    return (u * cumulated[:, -1:] > cumulated).sum(1, keepdim=True).clamp(max=log_weights.shape[1] - 1)
+
+
+class Mixture(HasVariance, HasDensity):
+    """x0 | x_t ~ sum_k w_k N(mean_k, var_k), with independent elements inside a component.
+
+    log_weights : [B, K] for a choice per item; [B, K, 1, H, W] for a choice per pixel, joint over channels
+        (as in GMFlow, Chen et al. 2025). Need not be normalised.
+    means : [B, K, ...].
+    var : broadcastable to means.
+    """
+
+    def __init__(self, log_weights: Tensor, means: Tensor, var: Tensor):
+        if log_weights.ndim not in (2, means.ndim) or log_weights.shape[:2] != means.shape[:2]:
+            raise ValueError(f"weights of shape {list(log_weights.shape)} do not fit means of shape {list(means.shape)}: give [B, K], or [B, K, 1, H, W] for a mixture per pixel")
+        self._per_pixel = log_weights.ndim == means.ndim > 2
+        self._log_weights = log_weights.log_softmax(1)
+        self._means, self._var = means, var.expand_as(means)
+
+    @property
+    def log_weights(self) -> Tensor:
+        return self._log_weights
+
+    @property
+    def means(self) -> Tensor:
+        return self._means
+
+    def _weights(self) -> Tensor:
+        weights = self._log_weights.exp()
+        return weights.reshape(*weights.shape, *(1,) * (self._means.ndim - weights.ndim))
+
+    @property
+    def mean(self) -> Tensor:
+        return (self._weights() * self._means).sum(1)
+
+    @property
+    def var(self) -> Tensor:
+        return (self._weights() * (self._var + (self._means - self.mean[:, None]) ** 2)).sum(1)
+
+    def sample(self, rng: Rng) -> Tensor:
+        choice = choose(self._log_weights, rng)
+        choice = choice.reshape(*choice.shape, *(1,) * (self._means.ndim - choice.ndim))
+        index = choice.expand(len(choice), 1, *self._means.shape[2:])
+        mean, var = self._means.gather(1, index)[:, 0], self._var.gather(1, index)[:, 0]
+        return mean + var.sqrt() * rng.normal(mean.shape, mean.dtype).to(mean.device)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        if not self._per_pixel:
+            each = gaussian_log_prob(x0[:, None], self._means, self._var, x0.ndim - 1)
+            return torch.logsumexp(self._log_weights + each, 1)
+        each = -0.5 * ((x0[:, None] - self._means) ** 2 / self._var + (2 * torch.pi * self._var).log()).sum(2, keepdim=True)
+        return torch.logsumexp(self._log_weights + each, 1).flatten(1).sum(1)
+
+    def blurred(self, var: Tensor) -> Mixture:
+        """The law of x0 + N(0, var I); var is a number per item, [B]."""
+        return Mixture(self._log_weights, self._means, self._var + var.to(self._var).reshape(-1, *(1,) * (self._means.ndim - 1)))
+
+
+class FullMixture(HasVariance, HasDensity):
+    """x0 | x_t ~ sum_k w_k N(mean_k, L_k L_k^T), for points and flattened signals.
+
+    log_weights [B, K]; means [B, K, D]; factors L_k [B or 1, K, D, D], any square root of the covariance.
+    shape : the items' own shape, with D elements. The exact posterior of a Gaussian mixture is one.
+    """
+
+    def __init__(self, log_weights: Tensor, means: Tensor, factors: Tensor, shape: tuple[int, ...]):
+        self._log_weights, self._means, self._factors, self._shape = log_weights.log_softmax(1), means, factors, shape
+
+    @property
+    def log_weights(self) -> Tensor:
+        return self._log_weights
+
+    @property
+    def mean(self) -> Tensor:
+        return (self._log_weights.exp()[..., None] * self._means).sum(1).reshape(-1, *self._shape)
+
+    @property
+    def var(self) -> Tensor:
+        own = (self._factors**2).sum(-1)
+        mean = self.mean.flatten(1)
+        return (self._log_weights.exp()[..., None] * (own + (self._means - mean[:, None]) ** 2)).sum(1).reshape(-1, *self._shape)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Cov[x0 | x_t], [B, D, D]."""
+        weights = self._log_weights.exp()
+        centred = self._means - self.mean.flatten(1)[:, None]
+        factors = self._factors.expand(*weights.shape, -1, -1)
+        own = torch.einsum("bk,bkde,bkfe->bdf", weights, factors, factors)
+        return own + torch.einsum("bk,bkd,bkf->bdf", weights, centred, centred)
+
+    def sample(self, rng: Rng) -> Tensor:
+        choice = choose(self._log_weights, rng)[:, 0]
+        item = torch.arange(len(choice), device=choice.device)
+        mean = self._means[item, choice]
+        factor = self._factors[item if len(self._factors) > 1 else 0, choice]
+        z = rng.normal(mean.shape, mean.dtype).to(mean.device)
+        return (mean + torch.einsum("bde,be->bd", factor, z)).reshape(-1, *self._shape)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        each = factor_log_prob(x0.flatten(1)[:, None].expand_as(self._means), self._means, self._factors)
+        return torch.logsumexp(self._log_weights + each, 1)

@@ -1,0 +1,22 @@
+"""The room of posteriors: certainty. What a usual diffusion model believes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..rng import Rng
+from .ability import HasMean
+
+
+class Point(HasMean):
+    """All belief at one x0, [B, ...]: the model knows where the mean lies and nothing of the spread."""
+
+    def __init__(self, mean: Tensor):
+        self._mean = mean
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self._mean

@@ -1,0 +1,15 @@
+"""The room of processes: how clean data becomes noise, and what lies between.
+
+A process says what x_t is (`noise`), where sampling starts (`prior`) and how to step back from x_t
+to x_s once x0 is believed (`bridge`). It knows no network. Time t runs from 0 (clean) to 1 (noise);
+the clock that all processes share is logsnr = log(alpha^2 / sigma^2).
+"""
+
+from .gaussian import VE, VP, Flow, Gaussian
+from .grid import karras, trailing, uniform, uniform_logsnr
+from .noised import Noised, Process
+
+PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow())
+GRIDS = (uniform, uniform_logsnr, karras, trailing)
+
+__all__ = ["GRIDS", "PROCESSES", "VE", "VP", "Flow", "Gaussian", "Noised", "Process", "karras", "trailing", "uniform", "uniform_logsnr"]

@@ -1,0 +1,167 @@
+"""The room of processes: the linear-Gaussian family x_t = alpha(t) x_0 + sigma(t) z, z ~ N(0, I).
+
+Everything that the members share is written once here in terms of alpha and sigma; a member is a
+formula for the two and its inverse. All of it is computed in float64 in the dtype of t and cast to
+the dtype of x where the two meet (`column`).
+
+At t = 0 every member is exactly clean: alpha = 1, sigma = 0. At t = 1 alpha is small and not zero
+(logsnr = LOGSNR_MIN for VP and Flow), so that x_0 can be recovered from any parameterisation.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..rng import Rng
+from ..shape import column
+from .grid import uniform
+from .noised import Noised
+
+LOGSNR_MIN = -20.0
+
+
+def _real(t: Tensor | float) -> Tensor:
+    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+
+
+class Gaussian(ABC):
+    """x_t = alpha(t) x_0 + sigma(t) z with z ~ N(0, I) independent of x_0."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor | float) -> Tensor:
+        """The share of the signal, 1 at t = 0."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor | float) -> Tensor:
+        """The standard deviation of the noise, 0 at t = 0."""
+
+    @abstractmethod
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        """The t at which log(alpha^2 / sigma^2) has this value."""
+
+    def logsnr(self, t: Tensor | float) -> Tensor:
+        """log(alpha(t)^2 / sigma(t)^2); +inf at t = 0."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
+        """x_t = alpha(t) x_0 + sigma(t) z. `t` is one time for all items, or one for each."""
+        t = _real(t).expand(len(x0))
+        z = rng.normal(x0.shape, x0.dtype).to(x0.device)
+        xt = column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
+        return Noised(x0=x0, xt=xt, t=t, z=z, logsnr=self.logsnr(t), cond=cond)
+
+    def prior(self, shape: Sequence[int], rng: Rng, cond: Tensor | None = None) -> Tensor:
+        """x_1 ~ N(0, sigma(1)^2 I): what is left of any x_0 is of size alpha(1)."""
+        z = rng.normal(shape)
+        return column(self.sigma(1.0), z) * z
+
+    def bridge(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, rng: Rng, cond: Tensor | None = None, eta: float = 1.0) -> Tensor:
+        """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) z_hat + eta sqrt(v) z,  z_hat = (x_t - alpha_t x_0) / sigma_t.
+
+        v = sigma_s^2 (1 - snr(t)/snr(s)) is the variance of q(x_s | x_t, x_0). With eta = 1 this is that
+        law exactly, for any s < t; with eta = 0 it is DDIM's deterministic transfer. For every eta, if
+        (x_0, x_t) has its true joint law then x_s has its true marginal.
+        Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, eq. 12 and 16.
+        """
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
+        t, s = _real(t), _real(s)
+        if (s >= t).any():
+            raise ValueError("a step back needs s < t: give a grid of times that falls")
+        sigma_s = self.sigma(s)
+        fresh = eta * sigma_s * (-torch.expm1(self.logsnr(t) - self.logsnr(s))).sqrt()
+        kept = (sigma_s**2 - fresh**2).clamp(min=0).sqrt() / self.sigma(t)
+        mean = column(self.alpha(s) - kept * self.alpha(t), xt) * x0 + column(kept, xt) * xt
+        if eta == 0:
+            return mean
+        return mean + column(fresh, xt) * rng.normal(xt.shape, xt.dtype).to(xt.device)
+
+    def grid(self, n: int) -> Tensor:
+        """n steps uniform in t."""
+        return uniform(self, n)
+
+
+@dataclass(frozen=True)
+class VP(Gaussian):
+    """Variance preserving: alpha^2 + sigma^2 = 1.
+
+    cosine  : alpha = cos(pi t / 2)                     (Nichol & Dhariwal 2021, without their offset s)
+    linear  : log alpha^2 = -(0.1 t + 9.95 t^2)         (DDPM's betas 1e-4 to 0.02 over 1000 steps, in the limit)
+    sigmoid : 1 - alpha^2 runs as a logistic on [-3, 3] (Jabri, Fleet & Chen 2022; the schedule of SMD's code)
+
+    Each is squeezed by sigma^2 -> (1 - sigmoid(-20)) sigma^2, so that logsnr(1) is never below -20.
+    """
+
+    schedule: Literal["cosine", "linear", "sigmoid"] = "cosine"
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return (1 - self._noise_share(_real(t))).sqrt()
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return self._noise_share(_real(t)).sqrt()
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        share = (torch.sigmoid(-_real(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))).clamp(max=1)
+        if self.schedule == "cosine":
+            return share.sqrt().asin() * (2 / math.pi)
+        if self.schedule == "linear":
+            depth = -torch.log1p(-share.clamp(max=1 - math.exp(-10.05)))
+            return 2 * depth / (0.1 + (0.01 + 39.8 * depth).sqrt())
+        low, high = _logistic(-3.0), _logistic(3.0)
+        return (torch.logit(low + share * (high - low)) + 3) / 6
+
+    def _noise_share(self, t: Tensor) -> Tensor:
+        if self.schedule == "cosine":
+            share = (t * (math.pi / 2)).sin() ** 2
+        elif self.schedule == "linear":
+            share = -torch.expm1(-(0.1 * t + 9.95 * t**2))
+        else:
+            low, high = _logistic(-3.0), _logistic(3.0)
+            share = (torch.sigmoid(6 * t - 3) - low) / (high - low)
+        return share.clamp(0, 1) * _logistic(-LOGSNR_MIN)
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@dataclass(frozen=True)
+class VE(Gaussian):
+    """Variance exploding: alpha = 1, sigma(t)^2 = low^2 ((high / low)^(2 t) - 1).
+
+    Geometric in t and exactly clean at t = 0 (Song et al., "Score-based generative modeling through
+    SDEs", ICLR 2021, eq. 29).
+    """
+
+    low: float = 0.01
+    high: float = 80.0
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return torch.ones_like(_real(t))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return self.low * torch.expm1(_real(t) * (2 * math.log(self.high / self.low))).sqrt()
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        return torch.log1p((-_real(logsnr)).exp() / self.low**2) / (2 * math.log(self.high / self.low))
+
+
+@dataclass(frozen=True)
+class Flow(Gaussian):
+    """Linear interpolation: alpha = 1 - t, sigma = t (flow matching, rectified flow), with alpha(1) = exp(-10)."""
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return 1 - _real(t) * (1 - math.exp(LOGSNR_MIN / 2))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return _real(t)
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        return 1 / ((_real(logsnr) / 2).exp() + (1 - math.exp(LOGSNR_MIN / 2)))

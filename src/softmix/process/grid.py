@@ -1,0 +1,66 @@
+"""The room of processes: grids of times, as data. A sampler takes any falling list of times.
+
+Every grid has n + 1 times, float64, from 1 down to 0. The last step to t = 0 always stands alone,
+because logsnr is infinite there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .noised import Process
+
+
+def _checked(n: int) -> int:
+    if n < 1:
+        raise ValueError(f"{n} steps were asked for; a sampler needs at least 1")
+    return n
+
+
+def uniform(process: Process, n: int) -> Tensor:
+    """t_i = 1 - i / n."""
+    return torch.linspace(1, 0, _checked(n) + 1, dtype=torch.float64)
+
+
+def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
+    """Equal steps of logsnr from t = 1 to logsnr = `last`, then t = 0 (n - 1 steps and one)."""
+    if _checked(n) == 1:
+        return uniform(process, 1)
+    first = float(process.logsnr(1.0))
+    times = process.time(torch.linspace(first, max(last, first), n, dtype=torch.float64))
+    return _ends(times)
+
+
+def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:
+    """Equal steps of (sigma/alpha)^(1/rho), from t = 1 to logsnr = `last`, then t = 0.
+
+    Source: Karras et al., "Elucidating the design space of diffusion-based generative models", 2022, eq. 5.
+    """
+    if _checked(n) == 1:
+        return uniform(process, 1)
+    high = float((-process.logsnr(1.0) / 2).exp())
+    low = float(torch.tensor(-last / 2, dtype=torch.float64).exp())
+    ratio = torch.linspace(high ** (1 / rho), low ** (1 / rho), n, dtype=torch.float64) ** rho
+    return _ends(process.time(-2 * ratio.log()))
+
+
+def trailing(process: Process, n: int, train_steps: int = 1000) -> Tensor:
+    """The times of n of the `train_steps` integer steps of a discrete model, counted from its noisy end.
+
+    t_i = round(train_steps - i train_steps / n) / train_steps, with t = 1 first: right for any n up to
+    train_steps, also where n does not divide it.
+    """
+    if _checked(n) > train_steps:
+        raise ValueError(f"{n} steps were asked for, but the model has {train_steps}")
+    places = torch.linspace(train_steps, 0, n + 1, dtype=torch.float64).round()
+    return places / train_steps
+
+
+def _ends(times: Tensor) -> Tensor:
+    times = torch.cat([times, times.new_zeros(1)])
+    times[0] = 1.0
+    return times

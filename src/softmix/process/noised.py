@@ -1,0 +1,55 @@
+"""The room of processes: the contract, and the record of what a process did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..rng import Rng
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What the process did to a batch: the only source of training targets.
+
+    x0, xt : [B, ...]. t, logsnr : [B]. z : the noise that was really used, after any pairing.
+    cond : what the denoiser is told beside xt (class labels [B], -1 for "not told"), or None.
+    """
+
+    x0: Tensor
+    xt: Tensor
+    t: Tensor
+    z: Tensor
+    logsnr: Tensor
+    cond: Tensor | None = None
+
+
+class Process(Protocol):
+    """How clean data becomes noise. Times are numbers or tensors of shape [] or [B], in [0, 1]."""
+
+    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
+        """A draw of x_t given x_0."""
+        ...
+
+    def prior(self, shape: Sequence[int], rng: Rng, cond: Tensor | None = None) -> Tensor:
+        """A draw of x_1 where nothing is known of x_0."""
+        ...
+
+    def bridge(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, rng: Rng, cond: Tensor | None = None, eta: float = 1.0) -> Tensor:
+        """A draw of q(x_s | x_t, x_0) for s < t."""
+        ...
+
+    def logsnr(self, t: Tensor | float) -> Tensor:
+        """log(alpha^2 / sigma^2): falls with t, infinite at t = 0."""
+        ...
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        """The inverse of `logsnr`."""
+        ...
+
+    def grid(self, n: int) -> Tensor:
+        """The process's own choice of n steps: n + 1 times from 1 down to 0, float64."""
+        ...

@@ -1,0 +1,118 @@
+"""Ground floor: randomness as a pure function, with no hidden state and no order of calls between items.
+
+Every number that softmix draws is a function of (seed, role, item, draw, position). Item k of a batch
+of n is therefore the item k of a batch of one, on any device, with any batch size, number of workers
+or number of processes; and a resumed run needs only a counter.
+
+The bits are SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014), written with tensor operations; normals are Box and Muller's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MUL_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MUL_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    # int64 shifts in torch are arithmetic; the mix needs the logical one.
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """The finaliser of SplitMix64: a bijection of 64-bit words that scrambles every bit."""
+    bits = (bits ^ _shift(bits, 30)) * _MUL_1
+    bits = (bits ^ _shift(bits, 27)) * _MUL_2
+    return bits ^ _shift(bits, 31)
+
+
+def _word(*parts: object) -> int:
+    """A signed 64-bit word that depends on every part."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+class Rng:
+    """A source of noise for a batch of named items.
+
+    Parameters
+    ----------
+    seed : the run's seed, any integer.
+    items : how many items the batch has (then they are numbered from 0), or the number of each item.
+        Give the global number of a training example, or of an image to be sampled, and its noise no
+        longer depends on the batch that it happens to be in.
+    role : what the noise is for. Two roles never share a number.
+    device : where the tensors are made.
+
+    Every call of `normal`, `uniform` or `integers` advances `draws`, and nothing else does.
+    """
+
+    def __init__(self, seed: int, items: int | Sequence[int] | Tensor, role: str = "", device: torch.device | str = "cpu"):
+        numbers = torch.arange(items) if isinstance(items, int) else torch.as_tensor(items)
+        self.device = torch.device(device)
+        numbers = numbers.to(device=self.device, dtype=torch.int64)
+        self._key = _mix(_mix(numbers * _GAMMA) ^ _word(seed, role))
+        self.draws = 0
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    def child(self, role: str) -> Rng:
+        """A stream for another role: it does not depend on how much this one has drawn."""
+        return self._with(_mix(self._key ^ _word(role)), 0)
+
+    def take(self, index: slice | Tensor) -> Rng:
+        """The same stream, at the same draw, for some of the items."""
+        return self._with(self._key[index], self.draws)
+
+    def _with(self, key: Tensor, draws: int) -> Rng:
+        other = object.__new__(Rng)
+        other.device, other._key, other.draws = self.device, key, draws
+        return other
+
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """Uniform 64-bit words, int64, of the given shape; shape[0] must be the number of items."""
+        if not shape or shape[0] != len(self):
+            raise ValueError(f"this Rng serves {len(self)} items, but noise of shape {tuple(shape)} was asked for; its first size must be {len(self)}")
+        self.draws += 1
+        start = _mix(self._key + _word("draw", self.draws))
+        count = math.prod(shape[1:])
+        steps = torch.arange(1, count + 1, device=self.device) * _GAMMA
+        return _mix(start[:, None] + steps).reshape(tuple(shape))
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """Numbers in (0, 1), never 0 or 1 in float64 (2^52 equally likely cell centres)."""
+        value = (_shift(self.bits(shape), 12).to(self._real) + 0.5) * 2.0**-52
+        return value.to(dtype or torch.get_default_dtype())
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """Independent N(0, 1) numbers."""
+        count = math.prod(shape[1:])
+        bits = self.bits((shape[0], (count + 1) // 2))
+        radius = ((_shift(bits, 32).to(self._real) + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
+        angle = (bits & 0xFFFFFFFF).to(self._real) * (2 * math.pi * 2.0**-32)
+        value = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
+        return value.reshape(tuple(shape)).to(dtype or torch.get_default_dtype())
+
+    def integers(self, high: int, shape: Sequence[int]) -> Tensor:
+        """Integers 0 .. high-1, int64 (for high up to 2^32, with a bias below 2^-31)."""
+        if not 0 < high <= 1 << 32:
+            raise ValueError(f"integers below {high} were asked for; give 1 to 2^32")
+        return (_shift(self.bits(shape), 33) * high) >> 31
+
+    @property
+    def _real(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+
+def permutation(seed: int, count: int, role: str) -> Tensor:
+    """A random order of 0 .. count-1, a function of (seed, role) alone."""
+    return Rng(seed, 1, role).bits((1, count))[0].argsort(stable=True)

@@ -1,0 +1,59 @@
+"""The room of samplers: the contract, and what a sampler says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from ..posterior import HasMean, Posterior
+from ..process import Gaussian
+from ..rng import Rng
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A sampler's question: what do you believe here? t : one time for the batch, []; x [B, ...]."""
+
+    t: Tensor
+    x: Tensor
+
+
+class Sampler(Protocol):
+    """From x at the first time of a falling grid to x at its last."""
+
+    def __call__(self, process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Traits:
+    """name : on the command line. order : global error ~ n^-order for the probability-flow ODE, None for a
+    sampler that draws. needs : what it asks of a posterior."""
+
+    name: str
+    order: int | None
+    needs: type[Posterior] = Posterior
+
+
+_TRAITS: dict[object, Traits] = {}
+S = TypeVar("S", bound=Callable[..., object])
+
+
+def declare(name: str, order: int | None, needs: type[Posterior] = HasMean) -> Callable[[S], S]:
+    """Says what a sampler is; the conformance tests hold it to that."""
+
+    def mark(sampler: S) -> S:
+        _TRAITS[sampler] = Traits(name, order, needs)
+        return sampler
+
+    return mark
+
+
+def traits(sampler: object) -> Traits:
+    """What a sampler has declared; of a `functools.partial`, what its function has."""
+    while isinstance(sampler, partial):
+        sampler = sampler.func
+    return _TRAITS.get(sampler, Traits(getattr(sampler, "__name__", "sampler"), None))
