@@ -1,9 +1,30 @@
-"""softmix: diffusion models that believe a whole posterior, not only its mean."""
+"""softmix: diffusion models that believe a whole posterior, not only its mean.
 
-from . import denoiser, loss, net, posterior, process, sampler
+    model  = softmix.train(softmix.data.load("digits"), softmix.preset("smd", (1, 8, 8)), "runs/digits")
+    images = softmix.sample(model.denoiser, n=64, steps=4)
+"""
+
+from . import data, denoiser, evaluate, loss, net, posterior, process, sampler
 from .rng import Rng
-from .sampler.drive import sample
+from .sampler import sample
+from .train import Config, load, preset, train, training
+from .version import __version__
 
-__version__ = "0.1.0"
-
-__all__ = ["Rng", "denoiser", "loss", "net", "posterior", "process", "sample", "sampler"]
+__all__ = [
+    "Config",
+    "Rng",
+    "__version__",
+    "data",
+    "denoiser",
+    "evaluate",
+    "load",
+    "loss",
+    "net",
+    "posterior",
+    "preset",
+    "process",
+    "sample",
+    "sampler",
+    "train",
+    "training",
+]

@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeGuard, TypeVar, Union, cast
 
@@ -64,7 +64,7 @@ def dumps(obj: object) -> str:
 def loads(cls: type[T], text: str | bytes) -> T:
     """The instance of `cls` that `dumps` wrote; ConfigError for any other text."""
     try:
-        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+        data = json.loads(text, object_pairs_hook=_no_twins)
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
@@ -86,11 +86,21 @@ def _text(data: JSON, **style: Any) -> str:
     try:
         return json.dumps(data, allow_nan=False, **style)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"values that JSON can hold were expected: {error}") from error
+        fault = next(_infinities(data), str(error))
+        raise ConfigError(f"values that JSON can hold were expected: {fault}") from error
 
 
-def _no_constant(name: str) -> JSON:
-    raise ConfigError(f"config: finite numbers were expected, {name} was found")
+def _infinities(data: object) -> Iterator[str]:
+    """Where the numbers are that are not finite; data that contain themselves are walked once."""
+    waiting, seen = [("it", data)], set[int]()
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{path.removeprefix('it.')} is {value}"
+        if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting.extend((f"{path}.{key}", one) for key, one in pairs)
 
 
 def _no_twins(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:

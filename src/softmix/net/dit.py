@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State
+from .base import Embedding, Modulation, Net, State, attend
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Block(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
         self.modulation = Modulation(embed_width, width, 6, gain=0.25)
 
     def forward(self, state: State, emb: Tensor) -> State:
@@ -41,7 +41,7 @@ class _Block(nn.Module):
         batch, tokens, width = h.shape
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (part[:, None] for part in self.modulation(emb))
         qkv = self.qkv(self.norm(h) * (1 + scale_1) + shift_1).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        mixed = attend(qkv[0], qkv[1], qkv[2])
         h = h + (0.5 + gate_1) * self.join(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return (h + (0.5 + gate_2) * self.mlp(self.norm(h) * (1 + scale_2) + shift_2),)
 

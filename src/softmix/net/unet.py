@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State
+from .base import Embedding, Modulation, Net, State, attend
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,16 @@ class UNetSpec:
         return UNet(self, channels, out_channels, classes)
 
 
-def _groups(width: int) -> int:
-    return next(g for g in (16, 8, 4, 2, 1) if width % g == 0)
+class _Norm(nn.Module):
+    """Normalises over the channels of each place. On a CPU many times faster than groups, in bf16 above all."""
+
+    def __init__(self, width: int, affine: bool = True):
+        super().__init__()
+        self.inner = nn.LayerNorm(width, elementwise_affine=affine)
+
+    def forward(self, h: Tensor) -> Tensor:
+        last: Tensor = self.inner(h.permute(0, 2, 3, 1))
+        return last.permute(0, 3, 1, 2)
 
 
 class _Res(nn.Module):
@@ -39,8 +47,8 @@ class _Res(nn.Module):
 
     def __init__(self, before: int, after: int, embed_width: int):
         super().__init__()
-        self.norm_1, self.conv_1 = nn.GroupNorm(_groups(before), before), nn.Conv2d(before, after, 3, padding=1)
-        self.norm_2, self.conv_2 = nn.GroupNorm(_groups(after), after, affine=False), nn.Conv2d(after, after, 3, padding=1)
+        self.norm_1, self.conv_1 = _Norm(before), nn.Conv2d(before, after, 3, padding=1)
+        self.norm_2, self.conv_2 = _Norm(after, affine=False), nn.Conv2d(after, after, 3, padding=1)
         self.modulation = Modulation(embed_width, after, 2)
         self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
 
@@ -57,12 +65,12 @@ class _Attention(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.heads = max(width // 32, 1)
-        self.norm, self.qkv, self.join = nn.GroupNorm(_groups(width), width), nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        self.norm, self.qkv, self.join = _Norm(width), nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
         batch, width, height, side = h.shape
         qkv = self.qkv(self.norm(h)).flatten(2).reshape(batch, 3, self.heads, width // self.heads, -1).transpose(-1, -2)
-        mixed = nn.functional.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
+        mixed = attend(qkv[:, 0], qkv[:, 1], qkv[:, 2])
         return h + self.join(mixed.transpose(-1, -2).reshape(batch, width, height, side))
 
 
@@ -141,7 +149,7 @@ class UNet(Net):
                 before = width
         self.body.append(_Head(before, self.embed_width))
         self.splits = {"all": 0, "decoder": decoder, "head": len(self.body) - 1}
-        self.norm = nn.GroupNorm(_groups(before), before)
+        self.norm = _Norm(before)
         self.leave = nn.Conv2d(before, out_channels * spec.patch**2, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

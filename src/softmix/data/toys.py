@@ -1,0 +1,228 @@
+"""Room `data`: laws whose truth is known, to draw from and to compare with, in any dimension.
+
+Every draw is a function of its item's number alone: item k of sample(n, Rng(seed, n)) is bit for bit
+the one item of sample(1, Rng(seed, [k])).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from softmix.rng import Rng
+
+_F64 = torch.float64
+
+
+class Law(Protocol):
+    """A distribution over points: `sample` gives float64 [n, dim]; the rng must serve n items, on the CPU."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    def sample(self, n: int, rng: Rng) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """p(x) = sum_k weights[k] N(x; means[k], factors[k] factors[k]^T), all in float64.
+
+    weights [K], positive, with sum 1; means [K, D]; factors [K, D, D], lower triangular (Cholesky) with a
+    positive diagonal. Raises ValueError if they are not so.
+    """
+
+    name: str
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
+    def __post_init__(self) -> None:
+        k, d = self.means.shape
+        shapes = list(self.weights.shape), list(self.factors.shape)
+        if shapes != ([k], [k, d, d]):
+            raise ValueError(
+                f"weights [{k}] and factors [{k}, {d}, {d}] were expected, not {shapes[0]} and {shapes[1]}"
+            )
+        if any(part.dtype != _F64 for part in (self.weights, self.means, self.factors)):
+            raise ValueError("the parameters of a mixture are float64; convert them with .double()")
+        if not (bool((self.weights > 0).all()) and abs(float(self.weights.sum()) - 1) < 1e-9):
+            raise ValueError(f"weights must be positive with sum 1, but they are {self.weights.tolist()}")
+        lower = torch.equal(self.factors, self.factors.tril())
+        if not (lower and bool((self.factors.diagonal(dim1=1, dim2=2) > 0).all())):
+            raise ValueError("factors must be lower triangular with a positive diagonal; use torch.linalg.cholesky")
+
+    @property
+    def dim(self) -> int:
+        return self.means.shape[1]
+
+    @property
+    def covariances(self) -> Tensor:
+        """[K, D, D], of the components."""
+        return self.factors @ self.factors.mT
+
+    @property
+    def mean(self) -> Tensor:
+        """[D], of the whole."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Tensor:
+        """[D, D], of the whole: E[Cov(x|k)] + Cov(E[x|k])."""
+        off = self.means - self.mean
+        within = torch.einsum("k,kij->ij", self.weights, self.covariances)
+        return within + torch.einsum("k,ki,kj->ij", self.weights, off, off)
+
+    @property
+    def scale(self) -> float:
+        """The sd of a component along an axis, root mean square over axes and components: sqrt(E[tr Cov(x|k)] / D)."""
+        return math.sqrt(float((self.weights * self.factors.square().sum((1, 2))).sum()) / self.dim)
+
+    def sample(self, n: int, rng: Rng) -> Tensor:
+        """n points, float64 [n, D]."""
+        _serves(n, rng)
+        edges = self.weights.cumsum(0)
+        pick = torch.searchsorted(edges, rng.uniform((n,), dtype=_F64)).clamp(max=len(edges) - 1)
+        noise = rng.normal((n, self.dim), dtype=_F64)
+        x = self.means[pick]
+        # Column by column: a batched product may order its sums by the batch's size.
+        for j in range(self.dim):
+            x = x + self.factors[:, :, j][pick] * noise[:, j, None]
+        return x
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """Squared Mahalanobis distance of each point to each component, [N, K]."""
+        off = (x.to(_F64)[:, None, :] - self.means).movedim(0, -1)
+        squares: Tensor = torch.linalg.solve_triangular(self.factors, off, upper=False).square().sum(1).mT
+        return squares
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln p(x) for points [N, D], in nats, float64 [N]."""
+        volumes = self.factors.diagonal(dim1=1, dim2=2).log().sum(1) + self.dim / 2 * math.log(2 * math.pi)
+        return torch.logsumexp(self.weights.log() - volumes - self._squares(x) / 2, dim=1)
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(component [N], distance [N]): the nearest by Mahalanobis distance, in units of that component's sd."""
+        square, index = self._squares(x).min(dim=1)
+        return index, square.sqrt()
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A law that can only be drawn from."""
+
+    name: str
+    dim: int
+    draw: Callable[[int, Rng], Tensor]
+
+    def sample(self, n: int, rng: Rng) -> Tensor:
+        """n points, float64 [n, dim]."""
+        _serves(n, rng)
+        return self.draw(n, rng)
+
+
+def _serves(n: int, rng: Rng) -> None:
+    if len(rng) != n:
+        raise ValueError(f"{n} points were asked for, but this Rng serves {len(rng)} items; make it by Rng(seed, {n})")
+
+
+def _round(name: str, means: Tensor, sd: float) -> Mixture:
+    """Equal weights, and the same round component everywhere."""
+    k, d = means.shape
+    return Mixture(name, torch.full((k,), 1 / k, dtype=_F64), means, (sd * torch.eye(d, dtype=_F64)).repeat(k, 1, 1))
+
+
+def grid(side: int = 7, spacing: float = 0.5, sd: float = 0.05) -> Mixture:
+    """side x side equal round components, centred at 0; with the defaults, the variance is 1.0025 along each axis."""
+    line = (torch.arange(side, dtype=_F64) - (side - 1) / 2) * spacing
+    return _round("grid", torch.cartesian_prod(line, line), sd)
+
+
+def ring(k: int = 8, radius: float = 1.4, sd: float = 0.1) -> Mixture:
+    """k equal round components, evenly on a circle; the variance along each axis is radius^2 / 2 + sd^2 (k > 2)."""
+    angle = torch.arange(k, dtype=_F64) * (2 * math.pi / k)
+    return _round("ring", radius * torch.stack([angle.cos(), angle.sin()], dim=1), sd)
+
+
+def _slanted(rng: Rng, k: int, dim: int, most: float, least: float) -> Tensor:
+    """Covariances [k, dim, dim] in random directions, with sds in equal ratios from `most` down to `least`."""
+    turn: Tensor = torch.linalg.qr(rng.normal((1, k, dim, dim), dtype=_F64)[0]).Q
+    sds = torch.logspace(math.log10(most), math.log10(least), dim, dtype=_F64)
+    return turn @ (sds.square()[:, None] * turn.mT)
+
+
+def correlated(dim: int = 2, k: int = 4, seed: int = 0) -> Mixture:
+    """k components, equal weights, each a thin ellipsoid in a random direction (sds 0.4 to 0.04); means N(0, 0.9^2)."""
+    rng = Rng(seed, 1, "softmix.toys.correlated")
+    means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
+    factors = torch.linalg.cholesky(_slanted(rng, k, dim, 0.4, 0.04))
+    return Mixture("correlated", torch.full((k,), 1 / k, dtype=_F64), means, factors)
+
+
+def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> Mixture:
+    """k components of unequal weight, each half of the one before, whose sds shrink from first to last by 4."""
+    rng = Rng(seed, 1, "softmix.toys.unequal")
+    means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
+    sizes = torch.logspace(0, -2, k, base=2, dtype=_F64)
+    factors = sizes[:, None, None] * torch.linalg.cholesky(_slanted(rng, k, dim, 0.5, 0.1))
+    weights = 0.5 ** torch.arange(k, dtype=_F64)
+    return Mixture("unequal", weights / weights.sum(), means, factors)
+
+
+def moons(sd: float = 0.08) -> Sketch:
+    """Two interleaved half circles of radius 1.2, about (-0.6, -0.3) and (0.6, 0.3), with noise of the given sd."""
+
+    def draw(n: int, rng: Rng) -> Tensor:
+        sign = 1 - 2 * rng.integers(2, (n,)).to(_F64)
+        angle = math.pi * rng.uniform((n,), dtype=_F64)
+        arc = torch.stack([1.2 * angle.cos() - 0.6, 1.2 * angle.sin() - 0.3], dim=1)
+        return sign[:, None] * arc + sd * rng.normal((n, 2), dtype=_F64)
+
+    return Sketch("moons", 2, draw)
+
+
+def checkerboard(cells: int = 4) -> Sketch:
+    """Uniform on the cells of a cells x cells board with even row + column; unit variance along each axis.
+
+    The board is [-sqrt 3, sqrt 3]^2. Raises ValueError if cells is odd or below 2.
+    """
+    if cells < 2 or cells % 2:
+        raise ValueError(f"a board of {cells} cells a side was asked for; give an even number")
+    width = 2 * math.sqrt(3) / cells
+
+    def draw(n: int, rng: Rng) -> Tensor:
+        row = rng.integers(cells, (n,))
+        column = 2 * rng.integers(cells // 2, (n,)) + row % 2
+        corner = torch.stack([row, column], dim=1).to(_F64)
+        return (corner + rng.uniform((n, 2), dtype=_F64)) * width - math.sqrt(3)
+
+    return Sketch("checkerboard", 2, draw)
+
+
+def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> Sketch:
+    """Concentric circles, equally likely, with noise of the given sd in both coordinates."""
+    lengths = torch.tensor(radii, dtype=_F64)
+
+    def draw(n: int, rng: Rng) -> Tensor:
+        radius = lengths[rng.integers(len(lengths), (n,))]
+        angle = 2 * math.pi * rng.uniform((n,), dtype=_F64)
+        circle = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return circle + sd * rng.normal((n, 2), dtype=_F64)
+
+    return Sketch("rings", 2, draw)
+
+
+TOYS: dict[str, Callable[[], Law]] = {
+    "grid": grid,
+    "ring": ring,
+    "correlated": correlated,
+    "unequal": unequal,
+    "moons": moons,
+    "checkerboard": checkerboard,
+    "rings": rings,
+}

@@ -1,0 +1,45 @@
+"""Room `evaluate`: how far generated samples are from real ones, in numbers that carry their recipe."""
+
+from softmix.evaluate.carried import Carried, carried
+from softmix.evaluate.coverage import Coverage, coverage
+from softmix.evaluate.features import Features, classifier_features, pixel_features, raw_features
+from softmix.evaluate.frechet import Moments, frechet, moments
+from softmix.evaluate.judge import Evaluation, Pictures, Row, features_for, judge
+from softmix.evaluate.kernel import KernelDistance, kernel_distance
+from softmix.evaluate.nearest import Memorisation, Nearest, memorisation, nearest
+from softmix.evaluate.points import Modes, energy_distance, histogram_tv, mode_statistics, sliced_wasserstein
+from softmix.evaluate.report import write_report
+from softmix.evaluate.text import carried_table, table
+
+__all__ = [
+    "Carried",
+    "Coverage",
+    "Evaluation",
+    "Features",
+    "KernelDistance",
+    "Memorisation",
+    "Modes",
+    "Moments",
+    "Nearest",
+    "Pictures",
+    "Row",
+    "carried",
+    "carried_table",
+    "classifier_features",
+    "coverage",
+    "energy_distance",
+    "features_for",
+    "frechet",
+    "histogram_tv",
+    "judge",
+    "kernel_distance",
+    "memorisation",
+    "mode_statistics",
+    "moments",
+    "nearest",
+    "pixel_features",
+    "raw_features",
+    "sliced_wasserstein",
+    "table",
+    "write_report",
+]

@@ -1,0 +1,98 @@
+"""Room `evaluate`: the small network whose penultimate layer serves as our feature extractor, and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softmix.rng import permutation
+
+WIDTH = 64
+EPOCHS = 20
+MOST_STEPS = 600
+BATCH = 128
+RATE = 2e-3
+
+
+class Classifier(nn.Module):
+    """Images [N, C, H, W] to logits [N, K]; `features` gives what the last layer sees, [N, 64].
+
+    The stem's stride brings every size from 8 to 64 pixels to a grid of about 8 to 16, so that cost hardly
+    depends on the size. The last pooling keeps a 4 x 4 grid, so that features know where things are.
+    """
+
+    def __init__(self, channels: int, classes: int, size: int):
+        super().__init__()
+        stride = 1 if size < 16 else 2 if size < 40 else 4
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 32, 2 * stride + 1, stride, padding=stride, bias=False),
+            nn.BatchNorm2d(32),
+            nn.GELU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.GELU(),
+            nn.Conv2d(64, 64, 3, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64 * 16, WIDTH),
+            nn.GELU(),
+        )
+        self.head = nn.Linear(WIDTH, classes)
+
+    def features(self, x0: Tensor) -> Tensor:
+        features: Tensor = self.body(x0.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def forward(self, x0: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x0))
+        return logits
+
+
+def build(channels: int, classes: int, size: int, seed: int) -> Classifier:
+    """A fresh network, a function of its arguments; torch's own random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(channels, classes, size)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in an order that does not depend on how many threads the caller has, and no spinning beside other jobs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
+def fit(net: Classifier, x0: Tensor, labels: Tensor, seed: int) -> None:
+    """Train in place on x0 [N, C, H, W] and int64 labels [N]: at most 20 epochs and 600 steps of 128 images.
+
+    No label smoothing: it draws each class together to a point, and the features would no longer see how
+    the images of one class differ. No augmentation: features must notice a shift, not forgive it.
+    """
+    batch = min(BATCH, len(x0))
+    per_epoch = len(x0) // batch
+    steps = min(MOST_STEPS, EPOCHS * per_epoch)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=RATE, total_steps=steps, pct_start=0.2)
+    net.train()
+    for step in range(steps):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            order = permutation(seed, len(x0), f"classifier epoch {epoch}")
+        chosen = order[place * batch : (place + 1) * batch]
+        loss = F.cross_entropy(net(x0[chosen]), labels[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    net.eval()

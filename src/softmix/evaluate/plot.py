@@ -1,0 +1,189 @@
+"""Room `evaluate`: curves as SVG to be set inside a page, whose style sheet then gives them their colours."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Matplotlib knows no CSS variables, so it draws in colours that nobody uses and the text is replaced afterwards:
+# only so is one drawing legible on a light and on a dark page.
+_INK = "#123456"
+_SERIES = tuple(f"#1234a{k}" for k in range(6))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+SIGNS = ("●", "■", "▲", "◆", "▼", "✚")
+COLOURS = len(_SERIES)
+
+_NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 5,
+    "path.simplify": False,
+}
+_MOST_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart. series : decides colour and marker; error : half the height of each bar, if any."""
+
+    series: int
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    error: tuple[float, ...] | None = None
+
+
+def by_steps(
+    name: str, about: str, lines: Sequence[Line], floors: Sequence[tuple[int | None, float]], share: bool
+) -> str:
+    """A metric against the number of steps.
+
+    floors : dashed levels, of one series or (None) of all. share : whether the axis is that of a share, 0 to 1.
+    """
+
+    def draw(axes: Axes) -> None:
+        for series, level in floors:
+            axes.axhline(level, color=_INK if series is None else _colour(series), ls=(0, (4, 3)), lw=1.1, alpha=0.75)
+        for line in lines:
+            axes.errorbar(line.x, line.y, yerr=line.error, capsize=2.5, elinewidth=1, **_look(line))
+        _steps_axis(axes, sorted({x for line in lines for x in line.x}))
+        _value_axis(axes, [y for line in lines for y in line.y] + [level for _, level in floors], share)
+
+    return _svg(name, about, draw)
+
+
+def by_logsnr(name: str, about: str, lines: Sequence[Line]) -> str:
+    """rho against logsnr, with the truth at 1 and collapse at 0."""
+
+    def draw(axes: Axes) -> None:
+        for level, text in ((0.0, "collapsed"), (1.0, "truth")):
+            axes.axhline(level, color=_INK, lw=0.9, ls=(0, (4, 3)), alpha=0.75)
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+            axes.annotate(text, (1, level), (0, 3), **place)
+        for line in lines:
+            axes.plot(line.x, line.y, **_look(line))
+        axes.set_ylim(-0.08, max(1.2, *(1.1 * y for line in lines for y in line.y)))
+        axes.set_xlabel("logsnr  (noise on the left, clean on the right)")
+        axes.set_ylabel("rho")
+        axes.margins(x=0.04)
+
+    return _svg(name, about, draw, (6.4, 3.0))
+
+
+def by_training(name: str, about: str, lines: Sequence[Line]) -> str:
+    """The loss against the training step; long logs as means over blocks."""
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            short = _thinned(line)
+            axes.plot(short.x, short.y, color=_colour(line.series), lw=1.4)
+        values = [y for line in lines for y in line.y]
+        if min(values) > 0 and max(values) > 20 * min(values):
+            _log_axis(axes)
+        axes.set_xlabel("training step")
+        axes.set_ylabel("loss")
+        axes.margins(x=0.01)
+
+    return _svg(name, about, draw, (6.4, 2.6))
+
+
+def _colour(series: int) -> str:
+    return _SERIES[series % COLOURS]
+
+
+def _look(line: Line) -> dict[str, Any]:
+    return {"color": _colour(line.series), "marker": _MARKERS[line.series % COLOURS], "clip_on": False, "zorder": 3}
+
+
+def _steps_axis(axes: Axes, steps: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    powers = [step for step in steps if math.log2(step).is_integer()]
+    ticks = steps if len(steps) <= 7 else powers or [steps[0], steps[-1]]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(steps[0] / 1.25, steps[-1] * 1.25)
+    axes.set_xlabel("steps")
+
+
+def _value_axis(axes: Axes, values: Sequence[float], share: bool) -> None:
+    axes.grid(axis="y", color=_INK, alpha=0.13, lw=0.6)
+    axes.set_axisbelow(True)
+    if share:
+        axes.set_ylim(0, 1)
+    elif min(values) > 0 and max(values) > 15 * min(values):
+        _log_axis(axes)
+    else:
+        low = min(0.0, axes.get_ylim()[0])
+        axes.set_ylim(bottom=low)
+
+
+def _log_axis(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _thinned(line: Line) -> Line:
+    block = math.ceil(len(line.x) / _MOST_POINTS)
+    return Line(line.series, _block_means(line.x, block), _block_means(line.y, block))
+
+
+def _block_means(values: tuple[float, ...], block: int) -> tuple[float, ...]:
+    parts = [values[k : k + block] for k in range(0, len(values), block)]
+    return tuple(sum(part) / len(part) for part in parts)
+
+
+def _svg(name: str, about: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.0, 2.6)) -> str:
+    """Draws on axes of `size` inches. name : unlike that of any other drawing on the page; about : for those who
+    do not see it."""
+    matplotlib = _matplotlib()
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    with matplotlib.rc_context():
+        # The reader's own matplotlib settings would else change the bytes.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": name})
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
+    return _inlined(text.getvalue(), name, about)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("the curves of a report are drawn by matplotlib; pip install matplotlib") from error
+    return matplotlib
+
+
+def _inlined(svg: str, name: str, about: str) -> str:
+    """An SVG file as an element of a page: no prologue, identifiers of its own, colours from the style sheet."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for k, colour in enumerate(_SERIES):
+        svg = svg.replace(colour, f"var(--s{k})")
+    svg = svg.replace(_INK, "currentColor")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(about)}" ', 1)

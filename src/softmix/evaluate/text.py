@@ -1,0 +1,150 @@
+"""Room `evaluate`: numbers as text: how each is written, which one of a column is best, tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from softmix.evaluate.carried import Carried
+from softmix.evaluate.judge import Evaluation, Row
+
+SHARES = frozenset({"precision", "recall", "coverage", "class_tv", "copied"})
+
+# What makes a value bad; the best of a column has the least of it. An unbiased distance below 0 is no better than
+# one above, and a ratio is at its best where samples are to the data as new data are. What is not here has no best.
+_BADNESS: dict[str, Callable[[float], float]] = {
+    "frechet": lambda v: v,
+    "kernel": abs,
+    "precision": lambda v: -v,
+    "recall": lambda v: -v,
+    "density": lambda v: abs(v - 1),
+    "coverage": lambda v: -v,
+    "nearest_ratio": lambda v: abs(v - 1),
+    "class_tv": lambda v: v,
+    "sliced_wasserstein": lambda v: v,
+}
+
+_COLUMNS = (
+    "frechet",
+    "kernel",
+    "precision",
+    "recall",
+    "class_tv",
+    "nearest_ratio",
+    "sliced_wasserstein",
+    "seconds",
+)
+
+COLLAPSED = 0.02
+CARRIES = (0.85, 1.15)
+
+
+def floor_of(evaluation: Evaluation) -> Row | None:
+    """The first row that was made in no steps: real items against real ones."""
+    return next((row for row in evaluation.rows if row.steps is None), None)
+
+
+def floor_first(rows: Sequence[Row]) -> list[Row]:
+    """The rows with those that no sampler made in front; else in their own order."""
+    return sorted(rows, key=lambda row: row.steps is not None)
+
+
+def need_rows(evaluation: Evaluation) -> None:
+    """Raises ValueError if an evaluation holds no row."""
+    if not evaluation.rows:
+        raise ValueError(
+            f"there is nothing to report: the evaluation {evaluation.title!r} has no rows; "
+            "judge the model at one number of steps at least"
+        )
+
+
+def number(value: float) -> str:
+    """Three significant digits; thousands are whole and grouped."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return "0" if value == 0 else f"{value:#.3g}".removesuffix(".")
+
+
+def with_error(value: float, error: float | None) -> str:
+    """value ± error: two digits of the error, and as many decimals of the value."""
+    if error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
+        return number(value)
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{number(value)} ± {number(error)}" if decimals > 6 else f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def cell(values: Mapping[str, float], key: str, missing: str = "-") -> str:
+    """One metric of a row as its column writes it."""
+    value = values.get(key)
+    if value is None:
+        return missing
+    if key in SHARES:
+        return f"{value:.3f}"
+    if key == "seconds":
+        return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+    return with_error(value, values.get("kernel_se")) if key == "kernel" else number(value)
+
+
+def best(rows: Sequence[Row], key: str) -> list[Row]:
+    """The sampled rows with the best value of a metric, all of them if they are equal in print; maybe none."""
+    badness = _BADNESS.get(key)
+    sampled = [row for row in rows if row.steps is not None and math.isfinite(row.values.get(key, math.nan))]
+    if badness is None or len(sampled) < 2:
+        return []
+    winner = min(sampled, key=lambda row: badness(row.values[key]))
+    return [row for row in sampled if _printed(row, key) == _printed(winner, key)]
+
+
+def _printed(row: Row, key: str) -> str:
+    return cell({key: row.values[key]}, key)
+
+
+def table(evaluation: Evaluation) -> str:
+    """The evaluation for a terminal: a header line, the floor, then one line for each kind of sample.
+
+    A column is there if any row has it. Raises ValueError if there are no rows.
+    """
+    need_rows(evaluation)
+    keys = [key for key in _COLUMNS if any(key in row.values for row in evaluation.rows)]
+    head = ["", *("kernel ± se" if key == "kernel" else key for key in keys)]
+    lines = [[row.name, *(cell(row.values, key) for key in keys)] for row in floor_first(evaluation.rows)]
+    return _aligned([head, *lines])
+
+
+def carried_table(carried: Carried) -> str:
+    """rho at each noise level for a terminal, with the true spread that weighs it, then the total and a verdict."""
+    if not carried.logsnr:
+        raise ValueError("there is nothing to report: the carried spread was measured at no noise level")
+    levels = zip(carried.logsnr, carried.rho, carried.truth, strict=True)
+    lines = [[f"{level:g}", f"{rho:.3f}", number(truth)] for level, rho, truth in levels]
+    grid = _aligned([["logsnr", "rho", "true spread"], *lines, ["total", f"{carried.total:.3f}", ""]])
+    return f"{grid}\n{verdict(carried)}"
+
+
+def verdict(carried: Carried) -> str:
+    """One sentence on the total of rho."""
+    total = carried.total
+    if total < COLLAPSED:
+        found = f"Collapsed: the latent carries {total:.3f} of the true spread, so the draws are one mean."
+    elif total < CARRIES[0]:
+        found = f"Carries part: {total:.2f} of the true spread is in the latent."
+    elif total <= CARRIES[1]:
+        found = f"Carries the spread: {total:.2f} of the true one is in the latent."
+    else:
+        found = f"Too wide: the latent spreads {total:.2f} times as much as the truth."
+    return found + (_BOUND if carried.by == "residual" else "")
+
+
+_BOUND = " (A lower bound: the true spread was taken from the model's own error on held-out data.)"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(_line(line, widths) for line in lines)
+
+
+def _line(line: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(line, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in rest)]).rstrip()

@@ -1,0 +1,88 @@
+"""The room of recipes: what a paper, a verdict and its rows are."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..version import __version__
+
+
+class Scale(Enum):
+    """quick: under two minutes on two cores. full: what the claim deserves."""
+
+    quick = "quick"
+    full = "full"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper of the collection, its claim in one sentence, and how to cite it."""
+
+    name: str
+    title: str
+    authors: str
+    venue: str
+    year: int
+    arxiv: str
+    claim: str
+
+    def bibtex(self) -> str:
+        """An entry for a bibliography."""
+        return (
+            f"@article{{{self.name}{self.year},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
+            f"  journal = {{{self.venue}}},\n  year = {{{self.year}}},\n  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
+        )
+
+
+Role = Literal["ours", "baseline", "control", "oracle", "floor"]
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """One number: whose, of what kind, which metric, its mean and spread (standard deviation over seeds)."""
+
+    name: str
+    role: Role
+    metric: str
+    value: float
+    spread: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out, with all numbers that it rests on."""
+
+    claim: str
+    verdict: Literal["holds", "holds in part", "does not hold here"]
+    why: str
+    rows: tuple[VerdictRow, ...]
+    seconds: float
+
+    def table(self) -> str:
+        """The rows as text: one line for each name, one column for each metric."""
+        metrics = list(dict.fromkeys(row.metric for row in self.rows))
+        names = list(dict.fromkeys((row.role, row.name) for row in self.rows))
+        cells = {(row.name, row.metric): f"{row.value:.3f}" + (f"±{row.spread:.3f}" if row.seeds > 1 else "") for row in self.rows}
+        lines = [["", "", *metrics]] + [[role, name, *(cells.get((name, metric), "") for metric in metrics)] for role, name in names]
+        return align(lines)
+
+    def save(self, path: Path) -> None:
+        """verdict.json: claim, verdict, why, rows, and the machine."""
+        machine = {"softmix": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.machine()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self) | {"machine": machine}, indent=2) + "\n")
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Cells in columns: the first two to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)

@@ -1,0 +1,127 @@
+"""The room of training: everything that a run depends on, as frozen dataclasses that become config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from ..denoiser import MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..loss import Energy, Likelihood, LossSpec, PublishedSquare, Square
+from ..net import MLPSpec, NetSpec, UNetSpec
+from ..process import VE, VP, Flow
+
+HeadSpec = PointHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+
+
+@dataclass(frozen=True)
+class Times:
+    """Which times are trained on: t uniform in [low, 1], or logsnr uniform between the numbers given.
+
+    Item k of a run has the k-th point of a golden-ratio sequence, so that every batch covers the range evenly.
+    """
+
+    by: Literal["t", "logsnr"] = "t"
+    low: float = 1e-3
+    logsnr: tuple[float, float] = (-10.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW. The rate rises over `warmup` steps and falls linearly to 0 over the last `decay` of the run.
+    clip : the largest gradient norm. accumulate : parts that a batch is computed in, to save memory."""
+
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup: int = 100
+    decay: float = 0.5
+    clip: float = 1.0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run. `steps` or `minutes` says how long; with minutes, the number of steps is set from the speed of the
+    first ones and written down, so that a run that is continued ends where it would have.
+
+    classes : train with labels, if the data have them, left out for a share `drop` of the items.
+    output, head, net, loss, process : the model, see their rooms.
+    ema : relative widths of the averages of the weights; the first is what sampling takes.
+    precision : bf16 autocast where the machine computes in it, by default. compile : torch.compile.
+    save, show : steps between checkpoints and between sample grids (0: a tenth of the run).
+    nonfinite : what a loss that is not finite does: stop, skip the step, or roll back to the last checkpoint.
+    """
+
+    process: VP | VE | Flow = field(default_factory=VP)
+    net: NetSpec = field(default_factory=UNetSpec)
+    head: HeadSpec = field(default_factory=SoftHead)
+    loss: LossSpec = field(default_factory=Energy)
+    output: Output = "v"
+    times: Times = field(default_factory=Times)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    batch: int = 128
+    steps: int | None = None
+    minutes: float | None = None
+    classes: bool = False
+    drop: float = 0.1
+    ema: tuple[float, ...] = (0.05, 0.1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    seed: int = 0
+    save: int = 0
+    show: int = 0
+    keep: int = 2
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found when the run began and holds for all of it."""
+
+    data: str
+    fingerprint: str
+    count: int
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    data_sd: float
+    precision: Literal["bf16", "fp32"]
+    steps: int | None
+    version: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """config.json: what was asked for and what was found."""
+
+    config: Config
+    facts: Facts
+
+
+Model = Literal["smd", "plain", "published", "mixture", "normal"]
+MODELS: tuple[Model, ...] = get_args(Model)
+
+
+def preset(model: Model, shape: tuple[int, ...]) -> Config:
+    """A configuration that is a good start for items of this shape, on an ordinary machine.
+
+    smd : soft mixture trained by the energy score. plain : the usual diffusion model. published : SMD's form
+    and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
+    """
+    base = Config(net=_net(shape), batch=256 if len(shape) == 1 else 128)
+    if len(shape) == 1:
+        base = replace(base, optimiser=Optimiser(rate=2e-3), precision="fp32")
+    if model == "plain":
+        return replace(base, head=PointHead(), loss=Square())
+    if model == "published":
+        return replace(base, head=PublishedSMD(), loss=PublishedSquare())
+    if model == "mixture":
+        return replace(base, head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"), loss=Likelihood(0.5 if len(shape) > 1 else 0.9))
+    if model == "normal":
+        return replace(base, head=NormalHead(), loss=Likelihood())
+    return base
+
+
+def _net(shape: tuple[int, ...]) -> NetSpec:
+    if len(shape) == 1:
+        return MLPSpec()
+    return UNetSpec(width=64, patch=1 if max(shape[1:]) <= 16 else 2)

@@ -1,0 +1,72 @@
+"""The room of training: a trained model, read back from its run folder."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ConfigError, loads
+from ..denoiser import Network
+from ..process import Gaussian
+from . import checkpoint
+from .config import Config, Facts, Run
+from .ema import name_of
+from .loop import build
+
+
+class RunError(RuntimeError):
+    """A folder that is not a run, or whose weights cannot be read."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser with all that is known of it. weights: "ema-0.050" and so on, or "model" for the raw ones."""
+
+    denoiser: Network
+    config: Config
+    facts: Facts
+    path: Path
+    step: int
+    weights: str
+    damaged: tuple[str, ...]
+
+    @property
+    def process(self) -> Gaussian:
+        return self.denoiser.process
+
+
+def read_run(folder: str | Path) -> Run:
+    """The config.json of a run folder. Raises RunError with a sentence."""
+    place = Path(folder) / "config.json"
+    if not place.is_file():
+        raise RunError(f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made")
+    try:
+        return loads(Run, place.read_text())
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{place} cannot be read: {error}") from error
+
+
+def load(folder: str | Path, weights: str | None = None) -> Model:
+    """The newest whole checkpoint of a run, with averaged weights unless told otherwise, ready to sample.
+
+    weights : "model" for the weights as trained, or the name of an average such as "ema-0.100".
+    A damaged checkpoint is named in a warning and the one before it is taken.
+    Raises RunError if the folder is not a run, has no checkpoint, or no such weights.
+    """
+    run = read_run(folder)
+    wanted = weights or name_of(run.config.ema[0])
+    known = ("model", *map(name_of, run.config.ema))
+    if wanted not in known:
+        raise RunError(f"the weights {wanted!r} were asked for; this run keeps {', '.join(known)}")
+    try:
+        found = checkpoint.latest(Path(folder) / "checkpoints", only=(wanted,))
+    except checkpoint.CheckpointError as error:
+        raise RunError(str(error)) from error
+    if found is None:
+        raise RunError(f"{folder} has no checkpoint yet: run the same `softmix train` command to go on")
+    for sentence in found.damaged:
+        warnings.warn(sentence, stacklevel=2)
+    network = build(run)
+    network.load_state_dict(found.tensors[wanted])
+    return Model(network.eval().requires_grad_(False), run.config, run.facts, Path(folder), found.step, wanted, tuple(found.damaged))

@@ -1,0 +1,3 @@
+"""Ground floor: the version."""
+
+__version__ = "0.1.0"

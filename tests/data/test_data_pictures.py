@@ -1,0 +1,368 @@
+"""Tests of room `data`: folders and archives of pictures, good, odd and damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from softmix.data import Data, DataError, load
+from softmix.data.picture import Unusable, decode, look
+
+GREY = np.random.RandomState(0).randint(0, 256, (12, 12)).astype(np.uint8)
+COLOUR = np.random.RandomState(1).randint(0, 256, (12, 12, 3)).astype(np.uint8)
+
+
+def encoded(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
+    """A PNG with a header of our choice: Pillow writes neither 16-bit colour nor lies."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def fill(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return path
+
+
+GOOD = {"good-1.png": encoded(COLOUR), "good-2.png": encoded(255 - COLOUR)}
+BAD = {
+    "truncated.jpg": (encoded(COLOUR, "JPEG", quality=100)[:-60], "damaged or cut off"),
+    "truncated.png": (encoded(COLOUR)[:200], "damaged or cut off"),
+    "stub.png": (encoded(COLOUR)[:20], "cut off"),
+    "zero.png": (b"", "empty file"),
+    "text.png": (b"this is no picture", "not an image"),
+    "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n", "not an image"),
+    "one.png": (encoded(COLOUR[:1, :1]), "1x1 is too small"),
+    "bomb.png": (png(30_000, 30_000, 8, 2, b"\0"), "more than 67108864 pixels"),
+    "large.png": (png(9_000, 9_000, 8, 2, b"\0"), "more than 67108864 pixels"),
+    "float.tif": (encoded(GREY.astype(np.float32), "TIFF"), "no agreed range"),
+    "lab.tif": (saved(Image.new("LAB", (12, 12)), "TIFF"), "no plain conversion"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("pack", ["folder", "zip"])
+@pytest.mark.parametrize("size", [None, 12])
+def test_bad_files_are_listed_and_good_ones_remain(tmp_path: Path, pack: str, size: int | None) -> None:
+    files = GOOD | {name: content for name, (content, _) in BAD.items()}
+    source = fill(tmp_path / "x", files) if pack == "folder" else zipped(tmp_path / "x.zip", files)
+    data = load(source, size=size)
+    assert len(data) == data.report.read == 2 and data.labels is None and data.name == "x"
+    assert np.array_equal(data.values[0].numpy(), COLOUR.transpose(2, 0, 1))
+    reasons = dict(data.report.skipped)
+    assert set(reasons) == set(BAD)
+    for name, (_, words) in BAD.items():
+        assert words in reasons[name], (name, reasons[name])
+
+
+def one(tmp_path: Path, content: bytes, channels: int | None = None, size: int | None = None) -> Data:
+    return load(fill(tmp_path, {"odd": content}), channels=channels, size=size)
+
+
+def test_sixteen_bit_grey_is_reduced(tmp_path: Path) -> None:
+    wide = GREY.astype(np.uint16) * 257
+    wide[0, 0] = 200
+    data = one(tmp_path, encoded(wide))
+    expected = GREY.copy()
+    expected[0, 0] = 1
+    assert np.array_equal(data.values[0, 0].numpy(), expected)
+    assert data.report.converted == (("odd", "16 bits reduced to 8"),)
+
+
+def test_sixteen_bit_colour_is_reported(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOUR.astype(np.uint16) * 257)
+    data = one(tmp_path, png(12, 12, 16, 2, rows))
+    assert np.array_equal(data.values[0].numpy(), COLOUR.transpose(2, 0, 1))
+    assert data.report.converted == (("odd", "16 bits reduced to 8"),)
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    data = one(tmp_path, saved(Image.new("CMYK", (12, 12), (0, 255, 255, 0)), "JPEG"))
+    red, green, blue = data.values[0, :, 6, 6].tolist()
+    assert red > 240 and green < 15 and blue < 15
+    assert "CMYK converted" in data.report.converted[0][1]
+
+
+def test_palette_with_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (12, 12), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 762)
+    image.paste(1, (6, 0, 12, 12))
+    data = one(tmp_path, saved(image, transparency=0))
+    assert data.values[0, :, 0, 0].tolist() == [255, 255, 255]
+    assert data.values[0, :, 0, 11].tolist() == [200, 100, 50]
+    assert data.report.converted == (("odd", "transparency laid on white"),)
+
+
+def test_alpha_is_blended_and_opaque_alpha_is_no_news(tmp_path: Path) -> None:
+    half = np.dstack([COLOUR, np.full((12, 12), 51, np.uint8)])
+    blended = one(tmp_path / "a", encoded(half)).values[0].numpy()
+    exact = (COLOUR * 0.2 + 255 * 0.8).transpose(2, 0, 1)
+    assert np.abs(blended - exact).max() <= 1
+    opaque = one(tmp_path / "b", encoded(np.dstack([COLOUR, np.full((12, 12), 255, np.uint8)])))
+    assert np.array_equal(opaque.values[0].numpy(), COLOUR.transpose(2, 0, 1)) and not opaque.report.converted
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_first_frame_of_several(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("L", (12, 12), level).convert("RGB") for level in (250, 5, 100)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = one(tmp_path, saved(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+    assert int(data.values.min()) == int(data.values.max()) == 250
+    assert data.report.converted == (("odd", "several frames: the first was taken"),)
+
+
+def test_orientation_tag_is_obeyed_in_every_way(tmp_path: Path) -> None:
+    from PIL import ImageOps
+
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encoded(COLOUR[:, :7], exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content)))).transpose(2, 0, 1)
+        data = one(tmp_path / str(orientation), content)
+        assert np.array_equal(data.values[0].numpy(), expected)
+        assert len(data.report.converted) == (orientation > 1)
+
+
+def test_grey_and_colour(tmp_path: Path) -> None:
+    both = fill(tmp_path / "both", {"a.png": encoded(GREY), "b.png": encoded(COLOUR)})
+    grey = fill(tmp_path / "grey", {"a.png": encoded(GREY), "b.png": encoded(GREY > 127)})
+    assert load(both).shape == (3, 12, 12) and load(grey).shape == (1, 12, 12)
+    assert load(both, channels=1).shape == (1, 12, 12) and load(grey, channels=3).shape == (3, 12, 12)
+    assert np.array_equal(load(both).values[0].numpy(), np.stack([GREY] * 3))
+    assert load(grey).values[1].unique().tolist() == [0, 255]
+
+
+def test_commonest_size_is_kept_and_others_are_listed(tmp_path: Path) -> None:
+    files = {f"{i}.png": encoded(COLOUR[: 12 - i // 3]) for i in range(5)}
+    data = load(fill(tmp_path, files))
+    assert len(data) == 3 and data.shape == (3, 12, 12)
+    assert dict(data.report.skipped).keys() == {"3.png", "4.png"}
+    assert "12x12; give a size" in data.report.skipped[0][1]
+    assert len(load(tmp_path, size=8)) == 5
+
+
+def test_size_takes_the_centre_square_without_aliasing(tmp_path: Path) -> None:
+    wide = np.zeros((32, 96), np.uint8)
+    wide[:, 32:64] = 120
+    data = one(tmp_path / "a", encoded(wide), size=16)
+    assert data.shape == (1, 16, 16) and data.values.unique().tolist() == [120]
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    smooth = one(tmp_path / "b", encoded(stripes), size=16).values[0, 0, :, 2:-2].float()
+    assert float((smooth - 127.5).abs().max()) < 10
+    with pytest.raises(DataError, match="12x12 is too small to be enlarged to 49x49"):
+        one(tmp_path / "c", encoded(GREY), size=49)
+
+
+def test_classes_are_the_top_subfolders(tmp_path: Path) -> None:
+    names = ["dog/1.png", "cat/1.png", "cat/deep/2.png"]
+    files = {name: encoded(np.full((12, 12), 10 * i, np.uint8)) for i, name in enumerate(names)}
+    data = load(fill(tmp_path / "pets", files))
+    assert data.classes == ("cat", "dog") and data.labels is not None
+    assert data.labels.tolist() == [0, 0, 1] and data.labels.dtype == torch.int64
+    assert data.values[:, 0, 0, 0].tolist() == [10, 20, 0]
+    wrapped = load(zipped(tmp_path / "pets.zip", {f"pets/{name}": content for name, content in files.items()}))
+    assert wrapped.fingerprint == data.fingerprint and wrapped.classes == data.classes
+    loose = load(fill(tmp_path / "pets", {"stray.png": encoded(GREY)}))
+    assert loose.classes == ("cat", "dog") and loose.report.skipped[0][0] == "stray.png"
+
+
+def test_pictures_beside_a_small_subfolder_are_unlabelled(tmp_path: Path) -> None:
+    data = load(fill(tmp_path, GOOD | {"thumbs/1.png": encoded(COLOUR)}))
+    assert len(data) == 3 and data.labels is None and "no labels: 2 of 3" in data.report.notes[0]
+
+
+def test_train_and_test_folders(tmp_path: Path) -> None:
+    names = ["train/a/1.png", "train/b/1.png", "test/a/1.png", "other/x.png"]
+    fill(tmp_path, {name: encoded(np.full((12, 12), i, np.uint8)) for i, name in enumerate(names)})
+    train, test = load(tmp_path), load(tmp_path, split="test")
+    assert train.values[:, 0, 0, 0].tolist() == [0, 1] and train.classes == ("a", "b")
+    assert test.values[:, 0, 0, 0].tolist() == [2]
+    with pytest.raises(DataError, match="no subfolders train and test"):
+        load(tmp_path / "train", split="test")
+
+
+def test_duplicates_are_reported_and_kept(tmp_path: Path) -> None:
+    data = load(fill(tmp_path, GOOD | {"copy.bmp": encoded(COLOUR, "BMP")}))
+    assert len(data) == 3 and not data.report.skipped
+    assert data.report.notes == ("1 x same pixels as another, kept: good-1.png = copy.bmp",)
+
+
+def test_limit_is_met_in_spite_of_bad_files(tmp_path: Path) -> None:
+    files = {f"{i:02}.png": encoded(np.full((12, 12), i, np.uint8)) for i in range(30)}
+    files |= {f"{i:02}.png": encoded(GREY)[:100] for i in range(0, 30, 2)}
+    data = load(fill(tmp_path, files), limit=10)
+    levels = data.values[:, 0, 0, 0].tolist()
+    assert len(levels) == 10 and levels == sorted(levels) and all(level % 2 for level in levels)
+    assert len(load(tmp_path, limit=99)) == 15
+    assert load(tmp_path, limit=10).fingerprint == data.fingerprint
+
+
+def test_limit_keeps_labels_with_their_pictures(tmp_path: Path) -> None:
+    files = {f"{c}/{i}.png": encoded(np.full((12, 12), 10 * c + i, np.uint8)) for c in range(3) for i in range(9)}
+    data = load(fill(tmp_path, files), limit=8)
+    assert data.labels is not None and torch.equal(data.labels, data.values[:, 0, 0, 0].long() // 10)
+    assert len(data.labels.unique()) > 1
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, after: int) -> None:
+    """Opening the file `name` raises `error` once it has been opened `after` times."""
+    real, opened = Path.open, [0]
+
+    def fake(self: Path, *args: Any, **options: Any) -> IO[Any]:
+        if self.name == name:
+            opened[0] += 1
+            if opened[0] > after:
+                raise error
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", fake)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(FileNotFoundError(), "vanished"), (PermissionError(), "no permission"), (OSError(5, "I/O"), "I/O")],
+)
+def test_files_that_vanish_or_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str, after: int
+) -> None:
+    fill(tmp_path, GOOD | {"gone.png": encoded(COLOUR)})
+    failing(monkeypatch, "gone.png", error, after)
+    data = load(tmp_path)
+    assert len(data) == 2
+    [(name, reason)] = data.report.skipped
+    assert name == "gone.png" and words in reason
+
+
+def test_a_picture_that_changes_between_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, GOOD | {"new.png": encoded(COLOUR)})
+    real: Callable[..., Any] = look
+
+    def swap(stream: IO[bytes]) -> Any:
+        header = real(stream)
+        (tmp_path / "new.png").write_bytes(encoded(COLOUR[:6]))
+        return header
+
+    monkeypatch.setattr("softmix.data.pictures.look", swap)
+    data = load(tmp_path)
+    assert (
+        "changed while" in dict(data.report.skipped)["new.png"] or "commonest" in dict(data.report.skipped)["new.png"]
+    )
+    assert len(data) == 2
+
+
+def test_odd_things_in_a_folder(tmp_path: Path) -> None:
+    fill(tmp_path, GOOD | {".hidden.png": b"x", "__MACOSX/y.png": b"x"})
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    os.truncate(os.open(tmp_path / "sparse.png", os.O_CREAT | os.O_WRONLY), (1 << 28) + 1)
+    (tmp_path / "\x1b[31mred\udcff.png").write_bytes(b"")
+    data = load(tmp_path)
+    assert len(data) == 2 and "1 hidden file" in data.report.notes[0]
+    reasons = dict(data.report.skipped)
+    assert "not a plain file" in reasons["pipe.png"] and "leads nowhere" in reasons["nowhere.png"]
+    assert "larger than" in reasons["sparse.png"] and "empty" in reasons["\\x1b[31mred\\udcff.png"]
+    "\n".join(data.report.lines()).encode()
+
+
+def test_zip_refuses_names_that_lead_out(tmp_path: Path) -> None:
+    names = ["../evil.png", "a/../../evil.png", "/abs.png", "C:\\evil.png", "..\\evil.png"]
+    (tmp_path / "in").mkdir()
+    source = zipped(tmp_path / "in" / "x.zip", GOOD)
+    with zipfile.ZipFile(source, "a") as file:
+        for name in names:
+            file.writestr(name, encoded(COLOUR))
+    before = sorted(tmp_path.rglob("*"))
+    data = load(source)
+    assert len(data) == 2 and {reason for _, reason in data.report.skipped} == {"its name leads out of the archive"}
+    assert len(data.report.skipped) == len(names) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_zip_with_a_damaged_member(tmp_path: Path) -> None:
+    source = tmp_path / "x.zip"
+    with zipfile.ZipFile(source, "w") as file:
+        for name, body in (GOOD | {"hurt.png": encoded(255 - COLOUR.transpose(1, 0, 2))}).items():
+            file.writestr(name, body)
+        at = file.getinfo("hurt.png").header_offset + 200
+    content = bytearray(source.read_bytes())
+    content[at] ^= 0xFF
+    source.write_bytes(content)
+    data = load(source)
+    assert len(data) == 2 and [name for name, _ in data.report.skipped] == ["hurt.png"]
+
+
+def test_zip_that_is_encrypted_or_none(tmp_path: Path) -> None:
+    source = zipped(tmp_path / "x.zip", {"a.png": encoded(COLOUR)})
+    content = bytearray(source.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    source.write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        load(source)
+    source.write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"x\.zip cannot be read as a zip archive"):
+        load(source)
+
+
+def test_nothing_left_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file in it; name a folder"):
+        load(tmp_path)
+    fill(tmp_path, {"a.png": b"", "b.png": b"", "c.txt": b"hello"})
+    with pytest.raises(
+        DataError, match=r"none of 3 files can be used \(2 x empty file .*: a.png, b.png; 1 x not an image"
+    ):
+        load(tmp_path)
+
+
+def test_decoding_never_fails_otherwise() -> None:
+    noise = np.random.RandomState(7)
+    blobs = [encoded(COLOUR, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+    refused = 0
+    for number in range(350):
+        blob = bytearray(blobs[number % len(blobs)])
+        for _ in range(noise.randint(1, 6)):
+            blob[noise.randint(min(len(blob), 80))] = noise.randint(256)
+        try:
+            look(io.BytesIO(blob))
+            assert decode(io.BytesIO(blob), 3, 16)[0].shape == (3, 16, 16)
+        except Unusable as reason:
+            refused += bool(str(reason))
+    assert 50 < refused < 350
