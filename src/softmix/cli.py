@@ -326,8 +326,7 @@ def evaluate(
         out: where the report goes.
         dry_run: say what would be done.
     """
-    from .evaluate import judge, table, write_report
-    from .evaluate.report import carried_table
+    from .evaluate import carried_table, judge, table, write_report
 
     _positive(n=n, **{f"steps {k}": k for k in steps})
     prepared = [_prepared(place, sampler, weights, average) for place in (run, *beside)]

@@ -10,8 +10,8 @@ For x_t = alpha x0 + sigma z, every usual output F is affine in (x0, z), hence x
     edm     (x0 - a x_t) / b                           alpha sd^2 / n               sigma sd / sqrt(n)
 
 with n = alpha^2 sd^2 + sigma^2 and sd the data's standard deviation (Karras et al. 2022, table 1, for any
-alpha). |b| is how much an error of the network is amplified in x0: at most 1 but for eps, where it grows
-as 1 / sqrt(snr).
+alpha). |b| is how much an error of the network is amplified in x0: at most 1 for x0, flow, and v where
+alpha^2 + sigma^2 >= 1; at most 1.21 for v with `Flow`; at most sd for edm; for eps it grows as 1 / sqrt(snr).
 """
 
 from __future__ import annotations

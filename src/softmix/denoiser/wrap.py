@@ -27,8 +27,10 @@ class Wrapped:
         return self._call(xt, t, cond)
 
     def __getattr__(self, name: str) -> object:
-        # what a wrap does not say is said by the denoiser inside: shape, classes
-        return getattr(self.__dict__["inner"], name)
+        # what a wrap does not say is said by the denoiser inside: shape, classes. A copy has no inside at first.
+        if "inner" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
 
 class Counted(Wrapped):

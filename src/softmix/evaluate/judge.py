@@ -126,6 +126,8 @@ def judge(
         began = time.perf_counter()
         last = sample(denoiser, n, k, sampler=sampler, seed=seed, cond=cond, device=device).cpu()
         seconds = time.perf_counter() - began
+        if train.is_image:
+            last = last.clamp(-1, 1)
         say(f"{n} samples in {k} steps: {seconds:.1f} s")
         values = compare(str(k), last, train, held_out, features, seed=seed) | {"seconds": seconds}
         rows.append(Row(f"{k} step{'s' if k > 1 else ''}", k, traits(sampler).name, values))

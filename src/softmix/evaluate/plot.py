@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +38,10 @@ _STYLE = {
     "path.simplify": False,
 }
 _MOST_POINTS = 300
+# From this ratio on, a straight axis would hide the smaller values.
+_WIDE = 15
+
+Scale = Literal["share", "distance", "signed"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,12 @@ class Line:
 
 
 def by_steps(
-    name: str, about: str, lines: Sequence[Line], floors: Sequence[tuple[int | None, float]], share: bool
+    name: str, about: str, lines: Sequence[Line], floors: Sequence[tuple[int | None, float]], scale: Scale = "distance"
 ) -> str:
     """A metric against the number of steps.
 
-    floors : dashed levels, of one series or (None) of all. share : whether the axis is that of a share, 0 to 1.
+    floors : dashed levels, of one series or (None) of all. scale : "share" has an axis from 0 to 1; "distance"
+    one from 0, or a logarithmic one if the values span much; "signed" too, but straight through 0 within the errors.
     """
 
     def draw(axes: Axes) -> None:
@@ -64,7 +69,7 @@ def by_steps(
         for line in lines:
             axes.errorbar(line.x, line.y, yerr=line.error, capsize=2.5, elinewidth=1, **_look(line))
         _steps_axis(axes, sorted({x for line in lines for x in line.x}))
-        _value_axis(axes, [y for line in lines for y in line.y] + [level for _, level in floors], share)
+        _value_axis(axes, lines, [level for _, level in floors], scale)
 
     return _svg(name, about, draw)
 
@@ -75,8 +80,7 @@ def by_logsnr(name: str, about: str, lines: Sequence[Line]) -> str:
     def draw(axes: Axes) -> None:
         for level, text in ((0.0, "collapsed"), (1.0, "truth")):
             axes.axhline(level, color=_INK, lw=0.9, ls=(0, (4, 3)), alpha=0.75)
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(text, (1, level), (0, 3), **place)
+            axes.text(1.02, level, text, transform=axes.get_yaxis_transform(), va="center")
         for line in lines:
             axes.plot(line.x, line.y, **_look(line))
         axes.set_ylim(-0.08, max(1.2, *(1.1 * y for line in lines for y in line.y)))
@@ -84,7 +88,7 @@ def by_logsnr(name: str, about: str, lines: Sequence[Line]) -> str:
         axes.set_ylabel("rho")
         axes.margins(x=0.04)
 
-    return _svg(name, about, draw, (6.4, 3.0))
+    return _svg(name, about, draw, (4.8, 2.8))
 
 
 def by_training(name: str, about: str, lines: Sequence[Line]) -> str:
@@ -94,14 +98,13 @@ def by_training(name: str, about: str, lines: Sequence[Line]) -> str:
         for line in lines:
             short = _thinned(line)
             axes.plot(short.x, short.y, color=_colour(line.series), lw=1.4)
-        values = [y for line in lines for y in line.y]
-        if min(values) > 0 and max(values) > 20 * min(values):
+        if _span([y for line in lines for y in line.y]) > _WIDE:
             _log_axis(axes)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
         axes.margins(x=0.01)
 
-    return _svg(name, about, draw, (6.4, 2.6))
+    return _svg(name, about, draw, (4.8, 2.5))
 
 
 def _colour(series: int) -> str:
@@ -122,25 +125,49 @@ def _steps_axis(axes: Axes, steps: Sequence[float]) -> None:
     axes.set_xlabel("steps")
 
 
-def _value_axis(axes: Axes, values: Sequence[float], share: bool) -> None:
+def _value_axis(axes: Axes, lines: Sequence[Line], floors: Sequence[float], scale: Scale) -> None:
     axes.grid(axis="y", color=_INK, alpha=0.13, lw=0.6)
     axes.set_axisbelow(True)
-    if share:
+    values = [y for line in lines for y in line.y]
+    if scale == "share":
         axes.set_ylim(0, 1)
-    elif min(values) > 0 and max(values) > 15 * min(values):
+    elif scale == "signed" and _span([abs(y) for y in values if y]) > _WIDE:
+        _signed_axis(axes, lines, floors)
+    elif scale == "distance" and _span([*values, *floors]) > _WIDE:
         _log_axis(axes)
     else:
-        low = min(0.0, axes.get_ylim()[0])
-        axes.set_ylim(bottom=low)
+        axes.set_ylim(bottom=min(0.0, *axes.get_ylim()))
+
+
+def _span(values: Sequence[float]) -> float:
+    """The largest over the smallest; 1 where there is none that a logarithm could show."""
+    return max(values) / min(values) if values and min(values) > 0 else 1.0
 
 
 def _log_axis(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _signed_axis(axes: Axes, lines: Sequence[Line], floors: Sequence[float]) -> None:
+    """Logarithmic on both sides of 0, straight where values are within their errors."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    points = [(y, e) for line in lines for y, e in zip(line.y, line.error or [0.0] * len(line.y), strict=True)]
+    sizes = [abs(y) for y, _ in points if y]
+    straight = max(min(sizes), *(e for _, e in points))
+    top = axes.get_ylim()[1]
+    axes.set_yscale("symlog", linthresh=straight)
+    powers = range(math.floor(math.log10(straight)), math.ceil(math.log10(max(sizes))) + 1)
+    ticks = [t for power in powers for digit in (1, 3) if (t := digit * 10.0**power) >= straight]
+    axes.yaxis.set_major_locator(FixedLocator([0.0, *ticks, *(-t for t in ticks)]))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(min(-0.3 * straight, *(1.2 * (y - e) for y, e in points), *(1.2 * level for level in floors)), top)
 
 
 def _thinned(line: Line) -> Line:

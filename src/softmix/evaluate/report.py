@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,19 +9,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from softmix.data.store import to_uint8
 from softmix.evaluate import plot, text
 from softmix.evaluate.carried import Carried
-from softmix.evaluate.judge import Evaluation, Pictures, Row
-from softmix.picture import tile, to_image
+from softmix.evaluate.judge import Evaluation, Row
+from softmix.evaluate.sheet import Key, pairs, sheets
 
 _TEMPLATE = "report.html.j2"
-_COLUMNS, _ROWS, _WIDEST = 8, 4, 1100
 
-# What each column is called, and what its number says; the first of them in `_CURVES` are drawn, in that order.
+# What each column is called, and what its number says; those in `_CURVES` are drawn, in that order.
 _METRICS = {
     "frechet": ("Fréchet distance", "between Gaussians fitted to the features; lower is better"),
     "kernel": ("Kernel distance", "unbiased, 0 for samples of the truth; bars are one standard error; lower is better"),
@@ -39,39 +32,11 @@ _METRICS = {
     "seconds": ("Seconds", "to draw all samples"),
 }
 _CURVES = ("frechet", "kernel", "recall", "precision", "sliced_wasserstein", "class_tv")
+# The imbalance of classes is a share as well, but one that is small when all is well.
+_SCALES: dict[str, plot.Scale] = {"recall": "share", "precision": "share", "kernel": "signed"}
 _HIDDEN = frozenset({"kernel_se"})
 # Numbers measured under different ones of these cannot be compared.
 _YARDSTICKS = ("features", "samples", "data")
-
-
-@dataclass(frozen=True)
-class _Key:
-    """An evaluation as the page names it: series decides its colour and sign."""
-
-    name: str
-    series: int
-    evaluation: Evaluation
-
-    @property
-    def sign(self) -> str:
-        return plot.SIGNS[self.series % plot.COLOURS]
-
-    @property
-    def css(self) -> str:
-        return f"s{self.series % plot.COLOURS}"
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """A sheet of images. key : whose, or None if everybody's; width : in CSS pixels, at most."""
-
-    caption: str
-    source: str
-    alt: str
-    width: int
-    enlarged: bool
-    key: _Key | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +50,7 @@ class _Chart:
 class _Tile:
     """What is said of an evaluation at the top."""
 
-    key: _Key
+    key: Key
     best: str
     where: str
     floor: str
@@ -105,7 +70,7 @@ class _Line:
 class _Block:
     """Rows of the table that belong together; key is None for a floor that all share."""
 
-    key: _Key | None
+    key: Key | None
     lines: tuple[_Line, ...]
 
 
@@ -134,17 +99,17 @@ def _render(context: dict[str, object]) -> str:
     return environment.from_string(source).render(context)
 
 
-def _keys(evaluations: Sequence[Evaluation]) -> list[_Key]:
+def _keys(evaluations: Sequence[Evaluation]) -> list[Key]:
     seen: Counter[str] = Counter()
     keys = []
     for series, evaluation in enumerate(evaluations):
         seen[evaluation.title] += 1
         again = seen[evaluation.title]
-        keys.append(_Key(evaluation.title + (f" ({again})" if again > 1 else ""), series, evaluation))
+        keys.append(Key(evaluation.title + (f" ({again})" if again > 1 else ""), series, evaluation))
     return keys
 
 
-def _context(keys: list[_Key]) -> dict[str, object]:
+def _context(keys: list[Key]) -> dict[str, object]:
     columns = _columns(keys)
     return {
         "title": " · ".join(key.name for key in keys),
@@ -152,13 +117,13 @@ def _context(keys: list[_Key]) -> dict[str, object]:
         "several": len(keys) > 1,
         "warnings": _warnings(keys),
         "tiles": [_tile(key) for key in keys],
-        "pictures": _pictures(keys),
+        "pictures": sheets(keys),
         "charts": _charts(keys),
         "carried": _carried_chart(keys),
         "verdicts": [(key, _verdict(key.evaluation.carried)) for key in keys],
         "columns": [_METRICS.get(column, (column.replace("_", " "), "")) for column in columns],
         "blocks": _blocks(keys, columns),
-        "pairs": [figure for key in keys if (figure := _pairs(key)) is not None],
+        "pairs": [figure for key in keys if (figure := pairs(key)) is not None],
         "ratios": [(key, said) for key in keys if (said := _ratio(key.evaluation))],
         "floor_is_training": any(_floor_is_training(key.evaluation) for key in keys),
         "loss": _loss_chart(keys),
@@ -167,13 +132,13 @@ def _context(keys: list[_Key]) -> dict[str, object]:
     }
 
 
-def _warnings(keys: list[_Key]) -> list[str]:
+def _warnings(keys: list[Key]) -> list[str]:
     facts = [key.evaluation.facts for key in keys]
     differ = [name for name in _YARDSTICKS if len({fact.get(name) for fact in facts}) > 1]
     return [f"The evaluations differ in “{name}”; their numbers cannot be compared with each other." for name in differ]
 
 
-def _tile(key: _Key) -> _Tile:
+def _tile(key: Key) -> _Tile:
     rows = key.evaluation.rows
     winner = next(iter(text.best(rows, "frechet") or _points(rows, "frechet") or rows))
     floor = text.floor_of(key.evaluation)
@@ -183,78 +148,8 @@ def _tile(key: _Key) -> _Tile:
         text.cell(winner.values, "frechet"),
         winner.name,
         text.cell(floor.values, "frechet", "") if floor else "",
-        text.verdict(carried).split(". (")[0].rstrip(".") if carried else "",
+        text.found(carried) if carried else "",
     )
-
-
-# -- pictures
-
-
-def _is_nearest(pictures: Pictures) -> bool:
-    return pictures.caption.startswith("nearest")
-
-
-def _captions(keys: list[_Key]) -> list[str]:
-    """Every caption once: what no sampler made first, then by the number of steps."""
-    steps = {row.name: row.steps or 0 for key in keys for row in key.evaluation.rows}
-    all_of_them = (p.caption for key in keys for p in key.evaluation.pictures if not _is_nearest(p) and len(p.images))
-    return sorted(dict.fromkeys(all_of_them), key=lambda caption: steps.get(caption, 0))
-
-
-def _pictures(keys: list[_Key]) -> list[tuple[str, list[_Figure]]]:
-    """(caption, a figure for each evaluation), or a single figure where all show the same."""
-    groups = []
-    for caption in _captions(keys):
-        found = [(key, p.images) for key in keys for p in key.evaluation.pictures if p.caption == caption]
-        first = found[0][1]
-        if len(keys) > 1 and len(found) == len(keys) and all(torch.equal(images, first) for _, images in found):
-            groups.append((caption, [_figure(caption, first, None)]))
-        else:
-            groups.append((caption, [_figure(caption, images, key) for key, images in found if len(images)]))
-    return groups
-
-
-def _figure(caption: str, images: Tensor, key: _Key | None, columns: int = _COLUMNS) -> _Figure:
-    if images.ndim != 4:
-        raise ValueError(f"pictures {caption!r} have the shape {tuple(images.shape)}; give images [N, C, H, W]")
-    columns = max(1, min(columns, len(images), _WIDEST // images.shape[-1]))
-    images = images[: columns * _ROWS]
-    source, width = _sheet(images, columns)
-    whose = f"{key.name}: " if key else ""
-    factor = max(1, round(500 / width))
-    alt = f"{whose}{caption}, {len(images)} images"
-    return _Figure(caption, source, alt, width * factor, factor > 1, key, _said_of(caption, key))
-
-
-def _said_of(caption: str, key: _Key | None) -> str:
-    row = next((row for row in key.evaluation.rows if row.name == caption), None) if key else None
-    return f"Fréchet {text.cell(row.values, 'frechet')}" if row and "frechet" in row.values else ""
-
-
-def _sheet(images: Tensor, columns: int) -> tuple[str, int]:
-    """The images as one PNG in a data URI, see-through between them so that the page's colour shows, and its width."""
-    pixels = to_uint8(images.detach().cpu())
-    gap = 2 if images.shape[-1] >= 24 else 1
-    sheet = to_image(tile(pixels, columns, gap)).convert("RGB")
-    # `tile` is white between images; on a sheet of black ones that is all the white there is.
-    sheet.putalpha(to_image(255 - tile(torch.zeros_like(pixels[:, :1]), columns, gap)))
-    file = io.BytesIO()
-    sheet.save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), sheet.width
-
-
-def _pairs(key: _Key) -> _Figure | None:
-    """Samples, each with the training image nearest to it on its right, the closest pairs first."""
-    pictures = key.evaluation.pictures
-    place = next((k for k, p in enumerate(pictures) if _is_nearest(p) and len(p.images)), None)
-    if place is None:
-        return None
-    found, samples = pictures[place], pictures[place - 1] if place else None
-    if samples is None or samples.images.shape != found.images.shape:
-        return _figure(found.caption, found.images, key)
-    order = (samples.images - found.images).square().flatten(1).mean(1).argsort(stable=True)
-    both = torch.cat([samples.images[order], found.images[order]], dim=-1)
-    return _figure(f"{samples.caption}, and the {found.caption}", both, key, _COLUMNS // 2)
 
 
 # -- curves
@@ -265,21 +160,21 @@ def _points(rows: Iterable[Row], metric: str) -> list[Row]:
     return sorted(usable, key=lambda row: row.steps or 0)
 
 
-def _charts(keys: list[_Key]) -> list[_Chart]:
+def _charts(keys: list[Key]) -> list[_Chart]:
     return [chart for metric in _CURVES if (chart := _chart(metric, keys)) is not None]
 
 
-def _chart(metric: str, keys: list[_Key]) -> _Chart | None:
+def _chart(metric: str, keys: list[Key]) -> _Chart | None:
     lines = [line for key in keys if (line := _line(metric, key)) is not None]
     if not lines:
         return None
     title, hint = _METRICS[metric]
     about = f"{title} against the number of steps"
-    svg = plot.by_steps(metric, about, lines, _floors(metric, keys), metric in text.SHARES)
+    svg = plot.by_steps(metric, about, lines, _floors(metric, keys), _SCALES.get(metric, "distance"))
     return _Chart(title, hint, svg)
 
 
-def _line(metric: str, key: _Key) -> plot.Line | None:
+def _line(metric: str, key: Key) -> plot.Line | None:
     rows = _points(key.evaluation.rows, metric)
     if not rows:
         return None
@@ -289,7 +184,7 @@ def _line(metric: str, key: _Key) -> plot.Line | None:
     return plot.Line(key.series, steps, tuple(row.values[metric] for row in rows), error)
 
 
-def _floors(metric: str, keys: list[_Key]) -> list[tuple[int | None, float]]:
+def _floors(metric: str, keys: list[Key]) -> list[tuple[int | None, float]]:
     """The floor of each evaluation, or one of nobody's where all are equal."""
     rows = [(key.series, row.values.get(metric, math.nan)) for key in keys if (row := text.floor_of(key.evaluation))]
     levels = [(series, level) for series, level in rows if math.isfinite(level)]
@@ -297,7 +192,7 @@ def _floors(metric: str, keys: list[_Key]) -> list[tuple[int | None, float]]:
     return [(None, levels[0][1])] if alike else list(levels)
 
 
-def _carried_chart(keys: list[_Key]) -> str:
+def _carried_chart(keys: list[Key]) -> str:
     lines = [
         plot.Line(key.series, tuple(carried.logsnr), tuple(carried.rho))
         for key in keys
@@ -310,7 +205,7 @@ def _verdict(carried: Carried | None) -> str:
     return text.verdict(carried) if carried else "No latent that spreads: the model believes in points."
 
 
-def _loss_chart(keys: list[_Key]) -> str:
+def _loss_chart(keys: list[Key]) -> str:
     logs = [(key.series, [p for p in key.evaluation.curves.get("loss", ()) if math.isfinite(p[1])]) for key in keys]
     lines = [plot.Line(series, tuple(x for x, _ in log), tuple(y for _, y in log)) for series, log in logs if log]
     return plot.by_training("loss", "Training loss against the training step", lines) if lines else ""
@@ -319,14 +214,14 @@ def _loss_chart(keys: list[_Key]) -> str:
 # -- tables
 
 
-def _columns(keys: list[_Key]) -> list[str]:
+def _columns(keys: list[Key]) -> list[str]:
     names = dict.fromkeys(name for key in keys for row in key.evaluation.rows for name in row.values)
     known = [name for name in _METRICS if name in names and name != "seconds"]
     rest = [name for name in names if name not in _METRICS and name not in _HIDDEN]
     return [*known, *rest, *(["seconds"] if "seconds" in names else [])]
 
 
-def _blocks(keys: list[_Key], columns: list[str]) -> list[_Block]:
+def _blocks(keys: list[Key], columns: list[str]) -> list[_Block]:
     all_rows = [row for key in keys for row in key.evaluation.rows]
     best = {column: {id(row) for row in text.best(all_rows, column)} for column in columns}
 
@@ -360,11 +255,11 @@ def _floor_is_training(evaluation: Evaluation) -> bool:
 # -- facts
 
 
-def _shared_facts(keys: list[_Key]) -> list[tuple[str, str]]:
+def _shared_facts(keys: list[Key]) -> list[tuple[str, str]]:
     first, *others = (key.evaluation.facts for key in keys)
     return [(name, said) for name, said in first.items() if others and all(o.get(name) == said for o in others)]
 
 
-def _own_facts(key: _Key, keys: list[_Key]) -> list[tuple[str, str]]:
+def _own_facts(key: Key, keys: list[Key]) -> list[tuple[str, str]]:
     shared = {name for name, _ in _shared_facts(keys)}
     return [(name, said) for name, said in key.evaluation.facts.items() if name not in shared]

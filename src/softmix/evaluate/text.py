@@ -88,13 +88,14 @@ def cell(values: Mapping[str, float], key: str, missing: str = "-") -> str:
 
 
 def best(rows: Sequence[Row], key: str) -> list[Row]:
-    """The sampled rows with the best value of a metric, all of them if they are equal in print; maybe none."""
+    """The sampled rows with the best value of a metric, as it is printed; none if there is nothing to choose."""
     badness = _BADNESS.get(key)
     sampled = [row for row in rows if row.steps is not None and math.isfinite(row.values.get(key, math.nan))]
     if badness is None or len(sampled) < 2:
         return []
     winner = min(sampled, key=lambda row: badness(row.values[key]))
-    return [row for row in sampled if _printed(row, key) == _printed(winner, key)]
+    winners = [row for row in sampled if _printed(row, key) == _printed(winner, key)]
+    return winners if len(winners) < len(sampled) else []
 
 
 def _printed(row: Row, key: str) -> str:
@@ -124,20 +125,21 @@ def carried_table(carried: Carried) -> str:
 
 
 def verdict(carried: Carried) -> str:
-    """One sentence on the total of rho."""
+    """The total of rho in a sentence, and a second one where it is only a bound."""
+    bound = " (A lower bound: the true spread was taken from the model's own error on held-out data.)"
+    return found(carried) + (bound if carried.by == "residual" else "")
+
+
+def found(carried: Carried) -> str:
+    """What the total of rho says."""
     total = carried.total
     if total < COLLAPSED:
-        found = f"Collapsed: the latent carries {total:.3f} of the true spread, so the draws are one mean."
-    elif total < CARRIES[0]:
-        found = f"Carries part: {total:.2f} of the true spread is in the latent."
-    elif total <= CARRIES[1]:
-        found = f"Carries the spread: {total:.2f} of the true one is in the latent."
-    else:
-        found = f"Too wide: the latent spreads {total:.2f} times as much as the truth."
-    return found + (_BOUND if carried.by == "residual" else "")
-
-
-_BOUND = " (A lower bound: the true spread was taken from the model's own error on held-out data.)"
+        return f"Collapsed: the latent carries {total:.3f} of the true spread, so the draws are one mean."
+    if total < CARRIES[0]:
+        return f"Carries part: {total:.2f} of the true spread is in the latent."
+    if total <= CARRIES[1]:
+        return f"Carries the spread: {total:.2f} of the true one is in the latent."
+    return f"Too wide: the latent spreads {total:.2f} times as much as the truth."
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

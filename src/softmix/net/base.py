@@ -89,6 +89,11 @@ class Modulation(nn.Module):
         return self.linear(nn.functional.silu(emb)).chunk(self.parts, dim=1)
 
 
+def heads_for(width: int) -> int:
+    """How many heads of attention a state of this width gets: of 32 channels, or the next larger that divide it."""
+    return next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
+
+
 def repeat(state: State, m: int) -> State:
     """Each tensor m times, draw by draw: [B, ...] -> [m B, ...]."""
     return tuple(x.expand(m, *x.shape).reshape(m * x.shape[0], *x.shape[1:]) for x in state)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, attend
+from .base import Embedding, Modulation, Net, State, attend, heads_for
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class DiT(Net):
         super().__init__()
         if spec.width % 4:
             raise ValueError(f"a DiT of width {spec.width} was asked for; the width must be a multiple of 4")
-        heads = spec.heads or max(spec.width // 32, 1)
+        heads = spec.heads or heads_for(spec.width)
+        if spec.width % heads:
+            raise ValueError(f"{heads} heads were asked for in a DiT of width {spec.width}; give a number that divides it, or 0")
         self.patch, self.width, self.embed_width = spec.patch, spec.width, spec.width
         self.time = Embedding(self.embed_width, classes)
         self.enter = nn.Linear(channels * spec.patch**2, spec.width)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, attend
+from .base import Embedding, Modulation, Net, State, attend, heads_for
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Attention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.heads = max(width // 32, 1)
+        self.heads = heads_for(width)
         self.norm, self.qkv, self.join = _Norm(width), nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -117,9 +117,9 @@ class _Decode(nn.Module):
 class _Head(nn.Module):
     """The last residual block, on the finest level: the place of a light head."""
 
-    def __init__(self, width: int, embed_width: int):
+    def __init__(self, before: int, after: int, embed_width: int):
         super().__init__()
-        self.res = _Res(width, width, embed_width)
+        self.res = _Res(before, after, embed_width)
 
     def forward(self, state: State, emb: Tensor) -> State:
         return (self.res(state[0], emb),)
@@ -147,10 +147,10 @@ class UNet(Net):
             for _ in range(spec.depth):
                 self.body.append(_Decode(before, skips.pop(), width, self.embed_width))
                 before = width
-        self.body.append(_Head(before, self.embed_width))
+        self.body.append(_Head(before, spec.width, self.embed_width))
         self.splits = {"all": 0, "decoder": decoder, "head": len(self.body) - 1}
-        self.norm = _Norm(before)
-        self.leave = nn.Conv2d(before, out_channels * spec.patch**2, 3, padding=1)
+        self.norm = _Norm(spec.width)
+        self.leave = nn.Conv2d(spec.width, out_channels * spec.patch**2, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def stem(self, x: Tensor) -> State:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
+from ..shape import column
 from .ability import HasDensity, HasVariance
 
 
@@ -48,5 +49,5 @@ class Normal(HasVariance, HasDensity):
         return gaussian_log_prob(x0, self._mean, self._var.expand_as(self._mean), x0.ndim - 1)
 
     def blurred(self, var: Tensor) -> Normal:
-        """The law of x0 + N(0, var I); var is broadcastable to [B, 1, ...]."""
-        return Normal(self._mean, self._var + var)
+        """The law of x0 + N(0, var I); var is a number per item, [B]."""
+        return Normal(self._mean, self._var + column(var, self._mean))

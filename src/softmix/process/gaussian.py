@@ -1,8 +1,8 @@
 """The room of processes: the linear-Gaussian family x_t = alpha(t) x_0 + sigma(t) z, z ~ N(0, I).
 
 Everything that the members share is written once here in terms of alpha and sigma; a member is a
-formula for the two and its inverse. All of it is computed in float64 in the dtype of t and cast to
-the dtype of x where the two meet (`column`).
+formula for the two and its inverse. All of it is computed in float64, whatever the dtype of t, and cast
+to the dtype of x where the two meet (`column`).
 
 At t = 0 every member is exactly clean: alpha = 1, sigma = 0. At t = 1 alpha is small and not zero
 (logsnr = LOGSNR_MIN for VP and Flow), so that x_0 can be recovered from any parameterisation.
@@ -28,7 +28,10 @@ LOGSNR_MIN = -20.0
 
 
 def _real(t: Tensor | float) -> Tensor:
-    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    """t in float64 (where the device has it): in float32 the share of the noise rounds to 1, and alpha(1) to 0."""
+    if not isinstance(t, Tensor):
+        return torch.tensor(t, dtype=torch.float64)
+    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
 
 
 class Gaussian(ABC):

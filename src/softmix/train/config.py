@@ -124,4 +124,6 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
 def _net(shape: tuple[int, ...]) -> NetSpec:
     if len(shape) == 1:
         return MLPSpec()
-    return UNetSpec(width=64, patch=1 if max(shape[1:]) <= 16 else 2)
+    if max(shape[1:]) <= 16:
+        return UNetSpec(width=32, depth=1, patch=1)
+    return UNetSpec(width=64, patch=2)

@@ -1,0 +1,178 @@
+"""The command line: verbs do what they say, and a user's mistake gets a sentence and exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from softmix.cli import main
+
+TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2"]
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for model in ("smd", "plain"):
+        code, _, err = call("train", "digits", "--out", folder / model, "--model", model, "--steps", 4, *TINY)
+        assert code == 0, err
+    code, _, err = call("train", "digits", "--out", folder / "meanless", "--steps", 2, *TINY, "head.mean=none")
+    assert code == 0, err
+    yield folder
+
+
+def refused(*arguments: object) -> str:
+    code, out, err = call(*arguments)
+    assert code == 2, (code, out, err)
+    assert "Traceback" not in err
+    assert err.strip()
+    return err
+
+
+def test_unknown_data() -> None:
+    assert "nonsense" in refused("train", "nonsense", "--out", "x", "--steps", 1)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("train", tmp_path / "empty", "--out", tmp_path / "run", "--steps", 1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", [["sample", "--out", "x.png"], ["evaluate"], ["cite"]])
+def test_a_folder_that_is_no_run(tmp_path: Path, verb: list[str]) -> None:
+    assert "not a run folder" in refused(verb[0], tmp_path, *verb[1:])
+
+
+def test_steps_0(runs: Path, tmp_path: Path) -> None:
+    assert "at least 1" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--steps", 0)
+    assert "at least 1" in refused("train", "digits", "--out", tmp_path / "run", "--steps", 0)
+    assert "at least 1" in refused("evaluate", runs / "smd", "--steps", 0)
+
+
+def test_how_long_must_be_said(tmp_path: Path) -> None:
+    assert "--minutes" in refused("train", "digits", "--out", tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(runs / "smd", run)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    file = newest / "ema-0.050.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    code, _, err = call("sample", run, "--out", tmp_path / "x.npy", "--n", 1, "--steps", 1)
+    assert code == 0
+    assert newest.name in err and "ema-0.050" in err
+    assert "ema-0.050" in refused("check", run) + call("check", run)[1]
+    for step in (run / "checkpoints").iterdir():
+        (step / "ema-0.050.safetensors").write_bytes(b"")
+    assert "ema-0.050" in refused("sample", run, "--out", tmp_path / "x.npy")
+
+
+def test_an_image_of_another_size(runs: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "other.npy", np.zeros((20, 9, 8), dtype=np.uint8), allow_pickle=False)
+    err = refused("train", tmp_path / "other.npy", "--out", runs / "smd", "--steps", 4, *TINY)
+    assert "other data" in err
+
+
+def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp_path: Path) -> None:
+    for sampler in ("ddim", "heun", "dpm-solver-2m"):
+        err = refused("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", sampler)
+        assert "mean" in err and "averaged" in err
+    assert call("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", "heun", "--average", 2)[0] == 0
+
+
+@pytest.mark.parametrize("change", ["nothing=1", "net.nothing=1", 'batch="four"', "net.width=x", "loss.kind=Circle", "loss.m=1", "batch"])
+def test_a_wrong_change_of_the_configuration(tmp_path: Path, change: str) -> None:
+    refused("train", "digits", "--out", tmp_path / "run", "--steps", 1, "--set", change)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 1}', "null", "\x00"])
+def test_a_config_that_cannot_be_read(runs: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert "config" in refused("sample", tmp_path, "--out", tmp_path / "x.png")
+    assert "config" in refused("train", "digits", "--out", tmp_path, "--steps", 1)
+
+
+def test_labels_and_guidance_of_a_model_without_classes(runs: Path, tmp_path: Path) -> None:
+    assert "trained without" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--label", 3)
+    assert "classes" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--guidance", 2)
+
+
+def test_unknown_paper() -> None:
+    assert "smd" in refused("reproduce", "nobody")
+
+
+def test_samples_go_to_a_grid_an_array_or_single_files(runs: Path, tmp_path: Path) -> None:
+    for out in ("grid.png", "array.npy", "folder"):
+        assert call("sample", runs / "smd", "--out", tmp_path / out, "--n", 5, "--steps", 2, "--seed", 7)[0] == 0
+    array = np.load(tmp_path / "array.npy", allow_pickle=False)
+    assert array.shape == (5, 8, 8) and array.dtype == np.uint8
+    for k in range(5):
+        single = Image.open(tmp_path / "folder" / f"{k:06d}.png")
+        assert (np.asarray(single) == array[k]).all()
+        recipe = json.loads(single.info["softmix"])
+        assert recipe["seed"] == 7 and recipe["item"] == k and recipe["steps"] == 2
+    assert json.loads(Image.open(tmp_path / "grid.png").info["softmix"])["n"] == 5
+    assert call("sample", runs / "smd", "--out", tmp_path / "one.npy", "--n", 1, "--first", 3, "--steps", 2, "--seed", 7)[0] == 0
+    one = np.load(tmp_path / "one.npy", allow_pickle=False).astype(int)
+    assert np.abs(one[0] - array[3].astype(int)).max() <= 1
+
+
+def test_dry_runs_write_nothing(runs: Path, tmp_path: Path) -> None:
+    code, out, _ = call("train", "digits", "--out", tmp_path / "run", "--minutes", 20, "--dry-run")
+    assert code == 0 and "parameters" in out and not (tmp_path / "run").exists()
+    assert call("sample", runs / "smd", "--out", tmp_path / "x.png", "--dry-run")[0] == 0 and not (tmp_path / "x.png").exists()
+    assert call("reproduce", "smd", "--dry-run")[0] == 0
+
+
+def test_a_configuration_repeats_the_run(runs: Path, tmp_path: Path) -> None:
+    assert call("train", "digits", "--out", tmp_path / "again", "--config", runs / "plain" / "config.json")[0] == 0
+    again, first = (sorted((run / "checkpoints").iterdir())[-1] for run in (tmp_path / "again", runs / "plain"))
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+
+def test_classes_are_learned_told_and_guided(tmp_path: Path) -> None:
+    assert call("train", "digits", "--out", tmp_path / "run", "--steps", 2, *TINY, "classes=true")[0] == 0
+    for more in ([], ["--label", 3], ["--guidance", 2], ["--guidance", 2, "--interval", -2, 2]):
+        assert call("sample", tmp_path / "run", "--out", tmp_path / "x.png", "--n", 2, "--steps", 2, *more)[0] == 0
+    assert "0 to 9" in refused("sample", tmp_path / "run", "--out", tmp_path / "x.png", "--label", 10)
+
+
+def test_check_cite_and_papers(runs: Path) -> None:
+    code, out, _ = call("check", runs / "smd")
+    assert code == 0 and "all whole" in out
+    assert "1437 items" in call("check", "digits")[1]
+    assert "2309.14068" in call("cite", runs / "smd")[1]
+    assert "2309.14068" not in call("cite", runs / "plain")[1]
+    assert "smd" in call("papers")[1]
+
+
+def test_points_can_be_trained_and_sampled(tmp_path: Path) -> None:
+    assert call("train", "toy:ring", "--out", tmp_path / "run", "--steps", 3, "--limit", 500)[0] == 0
+    assert call("sample", tmp_path / "run", "--out", tmp_path / "x.npy", "--n", 7)[0] == 0
+    assert np.load(tmp_path / "x.npy", allow_pickle=False).shape == (7, 2)
+    assert ".npy" in refused("sample", tmp_path / "run", "--out", tmp_path / "x.png")
