@@ -34,9 +34,7 @@ def main() -> None:
         print(f"\n== {name}: training for {options.minutes:g} minutes on {len(train)} digits")
         config = replace(softmix.preset(name, train.shape), minutes=options.minutes)
         model = softmix.train(train, config, options.out / name)
-        result = judge(
-            model.denoiser, train, held_out, title=name, steps=STEPS, sampler=sampler, n=1000, cache=cache()
-        )
+        result = judge(model.denoiser, train, held_out, title=name, steps=STEPS, sampler=sampler, n=1000, cache=cache())
         results.append(result)
         for k in STEPS:
             images = softmix.sample(model.denoiser, 16, k, sampler=sampler)

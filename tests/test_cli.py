@@ -101,10 +101,15 @@ def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp
     for sampler in ("ddim", "heun", "dpm-solver-2m"):
         err = refused("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", sampler)
         assert "mean" in err and "averaged" in err
-    assert call("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", "heun", "--average", 2)[0] == 0
+    assert (
+        call("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", "heun", "--average", 2)[0]
+        == 0
+    )
 
 
-@pytest.mark.parametrize("change", ["nothing=1", "net.nothing=1", 'batch="four"', "net.width=x", "loss.kind=Circle", "loss.m=1", "batch"])
+@pytest.mark.parametrize(
+    "change", ["nothing=1", "net.nothing=1", 'batch="four"', "net.width=x", "loss.kind=Circle", "loss.m=1", "batch"]
+)
 def test_a_wrong_change_of_the_configuration(tmp_path: Path, change: str) -> None:
     refused("train", "digits", "--out", tmp_path / "run", "--steps", 1, "--set", change)
     assert not (tmp_path / "run").exists()
@@ -137,7 +142,12 @@ def test_samples_go_to_a_grid_an_array_or_single_files(runs: Path, tmp_path: Pat
         recipe = json.loads(single.info["softmix"])
         assert recipe["seed"] == 7 and recipe["item"] == k and recipe["steps"] == 2
     assert json.loads(Image.open(tmp_path / "grid.png").info["softmix"])["n"] == 5
-    assert call("sample", runs / "smd", "--out", tmp_path / "one.npy", "--n", 1, "--first", 3, "--steps", 2, "--seed", 7)[0] == 0
+    assert (
+        call("sample", runs / "smd", "--out", tmp_path / "one.npy", "--n", 1, "--first", 3, "--steps", 2, "--seed", 7)[
+            0
+        ]
+        == 0
+    )
     one = np.load(tmp_path / "one.npy", allow_pickle=False).astype(int)
     assert np.abs(one[0] - array[3].astype(int)).max() <= 1
 
@@ -145,7 +155,10 @@ def test_samples_go_to_a_grid_an_array_or_single_files(runs: Path, tmp_path: Pat
 def test_dry_runs_write_nothing(runs: Path, tmp_path: Path) -> None:
     code, out, _ = call("train", "digits", "--out", tmp_path / "run", "--minutes", 20, "--dry-run")
     assert code == 0 and "parameters" in out and not (tmp_path / "run").exists()
-    assert call("sample", runs / "smd", "--out", tmp_path / "x.png", "--dry-run")[0] == 0 and not (tmp_path / "x.png").exists()
+    assert (
+        call("sample", runs / "smd", "--out", tmp_path / "x.png", "--dry-run")[0] == 0
+        and not (tmp_path / "x.png").exists()
+    )
     assert call("reproduce", "smd", "--dry-run")[0] == 0
 
 

@@ -1,7 +1,7 @@
 """softmix: diffusion models that believe a whole posterior, not only its mean.
 
-    model  = softmix.train(softmix.data.load("digits"), softmix.preset("smd", (1, 8, 8)), "runs/digits")
-    images = softmix.sample(model.denoiser, n=64, steps=4)
+model  = softmix.train(softmix.data.load("digits"), softmix.preset("smd", (1, 8, 8)), "runs/digits")
+images = softmix.sample(model.denoiser, n=64, steps=4)
 """
 
 from . import data, denoiser, evaluate, loss, net, posterior, process, sampler

@@ -55,7 +55,9 @@ class Rng:
     Every call of `normal`, `uniform` or `integers` advances `draws`, and nothing else does.
     """
 
-    def __init__(self, seed: int, items: int | Sequence[int] | Tensor, role: str = "", device: torch.device | str = "cpu"):
+    def __init__(
+        self, seed: int, items: int | Sequence[int] | Tensor, role: str = "", device: torch.device | str = "cpu"
+    ):
         numbers = torch.arange(items) if isinstance(items, int) else torch.as_tensor(items)
         self.device = torch.device(device)
         numbers = numbers.to(device=self.device, dtype=torch.int64)
@@ -81,7 +83,10 @@ class Rng:
     def bits(self, shape: Sequence[int]) -> Tensor:
         """Uniform 64-bit words, int64, of the given shape; shape[0] must be the number of items."""
         if not shape or shape[0] != len(self):
-            raise ValueError(f"this Rng serves {len(self)} items, but noise of shape {tuple(shape)} was asked for; its first size must be {len(self)}")
+            raise ValueError(
+                f"this Rng serves {len(self)} items, but noise of shape {tuple(shape)} was asked for; "
+                f"its first size must be {len(self)}"
+            )
         self.draws += 1
         start = _mix(self._key + _word("draw", self.draws))
         count = math.prod(shape[1:])

@@ -16,5 +16,7 @@ def column(value: Tensor | float, x: Tensor) -> Tensor:
     if value.ndim == 0:
         return value
     if value.ndim != 1 or value.shape[0] != x.shape[0]:
-        raise ValueError(f"one number per item was expected, shape [{x.shape[0]}], but the shape is {list(value.shape)}")
+        raise ValueError(
+            f"one number per item was expected, shape [{x.shape[0]}], but the shape is {list(value.shape)}"
+        )
     return value.reshape(-1, *(1,) * (x.ndim - 1))

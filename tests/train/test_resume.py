@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 
 import softmix
 from softmix.data import load as load_data
-from softmix.train import TrainingError, training
-from softmix.train.config import Run
-from softmix.train.loop import Trainer, facts_of, times
+from softmix.train import Run, Trainer, TrainingError, facts_of, training
+from softmix.train.trainer import times
 
 COMMAND = ["train", "toy:ring", "--steps", "120", "--limit", "3000", "--set", "save=20", "batch=64", "net.width=32"]
 
@@ -39,7 +38,11 @@ def weights(run: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def assert_same_bits(a: Path, b: Path) -> None:
     left, right = weights(a), weights(b)
-    assert set(left) == set(right) == {"model.safetensors", "optimizer.safetensors", "ema-0.050.safetensors", "ema-0.100.safetensors"}
+    assert (
+        set(left)
+        == set(right)
+        == {"model.safetensors", "optimizer.safetensors", "ema-0.050.safetensors", "ema-0.100.safetensors"}
+    )
     for file in left:
         assert set(left[file]) == set(right[file])
         for name, tensor in left[file].items():
@@ -54,7 +57,11 @@ def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
         process = subprocess.Popen(command(killed), env=quiet(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None:
             log = killed / "log.jsonl"
-            if log.exists() and any(json.loads(line)["step"] >= least for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")):
+            if log.exists() and any(
+                json.loads(line)["step"] >= least
+                for line in log.read_text().splitlines(keepends=True)
+                if line.endswith("\n")
+            ):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
             time.sleep(0.005)
@@ -93,7 +100,10 @@ def test_accumulation_changes_nothing_but_the_order_of_sums(tmp_path: Path) -> N
     whole = softmix.train(data, small(), tmp_path / "whole")
     config = small()
     parts = softmix.train(data, replace(config, optimiser=replace(config.optimiser, accumulate=4)), tmp_path / "parts")
-    apart = max(float((a - b).abs().max()) for a, b in zip(whole.denoiser.parameters(), parts.denoiser.parameters(), strict=True))
+    apart = max(
+        float((a - b).abs().max())
+        for a, b in zip(whole.denoiser.parameters(), parts.denoiser.parameters(), strict=True)
+    )
     # measured over 3 seeds: 1e-7 to 2e-6; other noise in one item moves weights by 1e-3
     assert 0 < apart < 2e-5
 
@@ -145,7 +155,9 @@ def test_times_are_even_over_every_stretch() -> None:
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
-def test_a_loss_that_is_not_finite_follows_the_policy(tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_follows_the_policy(
+    tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = load_data("toy:ring", limit=500)
     right = Trainer.item_loss
 
@@ -164,5 +176,7 @@ def test_a_loss_that_is_not_finite_follows_the_policy(tmp_path: Path, policy: st
         steps.append(step.step)
         notes += step.notes
     assert any("step 7: loss nan" in note for note in notes)
-    expected = [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12] if policy == "skip" else [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9, 10, 11, 12]
+    expected = (
+        [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12] if policy == "skip" else [1, 2, 3, 4, 5, 6, 5, 6, 7, 8, 9, 10, 11, 12]
+    )
     assert steps == expected

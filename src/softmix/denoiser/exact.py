@@ -33,7 +33,10 @@ class ExactMixture:
         self.eigenvalues = eigenvalues.clamp(min=0)
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> FullMixture:
-        alpha, sigma = _per_item(self.process.alpha(t), xt)[:, None, None], _per_item(self.process.sigma(t), xt)[:, None, None]
+        alpha, sigma = (
+            _per_item(self.process.alpha(t), xt)[:, None, None],
+            _per_item(self.process.sigma(t), xt)[:, None, None],
+        )
         means, vectors, spread = self.means.to(xt), self.vectors.to(xt), self.eigenvalues.to(xt)
         total = alpha**2 * spread + sigma**2
         offset = torch.einsum("bkd,kde->bke", xt.flatten(1)[:, None] - alpha * means, vectors)

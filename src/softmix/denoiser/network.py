@@ -53,9 +53,24 @@ class Network(nn.Module):
     data_sd : the standard deviation of x0. The input is scaled by 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
     """
 
-    def __init__(self, process: Gaussian, net: NetSpec, head: HeadSpec, shape: tuple[int, ...], classes: int = 0, output: Output = "v", data_sd: float = 1.0):
+    def __init__(
+        self,
+        process: Gaussian,
+        net: NetSpec,
+        head: HeadSpec,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        output: Output = "v",
+        data_sd: float = 1.0,
+    ):
         super().__init__()
-        self.process, self.shape, self.classes, self.output, self.data_sd = process, tuple(shape), classes, output, data_sd
+        self.process, self.shape, self.classes, self.output, self.data_sd = (
+            process,
+            tuple(shape),
+            classes,
+            output,
+            data_sd,
+        )
         self.net = net.build(shape[0], head.channels(shape[0]), classes)
         self.head = head.build(self.net, net, self.shape)
 

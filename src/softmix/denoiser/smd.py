@@ -65,7 +65,11 @@ class _Soft(nn.Module):
         width = entering[1] if self.tokens else entering[0]
         self.size = () if len(entering) == 1 else entering[:1] if self.tokens else entering[1:]
         self.local = spec.local if self.size else 0
-        self.g = nn.Sequential(nn.Linear(spec.latent + width + net.embed_width, net.embed_width), nn.SiLU(), nn.Linear(net.embed_width, net.embed_width))
+        self.g = nn.Sequential(
+            nn.Linear(spec.latent + width + net.embed_width, net.embed_width),
+            nn.SiLU(),
+            nn.Linear(net.embed_width, net.embed_width),
+        )
         self.f = nn.Linear(net.embed_width, net.embed_width)
         self.off = nn.Parameter(torch.zeros(net.embed_width))
         if self.local:
@@ -146,7 +150,11 @@ class _Hyper(nn.Module):
 class _Published(nn.Module):
     def __init__(self, latent: int, net: Net, spec: NetSpec, shape: tuple[int, ...]):
         super().__init__()
-        small = replace(spec, width=max(spec.width // 4, 8), depth=1) if not isinstance(spec, MLPSpec) else replace(spec, width=max(spec.width // 4, 8), depth=2)
+        small = (
+            replace(spec, width=max(spec.width // 4, 8), depth=1)
+            if not isinstance(spec, MLPSpec)
+            else replace(spec, width=max(spec.width // 4, 8), depth=2)
+        )
         self.g = small.build(2 * shape[0], shape[0])
         self.z = nn.Linear(self.g.width, latent)
         self.first, self.last = _Hyper(net.width, latent), _Hyper(net.width, latent)

@@ -86,7 +86,9 @@ def _level(
         label = cond[start : start + batch] if cond is not None else None
         noised = denoiser.process.noise(part, t, rng.child("noise"), label)
         posterior = denoiser(noised.xt, t, label)
-        varied = spread(posterior.draws(m, rng)) if isinstance(posterior, Implicit | HasVariance) else torch.zeros(len(part))
+        varied = (
+            spread(posterior.draws(m, rng)) if isinstance(posterior, Implicit | HasVariance) else torch.zeros(len(part))
+        )
         spreads += float(varied.sum())
         if oracle is not None:
             var = need(oracle(noised.xt, t, label), HasVariance, "the spread's oracle").var

@@ -69,7 +69,16 @@ def features_for(data: Data, cache: Path | None) -> Features:
     return pixel_features(data.x0(slice(0, 20000)))
 
 
-def compare(name: str, fake: Tensor, train: Data, held_out: Data, features: Features, *, seed: int = 0, labels: Tensor | None = None) -> dict[str, float]:
+def compare(
+    name: str,
+    fake: Tensor,
+    train: Data,
+    held_out: Data,
+    features: Features,
+    *,
+    seed: int = 0,
+    labels: Tensor | None = None,
+) -> dict[str, float]:
     """Every distance between samples and held-out data. Fewer of the two decides the count for coverage."""
     real = held_out.x0()
     f_real, f_fake = features(real), features(fake)
@@ -138,8 +147,15 @@ def judge(
     some = held_out.x0(slice(0, 512)).to(device)
     labels = held_out.labels[:512].to(device) if classes and held_out.labels is not None else None
     found = carried(denoiser, some, cond=labels)
-    about = {"features": features.name, "samples": f"{n} against {count} held-out", "sampler": traits(sampler).name, "seed": str(seed)}
-    return Evaluation(title, (facts or {}) | about, tuple(rows), found if sum(found.spread) > 0 else None, tuple(pictures))
+    about = {
+        "features": features.name,
+        "samples": f"{n} against {count} held-out",
+        "sampler": traits(sampler).name,
+        "seed": str(seed),
+    }
+    return Evaluation(
+        title, (facts or {}) | about, tuple(rows), found if sum(found.spread) > 0 else None, tuple(pictures)
+    )
 
 
 def _nearest(fake: Tensor, train: Data) -> Tensor:

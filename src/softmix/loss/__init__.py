@@ -15,4 +15,18 @@ from .weight import WEIGHTS, Weight, weight
 LOSSES = (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
 LossSpec = Square | PublishedSquare | Energy | Importance | Likelihood
 
-__all__ = ["LOSSES", "WEIGHTS", "Energy", "Importance", "Likelihood", "Loss", "LossSpec", "PublishedSquare", "Square", "Weight", "gain", "mixture_pays", "weight"]
+__all__ = [
+    "LOSSES",
+    "WEIGHTS",
+    "Energy",
+    "Importance",
+    "Likelihood",
+    "Loss",
+    "LossSpec",
+    "PublishedSquare",
+    "Square",
+    "Weight",
+    "gain",
+    "mixture_pays",
+    "weight",
+]

@@ -45,7 +45,9 @@ class Energy:
 
     def __post_init__(self) -> None:
         if self.m < 2 or not 0 < self.beta <= 2:
-            raise ValueError(f"the energy score needs m >= 2 draws and 0 < beta <= 2; found m = {self.m}, beta = {self.beta}")
+            raise ValueError(
+                f"the energy score needs m >= 2 draws and 0 < beta <= 2; found m = {self.m}, beta = {self.beta}"
+            )
 
     @property
     def proper(self) -> bool:

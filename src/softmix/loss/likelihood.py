@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..posterior import HasDensity, Mixture, Normal, Posterior, need
 from ..posterior.normal import gaussian_log_prob
-from ..process import VP, VE, Flow, Noised
+from ..process import VE, VP, Flow, Noised
 from ..rng import Rng
 from ..shape import column
 
@@ -47,7 +47,9 @@ class Likelihood:
         if not isinstance(posterior, Normal | Mixture):
             raise TypeError(f"the likelihood needs a Normal or Mixture head, and {type(posterior).__name__} was found")
         var = step_variance(self.process, noised.t, self.ratio).to(noised.x0)
-        y = noised.x0 + column(var.sqrt(), noised.x0) * rng.normal(noised.x0.shape, noised.x0.dtype).to(noised.x0.device)
+        y = noised.x0 + column(var.sqrt(), noised.x0) * rng.normal(noised.x0.shape, noised.x0.dtype).to(
+            noised.x0.device
+        )
         return -posterior.blurred(var).log_prob(y) / math.prod(noised.x0.shape[1:])
 
 
@@ -75,7 +77,9 @@ class Importance:
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
         var = step_variance(self.process, noised.t, self.ratio).to(noised.x0)
-        y = noised.x0 + column(var.sqrt(), noised.x0) * rng.normal(noised.x0.shape, noised.x0.dtype).to(noised.x0.device)
+        y = noised.x0 + column(var.sqrt(), noised.x0) * rng.normal(noised.x0.shape, noised.x0.dtype).to(
+            noised.x0.device
+        )
         draws = posterior.draws(self.k, rng)
         total = column(var + self.tau**2, noised.x0)
         each = gaussian_log_prob(y[None], draws, total.expand_as(draws), noised.x0.ndim - 1) / self.temper

@@ -12,4 +12,4 @@ from .unet import UNet, UNetSpec
 
 NetSpec = MLPSpec | UNetSpec | DiTSpec
 
-__all__ = ["DiT", "DiTSpec", "Embedding", "MLP", "MLPSpec", "Net", "NetSpec", "UNet", "UNetSpec"]
+__all__ = ["MLP", "DiT", "DiTSpec", "Embedding", "MLPSpec", "Net", "NetSpec", "UNet", "UNetSpec"]

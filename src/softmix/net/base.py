@@ -33,7 +33,9 @@ class Embedding(nn.Module):
         if self.classes is None:
             return out
         known = self.classes.num_embeddings - 1
-        label = torch.full_like(logsnr, known, dtype=torch.long) if label is None else torch.where(label < 0, known, label)
+        label = (
+            torch.full_like(logsnr, known, dtype=torch.long) if label is None else torch.where(label < 0, known, label)
+        )
         return out + self.classes(label)
 
 

@@ -53,7 +53,9 @@ class Problem:
         """The law of x_t, flattened: sum_k w_k N(alpha mu_k, alpha^2 S_k + sigma^2 I)."""
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         total = alpha**2 * self.law.covariances + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64)
-        return Mixture(f"{self.law.name} at {t}", self.law.weights, alpha * self.law.means, torch.linalg.cholesky(total))
+        return Mixture(
+            f"{self.law.name} at {t}", self.law.weights, alpha * self.law.means, torch.linalg.cholesky(total)
+        )
 
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         """The probability-flow ODE's map from time t to time s, exactly: for one Gaussian, or in one dimension.

@@ -11,7 +11,8 @@ from ..process import Gaussian
 
 
 def gaussian_flow(process: Gaussian, mean: Tensor, covariance: Tensor, x: Tensor, t: float, s: float) -> Tensor:
-    """x_s = alpha_s m + U diag(psi) U^T (x_t - alpha_t m), psi = sqrt((alpha_s^2 l + sigma_s^2) / (alpha_t^2 l + sigma_t^2))
+    """x_s = alpha_s m + U diag(psi) U^T (x_t - alpha_t m),
+    psi = sqrt((alpha_s^2 l + sigma_s^2) / (alpha_t^2 l + sigma_t^2)),
 
     for x0 ~ N(m, U diag(l) U^T). mean [D], covariance [D, D], x [B, D] at time t; the result at time s.
     """

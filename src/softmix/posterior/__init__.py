@@ -11,4 +11,17 @@ from .mixture import FullMixture, Mixture
 from .normal import Normal
 from .point import Point
 
-__all__ = ["Empirical", "FullMixture", "HasDensity", "HasMean", "HasVariance", "Implicit", "ImplicitMean", "Mixture", "Normal", "Point", "Posterior", "need"]
+__all__ = [
+    "Empirical",
+    "FullMixture",
+    "HasDensity",
+    "HasMean",
+    "HasVariance",
+    "Implicit",
+    "ImplicitMean",
+    "Mixture",
+    "Normal",
+    "Point",
+    "Posterior",
+    "need",
+]

@@ -52,9 +52,11 @@ class HasDensity(Posterior):
 Ability = TypeVar("Ability", bound=Posterior)
 
 _REMEDY: dict[type, str] = {
-    HasMean: "Wrap the denoiser in `softmix.denoiser.averaged(n)`, which takes the mean of n draws, give the model a mean head, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
+    HasMean: "Wrap the denoiser in `softmix.denoiser.averaged(n)` (--average n), which takes the mean of n draws, "
+    "give the model a mean head, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
     HasVariance: "Use a Normal or Mixture head, or an exact denoiser.",
-    HasDensity: "Use a Normal or Mixture head: a posterior that is only drawn from has no density; train it with the energy score instead.",
+    HasDensity: "Use a Normal or Mixture head: a posterior that is only drawn from has no density; "
+    "train it with the energy score instead.",
 }
 
 

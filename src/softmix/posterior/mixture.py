@@ -28,7 +28,10 @@ class Mixture(HasVariance, HasDensity):
 
     def __init__(self, log_weights: Tensor, means: Tensor, var: Tensor):
         if log_weights.ndim not in (2, means.ndim) or log_weights.shape[:2] != means.shape[:2]:
-            raise ValueError(f"weights of shape {list(log_weights.shape)} do not fit means of shape {list(means.shape)}: give [B, K], or [B, K, 1, H, W] for a mixture per pixel")
+            raise ValueError(
+                f"weights of shape {list(log_weights.shape)} do not fit means of shape {list(means.shape)}: "
+                "give [B, K], or [B, K, 1, H, W] for a mixture per pixel"
+            )
         self._per_pixel = log_weights.ndim == means.ndim > 2
         self._log_weights = log_weights.log_softmax(1)
         self._means, self._var = means, var.expand_as(means)
@@ -64,12 +67,16 @@ class Mixture(HasVariance, HasDensity):
         if not self._per_pixel:
             each = gaussian_log_prob(x0[:, None], self._means, self._var, x0.ndim - 1)
             return torch.logsumexp(self._log_weights + each, 1)
-        each = -0.5 * ((x0[:, None] - self._means) ** 2 / self._var + (2 * torch.pi * self._var).log()).sum(2, keepdim=True)
+        each = -0.5 * ((x0[:, None] - self._means) ** 2 / self._var + (2 * torch.pi * self._var).log()).sum(
+            2, keepdim=True
+        )
         return torch.logsumexp(self._log_weights + each, 1).flatten(1).sum(1)
 
     def blurred(self, var: Tensor) -> Mixture:
         """The law of x0 + N(0, var I); var is a number per item, [B]."""
-        return Mixture(self._log_weights, self._means, self._var + var.to(self._var).reshape(-1, *(1,) * (self._means.ndim - 1)))
+        return Mixture(
+            self._log_weights, self._means, self._var + var.to(self._var).reshape(-1, *(1,) * (self._means.ndim - 1))
+        )
 
 
 class FullMixture(HasVariance, HasDensity):
@@ -94,7 +101,11 @@ class FullMixture(HasVariance, HasDensity):
     def var(self) -> Tensor:
         own = (self._factors**2).sum(-1)
         mean = self.mean.flatten(1)
-        return (self._log_weights.exp()[..., None] * (own + (self._means - mean[:, None]) ** 2)).sum(1).reshape(-1, *self._shape)
+        return (
+            (self._log_weights.exp()[..., None] * (own + (self._means - mean[:, None]) ** 2))
+            .sum(1)
+            .reshape(-1, *self._shape)
+        )
 
     @property
     def covariance(self) -> Tensor:

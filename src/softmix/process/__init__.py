@@ -12,4 +12,17 @@ from .noised import Noised, Process
 PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow())
 GRIDS = (uniform, uniform_logsnr, karras, trailing)
 
-__all__ = ["GRIDS", "PROCESSES", "VE", "VP", "Flow", "Gaussian", "Noised", "Process", "karras", "trailing", "uniform", "uniform_logsnr"]
+__all__ = [
+    "GRIDS",
+    "PROCESSES",
+    "VE",
+    "VP",
+    "Flow",
+    "Gaussian",
+    "Noised",
+    "Process",
+    "karras",
+    "trailing",
+    "uniform",
+    "uniform_logsnr",
+]

@@ -65,7 +65,16 @@ class Gaussian(ABC):
         z = rng.normal(shape)
         return column(self.sigma(1.0), z) * z
 
-    def bridge(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, rng: Rng, cond: Tensor | None = None, eta: float = 1.0) -> Tensor:
+    def bridge(
+        self,
+        xt: Tensor,
+        x0: Tensor,
+        t: Tensor | float,
+        s: Tensor | float,
+        rng: Rng,
+        cond: Tensor | None = None,
+        eta: float = 1.0,
+    ) -> Tensor:
         """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) z_hat + eta sqrt(v) z,  z_hat = (x_t - alpha_t x_0) / sigma_t.
 
         v = sigma_s^2 (1 - snr(t)/snr(s)) is the variance of q(x_s | x_t, x_0). With eta = 1 this is that
@@ -111,7 +120,9 @@ class VP(Gaussian):
         return self._noise_share(_real(t)).sqrt()
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        share = (torch.sigmoid(-_real(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))).clamp(max=1)
+        share = (torch.sigmoid(-_real(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))).clamp(
+            max=1
+        )
         if self.schedule == "cosine":
             return share.sqrt().asin() * (2 / math.pi)
         if self.schedule == "linear":

@@ -38,7 +38,16 @@ class Process(Protocol):
         """A draw of x_1 where nothing is known of x_0."""
         ...
 
-    def bridge(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, rng: Rng, cond: Tensor | None = None, eta: float = 1.0) -> Tensor:
+    def bridge(
+        self,
+        xt: Tensor,
+        x0: Tensor,
+        t: Tensor | float,
+        s: Tensor | float,
+        rng: Rng,
+        cond: Tensor | None = None,
+        eta: float = 1.0,
+    ) -> Tensor:
         """A draw of q(x_s | x_t, x_0) for s < t."""
         ...
 

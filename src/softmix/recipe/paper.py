@@ -38,7 +38,8 @@ class Paper:
         """An entry for a bibliography."""
         return (
             f"@article{{{self.name}{self.year},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
-            f"  journal = {{{self.venue}}},\n  year = {{{self.year}}},\n  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
+            f"  journal = {{{self.venue}}},\n  year = {{{self.year}}},\n"
+            f"  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
         )
 
 
@@ -71,13 +72,23 @@ class Verdict:
         """The rows as text: one line for each name, one column for each metric."""
         metrics = list(dict.fromkeys(row.metric for row in self.rows))
         names = list(dict.fromkeys((row.role, row.name) for row in self.rows))
-        cells = {(row.name, row.metric): f"{row.value:.3f}" + (f"±{row.spread:.3f}" if row.seeds > 1 else "") for row in self.rows}
-        lines = [["", "", *metrics]] + [[role, name, *(cells.get((name, metric), "") for metric in metrics)] for role, name in names]
+        cells = {
+            (row.name, row.metric): f"{row.value:.3f}" + (f"±{row.spread:.3f}" if row.seeds > 1 else "")
+            for row in self.rows
+        }
+        lines = [["", "", *metrics]] + [
+            [role, name, *(cells.get((name, metric), "") for metric in metrics)] for role, name in names
+        ]
         return align(lines)
 
     def save(self, path: Path) -> None:
         """verdict.json: claim, verdict, why, rows, and the machine."""
-        machine = {"softmix": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(), "processor": platform.machine()}
+        machine = {
+            "softmix": __version__,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "processor": platform.machine(),
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self) | {"machine": machine}, indent=2) + "\n")
 
@@ -85,4 +96,9 @@ class Verdict:
 def align(lines: Sequence[Sequence[str]]) -> str:
     """Cells in columns: the first two to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -30,8 +30,7 @@ from ..posterior import FullMixture, Implicit, Posterior
 from ..process import VP, Noised
 from ..rng import Rng
 from ..sampler import sample
-from ..train import Config, Optimiser, Run, facts_of
-from ..train.loop import Trainer, build
+from ..train import Config, Optimiser, Run, Trainer, build, facts_of
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
 PAPER = Paper(
@@ -41,9 +40,13 @@ PAPER = Paper(
     venue="ICLR",
     year=2024,
     arxiv="2309.14068",
-    claim="A denoising step that is one Gaussian is a bottleneck; a soft mixture over a latent removes it, most of all at few steps.",
+    claim="A denoising step that is one Gaussian is a bottleneck; a soft mixture over a latent removes it, "
+    "most of all at few steps.",
 )
-FOUND = "holds in part: few steps need a mixture, and proper losses learn it; the published loss does not (its latent is ignored)."
+FOUND = (
+    "holds in part: few steps need a mixture, and proper losses learn it; "
+    "the published loss does not, its latent is ignored"
+)
 
 STEPS = (1, 2, 4, 8)
 NET = MLPSpec(width=96, depth=3)
@@ -73,7 +76,12 @@ def silent(denoiser: Denoiser) -> Denoiser:
         posterior = denoiser(xt, t, cond)
         assert isinstance(posterior, Implicit)
         found = _silenced(posterior)
-        return FullMixture(xt.new_zeros(len(xt), 1), found.mean[:, None], xt.new_zeros(1, 1, xt.shape[1], xt.shape[1]), tuple(xt.shape[1:]))
+        return FullMixture(
+            xt.new_zeros(len(xt), 1),
+            found.mean[:, None],
+            xt.new_zeros(1, 1, xt.shape[1], xt.shape[1]),
+            tuple(xt.shape[1:]),
+        )
 
     return Wrapped(denoiser, call)
 
@@ -90,7 +98,9 @@ class Variant:
 _ENERGY = Energy(beta=0.5, m=4, weight="snr-half", mean=0.0)
 VARIANTS = (
     Variant("plain", "baseline", {"head": PointHead(), "loss": Square()}),
-    Variant("plain, SMD's parameters", "control", {"head": PointHead(), "loss": Square(), "net": replace(NET, width=128)}),
+    Variant(
+        "plain, SMD's parameters", "control", {"head": PointHead(), "loss": Square(), "net": replace(NET, width=128)}
+    ),
     Variant("SMD as published", "control", {"head": PublishedSMD(latent=32), "loss": PublishedSquare()}),
     Variant("SMD, eta = 0", "control", {"head": SOFT, "loss": Silent()}),
     Variant("SMD, energy score", "ours", {"head": SOFT, "loss": _ENERGY}),
@@ -100,7 +110,14 @@ VARIANTS = (
 
 def config(variant: Variant, steps: int, seed: int) -> Config:
     """The configuration of one training."""
-    base = Config(net=NET, steps=steps, batch=256, seed=seed, precision="fp32", optimiser=Optimiser(rate=2e-3, warmup=100, decay=0.6))
+    base = Config(
+        net=NET,
+        steps=steps,
+        batch=256,
+        seed=seed,
+        precision="fp32",
+        optimiser=Optimiser(rate=2e-3, warmup=100, decay=0.6),
+    )
     return replace(base, **variant.change)  # type: ignore[arg-type]
 
 
@@ -136,12 +153,16 @@ def point(denoiser: Denoiser) -> Denoiser:
 def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float]:
     """good, tv and sw at each number of steps, and rho against the exact spread."""
     law = toys.grid()
-    found = {}
+    found: dict[str, float] = {}
     real = law.sample(n, Rng(seed, n, "real"))
     for k in STEPS:
         x = sample(denoiser, n, k, shape=(2,), seed=seed, batch=n).double()
         modes = mode_statistics(x, law.means, 0.05)
-        found |= {f"good@{k}": modes.good, f"tv@{k}": modes.total_variation, f"sw@{k}": sliced_wasserstein(real, x, projections=64, seed=0)}
+        found |= {
+            f"good@{k}": modes.good,
+            f"tv@{k}": modes.total_variation,
+            f"sw@{k}": sliced_wasserstein(real, x, projections=64, seed=0),
+        }
     if rho:
         some = law.sample(1024, Rng(seed, 1024, "held out")).float()
         found["rho"] = carried(denoiser, some, oracle=oracle(), m=32, seed=seed).total
@@ -175,7 +196,9 @@ def run(scale: Scale, say: Callable[[str], None]) -> Verdict:
         exact = {
             ("exact posterior", "oracle"): [measure(oracle(), seed, n, True) for seed in seeds],
             ("exact, mean only", "control"): [measure(point(oracle()), seed, n, False) for seed in seeds],
-            ("exact, best Gaussian, one variance", "control"): [measure(best_gaussian(False), seed, n, False) for seed in seeds],
+            ("exact, best Gaussian, one variance", "control"): [
+                measure(best_gaussian(False), seed, n, False) for seed in seeds
+            ],
             ("exact, best Gaussian, full", "control"): [measure(best_gaussian(True), seed, n, False) for seed in seeds],
         }
         found: dict[tuple[str, Role], list[dict[str, float]]] = dict(exact)  # type: ignore[arg-type]
@@ -199,14 +222,26 @@ def _judged(rows: Sequence[VerdictRow], seconds: float) -> Verdict:
     value = {(row.name, row.metric): row.value for row in rows}
     published, plain, energy = "SMD as published", "plain", "SMD, energy score"
     apart = max(abs(value[published, f"sw@{k}"] - value[plain, f"sw@{k}"]) for k in STEPS)
-    gaussian = max(v for (name, metric), v in value.items() if metric == "good@4" and ("Gaussian" in name or name in ("plain", "plain, SMD's parameters", "exact, mean only", "SMD, eta = 0")))
-    best = max((name for name, _ in value if name in (energy, "explicit mixture")), key=lambda name: value[name, "good@4"])
+    gaussian = max(
+        v
+        for (name, metric), v in value.items()
+        if metric == "good@4"
+        and ("Gaussian" in name or name in ("plain", "plain, SMD's parameters", "exact, mean only", "SMD, eta = 0"))
+    )
+    best = max(
+        (name for name, _ in value if name in (energy, "explicit mixture")), key=lambda name: value[name, "good@4"]
+    )
     found = {
         f"the published loss collapses (rho {value[published, 'rho']:.3f}, below 0.02)": value[published, "rho"] < 0.02,
         f"and equals plain diffusion (sliced Wasserstein at most {apart:.3f} apart, below 0.05)": apart < 0.05,
-        f"the energy score carries the spread (rho {value[energy, 'rho']:.2f}, in 0.85 to 1.15)": 0.85 <= value[energy, "rho"] <= 1.15,
-        f"at 4 steps a proper loss ({best}) has {value[best, 'good@4']:.3f} of its samples at a mode (at least 0.95) and a mode TV of {value[best, 'tv@4']:.3f} (at most 0.06)": value[best, "good@4"] >= 0.95
-        and value[best, "tv@4"] <= 0.06,
+        f"the energy score carries the spread (rho {value[energy, 'rho']:.2f}, in 0.85 to 1.15)": 0.85
+        <= value[energy, "rho"]
+        <= 1.15,
+        f"at 4 steps {best} has {value[best, 'good@4']:.3f} of its samples at a mode (at least 0.95)": value[
+            best, "good@4"
+        ]
+        >= 0.95,
+        f"and a mode TV of {value[best, 'tv@4']:.3f} (at most 0.06)": value[best, "tv@4"] <= 0.06,
         f"where no single Gaussian passes 0.55 (best {gaussian:.3f})": gaussian <= 0.55,
     }
     why = "; ".join(("" if true else "NOT: ") + text for text, true in found.items())

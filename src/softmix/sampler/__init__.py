@@ -15,4 +15,18 @@ from .walk import ancestral, ddim
 SAMPLERS: Sequence[Sampler] = (ancestral, ddim, heun, dpm_solver_2m)
 BY_NAME = {traits(each).name: each for each in SAMPLERS}
 
-__all__ = ["BY_NAME", "SAMPLERS", "Ask", "Sampler", "Step", "Traits", "ancestral", "ddim", "dpm_solver_2m", "drive", "heun", "sample", "traits"]
+__all__ = [
+    "BY_NAME",
+    "SAMPLERS",
+    "Ask",
+    "Sampler",
+    "Step",
+    "Traits",
+    "ancestral",
+    "ddim",
+    "dpm_solver_2m",
+    "drive",
+    "heun",
+    "sample",
+    "traits",
+]

@@ -38,7 +38,9 @@ def _answer(denoiser: Denoiser, ask: Ask, cond: Tensor | None) -> Posterior:
     return denoiser(ask.x, ask.t, cond)
 
 
-def drive(denoiser: Denoiser, sampler: Sampler, x: Tensor, grid: Tensor, rng: Rng, cond: Tensor | None = None) -> Generator[Step, None, Tensor]:
+def drive(
+    denoiser: Denoiser, sampler: Sampler, x: Tensor, grid: Tensor, rng: Rng, cond: Tensor | None = None
+) -> Generator[Step, None, Tensor]:
     """Runs a sampler from x at grid[0] to grid[-1], yielding each step; its value is the final x.
 
     x and the grid come from the caller: a start that is no pure noise needs nothing else.

@@ -14,7 +14,9 @@ from .contract import Ask, declare
 
 
 @declare("ancestral", order=None, needs=Posterior)
-def ancestral(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0) -> Generator[Ask, Posterior, Tensor]:
+def ancestral(
+    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
+) -> Generator[Ask, Posterior, Tensor]:
     """x_s ~ q(x_s | x_t, x0) with x0 drawn from the posterior.
 
     If the posterior is the true one, every marginal is exact for any number of steps, one included, and

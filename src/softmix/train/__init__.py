@@ -10,8 +10,9 @@ from tqdm import tqdm
 from ..data import Data
 from .config import MODELS, Config, Facts, Optimiser, Run, Times, preset
 from .ema import Ema
-from .loop import TrainingError, TrainStep, build, facts_of, find_device, training
+from .loop import TrainStep, training
 from .model import Model, RunError, load, read_run
+from .trainer import Trainer, TrainingError, build, facts_of, find_device
 
 
 def train(data: Data, config: Config, out: str | Path, say: Callable[[str], None] = tqdm.write) -> Model:
@@ -42,6 +43,7 @@ __all__ = [
     "RunError",
     "Times",
     "TrainStep",
+    "Trainer",
     "TrainingError",
     "build",
     "facts_of",

@@ -115,7 +115,11 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     if model == "published":
         return replace(base, head=PublishedSMD(), loss=PublishedSquare())
     if model == "mixture":
-        return replace(base, head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"), loss=Likelihood(0.5 if len(shape) > 1 else 0.9))
+        return replace(
+            base,
+            head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"),
+            loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
+        )
     if model == "normal":
         return replace(base, head=NormalHead(), loss=Likelihood())
     return base

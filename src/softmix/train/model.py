@@ -12,7 +12,7 @@ from ..process import Gaussian
 from . import checkpoint
 from .config import Config, Facts, Run
 from .ema import name_of
-from .loop import build
+from .trainer import build
 
 
 class RunError(RuntimeError):
@@ -40,7 +40,9 @@ def read_run(folder: str | Path) -> Run:
     """The config.json of a run folder. Raises RunError with a sentence."""
     place = Path(folder) / "config.json"
     if not place.is_file():
-        raise RunError(f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made")
+        raise RunError(
+            f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made"
+        )
     try:
         return loads(Run, place.read_text())
     except (ConfigError, OSError, UnicodeDecodeError) as error:
@@ -69,4 +71,12 @@ def load(folder: str | Path, weights: str | None = None) -> Model:
         warnings.warn(sentence, stacklevel=2)
     network = build(run)
     network.load_state_dict(found.tensors[wanted])
-    return Model(network.eval().requires_grad_(False), run.config, run.facts, Path(folder), found.step, wanted, tuple(found.damaged))
+    return Model(
+        network.eval().requires_grad_(False),
+        run.config,
+        run.facts,
+        Path(folder),
+        found.step,
+        wanted,
+        tuple(found.damaged),
+    )

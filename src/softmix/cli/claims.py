@@ -1,0 +1,62 @@
+"""The command line: `softmix reproduce`, `papers` and `cite`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from .common import UsageError, uses
+
+
+def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = False, dry_run: bool = False) -> None:
+    """Run a paper's claim against its baseline and a control, and print the verdict.
+
+    Args:
+        paper: a name from `softmix papers`.
+        out: a folder for verdict.json and pictures.
+        quick: under two minutes on two cores; else what the claim deserves.
+        dry_run: show the claim and run nothing.
+    """
+    from ..recipe import PAPERS, Scale
+
+    if paper not in PAPERS:
+        raise UsageError(f"there is no paper {paper!r}; softmix has {', '.join(PAPERS)} (see `softmix papers`)")
+    module = PAPERS[paper]
+    print(
+        f"{module.PAPER.title} ({module.PAPER.venue} {module.PAPER.year}, arXiv {module.PAPER.arxiv})\n"
+        f"claim: {module.PAPER.claim}\n"
+    )
+    if dry_run:
+        return
+    verdict = module.run(Scale.quick if quick else Scale.full, print)
+    print(f"\n{verdict.table()}\n\n{verdict.verdict}: {verdict.why}\n({verdict.seconds:.0f} s)")
+    if out is not None:
+        verdict.save(out / "verdict.json")
+        print(f"wrote {out / 'verdict.json'}")
+
+
+def papers() -> None:
+    """The papers that softmix runs, their claims, and the verdicts."""
+    from ..recipe import PAPERS
+
+    for name, module in PAPERS.items():
+        print(
+            f"{name:10s} {module.PAPER.title} ({module.PAPER.venue} {module.PAPER.year})\n"
+            f"{'':10s} claim: {module.PAPER.claim}\n{'':10s} found: {module.FOUND}"
+        )
+
+
+def cite(run: Positional[Path], /) -> None:
+    """BibTeX of what a run used.
+
+    Args:
+        run: a run folder.
+    """
+    from ..recipe import PAPERS
+    from ..train import read_run
+
+    config = read_run(run).config
+    for module in PAPERS.values():
+        if uses(config, module.PAPER.name):
+            print(module.PAPER.bibtex())

@@ -1,0 +1,56 @@
+"""The command line: what several verbs need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..sampler import Sampler
+    from ..train import Config, Model
+
+ModelName = Literal["smd", "plain", "published", "mixture", "normal"]
+SamplerName = Literal["ancestral", "ddim", "heun", "dpm-solver-2m"]
+
+
+class UsageError(Exception):
+    """A user's mistake: a sentence, and exit code 2."""
+
+
+def cache() -> Path:
+    """Where classifiers for features are kept: $SOFTMIX_CACHE, or softmix in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SOFTMIX_CACHE") or Path(home) / "softmix")
+
+
+def load_data(source: str, **options: Any) -> Data:
+    from ..data import load
+
+    items = load(source, **options)
+    if not len(items):
+        raise UsageError(f"{source} has no items")
+    return items
+
+
+def prepared(run: Path, sampler: SamplerName | None, weights: str | None, average: int) -> tuple[Model, Any, Sampler]:
+    """The model, its denoiser as asked for, and the sampler that suits it."""
+    from ..denoiser import averaged
+    from ..sampler import BY_NAME
+    from ..train import load
+
+    model = load(run, weights)
+    suits = "ddim" if type(model.config.head).__name__ == "PointHead" else "ancestral"
+    denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
+    return model, denoiser, BY_NAME[sampler or suits]
+
+
+def positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"--{name} {value} was asked for; it must be at least 1")
+
+
+def uses(config: Config, paper: str) -> bool:
+    return paper == "smd" and type(config.head).__name__ in ("SoftHead", "PublishedSMD")

@@ -1,0 +1,148 @@
+"""The command line: `softmix sample`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+from .common import SamplerName, UsageError, positive, prepared
+
+if TYPE_CHECKING:
+    from ..sampler import Sampler
+    from ..train import Model
+
+
+def sample(
+    run: Positional[Path],
+    /,
+    out: Path,
+    n: int = 64,
+    steps: int = 4,
+    sampler: SamplerName | None = None,
+    seed: int = 0,
+    label: int | None = None,
+    guidance: float = 1.0,
+    interval: tuple[float, float] | None = None,
+    weights: str | None = None,
+    average: int = 0,
+    first: int = 0,
+    dry_run: bool = False,
+) -> None:
+    """Draw images from a trained model.
+
+    Args:
+        run: a run folder.
+        out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
+        n: how many.
+        steps: evaluations of the network, at least 1.
+        sampler: ancestral by default for a model that draws, ddim for one that knows the mean only.
+        seed: image k depends on the seed and k alone.
+        label: a class, for a model trained with classes.
+        guidance: classifier-free guidance; 1 is none.
+        interval: guide only between these logsnr.
+        weights: model, or an average such as ema-0.100.
+        average: take the mean of this many draws, for samplers that need a mean.
+        first: number of the first image: --first 10 --n 1 is the eleventh image of a longer run.
+        dry_run: say what would be done.
+    """
+    from tqdm import tqdm
+
+    from ..sampler import sample as draw
+    from ..train import find_device
+
+    model, denoiser, chosen = prepared(run, sampler, weights, average)
+    positive(n=n, steps=steps)
+    labels = _labels(model, label, n)
+    denoiser = _guided(denoiser, guidance, interval, labels is not None)
+    recipe = {
+        "run": model.path.name,
+        "step": model.step,
+        "weights": model.weights,
+        "data": model.facts.data,
+        "fingerprint": model.facts.fingerprint,
+        "n": n,
+        "steps": steps,
+        "sampler": _name(chosen),
+        "seed": seed,
+        "first": first,
+        "label": label,
+        "guidance": guidance,
+        "interval": interval,
+        "average": average,
+        "softmix": model.facts.version,
+    }
+    if dry_run:
+        print(json.dumps(recipe, indent=2))
+        return
+    device = find_device()
+    model.denoiser.to(device)
+    with tqdm(total=steps * -(-n // 256), unit="evaluation", disable=None) as bar:
+        x = draw(
+            denoiser,
+            n,
+            steps,
+            sampler=chosen,
+            seed=seed,
+            cond=labels,
+            first=first,
+            device=device,
+            look=lambda step: bar.update(1) and None,
+        )
+    _write(x.cpu(), out, recipe, image=len(model.facts.shape) == 3)
+
+
+def _name(sampler: Sampler) -> str:
+    from ..sampler import traits
+
+    return traits(sampler).name
+
+
+def _labels(model: Model, label: int | None, n: int) -> Any:
+    import torch
+
+    classes = model.denoiser.classes
+    if label is not None and not 0 <= label < classes:
+        known = (
+            f"0 to {classes - 1} ({', '.join(model.facts.class_names)})" if classes else "none: it was trained without"
+        )
+        raise UsageError(f"--label {label} was asked for; the classes of this model are {known}")
+    if not classes:
+        return None
+    return torch.full((n,), label) if label is not None else torch.arange(n) % classes
+
+
+def _guided(denoiser: Any, guidance: float, interval: tuple[float, float] | None, told: bool) -> Any:
+    from ..denoiser import guided, within
+
+    if guidance == 1.0:
+        return denoiser
+    if not told:
+        raise UsageError("--guidance needs a model that was trained with classes (--set classes=true)")
+    wrap = guided(guidance)
+    return (within(*interval, wrap) if interval else wrap)(denoiser)
+
+
+def _write(x: Any, out: Path, recipe: dict[str, object], image: bool) -> None:
+    """Samples to a grid, an array or single files."""
+    import numpy as np
+
+    from ..data import to_uint8
+    from ..picture import enlarge, save_png, tile, to_image
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        array = to_uint8(x).permute(0, 2, 3, 1).numpy() if image else x.numpy()
+        np.save(out, array[..., 0] if image and array.shape[-1] == 1 else array, allow_pickle=False)
+    elif not image:
+        raise UsageError(f"this model makes points, which cannot be written to {out}: give a name that ends in .npy")
+    elif out.suffix == ".png":
+        save_png(out, enlarge(to_image(tile(to_uint8(x)))), recipe)
+    elif out.suffix:
+        raise UsageError(f"{out} was asked for; write to a .png, a .npy, or a folder")
+    else:
+        for k, item in enumerate(to_uint8(x)):
+            save_png(out / f"{k + int(str(recipe['first'])):06d}.png", to_image(item), recipe | {"item": k})
+    print(f"wrote {out}")

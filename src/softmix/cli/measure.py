@@ -1,0 +1,132 @@
+"""The command line: `softmix evaluate` and `softmix check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+from .common import SamplerName, UsageError, cache, load_data, positive, prepared
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..train import Model
+
+
+def evaluate(
+    run: Positional[Path],
+    data: Positional[str | None] = None,
+    /,
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16),
+    n: int = 2000,
+    sampler: SamplerName | None = None,
+    beside: tuple[Path, ...] = (),
+    seed: int = 0,
+    weights: str | None = None,
+    average: int = 0,
+    out: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Measure a trained model by number of steps: a table here, and report.html in the run folder.
+
+    Args:
+        run: a run folder.
+        data: the data it was trained on, if it cannot be found by its name.
+        steps: numbers of evaluations to measure at.
+        n: samples for each.
+        sampler: as in `softmix sample`.
+        beside: other runs on the same data, for the same report.
+        seed: of the samples.
+        weights: model, or an average such as ema-0.100.
+        average: take the mean of this many draws, for samplers that need a mean.
+        out: where the report goes.
+        dry_run: say what would be done.
+    """
+    from ..evaluate import carried_table, judge, table, write_report
+
+    positive(n=n, **{f"steps {k}": k for k in steps})
+    prepared = [prepared(place, sampler, weights, average) for place in (run, *beside)]
+    first = prepared[0][0]
+    train_data, held_out = _both(data or first.facts.data, first)
+    if dry_run:
+        print(
+            f"{n} samples at {', '.join(map(str, steps))} steps from {', '.join(str(p[0].path) for p in prepared)} "
+            f"against {len(held_out)} held-out items"
+        )
+        return
+    results = []
+    for model, denoiser, chosen in prepared:
+        facts = {
+            "run": f"{model.path.name}, step {model.step}, weights {model.weights}",
+            "data": f"{model.facts.data} ({model.facts.count} training items, fingerprint {model.facts.fingerprint})",
+            "head and loss": f"{model.config.head}, {model.config.loss}",
+        }
+        result = judge(
+            denoiser,
+            train_data,
+            held_out,
+            title=model.path.name,
+            facts=facts,
+            steps=steps,
+            sampler=chosen,
+            n=n,
+            seed=seed,
+            cache=cache(),
+            say=print,
+        )
+        print(f"\n{model.path.name} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")
+        if result.carried is not None:
+            print(carried_table(result.carried) + "\n")
+        results.append(result)
+    print(f"report: {write_report(out or run / 'report.html', results)}")
+
+
+def _both(source: str, model: Model) -> tuple[Data, Data]:
+    """Training data and held-out data; a source without a test split gives up a tenth."""
+    from ..data import DataError, load
+
+    options: dict[str, Any] = (
+        {"size": model.facts.shape[-1], "channels": model.facts.shape[0]} if len(model.facts.shape) == 3 else {}
+    )
+    train_data = load(source, **options)
+    if train_data.shape != tuple(model.facts.shape):
+        raise UsageError(
+            f"{source} has items of shape {train_data.shape}, and the model was made for {tuple(model.facts.shape)}"
+        )
+    try:
+        return train_data, load(source, split="test", **options)
+    except DataError:
+        print(
+            f"{source} has no test split: a tenth of what the model was trained on stands in for it, "
+            "which flatters a model that copies"
+        )
+        return train_data.split(0.1, 0)
+
+
+def check(what: Positional[str], /) -> None:
+    """Verify a run folder (every file of every checkpoint) or scan data (every file, with reasons).
+
+    Args:
+        what: a run folder, or anything that `softmix train` takes as data.
+    """
+    from ..train import read_run
+    from ..train.checkpoint import verify
+
+    if not (Path(what) / "config.json").is_file():
+        items = load_data(what)
+        print(f"{what}: {len(items)} items of shape {items.shape}, fingerprint {items.fingerprint}")
+        for line in items.report.lines():
+            print(line)
+        return
+    read_run(what)
+    findings = verify(Path(what) / "checkpoints")
+    for finding in findings:
+        print(f"{'ok     ' if finding.ok else 'DAMAGED'} {finding.checkpoint}/{finding.file} {finding.reason}".rstrip())
+    bad = sum(not finding.ok for finding in findings)
+    if bad:
+        raise UsageError(
+            f"{bad} of {len(findings)} files are damaged; "
+            "the newest whole checkpoint is taken when the run is loaded or continued"
+        )
+    print(f"{what}: {len(findings)} files, all whole" if findings else f"{what}: no checkpoint yet")

@@ -1,0 +1,217 @@
+"""Whatever the documentation says in code is run, in links is followed, and in commands is known to the program."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import re
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from softmix.cli import VERBS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```[ \t]*$", re.M | re.S)
+_SHELL = ("sh", "bash", "console")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language with the words after it, its text, and the line that its text begins on."""
+
+    language: str
+    words: tuple[str, ...]
+    text: str
+    line: int
+
+
+def blocks(markdown: str) -> list[Block]:
+    """The fenced blocks of a page, in order, freed of their indentation."""
+    found = []
+    for match in _FENCE.finditer(markdown):
+        language, *words = match["info"].split() or [""]
+        cut = len(match["indent"])
+        text = "".join(line[cut:] for line in match["body"].splitlines(keepends=True))
+        found.append(Block(language, tuple(words), text, markdown[: match.start("body")].count("\n") + 1))
+    return found
+
+
+def prose(markdown: str) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", markdown)
+
+
+def run(page: str, found: list[Block]) -> None:
+    """Runs the python blocks of a page, one after the other in one namespace.
+
+    A block `text output` after one of them must be what that one prints.
+    """
+    module = ModuleType("__docs__")
+    # a dataclass looks its own module up
+    sys.modules["__docs__"] = module
+    printed = ""
+    for block in found:
+        if block.language == "python" and "no-run" not in block.words:
+            code = compile("\n" * (block.line - 1) + block.text, page, "exec", dont_inherit=True)
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+                exec(code, module.__dict__)
+            printed = out.getvalue()
+        if block.language == "text" and "output" in block.words:
+            assert _tidy(printed) == _tidy(block.text), f"{page}:{block.line}: this is not what the code prints"
+
+
+def _tidy(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").splitlines()]
+
+
+@pytest.fixture
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder to write in, one thread, and torch's own state as it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOFTMIX_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("quiet")
+def test_the_code_runs(name: str) -> None:
+    began = time.perf_counter()
+    run(name, blocks((ROOT / name).read_text()))
+    assert time.perf_counter() - began < 60, f"{name}: examples are for reading; make them shorter"
+
+
+_LINK = re.compile(r"!?\[[^\]]*\]\((?P<to>[^)\s]+)[^)]*\)")
+
+
+def _anchors(markdown: str) -> set[str]:
+    """The fragments that GitHub makes of a page's headings."""
+    heads = re.findall(r"^#+ +(.+?) *$", prose(markdown), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def dead_links(page: Path, markdown: str) -> list[str]:
+    """The relative links of a page that lead to no file, or to no heading of one."""
+    dead = []
+    for match in _LINK.finditer(re.sub(r"`[^`\n]*`", "", prose(markdown))):
+        to, _, fragment = match["to"].partition("#")
+        if re.match(r"[a-z][a-z0-9+.-]*:", match["to"]):
+            continue
+        place = (page.parent / to).resolve() if to else page
+        if to and (not place.exists() or ROOT not in place.parents):
+            dead.append(match["to"])
+        elif fragment and place.suffix == ".md":
+            text = markdown if place == page else place.read_text()
+            dead += [match["to"]] if fragment not in _anchors(text) else []
+    return dead
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    assert dead_links(ROOT / name, (ROOT / name).read_text()) == []
+
+
+def commands(markdown: str) -> list[str]:
+    """Every `softmix ...` in inline code and in shell blocks."""
+    inline = re.findall(r"`(softmix +[^`\n]+)`", prose(markdown))
+    shell = [block.text.replace("\\\n", " ") for block in blocks(markdown) if block.language in _SHELL]
+    lines = [line.strip().removeprefix("$ ") for text in shell for line in text.splitlines()]
+    return inline + [line for line in lines if re.match(r"(\S*/)?softmix ", line)]
+
+
+def unknown(command: str) -> list[str]:
+    """The verb of a command if there is none such, else its options that the verb does not have."""
+    verbs = {verb.__name__: verb for verb in VERBS}
+    words = shlex.split(command, comments=True)
+    verb = words[1] if len(words) > 1 else ""
+    # a page may write the verb in capitals to mean any of them
+    if verb.startswith("-") or (verb.isupper() and verb.isalpha()):
+        return []
+    if verb not in verbs:
+        return [verb]
+    known = {"help", *inspect.signature(verbs[verb]).parameters}
+    asked = (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--"))
+    return [option for option in asked if option.removeprefix("no_") not in known]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_are_known(name: str) -> None:
+    found = {command: bad for command in commands((ROOT / name).read_text()) if (bad := unknown(command))}
+    assert found == {}
+
+
+# The searches above, tried on pages that are wrong.
+
+_WRONG = """# A page
+
+See [the rest](nowhere.md), [below](#a-page), [further](#no-such-heading) and `[not a link](x)`.
+Run `softmix trian digits --out runs/x`.
+
+```sh
+softmix sample runs/x --out a.png --stepps 4   # a comment
+softmix train digits \\
+    --out runs/x --minutes 2
+```
+
+```python
+value = 1
+```
+
+  ```python
+  print(value + 1)
+  ```
+
+```text output
+2
+```
+
+```python no-run
+raise SystemExit
+```
+"""
+
+
+def test_blocks_are_found() -> None:
+    found = [(block.language, block.words) for block in blocks(_WRONG)]
+    assert found == [("sh", ()), ("python", ()), ("python", ()), ("text", ("output",)), ("python", ("no-run",))]
+
+
+def test_code_runs_in_order_and_prints_what_is_shown() -> None:
+    run("page.md", blocks(_WRONG))
+    with pytest.raises(AssertionError, match="not what the code prints"):
+        run("page.md", blocks(_WRONG.replace("\n2\n", "\n3\n")))
+    with pytest.raises(NameError):
+        run("page.md", blocks(_WRONG.replace("value = 1", "pass")))
+
+
+def test_a_fault_is_named_by_its_line() -> None:
+    with pytest.raises(SyntaxError) as caught:
+        run("page.md", blocks("text\n\n```python\nx = 1\ny = = 2\n```\n"))
+    assert (caught.value.filename, caught.value.lineno) == ("page.md", 5)
+
+
+def test_dead_links_are_found() -> None:
+    assert dead_links(ROOT / "page.md", _WRONG) == ["nowhere.md", "#no-such-heading"]
+
+
+def test_unknown_commands_are_found() -> None:
+    assert [unknown(command) for command in commands(_WRONG)] == [["trian"], ["stepps"], []]

@@ -1,0 +1,262 @@
+"""The law of the rooms, kept over the import graph; and a few habits of every source file."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import softmix
+
+SRC = Path(softmix.__file__).parent
+
+GROUND = frozenset({"rng", "shape", "config", "picture", "version"})
+CORE = frozenset({"process", "posterior", "denoiser"})
+WHOLE = CORE | {"net", "codec", "loss", "sampler", "measure", "info", "data", "oracle"}
+
+# What a room may import beside itself and the ground floor. "." is the package's own __init__.
+LAW: dict[str, frozenset[str]] = {
+    **{name: frozenset() for name in GROUND},
+    "process": frozenset(),
+    "posterior": frozenset(),
+    "net": frozenset(),
+    "codec": frozenset(),
+    "data": frozenset(),
+    "denoiser": frozenset({"process", "posterior", "net"}),
+    "loss": CORE,
+    "sampler": CORE,
+    "measure": CORE,
+    "info": CORE,
+    "oracle": CORE | {"data"},
+    "compress": frozenset({"net", "denoiser"}),
+    "evaluate": WHOLE,
+    "train": WHOLE,
+    "hub": WHOLE | {"train", "evaluate"},
+    "recipe": WHOLE | {"compress", "evaluate", "train", "hub", "."},
+    ".": WHOLE | {"compress", "evaluate", "train", "hub"},
+    "cli": WHOLE | {"compress", "evaluate", "train", "hub", "recipe", "."},
+    "__main__": frozenset({"cli"}),
+}
+
+# Imports under `if TYPE_CHECKING:` never run, but a room that is named there is still leaned on: they keep the same
+# law, and an exception would be stated here as (room, room that it names).
+TYPES_ONLY: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Import:
+    """One line that leads from a file into another room of ours."""
+
+    file: str
+    line: int
+    room: str
+    target: str
+    types_only: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.room} imports {self.target}"
+
+
+def room_of(file: str) -> str:
+    """The room of a file, named by its path below softmix/: "loss/square.py" is loss, "rng.py" is rng."""
+    parts = Path(file).parts
+    if len(parts) > 1:
+        return parts[0]
+    return "." if parts[0] == "__init__.py" else Path(parts[0]).stem
+
+
+def _asks_for_types(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def _walk(node: ast.AST, types_only: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import, at any depth, and whether it stands under TYPE_CHECKING."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        yield node, types_only
+    if isinstance(node, ast.If) and _asks_for_types(node.test):
+        for child in node.body:
+            yield from _walk(child, True)
+        for child in node.orelse:
+            yield from _walk(child, types_only)
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, types_only)
+
+
+def _modules(node: ast.Import | ast.ImportFrom, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The dotted names that an import reaches, in full. `from a import b` reaches a.b, which may be a module."""
+    if isinstance(node, ast.Import):
+        yield from (tuple(alias.name.split(".")) for alias in node.names)
+        return
+    start = package[: len(package) - node.level + 1] if node.level else ()
+    base = (*start, *(node.module.split(".") if node.module else ()))
+    yield from ((*base, alias.name) for alias in node.names)
+
+
+def imports(file: str, source: str, rooms: frozenset[str]) -> list[Import]:
+    """The imports in one file that lead out of its room; `rooms` are all that there are."""
+    package = ("softmix", *Path(file).parts[:-1])
+    here, found = room_of(file), []
+    for node, types_only in _walk(ast.parse(source), False):
+        for name in _modules(node, package):
+            if name[0] != "softmix":
+                continue
+            target = name[1] if len(name) > 1 and name[1] in rooms else "."
+            if target != here:
+                found.append(Import(file, node.lineno, here, target, types_only))
+    return found
+
+
+def broken(found: list[Import]) -> list[str]:
+    """The imports that the law forbids, as sentences."""
+    return [
+        str(each)
+        for each in found
+        if each.target not in LAW.get(each.room, frozenset()) | (GROUND if each.room not in GROUND else frozenset())
+        and not (each.types_only and (each.room, each.target) in TYPES_ONLY)
+    ]
+
+
+def sources() -> dict[str, str]:
+    return {path.relative_to(SRC).as_posix(): path.read_text() for path in sorted(SRC.rglob("*.py"))}
+
+
+def rooms_there() -> frozenset[str]:
+    return frozenset(map(room_of, sources()))
+
+
+def test_every_room_is_under_the_law() -> None:
+    assert sorted(rooms_there() - LAW.keys()) == [], "a new room: say in LAW what it may import"
+
+
+def test_the_law_of_the_rooms() -> None:
+    found = [each for file, source in sources().items() for each in imports(file, source, rooms_there())]
+    assert len(found) > 100, "hardly any import was found: the search itself is broken"
+    assert broken(found) == []
+
+
+def test_nobody_imports_recipes_but_the_command_line() -> None:
+    allowed = [room for room, may in LAW.items() if "recipe" in may]
+    assert allowed == ["cli"]
+
+
+def test_train_and_evaluate_do_not_know_each_other() -> None:
+    assert "evaluate" not in LAW["train"] and "train" not in LAW["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("process/bad.py", "from ..posterior import Point"),
+        ("process/bad.py", "from softmix.posterior.point import Point"),
+        ("process/bad.py", "import softmix.posterior"),
+        ("process/bad.py", "from .. import posterior"),
+        ("process/bad.py", "import softmix"),
+        ("process/bad.py", "def late():\n    from ..net import Net"),
+        ("process/bad.py", "try:\n    from ..net import Net\nexcept ImportError:\n    pass"),
+        ("rng.py", "from .shape import column"),
+        ("net/bad.py", "from ..denoiser.network import Inputs"),
+        ("loss/bad.py", "from ..sampler import ddim"),
+        ("train/bad.py", "from ..evaluate import judge"),
+        ("evaluate/bad.py", "from softmix.train import load"),
+        ("evaluate/deep/bad.py", "from ...train import load"),
+        ("train/bad.py", "from ..recipe import PAPERS"),
+        ("net/bad.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..denoiser import Denoiser"),
+    ],
+)
+def test_the_checker_finds_a_violation(file: str, source: str) -> None:
+    assert len(broken(imports(file, source, rooms_there()))) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("process/good.py", "from ..rng import Rng\nfrom .gaussian import VP\nimport torch"),
+        ("process/good.py", "from softmix.shape import column\nfrom softmix.process.grid import uniform"),
+        ("denoiser/good.py", "from .. import net, posterior"),
+        ("recipe/good.py", "from .. import sample\nfrom ..train import Config"),
+        ("cli.py", "from .recipe import PAPERS"),
+    ],
+)
+def test_the_checker_lets_the_rest_pass(file: str, source: str) -> None:
+    assert broken(imports(file, source, rooms_there())) == []
+
+
+def test_types_are_told_apart() -> None:
+    source = "if TYPE_CHECKING:\n    from ..net import Net\nelse:\n    from ..posterior import Point"
+    found = imports("process/made_up.py", source, rooms_there())
+    assert [(each.target, each.types_only) for each in found] == [("net", True), ("posterior", False)]
+
+
+# The habits of every file.
+
+
+def opens_well(source: str) -> bool:
+    """Whether a file begins with a docstring whose first line says where in the house it stands."""
+    first = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return any(word in first for word in ("room", "Room", "Ground floor", "command line", "softmix"))
+
+
+def test_every_file_says_where_it_belongs() -> None:
+    assert [file for file, source in sources().items() if not opens_well(source)] == []
+
+
+@pytest.mark.parametrize("source", ["", "x = 1", '"""Some helpers."""', '"""Helpers.\n\nThe room of losses."""'])
+def test_a_file_that_does_not_say_so_is_found(source: str) -> None:
+    assert not opens_well(source)
+
+
+_PICKLING = frozenset({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})
+
+
+def pickled(source: str) -> list[str]:
+    """Whatever in a file could read or write a pickle. safetensors.torch.save is no torch.save."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
+            found.append(ast.unparse(node))
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found += [".".join(name) for name in _modules(node, ()) if name[0] in _PICKLING]
+            found += [".".join(name) for name in _modules(node, ()) if name in (("torch", "load"), ("torch", "save"))]
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            found.append("allow_pickle")
+    return found
+
+
+def test_no_pickle() -> None:
+    assert {file: found for file, source in sources().items() if (found := pickled(source))} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load('x')",
+        "torch.save(x, 'y')",
+        "def late():\n    import pickle",
+        "from pickle import loads",
+        "from torch import load",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_a_pickle_is_found(source: str) -> None:
+    assert len(pickled(source)) == 1
+
+
+def test_safetensors_are_no_pickle() -> None:
+    assert pickled("safetensors.torch.save(x)\nnp.load(path, allow_pickle=False)\nstate.load(1)") == []
+
+
+HEAVY = ("matplotlib", "sklearn", "jinja2", "tyro")
+
+
+def test_importing_softmix_is_light() -> None:
+    """What only a report, a classifier or the command line needs is imported when it is used."""
+    say = f"import json, sys, softmix; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
