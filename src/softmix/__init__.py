@@ -1,6 +1,6 @@
 """softmix: diffusion models that believe a whole posterior, not only its mean.
 
-model  = softmix.train(softmix.data.load("digits"), softmix.preset("smd", (1, 8, 8)), "runs/digits")
+model = softmix.load("runs/digits")
 images = softmix.sample(model.denoiser, n=64, steps=4)
 """
 

@@ -237,9 +237,7 @@ def test_eta_zero_draws_nothing(process: Gaussian) -> None:
     x0, xt, rng = torch.ones(2, 3), torch.zeros(2, 3), Rng(0, 2)
     first = process.bridge(xt, x0, 0.7, 0.4, rng, eta=0)
     assert rng.draws == 0 and torch.equal(first, process.bridge(xt, x0, 0.7, 0.4, Rng(9, 2), eta=0))
-    assert not torch.equal(
-        process.bridge(xt, x0, 0.7, 0.4, Rng(0, 2)), process.bridge(xt, x0, 0.7, 0.4, Rng(9, 2))
-    )
+    assert not torch.equal(process.bridge(xt, x0, 0.7, 0.4, Rng(0, 2)), process.bridge(xt, x0, 0.7, 0.4, Rng(9, 2)))
 
 
 @EVERY

@@ -134,7 +134,9 @@ def test_drawing_reaches_the_law_in_any_number_of_steps(sampler: Sampler, proces
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("sampler", [ddim, heun, partial(ancestral, eta=0.5)], ids=["ddim", "heun", "ancestral of points"])
+@pytest.mark.parametrize(
+    "sampler", [ddim, heun, partial(ancestral, eta=0.5)], ids=["ddim", "heun", "ancestral of points"]
+)
 def test_means_do_not_reach_the_law_in_few_steps(sampler: Sampler, n: int) -> None:
     problem = correlated()
     exact = problem.denoiser()

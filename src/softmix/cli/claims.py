@@ -57,6 +57,5 @@ def cite(run: Positional[Path], /) -> None:
     from ..train import read_run
 
     config = read_run(run).config
-    for module in PAPERS.values():
-        if uses(config, module.PAPER.name):
-            print(module.PAPER.bibtex())
+    used = [module.PAPER for module in PAPERS.values() if uses(config, module.PAPER.name)]
+    print("\n".join(paper.bibtex() for paper in used) or f"% {run} uses no paper that softmix has a recipe for")

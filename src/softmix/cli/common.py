@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ..train import Config, Model
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal"]
-SamplerName = Literal["ancestral", "ddim", "heun", "dpm-solver-2m"]
 
 
 class UsageError(Exception):
@@ -34,12 +33,14 @@ def load_data(source: str, **options: Any) -> Data:
     return items
 
 
-def prepared(run: Path, sampler: SamplerName | None, weights: str | None, average: int) -> tuple[Model, Any, Sampler]:
+def prepared(run: Path, sampler: str | None, weights: str | None, average: int) -> tuple[Model, Any, Sampler]:
     """The model, its denoiser as asked for, and the sampler that suits it."""
     from ..denoiser import averaged
     from ..sampler import BY_NAME
     from ..train import load
 
+    if sampler is not None and sampler not in BY_NAME:
+        raise UsageError(f"the sampler {sampler!r} was asked for; there are {', '.join(BY_NAME)}")
     model = load(run, weights)
     suits = "ddim" if type(model.config.head).__name__ == "PointHead" else "ancestral"
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser

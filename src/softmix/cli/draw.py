@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from .common import SamplerName, UsageError, positive, prepared
+from .common import UsageError, positive, prepared
 
 if TYPE_CHECKING:
     from ..sampler import Sampler
@@ -21,7 +21,7 @@ def sample(
     out: Path,
     n: int = 64,
     steps: int = 4,
-    sampler: SamplerName | None = None,
+    sampler: str | None = None,
     seed: int = 0,
     label: int | None = None,
     guidance: float = 1.0,
@@ -37,8 +37,8 @@ def sample(
         run: a run folder.
         out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
         n: how many.
-        steps: evaluations of the network, at least 1.
-        sampler: ancestral by default for a model that draws, ddim for one that knows the mean only.
+        steps: of the sampler, at least 1; an evaluation of the network each, but for heun, which takes two.
+        sampler: ancestral, ddim, heun or dpm-solver-2m; ancestral by default for a model that draws, ddim for one that knows the mean only.
         seed: image k depends on the seed and k alone.
         label: a class, for a model trained with classes.
         guidance: classifier-free guidance; 1 is none.
@@ -51,6 +51,7 @@ def sample(
     from tqdm import tqdm
 
     from ..sampler import sample as draw
+    from ..sampler import traits
     from ..train import find_device
 
     model, denoiser, chosen = prepared(run, sampler, weights, average)
@@ -79,7 +80,7 @@ def sample(
         return
     device = find_device()
     model.denoiser.to(device)
-    with tqdm(total=steps * -(-n // 256), unit="evaluation", disable=None) as bar:
+    with tqdm(total=traits(chosen).evaluations(steps) * -(-n // 256), unit="evaluation", disable=None) as bar:
         x = draw(
             denoiser,
             n,

@@ -26,7 +26,7 @@ def train(
     set: tuple[str, ...] = (),
     size: int | None = None,
     limit: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     dry_run: bool = False,
 ) -> None:
     """Train a model on your data, or go on training it: the same command continues where it was cut off.
@@ -42,7 +42,7 @@ def train(
         set: changes to the configuration, such as --set batch=64 loss.m=8 net.width=96.
         size: side that images are brought to, if they differ.
         limit: use at most this many items.
-        seed: of weights, order and noise.
+        seed: of weights, order and noise; 0, or that of --config, if not said.
         dry_run: show the configuration and the size of the model, and train nothing.
     """
     from ..config import dumps
@@ -57,7 +57,7 @@ def train(
         chosen = replace(chosen, steps=steps, minutes=minutes)
     if chosen.steps is not None and chosen.steps < 1:
         raise UsageError(f"{chosen.steps} steps were asked for; training takes at least 1")
-    chosen = replace(chosen, seed=seed)
+    chosen = replace(chosen, seed=chosen.seed if seed is None else seed)
     for line in items.report.lines():
         print(line)
     if dry_run:

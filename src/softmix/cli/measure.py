@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from .common import SamplerName, UsageError, cache, load_data, positive, prepared
+from .common import UsageError, cache, load_data, positive, prepared
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -20,7 +20,7 @@ def evaluate(
     /,
     steps: tuple[int, ...] = (1, 2, 4, 8, 16),
     n: int = 2000,
-    sampler: SamplerName | None = None,
+    sampler: str | None = None,
     beside: tuple[Path, ...] = (),
     seed: int = 0,
     weights: str | None = None,
@@ -33,7 +33,7 @@ def evaluate(
     Args:
         run: a run folder.
         data: the data it was trained on, if it cannot be found by its name.
-        steps: numbers of evaluations to measure at.
+        steps: numbers of steps to measure at.
         n: samples for each.
         sampler: as in `softmix sample`.
         beside: other runs on the same data, for the same report.
@@ -46,17 +46,17 @@ def evaluate(
     from ..evaluate import carried_table, judge, table, write_report
 
     positive(n=n, **{f"steps {k}": k for k in steps})
-    prepared = [prepared(place, sampler, weights, average) for place in (run, *beside)]
-    first = prepared[0][0]
+    chosen_runs = [prepared(place, sampler, weights, average) for place in (run, *beside)]
+    first = chosen_runs[0][0]
     train_data, held_out = _both(data or first.facts.data, first)
     if dry_run:
         print(
-            f"{n} samples at {', '.join(map(str, steps))} steps from {', '.join(str(p[0].path) for p in prepared)} "
+            f"{n} samples at {', '.join(map(str, steps))} steps from {', '.join(str(p[0].path) for p in chosen_runs)} "
             f"against {len(held_out)} held-out items"
         )
         return
     results = []
-    for model, denoiser, chosen in prepared:
+    for model, denoiser, chosen in chosen_runs:
         facts = {
             "run": f"{model.path.name}, step {model.step}, weights {model.weights}",
             "data": f"{model.facts.data} ({model.facts.count} training items, fingerprint {model.facts.fingerprint})",

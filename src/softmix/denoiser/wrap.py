@@ -79,7 +79,8 @@ def guided(rule: Rule | float) -> Wrap:
     """Guidance by a rule that joins what is believed with the condition and without it.
 
     rule : a function of two estimates of x0, or a number for `classifier_free`. It acts on the means; on an
-    implicit posterior it acts on draws with the same latent, so that the mixture survives.
+    implicit posterior it acts on draws with the same latent, so that the mixture survives; of any other only
+    the mean is left.
     """
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
 

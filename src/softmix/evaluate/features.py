@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from softmix.evaluate import classifier
@@ -113,6 +112,8 @@ def pixel_features(x0_reference: Tensor, dim: int = 64) -> Features:
         raise ValueError(f"the reference holds {len(flat)} images; at least 2 are needed to find components")
     # A half-precision tensor has no numpy twin; a float64 copy of a large float32 set may not fit.
     values = flat.numpy() if flat.dtype in (torch.float32, torch.float64) else flat.float().numpy()
+    from sklearn.decomposition import PCA
+
     pca = PCA(min(dim, *values.shape), random_state=0).fit(values)
     return PixelFeatures(torch.from_numpy(pca.mean_).double(), torch.from_numpy(pca.components_).double())
 

@@ -69,17 +69,8 @@ def features_for(data: Data, cache: Path | None) -> Features:
     return pixel_features(data.x0(slice(0, 20000)))
 
 
-def compare(
-    name: str,
-    fake: Tensor,
-    train: Data,
-    held_out: Data,
-    features: Features,
-    *,
-    seed: int = 0,
-    labels: Tensor | None = None,
-) -> dict[str, float]:
-    """Every distance between samples and held-out data. Fewer of the two decides the count for coverage."""
+def compare(fake: Tensor, train: Data, held_out: Data, features: Features, *, seed: int = 0) -> dict[str, float]:
+    """Every distance between samples and held-out data; coverage takes as many of one as of the other."""
     real = held_out.x0()
     f_real, f_fake = features(real), features(fake)
     n = min(len(f_real), len(f_fake), 5000)
@@ -126,7 +117,7 @@ def judge(
     device = next((p.device for p in getattr(denoiser, "parameters", lambda: iter(()))()), torch.device("cpu"))
     count = min(n, len(held_out))
     floor = train.x0(torch.arange(len(train))[:: max(len(train) // n, 1)][:n])
-    rows = [Row("real training items (floor)", None, "", compare("floor", floor, train, held_out, features, seed=seed))]
+    rows = [Row("real training items (floor)", None, "", compare(floor, train, held_out, features, seed=seed))]
     pictures = [Pictures("real", held_out.x0(slice(0, 32)))] if train.is_image else []
     classes = getattr(denoiser, "classes", 0)
     cond = torch.arange(n) % classes if classes else None
@@ -138,7 +129,10 @@ def judge(
         if train.is_image:
             last = last.clamp(-1, 1)
         say(f"{n} samples in {k} steps: {seconds:.1f} s")
-        values = compare(str(k), last, train, held_out, features, seed=seed) | {"seconds": seconds}
+        values = compare(last, train, held_out, features, seed=seed) | {
+            "evaluations": traits(sampler).evaluations(k),
+            "seconds": seconds,
+        }
         rows.append(Row(f"{k} step{'s' if k > 1 else ''}", k, traits(sampler).name, values))
         if train.is_image:
             pictures.append(Pictures(f"{k} step{'s' if k > 1 else ''}", last[:32]))

@@ -9,19 +9,19 @@ density from spiking at a training point.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..posterior import HasDensity, Mixture, Normal, Posterior, need
 from ..posterior.normal import gaussian_log_prob
-from ..process import VE, VP, Flow, Noised
+from ..process import Noised, Process
 from ..rng import Rng
 from ..shape import column
 
 
-def step_variance(process: VP | VE | Flow, t: Tensor, ratio: float) -> Tensor:
+def step_variance(process: Process, t: Tensor, ratio: float) -> Tensor:
     """1 / (snr(s) - snr(t)) with s = ratio t, one number per item: the variance of x0 that a step leaves open."""
     high, low = process.logsnr(ratio * t), process.logsnr(t)
     return (-high).exp() / -torch.expm1(low - high)
@@ -36,7 +36,6 @@ class Likelihood:
     """
 
     ratio: float = 0.5
-    process: VP | VE | Flow = field(default_factory=VP)
 
     @property
     def proper(self) -> bool:
@@ -46,7 +45,7 @@ class Likelihood:
         posterior = need(posterior, HasDensity, "the likelihood")
         if not isinstance(posterior, Normal | Mixture):
             raise TypeError(f"the likelihood needs a Normal or Mixture head, and {type(posterior).__name__} was found")
-        var = step_variance(self.process, noised.t, self.ratio).to(noised.x0)
+        var = step_variance(noised.process, noised.t, self.ratio).to(noised.x0)
         y = noised.x0 + column(var.sqrt(), noised.x0) * rng.normal(noised.x0.shape, noised.x0.dtype).to(
             noised.x0.device
         )
@@ -68,7 +67,6 @@ class Importance:
     ratio: float = 0.5
     tau: float = 0.0
     temper: float = 1.0
-    process: VP | VE | Flow = field(default_factory=VP)
 
     @property
     def proper(self) -> bool:
@@ -76,7 +74,7 @@ class Importance:
         return False
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
-        var = step_variance(self.process, noised.t, self.ratio).to(noised.x0)
+        var = step_variance(noised.process, noised.t, self.ratio).to(noised.x0)
         y = noised.x0 + column(var.sqrt(), noised.x0) * rng.normal(noised.x0.shape, noised.x0.dtype).to(
             noised.x0.device
         )

@@ -105,6 +105,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, for q, k, v [..., places, d].
 
     Written out because for the few places of our nets the fused kernel's backward pass takes half of a
-    training step on a CPU, and plain matrix products a tenth of that (docs/performance.md).
+    training step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
     """
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v

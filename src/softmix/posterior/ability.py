@@ -67,6 +67,6 @@ def need(posterior: Posterior, ability: type[Ability], who: str) -> Ability:
     """
     if isinstance(posterior, ability):
         return posterior
-    remedy = next((text for kind, text in _REMEDY.items() if issubclass(ability, kind)), "")
+    remedy = next((_REMEDY[kind] for kind in ability.__mro__ if kind in _REMEDY), "")
     lacks = {HasMean: "a mean", HasVariance: "a variance", HasDensity: "a density"}.get(ability, ability.__name__)
     raise TypeError(f"{who} needs {lacks} of the posterior, and {type(posterior).__name__} has none. {remedy}".strip())

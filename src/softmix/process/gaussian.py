@@ -58,7 +58,7 @@ class Gaussian(ABC):
         t = _real(t).expand(len(x0))
         z = rng.normal(x0.shape, x0.dtype).to(x0.device)
         xt = column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
-        return Noised(x0=x0, xt=xt, t=t, z=z, logsnr=self.logsnr(t), cond=cond)
+        return Noised(x0=x0, xt=xt, t=t, z=z, process=self, cond=cond)
 
     def prior(self, shape: Sequence[int], rng: Rng, cond: Tensor | None = None) -> Tensor:
         """x_1 ~ N(0, sigma(1)^2 I): what is left of any x_0 is of size alpha(1)."""

@@ -15,16 +15,21 @@ from ..rng import Rng
 class Noised:
     """What the process did to a batch: the only source of training targets.
 
-    x0, xt : [B, ...]. t, logsnr : [B]. z : the noise that was really used, after any pairing.
-    cond : what the denoiser is told beside xt (class labels [B], -1 for "not told"), or None.
+    x0, xt : [B, ...]. t : [B]. z : the noise that was really used, after any pairing. process : whose doing
+    it was. cond : what the denoiser is told beside xt (class labels [B], -1 for "not told"), or None.
     """
 
     x0: Tensor
     xt: Tensor
     t: Tensor
     z: Tensor
-    logsnr: Tensor
+    process: Process
     cond: Tensor | None = None
+
+    @property
+    def logsnr(self) -> Tensor:
+        """log(alpha^2 / sigma^2) at t, [B]."""
+        return self.process.logsnr(self.t)
 
 
 class Process(Protocol):

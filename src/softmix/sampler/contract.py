@@ -31,22 +31,26 @@ class Sampler(Protocol):
 @dataclass(frozen=True)
 class Traits:
     """name : on the command line. order : global error ~ n^-order for the probability-flow ODE, None for a
-    sampler that draws. needs : what it asks of a posterior."""
+    sampler that draws. needs : what it asks of a posterior. evaluations : how many questions n steps to t = 0
+    take."""
 
     name: str
     order: int | None
     needs: type[Posterior] = Posterior
+    evaluations: Callable[[int], int] = int
 
 
 _TRAITS: dict[object, Traits] = {}
 S = TypeVar("S", bound=Callable[..., object])
 
 
-def declare(name: str, order: int | None, needs: type[Posterior] = HasMean) -> Callable[[S], S]:
+def declare(
+    name: str, order: int | None, needs: type[Posterior] = HasMean, evaluations: Callable[[int], int] = int
+) -> Callable[[S], S]:
     """Says what a sampler is; the conformance tests hold it to that."""
 
     def mark(sampler: S) -> S:
-        _TRAITS[sampler] = Traits(name, order, needs)
+        _TRAITS[sampler] = Traits(name, order, needs, evaluations)
         return sampler
 
     return mark

@@ -34,6 +34,11 @@ class Step:
 
 
 @torch.no_grad()
+def _ask(run: Generator[Ask, Posterior, Tensor], answer: Posterior | None) -> Ask:
+    return next(run) if answer is None else run.send(answer)
+
+
+@torch.no_grad()
 def _answer(denoiser: Denoiser, ask: Ask, cond: Tensor | None) -> Posterior:
     return denoiser(ask.x, ask.t, cond)
 
@@ -47,18 +52,18 @@ def drive(
     """
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"a sampler needs a grid of at least two falling times; found shape {list(grid.shape)}")
-    with torch.no_grad():
-        run = sampler(cast(Gaussian, denoiser.process), x, grid, rng)
-        evaluations = 0
-        try:
-            ask = next(run)
-            while True:
-                posterior = _answer(denoiser, ask, cond)
-                evaluations += 1
-                yield Step(ask.t, ask.x, posterior, evaluations)
-                ask = run.send(posterior)
-        except StopIteration as end:
-            return cast(Tensor, end.value)
+    # no gradients inside a question or an answer; between them the caller's own setting holds
+    run = sampler(cast(Gaussian, denoiser.process), x, grid, rng)
+    posterior: Posterior | None = None
+    evaluations = 0
+    try:
+        while True:
+            ask = _ask(run, posterior)
+            posterior = _answer(denoiser, ask, cond)
+            evaluations += 1
+            yield Step(ask.t, ask.x, posterior, evaluations)
+    except StopIteration as end:
+        return cast(Tensor, end.value)
 
 
 def finish(steps: Generator[Step, None, Tensor], look: Callable[[Step], None] | None = None) -> Tensor:

@@ -10,6 +10,7 @@ same call continues a run that was cut off and ends with the same bits as one le
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -46,10 +47,10 @@ def settle(out: Path, data: Data, config: Config) -> Run:
         raise TrainingError("how long to train was not said: give steps or minutes")
     asked = Run(config, facts_of(data, config))
     if not place.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(path.name != "config.json.tmp" for path in out.iterdir()):
             raise TrainingError(f"{out} is not empty and holds no run of softmix: name another folder")
         out.mkdir(parents=True, exist_ok=True)
-        place.write_text(dumps(asked))
+        _write(place, dumps(asked))
         return asked
     try:
         found = loads(Run, place.read_text())
@@ -77,6 +78,7 @@ def training(data: Data, config: Config, out: str | Path) -> Iterator[TrainStep]
     run = settle(out, data, config)
     trainer = Trainer(run, data, out)
     notes = tuple(trainer.load())
+    _forget(out / "log.jsonl", trainer.step)
     if trainer.step == 0:
         # so that there is always something to roll back to
         trainer.save()
@@ -110,10 +112,27 @@ def _fix_total(trainer: Trainer, speed: float) -> str:
     # a twentieth is left for checkpoints and pictures
     trainer.total = max(trainer.step + 1, int(0.95 * config.minutes * 60 * speed / config.batch))
     trainer.run = replace(trainer.run, facts=replace(trainer.run.facts, steps=trainer.total))
-    aside = trainer.out / "config.json.tmp"
-    aside.write_text(dumps(trainer.run))
-    aside.rename(trainer.out / "config.json")
+    _write(trainer.out / "config.json", dumps(trainer.run))
     return f"{speed:.0f} images a second: {trainer.total} steps in {config.minutes:g} minutes"
+
+
+def _write(place: Path, text: str) -> None:
+    """Writes a small file so that it is the old one or the new one at every instant."""
+    aside = place.with_name(place.name + ".tmp")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(place)
+
+
+def _forget(log: Path, step: int) -> None:
+    """Drops the lines of steps that will be taken again."""
+    if log.exists():
+        kept = [
+            line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
+        ]
+        _write(log, "".join(line + "\n" for line in kept))
 
 
 def _record(trainer: Trainer, step: TrainStep) -> None:

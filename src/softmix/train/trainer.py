@@ -172,7 +172,7 @@ class Trainer:
         self.ema.load(found.tensors)
         self.step, self.attempt = int(str(found.state["step"])), int(str(found.state["attempt"]))
         total = found.state["total"]
-        self.total = int(str(total)) if total is not None else None
+        self.total = int(str(total)) if total is not None else self.run.facts.steps
         return found.damaged
 
     def show(self) -> None:

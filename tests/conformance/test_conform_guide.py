@@ -1,0 +1,120 @@
+"""Room `denoiser`, wraps: guidance between told and untold, on means and on draws, everywhere and in an interval."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from softmix.denoiser import Counted, ExactMixture, Network, PointHead, SoftHead, guided, within
+from softmix.net import MLPSpec
+from softmix.oracle import correlated
+from softmix.posterior import FullMixture, HasMean, Implicit, ImplicitMean
+from softmix.process import VP
+from softmix.rng import Rng
+from softmix.sampler import ancestral, ddim, sample
+
+F64 = torch.float64
+
+
+class Told:
+    """Told class k, x0 comes from component k of a mixture; not told (-1), from any."""
+
+    def __init__(self) -> None:
+        self.law = correlated().law
+        self.process, self.shape = VP(), (2,)
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> FullMixture:
+        label = -1 if cond is None else int(cond[0])
+        keep = torch.ones(3, dtype=torch.bool) if label < 0 else torch.arange(3) == label
+        law = self.law
+        return ExactMixture(VP(), law.weights[keep], law.means[keep], law.covariances[keep])(xt, t)
+
+
+XT, LABEL = Rng(0, 4).normal((4, 2), F64), torch.ones(4, dtype=torch.long)
+
+
+def mean(denoiser: object, cond: Tensor | None = LABEL) -> Tensor:
+    posterior = denoiser(XT, 0.5, cond)  # type: ignore[operator]
+    assert isinstance(posterior, HasMean)
+    return posterior.mean
+
+
+def test_scale_one_is_told_and_scale_zero_is_not() -> None:
+    bare = Told()
+    told, untold = mean(bare), mean(bare, None)
+    assert (told - untold).abs().max() > 0.1
+    assert (mean(guided(1.0)(bare)) - told).abs().max() < 1e-12
+    assert (mean(guided(0.0)(bare)) - untold).abs().max() < 1e-12
+    assert (mean(guided(2.5)(bare)) - (untold + 2.5 * (told - untold))).abs().max() < 1e-12
+    assert (mean(guided(3)(bare)) - mean(guided(3.0)(bare))).abs().max() == 0
+    assert (mean(guided(lambda a, b: a * b)(bare)) - told * untold).abs().max() < 1e-12
+
+
+def test_guidance_needs_a_condition() -> None:
+    with pytest.raises(ValueError, match="class labels"):
+        guided(2.0)(Told())(XT, 0.5)
+
+
+def soft(mean: str = "own") -> Network:
+    torch.manual_seed(0)
+    head = SoftHead(mean=mean)  # type: ignore[arg-type]
+    return Network(VP(), MLPSpec(width=32, depth=2), head, (2,), classes=3).double()
+
+
+def test_implicit_posteriors_share_the_latent() -> None:
+    bare = soft()
+    told, untold = bare(XT, 0.5, LABEL), bare(XT, 0.5)
+    joined = guided(2.0)(bare)(XT, 0.5, LABEL)
+    assert isinstance(told, ImplicitMean) and isinstance(untold, ImplicitMean) and isinstance(joined, ImplicitMean)
+    a, b = told.draws(5, Rng(1, 4)), untold.draws(5, Rng(1, 4))
+    assert (joined.draws(5, Rng(1, 4)) - (b + 2 * (a - b))).abs().max() < 1e-12
+    assert (joined.mean - (2 * told.mean - untold.mean)).abs().max() < 1e-12
+    assert (a - b).abs().max() > 1e-3
+    without = guided(2.0)(soft("none"))(XT, 0.5, LABEL)
+    assert isinstance(without, Implicit) and not isinstance(without, HasMean)
+
+
+def test_guidance_of_draws_survives_sampling() -> None:
+    labels = torch.tensor([0, 1, 2, -1])
+    network = soft().float()
+    with torch.no_grad():
+        for sampler in (ancestral, ddim):
+            plain = sample(network, 4, 3, sampler=sampler, cond=labels)
+            once = sample(guided(1.0)(network), 4, 3, sampler=sampler, cond=labels)
+            assert (plain - once).abs().max() < 1e-5
+            assert (sample(guided(4.0)(network), 4, 3, sampler=sampler, cond=labels) - plain).abs().max() > 1e-3
+
+
+def test_an_interval_spends_one_evaluation_outside() -> None:
+    """Stated in logsnr: VP's cosine at t = 0.5 has logsnr 0."""
+    inner = Counted(Told())
+    wrapped = within(-1.0, 1.0, guided(3.0))(inner)
+    for t, calls in ((0.5, 2), (0.2, 1), (0.8, 1), (torch.tensor(0.5), 2), (torch.full((4,), 0.9), 1)):
+        inner.calls = 0
+        got = wrapped(XT, t, LABEL)
+        assert inner.calls == calls
+        truth = guided(3.0)(Told()) if calls == 2 else Told()
+        assert (got.mean - truth(XT, t, LABEL).mean).abs().max() < 1e-12  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="one time for the whole batch"):
+        wrapped(XT, torch.tensor([0.5, 0.5, 0.9, 0.9]), LABEL)
+
+
+def test_an_interval_is_the_same_for_any_number_of_steps() -> None:
+    """The share of steps inside tends to the interval's share of the grid: from -2 to 2 on the cosine."""
+    for n in (10, 40):
+        inner = Counted(Told())
+        sample(within(-2.0, 2.0, guided(2.0))(inner), 3, n, sampler=ddim, cond=torch.zeros(3, dtype=torch.long))
+        inside = [t for t in VP().grid(n)[:-1] if abs(float(VP().logsnr(t))) <= 2]
+        assert inner.calls == n + len(inside) and len(inside) > n / 3
+
+
+def test_a_network_is_told_by_its_label_alone() -> None:
+    torch.manual_seed(0)
+    network = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,), classes=3).double()
+    untold = mean(network, None)
+    assert torch.equal(mean(network, torch.full((4,), -1)), untold)
+    each = [mean(network, torch.full((4,), k)) for k in range(3)]
+    assert all((a - b).abs().max() > 1e-3 for a in each for b in [untold, *each] if a is not b)
+    mixed = mean(network, torch.tensor([0, 1, 2, -1]))
+    assert (mixed - torch.stack([*(each[k][k] for k in range(3)), untold[3]])).abs().max() < 1e-12
