@@ -38,7 +38,8 @@ def sample(
         out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
         n: how many.
         steps: of the sampler, at least 1; an evaluation of the network each, but for heun, which takes two.
-        sampler: ancestral, ddim, heun or dpm-solver-2m; ancestral by default for a model that draws, ddim for one that knows the mean only.
+        sampler: ancestral, ddim, heun or dpm-solver-2m; by default ancestral for a model that draws, and ddim for
+            one that knows the mean only.
         seed: image k depends on the seed and k alone.
         label: a class, for a model trained with classes.
         guidance: classifier-free guidance; 1 is none.
