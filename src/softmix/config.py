@@ -46,8 +46,9 @@ def to_json(obj: object) -> JSON:
 def from_json(cls: type[T], data: JSON) -> T:
     """The instance of the frozen dataclass `cls` that `to_json` turned into `data`: from_json(cls, to_json(x)) == x.
 
-    Every key must be there and none may be unknown, so that a configuration means the same under every
-    later set of defaults.
+    No key may be unknown. A key that is missing takes its default, if it has one: `to_json` writes every key,
+    so this happens only to a configuration that is older than the field, and a new field's default must
+    therefore be what was done before it.
 
     Raises ConfigError, and nothing else, for any data whatever.
     """
@@ -244,18 +245,18 @@ def _decode_class(cls: type, value: Any, path: str) -> object:
         if key not in fields:
             raise ConfigError(f"{path}: the key {_show(key)} is unknown; {cls.__name__} has {known}")
     for name in fields:
-        if name not in value:
-            raise ConfigError(f"{path}.{name} is missing; {cls.__name__} needs {known}{_default(cls, name)}")
-    parts = {name: _decode(kind, value[name], f"{path}.{name}") for name, kind in fields.items()}
+        if name not in value and not _has_default(cls, name):
+            raise ConfigError(f"{path}.{name} is missing; {cls.__name__} needs {known}")
+    parts = {name: _decode(kind, value[name], f"{path}.{name}") for name, kind in fields.items() if name in value}
     try:
         return cls(**parts)
     except Exception as error:  # a __post_init__ may refuse its values with any exception of its own
         raise ConfigError(f"{path}: {cls.__name__} refuses these values: {error}") from error
 
 
-def _default(cls: type, name: str) -> str:
-    value = cls.__dataclass_fields__[name].default  # type: ignore[attr-defined]
-    return "" if value is dataclasses.MISSING else f" (the default of {name} is {value!r})"
+def _has_default(cls: type, name: str) -> bool:
+    field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 @cache

@@ -64,7 +64,7 @@ def test_errors_are_amplified_no_more_than_the_table_says(process: Gaussian) -> 
 
 
 def test_an_unknown_output_is_refused() -> None:
-    with pytest.raises(ValueError, match="'score'.*x0, eps, v"):
+    with pytest.raises(ValueError, match=r"'score'.*x0, eps, v"):
         affine("score", torch.ones(1), torch.ones(1))  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ def integrals(problem: Problem, xt: Tensor, t: float, points: Tensor) -> tuple[T
 @pytest.mark.parametrize("level", [-3.0, 0.0, 3.0])
 @pytest.mark.parametrize("dim", [1, 2])
 def test_the_exact_posterior_is_bayes_rule_by_integration(process: Gaussian, level: float, dim: int) -> None:
-    """Trapezoid sums converge exponentially for smooth densities: error far below 1e-6 (measured 1e-9)."""
+    """Trapezoid sums converge exponentially for smooth densities: error far below 1e-6 (measured 5e-14)."""
     problem = correlated((dim,), process)
     t = float(process.time(level))
     side = 20_001 if dim == 1 else 401
@@ -125,7 +125,7 @@ def test_tweedie(process: Gaussian, level: float) -> None:
 @SHAPES
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_a_time_per_item_and_any_shape(process: Gaussian, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """A batch of 3 (with B = C = H = W among the shapes) against its items alone and flat, for mean, var and weights."""
+    """A batch of 3 (B = C = H = W among the shapes) against its items alone and flat, for mean, var and weights."""
     problem = correlated(shape, process)
     t = process.time(torch.tensor([-2.0, 1.0, 4.0], dtype=F64))
     x0 = problem.sample(3, Rng(0, 3)).to(dtype)

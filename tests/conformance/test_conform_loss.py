@@ -83,7 +83,7 @@ def test_the_other_weights_and_names() -> None:
     assert torch.allclose(weight("min-snr", logsnr), torch.tensor([math.exp(-4), 1, 5], dtype=F64))
     assert torch.allclose(weight("snr-half", logsnr) ** 2, weight("eps", logsnr))
     assert get_args(Weight) == WEIGHTS and all(weight(name, logsnr).shape == (3,) for name in WEIGHTS)
-    with pytest.raises(ValueError, match="'snr'.*there are x0, eps"):
+    with pytest.raises(ValueError, match=r"'snr'.*there are x0, eps"):
         weight("snr", logsnr)  # type: ignore[arg-type]
 
 
@@ -157,7 +157,7 @@ def test_without_repulsion_or_with_beta_two_the_mixture_collapses() -> None:
 
 
 def test_the_energy_score_is_unbiased_in_the_number_of_draws() -> None:
-    """Means over 20,000 items at m = 2, 4, 8 agree within 4 standard errors; the biased form, over m^2 pairs, does not."""
+    """Means over 20,000 items at m = 2, 4, 8 agree within 4 standard errors; the biased form, over m^2 pairs, not."""
     n = 20_000
     data = VP().noise(0.5 * Rng(0, n).normal((n, 2), F64), 0.5, Rng(1, n))
     law = Implicit(lambda eta: 0.8 * eta, n, (2,), data.x0)
@@ -254,7 +254,7 @@ def test_the_likelihood_is_that_of_the_reverse_step(process: Gaussian, ratio: fl
 
 def test_the_likelihood_says_what_it_cannot_score() -> None:
     data = noised((2,))
-    with pytest.raises(TypeError, match="density.*energy score"):
+    with pytest.raises(TypeError, match=r"density.*energy score"):
         Likelihood()(spread_out(data, 1.0), data, Rng(0, 3))
     full = FullMixture(torch.zeros(3, 1), data.x0[:, None], torch.eye(2, dtype=F64)[None, None], (2,))
     with pytest.raises(TypeError, match="Normal or Mixture head, and FullMixture"):
@@ -391,4 +391,4 @@ def test_a_loss_is_one_number_for_each_item_and_no_item_sees_another(
         one = slice(k, k + 1)
         alone = Noised(data.x0[one], data.xt[one], data.t[one], data.z[one], data.logsnr[one])
         value = loss(network(alone.xt, alone.t), alone, Rng(2, [k]))
-        assert abs(float(value - values[k])) < 1e-9 * (1 + abs(float(value)))
+        assert (value - values[k]).abs() < 1e-9 * (1 + value.abs())

@@ -223,7 +223,9 @@ def test_what_comes_before_the_latent_runs_once(spec: NetSpec, shape: tuple[int,
         model = network(spec, shape, SoftHead(where))  # type: ignore[arg-type]
         calls = [0] * len(model.net.body)
         for i, block in enumerate(model.net.body):
-            block.register_forward_hook(lambda *call, i=i: calls.__setitem__(i, calls[i] + len(call[2][0])))
+            block.register_forward_hook(
+                lambda *call, i=i, calls=calls: calls.__setitem__(i, calls[i] + len(call[2][0]))
+            )
         model(*inputs(shape)).draws(8, Rng(0, 3))
         split = model.net.splits[where]  # type: ignore[index]
         assert calls == [3] * split + [24] * (len(calls) - split)

@@ -1,4 +1,4 @@
-"""Room `posterior`: draws against declared means, variances and densities; densities against scipy and torch; `need`."""
+"""Room `posterior`: draws against declared means and variances; densities against scipy and torch; `need`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def deviation(draws: Tensor, mean: Tensor, var: Tensor) -> float:
 @SHAPES
 @DTYPES
 def test_draws_have_the_mean_and_variance_declared(make: Make, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """1500 draws for each of 3 items: below 5 standard errors (measured at most 4.4), and 5 finds a small error."""
+    """1500 draws for each of 3 items: below 5 standard errors (measured at most 4.2), and 5 finds a small error."""
     many, posterior = make(shape, source(dtype, 1500)), make(shape, source(dtype))
     draws = many.sample(Rng(1, 4500)).reshape(1500, 3, *shape)
     assert draws.dtype == posterior.mean.dtype == dtype

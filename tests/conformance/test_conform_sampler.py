@@ -1,4 +1,4 @@
-"""Room `sampler`: orders against closed forms, known laws from exact denoisers, a batch against its items, the driver."""
+"""Room `sampler`: orders against closed forms, known laws from exact denoisers, a batch against its items, driving."""
 
 from __future__ import annotations
 
@@ -36,19 +36,23 @@ def run(denoiser: Denoiser, sampler: Sampler, x: Tensor, times: Tensor, seed: in
     return finish(drive(denoiser, sampler, x, times, Rng(seed, len(x), "run")))
 
 
-def gaps(problem: Problem, truth: Callable[[Tensor], Tensor], sampler: Sampler, counts: list[int]) -> list[float]:
-    """Mean errors at the end of n even steps of logsnr from -6 to 4 (both ends away from where h is infinite)."""
+def gaps(
+    problem: Problem, truth: Callable[[Tensor], Tensor], sampler: Sampler, counts: list[int], even: str = "logsnr"
+) -> list[float]:
+    """Mean errors at the end of n steps, even in logsnr or in t, from logsnr -6 to 4 (away from where h is infinite)."""
     process = problem.process
     x = process.noise(problem.sample(64, Rng(3, 64)), float(process.time(-6.0)), Rng(4, 64)).xt
     right = truth(x)
     errors = []
     for n in counts:
         times = process.time(torch.linspace(-6, 4, n + 1, dtype=F64))
+        if even == "t":
+            times = torch.linspace(float(times[0]), float(times[-1]), n + 1, dtype=F64)
         errors.append(float((run(problem.denoiser(), sampler, x, times) - right).flatten(1).norm(dim=1).mean()))
     return errors
 
 
-COUNTS = [64, 128, 256]
+COUNTS = [32, 64, 128]
 
 
 @ODE
@@ -65,16 +69,17 @@ def test_order_against_the_gaussian_flow(sampler: Sampler, process: Gaussian, sh
 @ODE
 @THREE
 def test_order_against_the_flow_of_a_mixture_on_the_line(sampler: Sampler, process: Gaussian) -> None:
-    """In one dimension the flow is F_s^-1 o F_t for any law: here a mixture of three."""
+    """In one dimension the flow is F_s^-1 o F_t for any law: here a mixture of three; steps even in t."""
     problem = correlated((1,), process)
     ends = float(process.time(-6.0)), float(process.time(4.0))
-    errors = gaps(problem, lambda x: problem.flow(x, *ends), sampler, [128, 256, 512])
-    assert order([128, 256, 512], errors) == pytest.approx(traits(sampler).order, abs=0.15)
+    counts = [64, 128, 256]
+    errors = gaps(problem, lambda x: problem.flow(x, *ends), sampler, counts, "t")
+    assert order(counts, errors) == pytest.approx(traits(sampler).order, abs=0.15)
 
 
 @cache
 def _fine(process: Gaussian) -> Tensor:
-    """Where 2048 steps of Heun's rule lead: 64 times closer than 256 steps of the second order."""
+    """Where 1024 steps of Heun's rule lead: 64 times closer than 128 steps of the second order."""
     problem = Problem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
     ends: list[Tensor] = []
 
@@ -82,7 +87,7 @@ def _fine(process: Gaussian) -> Tensor:
         ends.append((yield from heun(process, x, grid, rng)))
         return ends[0]
 
-    gaps(problem, torch.zeros_like, keep, [2048])
+    gaps(problem, torch.zeros_like, keep, [1024])
     return ends[0]
 
 
@@ -123,7 +128,7 @@ def test_the_order_of_a_wrong_solver_is_found() -> None:
 def test_drawing_reaches_the_law_in_any_number_of_steps(sampler: Sampler, process: Gaussian, n: int) -> None:
     """Points, an image and a sequence; sqrt(N) KS below 2.2 and moments within 4.5 standard errors.
 
-    Over all these cases at 2000 items the largest measured are 1.9 and 3.6 (as the laws of a maximum over
+    Over all these cases at 2000 items the largest measured are 1.8 and 3.4 (as the laws of a maximum over
     that many cases say); a sampler of means gives 10 or more at n <= 3 (next test).
     """
     kinds = problems(process) if n <= 7 else [correlated(process=process)]
@@ -154,11 +159,11 @@ def test_means_do_not_reach_the_law_in_few_steps(sampler: Sampler, n: int) -> No
 @ODE
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 def test_the_flow_reaches_the_law_in_many_steps(sampler: Sampler, process: Gaussian) -> None:
-    """260 steps of Karras' spacing: KS and moments at 1000 items like a true sample's (measured 1.7 and 3.3)."""
+    """260 steps of Karras' spacing: KS and moments at 1000 items like a true sample's (measured 1.3 and 2.6)."""
     times = karras(process, 260)
-    for problem in (correlated(process=process), correlated((2, 2, 2), process)):
-        x = sample(problem.denoiser(), 1000, sampler=sampler, grid=times, seed=5, batch=1000)
-        assert ks(x, problem.law) < 2.2 and standardised(x, problem.law) < 4.5, (problem.name, problem.shape)
+    problem = correlated((2, 2, 2), process)
+    x = sample(problem.denoiser(), 1000, sampler=sampler, grid=times, seed=5, batch=1000)
+    assert ks(x, problem.law) < 2.2 and standardised(x, problem.law) < 4.5
 
 
 @ODE
@@ -168,7 +173,7 @@ def test_few_steps_of_the_flow_stay_bounded(
     sampler: Sampler, process: Gaussian, times: Callable[[Gaussian, int], Tensor]
 ) -> None:
     """From pure noise no sampler and no grid may leave the data's range: the variance stays below twice that of
-    data and unit noise together (measured: heun 1.7 on the coarsest grid, the others at most the data's).
+    data and unit noise together (measured, as a share of the latter: heun 0.9 on the coarsest grid, the others 0.2).
 
     Heun's rule in sigma / alpha gave variances of 1e5 here. One step gives the posterior's mean at t = 1.
     """
@@ -380,7 +385,7 @@ def test_an_averaged_mean_is_the_same_at_every_call_and_for_every_item() -> None
 
 
 def test_the_comparisons_pass_the_truth_and_find_what_is_wrong() -> None:
-    """For 40 true samples of 1000: KS and moments below 2.2 and 4.5 (measured at most 1.8 and 3.3); and each is
+    """For 40 true samples of 1000: KS and moments below 2.2 and 4.5 (measured at most 1.8 and 2.9); and each is
     moved by a shift or a scale of a tenth, or by anything that is not finite."""
     law = correlated((3,)).law
     for seed in range(40):
