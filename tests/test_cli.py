@@ -184,6 +184,12 @@ def test_check_cite_and_papers(runs: Path) -> None:
     assert "smd" in call("papers")[1]
 
 
+def test_the_page_of_papers_is_what_the_command_writes(tmp_path: Path) -> None:
+    assert call("papers", "--out", tmp_path / "papers.md")[0] == 0
+    page = Path(__file__).parent.parent / "docs" / "papers.md"
+    assert page.read_text() == (tmp_path / "papers.md").read_text(), "run: softmix papers --out docs/papers.md"
+
+
 def test_points_can_be_trained_and_sampled(tmp_path: Path) -> None:
     assert call("train", "toy:ring", "--out", tmp_path / "run", "--steps", 3, "--limit", 500)[0] == 0
     assert call("sample", tmp_path / "run", "--out", tmp_path / "x.npy", "--n", 7)[0] == 0

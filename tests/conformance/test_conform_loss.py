@@ -102,7 +102,7 @@ def test_the_published_loss_is_the_means_error_plus_the_draws_variance() -> None
     """E_eta |x0 - f(eta)|^2 = |x0 - E f|^2 + tr Cov f (card 1a): over 20,000 draws, within 4 standard errors."""
     one = noised((3,), n=1)
     n = 20_000
-    data = Noised(*(part.expand(n, *part.shape[1:]) for part in (one.x0, one.xt, one.t, one.z, one.logsnr)))
+    data = Noised(*(part.expand(n, *part.shape[1:]) for part in (one.x0, one.xt, one.t, one.z)), process=one.process)
     for sd in (0.0, 0.3, 1.0):
         values = PublishedSquare("eps")(spread_out(data, sd), data, Rng(0, n))
         truth = float(weight("eps", one.logsnr)) * (0.1**2 + sd**2)
@@ -208,7 +208,7 @@ def test_the_variance_of_a_step(process: Gaussian) -> None:
 
 def seen(loss: Likelihood | Importance, data: Noised, seed: int) -> Tensor:
     """y = x0 + N(0, 1 / dSNR), as the loss draws it."""
-    sd = step_variance(loss.process, data.t, loss.ratio).sqrt()
+    sd = step_variance(data.process, data.t, loss.ratio).sqrt()
     return data.x0 + column(sd, data.x0) * Rng(seed, len(data.x0)).normal(data.x0.shape, F64)
 
 
@@ -217,7 +217,7 @@ def seen(loss: Likelihood | Importance, data: Noised, seed: int) -> Tensor:
 def test_the_likelihood_of_a_normal_is_closed(process: Gaussian, shape: tuple[int, ...]) -> None:
     """-log N(y; mean, var + 1 / dSNR) / D by torch.distributions; with one variance an item, and one an element."""
     data = noised(shape, process)
-    loss = Likelihood(process=process)
+    loss = Likelihood()
     mean, total = data.x0 + 0.2, column(step_variance(process, data.t, 0.5), data.x0)
     for var in (0.3 * Rng(3, 3).uniform((3, *(1,) * len(shape)), F64), 0.3 * Rng(3, 3).uniform((3, *shape), F64)):
         truth = -flat(distributions.Normal(mean, (var + total).sqrt()).log_prob(seen(loss, data, 0)))
@@ -230,7 +230,7 @@ def test_the_likelihood_is_that_of_the_reverse_step(process: Gaussian, ratio: fl
     """-log p(x_s | x_t) with x_s from the process's own bridge and the same noise: the same, but for the constant
     log c_0 of the change from x_s to (x_s - c_x x_t) / c_0; for a Normal and for a mixture."""
     data, shape = noised((3,), process), (3,)
-    loss = Likelihood(ratio, process)
+    loss = Likelihood(ratio)
     t, s = data.t, ratio * data.t
     r, kappa = process.sigma(s) / process.sigma(t), process.alpha(t) / process.alpha(s)
     c_x, left = column(r**2 * kappa, data.xt), column(1 - r**2 * kappa**2, data.xt)
@@ -266,7 +266,7 @@ def test_one_importance_draw_is_a_squared_error(process: Gaussian) -> None:
     """k = 1: |y - x|^2 / (2 v D) + log(2 pi v) / 2, with v = 1 / dSNR + tau^2; the temper changes nothing."""
     data = noised((2, 3), process)
     for tau, temper in ((0.0, 1.0), (0.5, 1.0), (0.5, 4.0)):
-        loss = Importance(1, tau=tau, temper=temper, process=process)
+        loss = Importance(1, tau=tau, temper=temper)
         v = step_variance(process, data.t, 0.5) + tau**2
         truth = flat((seen(loss, data, 0) - data.x0 - 0.1) ** 2) / (2 * v) + (2 * math.pi * v).log() / 2
         assert (loss(spread_out(data, 0.0), data, Rng(0, 3)) - truth).abs().max() < 1e-9
@@ -389,6 +389,6 @@ def test_a_loss_is_one_number_for_each_item_and_no_item_sees_another(
     assert grads and all(grad.isfinite().all() for grad in grads)
     for k in range(3):
         one = slice(k, k + 1)
-        alone = Noised(data.x0[one], data.xt[one], data.t[one], data.z[one], data.logsnr[one])
+        alone = Noised(data.x0[one], data.xt[one], data.t[one], data.z[one], data.process)
         value = loss(network(alone.xt, alone.t), alone, Rng(2, [k]))
         assert (value - values[k]).abs() < 1e-9 * (1 + value.abs())

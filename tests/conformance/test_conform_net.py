@@ -305,7 +305,7 @@ def test_images_of_another_size_pass() -> None:
 @NETS
 @EVERY
 def test_bf16_is_close_to_float32(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:
-    """Under autocast a draw differs by under 2 % of its root mean square (measured 0.13 to 0.44 %) and stays float32."""
+    """Under autocast draws differ by under 2 % of their root mean square (measured 0.13 to 0.44 %), in float32."""
     model = network(spec, shape, head)
     xt, t = inputs(shape)
     with torch.no_grad():

@@ -142,7 +142,7 @@ def test_noise_records_what_it_did(process: Gaussian, shape: tuple[int, ...], dt
     noised = process.noise(x0, t, Rng(1, shape[0]), label)
     assert noised.xt.dtype == noised.z.dtype == dtype and noised.xt.shape == shape and noised.cond is label
     assert torch.equal(noised.z, Rng(1, shape[0]).normal(shape, dtype)) and torch.equal(noised.x0, x0)
-    assert torch.equal(noised.logsnr, process.logsnr(t))
+    assert noised.process is process and torch.equal(noised.logsnr, process.logsnr(t))
     for k in range(shape[0]):
         item = float(process.alpha(t[k])) * x0[k].double() + float(process.sigma(t[k])) * noised.z[k].double()
         assert (noised.xt[k].double() - item).abs().max() < 1e-6 * (1 + float(item.abs().max()))
@@ -165,7 +165,7 @@ def test_the_prior_is_what_is_left_of_no_signal(process: Gaussian) -> None:
 @EVERY
 @given(a=times, b=times)
 def test_the_bridge_is_bayes_rule(process: Gaussian, a: float, b: float) -> None:
-    """Its three coefficients, read off its results, against card 1: with r = sigma_s / sigma_t, kappa = alpha_t / alpha_s,
+    """Its coefficients, read off its results, against card 1: with r = sigma_s / sigma_t, kappa = alpha_t / alpha_s,
     c_x = r^2 kappa,  c_0 = alpha_s (1 - r^2 kappa^2),  variance = sigma_s^2 (1 - r^2 kappa^2);
     and c_0^2 / variance = snr(s) - snr(t)."""
     s, t = min(a, b), max(a, b)

@@ -36,15 +36,32 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
         print(f"wrote {out / 'verdict.json'}")
 
 
-def papers() -> None:
-    """The papers that softmix runs, their claims, and the verdicts."""
+def papers(out: Path | None = None) -> None:
+    """The papers that softmix runs, their claims, and what was found.
+
+    Args:
+        out: a Markdown file to write the table to, as well.
+    """
     from ..recipe import PAPERS
 
+    table = [
+        "# Papers",
+        "",
+        "Written by `softmix papers --out docs/papers.md`; run any by `softmix reproduce NAME`.",
+        "",
+    ]
+    table += ["| name | paper | claim | found here |", "|---|---|---|---|"]
     for name, module in PAPERS.items():
+        paper = module.PAPER
         print(
-            f"{name:10s} {module.PAPER.title} ({module.PAPER.venue} {module.PAPER.year})\n"
-            f"{'':10s} claim: {module.PAPER.claim}\n{'':10s} found: {module.FOUND}"
+            f"{name:10s} {paper.title} ({paper.venue} {paper.year})\n"
+            f"{'':10s} claim: {paper.claim}\n{'':10s} found: {module.FOUND}"
         )
+        link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv}), {paper.venue} {paper.year}"
+        table.append(f"| `{name}` | {link} | {paper.claim} | {module.FOUND} |")
+    if out is not None:
+        out.write_text("\n".join(table) + "\n")
+        print(f"wrote {out}")
 
 
 def cite(run: Positional[Path], /) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ def evaluate(
             held_out,
             title=model.path.name,
             facts=facts,
+            curves=_curves(model.path),
             steps=steps,
             sampler=chosen,
             n=n,
@@ -80,6 +82,14 @@ def evaluate(
             print(carried_table(result.carried) + "\n")
         results.append(result)
     print(f"report: {write_report(out or run / 'report.html', results)}")
+
+
+def _curves(run: Path) -> dict[str, tuple[tuple[float, float], ...]]:
+    """The training loss by step, from the run's log, in at most 200 points."""
+    log = run / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return {"loss": tuple(points[:: max(len(points) // 200, 1)])} if points else {}
 
 
 def _both(source: str, model: Model) -> tuple[Data, Data]:

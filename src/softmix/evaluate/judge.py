@@ -105,6 +105,7 @@ def judge(
     *,
     title: str,
     facts: dict[str, str] | None = None,
+    curves: dict[str, tuple[tuple[float, float], ...]] | None = None,
     steps: Sequence[int] = STEPS,
     sampler: Sampler = ancestral,
     n: int = 2000,
@@ -148,7 +149,12 @@ def judge(
         "seed": str(seed),
     }
     return Evaluation(
-        title, (facts or {}) | about, tuple(rows), found if sum(found.spread) > 0 else None, tuple(pictures)
+        title,
+        (facts or {}) | about,
+        tuple(rows),
+        found if sum(found.spread) > 0 else None,
+        tuple(pictures),
+        curves or {},
     )
 
 

@@ -107,11 +107,12 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     smd : soft mixture trained by the energy score. plain : the usual diffusion model. published : SMD's form
     and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
     """
-    base = Config(net=_net(shape), batch=256 if len(shape) == 1 else 128)
+    soft = SoftHead(mean="none")
+    base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=256 if len(shape) == 1 else 64)
     if len(shape) == 1:
         base = replace(base, optimiser=Optimiser(rate=2e-3), precision="fp32")
     if model == "plain":
-        return replace(base, head=PointHead(), loss=Square())
+        return replace(base, head=PointHead(), loss=Square("v"))
     if model == "published":
         return replace(base, head=PublishedSMD(), loss=PublishedSquare())
     if model == "mixture":
@@ -130,4 +131,4 @@ def _net(shape: tuple[int, ...]) -> NetSpec:
         return MLPSpec()
     if max(shape[1:]) <= 16:
         return UNetSpec(width=32, depth=1, patch=1)
-    return UNetSpec(width=64, patch=2)
+    return UNetSpec(width=64, depth=1, patch=2)
