@@ -321,10 +321,12 @@ def test_the_threshold_is_dsnr_times_spread_times_k_minus_one() -> None:
     truth = [(float(snr[i + 1]) - float(snr[i])) * float(spread[i]) for i in range(4)]
     gains = gain(process, grid, spread)
     assert torch.allclose(gains, torch.tensor(truth, dtype=F64)) and gains[-1] == math.inf
-    for k in (2, 5, 50):
-        assert mixture_pays(process, grid, spread, k).tolist() == [(k - 1) * value > 1 for value in truth]
-    # the published loss, one draw, never pays on a finite step
-    assert not mixture_pays(process, grid[:-1], spread[:-1], 1).any()
+    for k in (2, 3, 50):
+        edge = 1 / ((k - 1) * (snr[1:] - snr[:-1])[:-1])
+        assert mixture_pays(process, grid[:-1], 1.01 * edge, k).all()
+        assert not mixture_pays(process, grid[:-1], 0.99 * edge, k).any()
+    # the published loss, one draw, never pays on a finite step, however wide the posterior
+    assert not mixture_pays(process, grid[:-1], torch.full((3,), 1e9), 1).any()
 
 
 def test_fine_steps_do_not_pay_and_coarse_ones_do() -> None:

@@ -29,7 +29,9 @@ ALL = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: traits(s).name)
 ODE = pytest.mark.parametrize(
     "sampler", [s for s in SAMPLERS if traits(s).order is not None], ids=lambda s: traits(s).name
 )
-DRAWING = pytest.mark.parametrize("sampler", [s for s in SAMPLERS if traits(s).order is None], ids=str)
+DRAWING = pytest.mark.parametrize(
+    "sampler", [s for s in SAMPLERS if traits(s).order is None], ids=lambda s: traits(s).name
+)
 
 
 def run(denoiser: Denoiser, sampler: Sampler, x: Tensor, times: Tensor, seed: int = 0) -> Tensor:
