@@ -75,8 +75,9 @@ class _Soft(nn.Module):
         if self.local:
             self.g_local = nn.Sequential(nn.Linear(width + self.local, width), nn.SiLU(), nn.Linear(width, width))
         # torch's own start would let eta change x0 by a thousandth: nearly collapsed, and slow to leave it
-        for layer in (self.g[0], self.g[2], self.f, *(self.g_local[::2] if self.local else ())):
-            nn.init.orthogonal_(layer.weight, gain=2.0)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.orthogonal_(parameter, gain=2.0)
         self.latent_shape = (spec.latent + self.local * torch.Size(self.size).numel(),)
 
     def forward(self, net: Net, given: Inputs) -> Posterior:

@@ -17,7 +17,7 @@ from softmix.evaluate.coverage import coverage
 from softmix.evaluate.features import Features, classifier_features, pixel_features, raw_features
 from softmix.evaluate.frechet import frechet
 from softmix.evaluate.kernel import kernel_distance
-from softmix.evaluate.nearest import memorisation, nearest
+from softmix.evaluate.nearest import compared, nearest
 from softmix.evaluate.points import histogram_tv, sliced_wasserstein
 from softmix.sampler import Sampler, ancestral, sample, traits
 
@@ -69,33 +69,42 @@ def features_for(data: Data, cache: Path | None) -> Features:
     return pixel_features(data.x0(slice(0, 20000)))
 
 
-def compare(fake: Tensor, train: Data, held_out: Data, features: Features, *, seed: int = 0) -> dict[str, float]:
-    """Every distance between samples and held-out data; coverage takes as many of one as of the other."""
-    real = held_out.x0()
-    f_real, f_fake = features(real), features(fake)
-    n = min(len(f_real), len(f_fake), 5000)
-    cover = coverage(f_real[:n], f_fake[:n])
-    kernel = kernel_distance(f_real, f_fake, seed)
-    copied = memorisation(fake[:1000], train.x0(), real[:1000])
-    values = {
-        "frechet": frechet(f_real, f_fake),
-        "kernel": kernel.value,
-        "kernel_se": kernel.standard_error,
-        "precision": cover.precision,
-        "recall": cover.recall,
-        "density": cover.density,
-        "coverage": cover.coverage,
-        "nearest": copied.generated,
-        "nearest_ratio": copied.ratio,
-        "copied": copied.copied,
-    }
-    logits = features.classify(fake) if held_out.labels is not None else None
-    if logits is not None and held_out.labels is not None:
-        weights = torch.bincount(held_out.labels, minlength=len(held_out.classes)).double()
-        values["class_tv"] = histogram_tv(logits.argmax(1), weights / weights.sum())
-    if not held_out.is_image:
-        values["sliced_wasserstein"] = sliced_wasserstein(real, fake, seed=seed)
-    return values
+class Reference:
+    """What samples are compared with: held-out data, their features, and how near they lie to the training set."""
+
+    def __init__(self, train: Data, held_out: Data, features: Features, seed: int = 0):
+        self.train, self.held_out, self.features, self.seed = train, held_out, features, seed
+        self.real = held_out.x0()
+        self.real_features = features(self.real)
+        self.unseen = nearest(self.real[:1000], train.x0()).distance
+
+    def compare(self, fake: Tensor) -> dict[str, float]:
+        """Every distance between samples and held-out data; coverage takes as many of one as of the other."""
+        found = self.features(fake)
+        n = min(len(self.real), len(fake), 5000)
+        cover = coverage(self.real_features[:n], found[:n])
+        kernel = kernel_distance(self.real_features, found, self.seed)
+        copied = compared(nearest(fake[:1000], self.train.x0()).distance, self.unseen)
+        values = {
+            "frechet": frechet(self.real_features, found),
+            "kernel": kernel.value,
+            "kernel_se": kernel.standard_error,
+            "precision": cover.precision,
+            "recall": cover.recall,
+            "density": cover.density,
+            "coverage": cover.coverage,
+            "nearest": copied.generated,
+            "nearest_ratio": copied.ratio,
+            "copied": copied.copied,
+        }
+        labels = self.held_out.labels
+        logits = self.features.classify(fake) if labels is not None else None
+        if logits is not None and labels is not None:
+            weights = torch.bincount(labels, minlength=len(self.held_out.classes)).double()
+            values["class_tv"] = histogram_tv(logits.argmax(1), weights / weights.sum())
+        if not self.held_out.is_image:
+            values["sliced_wasserstein"] = sliced_wasserstein(self.real, fake, seed=self.seed)
+        return values
 
 
 def judge(
@@ -115,10 +124,11 @@ def judge(
 ) -> Evaluation:
     """Samples n items at each number of steps and measures them; the floor is as many real training items."""
     features = features_for(train, cache)
+    reference = Reference(train, held_out, features, seed)
     device = next((p.device for p in getattr(denoiser, "parameters", lambda: iter(()))()), torch.device("cpu"))
     count = min(n, len(held_out))
     floor = train.x0(torch.arange(len(train))[:: max(len(train) // n, 1)][:n])
-    rows = [Row("real training items (floor)", None, "", compare(floor, train, held_out, features, seed=seed))]
+    rows = [Row("real training items (floor)", None, "", reference.compare(floor))]
     pictures = [Pictures("real", held_out.x0(slice(0, 32)))] if train.is_image else []
     classes = getattr(denoiser, "classes", 0)
     cond = torch.arange(n) % classes if classes else None
@@ -130,7 +140,7 @@ def judge(
         if train.is_image:
             last = last.clamp(-1, 1)
         say(f"{n} samples in {k} steps: {seconds:.1f} s")
-        values = compare(last, train, held_out, features, seed=seed) | {
+        values = reference.compare(last) | {
             "evaluations": traits(sampler).evaluations(k),
             "seconds": seconds,
         }

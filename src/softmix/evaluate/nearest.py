@@ -64,8 +64,11 @@ def memorisation(fake: Tensor, train: Tensor, held_out: Tensor, chunk: int = 204
     virtue. The comparison with unseen data follows Meehan, Chaudhuri & Dasgupta, arXiv 2004.05675, in the
     plainest form that can be read off a table.
     """
-    ours = nearest(fake, train, chunk).distance
-    unseen = nearest(held_out, train, chunk).distance
+    return compared(nearest(fake, train, chunk).distance, nearest(held_out, train, chunk).distance)
+
+
+def compared(ours: Tensor, unseen: Tensor) -> Memorisation:
+    """`memorisation` from distances that are known already: of generated images [N] and of unseen ones [M]."""
     generated, yardstick = float(ours.quantile(0.5)), float(unseen.quantile(0.5))
     if yardstick == 0:
         raise ValueError(
