@@ -186,16 +186,16 @@ def test_the_sentence_names_the_path_and_the_alternatives(changes: dict[str, Any
 def test_a_missing_key_takes_its_default_or_is_named() -> None:
     """So that a field can be added without making older configurations unreadable."""
     defaulted = 0
-    for field in dataclasses.fields(Config):
+    for each in dataclasses.fields(Config):
         data = example()
-        del data[field.name]
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            with pytest.raises(ConfigError, match=rf"^config\.{field.name} is missing"):
+        del data[each.name]
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            with pytest.raises(ConfigError, match=rf"^config\.{each.name} is missing"):
                 from_json(Config, data)
         else:
             defaulted += 1
-            expected = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-            assert getattr(from_json(Config, data), field.name) == expected
+            expected = each.default if each.default is not dataclasses.MISSING else each.default_factory()
+            assert getattr(from_json(Config, data), each.name) == expected
     assert 0 < defaulted < len(dataclasses.fields(Config))
 
 

@@ -302,6 +302,13 @@ def test_images_of_another_size_pass() -> None:
             assert model(torch.zeros(2, 3, 9, 7), 0.5).mean.shape == (2, 3, 9, 7)
 
 
+def test_a_latent_that_has_a_place_for_each_pixel_refuses_another_size() -> None:
+    for spec in (UNET, DIT):
+        for head in (SoftHead(), PublishedSMD(5)):
+            with pytest.raises(ValueError, match="made for items of shape"):
+                network(spec, (3, 4, 3), head)(torch.zeros(2, 3, 6, 6), 0.5)
+
+
 @NETS
 @EVERY
 def test_bf16_is_close_to_float32(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:

@@ -276,7 +276,6 @@ def test_evaluations_are_counted(sampler: Sampler, n: int) -> None:
     steps: list[Step] = []
     sample(counted, 6, n, sampler=sampler, batch=4, look=steps.append)
     each = traits(sampler).evaluations(n)
-    assert each == (2 * n - 1 if sampler is heun else n)
     assert counted.calls == 2 * each and counted.items == 6 * each
     assert [step.evaluations for step in steps] == 2 * list(range(1, each + 1))
 

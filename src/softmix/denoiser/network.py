@@ -75,7 +75,9 @@ class Network(nn.Module):
         self.head = head.build(self.net, net, self.shape)
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
-        if tuple(xt.shape[1:]) != self.shape and (xt.ndim != len(self.shape) + 1 or xt.shape[1] != self.shape[0]):
+        other = xt.ndim != len(self.shape) + 1 or xt.shape[1] != self.shape[0]
+        # a latent with a number for each place has the size of the images that it was made for
+        if tuple(xt.shape[1:]) != self.shape and (other or hasattr(self.head, "latent_shape")):
             raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has {tuple(xt.shape[1:])}")
         t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None).expand(len(xt))
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
