@@ -76,7 +76,11 @@ class Config:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found when the run began and holds for all of it."""
+    """What was found when the run began and holds for all of it.
+
+    lanes : the pieces that a batch is computed in at the same time, one on each core; part of the recipe, since
+    they decide the order of sums. 1 for points and on an accelerator.
+    """
 
     data: str
     fingerprint: str
@@ -87,6 +91,7 @@ class Facts:
     precision: Literal["bf16", "fp32"]
     steps: int | None
     version: str
+    lanes: int = 1
 
 
 @dataclass(frozen=True)

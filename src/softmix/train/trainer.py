@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -51,6 +54,7 @@ def facts_of(data: Data, config: Config) -> Facts:
         raise TrainingError(f"training with classes was asked for, but {data.name} has no labels; leave `classes` off")
     bf16 = find_device().type == "cuda" or torch.cpu._is_amx_tile_supported()
     precision = config.precision if config.precision != "auto" else "bf16" if bf16 else "fp32"
+    lanes = torch.get_num_threads() if find_device().type == "cpu" and data.is_image else 1
     return Facts(
         data.name,
         data.fingerprint,
@@ -61,6 +65,7 @@ def facts_of(data: Data, config: Config) -> Facts:
         precision,
         config.steps,
         __version__,
+        lanes,
     )
 
 
@@ -84,7 +89,8 @@ class Trainer:
         self.step = 0
         self.attempt = 0
         self.total = run.facts.steps
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._parameters = list(self.network.parameters())
+        self._pool: ThreadPoolExecutor | None = None
         if run.config.compile:
             self.network.net.run = torch.compile(self.network.net.run, dynamic=False)  # type: ignore[method-assign]
 
@@ -113,10 +119,8 @@ class Trainer:
         epochs, places = items // len(self.data), items % len(self.data)
         index = torch.empty_like(items)
         for epoch in epochs.unique().tolist():
-            if self._order[0] != epoch:
-                self._order = (epoch, permutation(self.run.config.seed, len(self.data), f"epoch.{epoch}"))
             here = epochs == epoch
-            index[here] = self._order[1][places[here]]
+            index[here] = _order(self.run.config.seed, len(self.data), epoch)[places[here]]
         return index
 
     def rate(self) -> float:
@@ -132,11 +136,12 @@ class Trainer:
         config = self.run.config
         settings = config.optimiser
         items = torch.arange(self.step * config.batch, (self.step + 1) * config.batch)
-        total = 0.0
-        for part in items.chunk(settings.accumulate):
-            loss = self.item_loss(part).sum() / config.batch
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+        lanes, total = self.run.facts.lanes, 0.0
+        pieces = items.chunk(settings.accumulate * lanes)
+        for start in range(0, len(pieces), lanes):
+            for loss, gradient in self._together(pieces[start : start + lanes]):
+                total += loss
+                self._add(gradient)
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
         if torch.isfinite(torch.tensor([total, norm])).all():
             for group in self.optimiser.param_groups:
@@ -146,6 +151,28 @@ class Trainer:
             self.ema.update(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         return total, norm
+
+    def _together(self, pieces: Sequence[Tensor]) -> list[tuple[float, Sequence[Tensor | None]]]:
+        """Loss and gradient of each piece of a batch, on a core each.
+
+        Small images keep one core busy and not several: an operation is over before the cores have agreed to
+        share it. With a piece each they need not agree. The sums are taken in the order of the pieces, so
+        the bits do not depend on which is done first.
+        """
+        if len(pieces) == 1:
+            return [self._gradient(pieces[0])]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(len(pieces), initializer=torch.set_num_threads, initargs=(1,))
+        return list(self._pool.map(self._gradient, pieces))
+
+    def _gradient(self, piece: Tensor) -> tuple[float, Sequence[Tensor | None]]:
+        loss = self.item_loss(piece).sum() / self.run.config.batch
+        return float(loss.detach()), torch.autograd.grad(loss, self._parameters, allow_unused=True)
+
+    def _add(self, gradient: Sequence[Tensor | None]) -> None:
+        for parameter, part in zip(self._parameters, gradient, strict=True):
+            if part is not None:
+                parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
     def save(self) -> None:
         """A checkpoint of this step."""
@@ -189,6 +216,12 @@ class Trainer:
             enlarge(to_image(tile(to_uint8(images.cpu())))),
             {"step": self.step, "steps": 4, "seed": self.run.config.seed, "weights": name_of(self.run.config.ema[0])},
         )
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, count: int, epoch: int) -> Tensor:
+    """The order in which an epoch goes through the data."""
+    return permutation(seed, count, f"epoch.{epoch}")
 
 
 def times(config: Config, items: Tensor, attempt: int) -> Tensor:
