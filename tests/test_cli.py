@@ -127,6 +127,16 @@ def test_labels_and_guidance_of_a_model_without_classes(runs: Path, tmp_path: Pa
     assert "classes" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--guidance", 2)
 
 
+def test_an_unknown_sampler_and_an_eta_that_is_none(runs: Path, tmp_path: Path) -> None:
+    assert "dpm-solver-2m" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--sampler", "euler")
+    for more in (["--eta", 2], ["--eta", 0.5, "--sampler", "heun", "--average", 2]):
+        assert "eta" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", *more)
+    for name, more in (("draw", []), ("fresh", ["--eta", 1])):
+        assert call("sample", runs / "smd", "--out", tmp_path / f"{name}.npy", "--n", 2, "--steps", 2, *more)[0] == 0
+    draw, fresh = (np.load(tmp_path / f"{name}.npy", allow_pickle=False) for name in ("draw", "fresh"))
+    assert (draw != fresh).any()
+
+
 def test_unknown_paper() -> None:
     assert "smd" in refused("reproduce", "nobody")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,18 +34,25 @@ def load_data(source: str, **options: Any) -> Data:
     return items
 
 
-def prepared(run: Path, sampler: str | None, weights: str | None, average: int) -> tuple[Model, Any, Sampler]:
-    """The model, its denoiser as asked for, and the sampler that suits it."""
+def prepared(
+    run: Path, sampler: str | None, eta: float | None, weights: str | None, average: int
+) -> tuple[Model, Any, Sampler]:
+    """The model, its denoiser as asked for, and the sampler that was asked for or suits it."""
     from ..denoiser import averaged
-    from ..sampler import BY_NAME
+    from ..sampler import BY_NAME, ancestral, ddim
     from ..train import load
 
     if sampler is not None and sampler not in BY_NAME:
         raise UsageError(f"the sampler {sampler!r} was asked for; there are {', '.join(BY_NAME)}")
     model = load(run, weights)
-    suits = "ddim" if type(model.config.head).__name__ == "PointHead" else "ancestral"
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
-    return model, denoiser, BY_NAME[sampler or suits]
+    chosen = BY_NAME[sampler] if sampler is not None else model.sampler
+    if eta is not None:
+        plain = chosen.func if isinstance(chosen, partial) else chosen
+        if plain not in (ancestral, ddim) or not 0 <= eta <= 1:
+            raise UsageError(f"--eta {eta} was asked for; it runs from 0 to 1, and only ancestral and ddim have one")
+        chosen = partial(plain, eta=eta)
+    return model, denoiser, chosen
 
 
 def positive(**numbers: int) -> None:

@@ -11,7 +11,6 @@ from tyro.conf import Positional
 from .common import UsageError, positive, prepared
 
 if TYPE_CHECKING:
-    from ..sampler import Sampler
     from ..train import Model
 
 
@@ -22,6 +21,7 @@ def sample(
     n: int = 64,
     steps: int = 4,
     sampler: str | None = None,
+    eta: float | None = None,
     seed: int = 0,
     label: int | None = None,
     guidance: float = 1.0,
@@ -40,6 +40,7 @@ def sample(
         steps: of the sampler, at least 1; an evaluation of the network each, but for heun, which takes two.
         sampler: ancestral, ddim, heun or dpm-solver-2m; by default ancestral for a model that draws, and ddim for
             one that knows the mean only.
+        eta: fresh noise of ancestral and ddim, from 0 to 1; 0 by default for ddim and for soft mixtures, else 1.
         seed: image k depends on the seed and k alone.
         label: a class, for a model trained with classes.
         guidance: classifier-free guidance; 1 is none.
@@ -51,11 +52,12 @@ def sample(
     """
     from tqdm import tqdm
 
+    from ..sampler import label as label_of
     from ..sampler import sample as draw
     from ..sampler import traits
     from ..train import find_device
 
-    model, denoiser, chosen = prepared(run, sampler, weights, average)
+    model, denoiser, chosen = prepared(run, sampler, eta, weights, average)
     positive(n=n, steps=steps)
     labels = _labels(model, label, n)
     denoiser = _guided(denoiser, guidance, interval, labels is not None)
@@ -67,7 +69,7 @@ def sample(
         "fingerprint": model.facts.fingerprint,
         "n": n,
         "steps": steps,
-        "sampler": _name(chosen),
+        "sampler": label_of(chosen),
         "seed": seed,
         "first": first,
         "label": label,
@@ -94,12 +96,6 @@ def sample(
             look=lambda step: bar.update(1) and None,
         )
     _write(x.cpu(), out, recipe, image=len(model.facts.shape) == 3)
-
-
-def _name(sampler: Sampler) -> str:
-    from ..sampler import traits
-
-    return traits(sampler).name
 
 
 def _labels(model: Model, label: int | None, n: int) -> Any:

@@ -22,6 +22,7 @@ def evaluate(
     steps: tuple[int, ...] = (1, 2, 4, 8, 16),
     n: int = 2000,
     sampler: str | None = None,
+    eta: float | None = None,
     beside: tuple[Path, ...] = (),
     seed: int = 0,
     weights: str | None = None,
@@ -37,6 +38,7 @@ def evaluate(
         steps: numbers of steps to measure at.
         n: samples for each.
         sampler: as in `softmix sample`.
+        eta: as in `softmix sample`.
         beside: other runs on the same data, for the same report.
         seed: of the samples.
         weights: model, or an average such as ema-0.100.
@@ -47,7 +49,7 @@ def evaluate(
     from ..evaluate import carried_table, judge, table, write_report
 
     positive(n=n, **{f"steps {k}": k for k in steps})
-    chosen_runs = [prepared(place, sampler, weights, average) for place in (run, *beside)]
+    chosen_runs = [prepared(place, sampler, eta, weights, average) for place in (run, *beside)]
     first = chosen_runs[0][0]
     train_data, held_out = _both(data or first.facts.data, first)
     if dry_run:

@@ -19,7 +19,7 @@ from softmix.evaluate.frechet import frechet
 from softmix.evaluate.kernel import kernel_distance
 from softmix.evaluate.nearest import compared, nearest
 from softmix.evaluate.points import histogram_tv, sliced_wasserstein
-from softmix.sampler import Sampler, ancestral, sample, traits
+from softmix.sampler import Sampler, ancestral, label, sample, traits
 
 STEPS = (1, 2, 4, 8, 16)
 
@@ -144,7 +144,7 @@ def judge(
             "evaluations": traits(sampler).evaluations(k),
             "seconds": seconds,
         }
-        rows.append(Row(f"{k} step{'s' if k > 1 else ''}", k, traits(sampler).name, values))
+        rows.append(Row(f"{k} step{'s' if k > 1 else ''}", k, label(sampler), values))
         if train.is_image:
             pictures.append(Pictures(f"{k} step{'s' if k > 1 else ''}", last[:32]))
     if train.is_image:
@@ -155,7 +155,7 @@ def judge(
     about = {
         "features": features.name,
         "samples": f"{n} against {count} held-out",
-        "sampler": traits(sampler).name,
+        "sampler": label(sampler),
         "seed": str(seed),
     }
     return Evaluation(

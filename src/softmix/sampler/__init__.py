@@ -6,7 +6,7 @@ its grid; a driver (`drive`, `sample`) puts the two together.
 
 from collections.abc import Sequence
 
-from .contract import Ask, Sampler, Traits, traits
+from .contract import Ask, Sampler, Traits, label, traits
 from .drive import Step, drive, sample
 from .multistep import dpm_solver_2m
 from .ode import heun
@@ -27,6 +27,7 @@ __all__ = [
     "dpm_solver_2m",
     "drive",
     "heun",
+    "label",
     "sample",
     "traits",
 ]

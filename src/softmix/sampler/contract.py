@@ -61,3 +61,9 @@ def traits(sampler: object) -> Traits:
     while isinstance(sampler, partial):
         sampler = sampler.func
     return _TRAITS.get(sampler, Traits(getattr(sampler, "__name__", "sampler"), None))
+
+
+def label(sampler: object) -> str:
+    """A sampler's name with what a `functools.partial` has fixed: "ancestral, eta 0"."""
+    fixed = sampler.keywords if isinstance(sampler, partial) else {}
+    return ", ".join([traits(sampler).name, *(f"{name} {value:g}" for name, value in fixed.items())])

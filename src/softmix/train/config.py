@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, get_args
 
 from ..denoiser import MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead
 from ..loss import Energy, Likelihood, LossSpec, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, VP, Flow
+from ..sampler import Sampler, ancestral, ddim
 
 HeadSpec = PointHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
 
@@ -100,6 +102,17 @@ class Run:
 
     config: Config
     facts: Facts
+
+
+def suited(config: Config) -> Sampler:
+    """The sampler that suits a model: DDIM for one that knows a mean, `ancestral` for one that draws.
+
+    For soft mixtures with eta = 0: from an exact posterior every eta is as good, but a learned one's draws are
+    not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
+    """
+    if isinstance(config.head, PointHead):
+        return ddim
+    return partial(ancestral, eta=0.0) if isinstance(config.head, SoftHead) else ancestral
 
 
 Model = Literal["smd", "plain", "published", "mixture", "normal"]

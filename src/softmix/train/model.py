@@ -9,8 +9,9 @@ from pathlib import Path
 from ..config import ConfigError, loads
 from ..denoiser import Network
 from ..process import Gaussian
+from ..sampler import Sampler
 from . import checkpoint
-from .config import Config, Facts, Run
+from .config import Config, Facts, Run, suited
 from .ema import name_of
 from .trainer import build
 
@@ -34,6 +35,11 @@ class Model:
     @property
     def process(self) -> Gaussian:
         return self.denoiser.process
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler that suits the model: see `suited`."""
+        return suited(self.config)
 
 
 def read_run(folder: str | Path) -> Run:

@@ -19,7 +19,7 @@ from ..rng import Rng, permutation
 from ..sampler import sample
 from ..version import __version__
 from . import checkpoint
-from .config import Config, Facts, Run, Times
+from .config import Config, Facts, Run, Times, suited
 from .ema import Ema, name_of
 
 _GOLDEN = 0.6180339887498949
@@ -209,7 +209,9 @@ class Trainer:
         shown = build(self.run).to(self.device).eval()
         self.ema.copy_to(shown, self.run.config.ema[0])
         labels = torch.arange(16) % shown.classes if shown.classes else None
-        images = sample(shown, 16, 4, seed=self.run.config.seed, cond=labels, device=self.device)
+        images = sample(
+            shown, 16, 4, sampler=suited(self.run.config), seed=self.run.config.seed, cond=labels, device=self.device
+        )
         path = self.out / "samples" / f"step-{self.step:06d}.png"
         save_png(
             path,
