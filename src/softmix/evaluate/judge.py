@@ -149,9 +149,9 @@ def judge(
             pictures.append(Pictures(f"{k} step{'s' if k > 1 else ''}", last[:32]))
     if train.is_image:
         pictures.append(Pictures(f"nearest training image to each at {steps[-1]} steps", _nearest(last[:32], train)))
-    some = held_out.x0(slice(0, 512)).to(device)
-    labels = held_out.labels[:512].to(device) if classes and held_out.labels is not None else None
-    found = carried(denoiser, some, cond=labels)
+    some = held_out.x0(slice(0, 128)).to(device)
+    labels = held_out.labels[:128].to(device) if classes and held_out.labels is not None else None
+    found = carried(denoiser, some, cond=labels, m=8)
     about = {
         "features": features.name,
         "samples": f"{n} against {count} held-out",
