@@ -6,7 +6,7 @@ A denoiser is a network with a parameterisation and a head (`Network`), or a clo
 
 from .contract import Denoiser, Wrap
 from .exact import ExactData, ExactMixture, wiener
-from .head import HeadSpec, MixtureHead, NormalHead, PointHead
+from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .smd import PublishedSMD, SoftHead
@@ -19,6 +19,7 @@ __all__ = [
     "ExactData",
     "ExactMixture",
     "HeadSpec",
+    "MapHead",
     "MixtureHead",
     "Network",
     "NormalHead",

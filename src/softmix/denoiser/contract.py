@@ -12,7 +12,11 @@ from ..process import Process
 
 
 class Denoiser(Protocol):
-    """What is believed of x0 when x_t is seen at time t (one for all, or [B]) and cond is known."""
+    """What is believed of x0 when x_t is seen at time t (one for all, or [B]) and cond is known.
+
+    A flow map is a denoiser of two times: it says so by `two_times`, takes `to` as a fourth argument, and
+    answers with the x0 that takes DDIM's step from t to `to` along the ODE without error.
+    """
 
     @property
     def process(self) -> Process: ...

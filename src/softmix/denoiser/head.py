@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from torch import nn
 
 from ..net import Net, NetSpec
+from ..net.base import Embedding
 from ..posterior import Mixture, Normal, Point, Posterior
 from ..shape import column
 from .network import Inputs
@@ -35,6 +36,35 @@ class PointHead:
 class _Point(nn.Module):
     def forward(self, net: Net, given: Inputs) -> Posterior:
         return Point(given.x0(net(given.x, given.logsnr, given.label)))
+
+
+@dataclass(frozen=True)
+class MapHead:
+    """A flow map: the x0 that takes DDIM's step from t to a second time s along the ODE without error.
+
+    x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t defines it, whatever the process and the table's
+    row. For s = t it is the posterior's mean, for s = 0 the end of the path (a consistency model's answer);
+    with `Flow`, (x_t - x0) / t is MeanFlow's average velocity.
+    """
+
+    def channels(self, channels: int) -> int:
+        return channels
+
+    def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
+        return _Map(net)
+
+
+class _Map(nn.Module):
+    two_times = True
+
+    def __init__(self, net: Net):
+        super().__init__()
+        self.target = Embedding(net.embed_width)
+
+    def forward(self, net: Net, given: Inputs) -> Posterior:
+        emb = net.time(given.logsnr, given.label) + self.target(given.target)
+        state = net.run(net.stem(given.x), emb, 0, len(net.body))
+        return Point(given.x0(net.out(state, emb, tuple(given.x.shape[2:]))))
 
 
 @dataclass(frozen=True)

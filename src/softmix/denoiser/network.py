@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..net import NetSpec
+from ..net.base import places
 from ..posterior import Posterior
 from ..process import Gaussian
 from ..shape import column
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Inputs:
     """What a head is given: the scaled input, the noise level, the class, and the way back to x0.
 
-    x [B, C, ...]; logsnr [B]; label [B] or None; a, b : x0 = a x_t + b F; xt [B, C, ...].
+    x [B, C, ...]; logsnr [B]; label [B] or None; a, b : x0 = a x_t + b F; xt [B, C, ...]; target [B] : logsnr
+    of the second time, for a flow map.
     """
 
     x: Tensor
@@ -31,6 +33,15 @@ class Inputs:
     xt: Tensor
     a: Tensor
     b: Tensor
+    target: Tensor
+
+    def take(self, items: Tensor) -> Inputs:
+        """The same for some of the items."""
+        label = None if self.label is None else self.label[items]
+        at = items.to(self.a.device)
+        return Inputs(
+            self.x[items], self.logsnr[items], label, self.xt[items], self.a[at], self.b[at], self.target[items]
+        )
 
     def x0(self, output: Tensor) -> Tensor:
         """x0 = a x_t + b F for F [B, ...], or [m B, ...] with the batch repeated draw by draw."""
@@ -74,7 +85,14 @@ class Network(nn.Module):
         self.net = net.build(shape[0], head.channels(shape[0]), classes)
         self.head = head.build(self.net, net, self.shape)
 
-    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+    @property
+    def two_times(self) -> bool:
+        """Whether this is a flow map, whose answer depends on where the step goes."""
+        return bool(getattr(self.head, "two_times", False))
+
+    def forward(
+        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+    ) -> Posterior:
         other = xt.ndim != len(self.shape) + 1 or xt.shape[1] != self.shape[0]
         # a latent with a number for each place has the size of the images that it was made for
         if tuple(xt.shape[1:]) != self.shape and (other or hasattr(self.head, "latent_shape")):
@@ -84,5 +102,19 @@ class Network(nn.Module):
         a, b = affine(self.output, alpha, sigma, self.data_sd)
         scaled = xt * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), xt)
         logsnr = self.process.logsnr(t).to(device=xt.device, dtype=xt.dtype)
-        posterior: Posterior = self.head(self.net, Inputs(scaled, logsnr, cond if self.classes else None, xt, a, b))
+        target = logsnr if to is None else self.process.logsnr(to).to(logsnr).expand(len(xt))
+        label = cond if self.classes else None
+        posterior: Posterior = self.head(self.net, Inputs(scaled, logsnr, label, xt, a, b, target))
         return posterior
+
+    def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:
+        """What the first half of the net makes of x, taken for an x_t at time t: a [B, C, places] for each block."""
+        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        scaled = x * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), x)
+        emb = self.net.time(self.process.logsnr(t).to(device=x.device, dtype=x.dtype))
+        state, seen = self.net.stem(scaled), []
+        for block in self.net.body[: self.net.splits["decoder"]]:
+            state = block(state, emb)
+            seen.append(places(state[0]))
+        return seen

@@ -12,19 +12,26 @@ from ..process import Process
 from ..rng import Rng
 from .contract import Denoiser, Wrap
 
+Call = Callable[[Denoiser, Tensor, "Tensor | float", "Tensor | None"], Posterior]
+
 
 class Wrapped:
-    """A denoiser made of another and a function (xt, t, cond) -> posterior."""
+    """A denoiser made of another and a function (inner, xt, t, cond) -> posterior.
 
-    def __init__(self, inner: Denoiser, call: Callable[[Tensor, Tensor | float, Tensor | None], Posterior]):
+    For a denoiser of two times, `inner` is the one that goes to the second time asked for.
+    """
+
+    def __init__(self, inner: Denoiser, call: Call):
         self.inner, self._call = inner, call
 
     @property
     def process(self) -> Process:
         return self.inner.process
 
-    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
-        return self._call(xt, t, cond)
+    def __call__(
+        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+    ) -> Posterior:
+        return self._call(self.inner if to is None else towards(to)(self.inner), xt, t, cond)
 
     def __getattr__(self, name: str) -> object:
         # what a wrap does not say is said by the denoiser inside: shape, classes. A copy has no inside at first.
@@ -40,10 +47,19 @@ class Counted(Wrapped):
         super().__init__(inner, self._count)
         self.calls = self.items = 0
 
-    def _count(self, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+    def _count(self, inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
         self.calls += 1
         self.items += len(xt)
-        return self.inner(xt, t, cond)
+        return inner(xt, t, cond)
+
+
+def towards(to: Tensor | float) -> Wrap:
+    """A denoiser of two times with its second time fixed."""
+
+    def wrap(denoiser: Denoiser) -> Denoiser:
+        return Wrapped(denoiser, lambda inner, xt, t, cond: inner(xt, t, cond, to=to))  # type: ignore[call-arg]
+
+    return wrap
 
 
 def averaged(n: int, seed: int = 0) -> Wrap:
@@ -56,8 +72,8 @@ def averaged(n: int, seed: int = 0) -> Wrap:
         raise ValueError(f"an average of {n} draws was asked for; take at least 1")
 
     def wrap(denoiser: Denoiser) -> Denoiser:
-        def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
-            posterior = denoiser(xt, t, cond)
+        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+            posterior = inner(xt, t, cond)
             if not isinstance(posterior, Implicit):
                 return posterior
             return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), xt.dtype))
@@ -85,10 +101,10 @@ def guided(rule: Rule | float) -> Wrap:
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
 
     def wrap(denoiser: Denoiser) -> Denoiser:
-        def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
             if cond is None:
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
-            told, untold = denoiser(xt, t, cond), denoiser(xt, t, torch.full_like(cond, -1))
+            told, untold = inner(xt, t, cond), inner(xt, t, torch.full_like(cond, -1))
             if isinstance(told, Implicit) and isinstance(untold, Implicit):
                 return told.joined(untold, join)
             return Point(join(need(told, HasMean, "guidance").mean, need(untold, HasMean, "guidance").mean))
@@ -106,14 +122,12 @@ def within(low: float, high: float, wrap: Wrap) -> Wrap:
     """
 
     def both(denoiser: Denoiser) -> Denoiser:
-        changed = wrap(denoiser)
-
-        def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
             logsnr = denoiser.process.logsnr(t)
             inside = (logsnr >= low) & (logsnr <= high)
             if inside.any() and not inside.all():
                 raise ValueError("an interval of guidance needs one time for the whole batch")
-            return changed(xt, t, cond) if inside.all() else denoiser(xt, t, cond)
+            return (wrap(inner) if inside.all() else inner)(xt, t, cond)
 
         return Wrapped(denoiser, call)
 

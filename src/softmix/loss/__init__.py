@@ -6,27 +6,36 @@ is smallest when the draws no longer vary, and the mixture collapses to its mean
 """
 
 from .collapse import gain, mixture_pays
-from .contract import Loss
+from .contract import Keeper, Loss, Objective, Stage, score
 from .energy import Energy
+from .feature import FeatureEnergy
+from .flowmap import Consistency, MeanFlow
 from .likelihood import Importance, Likelihood
 from .square import PublishedSquare, Square
 from .weight import WEIGHTS, Weight, weight
 
 LOSSES = (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
-LossSpec = Square | PublishedSquare | Energy | Importance | Likelihood
+LossSpec = Square | PublishedSquare | Energy | Importance | Likelihood | FeatureEnergy | Consistency | MeanFlow
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
+    "Consistency",
     "Energy",
+    "FeatureEnergy",
     "Importance",
+    "Keeper",
     "Likelihood",
     "Loss",
     "LossSpec",
+    "MeanFlow",
+    "Objective",
     "PublishedSquare",
     "Square",
+    "Stage",
     "Weight",
     "gain",
     "mixture_pays",
+    "score",
     "weight",
 ]

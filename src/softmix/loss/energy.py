@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,18 @@ from .weight import Weight, weight
 _TINY = 1e-8
 
 
-def _power(difference: Tensor, beta: float) -> Tensor:
+Distance = Callable[[Tensor], Tensor]
+
+
+def power(difference: Tensor, beta: float) -> Tensor:
     """(mean over elements of difference^2)^(beta / 2), with the leading two axes kept."""
     return ((difference**2).flatten(2).mean(2) + _TINY) ** (beta / 2)
+
+
+def energy(draws: Tensor, truth: Tensor, distance: Distance, lam: float = 1.0) -> Tensor:
+    """E d(truth - draw) - (lam / 2) E d(draw - draw') over draws [m, B, ...], with the distance to [m, B]; [B]."""
+    first, second = torch.triu_indices(len(draws), len(draws), 1)
+    return distance(draws - truth).mean(0) - 0.5 * lam * distance(draws[first] - draws[second]).mean(0)
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,8 @@ class Energy:
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
         draws = posterior.draws(self.m, rng)
-        fit = _power(draws - noised.x0, self.beta).mean(0)
-        first, second = torch.triu_indices(self.m, self.m, 1)
-        spread = _power(draws[first] - draws[second], self.beta).mean(0)
-        score = weight(self.weight, noised.logsnr.to(fit)) ** (self.beta / 2) * (fit - 0.5 * self.lam * spread)
+        score = energy(draws, noised.x0, lambda difference: power(difference, self.beta), self.lam)
+        score = weight(self.weight, noised.logsnr.to(score)) ** (self.beta / 2) * score
         if self.mean and isinstance(posterior, ImplicitMean):
             score = score + self.mean * squared_error(posterior.mean, noised, self.weight)
         return score

@@ -108,3 +108,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     training step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
     """
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def places(h: Tensor) -> Tensor:
+    """The first tensor of a state as [B, C, places]: of an image's map, of tokens, or of a point (one place)."""
+    return h[:, :, None] if h.ndim == 2 else h.transpose(1, 2) if h.ndim == 3 else h.flatten(2)

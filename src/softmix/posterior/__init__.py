@@ -9,6 +9,7 @@ from .empirical import Empirical
 from .implicit import Implicit, ImplicitMean
 from .mixture import FullMixture, Mixture
 from .normal import Normal
+from .parted import Parted
 from .point import Point
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ImplicitMean",
     "Mixture",
     "Normal",
+    "Parted",
     "Point",
     "Posterior",
     "need",

@@ -31,6 +31,12 @@ class Noised:
         """log(alpha^2 / sigma^2) at t, [B]."""
         return self.process.logsnr(self.t)
 
+    def take(self, items: Tensor) -> Noised:
+        """The record of some of the items."""
+        cond = None if self.cond is None else self.cond[items]
+        at = items.to(self.t.device)
+        return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, cond)
+
 
 class Process(Protocol):
     """How clean data becomes noise. Times are numbers or tensors of shape [] or [B], in [0, 1]."""

@@ -72,8 +72,8 @@ def _silenced(posterior: Implicit):  # type: ignore[no-untyped-def]
 def silent(denoiser: Denoiser) -> Denoiser:
     """The soft network with its latent fixed at 0, as a denoiser with a mean."""
 
-    def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
-        posterior = denoiser(xt, t, cond)
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+        posterior = inner(xt, t, cond)
         assert isinstance(posterior, Implicit)
         found = _silenced(posterior)
         return FullMixture(
@@ -137,7 +137,7 @@ def best_gaussian(own: bool) -> Denoiser:
     whose step has one; or each x_t's own covariance, the best of all whose belief is any Gaussian."""
     exact = oracle()
 
-    def call(xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
         posterior = exact(xt, t)
         covariance = posterior.covariance if own else posterior.covariance.mean(0, keepdim=True)
         factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(covariance.shape[-1]).to(covariance))
@@ -150,7 +150,7 @@ def point(denoiser: Denoiser) -> Denoiser:
     """A denoiser that keeps the mean alone."""
     from ..posterior import HasMean, Point, need
 
-    return Wrapped(denoiser, lambda xt, t, cond: Point(need(denoiser(xt, t, cond), HasMean, "point").mean))
+    return Wrapped(denoiser, lambda inner, xt, t, cond: Point(need(inner(xt, t, cond), HasMean, "point").mean))
 
 
 def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float]:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from .contract import Ask, Sampler, Traits, label, traits
 from .drive import Step, drive, sample
-from .multistep import dpm_solver_2m
+from .multistep import dpm_solver_2m, soft_2m
 from .ode import heun
-from .walk import ancestral, ddim
+from .walk import ancestral, ddim, renoise
 
-SAMPLERS: Sequence[Sampler] = (ancestral, ddim, heun, dpm_solver_2m)
+SAMPLERS: Sequence[Sampler] = (ancestral, renoise, soft_2m, ddim, heun, dpm_solver_2m)
 BY_NAME = {traits(each).name: each for each in SAMPLERS}
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "drive",
     "heun",
     "label",
+    "renoise",
     "sample",
+    "soft_2m",
     "traits",
 ]

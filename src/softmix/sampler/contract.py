@@ -16,10 +16,12 @@ from ..rng import Rng
 
 @dataclass(frozen=True)
 class Ask:
-    """A sampler's question: what do you believe here? t : one time for the batch, []; x [B, ...]."""
+    """A sampler's question: what do you believe here? t : one time for the batch, []; x [B, ...]; to : the
+    time that the step goes to, for a denoiser of two times (a flow map), whose answer depends on it."""
 
     t: Tensor
     x: Tensor
+    to: Tensor | None = None
 
 
 class Sampler(Protocol):

@@ -40,6 +40,8 @@ def _ask(run: Generator[Ask, Posterior, Tensor], answer: Posterior | None) -> As
 
 @torch.no_grad()
 def _answer(denoiser: Denoiser, ask: Ask, cond: Tensor | None) -> Posterior:
+    if ask.to is not None and getattr(denoiser, "two_times", False):
+        return denoiser(ask.x, ask.t, cond, to=ask.to)  # type: ignore[call-arg]
     return denoiser(ask.x, ask.t, cond)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ..posterior import HasMean, Posterior, need
+from ..posterior import HasMean, Point, Posterior, need
 from ..process import Gaussian
 from ..rng import Rng
 from ..shape import column
@@ -26,10 +26,35 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     clock = process.logsnr(grid) / 2
     for i, (t, s) in enumerate(pairwise(grid)):
         mean = need((yield Ask(t, x)), HasMean, "dpm-solver-2m").mean
-        guess = mean
-        if before is not None and s > 0:
-            guess = mean + (mean - before) * column((clock[i + 1] - clock[i]) / (2 * (clock[i] - clock[i - 1])), x)
         # with the mean moved to D, the exponential step is DDIM's
-        x = process.bridge(x, guess, t, s, rng, eta=0)
+        x = process.bridge(x, _extrapolated(mean, before, clock, i), t, s, rng, eta=0)
         before = mean
     return x
+
+
+@declare("soft-2m", order=None, needs=Posterior)
+def soft_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, DPM-Solver++(2M).
+
+    For soft mixtures that are soft at high noise alone (`SoftHead(until=...)`): there a draw settles what the
+    image is of, which a mean cannot; below, the posterior is narrow and a mean of second order is more exact.
+    Every law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is dpm-solver-2m.
+    """
+    before: Tensor | None = None
+    clock = process.logsnr(grid) / 2
+    for i, (t, s) in enumerate(pairwise(grid)):
+        posterior = yield Ask(t, x)
+        if isinstance(posterior, Point):
+            x = process.bridge(x, _extrapolated(posterior.mean, before, clock, i), t, s, rng, eta=0)
+            before = posterior.mean
+        else:
+            x = process.bridge(x, posterior.sample(rng), t, s, rng, eta=0)
+            before = None
+    return x
+
+
+def _extrapolated(mean: Tensor, before: Tensor | None, clock: Tensor, i: int) -> Tensor:
+    """The mean half a step on, in the clock log(alpha / sigma); as it is in a first step and in one to t = 0."""
+    if before is None or not bool(clock[i + 1].isfinite()):
+        return mean
+    return mean + (mean - before) * column((clock[i + 1] - clock[i]) / (2 * (clock[i] - clock[i - 1])), mean)

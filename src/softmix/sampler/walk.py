@@ -29,13 +29,28 @@ def ancestral(
     return x
 
 
+@declare("renoise", order=None, needs=Posterior)
+def renoise(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """x_s = alpha_s x0 + sigma_s z with x0 drawn from the posterior and z all new.
+
+    As exact as `ancestral` for a true posterior, and it forgets more: what one step got wrong, the noise of
+    the next covers. The multistep sampler of consistency models, whose "draw" is the end of the ODE's path.
+    Source: Song, Dhariwal, Chen & Sutskever, "Consistency models", ICML 2023, algorithm 1.
+    """
+    for t, s in pairwise(grid):
+        posterior = yield Ask(t, x)
+        x = process.noise(posterior.sample(rng), s, rng).xt
+    return x
+
+
 @declare("ddim", order=1)
 def ddim(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 0.0) -> Generator[Ask, Posterior, Tensor]:
     """x_s from the bridge with x0 at the posterior's mean: for eta = 0 a first-order step of the flow ODE.
 
+    For a flow map, whose answer is the x0 that makes the step from t to s exact, a jump along the ODE.
     Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021.
     """
     for t, s in pairwise(grid):
-        posterior = need((yield Ask(t, x)), HasMean, "ddim")
+        posterior = need((yield Ask(t, x, s)), HasMean, "ddim")
         x = process.bridge(x, posterior.mean, t, s, rng, eta=eta)
     return x

@@ -6,23 +6,24 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
-from ..denoiser import MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead
-from ..loss import Energy, Likelihood, LossSpec, PublishedSquare, Square
+from ..denoiser import MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..loss import Consistency, Energy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, VP, Flow
-from ..sampler import Sampler, ancestral, ddim
+from ..sampler import Sampler, ancestral, ddim, renoise, soft_2m
 
-HeadSpec = PointHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
 
 
 @dataclass(frozen=True)
 class Times:
-    """Which times are trained on: t uniform in [low, 1], or logsnr uniform between the numbers given.
+    """Which times are trained on: t uniform in [low, 1], logsnr uniform between the two numbers given, or logsnr
+    normal with the two as mean and standard deviation.
 
     Item k of a run has the k-th point of a golden-ratio sequence, so that every batch covers the range evenly.
     """
 
-    by: Literal["t", "logsnr"] = "t"
+    by: Literal["t", "logsnr", "normal"] = "t"
     low: float = 1e-3
     logsnr: tuple[float, float] = (-10.0, 10.0)
 
@@ -110,12 +111,16 @@ def suited(config: Config) -> Sampler:
     For soft mixtures with eta = 0: from an exact posterior every eta is as good, but a learned one's draws are
     not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
     """
-    if isinstance(config.head, PointHead):
+    if isinstance(config.loss, Consistency):
+        return renoise
+    if isinstance(config.head, PointHead | MapHead):
         return ddim
-    return partial(ancestral, eta=0.0) if isinstance(config.head, SoftHead) else ancestral
+    if isinstance(config.head, SoftHead):
+        return partial(ancestral, eta=0.0) if config.head.until is None else soft_2m
+    return ancestral
 
 
-Model = Literal["smd", "plain", "published", "mixture", "normal"]
+Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
 MODELS: tuple[Model, ...] = get_args(Model)
 
 
@@ -124,6 +129,7 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
 
     smd : soft mixture trained by the energy score. plain : the usual diffusion model. published : SMD's form
     and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
+    consistency, meanflow : flow maps trained for few steps, the rivals.
     """
     soft = SoftHead(mean="none")
     base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=256 if len(shape) == 1 else 64)
@@ -139,6 +145,15 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
             head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"),
             loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
         )
+    if model == "consistency":
+        # the authors' noise levels, whose data have a standard deviation of 0.5
+        return replace(
+            base, head=PointHead(), loss=Consistency(), output="edm", times=Times("normal", logsnr=(1.5, 4.0))
+        )
+    if model == "meanflow":
+        # logit(t) ~ N(-0.4, 1): logsnr is -2 logit(t)
+        times = Times("normal", logsnr=(0.8, 2.0))
+        return replace(base, process=Flow(), head=MapHead(), loss=MeanFlow(), output="flow", times=times)
     if model == "normal":
         return replace(base, head=NormalHead(), loss=Likelihood())
     return base

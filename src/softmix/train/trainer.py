@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Data, to_uint8
 from ..denoiser import Network
+from ..loss import Keeper, Stage, score
 from ..picture import enlarge, save_png, tile, to_image
 from ..process import Noised
 from ..rng import Rng, permutation
@@ -89,6 +92,7 @@ class Trainer:
         self.step = 0
         self.attempt = 0
         self.total = run.facts.steps
+        self.kept: nn.Module | None = None
         self._parameters = list(self.network.parameters())
         self._pool: ThreadPoolExecutor | None = None
         if run.config.compile:
@@ -99,7 +103,7 @@ class Trainer:
         noised, rng = self.noised(items)
         half = self.run.facts.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-            return self.loss(self.network(noised.xt, noised.t, noised.cond), noised, rng)
+            return score(self.loss, self.network, noised, rng, Stage(self._progress, self.kept))
 
     def noised(self, items: Tensor) -> tuple[Noised, Rng]:
         """The training examples with these numbers, and the stream that the loss draws from."""
@@ -135,6 +139,8 @@ class Trainer:
         """One step: the mean loss of the batch and the norm of its gradient. No update if either is not finite."""
         config = self.run.config
         settings = config.optimiser
+        if self.kept is None and self._progress >= getattr(self.loss, "keeps", math.inf):
+            self.kept = self._keep()
         items = torch.arange(self.step * config.batch, (self.step + 1) * config.batch)
         lanes, total = self.run.facts.lanes, 0.0
         pieces = items.chunk(settings.accumulate * lanes)
@@ -151,6 +157,18 @@ class Trainer:
             self.ema.update(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         return total, norm
+
+    @property
+    def _progress(self) -> float:
+        """The share of training that is done; 0 until its length is known."""
+        return self.step / self.total if self.total else 0.0
+
+    def _keep(self) -> nn.Module:
+        """What the loss keeps of the network, with the averaged weights."""
+        network = build(self.run).to(self.device)
+        self.ema.copy_to(network, self.run.config.ema[0])
+        some = self.data.x0(slice(0, 512)).to(self.device)
+        return cast(Keeper, self.loss).keep(network.eval(), some).requires_grad_(False)
 
     def _together(self, pieces: Sequence[Tensor]) -> list[tuple[float, Sequence[Tensor | None]]]:
         """Loss and gradient of each piece of a batch, on a core each.
@@ -181,6 +199,8 @@ class Trainer:
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 moments[f"{key}/{name}"] = value
         tensors = {"model": self.network.state_dict(), "optimizer": moments, **self.ema.state()}
+        if self.kept is not None:
+            tensors["kept"] = self.kept.state_dict()
         state = {"step": self.step, "attempt": self.attempt, "total": self.total}
         checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.run.config.keep)
 
@@ -197,6 +217,9 @@ class Trainer:
             if saved:
                 self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in saved.items()}
         self.ema.load(found.tensors)
+        self.kept = self._keep() if "kept" in found.tensors else None
+        if self.kept is not None:
+            self.kept.load_state_dict(found.tensors["kept"])
         self.step, self.attempt = int(str(found.state["step"])), int(str(found.state["attempt"]))
         total = found.state["total"]
         self.total = int(str(total)) if total is not None else self.run.facts.steps
@@ -234,4 +257,8 @@ def times(config: Config, items: Tensor, attempt: int) -> Tensor:
     if chosen.by == "t":
         return chosen.low + (1 - chosen.low) * u
     low, high = chosen.logsnr
+    if chosen.by == "normal":
+        # the ends of the sequence would be infinite
+        logsnr = low + high * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
+        return config.process.time(logsnr.clamp(min=float(config.process.logsnr(1.0)))).clamp(max=1.0)
     return config.process.time(low + (high - low) * u).clamp(max=1.0)

@@ -1,0 +1,108 @@
+"""The room of losses: the mean first, then the posterior, in the features of the net that learned the mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser, Network
+from ..posterior import HasMean, Implicit, Parted, Posterior, need
+from ..process import Noised
+from ..rng import Rng
+from .contract import Stage
+from .energy import energy, power
+from .square import squared_error
+from .weight import Weight, weight
+
+
+@dataclass(frozen=True)
+class FeatureEnergy:
+    """Squared error of the mean for the first `share` of training; then, where the belief is soft, the energy score
+
+        pixels S(x0) + features S(phi(x0)),   S(y) = w^(1/2) [ E |y - y_j| - (1/2) E |y_j - y_k| ],
+
+    over m draws, and squared error where it is a point. phi are the blocks of the first half of the network as
+    it was at the end of the first part, with averaged weights, looking at a clean image as if at time `at`:
+    at each place, and averaged over places. A sum of scores of which one, in pixels, is strictly proper is so.
+
+    In many dimensions |x0 - x_j| hardly depends on the shape of the posterior, so that the energy score of
+    pixels alone learns sharp draws slowly. A mean is learned quickly, and the net that knows it has learned
+    what images are made of: in its features the same score sees at once what in pixels it sees late.
+
+    For `SoftHead(mean="own")`. Sources: the energy score, Gneiting & Raftery 2007; scores in learned features,
+    Aiello et al. 2023 (MMD of Inception's, for the samples of a sampler); in the model's own: softmix.
+    """
+
+    share: float = 0.5
+    m: int = 2
+    pixels: float = 1.0
+    features: float = 1.0
+    at: float = 0.05
+    weight: Weight = "v"
+
+    def __post_init__(self) -> None:
+        if self.m < 2 or not 0 < self.share < 1:
+            raise ValueError(
+                f"an energy score needs m >= 2 draws, and a first part of 0 < share < 1; found m = {self.m}, "
+                f"share = {self.share}"
+            )
+
+    @property
+    def proper(self) -> bool:
+        return self.pixels > 0
+
+    @property
+    def keeps(self) -> float:
+        return self.share
+
+    def keep(self, network: Network, x0: Tensor) -> nn.Module:
+        return Eyes(network, self.at, x0)
+
+    def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
+        posterior = denoiser(noised.xt, noised.t, noised.cond)
+        if stage.kept is None:
+            return self._of_mean(posterior, noised)
+        if not isinstance(posterior, Parted):
+            return self._one(posterior, noised, rng, cast(Eyes, stage.kept))
+        scores = [self._one(part, noised.take(i), rng.take(i), cast(Eyes, stage.kept)) for i, part in posterior.parts]
+        return torch.cat(scores)[torch.cat([i for i, _ in posterior.parts]).argsort()]
+
+    def _of_mean(self, posterior: Posterior, noised: Noised) -> Tensor:
+        return squared_error(need(posterior, HasMean, "the feature score's first part").mean, noised, self.weight)
+
+    def _one(self, posterior: Posterior, noised: Noised, rng: Rng, eyes: Eyes) -> Tensor:
+        if not isinstance(posterior, Implicit):
+            return self._of_mean(posterior, noised)
+        draws = posterior.draws(self.m, rng)
+        score = self.pixels * energy(draws, noised.x0, lambda difference: power(difference, 1.0))
+        if self.features:
+            seen = zip(eyes(draws.flatten(0, 1)), eyes(noised.x0), strict=True)
+            parts = [energy(some.unflatten(0, draws.shape[:2]), truth, _seen) for some, truth in seen]
+            score = score + self.features * torch.stack(parts).mean(0)
+        return weight(self.weight, noised.logsnr.to(score)).sqrt() * score
+
+
+def _seen(difference: Tensor) -> Tensor:
+    """The length of a difference of features [m, B, C, places]: at each place, and of the mean over places."""
+    each = ((difference**2).mean(2) + 1e-6).sqrt().mean(2)
+    whole = ((difference.mean(3) ** 2).mean(2) + 1e-6).sqrt()
+    return (each + whole) / 2
+
+
+class Eyes(nn.Module):
+    """phi: the features of a network, each block's divided by its standard deviation over some data."""
+
+    scale: Tensor
+
+    def __init__(self, network: Network, at: float, x0: Tensor):
+        super().__init__()
+        self.network, self.at = network, at
+        with torch.no_grad():
+            self.register_buffer("scale", torch.stack([h.float().std() for h in network.features(x0, at)]))
+
+    def forward(self, x0: Tensor) -> list[Tensor]:
+        seen = self.network.features(x0, self.at)
+        return [h.to(x0.dtype) / scale for h, scale in zip(seen, self.scale.to(x0.dtype), strict=True)]

@@ -1,0 +1,132 @@
+"""The room of losses: what teaches a flow map, the rivals of soft mixtures in few steps.
+
+A flow map follows the ODE's path from t to s in one evaluation. Both losses here train it from data alone,
+by what it must agree with itself on: a consistency model says the same x0 all along a path, and MeanFlow's
+average velocity obeys d/dt of its own definition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..posterior import HasMean, need
+from ..process import Flow, Gaussian, Noised
+from ..rng import Rng
+from ..shape import column
+from .contract import Stage
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """w (sqrt(|f(x_t, t) - f(x_r, r)|^2 + c^2) - c), x_t and x_r from one x0 and one z, no gradient through x_r.
+
+    f is a posterior's mean, which here comes to mean the end of the ODE's path; f(x_0, 0) = x_0 holds for any
+    row of the affine table, since every process is clean at t = 0. r is the step before t on a grid of N even
+    steps of (sigma / alpha)^(1/7), and N doubles from `first` to `last` as training goes on. w is one over the
+    step of sigma / alpha, times t's own, so that it has no unit; |.| is the norm over all elements, c =
+    0.00054 sqrt(D), and the whole is divided by sqrt(D).
+    To be sampled by `renoise`. Its optimum is a map and not a posterior: nothing but samples may be asked of it.
+    Source: Song et al., "Consistency models", ICML 2023; Song & Dhariwal, "Improved techniques", ICLR 2024.
+    """
+
+    first: int = 10
+    last: int = 160
+
+    @property
+    def proper(self) -> bool:
+        return False
+
+    def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
+        process = cast(Gaussian, noised.process)
+        doublings = max(math.log2(self.last / self.first), 0.0)
+        count = self.first * 2 ** min(int(stage.progress * (doublings + 1)), int(doublings))
+        r = self.before(process, noised.t, count)
+        here = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "consistency").mean
+        with torch.no_grad():
+            xr = column(process.alpha(r), noised.x0) * noised.x0 + column(process.sigma(r), noised.x0) * noised.z
+            target = need(denoiser(xr, r, noised.cond), HasMean, "consistency").mean
+            # exactly the data where the path ends
+            target = torch.where(column(r == 0, target) > 0, noised.x0, target)
+        size = math.prod(noised.x0.shape[1:])
+        c = 0.00054 * math.sqrt(size)
+        distance = (((here - target) ** 2).flatten(1).sum(1) + c**2).sqrt() - c
+        high, low = (-process.logsnr(noised.t) / 2).exp(), (-process.logsnr(r) / 2).exp()
+        return ((1 + high) / (high - low)).to(distance) * distance / math.sqrt(size)
+
+    @staticmethod
+    def before(process: Gaussian, t: Tensor, count: int, rho: float = 7.0, top: float = 80.0) -> Tensor:
+        """r < t, one step of `count` back on the grid even in (sigma/alpha)^(1/rho) up to `top`; 0 at its end."""
+        place = (-process.logsnr(t) / 2).exp().clamp(max=top) ** (1 / rho)
+        low = 0.002 ** (1 / rho)
+        back = place - (top ** (1 / rho) - low) / count
+        r = process.time(-2 * rho * back.clamp(min=low).log())
+        return torch.where(back > low, r, torch.zeros_like(r)).minimum(t)
+
+
+@dataclass(frozen=True)
+class MeanFlow:
+    """|u - u_tgt|^2 / (|u - u_tgt|^2 + 0.01)^power,  u_tgt = v - (t - r) (v . d_x u + d_t u), with no gradient.
+
+    u(x_t, r, t) = (x_t - x0_hat) / t is the average velocity from t to r of a flow map (`MapHead`) on `Flow`,
+    and v = z - x0. A share `pairs` of the items has r < t, both drawn alike; the others have r = t, where u
+    is trained to be the velocity itself. The derivative is one forward-mode product. To be sampled by `ddim`.
+    Source: Geng et al., "Mean flows for one-step generative modeling", 2025, eq. 10 and 11, section 4.3.
+    """
+
+    pairs: float = 0.25
+    power: float = 1.0
+    mean: float = -0.4
+    sd: float = 1.0
+
+    @property
+    def proper(self) -> bool:
+        return False
+
+    def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
+        process = noised.process
+        if not isinstance(process, Flow) or not getattr(denoiser, "two_times", False):
+            raise ValueError(
+                f"MeanFlow needs the process Flow and a flow map (MapHead); found {type(process).__name__} and "
+                f"a denoiser of {'two times' if getattr(denoiser, 'two_times', False) else 'one time'}"
+            )
+        other = self._other(len(noised.t), rng).to(noised.t)
+        paired = rng.child("pair").uniform((len(noised.t),)).to(noised.t.device) < self.pairs
+        t, r = torch.maximum(noised.t, other), torch.minimum(noised.t, other)
+        t, r = torch.where(paired, t, noised.t), torch.where(paired, r, noised.t)
+        x0, z = noised.x0, noised.z
+        xt = column(process.alpha(t), x0) * x0 + column(process.sigma(t), x0) * z
+        v = z - x0
+        u = self._velocity(denoiser, noised.cond)(xt, t, r)
+        target = v.clone()
+        if paired.any():
+            chosen = paired.nonzero()[:, 0]
+            moved = self._moved(denoiser, noised.take(chosen), xt[chosen], t[chosen], r[chosen], v[chosen])
+            target[chosen] = v[chosen] - column(t[chosen] - r[chosen], moved) * moved
+        error = ((u - target) ** 2).flatten(1).sum(1)
+        return error / (error.detach() + 0.01) ** self.power
+
+    def _other(self, items: int, rng: Rng) -> Tensor:
+        return torch.sigmoid(self.mean + self.sd * rng.child("other").normal((items,), torch.float64))
+
+    @staticmethod
+    def _velocity(denoiser: Denoiser, cond: Tensor | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        def velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+            mean = need(denoiser(x, t, cond, to=r), HasMean, "mean flow").mean  # type: ignore[call-arg]
+            return (x - mean) / column(t, x)
+
+        return velocity
+
+    def _moved(self, denoiser: Denoiser, noised: Noised, xt: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
+        """d/dt u(x_t, r, t) along the straight path through x_t: one forward-mode product, no gradient."""
+        velocity = self._velocity(denoiser, noised.cond)
+        # autocast keeps its copies of the weights from forward mode, and a derivative in bf16 would be all noise
+        with torch.no_grad(), torch.autocast(xt.device.type, enabled=False):
+            moved = torch.func.jvp(lambda x, time: velocity(x, time, r), (xt, t), (v, torch.ones_like(t)))[1]
+            return cast(Tensor, moved)
