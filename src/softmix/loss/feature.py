@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser, Network
 from ..posterior import HasMean, Implicit, Parted, Posterior, need
-from ..process import Noised
+from ..process import Gaussian, Noised
 from ..rng import Rng
 from .contract import Stage
 from .energy import energy, power
@@ -37,6 +37,7 @@ class FeatureEnergy:
     """
 
     share: float = 0.5
+    blank: float = 0.25
     m: int = 2
     pixels: float = 1.0
     features: float = 1.0
@@ -62,13 +63,18 @@ class FeatureEnergy:
         return Eyes(network, self.at, x0)
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
-        posterior = denoiser(noised.xt, noised.t, noised.cond)
         if stage.kept is None:
-            return self._of_mean(posterior, noised)
-        if not isinstance(posterior, Parted):
-            return self._one(posterior, noised, rng, cast(Eyes, stage.kept))
-        scores = [self._one(part, noised.take(i), rng.take(i), cast(Eyes, stage.kept)) for i, part in posterior.parts]
-        return torch.cat(scores)[torch.cat([i for i, _ in posterior.parts]).argsort()]
+            return self._of_mean(denoiser(noised.xt, noised.t, noised.cond), noised)
+        eyes, items = cast(Eyes, stage.kept), torch.arange(len(noised.t))
+        # with classes, all items at t = 1 do not have one posterior
+        blank = 0 if noised.cond is not None else round(self.blank * len(items))
+        scores = [self._blank(denoiser, noised, items[:blank], rng, eyes)] if blank > 1 else []
+        rest = noised.take(items[blank:]) if scores else noised
+        posterior = denoiser(rest.xt, rest.t, rest.cond)
+        parts = posterior.parts if isinstance(posterior, Parted) else [(torch.arange(len(rest.t)), posterior)]
+        each = [self._one(part, rest.take(i), rng.take(items[-len(rest.t) :][i]), eyes) for i, part in parts]
+        scores.append(torch.cat(each)[torch.cat([i for i, _ in parts]).argsort()])
+        return torch.cat(scores)
 
     def _of_mean(self, posterior: Posterior, noised: Noised) -> Tensor:
         return squared_error(need(posterior, HasMean, "the feature score's first part").mean, noised, self.weight)
@@ -84,12 +90,32 @@ class FeatureEnergy:
             score = score + self.features * torch.stack(parts).mean(0)
         return weight(self.weight, noised.logsnr.to(score)).sqrt() * score
 
+    def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
+        """The score of these items if they were at t = 1, where all have one posterior: every pair is compared."""
+        process, x0 = cast(Gaussian, noised.process), noised.x0
+        xt = process.alpha(1.0).to(x0) * x0[items] + process.sigma(1.0).to(x0) * noised.z[items]
+        posterior = denoiser(xt, torch.ones(len(items), dtype=torch.float64, device=xt.device))
+        draws = posterior.draws(self.m, rng.take(items)).flatten(0, 1)
+        score = self.pixels * _all_pairs(draws.flatten(1)[:, :, None], x0.flatten(1)[:, :, None])
+        if self.features:
+            seen = list(zip(eyes(draws), eyes(x0), strict=True))
+            parts = [_all_pairs(a, b) + _all_pairs(a.mean(2, keepdim=True), b.mean(2, keepdim=True)) for a, b in seen]
+            score = score + self.features * torch.stack(parts).mean() / 2
+        return weight(self.weight, process.logsnr(1.0).to(score)).sqrt() * score.expand(len(items))
+
 
 def _seen(difference: Tensor) -> Tensor:
     """The length of a difference of features [m, B, C, places]: at each place, and of the mean over places."""
     each = ((difference**2).mean(2) + 1e-6).sqrt().mean(2)
     whole = ((difference.mean(3) ** 2).mean(2) + 1e-6).sqrt()
     return (each + whole) / 2
+
+
+def _all_pairs(draws: Tensor, truth: Tensor) -> Tensor:
+    """E |truth - draw| - (1/2) E |draw - draw'| over all pairs of draws [n, C, places] and truths [k, C, places]."""
+    a, b = draws.permute(2, 0, 1).float(), truth.permute(2, 0, 1).float()
+    n, unit = a.shape[1], a.shape[2] ** 0.5
+    return (torch.cdist(a, b).mean() - 0.5 * torch.cdist(a, a).sum() / (a.shape[0] * n * (n - 1))) / unit
 
 
 class Eyes(nn.Module):

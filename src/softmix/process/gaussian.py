@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -32,6 +33,18 @@ def _real(t: Tensor | float) -> Tensor:
     if not isinstance(t, Tensor):
         return torch.tensor(t, dtype=torch.float64)
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+
+
+def _is_number(t: Tensor | float) -> bool:
+    return not isinstance(t, Tensor) or t.ndim == 0
+
+
+@lru_cache(maxsize=4096)
+def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float]:
+    """The bridge's shares as numbers: a sampler asks for the same few again and again, and a dozen operations
+    on tensors of one element take longer than the step itself."""
+    clean, kept, fresh = process._shares(_real(t), _real(s), eta)
+    return float(clean), float(kept), float(fresh)
 
 
 class Gaussian(ABC):
@@ -84,16 +97,23 @@ class Gaussian(ABC):
         """
         if not 0 <= eta <= 1:
             raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
-        t, s = _real(t), _real(s)
+        shares: tuple[Tensor | float, ...]
+        if _is_number(t) and _is_number(s):
+            shares = _between(self, float(t), float(s), eta)
+        else:
+            shares = tuple(column(share, xt) for share in self._shares(_real(t), _real(s), eta))
+        clean, kept, fresh = shares
+        mean = kept * xt + clean * x0
+        return mean if eta == 0 else mean + fresh * rng.normal(xt.shape, xt.dtype).to(xt.device)
+
+    def _shares(self, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What the bridge takes of x_0, of x_t, and of fresh noise."""
         if (s >= t).any():
             raise ValueError("a step back needs s < t: give a grid of times that falls")
         sigma_s = self.sigma(s)
         fresh = eta * sigma_s * (-torch.expm1(self.logsnr(t) - self.logsnr(s))).sqrt()
         kept = (sigma_s**2 - fresh**2).clamp(min=0).sqrt() / self.sigma(t)
-        mean = column(self.alpha(s) - kept * self.alpha(t), xt) * x0 + column(kept, xt) * xt
-        if eta == 0:
-            return mean
-        return mean + column(fresh, xt) * rng.normal(xt.shape, xt.dtype).to(xt.device)
+        return self.alpha(s) - kept * self.alpha(t), kept, fresh
 
     def grid(self, n: int) -> Tensor:
         """n steps uniform in t."""

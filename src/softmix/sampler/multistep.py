@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from ..posterior import HasMean, Point, Posterior, need
 from ..process import Gaussian
 from ..rng import Rng
-from ..shape import column
 from .contract import Ask, declare
 
 
@@ -23,7 +24,7 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     Source: Lu et al., "DPM-Solver++", 2022, algorithm 2.
     """
     before: Tensor | None = None
-    clock = process.logsnr(grid) / 2
+    clock = (process.logsnr(grid) / 2).tolist()
     for i, (t, s) in enumerate(pairwise(grid)):
         mean = need((yield Ask(t, x)), HasMean, "dpm-solver-2m").mean
         # with the mean moved to D, the exponential step is DDIM's
@@ -41,7 +42,7 @@ def soft_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
     Every law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is dpm-solver-2m.
     """
     before: Tensor | None = None
-    clock = process.logsnr(grid) / 2
+    clock = (process.logsnr(grid) / 2).tolist()
     for i, (t, s) in enumerate(pairwise(grid)):
         posterior = yield Ask(t, x)
         if isinstance(posterior, Point):
@@ -53,8 +54,8 @@ def soft_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
     return x
 
 
-def _extrapolated(mean: Tensor, before: Tensor | None, clock: Tensor, i: int) -> Tensor:
+def _extrapolated(mean: Tensor, before: Tensor | None, clock: list[float], i: int) -> Tensor:
     """The mean half a step on, in the clock log(alpha / sigma); as it is in a first step and in one to t = 0."""
-    if before is None or not bool(clock[i + 1].isfinite()):
+    if before is None or math.isinf(clock[i + 1]):
         return mean
-    return mean + (mean - before) * column((clock[i + 1] - clock[i]) / (2 * (clock[i] - clock[i - 1])), mean)
+    return torch.lerp(before, mean, 1 + (clock[i + 1] - clock[i]) / (2 * (clock[i] - clock[i - 1])))

@@ -1,0 +1,198 @@
+"""softmix beside other libraries on this machine: quality for minutes, training speed, cost of a sampling step.
+
+    python bench/peers.py speed        # a minute for each peer
+    python bench/peers.py overhead     # seconds
+    python bench/peers.py quality --minutes 10
+    python bench/peers.py --peers-python PATH ...   # an environment that has them already
+
+The peers live in an environment of their own, `.venv-peers`, made on first use; softmix never imports them, and
+they never import softmix (bench/peer.py). All is measured in turn, in one run, with nothing beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from throughput import speed as training_speed
+
+import softmix
+from softmix.cli.common import cache
+from softmix.data import load
+from softmix.denoiser import SoftHead
+from softmix.evaluate.judge import Reference, features_for
+from softmix.loss import Energy
+from softmix.posterior import Point, Posterior
+from softmix.process import VP, Gaussian
+from softmix.rng import Rng
+from softmix.sampler import SAMPLERS, drive, traits
+from softmix.sampler.drive import finish
+from softmix.train import Config, preset
+
+HERE = Path(__file__).parent
+ENVIRONMENT = Path(".venv-peers")
+# without their dependencies: torchvision is asked for by two and would bring another torch
+PEERS = ("diffusers==0.39.0", "denoising-diffusion-pytorch==2.3.4", "smalldiffusion==0.5.0")
+ALONE = ("ema-pytorch", "accelerate", "pytorch-fid")
+NEEDS = (
+    *("numpy", "scipy", "tqdm", "pillow", "psutil", "pyyaml", "packaging", "safetensors"),
+    *("einops", "huggingface-hub", "regex", "requests", "importlib-metadata", "httpx"),
+)
+# the width at which each has about the parameters of softmix's U-Net of width 64 (1.8 million)
+WIDTHS = {"diffusers": 40, "denoising-diffusion-pytorch": 26, "smalldiffusion": 32}
+
+
+def environment(python: Path | None) -> Path:
+    """The Python of the peers' environment."""
+    if python is not None:
+        return python
+    found = ENVIRONMENT / "bin" / "python"
+    if not found.exists():
+        print("making .venv-peers", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        pip = [str(found), "-m", "pip", "install", "-q"]
+        pinned = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if "torch==" in line)
+        subprocess.run([*pip, pinned], check=True)
+        subprocess.run(
+            [*pip, "numpy", "scipy", "tqdm", "pillow", "psutil", "pyyaml", "packaging", "safetensors"], check=True
+        )
+        subprocess.run([*pip, "--no-deps", *PEERS, "ema-pytorch", "accelerate", "pytorch-fid"], check=True)
+        subprocess.run(
+            [*pip, "einops", "huggingface-hub", "regex", "requests", "importlib-metadata", "httpx"], check=True
+        )
+    return found
+
+
+def ask(python: Path, *arguments: object) -> dict[str, float]:
+    """One call of bench/peer.py; its numbers."""
+    done = subprocess.run(
+        [str(python), str(HERE / "peer.py"), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"peer.py {' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def throughput(python: Path, options: argparse.Namespace) -> None:
+    """Training images a second at about equal parameters; diffusers eager is 1."""
+    rows: list[tuple[str, float, float]] = []
+    for name, width in WIDTHS.items():
+        for compiled in (False, True) if name == "diffusers" else (False,):
+            extra = ["--compile"] if compiled else []
+            found = ask(python, "speed", name, "--width", width, "--seconds", options.seconds, *extra)
+            rows.append((name + (", compiled" if compiled else ""), found["images_per_second"], found["parameters"]))
+    plain = replace(preset("plain", (1, 28, 28)), batch=64, steps=1)
+    soft = replace(plain, head=SoftHead(mean="none"), loss=Energy(m=2, weight="v"))
+    ours = {"softmix, plain": plain, "softmix, energy score of 2 draws": soft}
+    for name, config in ours.items():
+        rate, parameters = training_speed(config, options.seconds)
+        rows.append((name, rate, parameters))
+    first = rows[0][1]
+    print(f"\n28 x 28, batch 64, {torch.get_num_threads()} threads\n")
+    print("| training | images/s | diffusers eager = 1 | parameters |")
+    print("|---|---|---|---|")
+    for name, rate, parameters in rows:
+        print(f"| {name} | {rate:.0f} | {rate / first:.1f} | {parameters:,.0f} |")
+
+
+class Still:
+    """A denoiser that costs nothing: what is left is the sampler's own time."""
+
+    process: Gaussian = VP()
+    shape = (1, 28, 28)
+
+    def __call__(self, xt: torch.Tensor, t: torch.Tensor | float, cond: torch.Tensor | None = None) -> Posterior:
+        return Point(xt)
+
+
+def overhead(python: Path, options: argparse.Namespace) -> None:
+    """Everything outside the network, for one step of a batch of 64."""
+    theirs = ask(python, "overhead", "--batch", 64)
+    print("\n| outside the network, per step of 64 images of 28 x 28 | microseconds |\n|---|---|")
+    for name, seconds in theirs.items():
+        print(f"| diffusers {name} | {1e6 * seconds:.0f} |")
+    still = Still()
+    grid, x = still.process.grid(20), torch.randn(64, *still.shape)
+    for sampler in SAMPLERS:
+        best = float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            finish(drive(still, sampler, x, grid, Rng(0, 64)))
+            best = min(best, (time.perf_counter() - began) / traits(sampler).evaluations(20))
+        print(f"| softmix {traits(sampler).name} | {1e6 * best:.0f} |")
+
+
+def quality(python: Path, options: argparse.Namespace) -> None:
+    """Fréchet distance after some minutes of training with all threads, each as it recommends."""
+    data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
+    reference = Reference(data, held_out, features_for(data, cache()))
+    out = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / "train.npy", data.values[:, 0].numpy(), allow_pickle=False)
+    rows: list[tuple[str, str, int, float, float]] = []
+    for name, width in WIDTHS.items():
+        found = ask(
+            python,
+            "quality",
+            name,
+            "--width",
+            width,
+            "--data",
+            out / "train.npy",
+            "--minutes",
+            options.minutes,
+            "--n",
+            options.n,
+            "--out",
+            out,
+        )
+        print(f"{name}: {found['images']:,.0f} images in {found['seconds']:.0f} s", flush=True)
+        for path in sorted(out.glob(f"{name}--*.npy")):
+            _, way, count = path.stem.split("--")
+            x = torch.from_numpy(np.load(path))[:, None].float() / 127.5 - 1
+            rows.append((name, way, int(count), reference.compare(x)["frechet"], found["images"]))
+    for label, config in recommended(options.minutes).items():
+        place = out / f"softmix-{label}"
+        model = softmix.train(data, config, place)
+        images = model.step * config.batch
+        for count in (1, 2, 4, 8, 16, 50):
+            x = softmix.sample(model.denoiser, options.n, count, sampler=model.sampler).clamp(-1, 1)
+            rows.append(
+                (f"softmix, {label}", traits(model.sampler).name, count, reference.compare(x)["frechet"], images)
+            )
+    print(f"\n| after {options.minutes:g} minutes | sampler | evaluations | Fréchet distance | images seen |")
+    print("|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: (row[0], row[1], row[2])):
+        print(f"| {row[0]} | {row[1]} | {row[2]} | {row[3]:.1f} | {row[4]:,.0f} |")
+    (out / "quality.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def recommended(minutes: float) -> dict[str, Config]:
+    """softmix as it recommends itself: its presets."""
+    shape = (1, 28, 28)
+    return {name: replace(preset(name, shape), minutes=minutes) for name in ("plain", "smd")}  # type: ignore[arg-type]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "overhead", "quality"))
+    parser.add_argument("--peers-python", type=Path)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"))
+    options = parser.parse_args()
+    python = environment(options.peers_python)
+    {"speed": throughput, "overhead": overhead, "quality": quality}[options.what](python, options)
+
+
+if __name__ == "__main__":
+    main()
