@@ -33,7 +33,8 @@ from softmix.denoiser.wrap import Wrapped, averaged
 from softmix.evaluate.judge import Reference, features_for
 from softmix.loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
 from softmix.net import NetSpec, UNetSpec
-from softmix.posterior import HasMean, Normal, Point, Posterior, need
+from softmix.posterior import HasMean, Normal, Posterior, need
+from softmix.process import Gaussian, few, uniform
 from softmix.rng import Rng
 from softmix.sampler import Sampler, ancestral, ddim, dpm_solver_2m, heun, renoise, soft_2m, traits
 from softmix.train import Config, preset
@@ -69,11 +70,6 @@ def best_variance(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoise
     return Wrapped(denoiser, call)
 
 
-def means(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
-    """The posterior's own mean alone."""
-    return Wrapped(denoiser, lambda inner, xt, t, cond: Point(need(inner(xt, t, cond), HasMean, "means").mean))
-
-
 def eight(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
     """The mean of eight draws."""
     return averaged(8)(denoiser)
@@ -81,12 +77,14 @@ def eight(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to sample: a sampler, what is put around the denoiser, and the largest count it is measured at."""
+    """A way to sample: a sampler, what is put around the denoiser, the largest count it is measured at, and the
+    grid, if it is not the one that the sampler takes by itself."""
 
     name: str
     sampler: Sampler
     wrap: Wrapping = as_it_is
     most: int = 64
+    grid: Callable[[Gaussian, int], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,13 @@ DRAW = Way("draws, eta 0", partial(ancestral, eta=0.0), most=16)
 SOLVERS = (
     Way("ddim", ddim),
     Way("dpm-solver-2m", dpm_solver_2m, most=16),
+    Way("dpm-solver-2m, uniform t", dpm_solver_2m, most=16, grid=uniform),
+    Way("ddim, grid of few", ddim, most=16, grid=few),
     Way("heun", heun, most=16),
     Way("ancestral", ancestral),
 )
-OWN = SoftHead(mean="own", until=0.0)
+OWN = SoftHead(mean="own")
+SOFT = Way("soft-2m, uniform t", soft_2m, most=16, grid=uniform)
 ROWS: dict[str, Row] = {
     "plain": Row("baseline", change(), (*SOLVERS, Way("best variance", ancestral, best_variance, 16))),
     "plain, wider": Row("control", wider, (Way("ddim", ddim), Way("dpm-solver-2m", dpm_solver_2m, most=16))),
@@ -158,16 +159,15 @@ ROWS: dict[str, Row] = {
         change(head=MixtureHead(8, "pixel"), loss=Likelihood(0.5)),
         (Way("draws", ancestral), Way("mean, dpm-solver-2m", dpm_solver_2m, most=16)),
     ),
-    "feature score": Row(
-        "ours",
-        change(head=OWN, loss=FeatureEnergy()),
-        (Way("soft-2m", soft_2m), DRAW, Way("mean, dpm-solver-2m", dpm_solver_2m, means, 16)),
-    ),
+    "feature score": Row("ours", change(head=OWN, loss=FeatureEnergy()), (Way("soft-2m", soft_2m), SOFT)),
     "feature score, eta = 0": Row(
-        "control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), (Way("soft-2m", soft_2m), DRAW)
+        "control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), (Way("soft-2m", soft_2m, most=16), SOFT)
     ),
-    "own mean, energy score": Row(
-        "control", change(head=OWN, loss=FeatureEnergy(features=0.0)), (Way("soft-2m", soft_2m), DRAW)
+    "staged, pixels only": Row(
+        "control", change(head=OWN, loss=FeatureEnergy(features=0.0)), (Way("soft-2m", soft_2m, most=16),)
+    ),
+    "staged, no blanks": Row(
+        "control", change(head=OWN, loss=FeatureEnergy(blank=0.0)), (Way("soft-2m", soft_2m, most=16),)
     ),
     "consistency": Row("rival", as_preset("consistency"), (Way("renoise", renoise), Way("ddim", ddim, most=8))),
     "meanflow": Row("rival", as_preset("meanflow"), (Way("ddim", ddim),)),
@@ -199,9 +199,10 @@ def train_and_measure(where: Path, name: str, data_name: str, images: int, seed:
         for count in [c for c in COUNTS if c <= way.most]:
             # heun takes two evaluations a step and one in its last: the most steps that stay within the count
             steps = max(k for k in range(1, count + 1) if traits(way.sampler).evaluations(k) <= count)
-            denoiser = way.wrap(model.denoiser, data, model.process.grid(steps))
+            grid = (way.grid or traits(way.sampler).grid)(model.process, steps)
+            denoiser = way.wrap(model.denoiser, data, grid)
             start = time.perf_counter()
-            x = softmix.sample(denoiser, n, steps, sampler=way.sampler, seed=seed).clamp(-1, 1)
+            x = softmix.sample(denoiser, n, steps, sampler=way.sampler, seed=seed, grid=grid).clamp(-1, 1)
             taken = time.perf_counter() - start
             found = reference.compare(x) | {"seconds": taken}
             cells.append({"way": way.name, "evaluations": count, "steps": steps, "values": found})

@@ -10,7 +10,7 @@ from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .smd import PublishedSMD, SoftHead
-from .wrap import Counted, averaged, guided, within
+from .wrap import Counted, Staged, averaged, guided, within
 
 __all__ = [
     "OUTPUTS",
@@ -27,6 +27,7 @@ __all__ = [
     "PointHead",
     "PublishedSMD",
     "SoftHead",
+    "Staged",
     "Wrap",
     "affine",
     "averaged",

@@ -35,14 +35,6 @@ class Inputs:
     b: Tensor
     target: Tensor
 
-    def take(self, items: Tensor) -> Inputs:
-        """The same for some of the items."""
-        label = None if self.label is None else self.label[items]
-        at = items.to(self.a.device)
-        return Inputs(
-            self.x[items], self.logsnr[items], label, self.xt[items], self.a[at], self.b[at], self.target[items]
-        )
-
     def x0(self, output: Tensor) -> Tensor:
         """x0 = a x_t + b F for F [B, ...], or [m B, ...] with the batch repeated draw by draw."""
         batch = len(self.xt)

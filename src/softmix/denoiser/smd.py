@@ -7,7 +7,6 @@ Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 
 from ..net import MLPSpec, Net, NetSpec
 from ..net.base import State, Where, repeat
-from ..posterior import Implicit, ImplicitMean, Parted, Point, Posterior
-from ..posterior.implicit import Head
+from ..posterior import Implicit, ImplicitMean, Posterior
 from .network import Inputs
 
 
@@ -31,8 +29,6 @@ class SoftHead:
     local : numbers at each place of the state where eta enters (images only): detail that is not shared.
     mean : "own" gives the posterior a mean by running the modulated blocks once more with a learned vector
         in the place of f(z, t), to be trained by squared error; "none" leaves it without one.
-    until : the logsnr up to which the belief is soft (None: everywhere). Above, it is a point at the mean: where
-        noise is low, a posterior is close to one narrow Gaussian, and a mean and a good solver do as well for less.
     scale : the standard deviation of eta. With 0 it says nothing: the control with the same parameters and operations.
     """
 
@@ -40,12 +36,7 @@ class SoftHead:
     latent: int = 32
     local: int = 4
     mean: Literal["own", "none"] = "own"
-    until: float | None = None
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.mean == "none" and self.until is not None:
-            raise ValueError(f'a belief that is soft until logsnr {self.until} needs a mean above: set mean = "own"')
 
     def channels(self, channels: int) -> int:
         return channels
@@ -97,45 +88,25 @@ class _Soft(nn.Module):
         size = tuple(given.x.shape[2:])
 
         def finish(state: State, emb: Tensor) -> Tensor:
-            return net.out(net.run(state, emb, self.split, len(net.body)), emb, size)
+            return given.x0(net.out(net.run(state, emb, self.split, len(net.body)), emb, size))
 
-        def head_of(given: Inputs, state: State, emb: Tensor) -> Head:
-            return lambda eta: given.x0(draw(state, emb, eta)).unflatten(0, (len(eta), -1))
-
-        def draw(state: State, emb: Tensor, eta: Tensor) -> Tensor:
+        def head(eta: Tensor) -> Tensor:
             m = len(eta)
             several, emb_m = repeat(state, m), repeat((emb,), m)[0]
-            shared, local = (
-                (self.spec.scale * eta).flatten(0, 1).split([self.spec.latent, eta.shape[-1] - self.spec.latent], dim=1)
-            )
+            eta = self.spec.scale * eta.flatten(0, 1)
+            shared, local = eta.split([self.spec.latent, eta.shape[-1] - self.spec.latent], dim=1)
             pooled = several[0] if not self.size else several[0].mean(1) if self.tokens else several[0].mean((2, 3))
             z = self.g(torch.cat([shared.to(emb_m.dtype), pooled.to(emb_m.dtype), emb_m], dim=1))
             if self.local:
                 several = (self._placed(several[0], local), *several[1:])
-            return finish(several, emb_m + self.f(nn.functional.silu(z)))
+            return finish(several, emb_m + self.f(nn.functional.silu(z))).unflatten(0, (m, -1))
 
-        def mean_of(given: Inputs, state: State, emb: Tensor) -> Callable[[], Tensor]:
-            return lambda: given.x0(finish(state, emb + self.off))
+        def mean() -> Tensor:
+            return finish(state, emb + self.off)
 
-        def soft_of(given: Inputs, state: State, emb: Tensor) -> Posterior:
-            head = head_of(given, state, emb)
-            if self.spec.mean == "none":
-                return Implicit(head, len(given.xt), self.latent_shape, given.xt)
-            return ImplicitMean(head, len(given.xt), self.latent_shape, given.xt, mean_of(given, state, emb))
-
-        soft = given.logsnr <= (math.inf if self.spec.until is None else self.spec.until)
-        if soft.all():
-            return soft_of(given, state, emb)
-        if not soft.any():
-            return Point(mean_of(given, state, emb))
-        some, others = soft.nonzero()[:, 0], (~soft).nonzero()[:, 0]
-        return Parted(
-            [
-                (some, soft_of(given.take(some), tuple(h[some] for h in state), emb[some])),
-                (others, Point(mean_of(given.take(others), tuple(h[others] for h in state), emb[others]))),
-            ],
-            mean_of(given, state, emb),
-        )
+        if self.spec.mean == "none":
+            return Implicit(head, len(given.xt), self.latent_shape, given.xt)
+        return ImplicitMean(head, len(given.xt), self.latent_shape, given.xt, mean)
 
     def _placed(self, h: Tensor, local: Tensor) -> Tensor:
         """h with its local latents mixed in, place by place."""

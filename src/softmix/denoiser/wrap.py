@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..posterior import HasMean, Implicit, Point, Posterior, need
 from ..process import Process
 from ..rng import Rng
 from .contract import Denoiser, Wrap
+from .network import Network
 
 Call = Callable[[Denoiser, Tensor, "Tensor | float", "Tensor | None"], Posterior]
 
@@ -60,6 +62,28 @@ def towards(to: Tensor | float) -> Wrap:
         return Wrapped(denoiser, lambda inner, xt, t, cond: inner(xt, t, cond, to=to))  # type: ignore[call-arg]
 
     return wrap
+
+
+class Staged(nn.Module):
+    """Soft where noise is high, up to logsnr = `until`, and a point at another network's mean where it is low.
+
+    Where noise is high a step decides what the image is of, and only a draw can; where it is low the posterior is
+    close to one narrow Gaussian, and a mean and a good solver do as well for less. The mean's network keeps all
+    of its weights for that. Every evaluation is of one of the two.
+    """
+
+    def __init__(self, soft: Network, mean: Network, until: float):
+        super().__init__()
+        self.soft, self.mean, self.until = soft, mean, until
+        self.process, self.shape, self.classes = soft.process, soft.shape, soft.classes
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        soft = self.process.logsnr(t) <= self.until
+        if soft.any() and not soft.all():
+            raise ValueError("a belief that is soft at some noise levels only needs one time for the whole batch")
+        if soft.all():
+            return cast(Posterior, self.soft(xt, t, cond))
+        return Point(need(self.mean(xt, t, cond), HasMean, "the staged belief").mean)
 
 
 def averaged(n: int, seed: int = 0) -> Wrap:

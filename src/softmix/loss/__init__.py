@@ -8,7 +8,7 @@ is smallest when the draws no longer vary, and the mixture collapses to its mean
 from .collapse import gain, mixture_pays
 from .contract import Keeper, Loss, Objective, Stage, score
 from .energy import Energy
-from .feature import FeatureEnergy
+from .feature import Eyes, FeatureEnergy
 from .flowmap import Consistency, MeanFlow
 from .likelihood import Importance, Likelihood
 from .square import PublishedSquare, Square
@@ -22,6 +22,7 @@ __all__ = [
     "WEIGHTS",
     "Consistency",
     "Energy",
+    "Eyes",
     "FeatureEnergy",
     "Importance",
     "Keeper",

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, Network
-from ..posterior import HasMean, Implicit, Parted, Posterior, need
+from ..posterior import HasMean, need
 from ..process import Gaussian, Noised
 from ..rng import Rng
+from ..shape import column
 from .contract import Stage
 from .energy import energy, power
 from .square import squared_error
-from .weight import Weight, weight
+from .weight import Weight
 
 
 @dataclass(frozen=True)
 class FeatureEnergy:
-    """Squared error of the mean for the first `share` of training; then, where the belief is soft, the energy score
+    """Squared error of the mean for the first `share` of training. Then the network is kept as it is, with averaged
+    weights, and goes on from there to learn to draw at high noise, logsnr <= `until`, by the energy score
 
-        pixels S(x0) + features S(phi(x0)),   S(y) = w^(1/2) [ E |y - y_j| - (1/2) E |y_j - y_k| ],
+        pixels S(x0) + features S(phi(x0)),   S(y) = E |y - y_j| - (1/2) E |y_j - y_k|,
 
-    over m draws, and squared error where it is a point. phi are the blocks of the first half of the network as
-    it was at the end of the first part, with averaged weights, looking at a clean image as if at time `at`:
-    at each place, and averaged over places. A sum of scores of which one, in pixels, is strictly proper is so.
+    over m draws. phi are the blocks of the first half of the kept network, looking at a clean image as if at
+    time `at`: at each place, and averaged over places. The kept network is also whose mean is believed where
+    noise is low (`softmix.denoiser.Staged`). A sum of scores of which one, in pixels, is strictly proper is so.
+
+    A share `blank` of the items is put at t = 1. There x_t says nothing, all items have one posterior, and the
+    score may compare every draw with every x0 and every other draw: the same expectation with a fraction of
+    its noise. The others have t uniform between that of `until` and 1.
 
     In many dimensions |x0 - x_j| hardly depends on the shape of the posterior, so that the energy score of
     pixels alone learns sharp draws slowly. A mean is learned quickly, and the net that knows it has learned
     what images are made of: in its features the same score sees at once what in pixels it sees late.
 
     For `SoftHead(mean="own")`. Sources: the energy score, Gneiting & Raftery 2007; scores in learned features,
-    Aiello et al. 2023 (MMD of Inception's, for the samples of a sampler); in the model's own: softmix.
+    Aiello et al. 2023 (MMD of Inception's, for the samples of a sampler); the rest: softmix, docs/experiments.md.
     """
 
     share: float = 0.5
-    blank: float = 0.25
+    until: float = -3.0
+    blank: float = 0.5
     m: int = 2
     pixels: float = 1.0
     features: float = 1.0
@@ -45,10 +52,10 @@ class FeatureEnergy:
     weight: Weight = "v"
 
     def __post_init__(self) -> None:
-        if self.m < 2 or not 0 < self.share < 1:
+        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank <= 1:
             raise ValueError(
-                f"an energy score needs m >= 2 draws, and a first part of 0 < share < 1; found m = {self.m}, "
-                f"share = {self.share}"
+                "the feature score needs m >= 2 draws, a first part of 0 < share < 1 and 0 <= blank <= 1; found "
+                f"m = {self.m}, share = {self.share}, blank = {self.blank}"
             )
 
     @property
@@ -59,36 +66,38 @@ class FeatureEnergy:
     def keeps(self) -> float:
         return self.share
 
-    def keep(self, network: Network, x0: Tensor) -> nn.Module:
+    def keep(self, network: Network, x0: Tensor) -> Eyes:
         return Eyes(network, self.at, x0)
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         if stage.kept is None:
-            return self._of_mean(denoiser(noised.xt, noised.t, noised.cond), noised)
+            mean = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "the feature score's first part").mean
+            return squared_error(mean, noised, self.weight)
         eyes, items = cast(Eyes, stage.kept), torch.arange(len(noised.t))
-        # with classes, all items at t = 1 do not have one posterior
+        # where there are classes, items at t = 1 do not all have one posterior
         blank = 0 if noised.cond is not None else round(self.blank * len(items))
         scores = [self._blank(denoiser, noised, items[:blank], rng, eyes)] if blank > 1 else []
-        rest = noised.take(items[blank:]) if scores else noised
-        posterior = denoiser(rest.xt, rest.t, rest.cond)
-        parts = posterior.parts if isinstance(posterior, Parted) else [(torch.arange(len(rest.t)), posterior)]
-        each = [self._one(part, rest.take(i), rng.take(items[-len(rest.t) :][i]), eyes) for i, part in parts]
-        scores.append(torch.cat(each)[torch.cat([i for i, _ in parts]).argsort()])
+        if blank < len(items) or not scores:
+            some = items[blank:] if scores else items
+            scores.append(self._each(denoiser, self._moved(noised.take(some)), rng.take(some), eyes))
         return torch.cat(scores)
 
-    def _of_mean(self, posterior: Posterior, noised: Noised) -> Tensor:
-        return squared_error(need(posterior, HasMean, "the feature score's first part").mean, noised, self.weight)
+    def _moved(self, noised: Noised) -> Noised:
+        """The same items and noise at times from that of `until` to 1."""
+        process = cast(Gaussian, noised.process)
+        low = process.time(self.until).to(noised.t)
+        t = low + (1 - low) * noised.t
+        xt = column(process.alpha(t), noised.x0) * noised.x0 + column(process.sigma(t), noised.x0) * noised.z
+        return replace(noised, t=t, xt=xt)
 
-    def _one(self, posterior: Posterior, noised: Noised, rng: Rng, eyes: Eyes) -> Tensor:
-        if not isinstance(posterior, Implicit):
-            return self._of_mean(posterior, noised)
-        draws = posterior.draws(self.m, rng)
+    def _each(self, denoiser: Denoiser, noised: Noised, rng: Rng, eyes: Eyes) -> Tensor:
+        draws = denoiser(noised.xt, noised.t, noised.cond).draws(self.m, rng)
         score = self.pixels * energy(draws, noised.x0, lambda difference: power(difference, 1.0))
         if self.features:
             seen = zip(eyes(draws.flatten(0, 1)), eyes(noised.x0), strict=True)
             parts = [energy(some.unflatten(0, draws.shape[:2]), truth, _seen) for some, truth in seen]
             score = score + self.features * torch.stack(parts).mean(0)
-        return weight(self.weight, noised.logsnr.to(score)).sqrt() * score
+        return score
 
     def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
         """The score of these items if they were at t = 1, where all have one posterior: every pair is compared."""
@@ -101,7 +110,7 @@ class FeatureEnergy:
             seen = list(zip(eyes(draws), eyes(x0), strict=True))
             parts = [_all_pairs(a, b) + _all_pairs(a.mean(2, keepdim=True), b.mean(2, keepdim=True)) for a, b in seen]
             score = score + self.features * torch.stack(parts).mean() / 2
-        return weight(self.weight, process.logsnr(1.0).to(score)).sqrt() * score.expand(len(items))
+        return score.expand(len(items))
 
 
 def _seen(difference: Tensor) -> Tensor:

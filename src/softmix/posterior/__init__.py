@@ -9,7 +9,6 @@ from .empirical import Empirical
 from .implicit import Implicit, ImplicitMean
 from .mixture import FullMixture, Mixture
 from .normal import Normal
-from .parted import Parted
 from .point import Point
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "ImplicitMean",
     "Mixture",
     "Normal",
-    "Parted",
     "Point",
     "Posterior",
     "need",

@@ -6,11 +6,11 @@ the clock that all processes share is logsnr = log(alpha^2 / sigma^2).
 """
 
 from .gaussian import VE, VP, Flow, Gaussian
-from .grid import karras, trailing, uniform, uniform_logsnr
+from .grid import few, karras, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
 
 PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow())
-GRIDS = (uniform, uniform_logsnr, karras, trailing)
+GRIDS = (uniform, uniform_logsnr, few, karras, trailing)
 
 __all__ = [
     "GRIDS",
@@ -21,6 +21,7 @@ __all__ = [
     "Gaussian",
     "Noised",
     "Process",
+    "few",
     "karras",
     "trailing",
     "uniform",

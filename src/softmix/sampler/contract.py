@@ -34,12 +34,13 @@ class Sampler(Protocol):
 class Traits:
     """name : on the command line. order : global error ~ n^-order for the probability-flow ODE, None for a
     sampler that draws. needs : what it asks of a posterior. evaluations : how many questions n steps to t = 0
-    take."""
+    take. grid : the times that suit it for n steps, where they are not the process's own."""
 
     name: str
     order: int | None
     needs: type[Posterior] = Posterior
     evaluations: Callable[[int], int] = int
+    grid: Callable[[Gaussian, int], Tensor] = lambda process, n: process.grid(n)
 
 
 _TRAITS: dict[object, Traits] = {}
@@ -47,12 +48,16 @@ S = TypeVar("S", bound=Callable[..., object])
 
 
 def declare(
-    name: str, order: int | None, needs: type[Posterior] = HasMean, evaluations: Callable[[int], int] = int
+    name: str,
+    order: int | None,
+    needs: type[Posterior] = HasMean,
+    evaluations: Callable[[int], int] = int,
+    grid: Callable[[Gaussian, int], Tensor] = Traits.grid,
 ) -> Callable[[S], S]:
     """Says what a sampler is; the conformance tests hold it to that."""
 
     def mark(sampler: S) -> S:
-        _TRAITS[sampler] = Traits(name, order, needs, evaluations)
+        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid)
         return sampler
 
     return mark

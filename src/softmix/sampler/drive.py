@@ -12,7 +12,7 @@ from torch import Tensor
 from ..posterior import HasMean, Posterior
 from ..process import Gaussian
 from ..rng import Rng
-from .contract import Ask, Sampler
+from .contract import Ask, Sampler, traits
 from .walk import ancestral
 
 if TYPE_CHECKING:
@@ -97,13 +97,13 @@ def sample(
     """n samples [n, *shape], in `steps` steps from pure noise.
 
     Item k depends on (seed, first + k) and on nothing else: not on n, not on the batch it is drawn in.
-    grid : falling times; by default the process's own for `steps`. cond : [n] class labels or None.
+    grid : falling times; by default those that suit the sampler. cond : [n] class labels or None.
     shape : of one item; by default the model's. look : called with each `Step`.
     """
     shape = shape or getattr(denoiser, "shape", None)
     if shape is None:
         raise ValueError("this denoiser does not say what shape its items have: give shape=(C, H, W) or (D,)")
-    grid = denoiser.process.grid(steps) if grid is None else grid
+    grid = traits(sampler).grid(cast(Gaussian, denoiser.process), steps) if grid is None else grid
     done = []
     for start in range(0, n, batch):
         stop = min(start + batch, n)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..posterior import HasMean, Point, Posterior, need
-from ..process import Gaussian
+from ..process import Gaussian, few
 from ..rng import Rng
 from .contract import Ask, declare
 
 
-@declare("dpm-solver-2m", order=2)
+@declare("dpm-solver-2m", order=2, grid=few)
 def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(2M): x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D, with l = log(alpha / sigma),
     h = l_s - l_t, and D = m + (m - m_before) h / (2 h_before) for the means m.
@@ -33,7 +33,7 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return x
 
 
-@declare("soft-2m", order=None, needs=Posterior)
+@declare("soft-2m", order=None, needs=Posterior, grid=few)
 def soft_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, DPM-Solver++(2M).
 

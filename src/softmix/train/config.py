@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
-from ..denoiser import MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead, Staged
 from ..loss import Consistency, Energy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, VP, Flow
@@ -105,19 +105,20 @@ class Run:
     facts: Facts
 
 
-def suited(config: Config) -> Sampler:
-    """The sampler that suits a model: DDIM for one that knows a mean, `ancestral` for one that draws.
+def suited(config: Config, denoiser: Denoiser | None = None) -> Sampler:
+    """The sampler that suits a model: DDIM for one that knows a mean, `ancestral` for one that draws, `soft_2m` for
+    one that draws where noise is high, `renoise` for a consistency model.
 
-    For soft mixtures with eta = 0: from an exact posterior every eta is as good, but a learned one's draws are
-    not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
+    For soft mixtures everywhere with eta = 0: from an exact posterior every eta is as good, but a learned one's
+    draws are not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
     """
+    if isinstance(denoiser, Staged):
+        return soft_2m
     if isinstance(config.loss, Consistency):
         return renoise
     if isinstance(config.head, PointHead | MapHead):
         return ddim
-    if isinstance(config.head, SoftHead):
-        return partial(ancestral, eta=0.0) if config.head.until is None else soft_2m
-    return ancestral
+    return partial(ancestral, eta=0.0) if isinstance(config.head, SoftHead) else ancestral
 
 
 Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ConfigError, loads
-from ..denoiser import Network
+from ..denoiser import Network, Staged
 from ..process import Gaussian
 from ..sampler import Sampler
 from . import checkpoint
 from .config import Config, Facts, Run, suited
 from .ema import name_of
-from .trainer import build
+from .trainer import assembled, build, restored
 
 
 class RunError(RuntimeError):
@@ -24,7 +24,7 @@ class RunError(RuntimeError):
 class Model:
     """A denoiser with all that is known of it. weights: "ema-0.050" and so on, or "model" for the raw ones."""
 
-    denoiser: Network
+    denoiser: Network | Staged
     config: Config
     facts: Facts
     path: Path
@@ -39,7 +39,7 @@ class Model:
     @property
     def sampler(self) -> Sampler:
         """The sampler that suits the model: see `suited`."""
-        return suited(self.config)
+        return suited(self.config, self.denoiser)
 
 
 def read_run(folder: str | Path) -> Run:
@@ -67,8 +67,10 @@ def load(folder: str | Path, weights: str | None = None) -> Model:
     known = ("model", *map(name_of, run.config.ema))
     if wanted not in known:
         raise RunError(f"the weights {wanted!r} were asked for; this run keeps {', '.join(known)}")
+    # a loss that keeps a network has done so from some step on: then all there is is read
+    only = None if hasattr(run.config.loss, "keep") else (wanted,)
     try:
-        found = checkpoint.latest(Path(folder) / "checkpoints", only=(wanted,))
+        found = checkpoint.latest(Path(folder) / "checkpoints", only=only)
     except checkpoint.CheckpointError as error:
         raise RunError(str(error)) from error
     if found is None:
@@ -77,8 +79,10 @@ def load(folder: str | Path, weights: str | None = None) -> Model:
         warnings.warn(sentence, stacklevel=2)
     network = build(run)
     network.load_state_dict(found.tensors[wanted])
+    kept = found.tensors.get("kept")
+    denoiser = assembled(run, network, None if kept is None else restored(run, kept))
     return Model(
-        network.eval().requires_grad_(False),
+        denoiser.eval().requires_grad_(False),
         run.config,
         run.facts,
         Path(folder),

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Data, to_uint8
-from ..denoiser import Network
-from ..loss import Keeper, Stage, score
+from ..denoiser import Network, Staged
+from ..loss import Eyes, FeatureEnergy, Keeper, Stage, score
 from ..picture import enlarge, save_png, tile, to_image
 from ..process import Noised
 from ..rng import Rng, permutation
@@ -39,6 +39,22 @@ def build(run: Run) -> Network:
         torch.manual_seed(config.seed)
         classes = len(facts.class_names) if config.classes else 0
         return Network(config.process, config.net, config.head, facts.shape, classes, config.output, facts.data_sd)
+
+
+def assembled(run: Run, network: Network, kept: nn.Module | None) -> Network | Staged:
+    """The denoiser that a run has made: its network, beside what the loss has kept of it if it has."""
+    loss = run.config.loss
+    if isinstance(loss, FeatureEnergy) and isinstance(kept, Eyes):
+        return Staged(network, kept.network, loss.until)
+    return network
+
+
+def restored(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
+    """What the loss has kept, from a checkpoint."""
+    some = torch.zeros(2, *run.facts.shape)
+    kept = cast(Keeper, run.config.loss).keep(build(run), some)
+    kept.load_state_dict(tensors)
+    return kept.requires_grad_(False).eval()
 
 
 def find_device() -> torch.device:
@@ -130,9 +146,15 @@ class Trainer:
     def rate(self) -> float:
         """The learning rate of the step after `step`."""
         settings = self.run.config.optimiser
-        rate = settings.rate * min(1.0, (self.step + 1) / max(settings.warmup, 1))
-        if self.total is not None and settings.decay > 0:
-            rate *= min(1.0, (self.total - self.step) / max(self.total * settings.decay, 1))
+        step, total = self.step, self.total
+        keeps = getattr(self.loss, "keeps", None)
+        if total is not None and keeps is not None:
+            # two trainings, one after the other: each warms up and comes to rest
+            first = math.ceil(keeps * total)
+            step, total = (step, first) if step < first else (step - first, total - first)
+        rate = settings.rate * min(1.0, (step + 1) / max(settings.warmup, 1))
+        if total is not None and settings.decay > 0:
+            rate *= min(1.0, (total - step) / max(total * settings.decay, 1))
         return rate
 
     def advance(self) -> tuple[float, float]:
@@ -217,9 +239,8 @@ class Trainer:
             if saved:
                 self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in saved.items()}
         self.ema.load(found.tensors)
-        self.kept = self._keep() if "kept" in found.tensors else None
-        if self.kept is not None:
-            self.kept.load_state_dict(found.tensors["kept"])
+        kept = found.tensors.get("kept")
+        self.kept = None if kept is None else restored(self.run, kept).to(self.device)
         self.step, self.attempt = int(str(found.state["step"])), int(str(found.state["attempt"]))
         total = found.state["total"]
         self.total = int(str(total)) if total is not None else self.run.facts.steps
@@ -229,12 +250,12 @@ class Trainer:
         """A grid of samples, from the averaged weights, at 4 steps."""
         if not self.data.is_image:
             return
-        shown = build(self.run).to(self.device).eval()
-        self.ema.copy_to(shown, self.run.config.ema[0])
+        network = build(self.run).to(self.device).eval()
+        self.ema.copy_to(network, self.run.config.ema[0])
+        shown = assembled(self.run, network, self.kept)
         labels = torch.arange(16) % shown.classes if shown.classes else None
-        images = sample(
-            shown, 16, 4, sampler=suited(self.run.config), seed=self.run.config.seed, cond=labels, device=self.device
-        )
+        way, seed = suited(self.run.config, shown), self.run.config.seed
+        images = sample(shown, 16, 4, sampler=way, seed=seed, cond=labels, device=self.device)
         path = self.out / "samples" / f"step-{self.step:06d}.png"
         save_png(
             path,
