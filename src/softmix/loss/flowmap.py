@@ -96,6 +96,13 @@ class MeanFlow:
                 f"MeanFlow needs the process Flow and a flow map (MapHead); found {type(process).__name__} and "
                 f"a denoiser of {'two times' if getattr(denoiser, 'two_times', False) else 'one time'}"
             )
+        _, u, target = self.velocities(denoiser, noised, rng)
+        error = ((u - target) ** 2).flatten(1).sum(1)
+        return error / (error.detach() + 0.01) ** self.power
+
+    def velocities(self, denoiser: Denoiser, noised: Noised, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_t, u, u_tgt), the last without gradient. For the true map u - u_tgt has no mean, whatever x_t is."""
+        process = cast(Flow, noised.process)
         other = self._other(len(noised.t), rng).to(noised.t)
         paired = rng.child("pair").uniform((len(noised.t),)).to(noised.t.device) < self.pairs
         t, r = torch.maximum(noised.t, other), torch.minimum(noised.t, other)
@@ -109,8 +116,7 @@ class MeanFlow:
             chosen = paired.nonzero()[:, 0]
             moved = self._moved(denoiser, noised.take(chosen), xt[chosen], t[chosen], r[chosen], v[chosen])
             target[chosen] = v[chosen] - column(t[chosen] - r[chosen], moved) * moved
-        error = ((u - target) ** 2).flatten(1).sum(1)
-        return error / (error.detach() + 0.01) ** self.power
+        return xt, u, target
 
     def _other(self, items: int, rng: Rng) -> Tensor:
         return torch.sigmoid(self.mean + self.sd * rng.child("other").normal((items,), torch.float64))

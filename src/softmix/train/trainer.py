@@ -237,7 +237,7 @@ class Trainer:
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in found.tensors["optimizer"]]
             saved = {key: found.tensors["optimizer"][f"{key}/{name}"] for key in keys}
             if saved:
-                self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in saved.items()}
+                self.optimiser.state[parameter] = {key: _laid_out(value, parameter) for key, value in saved.items()}
         self.ema.load(found.tensors)
         kept = found.tensors.get("kept")
         self.kept = None if kept is None else restored(self.run, kept).to(self.device)
@@ -262,6 +262,12 @@ class Trainer:
             enlarge(to_image(tile(to_uint8(images.cpu())))),
             {"step": self.step, "steps": 4, "seed": self.run.config.seed, "weights": name_of(self.run.config.ema[0])},
         )
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """A moment of the optimiser in memory as its parameter is: the fused step pairs the two by place in memory, and
+    a file has lost that a weight of a convolution is stored channels last."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.to(parameter.device)
 
 
 @lru_cache(maxsize=4)

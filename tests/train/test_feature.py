@@ -1,0 +1,161 @@
+"""Training by `FeatureEnergy`: the mean first, then draws; what is kept, what is learned, what is saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import softmix
+from softmix.config import dumps, loads
+from softmix.data import load as load_data
+from softmix.denoiser import SoftHead, Staged
+from softmix.loss import Energy, Eyes, FeatureEnergy, Stage, score
+from softmix.loss.feature import _all_pairs
+from softmix.net import UNetSpec
+from softmix.posterior import Implicit, Point
+from softmix.process import VP
+from softmix.rng import Rng
+from softmix.sampler import ancestral, dpm_solver_2m, drive, sample, soft_2m
+from softmix.sampler.drive import finish
+from softmix.train import Config, Run, Trainer, facts_of, load, preset, training
+
+F64 = torch.float64
+
+
+def small(**changes: object) -> Config:
+    base = preset("smd", (1, 8, 8))
+    net = UNetSpec(width=16, depth=1, patch=2)
+    small = replace(base, net=net, head=SoftHead(mean="own"), loss=FeatureEnergy(), batch=16, steps=12, save=4)
+    return replace(small, precision="fp32", **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def digits() -> softmix.data.Data:
+    return load_data("digits", limit=200)
+
+
+def trainer(data: softmix.data.Data, config: Config, out: Path) -> Trainer:
+    return Trainer(Run(config, facts_of(data, config)), data, out)
+
+
+def test_all_pairs_are_all_pairs() -> None:
+    draws, truth = torch.randn(4, 3, 2, dtype=F64), torch.randn(5, 3, 2, dtype=F64)
+    fit = [(a[:, p] - b[:, p]).square().mean().sqrt() for a in draws for b in truth for p in range(2)]
+    spread = [
+        (a[:, p] - b[:, p]).square().mean().sqrt()
+        for i, a in enumerate(draws)
+        for j, b in enumerate(draws)
+        if i != j
+        for p in range(2)
+    ]
+    right = torch.stack(fit).mean() - 0.5 * torch.stack(spread).mean()
+    assert float(_all_pairs(draws, truth)) == pytest.approx(float(right), rel=1e-5)
+
+
+def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix.data.Data, tmp_path: Path) -> None:
+    """At t = 1, with draws that do not depend on x_t: the same mean over batches as the item-wise score."""
+    one = trainer(digits, small(), tmp_path)
+    one.step = 12
+    eyes = one._keep()
+
+    class Free:
+        process = VP()
+
+        def __call__(self, xt: torch.Tensor, t: object, cond: object = None) -> Implicit:
+            return Implicit(lambda eta: eta.unflatten(-1, (1, 8, 8)).tanh(), len(xt), (64,), xt)
+
+    kinds = {1.0: list[float](), 0.0: list[float]()}
+    for k in range(60):
+        x0 = digits.x0(torch.arange(16 * k, 16 * k + 16) % 200)
+        noised = VP().noise(x0, 1.0, Rng(k, 16))
+        for blank, found in kinds.items():
+            loss = FeatureEnergy(blank=blank, until=-19.9)
+            found.append(float(score(loss, Free(), noised, Rng(k, 16, "loss"), Stage(1.0, eyes)).mean()))
+    pairs, items = (torch.tensor(kinds[blank]) for blank in (1.0, 0.0))
+    error = float((pairs - items).std()) / 60**0.5
+    assert abs(float(pairs.mean() - items.mean())) < 4 * error
+    assert float(pairs.std()) < 0.8 * float(items.std())
+
+
+def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) -> None:
+    """The first half moves nothing that serves draws alone; what is kept then moves no more."""
+    config = small()
+    one = trainer(digits, config, tmp_path)
+    drawing = {name: p.detach().clone() for name, p in one.network.named_parameters() if "head.g" in name}
+    for _ in range(6):
+        one.advance()
+    now = dict(one.network.named_parameters())
+    assert drawing and one.kept is None and all(torch.equal(now[name], p) for name, p in drawing.items())
+    one.advance()
+    assert isinstance(one.kept, Eyes)
+    kept = {name: p.clone() for name, p in one.kept.state_dict().items()}
+    one.advance()
+    assert not any(torch.equal(now[name], p) for name, p in drawing.items())
+    assert all(torch.equal(one.kept.state_dict()[name], p) for name, p in kept.items())
+    rates = []
+    for one.step in range(12):
+        rates.append(one.rate())
+    quick = replace(config.optimiser, warmup=1)
+    one.run = replace(one.run, config=replace(config, optimiser=quick))
+    rates = [one.rate() for one.step in range(12)]
+    assert rates[:6] == rates[6:] and rates[0] > rates[5]
+
+
+def test_a_scale_of_0_is_a_mixture_of_one(digits: softmix.data.Data, tmp_path: Path) -> None:
+    """The control eta = 0: the same parameters, and draws that are all alike."""
+    control = trainer(digits, small(head=SoftHead(mean="own", scale=0.0)), tmp_path).network
+    soft = trainer(digits, small(), tmp_path).network
+    assert [p.shape for p in control.parameters()] == [p.shape for p in soft.parameters()]
+    xt = torch.randn(3, 1, 8, 8)
+    alike, unlike = (net(xt, 0.9).draws(4, Rng(0, 3)) for net in (control, soft))
+    assert torch.equal(alike[0], alike[3]) and float((unlike[0] - unlike[3]).detach().abs().mean()) > 1e-3
+
+
+def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, tmp_path: Path) -> None:
+    """Soft at high noise, a point at the kept mean at low noise; the same bits after a break on either side."""
+    for step in training(digits, small(), tmp_path / "alone"):
+        if step.step == 4:
+            break
+    assert not isinstance(load(tmp_path / "alone").denoiser, Staged)
+    for stop in (9, 99):
+        for step in training(digits, small(), tmp_path / "alone"):
+            if step.step == stop:
+                break
+    whole = softmix.train(digits, small(), tmp_path / "whole")
+    broken = load(tmp_path / "alone")
+    assert isinstance(whole.denoiser, Staged)
+    left, right = whole.denoiser.state_dict(), broken.denoiser.state_dict()
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    xt, process = torch.randn(3, 1, 8, 8), whole.process
+    assert isinstance(whole.denoiser(xt, process.time(-3.1)), Implicit)
+    point = whole.denoiser(xt, process.time(-2.9))
+    assert isinstance(point, Point) and torch.equal(point.mean, whole.denoiser.mean(xt, process.time(-2.9)).mean)
+    with pytest.raises(ValueError, match="one time for the whole batch"):
+        whole.denoiser(xt, torch.tensor([0.1, 0.5, 1.0]))
+    assert whole.sampler is soft_2m and sample(whole.denoiser, 3, 4, sampler=soft_2m).shape == (3, 1, 8, 8)
+    assert loads(Config, dumps(whole.config)) == whole.config
+
+
+def test_soft_2m_is_what_its_parts_are() -> None:
+    """With points it is DPM-Solver++(2M); with draws DDIM's step of a draw, `ancestral` with eta = 0."""
+    from functools import partial
+
+    from softmix.oracle import correlated
+    from softmix.recipe.smd import point
+
+    exact = correlated((2,)).denoiser()
+    x, times = torch.randn(5, 2, dtype=F64), VP().grid(6)
+    ends = [finish(drive(point(exact), way, x, times, Rng(0, 5))) for way in (soft_2m, dpm_solver_2m)]
+    assert torch.equal(*ends)
+    ends = [finish(drive(exact, way, x, times, Rng(0, 5))) for way in (soft_2m, partial(ancestral, eta=0.0))]
+    assert torch.equal(*ends)
+
+
+def test_what_the_score_refuses() -> None:
+    for wrong in ({"m": 1}, {"share": 1.0}, {"blank": 1.5}):
+        with pytest.raises(ValueError, match="the feature score needs"):
+            FeatureEnergy(**wrong)  # type: ignore[arg-type]
+    assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper and Energy().proper
