@@ -72,7 +72,7 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
         x0 = digits.x0(torch.arange(16 * k, 16 * k + 16) % 200)
         noised = VP().noise(x0, 1.0, Rng(k, 16))
         for blank, found in kinds.items():
-            loss = FeatureEnergy(blank=blank, until=-19.9)
+            loss = FeatureEnergy(blank=blank, mean=0.0, until=-19.9)
             found.append(float(score(loss, Free(), noised, Rng(k, 16, "loss"), Stage(1.0, eyes)).mean()))
     pairs, items = (torch.tensor(kinds[blank]) for blank in (1.0, 0.0))
     error = float((pairs - items).std()) / 60**0.5

@@ -83,7 +83,7 @@ class Staged(nn.Module):
             raise ValueError("a belief that is soft at some noise levels only needs one time for the whole batch")
         if soft.all():
             return cast(Posterior, self.soft(xt, t, cond))
-        return Point(need(self.mean(xt, t, cond), HasMean, "the staged belief").mean)
+        return Point(need(self.mean(xt, t, cond), HasMean, "a staged belief").mean)
 
 
 def averaged(n: int, seed: int = 0) -> Wrap:

@@ -21,18 +21,20 @@ from .weight import Weight
 
 @dataclass(frozen=True)
 class FeatureEnergy:
-    """Squared error of the mean for the first `share` of training. Then the network is kept as it is, with averaged
-    weights, and goes on from there to learn to draw at high noise, logsnr <= `until`, by the energy score
+    """Squared error of the mean for the first `share` of training. Then the network goes on from there and learns to
+    draw at high noise, logsnr <= `until`, by the energy score
 
         pixels S(x0) + features S(phi(x0)),   S(y) = E |y - y_j| - (1/2) E |y_j - y_k|,
 
-    over m draws. phi are the blocks of the first half of the kept network, looking at a clean image as if at
-    time `at`: at each place, and averaged over places. The kept network is also whose mean is believed where
-    noise is low (`softmix.denoiser.Staged`). A sum of scores of which one, in pixels, is strictly proper is so.
+    over m draws. phi are the blocks of the first half of the network as it was at the end of the first part, with
+    averaged weights, looking at a clean image as if at time `at`: at each place, and averaged over places. A sum
+    of scores of which one, in pixels, is strictly proper is so.
 
-    A share `blank` of the items is put at t = 1. There x_t says nothing, all items have one posterior, and the
-    score may compare every draw with every x0 and every other draw: the same expectation with a fraction of
-    its noise. The others have t uniform between that of `until` and 1.
+    Of the items of the second part a share `mean` goes on learning the mean at low noise; with 0 none does, and
+    there the mean of the kept network is believed (`softmix.denoiser.Staged`). A share `blank` is put at t = 1.
+    There x_t says nothing, all items have one posterior, and the score may compare every draw with every x0 and
+    every other draw: the same expectation with a fraction of its noise. The others have t uniform between that
+    of `until` and 1.
 
     In many dimensions |x0 - x_j| hardly depends on the shape of the posterior, so that the energy score of
     pixels alone learns sharp draws slowly. A mean is learned quickly, and the net that knows it has learned
@@ -44,7 +46,8 @@ class FeatureEnergy:
 
     share: float = 0.5
     until: float = -3.0
-    blank: float = 0.5
+    blank: float = 0.4
+    mean: float = 0.5
     m: int = 2
     pixels: float = 1.0
     features: float = 1.0
@@ -52,10 +55,10 @@ class FeatureEnergy:
     weight: Weight = "v"
 
     def __post_init__(self) -> None:
-        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank <= 1:
+        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank + self.mean <= 1:
             raise ValueError(
-                "the feature score needs m >= 2 draws, a first part of 0 < share < 1 and 0 <= blank <= 1; found "
-                f"m = {self.m}, share = {self.share}, blank = {self.blank}"
+                "the feature score needs m >= 2 draws, a first part of 0 < share < 1, and blank + mean at most 1; "
+                f"found m = {self.m}, share = {self.share}, blank = {self.blank}, mean = {self.mean}"
             )
 
     @property
@@ -71,24 +74,25 @@ class FeatureEnergy:
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         if stage.kept is None:
-            mean = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "the feature score's first part").mean
-            return squared_error(mean, noised, self.weight)
+            return self._mean(denoiser, noised)
         eyes, items = cast(Eyes, stage.kept), torch.arange(len(noised.t))
+        border = float(cast(Gaussian, noised.process).time(self.until))
         # where there are classes, items at t = 1 do not all have one posterior
         blank = 0 if noised.cond is not None else round(self.blank * len(items))
-        scores = [self._blank(denoiser, noised, items[:blank], rng, eyes)] if blank > 1 else []
-        if blank < len(items) or not scores:
-            some = items[blank:] if scores else items
-            scores.append(self._each(denoiser, self._moved(noised.take(some)), rng.take(some), eyes))
+        blank, mean = blank if blank > 1 else 0, round(self.mean * len(items))
+        at_1, at_low, others = items[:blank], items[blank : blank + mean], items[blank + mean :]
+        scores = []
+        if len(at_1):
+            scores.append(self._blank(denoiser, noised, at_1, rng, eyes))
+        if len(at_low):
+            scores.append(self._mean(denoiser, _moved(noised.take(at_low), 0.0, border)))
+        if len(others):
+            scores.append(self._each(denoiser, _moved(noised.take(others), border, 1.0), rng.take(others), eyes))
         return torch.cat(scores)
 
-    def _moved(self, noised: Noised) -> Noised:
-        """The same items and noise at times from that of `until` to 1."""
-        process = cast(Gaussian, noised.process)
-        low = process.time(self.until).to(noised.t)
-        t = low + (1 - low) * noised.t
-        xt = column(process.alpha(t), noised.x0) * noised.x0 + column(process.sigma(t), noised.x0) * noised.z
-        return replace(noised, t=t, xt=xt)
+    def _mean(self, denoiser: Denoiser, noised: Noised) -> Tensor:
+        mean = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "the feature score").mean
+        return squared_error(mean, noised, self.weight)
 
     def _each(self, denoiser: Denoiser, noised: Noised, rng: Rng, eyes: Eyes) -> Tensor:
         draws = denoiser(noised.xt, noised.t, noised.cond).draws(self.m, rng)
@@ -111,6 +115,14 @@ class FeatureEnergy:
             parts = [_all_pairs(a, b) + _all_pairs(a.mean(2, keepdim=True), b.mean(2, keepdim=True)) for a, b in seen]
             score = score + self.features * torch.stack(parts).mean() / 2
         return score.expand(len(items))
+
+
+def _moved(noised: Noised, low: float, high: float) -> Noised:
+    """The same items and noise with their times squeezed from [0, 1] into [low, high]."""
+    process = cast(Gaussian, noised.process)
+    t = low + (high - low) * noised.t
+    xt = column(process.alpha(t), noised.x0) * noised.x0 + column(process.sigma(t), noised.x0) * noised.z
+    return replace(noised, t=t, xt=xt)
 
 
 def _seen(difference: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def assembled(run: Run, network: Network, kept: nn.Module | None) -> Network | S
     """The denoiser that a run has made: its network, beside what the loss has kept of it if it has."""
     loss = run.config.loss
     if isinstance(loss, FeatureEnergy) and isinstance(kept, Eyes):
-        return Staged(network, kept.network, loss.until)
+        return Staged(network, kept.network if loss.mean == 0 else network, loss.until)
     return network
 
 
