@@ -34,7 +34,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for model in ("smd", "plain"):
         code, _, err = call("train", "digits", "--out", folder / model, "--model", model, "--steps", 4, *TINY)
         assert code == 0, err
-    code, _, err = call("train", "digits", "--out", folder / "meanless", "--steps", 2, *TINY, "head.mean=none")
+    code, _, err = call(
+        "train", "digits", "--out", folder / "meanless", "--steps", 2, *TINY, "head.mean=none", "loss.kind=Energy"
+    )
     assert code == 0, err
     yield folder
 
@@ -132,9 +134,26 @@ def test_an_unknown_sampler_and_an_eta_that_is_none(runs: Path, tmp_path: Path) 
     for more in (["--eta", 2], ["--eta", 0.5, "--sampler", "heun", "--average", 2]):
         assert "eta" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", *more)
     for name, more in (("draw", []), ("fresh", ["--eta", 1])):
-        assert call("sample", runs / "smd", "--out", tmp_path / f"{name}.npy", "--n", 2, "--steps", 2, *more)[0] == 0
+        assert (
+            call("sample", runs / "meanless", "--out", tmp_path / f"{name}.npy", "--n", 2, "--steps", 2, *more)[0] == 0
+        )
     draw, fresh = (np.load(tmp_path / f"{name}.npy", allow_pickle=False) for name in ("draw", "fresh"))
     assert (draw != fresh).any()
+
+
+def test_another_kind_of_part_has_settings_of_its_own(tmp_path: Path) -> None:
+    """In any order; what the kind before had and this one has not is refused by name."""
+    start = ("train", "digits", "--out", tmp_path / "x", "--dry-run", "--steps", 1)
+    code, out, _ = call(*start, "--set", "loss.m=3", "loss.kind=Energy", "head.mean=none")
+    assert code == 0 and json.loads(out[: out.rindex("}") + 1])["config"]["loss"] == {
+        "kind": "Energy",
+        "beta": 1.0,
+        "m": 3,
+        "lam": 1.0,
+        "weight": "eps",
+        "mean": 1.0,
+    }
+    assert "share" in refused(*start, "--set", "loss.kind=Energy", "loss.share=0.4")
 
 
 def test_unknown_paper() -> None:

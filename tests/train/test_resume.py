@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 
 import softmix
 from softmix.data import load as load_data
+from softmix.denoiser import SoftHead
+from softmix.loss import Energy
 from softmix.train import Run, Trainer, TrainingError, facts_of, training
 from softmix.train.trainer import times
 
@@ -198,7 +200,9 @@ def lanes(count: int) -> Trainer:
     """Three steps on the digits with a piece of the batch on each of `count` threads."""
     data = load_data("digits")
     base = softmix.preset("smd", data.shape)
-    config = replace(base, net=replace(base.net, width=16), batch=32, steps=3, precision="fp32")
+    # a score that compares the items of a piece with each other is another sum for other pieces
+    head, loss = SoftHead(mean="none"), Energy(m=2)
+    config = replace(base, net=replace(base.net, width=16), head=head, loss=loss, batch=32, steps=3, precision="fp32")
     one = Trainer(Run(config, replace(facts_of(data, config), lanes=count)), data, Path())
     for _ in range(3):
         one.advance()

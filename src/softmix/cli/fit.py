@@ -83,7 +83,8 @@ def _configuration(config: Path | None, model: ModelName, shape: tuple[int, ...]
     if config is not None and config.name != "config.json":
         raise UsageError(f"{config} was given as a configuration: give the config.json of a run folder")
     tree: Any = to_json(chosen)
-    for change in changes:
+    # another kind of part has settings of its own: first the kinds, which drop those of the kind before
+    for change in sorted(changes, key=lambda change: not change.partition("=")[0].endswith(".kind")):
         path, _, text = change.partition("=")
         _set(tree, path.split("."), text, change)
     return from_json(Config, tree)
@@ -92,7 +93,12 @@ def _configuration(config: Path | None, model: ModelName, shape: tuple[int, ...]
 def _set(tree: dict[str, Any], path: list[str], text: str, change: str) -> None:
     for key in path[:-1]:
         tree = tree[key] if isinstance(tree, dict) and isinstance(tree.get(key), dict) else {}
-    if path[-1] not in tree:
+    if path[-1] == "kind" and tree.get("kind") not in (None, text):
+        tree.clear()
+        tree["kind"] = text
+        return
+    # of a part whose kind has changed from_json knows the settings, and names them if this is none of them
+    if path[-1] not in tree and "kind" not in tree:
         raise UsageError(f"--set {change}: there is no {'.'.join(path)} in the configuration; see --dry-run")
     try:
         value = json.loads(text)

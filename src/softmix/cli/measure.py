@@ -83,7 +83,9 @@ def evaluate(
         if result.carried is not None:
             print(carried_table(result.carried) + "\n")
         results.append(result)
-    print(f"report: {write_report(out or run / 'report.html', results)}")
+    # a model that comes with softmix has no folder of the user's
+    place = out or (run / "report.html" if run.exists() else Path("report.html"))
+    print(f"report: {write_report(place, results)}")
 
 
 def _curves(run: Path) -> dict[str, tuple[tuple[float, float], ...]]:

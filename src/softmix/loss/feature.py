@@ -33,8 +33,9 @@ class FeatureEnergy:
     Of the items of the second part a share `mean` goes on learning the mean at low noise; with 0 none does, and
     there the mean of the kept network is believed (`softmix.denoiser.Staged`). A share `blank` is put at t = 1.
     There x_t says nothing, all items have one posterior, and the score may compare every draw with every x0 and
-    every other draw: the same expectation with a fraction of its noise. The others have t uniform between that
-    of `until` and 1.
+    every other draw: the same expectation with a fraction of its noise, if draws do not depend on x_t there. (The
+    net may let x_t, which is noise, play the latent's part: then only the law over all x_t is learned, which is
+    what sampling needs.) The others have t uniform between that of `until` and 1.
 
     In many dimensions |x0 - x_j| hardly depends on the shape of the posterior, so that the energy score of
     pixels alone learns sharp draws slowly. A mean is learned quickly, and the net that knows it has learned

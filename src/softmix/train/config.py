@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal, get_args
 
 from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead, Staged
-from ..loss import Consistency, Energy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
+from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, VP, Flow
 from ..sampler import Sampler, ancestral, ddim, renoise, soft_2m
@@ -76,6 +76,15 @@ class Config:
     keep: int = 2
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
 
+    def __post_init__(self) -> None:
+        head, loss = type(self.head).__name__, type(self.loss).__name__
+        if isinstance(self.loss, FeatureEnergy) and not (isinstance(self.head, SoftHead) and self.head.mean == "own"):
+            raise ValueError(f'the loss {loss} needs a SoftHead with mean = "own"; the head is {head}')
+        if isinstance(self.loss, MeanFlow) and not (isinstance(self.head, MapHead) and isinstance(self.process, Flow)):
+            raise ValueError(
+                f"the loss {loss} needs a MapHead and the process Flow; found {head} and {type(self.process).__name__}"
+            )
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -128,7 +137,8 @@ MODELS: tuple[Model, ...] = get_args(Model)
 def preset(model: Model, shape: tuple[int, ...]) -> Config:
     """A configuration that is a good start for items of this shape, on an ordinary machine.
 
-    smd : soft mixture trained by the energy score. plain : the usual diffusion model. published : SMD's form
+    smd : soft mixture; of points by the energy score, of images first by its mean and then, at high noise, by the
+    energy score in pixels and features (`FeatureEnergy`). plain : the usual diffusion model. published : SMD's form
     and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
     consistency, meanflow : flow maps trained for few steps, the rivals.
     """
@@ -136,6 +146,8 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=256 if len(shape) == 1 else 64)
     if len(shape) == 1:
         base = replace(base, optimiser=Optimiser(rate=2e-3), precision="fp32")
+    else:
+        base = replace(base, head=SoftHead(), loss=FeatureEnergy())
     if model == "plain":
         return replace(base, head=PointHead(), loss=Square("v"))
     if model == "published":

@@ -109,8 +109,12 @@ def _fix_total(trainer: Trainer, speed: float) -> str:
     """From the speed so far, how many steps fit into the minutes asked for; written down for good."""
     config = trainer.run.config
     assert config.minutes is not None
+    first = config.batch / speed
+    keeps = getattr(trainer.loss, "keeps", 1.0)
+    later = trainer.seconds_later() if keeps < 1 else first
     # a twentieth is left for checkpoints and pictures
-    trainer.total = max(trainer.step + 1, int(0.95 * config.minutes * 60 * speed / config.batch))
+    seconds = 0.95 * 60 * config.minutes
+    trainer.total = max(trainer.step + 1, int(seconds / (keeps * first + (1 - keeps) * later)))
     trainer.run = replace(trainer.run, facts=replace(trainer.run.facts, steps=trainer.total))
     _write(trainer.out / "config.json", dumps(trainer.run))
     return f"{speed:.0f} images a second: {trainer.total} steps in {config.minutes:g} minutes"

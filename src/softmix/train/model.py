@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import ConfigError, loads
 from ..denoiser import Network, Staged
+from ..loss import FeatureEnergy
 from ..process import Gaussian
 from ..sampler import Sampler
 from . import checkpoint
@@ -42,9 +43,19 @@ class Model:
         return suited(self.config, self.denoiser)
 
 
+SHIPPED = Path(__file__).parent.parent / "shipped"
+
+
+def folder_of(name: str | Path) -> Path:
+    """The run folder of this name: the folder itself, or a model that comes with softmix ("fashion")."""
+    folder = Path(name)
+    shipped = SHIPPED / folder
+    return shipped if not folder.exists() and len(folder.parts) == 1 and (shipped / "config.json").is_file() else folder
+
+
 def read_run(folder: str | Path) -> Run:
-    """The config.json of a run folder. Raises RunError with a sentence."""
-    place = Path(folder) / "config.json"
+    """The config.json of a run folder, or of a model that comes with softmix. Raises RunError with a sentence."""
+    place = folder_of(folder) / "config.json"
     if not place.is_file():
         raise RunError(
             f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made"
@@ -62,13 +73,14 @@ def load(folder: str | Path, weights: str | None = None) -> Model:
     A damaged checkpoint is named in a warning and the one before it is taken.
     Raises RunError if the folder is not a run, has no checkpoint, or no such weights.
     """
-    run = read_run(folder)
+    run, folder = read_run(folder), folder_of(folder)
     wanted = weights or name_of(run.config.ema[0])
     known = ("model", *map(name_of, run.config.ema))
     if wanted not in known:
         raise RunError(f"the weights {wanted!r} were asked for; this run keeps {', '.join(known)}")
-    # a loss that keeps a network has done so from some step on: then all there is is read
-    only = None if hasattr(run.config.loss, "keep") else (wanted,)
+    # a mean that is believed as it was kept is kept from some step on: then all there is is read
+    loss = run.config.loss
+    only = None if isinstance(loss, FeatureEnergy) and loss.mean == 0 else (wanted,)
     try:
         found = checkpoint.latest(Path(folder) / "checkpoints", only=only)
     except checkpoint.CheckpointError as error:
@@ -80,7 +92,7 @@ def load(folder: str | Path, weights: str | None = None) -> Model:
     network = build(run)
     network.load_state_dict(found.tensors[wanted])
     kept = found.tensors.get("kept")
-    denoiser = assembled(run, network, None if kept is None else restored(run, kept))
+    denoiser = assembled(run, network, found.step, None if kept is None else restored(run, kept))
     return Model(
         denoiser.eval().requires_grad_(False),
         run.config,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
@@ -41,12 +42,12 @@ def build(run: Run) -> Network:
         return Network(config.process, config.net, config.head, facts.shape, classes, config.output, facts.data_sd)
 
 
-def assembled(run: Run, network: Network, kept: nn.Module | None) -> Network | Staged:
-    """The denoiser that a run has made: its network, beside what the loss has kept of it if it has."""
+def assembled(run: Run, network: Network, step: int, kept: nn.Module | None) -> Network | Staged:
+    """The denoiser that a run has made by this step: its network, beside what the loss has kept of it if need be."""
     loss = run.config.loss
-    if isinstance(loss, FeatureEnergy) and isinstance(kept, Eyes):
-        return Staged(network, kept.network if loss.mean == 0 else network, loss.until)
-    return network
+    if not isinstance(loss, FeatureEnergy) or step <= loss.share * (run.facts.steps or math.inf):
+        return network
+    return Staged(network, kept.network if loss.mean == 0 and isinstance(kept, Eyes) else network, loss.until)
 
 
 def restored(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
@@ -163,13 +164,10 @@ class Trainer:
         settings = config.optimiser
         if self.kept is None and self._progress >= getattr(self.loss, "keeps", math.inf):
             self.kept = self._keep()
-        items = torch.arange(self.step * config.batch, (self.step + 1) * config.batch)
-        lanes, total = self.run.facts.lanes, 0.0
-        pieces = items.chunk(settings.accumulate * lanes)
-        for start in range(0, len(pieces), lanes):
-            for loss, gradient in self._together(pieces[start : start + lanes]):
-                total += loss
-                self._add(gradient)
+        total = 0.0
+        for loss, gradient in self._gradients():
+            total += loss
+            self._add(gradient)
         norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
         if torch.isfinite(torch.tensor([total, norm])).all():
             for group in self.optimiser.param_groups:
@@ -179,6 +177,26 @@ class Trainer:
             self.ema.update(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         return total, norm
+
+    def seconds_later(self) -> float:
+        """How long a step takes once the loss has kept what it keeps: three are computed and none is taken."""
+        self.kept = self._keep()
+        for _ in self._gradients():
+            pass
+        began = time.perf_counter()
+        for _ in range(3):
+            for _ in self._gradients():
+                pass
+        self.kept = None
+        return (time.perf_counter() - began) / 3
+
+    def _gradients(self) -> Iterator[tuple[float, Sequence[Tensor | None]]]:
+        """Loss and gradient of each piece of the next batch."""
+        config, lanes = self.run.config, self.run.facts.lanes
+        items = torch.arange(self.step * config.batch, (self.step + 1) * config.batch)
+        pieces = items.chunk(config.optimiser.accumulate * lanes)
+        for start in range(0, len(pieces), lanes):
+            yield from self._together(pieces[start : start + lanes])
 
     @property
     def _progress(self) -> float:
@@ -252,7 +270,7 @@ class Trainer:
             return
         network = build(self.run).to(self.device).eval()
         self.ema.copy_to(network, self.run.config.ema[0])
-        shown = assembled(self.run, network, self.kept)
+        shown = assembled(self.run, network, self.step, self.kept)
         labels = torch.arange(16) % shown.classes if shown.classes else None
         way, seed = suited(self.run.config, shown), self.run.config.seed
         images = sample(shown, 16, 4, sampler=way, seed=seed, cond=labels, device=self.device)
