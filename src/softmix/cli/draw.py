@@ -34,7 +34,7 @@ def sample(
     """Draw images from a trained model.
 
     Args:
-        run: a run folder.
+        run: a run folder, or a model that comes with softmix: fashion.
         out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
         n: how many.
         steps: of the sampler, at least 1; an evaluation of the network each, but for heun, which takes two.

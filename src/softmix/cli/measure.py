@@ -33,7 +33,7 @@ def evaluate(
     """Measure a trained model by number of steps: a table here, and report.html in the run folder.
 
     Args:
-        run: a run folder.
+        run: a run folder, or a model that comes with softmix: fashion.
         data: the data it was trained on, if it cannot be found by its name.
         steps: numbers of steps to measure at.
         n: samples for each.
