@@ -10,7 +10,7 @@ from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, Point
 from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, VP, Flow
-from ..sampler import Sampler, ancestral, ddim, renoise, soft_2m
+from ..sampler import Sampler, ancestral, ddim, dpm_solver_2m, renoise, soft_2m
 
 HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
 
@@ -115,8 +115,8 @@ class Run:
 
 
 def suited(config: Config, denoiser: Denoiser | None = None) -> Sampler:
-    """The sampler that suits a model: DDIM for one that knows a mean, `ancestral` for one that draws, `soft_2m` for
-    one that draws where noise is high, `renoise` for a consistency model.
+    """The sampler that suits a model: DPM-Solver++(2M) for one that knows a mean, `ancestral` for one that draws,
+    `soft_2m` for one that draws where noise is high, `renoise` for a consistency model, DDIM for a flow map.
 
     For soft mixtures everywhere with eta = 0: from an exact posterior every eta is as good, but a learned one's
     draws are not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
@@ -125,8 +125,10 @@ def suited(config: Config, denoiser: Denoiser | None = None) -> Sampler:
         return soft_2m
     if isinstance(config.loss, Consistency):
         return renoise
-    if isinstance(config.head, PointHead | MapHead):
+    if isinstance(config.head, MapHead):
         return ddim
+    if isinstance(config.head, PointHead):
+        return dpm_solver_2m
     return partial(ancestral, eta=0.0) if isinstance(config.head, SoftHead) else ancestral
 
 

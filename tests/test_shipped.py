@@ -1,0 +1,60 @@
+"""The model that comes with softmix: whole, small, found by its name, and good for what the README says."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import softmix
+from softmix.cli import main
+from softmix.data import DataError
+from softmix.denoiser import Staged
+from softmix.evaluate import frechet, pixel_features
+from softmix.train.model import SHIPPED, folder_of
+
+NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_and_what_its_card_says(name: str) -> None:
+    files = sorted((SHIPPED / name).glob("checkpoints/*/*.safetensors"))
+    assert files and sum(file.stat().st_size for file in files) <= 8_000_000
+    card = (SHIPPED / name / "README.md").read_text()
+    assert all(hashlib.sha256(file.read_bytes()).hexdigest() in card for file in files)
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert folder_of("fashion") == SHIPPED / "fashion" and folder_of("nothing") == Path("nothing")
+    (tmp_path / "fashion").mkdir()
+    assert folder_of("fashion") == Path("fashion")
+
+
+def test_it_is_sampled_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["sample", "fashion", "--steps", "4", "--n", "4", "--out", "x.png"])
+    assert (tmp_path / "x.png").stat().st_size > 500
+
+
+def test_its_samples_are_near_unseen_pictures() -> None:
+    """In principal components of real images, 500 samples against unseen ones. Bounds are twice what was measured."""
+    try:
+        data, unseen = softmix.data.load("fashion-mnist"), softmix.data.load("fashion-mnist", split="test")
+    except DataError as error:
+        pytest.skip(str(error))
+    model = softmix.load("fashion")
+    assert isinstance(model.denoiser, Staged) and model.denoiser.shape == (1, 28, 28)
+    features = pixel_features(data.x0(slice(0, 5000)))
+    real = features(unseen.x0())
+    floor = frechet(real, features(data.x0(slice(0, 500))))
+    for steps, most in ((1, MOST_AT_1), (4, MOST_AT_4)):
+        x = softmix.sample(model.denoiser, 500, steps, sampler=model.sampler).clamp(-1, 1)
+        assert floor < frechet(real, features(x)) < most
+    assert x.flatten(1).unique(dim=0).shape[0] == 500
+    assert torch.isfinite(x).all()
+
+
+MOST_AT_1, MOST_AT_4 = 60.0, 30.0
