@@ -15,6 +15,8 @@ from softmix.denoiser import Staged
 from softmix.evaluate import frechet, pixel_features
 from softmix.train.model import SHIPPED, folder_of
 
+# twice what was measured over three seeds: 20.0 to 20.8 at one step, 10.5 to 11.9 at four; real images 3.0
+MOST_AT_1, MOST_AT_4 = 41.0, 23.0
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
@@ -40,7 +42,7 @@ def test_it_is_sampled_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_its_samples_are_near_unseen_pictures() -> None:
-    """In principal components of real images, 500 samples against unseen ones. Bounds are twice what was measured."""
+    """In principal components of real images, 500 samples against unseen ones."""
     try:
         data, unseen = softmix.data.load("fashion-mnist"), softmix.data.load("fashion-mnist", split="test")
     except DataError as error:
@@ -55,6 +57,3 @@ def test_its_samples_are_near_unseen_pictures() -> None:
         assert floor < frechet(real, features(x)) < most
     assert x.flatten(1).unique(dim=0).shape[0] == 500
     assert torch.isfinite(x).all()
-
-
-MOST_AT_1, MOST_AT_4 = 60.0, 30.0
