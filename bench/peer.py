@@ -82,7 +82,7 @@ class Diffusers(Peer):
             block_out_channels=(width, width, 2 * width),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-            norm_num_groups=16,
+            norm_num_groups=8,
         )
         self.noise = DDPMScheduler(num_train_timesteps=1000)
         self.optimiser = torch.optim.AdamW(
