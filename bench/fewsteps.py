@@ -2,7 +2,7 @@
 
     python bench/fewsteps.py --data fashion14 --images 150000 --seeds 0 1 2 --out runs/few
     python bench/fewsteps.py --data digits --images 300000 --rows plain soft --out runs/few
-    python bench/fewsteps.py --report --out runs/few > docs/fewsteps.md
+    python bench/fewsteps.py --report --out runs/few
 
 Rows that are there already are not computed again. Each is trained on one thread, `--workers` at a time (0: as
 many as there are cores); every row sees the same images in the same order, with the same noise.

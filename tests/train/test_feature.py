@@ -95,9 +95,6 @@ def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) ->
     one.advance()
     assert not any(torch.equal(now[name], p) for name, p in drawing.items())
     assert all(torch.equal(one.kept.state_dict()[name], p) for name, p in kept.items())
-    rates = []
-    for one.step in range(12):
-        rates.append(one.rate())
     quick = replace(config.optimiser, warmup=1)
     one.run = replace(one.run, config=replace(config, optimiser=quick))
     rates = [one.rate() for one.step in range(12)]

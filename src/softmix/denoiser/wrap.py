@@ -69,7 +69,8 @@ class Staged(nn.Module):
 
     Where noise is high a step decides what the image is of, and only a draw can; where it is low the posterior is
     close to one narrow Gaussian, and a mean and a good solver do as well for less. The mean's network keeps all
-    of its weights for that. Every evaluation is of one of the two.
+    of its weights for that; it may be the same network. Every evaluation is of one of the two. Raises ValueError
+    for a batch with times on both sides.
     """
 
     def __init__(self, soft: Network, mean: Network, until: float):

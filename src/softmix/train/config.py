@@ -91,7 +91,7 @@ class Facts:
     """What was found when the run began and holds for all of it.
 
     lanes : the pieces that a batch is computed in at the same time, one on each core; part of the recipe, since
-    they decide the order of sums. 1 for points and on an accelerator.
+    they decide the order of sums, and which items a score over pairs may compare. 1 for points and on an accelerator.
     """
 
     data: str
