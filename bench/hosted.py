@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
-from fewsteps import COUNTS, SETS
 
 from softmix.data import load
 from softmix.denoiser import Denoiser
 from softmix.evaluate.judge import Reference, features_for
 from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
+from softmix.recipe.images import COUNTS, SETS
 from softmix.rng import Rng
 from softmix.train import load as load_run
 

@@ -72,7 +72,7 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
         x0 = digits.x0(torch.arange(16 * k, 16 * k + 16) % 200)
         noised = VP().noise(x0, 1.0, Rng(k, 16))
         for blank, found in kinds.items():
-            loss = FeatureEnergy(blank=blank, mean=0.0, until=-19.9)
+            loss = FeatureEnergy(blank=blank, high=1 - blank, mean=0.0, until=-19.9)
             found.append(float(score(loss, Free(), noised, Rng(k, 16, "loss"), Stage(1.0, eyes)).mean()))
     pairs, items = (torch.tensor(kinds[blank]) for blank in (1.0, 0.0))
     error = float((pairs - items).std()) / 60**0.5
@@ -101,6 +101,30 @@ def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) ->
     assert rates[:6] == rates[6:] and rates[0] > rates[5]
 
 
+def test_each_part_of_the_second_half_sees_its_share(digits: softmix.data.Data, tmp_path: Path) -> None:
+    """Which items are asked for at which noise: the mean's below `until`, the draws' above it, blanks at t = 1."""
+    one = trainer(digits, small(), tmp_path)
+    eyes = one._keep()
+    noised, rng = one.noised(torch.arange(64))
+    asked: list[torch.Tensor] = []
+
+    def listening(xt: torch.Tensor, t: torch.Tensor, cond: object = None) -> object:
+        asked.append(t)
+        return one.network(xt, t)
+
+    listening.process = one.network.process  # type: ignore[attr-defined]
+    loss = FeatureEnergy(blank=0.25, high=0.5, mean=0.75)
+    whole = score(loss, listening, noised, rng, Stage(1.0, eyes))  # type: ignore[arg-type]
+    mean, blank, high = asked
+    border = float(VP().time(loss.until))
+    assert [len(t) for t in asked] == [48, 16, 32] and bool((blank == 1).all())
+    assert 0 <= float(mean.min()) < 0.05 and 0.95 * border < float(mean.max()) <= border
+    assert border <= float(high.min()) and float(high.max()) <= 1
+    parts = [replace(loss, mean=0.0), replace(loss, blank=0.0, high=0.0)]
+    alone = sum(score(part, listening, noised, rng, Stage(1.0, eyes)) for part in parts)  # type: ignore[arg-type]
+    assert torch.allclose(whole, alone, atol=1e-6)  # type: ignore[arg-type]
+
+
 def test_a_scale_of_0_is_a_mixture_of_one(digits: softmix.data.Data, tmp_path: Path) -> None:
     """The control eta = 0: the same parameters, and draws that are all alike."""
     control = trainer(digits, small(head=SoftHead(mean="own", scale=0.0)), tmp_path).network
@@ -127,9 +151,9 @@ def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, 
     left, right = whole.denoiser.state_dict(), broken.denoiser.state_dict()
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
     xt, process = torch.randn(3, 1, 8, 8), whole.process
-    assert isinstance(whole.denoiser(xt, process.time(-3.1)), Implicit)
-    point = whole.denoiser(xt, process.time(-2.9))
-    assert isinstance(point, Point) and torch.equal(point.mean, whole.denoiser.mean(xt, process.time(-2.9)).mean)
+    assert isinstance(whole.denoiser(xt, process.time(-6.1)), Implicit)
+    point = whole.denoiser(xt, process.time(-5.9))
+    assert isinstance(point, Point) and torch.equal(point.mean, whole.denoiser.mean(xt, process.time(-5.9)).mean)
     with pytest.raises(ValueError, match="one time for the whole batch"):
         whole.denoiser(xt, torch.tensor([0.1, 0.5, 1.0]))
     assert whole.sampler is soft_2m and sample(whole.denoiser, 3, 4, sampler=soft_2m).shape == (3, 1, 8, 8)

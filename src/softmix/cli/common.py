@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..sampler import Sampler
     from ..train import Config, Model
 
-ModelName = Literal["smd", "plain", "published", "mixture", "normal"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
 
 
 class UsageError(Exception):

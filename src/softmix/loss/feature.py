@@ -26,16 +26,17 @@ class FeatureEnergy:
 
         pixels S(x0) + features S(phi(x0)),   S(y) = E |y - y_j| - (1/2) E |y_j - y_k|,
 
-    over m draws. phi are the blocks of the first half of the network as it was at the end of the first part, with
-    averaged weights, looking at a clean image as if at time `at`: at each place, and averaged over places. A sum
-    of scores of which one, in pixels, is strictly proper is so.
+    over m draws, beside the mean. phi are the blocks of the first half of the network as it was at the end of the
+    first part, with averaged weights, looking at a clean image as if at time `at`: at each place, and averaged over
+    places. A sum of scores of which one, in pixels, is strictly proper is so.
 
-    Of the items of the second part a share `mean` goes on learning the mean at low noise; with 0 none does, and
-    there the mean of the kept network is believed (`softmix.denoiser.Staged`). A share `blank` is put at t = 1.
-    There x_t says nothing, all items have one posterior, and the score may compare every draw with every x0 and
-    every other draw: the same expectation with a fraction of its noise, if draws do not depend on x_t there. (The
-    net may let x_t, which is noise, play the latent's part: then only the law over all x_t is learned, which is
-    what sampling needs.) The others have t uniform between that of `until` and 1.
+    In the second part a share `mean` of the items goes on to teach the mean, where logsnr > `until`; with 0 none
+    does, and there the mean of the kept network is believed (`softmix.denoiser.Staged`). Of the same items a share
+    `blank` is also put at t = 1. There x_t says nothing, all items have one posterior, and the score may compare
+    every draw with every x0 and every other draw: the same expectation with a fraction of its noise, if draws do
+    not depend on x_t there. (The net may let x_t, which is noise, play the latent's part: then only the law over
+    all x_t is learned, which is what sampling needs.) Another share `high` is put at times uniform between that
+    of `until` and 1.
 
     In many dimensions |x0 - x_j| hardly depends on the shape of the posterior, so that the energy score of
     pixels alone learns sharp draws slowly. A mean is learned quickly, and the net that knows it has learned
@@ -46,9 +47,10 @@ class FeatureEnergy:
     """
 
     share: float = 0.5
-    until: float = -3.0
-    blank: float = 0.4
-    mean: float = 0.5
+    until: float = -6.0
+    blank: float = 0.8
+    high: float = 0.05
+    mean: float = 1.0
     m: int = 2
     pixels: float = 1.0
     features: float = 1.0
@@ -56,10 +58,11 @@ class FeatureEnergy:
     weight: Weight = "v"
 
     def __post_init__(self) -> None:
-        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank + self.mean <= 1:
+        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank + self.high <= 1 or not 0 <= self.mean <= 1:
             raise ValueError(
-                "the feature score needs m >= 2 draws, a first part of 0 < share < 1, and blank + mean at most 1; "
-                f"found m = {self.m}, share = {self.share}, blank = {self.blank}, mean = {self.mean}"
+                "the feature score needs m >= 2 draws, a first part of 0 < share < 1, blank + high and mean at most "
+                f"1; found m = {self.m}, share = {self.share}, blank = {self.blank}, high = {self.high}, "
+                f"mean = {self.mean}"
             )
 
     @property
@@ -76,20 +79,22 @@ class FeatureEnergy:
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         if stage.kept is None:
             return self._mean(denoiser, noised)
-        eyes, items = cast(Eyes, stage.kept), torch.arange(len(noised.t))
+        eyes, count = cast(Eyes, stage.kept), len(noised.t)
         border = float(cast(Gaussian, noised.process).time(self.until))
         # where there are classes, items at t = 1 do not all have one posterior
-        blank = 0 if noised.cond is not None else round(self.blank * len(items))
-        blank, mean = blank if blank > 1 else 0, round(self.mean * len(items))
-        at_1, at_low, others = items[:blank], items[blank : blank + mean], items[blank + mean :]
-        scores = []
-        if len(at_1):
-            scores.append(self._blank(denoiser, noised, at_1, rng, eyes))
+        blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
+        items = torch.arange(count)
+        at_1, rest = items[: round(blank * count)], items[round(blank * count) :]
+        others, at_low = rest[: round(high * count)], items[count - round(self.mean * count) :]
+        score = noised.x0.new_zeros(count)
         if len(at_low):
-            scores.append(self._mean(denoiser, _moved(noised.take(at_low), 0.0, border)))
+            score = score.index_add(0, at_low, self._mean(denoiser, _moved(noised.take(at_low), 0.0, border)))
+        if len(at_1) > 1:
+            score = score.index_add(0, at_1, self._blank(denoiser, noised, at_1, rng, eyes))
         if len(others):
-            scores.append(self._each(denoiser, _moved(noised.take(others), border, 1.0), rng.take(others), eyes))
-        return torch.cat(scores)
+            moved = _moved(noised.take(others), border, 1.0)
+            score = score.index_add(0, others, self._each(denoiser, moved, rng.take(others), eyes))
+        return score
 
     def _mean(self, denoiser: Denoiser, noised: Noised) -> Tensor:
         mean = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "the feature score").mean

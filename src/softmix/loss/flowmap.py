@@ -58,7 +58,7 @@ class Consistency:
         c = 0.00054 * math.sqrt(size)
         distance = (((here - target) ** 2).flatten(1).sum(1) + c**2).sqrt() - c
         high, low = (-process.logsnr(noised.t) / 2).exp(), (-process.logsnr(r) / 2).exp()
-        return ((1 + high) / (high - low)).to(distance) * distance / math.sqrt(size)
+        return (1 / (high - low)).to(distance) * distance / math.sqrt(size)
 
     @staticmethod
     def before(process: Gaussian, t: Tensor, count: int, rho: float = 7.0, top: float = 80.0) -> Tensor:

@@ -36,7 +36,7 @@ def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
 
 
 def few(process: Process, n: int) -> Tensor:
-    """t = 1, then equal steps of logsnr from -6 to 2 n - 2.5, at most 6, then t = 0; -6 itself stands for t = 1.
+    """t = 1, then equal steps of logsnr from -6 to n, at most 6, then t = 0; -6 itself stands for t = 1.
 
     For few steps, and for solvers of second order, on data of unit size in 64 dimensions and more: below -6
     nothing is decided, above 6 nothing is left to see. The end is nearer where steps are few, so that none is
@@ -44,7 +44,7 @@ def few(process: Process, n: int) -> Tensor:
     """
     if _checked(n) == 1:
         return uniform(process, 1)
-    return _ends(process.time(torch.linspace(-6, min(6.0, 2 * n - 2.5), n, dtype=torch.float64)))
+    return _ends(process.time(torch.linspace(-6, min(6.0, n), n, dtype=torch.float64)))
 
 
 def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:

@@ -37,7 +37,7 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
 def soft_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, DPM-Solver++(2M).
 
-    For soft mixtures that are soft at high noise alone (`SoftHead(until=...)`): there a draw settles what the
+    For soft mixtures that are soft at high noise alone (`Staged`): there a draw settles what the
     image is of, which a mean cannot; below, the posterior is narrow and a mean of second order is more exact.
     Every law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is dpm-solver-2m.
     """

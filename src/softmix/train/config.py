@@ -161,10 +161,9 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
             loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
         )
     if model == "consistency":
-        # the authors' noise levels, whose data have a standard deviation of 0.5
-        return replace(
-            base, head=PointHead(), loss=Consistency(), output="edm", times=Times("normal", logsnr=(1.5, 4.0))
-        )
+        # the authors' process, up to sigma = 80, and noise levels, whose data have a standard deviation of 0.5
+        times = Times("normal", logsnr=(1.5, 4.0))
+        return replace(base, process=VE(), head=PointHead(), loss=Consistency(), output="edm", times=times)
     if model == "meanflow":
         # logit(t) ~ N(-0.4, 1): logsnr is -2 logit(t)
         times = Times("normal", logsnr=(0.8, 2.0))

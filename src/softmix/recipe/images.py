@@ -1,0 +1,298 @@
+"""The room of recipes: few steps on images. Every loss, head and sampler on one network and one budget of images.
+
+A row is a way to train, with the ways to sample it; `compute` trains and measures the rows that are not there yet, and
+keeps each in a folder of its own. Every row of a seed sees the same images in the same order, with the same noise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import training
+from ..data import Data, load
+from ..denoiser import Denoiser, MixtureHead, PointHead, PublishedSMD, SoftHead
+from ..denoiser.wrap import Wrapped, averaged
+from ..evaluate.judge import Reference, features_for
+from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
+from ..net import NetSpec, UNetSpec
+from ..posterior import HasMean, Normal, Posterior, need
+from ..process import Gaussian, uniform
+from ..rng import Rng
+from ..sampler import Sampler, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_2m, traits
+from ..train import Config, preset
+from ..train import load as load_run
+
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+SETS: dict[str, tuple[str, int, NetSpec]] = {
+    "digits": ("digits", 8, UNetSpec(width=32, depth=1, patch=1)),
+    "fashion14": ("fashion-mnist", 14, UNetSpec(width=48, depth=1, patch=2)),
+    "fashion28": ("fashion-mnist", 28, UNetSpec(width=64, depth=1, patch=2)),
+}
+Wrapping = Callable[[Denoiser, Data, torch.Tensor], Denoiser]
+
+
+def as_it_is(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
+    return denoiser
+
+
+def best_variance(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
+    """The mean with the best one variance for each step: its mean squared error on 500 training items."""
+    x0 = data.x0(torch.arange(len(data))[:: len(data) // 500][:500])
+    process = denoiser.process
+    found: dict[float, float] = {}
+    for t in grid[:-1].tolist():
+        noised = process.noise(x0, t, Rng(0, len(x0), "variance"))
+        with torch.no_grad():
+            found[t] = float(((need(denoiser(noised.xt, t), HasMean, "variance").mean - x0) ** 2).mean())
+
+    def call(inner: Denoiser, xt: torch.Tensor, t: torch.Tensor | float, cond: torch.Tensor | None) -> Posterior:
+        mean = need(inner(xt, t, cond), HasMean, "variance").mean
+        return Normal(mean, torch.full_like(mean[:, :1], found[float(t)]))
+
+    return Wrapped(denoiser, call)
+
+
+def eight(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
+    """The mean of eight draws."""
+    return averaged(8)(denoiser)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to sample: a sampler, what is put around the denoiser, the largest count it is measured at, and the
+    grid, if it is not the one that the sampler takes by itself."""
+
+    name: str
+    sampler: Sampler
+    wrap: Wrapping = as_it_is
+    most: int = 64
+    grid: Callable[[Gaussian, int], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training: its part in the argument, what it changes of the plain one, the ways to sample it, and how many
+    times the images it sees."""
+
+    role: str
+    change: Callable[[Config, tuple[int, ...]], Config]
+    ways: tuple[Way, ...]
+    longer: float = 1.0
+
+
+def change(**values: object) -> Callable[[Config, tuple[int, ...]], Config]:
+    return lambda config, shape: replace(config, **values)  # type: ignore[arg-type]
+
+
+def wider(config: Config, shape: tuple[int, ...]) -> Config:
+    """Plain, with a width that gives it the parameters of the soft mixture."""
+    aim = _parameters(replace(config, head=SoftHead()), shape)
+    net = config.net
+    assert isinstance(net, UNetSpec)
+    width = min(range(net.width, 3 * net.width, 4), key=lambda w: abs(_parameters(_width(config, w), shape) - aim))
+    return _width(config, width)
+
+
+def _width(config: Config, width: int) -> Config:
+    return replace(config, net=replace(config.net, width=width))
+
+
+def _parameters(config: Config, shape: tuple[int, ...]) -> int:
+    net = config.net.build(shape[0], config.head.channels(shape[0]))
+    return sum(p.numel() for p in net.parameters()) + sum(
+        p.numel() for p in config.head.build(net, config.net, shape).parameters()
+    )
+
+
+def as_preset(name: str) -> Callable[[Config, tuple[int, ...]], Config]:
+    """All that a preset says, on the table's own net and budget."""
+
+    def make(config: Config, shape: tuple[int, ...]) -> Config:
+        kept = {key: getattr(config, key) for key in ("net", "steps", "batch", "seed", "show", "save", "precision")}
+        return replace(preset(name, shape), **kept)  # type: ignore[arg-type]
+
+    return make
+
+
+def near(process: Gaussian, n: int) -> torch.Tensor:
+    """t = 1, then even steps of logsnr from -5, which stands for t = 1, to 4, then t = 0: a second grid of few steps
+    for plain models, so that they are not judged by one alone."""
+    inner = process.time(torch.linspace(-5, 4, n, dtype=torch.float64))
+    return torch.cat([inner.new_ones(1), inner[1:], inner.new_zeros(1)])
+
+
+DRAW = Way("draws, eta 0", partial(ancestral, eta=0.0), most=16)
+FEW = (Way("ddim", ddim), Way("dpm-solver-2m", dpm_solver_2m, most=16))
+SOLVERS = (
+    *FEW,
+    Way("dpm-solver-2m, uniform t", dpm_solver_2m, most=16, grid=uniform),
+    Way("dpm-solver-2m, logsnr -5 to 4", dpm_solver_2m, most=16, grid=near),
+    Way("heun", heun, most=16),
+    Way("ancestral", ancestral),
+)
+OWN = SoftHead(mean="own")
+SOFT = (Way("soft-2m", soft_2m, most=16),)
+ROWS: dict[str, Row] = {
+    "plain": Row("baseline", change(), (*SOLVERS, Way("best variance", ancestral, best_variance, 16))),
+    "plain, twice the images": Row("baseline", change(), FEW, longer=2.0),
+    "plain, wider": Row("control", wider, FEW),
+    "SMD as published": Row(
+        "control",
+        change(head=PublishedSMD(latent=32), loss=PublishedSquare()),
+        (DRAW, Way("mean of 8, ddim", ddim, eight, 16)),
+    ),
+    "energy score": Row("ours", change(head=SoftHead(mean="none"), loss=Energy(m=2, weight="v")), (DRAW,)),
+    "energy score, eta = 0": Row(
+        "control", change(head=SoftHead(mean="none", scale=0.0), loss=Energy(m=2, weight="v")), (DRAW,)
+    ),
+    "importance-weighted": Row("ours", change(head=SoftHead(mean="none"), loss=Importance(k=4, temper=8.0)), (DRAW,)),
+    "explicit mixture": Row(
+        "ours",
+        change(head=MixtureHead(8, "pixel"), loss=Likelihood(0.5)),
+        (Way("draws", ancestral, most=16), Way("mean, dpm-solver-2m", dpm_solver_2m, most=16)),
+    ),
+    "feature score": Row("ours", change(head=OWN, loss=FeatureEnergy()), (Way("soft-2m", soft_2m),)),
+    "feature score, eta = 0": Row("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
+    "feature score, pixels only": Row("control", change(head=OWN, loss=FeatureEnergy(features=0.0)), SOFT),
+    "consistency": Row("rival", as_preset("consistency"), (Way("renoise", renoise), Way("ddim", ddim, most=8))),
+    "meanflow": Row("rival", as_preset("meanflow"), (Way("ddim", ddim),)),
+}
+
+
+def base(shape: tuple[int, ...], net: NetSpec, images: int, seed: int, batch: int = 64) -> Config:
+    """The plain row's configuration."""
+    steps = images // batch
+    config = replace(preset("plain", shape), net=net, batch=batch, steps=steps, seed=seed, save=steps, show=steps)
+    assert isinstance(config.head, PointHead) and isinstance(config.loss, Square)
+    return config
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row to train and measure: on which data, how many images it sees, its seed, and the samples of each cell."""
+
+    row: str
+    data: str
+    images: int
+    seed: int
+    n: int
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        name = "".join(c if c.isalnum() else "-" for c in self.row).strip("-")
+        return self.out / f"{self.data}-{self.images}" / f"{name}-{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+
+def compute(jobs: Iterable[Job], workers: int, say: Callable[[str], None]) -> None:
+    """Trains and measures the rows that are not there yet, `workers` at a time, on one thread each."""
+    todo = [job for job in jobs if not job.result.exists()]
+    if not todo:
+        return
+    # several processes whose threads spin while they wait take the cores from each other
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    began = time.perf_counter()
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_alone, job): job for job in todo}
+        for count, future in enumerate(as_completed(futures), 1):
+            job = futures[future]
+            future.result()
+            minutes = (time.perf_counter() - began) / 60
+            say(f"{job.data}, {job.row}, seed {job.seed}: done ({count} of {len(todo)}, {minutes:.0f} minutes)")
+
+
+def _alone(job: Job) -> None:
+    torch.set_num_threads(1)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with open(job.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        train_and_measure(job)
+
+
+def train_and_measure(job: Job) -> None:
+    """Trains one row and writes its result.json; a training that was cut off goes on."""
+    source, size, net = SETS[job.data]
+    data, held_out = load(source, size=size), load(source, size=size, split="test")
+    row = ROWS[job.row]
+    config = row.change(base(data.shape, net, round(job.images * row.longer), job.seed), data.shape)
+    began = time.perf_counter()
+    for step in training(data, config, job.folder / "run"):
+        if step.step % 250 == 0:
+            print(f"{job.row}: step {step.step} of {step.total}, loss {step.loss:.4f}", flush=True)
+    seconds = time.perf_counter() - began
+    model = load_run(job.folder / "run")
+    reference = Reference(data, held_out, features_for(data, job.out / "cache"))
+    cells = []
+    for way in row.ways:
+        for count in [c for c in COUNTS if c <= way.most]:
+            cells.append(_cell(job, way, count, model.denoiser, data, reference))
+            print(f"{job.row}, {way.name}, {count}: {cells[-1]['values']['frechet']:.2f}", flush=True)
+    floor = reference.compare(data.x0(torch.arange(len(data))[:: max(len(data) // job.n, 1)][: job.n]))
+    # real images that were not trained on: what an honest model's distance to the training set should be
+    floor |= {"nearest": float(reference.unseen.quantile(0.5)), "copied": 0.01}
+    result = {
+        "row": job.row,
+        "role": row.role,
+        "data": job.data,
+        "images": round(job.images * row.longer),
+        "seed": job.seed,
+        "n": job.n,
+        "seconds": seconds,
+        "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+        "features": reference.features.name,
+        "floor": floor,
+        "cells": cells,
+        "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread",
+    }
+    job.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _cell(job: Job, way: Way, count: int, plain: Denoiser, data: Data, reference: Reference) -> dict[str, Any]:
+    """The measures of one way to sample at one number of evaluations."""
+    # heun takes two evaluations a step and one in its last: the most steps that stay within the count
+    steps = max(k for k in range(1, count + 1) if traits(way.sampler).evaluations(k) <= count)
+    process = plain.process
+    assert isinstance(process, Gaussian)
+    grid = (way.grid or traits(way.sampler).grid)(process, steps)
+    denoiser = way.wrap(plain, data, grid)
+    began = time.perf_counter()
+    x = sample(denoiser, job.n, steps, sampler=way.sampler, seed=job.seed, grid=grid).clamp(-1, 1)
+    seconds = time.perf_counter() - began
+    return {
+        "way": way.name,
+        "evaluations": count,
+        "steps": steps,
+        "values": reference.compare(x) | {"seconds": seconds},
+    }
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """What has been measured in the folder of one data set."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/result.json"))]
+
+
+def values(found: Sequence[dict[str, Any]], row: str, way: str, count: int, metric: str) -> list[float]:
+    """One cell's metric, a number for each seed."""
+    return [
+        float(cell["values"][metric])
+        for result in found
+        if result["row"] == row
+        for cell in result["cells"]
+        if cell["way"] == way and cell["evaluations"] == count and metric in cell["values"]
+    ]
