@@ -14,7 +14,7 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
 
     Args:
         paper: a name from `softmix papers`.
-        out: a folder for verdict.json and pictures.
+        out: a folder for verdict.json, and for what takes long: rows that are there are not computed again.
         quick: under two minutes on two cores; else what the claim deserves.
         dry_run: show the claim and run nothing.
     """
@@ -29,7 +29,7 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
     )
     if dry_run:
         return
-    verdict = module.run(Scale.quick if quick else Scale.full, print)
+    verdict = module.run(Scale.quick if quick else Scale.full, print, out)
     print(f"\n{verdict.table()}\n\n{verdict.verdict}: {verdict.why}\n({verdict.seconds:.0f} s)")
     if out is not None:
         verdict.save(out / "verdict.json")

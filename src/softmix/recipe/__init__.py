@@ -1,6 +1,6 @@
 """The room of recipes: one short file for each paper. Its claim is run, beside a baseline and a control.
 
-A recipe module has PAPER and run(scale, say) -> Verdict. It appears in PAPERS when it runs, not before.
+A recipe module has PAPER and run(scale, say, out) -> Verdict. It appears in PAPERS when it runs, not before.
 """
 
 from types import ModuleType

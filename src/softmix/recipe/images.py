@@ -34,6 +34,7 @@ from ..rng import Rng
 from ..sampler import Sampler, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_2m, traits
 from ..train import Config, preset
 from ..train import load as load_run
+from .paper import Role
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 SETS: dict[str, tuple[str, int, NetSpec]] = {
@@ -87,7 +88,7 @@ class Row:
     """A training: its part in the argument, what it changes of the plain one, the ways to sample it, and how many
     times the images it sees."""
 
-    role: str
+    role: Role
     change: Callable[[Config, tuple[int, ...]], Config]
     ways: tuple[Way, ...]
     longer: float = 1.0
@@ -296,3 +297,11 @@ def values(found: Sequence[dict[str, Any]], row: str, way: str, count: int, metr
         for cell in result["cells"]
         if cell["way"] == way and cell["evaluations"] == count and metric in cell["values"]
     ]
+
+
+def best(found: Sequence[dict[str, Any]], row: str, count: int, metric: str = "frechet") -> list[float]:
+    """A number for each seed: that of the way to sample this row whose mean Frechet distance at this count is least."""
+    ways = {cell["way"]: None for result in found if result["row"] == row for cell in result["cells"]}
+    measured = {way: values(found, row, way, count, "frechet") for way in ways}
+    chosen = min((way for way in ways if measured[way]), key=lambda way: sum(measured[way]) / len(measured[way]))
+    return values(found, row, chosen, count, metric)

@@ -43,12 +43,13 @@ class Paper:
         )
 
 
-Role = Literal["ours", "baseline", "control", "oracle", "floor"]
+Role = Literal["ours", "baseline", "rival", "control", "oracle", "floor"]
 
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One number: whose, of what kind, which metric, its mean and spread (standard deviation over seeds)."""
+    """One number: whose, of what kind, which metric, its mean and spread (standard deviation over seeds), on which
+    data, where a verdict rests on several."""
 
     name: str
     role: Role
@@ -56,6 +57,7 @@ class VerdictRow:
     value: float
     spread: float
     seeds: int
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,11 @@ class Verdict:
     seconds: float
 
     def table(self) -> str:
-        """The rows as text: one line for each name, one column for each metric."""
-        metrics = list(dict.fromkeys(row.metric for row in self.rows))
-        names = list(dict.fromkeys((row.role, row.name) for row in self.rows))
-        cells = {
-            (row.name, row.metric): f"{row.value:.3f}" + (f"±{row.spread:.3f}" if row.seeds > 1 else "")
-            for row in self.rows
-        }
-        lines = [["", "", *metrics]] + [
-            [role, name, *(cells.get((name, metric), "") for metric in metrics)] for role, name in names
-        ]
-        return align(lines)
+        """The rows as text, a table for each data: one line for each name, one column for each metric."""
+        return "\n\n".join(
+            (f"{data}\n" if data else "") + _table([row for row in self.rows if row.data == data])
+            for data in dict.fromkeys(row.data for row in self.rows)
+        )
 
     def save(self, path: Path) -> None:
         """verdict.json: claim, verdict, why, rows, and the machine."""
@@ -91,6 +87,23 @@ class Verdict:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self) | {"machine": machine}, indent=2) + "\n")
+
+
+def _table(rows: Sequence[VerdictRow]) -> str:
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    names = list(dict.fromkeys((row.role, row.name) for row in rows))
+    # Frechet distances run from less than 1 to hundreds
+    cells = {
+        (row.name, row.metric): _number(row.value) + (f"±{_number(row.spread)}" if row.seeds > 1 else "")
+        for row in rows
+    }
+    lines = [["", "", *metrics]]
+    lines += [[role, name, *(cells.get((name, metric), "") for metric in metrics)] for role, name in names]
+    return align(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,116 @@
+"""Room `recipe`: the rows of few steps on images, and what the verdict makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from softmix.data import Data, load
+from softmix.process import VP, Flow, Gaussian
+from softmix.recipe import smd
+from softmix.recipe.images import COUNTS, ROWS, SETS, Job, base, best, compute, near, results, values
+from softmix.sampler import traits
+from softmix.train import Run, Trainer, facts_of
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load("digits", limit=300)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_trains(name: str, digits: Data, tmp_path: Path) -> None:
+    """On the table's own net, with the steps that its share of images gives; the first loss and the last are finite."""
+    row = ROWS[name]
+    config = row.change(base(digits.shape, SETS["digits"][2], round(32 * 4 * row.longer), 0, batch=32), digits.shape)
+    assert config.steps == 4 * row.longer and config.batch == 32
+    trainer = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path)
+    for _ in range(config.steps or 0):
+        loss, norm = trainer.advance()
+        assert loss == loss and norm > 0
+    assert (trainer.kept is not None) == hasattr(config.loss, "keeps")
+
+
+def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
+    """The silent net exactly, and the wider plain one as nearly as widths in fours allow."""
+
+    def parameters(name: str) -> int:
+        config = ROWS[name].change(base(digits.shape, SETS["digits"][2], 640, 0), digits.shape)
+        network = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path).network
+        return sum(p.numel() for p in network.parameters())
+
+    assert parameters("feature score, eta = 0") == parameters("feature score")
+    assert parameters("plain, wider") == pytest.approx(parameters("feature score"), rel=0.12)
+    assert parameters("plain") < 0.9 * parameters("feature score")
+
+
+@pytest.mark.parametrize("process", [VP(), Flow()], ids=str)
+def test_the_second_grid_falls_from_1_to_0(process: Gaussian) -> None:
+    for n in (1, 2, 4, 16):
+        grid = near(process, n)
+        assert len(grid) == n + 1 and grid[0] == 1 and grid[-1] == 0 and bool((grid.diff() < 0).all())
+    ends = process.logsnr(near(process, 4))[1:-1]
+    assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64))
+
+
+@pytest.mark.slow
+def test_a_row_is_trained_and_measured_once(tmp_path: Path) -> None:
+    """A short run on the digits: every way at every count it names, and nothing the second time."""
+    job = Job("plain, wider", "digits", 1280, 0, 64, tmp_path)
+    said: list[str] = []
+    compute([job], 1, said.append)
+    compute([job], 1, said.append)
+    assert len(said) == 1 and "plain, wider" in said[0]
+    (found,) = results(tmp_path / "digits-1280")
+    for way in ROWS["plain, wider"].ways:
+        for count in COUNTS:
+            each = values([found], "plain, wider", way.name, count, "frechet")
+            assert len(each) == (count <= way.most) and all(v > 0 for v in each)
+    cell = found["cells"][0]
+    assert cell["steps"] <= cell["evaluations"]
+    assert traits(ROWS["plain, wider"].ways[0].sampler).name == cell["way"]
+
+
+def written(out: Path, numbers: dict[str, float], recall: float = 0.4, slow: float = 4.0) -> None:
+    """A table in which each row has one distance at all counts."""
+    for name, distance in numbers.items():
+        for seed in (0, 1):
+            job = Job(name, "fashion14", 1000, seed, 1000, out)
+            job.folder.mkdir(parents=True)
+            cells = [
+                {"way": "a", "evaluations": k, "values": {"frechet": distance + seed, "recall": recall}}
+                for k in smd.IMAGE_COUNTS
+            ]
+            cells += [{"way": "b", "evaluations": 4, "values": {"frechet": 99.0, "recall": 1.0}}]
+            cells += [{"way": "ddim", "evaluations": 64, "values": {"frechet": slow, "recall": 0.9}}]
+            result = {"row": name, "seed": seed, "floor": {"frechet": 0.4}, "cells": cells}
+            job.result.write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("changed", "refuted"),
+    [
+        ({}, ()),
+        ({"feature score, eta = 0": 2.0}, ("with eta = 0",)),
+        ({"consistency": 5.0}, ("at 4 their",)),
+        ({"meanflow": 1.0}, ("soft mixtures are ahead", "at 4 their")),
+        ({"feature score": 5.0}, ("at 8 it is",)),
+    ],
+)
+def test_the_verdict_of_images_follows_its_rows(
+    changed: dict[str, float], refuted: tuple[str, ...], tmp_path: Path
+) -> None:
+    numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
+    written(tmp_path, numbers)
+    part = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
+    false = [text for text, true in part.checks.items() if not true]
+    assert len(false) == len(refuted) and all(
+        text.startswith(start) for text, start in zip(false, refuted, strict=True)
+    )
+    assert part.pays == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
+    row = next(row for row in part.rows if row.name == "feature score" and row.metric == "frechet@4")
+    assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
+    assert best(results(tmp_path / "fashion14-1000"), "plain", 4, "recall") == [0.4, 0.4]
