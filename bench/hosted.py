@@ -5,9 +5,10 @@
 To be run with the peers' Python (bench/peers.py makes it; it also needs softmix's dependencies: pip install tyro
 scikit-learn safetensors). Reads the plain runs under --out, and adds the cells to their result.json.
 
-The schedule handed over is the model's own, as 1000 betas. To be fair to solvers that work in log(alpha / sigma): the
-cosine schedule ends at no signal at all, where they divide by nearly nothing, so lambda_min_clipped = -5.1 and trailing
-timesteps are set, as their documentation advises; without these all counts return garbage.
+The schedule handed over is the model's own, as betas of 1000 steps. To be fair to solvers that work in
+log(alpha / sigma): the cosine schedule ends at no signal at all, where they divide by nearly nothing, and return
+garbage at every count. DPM-Solver++ has lambda_min_clipped = -5.1 for that; UniPC has not, and gets the schedule
+without its last steps, where lambda is below -5.1. Both are also given even steps of lambda.
 """
 
 from __future__ import annotations
@@ -30,17 +31,27 @@ from softmix.rng import Rng
 from softmix.train import load as load_run
 
 TRAIN_STEPS = 1000
-KINDS = {
-    "diffusers ddim": (DDIMScheduler, {}),
-    "diffusers dpm-solver++": (DPMSolverMultistepScheduler, {"lambda_min_clipped": -5.1}),
-    "diffusers unipc": (UniPCMultistepScheduler, {}),
+LAMBDA_MIN = -5.1
+KINDS: dict[str, tuple[type, dict[str, object]]] = {
+    "diffusers ddim": (DDIMScheduler, {"timestep_spacing": "trailing"}),
+    "diffusers dpm-solver++": (
+        DPMSolverMultistepScheduler,
+        {"lambda_min_clipped": LAMBDA_MIN, "timestep_spacing": "trailing"},
+    ),
+    "diffusers dpm-solver++, even lambda": (
+        DPMSolverMultistepScheduler,
+        {"lambda_min_clipped": LAMBDA_MIN, "use_lu_lambdas": True},
+    ),
+    "diffusers unipc": (UniPCMultistepScheduler, {"timestep_spacing": "trailing"}),
+    "diffusers unipc, even lambda": (UniPCMultistepScheduler, {"use_exponential_sigmas": True}),
 }
 
 
-def betas(process: Gaussian) -> list[float]:
-    """The beta of each of 1000 steps: alpha^2 falls from one to the next by 1 - beta."""
+def betas(process: Gaussian, cut: bool) -> list[float]:
+    """The beta of each of 1000 steps: alpha^2 falls from one to the next by 1 - beta. cut : up to LAMBDA_MIN only."""
     share = process.alpha(torch.arange(TRAIN_STEPS + 1, dtype=torch.float64) / TRAIN_STEPS) ** 2
-    return (1 - share[1:] / share[:-1]).clamp(max=0.999).tolist()
+    found = (1 - share[1:] / share[:-1]).clamp(max=0.999).tolist()
+    return found[: int(float(process.time(2 * LAMBDA_MIN)) * TRAIN_STEPS)] if cut else found
 
 
 @torch.no_grad()
@@ -49,8 +60,8 @@ def run(denoiser: Denoiser, shape: tuple[int, ...], kind: str, steps: int, n: in
     make, options = KINDS[kind]
     process = denoiser.process
     assert isinstance(process, Gaussian)
-    scheduler = make(trained_betas=betas(process), timestep_spacing="trailing", **options)
-    scheduler.set_timesteps(steps)
+    handed = betas(process, cut=make is UniPCMultistepScheduler)
+    scheduler = make(num_train_timesteps=len(handed), trained_betas=handed, **options)
     done = []
     for first in range(0, n, 250):
         items = range(first, min(first + 250, n))

@@ -100,7 +100,7 @@ def test_an_image_of_another_size(runs: Path, tmp_path: Path) -> None:
 
 
 def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp_path: Path) -> None:
-    for sampler in ("ddim", "heun", "dpm-solver-2m"):
+    for sampler in ("ddim", "heun", "dpm-solver-2m", "adams"):
         err = refused("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", sampler)
         assert "mean" in err and "averaged" in err
     assert (

@@ -18,7 +18,7 @@ from softmix.net import UNetSpec
 from softmix.posterior import Implicit, Point
 from softmix.process import VP
 from softmix.rng import Rng
-from softmix.sampler import ancestral, dpm_solver_2m, drive, sample, soft_2m
+from softmix.sampler import adams, ancestral, drive, sample, soft_adams
 from softmix.sampler.drive import finish
 from softmix.train import Config, Run, Trainer, facts_of, load, preset, training
 
@@ -156,12 +156,12 @@ def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, 
     assert isinstance(point, Point) and torch.equal(point.mean, whole.denoiser.mean(xt, process.time(-5.9)).mean)
     with pytest.raises(ValueError, match="one time for the whole batch"):
         whole.denoiser(xt, torch.tensor([0.1, 0.5, 1.0]))
-    assert whole.sampler is soft_2m and sample(whole.denoiser, 3, 4, sampler=soft_2m).shape == (3, 1, 8, 8)
+    assert whole.sampler is soft_adams and sample(whole.denoiser, 3, 4, sampler=soft_adams).shape == (3, 1, 8, 8)
     assert loads(Config, dumps(whole.config)) == whole.config
 
 
-def test_soft_2m_is_what_its_parts_are() -> None:
-    """With points it is DPM-Solver++(2M); with draws DDIM's step of a draw, `ancestral` with eta = 0."""
+def test_soft_adams_is_what_its_parts_are() -> None:
+    """With points it is `adams`; with draws DDIM's step of a draw, `ancestral` with eta = 0."""
     from functools import partial
 
     from softmix.oracle import correlated
@@ -169,9 +169,9 @@ def test_soft_2m_is_what_its_parts_are() -> None:
 
     exact = correlated((2,)).denoiser()
     x, times = torch.randn(5, 2, dtype=F64), VP().grid(6)
-    ends = [finish(drive(point(exact), way, x, times, Rng(0, 5))) for way in (soft_2m, dpm_solver_2m)]
+    ends = [finish(drive(point(exact), way, x, times, Rng(0, 5))) for way in (soft_adams, adams)]
     assert torch.equal(*ends)
-    ends = [finish(drive(exact, way, x, times, Rng(0, 5))) for way in (soft_2m, partial(ancestral, eta=0.0))]
+    ends = [finish(drive(exact, way, x, times, Rng(0, 5))) for way in (soft_adams, partial(ancestral, eta=0.0))]
     assert torch.equal(*ends)
 
 

@@ -38,9 +38,9 @@ def sample(
         out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
         n: how many.
         steps: of the sampler, at least 1; an evaluation of the network each, but for heun, which takes two.
-        sampler: ancestral, renoise, soft-2m, ddim, heun or dpm-solver-2m; by default the one that suits the model:
-            soft-2m for one that draws at high noise, ancestral for others that draw, dpm-solver-2m for one that knows
-            the mean only.
+        sampler: ancestral, renoise, soft-adams, ddim, heun, dpm-solver-2m or adams; by default the one that suits
+            the model: soft-adams for one that draws at high noise, ancestral for others that draw, adams for one that
+            knows the mean only.
         eta: fresh noise of ancestral and ddim, from 0 to 1; 0 by default for ddim and for soft mixtures, else 1.
         seed: image k depends on the seed and k alone.
         label: a class, for a model trained with classes.

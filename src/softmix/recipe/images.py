@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from ..net import NetSpec, UNetSpec
 from ..posterior import HasMean, Normal, Posterior, need
 from ..process import Gaussian, uniform
 from ..rng import Rng
-from ..sampler import Sampler, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_2m, traits
+from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_adams, traits
 from ..train import Config, preset
 from ..train import load as load_run
 from .paper import Role
@@ -136,16 +137,18 @@ def near(process: Gaussian, n: int) -> torch.Tensor:
 
 
 DRAW = Way("draws, eta 0", partial(ancestral, eta=0.0), most=16)
-FEW = (Way("ddim", ddim), Way("dpm-solver-2m", dpm_solver_2m, most=16))
+FEW = (Way("ddim", ddim), Way("dpm-solver-2m", dpm_solver_2m, most=16), Way("adams", adams, most=16))
 SOLVERS = (
     *FEW,
     Way("dpm-solver-2m, uniform t", dpm_solver_2m, most=16, grid=uniform),
     Way("dpm-solver-2m, logsnr -5 to 4", dpm_solver_2m, most=16, grid=near),
+    Way("adams, uniform t", adams, most=16, grid=uniform),
+    Way("adams, logsnr -5 to 4", adams, most=16, grid=near),
     Way("heun", heun, most=16),
     Way("ancestral", ancestral),
 )
 OWN = SoftHead(mean="own")
-SOFT = (Way("soft-2m", soft_2m, most=16),)
+SOFT = (Way("soft-adams", soft_adams, most=16),)
 ROWS: dict[str, Row] = {
     "plain": Row("baseline", change(), (*SOLVERS, Way("best variance", ancestral, best_variance, 16))),
     "plain, twice the images": Row("baseline", change(), FEW, longer=2.0),
@@ -163,9 +166,17 @@ ROWS: dict[str, Row] = {
     "explicit mixture": Row(
         "ours",
         change(head=MixtureHead(8, "pixel"), loss=Likelihood(0.5)),
-        (Way("draws", ancestral, most=16), Way("mean, dpm-solver-2m", dpm_solver_2m, most=16)),
+        (
+            Way("draws", ancestral, most=16),
+            Way("mean, dpm-solver-2m", dpm_solver_2m, most=16),
+            Way("mean, adams", adams, most=16),
+        ),
     ),
-    "feature score": Row("ours", change(head=OWN, loss=FeatureEnergy()), (Way("soft-2m", soft_2m),)),
+    "feature score": Row(
+        "ours",
+        change(head=OWN, loss=FeatureEnergy()),
+        SOFT,
+    ),
     "feature score, eta = 0": Row("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
     "feature score, pixels only": Row("control", change(head=OWN, loss=FeatureEnergy(features=0.0)), SOFT),
     "consistency": Row("rival", as_preset("consistency"), (Way("renoise", renoise), Way("ddim", ddim, most=8))),
@@ -201,10 +212,20 @@ class Job:
     def result(self) -> Path:
         return self.folder / "result.json"
 
+    def missing(self) -> list[tuple[Way, int]]:
+        """The ways to sample, and numbers of evaluations, that are not measured yet."""
+        found = {(cell["way"], cell["evaluations"]) for cell in self.cells()}
+        ways = [(way, count) for way in ROWS[self.row].ways for count in COUNTS if count <= way.most]
+        return [(way, count) for way, count in ways if (way.name, count) not in found]
+
+    def cells(self) -> list[dict[str, Any]]:
+        """What is measured."""
+        return list(json.loads(self.result.read_text(encoding="utf-8"))["cells"]) if self.result.exists() else []
+
 
 def compute(jobs: Iterable[Job], workers: int, say: Callable[[str], None]) -> None:
     """Trains and measures the rows that are not there yet, `workers` at a time, on one thread each."""
-    todo = [job for job in jobs if not job.result.exists()]
+    todo = [job for job in jobs if job.missing()]
     if not todo:
         return
     # several processes whose threads spin while they wait take the cores from each other
@@ -232,18 +253,15 @@ def train_and_measure(job: Job) -> None:
     data, held_out = load(source, size=size), load(source, size=size, split="test")
     row = ROWS[job.row]
     config = row.change(base(data.shape, net, round(job.images * row.longer), job.seed), data.shape)
-    began = time.perf_counter()
     for step in training(data, config, job.folder / "run"):
         if step.step % 250 == 0:
             print(f"{job.row}: step {step.step} of {step.total}, loss {step.loss:.4f}", flush=True)
-    seconds = time.perf_counter() - began
     model = load_run(job.folder / "run")
     reference = Reference(data, held_out, features_for(data, job.out / "cache"))
-    cells = []
-    for way in row.ways:
-        for count in [c for c in COUNTS if c <= way.most]:
-            cells.append(_cell(job, way, count, model.denoiser, data, reference))
-            print(f"{job.row}, {way.name}, {count}: {cells[-1]['values']['frechet']:.2f}", flush=True)
+    cells = job.cells()
+    for way, count in job.missing():
+        cells.append(_cell(job, way, count, model.denoiser, data, reference))
+        print(f"{job.row}, {way.name}, {count}: {cells[-1]['values']['frechet']:.2f}", flush=True)
     floor = reference.compare(data.x0(torch.arange(len(data))[:: max(len(data) // job.n, 1)][: job.n]))
     # real images that were not trained on: what an honest model's distance to the training set should be
     floor |= {"nearest": float(reference.unseen.quantile(0.5)), "copied": 0.01}
@@ -254,7 +272,7 @@ def train_and_measure(job: Job) -> None:
         "images": round(job.images * row.longer),
         "seed": job.seed,
         "n": job.n,
-        "seconds": seconds,
+        "seconds": _seconds(job.folder / "run", config.batch),
         "parameters": sum(p.numel() for p in model.denoiser.parameters()),
         "features": reference.features.name,
         "floor": floor,
@@ -262,6 +280,14 @@ def train_and_measure(job: Job) -> None:
         "machine": f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread",
     }
     job.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _seconds(run: Path, batch: int) -> float:
+    """How long the training took, also if it was cut off in between: the sum of what its log says."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if "images_per_second" in line]
+    steps = [later["step"] - earlier["step"] for earlier, later in pairwise([{"step": 0}, *lines])]
+    return sum(count * batch / line["images_per_second"] for count, line in zip(steps, lines, strict=True))
 
 
 def _cell(job: Job, way: Way, count: int, plain: Denoiser, data: Data, reference: Reference) -> dict[str, Any]:

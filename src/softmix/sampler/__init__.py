@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from .contract import Ask, Sampler, Traits, label, traits
 from .drive import Step, drive, sample
-from .multistep import dpm_solver_2m, soft_2m
+from .multistep import adams, dpm_solver_2m, soft_adams
 from .ode import heun
 from .walk import ancestral, ddim, renoise
 
-SAMPLERS: Sequence[Sampler] = (ancestral, renoise, soft_2m, ddim, heun, dpm_solver_2m)
+SAMPLERS: Sequence[Sampler] = (ancestral, renoise, soft_adams, ddim, heun, dpm_solver_2m, adams)
 BY_NAME = {traits(each).name: each for each in SAMPLERS}
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Sampler",
     "Step",
     "Traits",
+    "adams",
     "ancestral",
     "ddim",
     "dpm_solver_2m",
@@ -30,6 +31,6 @@ __all__ = [
     "label",
     "renoise",
     "sample",
-    "soft_2m",
+    "soft_adams",
     "traits",
 ]

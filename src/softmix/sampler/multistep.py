@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from functools import lru_cache
 from itertools import pairwise
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,25 +36,69 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return x
 
 
-@declare("soft-2m", order=None, needs=Posterior, grid=few)
-def soft_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
-    """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, DPM-Solver++(2M).
+@declare("adams", order=3, grid=few)
+def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """Exponential Adams rule: a predictor through two means, a corrector through three, at one evaluation a step.
 
-    For soft mixtures that are soft at high noise alone (`Staged`): there a draw settles what the
-    image is of, which a mean cannot; below, the posterior is narrow and a mean of second order is more exact.
-    Every law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is dpm-solver-2m.
+        x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^h e^(u-h) m(u) du,   u = l - l_t,  l = log(alpha / sigma),
+
+    with m the polynomial through means at the newest times: first those at t and before, and when the mean at s is
+    known the step to s is taken again with that one too. The integral is exact for the polynomial, for any h.
+    dpm-solver-2m and UniPC's shortcuts have its limit for small h: at 4 to 8 steps, where h is 1 to 3, much of
+    their error is that.
+
+    A first step, and a last one to t = 0, where h is infinite, take the newest mean alone.
+    Source: Xue et al., "SA-Solver", NeurIPS 2023, with tau = 0; Hochbruck & Ostermann, "Exponential integrators", 2010.
     """
-    before: Tensor | None = None
+    return (yield from _adams(process, x, grid, rng, soft=False))
+
+
+@declare("soft-adams", order=None, needs=Posterior, grid=few)
+def soft_adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, `adams`.
+
+    For soft mixtures that are soft at high noise alone (`Staged`): there a draw settles what the image is of,
+    which a mean cannot; below, the posterior is narrow and a mean and a good solver are more exact. Every
+    law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is `adams`.
+    """
+    return (yield from _adams(process, x, grid, rng, soft=True))
+
+
+def _adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, soft: bool) -> Generator[Ask, Posterior, Tensor]:
     clock = (process.logsnr(grid) / 2).tolist()
+    means: list[Tensor] = []
+    start = x
     for i, (t, s) in enumerate(pairwise(grid)):
         posterior = yield Ask(t, x)
-        if isinstance(posterior, Point):
-            x = process.bridge(x, _extrapolated(posterior.mean, before, clock, i), t, s, rng, eta=0)
-            before = posterior.mean
-        else:
-            x = process.bridge(x, posterior.sample(rng), t, s, rng, eta=0)
-            before = None
+        if soft and not isinstance(posterior, Point):
+            x, means = process.bridge(x, posterior.sample(rng), t, s, rng, eta=0), []
+            continue
+        means = [*means, need(posterior, HasMean, "adams").mean][-3:]
+        if len(means) > 1:
+            x = process.bridge(start, _averaged(means, clock[: i + 1], i - 1), grid[i - 1], t, rng, eta=0)
+        start = x
+        # with the mean's average over the step in its place, the exponential step is DDIM's
+        x = process.bridge(x, _averaged(means[-2:], clock[: i + 1], i, clock[i + 1]), t, s, rng, eta=0)
     return x
+
+
+def _averaged(means: list[Tensor], clock: list[float], i: int, end: float | None = None) -> Tensor:
+    """The average over the step from clock[i] to `end` of the polynomial through means at the last of these times."""
+    end = clock[i + 1] if end is None else end
+    if len(means) == 1 or math.isinf(end):
+        return means[-1]
+    weights = _weights(tuple(at - clock[i] for at in clock[-len(means) :]), end - clock[i])
+    return cast(Tensor, sum(weight * mean for weight, mean in zip(weights, means, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _weights(nodes: tuple[float, ...], h: float) -> tuple[float, ...]:
+    """int_0^h e^(u-h) l_k(u) du / int_0^h e^(u-h) du for the Lagrange polynomials l_k of these nodes."""
+    places, shares = np.polynomial.legendre.leggauss(24)
+    u = (places + 1) * h / 2
+    shares = shares * np.exp(u - h)
+    found = [shares @ np.prod([(u - b) / (a - b) for b in nodes if b != a], axis=0) for a in nodes]
+    return tuple(float(weight / shares.sum()) for weight in found)
 
 
 def _extrapolated(mean: Tensor, before: Tensor | None, clock: list[float], i: int) -> Tensor:

@@ -10,7 +10,7 @@ from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, Point
 from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, VP, Flow
-from ..sampler import Sampler, ancestral, ddim, dpm_solver_2m, renoise, soft_2m
+from ..sampler import Sampler, adams, ancestral, ddim, renoise, soft_adams
 
 HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
 
@@ -115,20 +115,20 @@ class Run:
 
 
 def suited(config: Config, denoiser: Denoiser | None = None) -> Sampler:
-    """The sampler that suits a model: DPM-Solver++(2M) for one that knows a mean, `ancestral` for one that draws,
-    `soft_2m` for one that draws where noise is high, `renoise` for a consistency model, DDIM for a flow map.
+    """The sampler that suits a model: `adams` for one that knows a mean, `ancestral` for one that draws,
+    `soft_adams` for one that draws where noise is high, `renoise` for a consistency model, DDIM for a flow map.
 
     For soft mixtures everywhere with eta = 0: from an exact posterior every eta is as good, but a learned one's
     draws are not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
     """
     if isinstance(denoiser, Staged):
-        return soft_2m
+        return soft_adams
     if isinstance(config.loss, Consistency):
         return renoise
     if isinstance(config.head, MapHead):
         return ddim
     if isinstance(config.head, PointHead):
-        return dpm_solver_2m
+        return adams
     return partial(ancestral, eta=0.0) if isinstance(config.head, SoftHead) else ancestral
 
 
