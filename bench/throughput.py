@@ -1,82 +1,217 @@
-"""Training speed on images of 28 x 28: soft mixtures against plain diffusion with the same net, as ratios.
+"""Speed and memory of soft mixtures beside plain diffusion with the same net, and how both grow.
 
-    python bench/throughput.py [--seconds 8] [--batch 64]
+    python bench/throughput.py                                # all tables: about 12 minutes on two cores
+    python bench/throughput.py --seconds 2 --tables training sampling
 
-All rows are measured in one run, in turn, on the machine's own threads, after a warm-up; the machine's rate for
-one large product of bf16 matrices stands above them, as the limit.
+training : images a second, and how much of the machine's rate for one large matrix product that is.
+sampling : time of one evaluation of the network, as each sampler asks for it.
+memory   : most memory in use by a training of some steps, network and optimiser included, libraries not.
+growth   : time of a training step against batch, side, width and draws, with the exponent of the last doubling.
+
+All rows are measured in one run, in turn, on the machine's own threads, after a warm-up. Ratios are to plain.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from softmix.data import Report
 from softmix.data.store import make
 from softmix.denoiser import PointHead, SoftHead
-from softmix.loss import Energy, Square
+from softmix.loss import Energy, FeatureEnergy, Square
 from softmix.net import DiTSpec, NetSpec, UNetSpec
-from softmix.train import Config, Run, Trainer, facts_of, preset
+from softmix.posterior import HasMean, need
+from softmix.rng import Rng
+from softmix.train import Config, Run, Trainer, build, facts_of, preset
 
-NETS: tuple[tuple[str, NetSpec], ...] = (
-    ("U-Net 64", UNetSpec(width=64, depth=1)),
-    ("DiT 192 x 6", DiTSpec(width=192, depth=6)),
-)
-
-
-def rows(base: Config) -> list[tuple[str, Config]]:
-    """Plain first: the ratios are to it."""
-    plain = replace(base, head=PointHead(), loss=Square("v"))
-    return [("plain", plain)] + [
-        (f"SMD, {where}, m = {m}", replace(base, head=SoftHead(where, mean="none"), loss=Energy(m=m, weight="v")))
-        for where in ("decoder", "head")
-        for m in (2, 4, 8)
-    ]
+TABLES = ("training", "sampling", "memory", "growth")
+NETS: dict[str, NetSpec] = {"U-Net 64": UNetSpec(width=64, depth=1), "DiT 192 x 6": DiTSpec(width=192, depth=6)}
 
 
-def speed(config: Config, seconds: float) -> tuple[float, int]:
-    """Images a second in training, and the number of parameters."""
-    images = torch.randint(0, 256, (4096, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def plain(net: NetSpec, batch: int = 64, side: int = 28) -> Config:
+    """The row that the others are compared with."""
+    base = replace(preset("smd", (1, side, side)), net=net, batch=batch, steps=10**6)
+    return replace(base, head=PointHead(), loss=Square("v"))
+
+
+def soft(base: Config, where: str, m: int) -> Config:
+    return replace(base, head=SoftHead(where, mean="none"), loss=Energy(m=m, weight="v"))  # type: ignore[arg-type]
+
+
+def feature(base: Config) -> Config:
+    return replace(base, head=SoftHead(), loss=FeatureEnergy())
+
+
+def trainer(config: Config, side: int = 28, second: bool = False) -> Trainer:
+    """Ready for a step; `second`: in the part of training that comes after the loss has kept its copy."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2048, 1, side, side), dtype=torch.uint8, generator=generator)
     data = make("noise", images, None, (), Report(read=len(images)))
-    trainer = Trainer(Run(config, facts_of(data, config)), data, Path())
-    for _ in range(3):
-        trainer.advance()
-    began, steps = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        trainer.advance()
-        steps += 1
-    rate = steps * config.batch / (time.perf_counter() - began)
-    return rate, sum(p.numel() for p in trainer.network.parameters())
+    made = Trainer(Run(config, facts_of(data, config)), data, Path())
+    if second:
+        made.kept = made._keep()
+    made.advance()
+    return made
 
 
-def machine() -> float:
-    """The rate of a product of two bf16 matrices of side 2048, in units of 10^9 operations a second."""
+def seconds_each(call: Callable[[], object], seconds: float) -> float:
+    """The time of one call, as the mean over at least this long."""
+    call()
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds or count < 3:
+        call()
+        count += 1
+    return (time.perf_counter() - began) / count
+
+
+def operations(made: Trainer) -> float:
+    """Floating-point operations of matrix products and convolutions in one training step."""
+    lanes, made.run = made.run, replace(made.run, facts=replace(made.run.facts, lanes=1))
+    with FlopCounterMode(display=False) as counter:
+        made.advance()
+    made.run = lanes
+    return float(counter.get_total_flops())
+
+
+def machine(seconds: float) -> float:
+    """The rate of a product of two bf16 matrices of side 2048, in 10^9 operations a second."""
     a = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    a @ a
-    began = time.perf_counter()
+    return 2 * 2048**3 / seconds_each(lambda: a @ a, seconds) / 1e9
+
+
+def training(seconds: float) -> None:
+    rate = machine(seconds)
+    print(f"\nTraining, 28 x 28, batch 64. One large bf16 product: {rate:.0f} GFLOP/s\n")
+    print("| net | row | images/s | time, plain = 1 | GFLOP/s | of the machine's | parameters |\n" + "|---" * 7 + "|")
+    for name, net in NETS.items():
+        base, first = plain(net), 0.0
+        rows = [("plain", base, False), ("feature score, first part", feature(base), False)]
+        rows += [("feature score, second part", feature(base), True)]
+        rows += [(f"energy score, {w}, m = {m}", soft(base, w, m), False) for w in ("decoder", "head") for m in (2, 8)]
+        for label, config, second in rows:
+            made = trainer(config, second=second)
+            took = seconds_each(made.advance, seconds)
+            first = first or took
+            done = operations(made) / took / 1e9
+            count = sum(p.numel() for p in made.network.parameters())
+            print(
+                f"| {name} | {label} | {64 / took:.0f} | {took / first:.2f} | {done:.0f} | {done / rate:.2f} "
+                f"| {count:,} |",
+                flush=True,
+            )
+
+
+def sampling(seconds: float) -> None:
+    print("\nSampling: one evaluation, 28 x 28, 64 images\n")
+    print("| net | what is asked | ms | plain = 1 |\n" + "|---" * 4 + "|")
+    x, rng = torch.randn(64, 1, 28, 28), Rng(0, 64)
+    for name, net in NETS.items():
+        first = 0.0
+        for label, config, drawn in (
+            ("plain: the mean", plain(net), False),
+            ("soft mixture: the mean", feature(plain(net)), False),
+            ("soft mixture, decoder: a draw", soft(plain(net), "decoder", 2), True),
+            ("soft mixture, head: a draw", soft(plain(net), "head", 2), True),
+        ):
+            generator = torch.Generator().manual_seed(0)
+            images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=generator)
+            network = build(Run(config, facts_of(make("noise", images, None, (), Report(read=64)), config))).eval()
+
+            def ask(network: torch.nn.Module = network, drawn: bool = drawn) -> object:
+                with torch.inference_mode():
+                    posterior = network(x, 0.5)
+                    return posterior.sample(rng) if drawn else need(posterior, HasMean, "the bench").mean
+
+            took = seconds_each(ask, seconds)
+            first = first or took
+            print(f"| {name} | {label} | {1000 * took:.1f} | {took / first:.2f} |", flush=True)
+
+
+def memory(seconds: float) -> None:
+    print("\nMemory of a training, 28 x 28, batch 64, U-Net 64, beyond the libraries\n")
+    print("| row | MB | plain = 1 |\n" + "|---" * 3 + "|")
+    first = 0.0
+    for label in MEMORY:
+        done = subprocess.run([sys.executable, __file__, "--one", label], capture_output=True, text=True, check=True)
+        used = float(done.stdout)
+        first = first or used
+        print(f"| {label} | {used:.0f} | {used / first:.2f} |", flush=True)
+
+
+MEMORY: dict[str, tuple[Callable[[Config], Config], bool]] = {
+    "plain": (lambda base: base, False),
+    "feature score, second part": (feature, True),
+    "energy score, decoder, m = 2": (lambda base: soft(base, "decoder", 2), False),
+    "energy score, decoder, m = 8": (lambda base: soft(base, "decoder", 8), False),
+    "energy score, head, m = 8": (lambda base: soft(base, "head", 8), False),
+}
+
+
+def most_memory(label: str) -> float:
+    """By how much memory in use rises, at most, over some training steps, in MB. For Linux."""
+    change, second = MEMORY[label]
+    status, again = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def kilobytes(name: str) -> int:
+        return int(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+
+    again.write_text("5")  # the peak is counted anew
+    before = kilobytes("VmRSS")
+    made = trainer(change(plain(NETS["U-Net 64"])), second=second)
     for _ in range(5):
-        a @ a
-    return 5 * 2 * 2048**3 / (time.perf_counter() - began) / 1e9
+        made.advance()
+    return (kilobytes("VmHWM") - before) / 1024
+
+
+def growth(seconds: float) -> None:
+    rate = machine(seconds)
+    print("\nGrowth: ms of a training step; in brackets the exponent against the row before, of time and of operations")
+    print("\n| what grows | values | ms |\n" + "|---" * 3 + "|")
+    for what, values, make_config, side in (
+        ("batch", (16, 32, 64, 128, 256), lambda v: plain(NETS["U-Net 64"], batch=v), lambda v: 28),
+        ("side", (14, 28, 56, 112), lambda v: plain(NETS["U-Net 64"], side=v), lambda v: v),
+        ("width", (32, 64, 128, 256), lambda v: plain(UNetSpec(width=v, depth=1)), lambda v: 28),
+        ("draws m, decoder", (2, 4, 8, 16), lambda v: soft(plain(NETS["U-Net 64"]), "decoder", v), lambda v: 28),
+        ("tokens of a DiT (side)", (14, 28, 56), lambda v: plain(NETS["DiT 192 x 6"], side=v), lambda v: v),
+    ):
+        cells, before = [], None
+        for value in values:
+            made = trainer(make_config(value), side(value))
+            took, done = seconds_each(made.advance, seconds / 2), operations(made)
+            if before is None:
+                cells.append(f"{1000 * took:.0f}")
+            else:
+                step = math.log(value / before[0])
+                powers = [math.log(now / then) / step for now, then in ((took, before[1]), (done, before[2]))]
+                cells.append(f"{1000 * took:.0f} ({powers[0]:.2f}, {powers[1]:.2f})")
+            before = (value, took, done)
+        assert before is not None
+        share = before[2] / before[1] / 1e9 / rate
+        print(f"| {what} | {', '.join(map(str, values))} | {', '.join(cells)}; last at {share:.2f} of the machine's |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of measuring for each row")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of measuring for each row")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
+    parser.add_argument("--one", choices=MEMORY, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads; a large bf16 product runs at {machine():.0f} GFLOP/s")
-    for name, net in NETS:
-        base = replace(preset("smd", (1, 28, 28)), net=net, batch=options.batch, steps=1)
-        reference = None
-        print(f"\n{name:24s} {'images/s':>9s} {'time, plain = 1':>16s} {'parameters':>11s}")
-        for label, config in rows(base):
-            rate, count = speed(config, options.seconds)
-            reference = reference or rate
-            print(f"{label:24s} {rate:9.0f} {reference / rate:16.2f} {count:11,d}", flush=True)
+    if options.one:
+        print(most_memory(options.one))
+        return
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name in options.tables:
+        {"training": training, "sampling": sampling, "memory": memory, "growth": growth}[name](options.seconds)
 
 
 if __name__ == "__main__":

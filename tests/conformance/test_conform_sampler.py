@@ -19,6 +19,7 @@ from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, karras
 from softmix.rng import Rng
 from softmix.sampler import BY_NAME, SAMPLERS, Sampler, Step, ancestral, ddim, drive, heun, sample, traits
 from softmix.sampler.drive import finish
+from softmix.sampler.multistep import _weights
 
 F64 = torch.float64
 # float32 sums in another order, amplified where a posterior is sharp: measured at most 1.2e-5
@@ -99,6 +100,23 @@ def test_order_on_a_mixture_against_fine_steps(sampler: Sampler, process: Gaussi
     problem = Problem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
     errors = gaps(problem, lambda x: _fine(process), sampler, COUNTS)
     assert order(COUNTS, errors) == pytest.approx(traits(sampler).order, abs=0.15)
+
+
+def test_the_weights_of_adams_are_exact() -> None:
+    """For means that are polynomials in u the average under e^u is the closed form, at any h; for small h the weights
+    are those of the classical Adams rules."""
+    for h in (0.01, 1.0, 7.0):
+        first = 1 / -math.expm1(-h) - 1 / h  # E[u] / h
+        second = 1 / -math.expm1(-h) - 2 * first / h if h > 0.1 else 1 / 3  # E[u^2] / h^2, by parts
+        for nodes in ((-2.0, 0.0), (-1.5, 0.0, h), (0.0, h)):
+            weights = _weights(nodes, h)
+            assert sum(weights) == pytest.approx(1, abs=1e-12)
+            assert sum(w * n for w, n in zip(weights, nodes, strict=True)) == pytest.approx(first * h, rel=1e-9)
+            if len(nodes) == 3:
+                square = sum(w * n**2 for w, n in zip(weights, nodes, strict=True))
+                assert square == pytest.approx(second * h**2, rel=1e-2 if h < 0.1 else 1e-9)
+    assert _weights((-1e-6, 0.0), 1e-6) == pytest.approx((-0.5, 1.5), abs=1e-5)
+    assert _weights((-1e-6, 0.0, 1e-6), 1e-6) == pytest.approx((-1 / 12, 8 / 12, 5 / 12), abs=1e-5)
 
 
 def test_the_order_of_a_wrong_solver_is_found() -> None:
