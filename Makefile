@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench bench-full clean
 
 install: .venv/installed
 
@@ -26,8 +26,22 @@ check: install
 	$(BIN)/ruff check src tests examples bench
 	$(BIN)/mypy
 
+# every table in a short form, under 10 minutes on two cores; too short to be believed, long enough to see that all runs
 bench: install
+	$(BIN)/python bench/throughput.py --seconds 1
+	$(BIN)/python bench/fewsteps.py --data digits --images 12800 --seeds 0 --n 500 --out runs/bench \
+		--rows plain "SMD as published" "feature score" "feature score, eta = 0" consistency meanflow
+	$(BIN)/python bench/peers.py overhead
+	$(BIN)/python bench/peers.py speed --seconds 4
+
+# what docs/benchmarks.md shows: a day on two cores. Rows that are there are not computed again
+bench-full: install
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/fewsteps.py --data digits --images 200000 --out runs/few
+	$(BIN)/python bench/fewsteps.py --data fashion14 --images 150000 --out runs/few
+	$(BIN)/python bench/peers.py overhead
+	$(BIN)/python bench/peers.py speed
+	$(BIN)/python bench/peers.py quality
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

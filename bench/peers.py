@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from throughput import speed as training_speed
+from throughput import seconds_each, trainer
 
 import softmix
 from softmix.cli.common import cache
@@ -44,6 +44,7 @@ ALONE = ("ema-pytorch", "accelerate", "pytorch-fid")
 NEEDS = (
     *("numpy", "scipy", "tqdm", "pillow", "psutil", "pyyaml", "packaging", "safetensors"),
     *("einops", "huggingface-hub", "regex", "requests", "importlib-metadata", "httpx"),
+    *("tyro", "scikit-learn", "scikit-image"),  # for bench/hosted.py, which runs softmix beside diffusers
 )
 # the width at which each has about the parameters of softmix's U-Net of width 64 (1.8 million)
 WIDTHS = {"diffusers": 40, "denoising-diffusion-pytorch": 26, "smalldiffusion": 32}
@@ -59,14 +60,8 @@ def environment(python: Path | None) -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
         pip = [str(found), "-m", "pip", "install", "-q"]
         pinned = next(line for line in (HERE.parent / "constraints.txt").read_text().splitlines() if "torch==" in line)
-        subprocess.run([*pip, pinned], check=True)
-        subprocess.run(
-            [*pip, "numpy", "scipy", "tqdm", "pillow", "psutil", "pyyaml", "packaging", "safetensors"], check=True
-        )
-        subprocess.run([*pip, "--no-deps", *PEERS, "ema-pytorch", "accelerate", "pytorch-fid"], check=True)
-        subprocess.run(
-            [*pip, "einops", "huggingface-hub", "regex", "requests", "importlib-metadata", "httpx"], check=True
-        )
+        for what in ([pinned], NEEDS, ["--no-deps", *PEERS, *ALONE]):
+            subprocess.run([*pip, *what], check=True)
     return found
 
 
@@ -89,12 +84,13 @@ def throughput(python: Path, options: argparse.Namespace) -> None:
             extra = ["--compile"] if compiled else []
             found = ask(python, "speed", name, "--width", width, "--seconds", options.seconds, *extra)
             rows.append((name + (", compiled" if compiled else ""), found["images_per_second"], found["parameters"]))
-    plain = replace(preset("plain", (1, 28, 28)), batch=64, steps=1)
+    plain = replace(preset("plain", (1, 28, 28)), batch=64, steps=10**6)
     soft = replace(plain, head=SoftHead(mean="none"), loss=Energy(m=2, weight="v"))
     ours = {"softmix, plain": plain, "softmix, energy score of 2 draws": soft}
     for name, config in ours.items():
-        rate, parameters = training_speed(config, options.seconds)
-        rows.append((name, rate, parameters))
+        made = trainer(config)
+        rate = config.batch / seconds_each(made.advance, options.seconds)
+        rows.append((name, rate, sum(p.numel() for p in made.network.parameters())))
     first = rows[0][1]
     print(f"\n28 x 28, batch 64, {torch.get_num_threads()} threads\n")
     print("| training | images/s | diffusers eager = 1 | parameters |")
