@@ -2,7 +2,8 @@
 
     PYTHONPATH=src .venv-peers/bin/python bench/hosted.py --out runs/few
 
-To be run with the peers' Python, which bench/peers.py makes. Reads the plain runs under --out, and adds the cells to their result.json.
+To be run with the peers' Python, which bench/peers.py makes. Reads the plain runs under --out, and adds cells to
+their result.json.
 
 The schedule handed over is the model's own, as betas of 1000 steps. To be fair to solvers that work in
 log(alpha / sigma): the cosine schedule ends at no signal at all, where they divide by nearly nothing, and return
