@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from softmix.data import toys
-from softmix.denoiser import Counted, Denoiser, ExactMixture, averaged
+from softmix.denoiser import Counted, Denoiser, ExactMixture, Network, SoftHead, averaged
+from softmix.net import UNetSpec
 from softmix.oracle import Problem, correlated, gaussian, grid, ks, monotone_flow, order, problems, standardised
 from softmix.posterior import HasMean, Implicit, Point, Posterior
 from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, karras
@@ -468,3 +469,16 @@ def test_a_problem_fits_its_shape() -> None:
         Problem("x", toys.grid(), VP(), (3,))
     problem = correlated((2, 2, 2), VE()).through(Flow())
     assert problem.process == Flow() and problem.sample(3, Rng(0, 3)).shape == (3, 2, 2, 2)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: traits(s).name)
+def test_half_precision_is_near_and_leaves_the_sampler_in_whole(sampler: Sampler) -> None:
+    """A soft U-Net in bf16, head included: products rounded, and what comes out is float32 and near. Measured: 0.3 to
+    0.5 % of the images' spread."""
+    torch.manual_seed(0)
+    network = Network(VP(), UNetSpec(width=16, depth=1), SoftHead(), (1, 8, 8)).eval()
+    seen: list[torch.dtype] = []
+    whole = sample(network, 8, 4, sampler=sampler)
+    half = sample(network, 8, 4, sampler=sampler, precision="bf16", look=lambda step: seen.append(step.x.dtype))
+    assert set(seen) == {torch.float32} and half.dtype == torch.float32 and not torch.equal(half, whole)
+    assert float((half - whole).square().mean().sqrt() / whole.std()) < 0.02

@@ -80,6 +80,27 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
     assert float(pairs.std()) < 0.8 * float(items.std())
 
 
+def test_only_the_latent_can_tell_draws_of_one_noise_apart(digits: softmix.data.Data, tmp_path: Path) -> None:
+    """A head without a latent: with one x_t for all its draws are one point, and with one for each they are as many."""
+    control = small(head=SoftHead(mean="own", scale=0.0))
+    one = trainer(digits, control, tmp_path)
+    eyes = one._keep()
+    noised, rng = one.noised(torch.arange(16))
+    found = {}
+    for alike in (True, False):
+        seen: list[torch.Tensor] = []
+
+        def listening(xt: torch.Tensor, t: torch.Tensor, cond: object = None) -> object:
+            seen.append(one.network(xt, t).draws(2, Rng(0, len(xt))).flatten(0, 1))  # noqa: B023
+            return one.network(xt, t)
+
+        listening.process = one.network.process  # type: ignore[attr-defined]
+        loss = FeatureEnergy(blank=1.0, high=0.0, mean=0.0, alike=alike)
+        score(loss, listening, noised, rng, Stage(1.0, eyes))  # type: ignore[arg-type]
+        found[alike] = float(seen[0].detach().std(0).mean())
+    assert found[True] == 0 and found[False] > 1e-3
+
+
 def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) -> None:
     """The first half moves nothing that serves draws alone; what is kept then moves no more."""
     config = small()
@@ -101,8 +122,10 @@ def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) ->
     assert rates[:6] == rates[6:] and rates[0] > rates[5]
 
 
-def test_each_part_of_the_second_half_sees_its_share(digits: softmix.data.Data, tmp_path: Path) -> None:
-    """Which items are asked for at which noise: the mean's below `until`, the draws' above it, blanks at t = 1."""
+@pytest.mark.parametrize("alike", [True, False])
+def test_each_part_of_the_second_half_sees_its_share(alike: bool, digits: softmix.data.Data, tmp_path: Path) -> None:
+    """Which items are asked for at which noise: the mean's below `until`, the draws' above it, blanks at t = 1, for
+    one x_t if they are alike."""
     one = trainer(digits, small(), tmp_path)
     eyes = one._keep()
     noised, rng = one.noised(torch.arange(64))
@@ -113,11 +136,11 @@ def test_each_part_of_the_second_half_sees_its_share(digits: softmix.data.Data, 
         return one.network(xt, t)
 
     listening.process = one.network.process  # type: ignore[attr-defined]
-    loss = FeatureEnergy(blank=0.25, high=0.5, mean=0.75)
+    loss = FeatureEnergy(blank=0.25, high=0.5, mean=0.75, alike=alike)
     whole = score(loss, listening, noised, rng, Stage(1.0, eyes))  # type: ignore[arg-type]
     mean, blank, high = asked
     border = float(VP().time(loss.until))
-    assert [len(t) for t in asked] == [48, 16, 32] and bool((blank == 1).all())
+    assert [len(t) for t in asked] == [48, 1 if alike else 16, 32] and bool((blank == 1).all())
     assert 0 <= float(mean.min()) < 0.05 and 0.95 * border < float(mean.max()) <= border
     assert border <= float(high.min()) and float(high.max()) <= 1
     parts = [replace(loss, mean=0.0), replace(loss, blank=0.0, high=0.0)]

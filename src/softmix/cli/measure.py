@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -27,6 +27,7 @@ def evaluate(
     seed: int = 0,
     weights: str | None = None,
     average: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
     out: Path | None = None,
     dry_run: bool = False,
 ) -> None:
@@ -43,6 +44,7 @@ def evaluate(
         seed: of the samples.
         weights: model, or an average such as ema-0.100.
         average: take the mean of this many draws, for samplers that need a mean.
+        precision: as in `softmix sample`.
         out: where the report goes.
         dry_run: say what would be done.
     """
@@ -63,6 +65,7 @@ def evaluate(
         facts = {
             "run": f"{model.path.name}, step {model.step}, weights {model.weights}",
             "data": f"{model.facts.data} ({model.facts.count} training items, fingerprint {model.facts.fingerprint})",
+            "precision": precision,
             "head and loss": f"{model.config.head}, {model.config.loss}",
         }
         result = judge(
@@ -77,6 +80,7 @@ def evaluate(
             n=n,
             seed=seed,
             cache=cache(),
+            precision=precision,
             say=print,
         )
         print(f"\n{model.path.name} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")

@@ -19,7 +19,7 @@ from softmix.evaluate.frechet import frechet
 from softmix.evaluate.kernel import kernel_distance
 from softmix.evaluate.nearest import compared, nearest
 from softmix.evaluate.points import histogram_tv, sliced_wasserstein
-from softmix.sampler import Sampler, ancestral, label, sample, traits
+from softmix.sampler import Precision, Sampler, ancestral, label, sample, traits
 
 STEPS = (1, 2, 4, 8, 16)
 
@@ -120,6 +120,7 @@ def judge(
     n: int = 2000,
     seed: int = 0,
     cache: Path | None = None,
+    precision: Precision = "fp32",
     say: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Samples n items at each number of steps and measures them; the floor is as many real training items."""
@@ -135,7 +136,7 @@ def judge(
     last = floor
     for k in steps:
         began = time.perf_counter()
-        last = sample(denoiser, n, k, sampler=sampler, seed=seed, cond=cond, device=device).cpu()
+        last = sample(denoiser, n, k, sampler=sampler, seed=seed, cond=cond, device=device, precision=precision).cpu()
         seconds = time.perf_counter() - began
         if train.is_image:
             last = last.clamp(-1, 1)

@@ -31,12 +31,12 @@ class FeatureEnergy:
     places. A sum of scores of which one, in pixels, is strictly proper is so.
 
     In the second part a share `mean` of the items goes on to teach the mean, where logsnr > `until`; with 0 none
-    does, and there the mean of the kept network is believed (`softmix.denoiser.Staged`). Of the same items a share
-    `blank` is also put at t = 1. There x_t says nothing, all items have one posterior, and the score may compare
-    every draw with every x0 and every other draw: the same expectation with a fraction of its noise, if draws do
-    not depend on x_t there. (The net may let x_t, which is noise, play the latent's part: then only the law over
-    all x_t is learned, which is what sampling needs.) Another share `high` is put at times uniform between that
-    of `until` and 1.
+    does, and there the mean of the kept network is believed (`softmix.denoiser.Staged`). For a share `blank` of the
+    same items draws are made at t = 1. There x_t says nothing, all items have one posterior, and the score may
+    compare every draw with every x0 and every other draw: the same expectation with a fraction of its noise. The
+    draws are all for one x_t, another in each step, so that only the latent can tell them apart; with `alike` false
+    each has its own x_t, which is noise and may play the latent's part: then the law over all x_t is learned, and
+    not that for each. Another share `high` is put at times uniform between that of `until` and 1.
 
     The score's weight is small beside the mean's, whose error is what is left at eight evaluations and more; the
     draws learn as fast with it (docs/experiments.md).
@@ -55,6 +55,7 @@ class FeatureEnergy:
     high: float = 0.05
     mean: float = 1.0
     m: int = 2
+    alike: bool = True
     pixels: float = 0.1
     features: float = 0.1
     at: float = 0.05
@@ -113,11 +114,12 @@ class FeatureEnergy:
         return score
 
     def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
-        """The score of these items if they were at t = 1, where all have one posterior: every pair is compared."""
+        """The score at t = 1 of m draws for each of these items: every pair is compared."""
         process, x0 = cast(Gaussian, noised.process), noised.x0
-        xt = process.alpha(1.0).to(x0) * x0[items] + process.sigma(1.0).to(x0) * noised.z[items]
-        posterior = denoiser(xt, torch.ones(len(items), dtype=torch.float64, device=xt.device))
-        draws = posterior.draws(self.m, rng.take(items)).flatten(0, 1)
+        places = items[:1] if self.alike else items
+        xt = process.alpha(1.0).to(x0) * x0[places] + process.sigma(1.0).to(x0) * noised.z[places]
+        posterior = denoiser(xt, torch.ones(len(places), dtype=torch.float64, device=xt.device))
+        draws = posterior.draws(self.m * len(items) // len(places), rng.take(places)).flatten(0, 1)
         score = self.pixels * _all_pairs(draws.flatten(1)[:, :, None], x0.flatten(1)[:, :, None])
         if self.features:
             seen = list(zip(eyes(draws), eyes(x0), strict=True))

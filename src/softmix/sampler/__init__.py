@@ -7,7 +7,7 @@ its grid; a driver (`drive`, `sample`) puts the two together.
 from collections.abc import Sequence
 
 from .contract import Ask, Sampler, Traits, label, traits
-from .drive import Step, drive, sample
+from .drive import Precision, Step, drive, sample
 from .multistep import adams, dpm_solver_2m, soft_adams
 from .ode import heun
 from .walk import ancestral, ddim, renoise
@@ -19,6 +19,7 @@ __all__ = [
     "BY_NAME",
     "SAMPLERS",
     "Ask",
+    "Precision",
     "Sampler",
     "Step",
     "Traits",
