@@ -33,10 +33,11 @@ class FeatureEnergy:
     In the second part a share `mean` of the items goes on to teach the mean, where logsnr > `until`; with 0 none
     does, and there the mean of the kept network is believed (`softmix.denoiser.Staged`). For a share `blank` of the
     same items draws are made at t = 1. There x_t says nothing, all items have one posterior, and the score may
-    compare every draw with every x0 and every other draw: the same expectation with a fraction of its noise. The
-    draws are all for one x_t, another in each step, so that only the latent can tell them apart; with `alike` false
-    each has its own x_t, which is noise and may play the latent's part: then the law over all x_t is learned, and
-    not that for each. Another share `high` is put at times uniform between that of `until` and 1.
+    compare every draw with every x0 and every other draw: the same expectation with a fraction of its noise. Each
+    draw has its own x_t, which is noise and may play the latent's part: then the law over all x_t is learned, which
+    is what sampling needs, and not that for each. With `alike` the draws of a step are all for one x_t, so that only
+    the latent can tell them apart: right for each x_t, and less sharp (docs/experiments.md).
+    Another share `high` is put at times uniform between that of `until` and 1.
 
     The score's weight is small beside the mean's, whose error is what is left at eight evaluations and more; the
     draws learn as fast with it (docs/experiments.md).
@@ -55,7 +56,7 @@ class FeatureEnergy:
     high: float = 0.05
     mean: float = 1.0
     m: int = 2
-    alike: bool = True
+    alike: bool = False
     pixels: float = 0.1
     features: float = 0.1
     at: float = 0.05

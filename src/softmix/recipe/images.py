@@ -178,6 +178,9 @@ ROWS: dict[str, Row] = {
         SOFT,
     ),
     "feature score, eta = 0": Row("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
+    "feature score, one noise for all": Row(
+        "ours", change(head=replace(OWN, where="all"), loss=FeatureEnergy(alike=True)), SOFT
+    ),
     "feature score, pixels only": Row("control", change(head=OWN, loss=FeatureEnergy(features=0.0)), SOFT),
     "consistency": Row("rival", as_preset("consistency"), (Way("renoise", renoise), Way("ddim", ddim, most=8))),
     "meanflow": Row("rival", as_preset("meanflow"), (Way("ddim", ddim),)),
