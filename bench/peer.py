@@ -1,6 +1,6 @@
 """What another library does, run by `bench/peers.py` with the Python of an environment of the peers' own.
 
-    python bench/peer.py quality PEER --data train.npy --minutes 10 --out folder --n 1000
+    python bench/peer.py quality PEER --data train.npy --unseen test.npy --minutes 10 --out folder --n 1000
     python bench/peer.py speed PEER --width 48 --batch 64 --seconds 20
     python bench/peer.py overhead --batch 64
 
@@ -14,6 +14,7 @@ import argparse
 import copy
 import itertools
 import json
+import math
 import sys
 import time
 import types
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 COUNTS = (4, 8, 16, 50)
+RATIOS = (0.3, 1.0, 3.0)
 
 
 class _Nothing:
@@ -52,12 +54,15 @@ def without_torchvision() -> None:
 
 
 class Peer:
-    """batch; model; one step of training on x in [-1, 1]; samples by number of steps, [n, 1, H, W]."""
+    """batch; model; one step of training on x in [-1, 1]; what it takes x0 for, with averaged weights, given
+    x0 + ratio z; samples by number of steps, [n, 1, H, W]."""
 
     batch: int
     model: torch.nn.Module
 
     def step(self, x: torch.Tensor) -> float: ...
+
+    def clean(self, x: torch.Tensor, ratio: float) -> torch.Tensor: ...
 
     def ways(self) -> dict[str, Callable[[int, int], torch.Tensor]]: ...
 
@@ -107,6 +112,11 @@ class Diffusers(Peer):
             for mean, now in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
         return float(loss.detach())
+
+    def clean(self, x: torch.Tensor, ratio: float) -> torch.Tensor:
+        kept = self.noise.alphas_cumprod
+        t = _nearest(kept, ratio)
+        return x - ratio * self.ema(kept[t].sqrt() * x, t).sample
 
     def ways(self) -> dict[str, Callable[[int, int], torch.Tensor]]:
         from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -163,6 +173,12 @@ class Lucidrains(Peer):
                     mean.lerp_(now, 1 - kept)
         return float(loss.detach())
 
+    def clean(self, x: torch.Tensor, ratio: float) -> torch.Tensor:
+        diffusion = self.make(self.ema, image_size=self.size, timesteps=1000)
+        kept = diffusion.alphas_cumprod
+        t = _nearest(kept, ratio)
+        return diffusion.model_predictions(kept[t].sqrt() * x, t.expand(len(x))).pred_x_start
+
     def ways(self) -> dict[str, Callable[[int, int], torch.Tensor]]:
         def draw(n: int, steps: int) -> torch.Tensor:
             diffusion = self.make(self.ema, image_size=self.size, timesteps=1000, sampling_timesteps=steps)
@@ -203,6 +219,9 @@ class Smalldiffusion(Peer):
                 mean.lerp_(now, 0.001)
         return float(loss.detach())
 
+    def clean(self, x: torch.Tensor, ratio: float) -> torch.Tensor:
+        return x - ratio * self.ema.eval().predict_eps(x, torch.tensor(ratio))
+
     def ways(self) -> dict[str, Callable[[int, int], torch.Tensor]]:
         from accelerate import Accelerator
         from smalldiffusion import samples
@@ -230,30 +249,51 @@ PEERS: dict[str, Callable[[int, int], Peer]] = {
 }
 
 
+def _nearest(kept: torch.Tensor, ratio: float) -> torch.Tensor:
+    """The step of a table of alpha^2 whose sigma / alpha is nearest."""
+    return ((1 / kept - 1).sqrt().log() - math.log(ratio)).abs().argmin()
+
+
+def to_x(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).float()[:, None] / 127.5 - 1
+
+
+def error(clean: Callable[[torch.Tensor, float], torch.Tensor], x0: torch.Tensor) -> float:
+    """Squared error per pixel of what is taken for x0, given x0 + ratio z, averaged over three ratios: one validation
+    loss for models that were trained with different ones."""
+    z = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        each = [float(((clean(x0 + ratio * z, ratio) - x0) ** 2).mean()) for ratio in RATIOS]
+    return sum(each) / len(each)
+
+
 def batches(images: np.ndarray, size: int) -> Iterator[torch.Tensor]:
     rng = np.random.default_rng(0)
     while True:
         for part in np.array_split(rng.permutation(len(images)), len(images) // size):
-            yield torch.from_numpy(images[part]).float()[:, None] / 127.5 - 1
+            yield to_x(images[part])
 
 
 def quality(options: argparse.Namespace) -> dict[str, object]:
-    """Trains for some minutes, then writes samples for each way and count."""
-    images = np.load(options.data)
+    """Trains for some minutes, with a look at its error on unseen images after each tenth, then writes samples for
+    each way and count."""
+    images, unseen = np.load(options.data), to_x(np.load(options.unseen))
     peer = PEERS[options.peer](images.shape[-1], options.width)
-    steps, began = 0, time.perf_counter()
+    steps, seconds, curve = 0, 0.0, []
     source = batches(images, peer.batch)
-    while time.perf_counter() - began < 60 * options.minutes:
-        peer.step(next(source))
-        steps += 1
-    seconds = time.perf_counter() - began
+    for tenth in range(1, 11):
+        began = time.perf_counter() - seconds
+        while (seconds := time.perf_counter() - began) < 6 * options.minutes * tenth:
+            peer.step(next(source))
+            steps += 1
+        curve.append((seconds, error(peer.clean, unseen)))
     options.out.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for (name, draw), count in itertools.product(peer.ways().items(), COUNTS):
             x = draw(options.n, count)
-            array = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)[:, 0].numpy()
+            array = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)[:, 0].numpy()
             np.save(options.out / f"{options.peer}--{name}--{count}.npy", array, allow_pickle=False)
-    return {"images": steps * peer.batch, "seconds": seconds, "parameters": _count(peer)}
+    return {"images": steps * peer.batch, "seconds": seconds, "parameters": _count(peer), "curve": curve}
 
 
 def speed(options: argparse.Namespace) -> dict[str, object]:
@@ -300,9 +340,10 @@ def main() -> None:
     parser.add_argument("what", choices=("quality", "speed", "overhead"))
     parser.add_argument("peer", choices=PEERS, nargs="?")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--unseen", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
-    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--width", type=int, default=48)
     parser.add_argument("--size", type=int, default=28)
     parser.add_argument("--batch", type=int, default=64)

@@ -13,28 +13,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from peer import error, to_x
 from throughput import seconds_each, trainer
 
 import softmix
 from softmix.cli.common import cache
-from softmix.data import load
-from softmix.denoiser import SoftHead
+from softmix.data import Data, load
+from softmix.denoiser import Denoiser, SoftHead
 from softmix.evaluate.judge import Reference, features_for
 from softmix.loss import Energy
-from softmix.posterior import Point, Posterior
+from softmix.posterior import HasMean, Point, Posterior, need
 from softmix.process import VP, Gaussian
 from softmix.rng import Rng
 from softmix.sampler import SAMPLERS, drive, traits
 from softmix.sampler.drive import finish
-from softmix.train import Config, preset
+from softmix.train import Config, Model, preset, training
+from softmix.train import load as load_run
 
 HERE = Path(__file__).parent
 ENVIRONMENT = Path(".venv-peers")
@@ -65,14 +70,14 @@ def environment(python: Path | None) -> Path:
     return found
 
 
-def ask(python: Path, *arguments: object) -> dict[str, float]:
+def ask(python: Path, *arguments: object) -> dict[str, Any]:
     """One call of bench/peer.py; its numbers."""
     done = subprocess.run(
         [str(python), str(HERE / "peer.py"), *map(str, arguments)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"peer.py {' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
@@ -127,48 +132,65 @@ def overhead(python: Path, options: argparse.Namespace) -> None:
 
 
 def quality(python: Path, options: argparse.Namespace) -> None:
-    """Fréchet distance after some minutes of training with all threads, each as it recommends."""
+    """Fréchet distance, and error on unseen images by time, after some minutes of training with all threads, each as it
+    recommends."""
     data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
     reference = Reference(data, held_out, features_for(data, cache()))
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
+    unseen = held_out.values[:300, 0].numpy()
     np.save(out / "train.npy", data.values[:, 0].numpy(), allow_pickle=False)
+    np.save(out / "unseen.npy", unseen, allow_pickle=False)
     rows: list[tuple[str, str, int, float, float]] = []
+    curves: dict[str, list[tuple[float, float]]] = {}
+    files = ("--data", out / "train.npy", "--unseen", out / "unseen.npy", "--out", out)
     for name, width in WIDTHS.items():
-        found = ask(
-            python,
-            "quality",
-            name,
-            "--width",
-            width,
-            "--data",
-            out / "train.npy",
-            "--minutes",
-            options.minutes,
-            "--n",
-            options.n,
-            "--out",
-            out,
-        )
+        found = ask(python, "quality", name, "--width", width, *files, "--minutes", options.minutes, "--n", options.n)
+        curves[name] = found["curve"]
         print(f"{name}: {found['images']:,.0f} images in {found['seconds']:.0f} s", flush=True)
         for path in sorted(out.glob(f"{name}--*.npy")):
             _, way, count = path.stem.split("--")
-            x = torch.from_numpy(np.load(path))[:, None].float() / 127.5 - 1
+            x = to_x(np.load(path))
             rows.append((name, way, int(count), reference.compare(x)["frechet"], found["images"]))
     for label, config in recommended(options.minutes).items():
-        place = out / f"softmix-{label}"
-        model = softmix.train(data, config, place)
+        name, place = f"softmix, {label}", out / f"softmix-{label}"
+        model, curves[name] = trained(data, config, place, to_x(unseen))
         images = model.step * config.batch
+        print(f"{name}: {images:,} images in {curves[name][-1][0]:.0f} s", flush=True)
         for count in (1, 2, 4, 8, 16, 50):
-            x = softmix.sample(model.denoiser, options.n, count, sampler=model.sampler).clamp(-1, 1)
-            rows.append(
-                (f"softmix, {label}", traits(model.sampler).name, count, reference.compare(x)["frechet"], images)
-            )
+            x = softmix.sample(model.denoiser, options.n, count, sampler=model.sampler, precision="bf16").clamp(-1, 1)
+            rows.append((name, traits(model.sampler).name, count, reference.compare(x)["frechet"], images))
     print(f"\n| after {options.minutes:g} minutes | sampler | evaluations | Fréchet distance | images seen |")
     print("|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: (row[0], row[1], row[2])):
         print(f"| {row[0]} | {row[1]} | {row[2]} | {row[3]:.1f} | {row[4]:,.0f} |")
-    (out / "quality.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print("\n| error on unseen images | least | seconds to that of " + " | of ".join(WIDTHS) + " |")
+    print("|---|---|" + "---|" * len(WIDTHS))
+    for name, curve in curves.items():
+        goals = [min(wrong for _, wrong in curves[peer]) for peer in WIDTHS]
+        reached = [next((f"{seconds:.0f}" for seconds, wrong in curve if wrong <= goal), "") for goal in goals]
+        print(f"| {name} | {min(wrong for _, wrong in curve):.4f} | " + " | ".join(reached) + " |")
+    (out / "quality.json").write_text(json.dumps({"rows": rows, "curves": curves}, indent=1) + "\n")
+
+
+def trained(data: Data, config: Config, place: Path, unseen: torch.Tensor) -> tuple[Model, list[tuple[float, float]]]:
+    """The model, and its error on unseen images by seconds of training, at each tenth."""
+    began, curve = time.perf_counter(), []
+    for step in training(data, config, place):
+        if step.total is not None and (step.step % max(step.total // 10, 1) == 0 or step.step == step.total):
+            looked = time.perf_counter()
+            denoiser = load_run(place).denoiser
+            curve.append((looked - began, error(partial(clean, denoiser), unseen)))
+            began += time.perf_counter() - looked
+    return load_run(place), curve
+
+
+def clean(denoiser: Denoiser, x: torch.Tensor, ratio: float) -> torch.Tensor:
+    """The mean of x0 given x = x0 + ratio z."""
+    process = denoiser.process
+    assert isinstance(process, Gaussian)
+    t = process.time(torch.tensor(-2 * math.log(ratio), dtype=torch.float64))
+    return need(denoiser(process.alpha(t).to(x) * x, t), HasMean, "the bench").mean
 
 
 def recommended(minutes: float) -> dict[str, Config]:
@@ -183,7 +205,7 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     options = parser.parse_args()
     python = environment(options.peers_python)

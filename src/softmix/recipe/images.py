@@ -172,11 +172,8 @@ ROWS: dict[str, Row] = {
             Way("mean, adams", adams, most=16),
         ),
     ),
-    "feature score": Row(
-        "ours",
-        change(head=OWN, loss=FeatureEnergy()),
-        SOFT,
-    ),
+    "feature score": Row("ours", change(head=OWN, loss=FeatureEnergy()), SOFT),
+    "feature score, twice the images": Row("ours", change(head=OWN, loss=FeatureEnergy()), SOFT, longer=2.0),
     "feature score, eta = 0": Row("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
     "feature score, one noise for all": Row(
         "ours", change(head=replace(OWN, where="all"), loss=FeatureEnergy(alike=True)), SOFT
