@@ -184,7 +184,8 @@ def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, 
 
 
 def test_soft_adams_is_what_its_parts_are() -> None:
-    """With points it is `adams`; with draws DDIM's step of a draw, `ancestral` with eta = 0."""
+    """With points it is `adams`; with draws DDIM's step of a draw, `ancestral` with eta = 0; in many steps `adams` where
+    there is a mean."""
     from functools import partial
 
     from softmix.oracle import correlated
@@ -194,8 +195,13 @@ def test_soft_adams_is_what_its_parts_are() -> None:
     x, times = torch.randn(5, 2, dtype=F64), VP().grid(6)
     ends = [finish(drive(point(exact), way, x, times, Rng(0, 5))) for way in (soft_adams, adams)]
     assert torch.equal(*ends)
-    ends = [finish(drive(exact, way, x, times, Rng(0, 5))) for way in (soft_adams, partial(ancestral, eta=0.0))]
+    drawn = partial(ancestral, eta=0.0)
+    ends = [finish(drive(exact, way, x, times, Rng(0, 5))) for way in (soft_adams, drawn)]
     assert torch.equal(*ends)
+    times = VP().grid(8)
+    ways = (soft_adams, adams, partial(soft_adams, below=9), drawn)
+    ends = [finish(drive(exact, way, x, times, Rng(0, 5))) for way in ways]
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[2], ends[3])
 
 
 def test_what_the_score_refuses() -> None:

@@ -148,7 +148,7 @@ SOLVERS = (
     Way("ancestral", ancestral),
 )
 OWN = SoftHead(mean="own")
-SOFT = (Way("soft-adams", soft_adams, most=16),)
+SOFT = (Way("soft-adams", soft_adams, most=16), Way("mean, adams", adams, most=16))
 ROWS: dict[str, Row] = {
     "plain": Row("baseline", change(), (*SOLVERS, Way("best variance", ancestral, best_variance, 16))),
     "plain, twice the images": Row("baseline", change(), FEW, longer=2.0),

@@ -54,23 +54,31 @@ def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask
 
 
 @declare("soft-adams", order=None, needs=Posterior, grid=few)
-def soft_adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+def soft_adams(
+    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, below: int = 8
+) -> Generator[Ask, Posterior, Tensor]:
     """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, `adams`.
 
     For soft mixtures that are soft at high noise alone (`Staged`): there a draw settles what the image is of,
-    which a mean cannot; below, the posterior is narrow and a mean and a good solver are more exact. Every
+    which a mean cannot; underneath, the posterior is narrow and a mean and a good solver are more exact. Every
     law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is `adams`.
+
+    With `below` steps or more, of a learned model, no single step is long enough for a draw to say more than the mean
+    (docs/experiments.md), and a belief that has a mean is solved by it all the way, with a solver's error.
     """
-    return (yield from _adams(process, x, grid, rng, soft=True))
+    return (yield from _adams(process, x, grid, rng, soft=True, mean=len(grid) > below))
 
 
-def _adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, soft: bool) -> Generator[Ask, Posterior, Tensor]:
+def _adams(
+    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, soft: bool, mean: bool = True
+) -> Generator[Ask, Posterior, Tensor]:
+    """`soft`: beliefs may be drawn from; `mean`: and yet those that have a mean are not."""
     clock = (process.logsnr(grid) / 2).tolist()
     means: list[Tensor] = []
     start = x
     for i, (t, s) in enumerate(pairwise(grid)):
         posterior = yield Ask(t, x)
-        if soft and not isinstance(posterior, Point):
+        if soft and not isinstance(posterior, HasMean if mean else Point):
             x, means = process.bridge(x, posterior.sample(rng), t, s, rng, eta=0), []
             continue
         means = [*means, need(posterior, HasMean, "adams").mean][-3:]
