@@ -184,8 +184,8 @@ def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, 
 
 
 def test_soft_adams_is_what_its_parts_are() -> None:
-    """With points it is `adams`; with draws DDIM's step of a draw, `ancestral` with eta = 0; in many steps `adams` where
-    there is a mean."""
+    """With points it is `adams`; with draws DDIM's step of a draw, `ancestral` with eta = 0; with a mean, in many
+    steps, `adams`."""
     from functools import partial
 
     from softmix.oracle import correlated
