@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     verbs = {verb.__name__: verb for verb in VERBS}
     from ..config import ConfigError
     from ..data import DataError
-    from ..train import RunError, TrainingError
+    from ..train import LostError, RunError, StoppedError, TrainingError
     from ..train.checkpoint import CheckpointError
 
     try:
@@ -37,6 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"softmix: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except LostError:
+        # said where it was found
+        raise SystemExit(1) from None
+    except StoppedError as stop:
+        print(f"softmix: {stop}", file=sys.stderr)
+        raise SystemExit(128 + stop.number) from None
     except KeyboardInterrupt:
         print("\nsoftmix: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None

@@ -27,6 +27,7 @@ def train(
     size: int | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    shard: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Train a model on your data, or go on training it: the same command continues where it was cut off.
@@ -43,10 +44,12 @@ def train(
         size: side that images are brought to, if they differ.
         limit: use at most this many items.
         seed: of weights, order and noise; 0, or that of --config, if not said.
+        shard: of several processes (torchrun -m softmix train ...), each keeps a part of the weights: for networks
+            that one device cannot hold.
         dry_run: show the configuration and the size of the model, and train nothing.
     """
     from ..config import dumps
-    from ..train import Run, build, facts_of
+    from ..train import Run, build, facts_of, join, leave
     from ..train import train as run
 
     items = load_data(data, size=size, limit=limit)
@@ -58,17 +61,21 @@ def train(
     if chosen.steps is not None and chosen.steps < 1:
         raise UsageError(f"{chosen.steps} steps were asked for; training takes at least 1")
     chosen = replace(chosen, seed=chosen.seed if seed is None else seed)
-    for line in items.report.lines():
-        print(line)
+    world = join()
+    if world.first:
+        for line in items.report.lines():
+            print(line)
     if dry_run:
-        whole = Run(chosen, facts_of(items, chosen))
+        whole = Run(chosen, facts_of(items, chosen, world.size))
         print(dumps(whole), end="")
         print(f"{sum(p.numel() for p in build(whole).parameters()):,} parameters")
         return
-    trained = run(items, chosen, out)
-    _card(trained)
-    print(f"trained {trained.step} steps; the run is in {out}")
-    print(f"next: softmix sample {out} --n 64 --steps 4 --out samples.png    softmix evaluate {out}")
+    trained = run(items, chosen, out, shard=shard)
+    if world.first:
+        _card(trained)
+        print(f"trained {trained.step} steps; the run is in {out}")
+        print(f"next: softmix sample {out} --n 64 --steps 4 --out samples.png    softmix evaluate {out}")
+    leave()
 
 
 def _configuration(config: Path | None, model: ModelName, shape: tuple[int, ...], changes: tuple[str, ...]) -> Config:

@@ -284,8 +284,7 @@ def train_and_measure(job: Job) -> None:
 
 def _seconds(run: Path, batch: int) -> float:
     """How long the training took, also if it was cut off in between: the sum of what its log says."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if "images_per_second" in line]
+    lines = [json.loads(line) for line in (run / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [later["step"] - earlier["step"] for earlier, later in pairwise([{"step": 0}, *lines])]
     return sum(count * batch / line["images_per_second"] for count, line in zip(steps, lines, strict=True))
 

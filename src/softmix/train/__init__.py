@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,23 +11,38 @@ from tqdm import tqdm
 from ..data import Data
 from .config import MODELS, Config, Facts, Optimiser, Run, Times, preset
 from .ema import Ema
+from .halt import StoppedError, asked
 from .loop import TrainStep, training
 from .model import Model, RunError, load, read_run
 from .trainer import Trainer, TrainingError, build, facts_of, find_device
+from .world import LostError, join, leave
 
 
-def train(data: Data, config: Config, out: str | Path, say: Callable[[str], None] = tqdm.write) -> Model:
-    """Trains to the end, with a progress bar, and gives the model. See `training` for the loop itself."""
-    bar: tqdm[None] | None = None
-    for step in training(data, config, out):
-        if bar is None:
-            bar = tqdm(total=step.total, initial=step.step - 1, unit="step", dynamic_ncols=True, desc=Path(out).name)
-        for note in step.notes:
-            say(note)
-        if bar.total != step.total:
-            bar.total = step.total
-        bar.update(1)
-        bar.set_postfix(loss=f"{step.loss:.4f}", images=f"{step.images_per_second:.0f}/s", refresh=False)
+def train(
+    data: Data, config: Config, out: str | Path, say: Callable[[str], None] = tqdm.write, shard: bool = False
+) -> Model:
+    """Trains to the end, with a progress bar, and gives the model. See `training` for the loop itself.
+
+    Ctrl-C and SIGTERM end it after the step that is being taken, with a checkpoint and StoppedError.
+    """
+    first, bar = join().first, None
+    with asked() as stop:
+        try:
+            for step in training(data, config, out, stop, shard):
+                if not first:
+                    continue
+                if bar is None:
+                    bar = tqdm(total=step.total, initial=step.step - 1, unit="step", desc=Path(out).name)
+                for note in step.notes:
+                    say(note)
+                if bar.total != step.total:
+                    bar.total = step.total
+                bar.update(1)
+                bar.set_postfix(loss=f"{step.loss:.4f}", images=f"{step.images_per_second:.0f}/s", refresh=False)
+        except LostError as error:
+            # at once, while signals are still ours: the launcher is about to end this process
+            print(f"\nsoftmix: {error}", file=sys.stderr, flush=True)
+            raise
     if bar is not None:
         bar.close()
     return load(out)
@@ -37,10 +53,12 @@ __all__ = [
     "Config",
     "Ema",
     "Facts",
+    "LostError",
     "Model",
     "Optimiser",
     "Run",
     "RunError",
+    "StoppedError",
     "Times",
     "TrainStep",
     "Trainer",
@@ -48,6 +66,8 @@ __all__ = [
     "build",
     "facts_of",
     "find_device",
+    "join",
+    "leave",
     "load",
     "preset",
     "read_run",

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .world import part, shared_like, whole
+
 WIDEST = 12**-0.5
 """The relative width of the plain mean over the whole run (gamma = 0); nothing wider is offered."""
 
@@ -100,8 +102,8 @@ class Ema:
         for name, averages in self._averages.items():
             # lerp adds a multiple of the difference, so a difference of zero changes no bit.
             share = 1 - beta(self._gammas[name], step, every)
-            current = [one.to(mean.dtype) for one, mean in zip(self._followed, averages, strict=True)]
-            torch._foreach_lerp_(averages, current, share)
+            current = [part(one).to(mean.dtype) for one, mean in zip(self._followed, averages, strict=True)]
+            torch._foreach_lerp_([part(mean) for mean in averages], current, share)
 
     @torch.no_grad()
     def tensors(self, width: float) -> dict[str, Tensor]:
@@ -133,7 +135,7 @@ class Ema:
         """
         pairs = [pair for name in self._gammas for pair in self._matched(name, state)]
         for mean, saved in pairs:
-            mean.copy_(saved)
+            mean.copy_(shared_like(saved, mean))
 
     def copy_to(self, module: nn.Module, width: float) -> None:
         """Put the averages of this width, and the buffers, into another module of the same make.
@@ -145,7 +147,7 @@ class Ema:
                 "the average was to be copied into the module in training, which would lose its weights; "
                 "give a copy of that module (copy.deepcopy)"
             )
-        module.load_state_dict(self.tensors(width))
+        module.load_state_dict({name: whole(tensor) for name, tensor in self.tensors(width).items()})
 
     def _of(self, name: str) -> dict[int, Tensor]:
         """The identity of each parameter -> its average. Tied weights have several names but one identity."""

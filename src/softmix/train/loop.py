@@ -4,7 +4,8 @@
         ...
 
 All randomness is a function of (seed, number of the item, role) and all else is in the checkpoint, so the
-same call continues a run that was cut off and ends with the same bits as one left alone.
+same call continues a run that was cut off and ends with the same bits as one left alone. So does its log: what
+depends on the clock is in a file of its own, speed.jsonl.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..config import ConfigError, dumps, loads
 from ..data import Data
 from .config import Config, Run
+from .halt import StoppedError
 from .trainer import Trainer, TrainingError, facts_of, times
+from .world import join, whole
 
 _CALIBRATE = (5, 25)
+_LOG, _SPEED, _LOCK = "log.jsonl", "speed.jsonl", ".lock"
+_OURS = ("config.json.tmp", _LOCK)
 
 
 @dataclass(frozen=True)
@@ -40,17 +47,20 @@ class TrainStep:
     notes: tuple[str, ...] = ()
 
 
-def settle(out: Path, data: Data, config: Config) -> Run:
-    """The run that lives in `out`: a new one, or the one found there if it is the same."""
+def settle(out: Path, data: Data, config: Config, processes: int = 1) -> Run:
+    """The run that lives in `out`, or the one that would be made there; nothing is written.
+
+    Raises TrainingError if the folder holds something else.
+    """
     place = out / "config.json"
     if config.steps is None and config.minutes is None:
         raise TrainingError("how long to train was not said: give steps or minutes")
-    asked = Run(config, facts_of(data, config))
+    asked = Run(config, facts_of(data, config, processes))
     if not place.exists():
-        if out.exists() and any(path.name != "config.json.tmp" for path in out.iterdir()):
+        if out.exists() and not out.is_dir():
+            raise TrainingError(f"{out} is a file: name a folder for the run")
+        if out.exists() and any(path.name not in _OURS for path in out.iterdir()):
             raise TrainingError(f"{out} is not empty and holds no run of softmix: name another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        _write(place, dumps(asked))
         return asked
     try:
         found = loads(Run, place.read_text())
@@ -68,20 +78,64 @@ def settle(out: Path, data: Data, config: Config) -> Run:
     return found
 
 
-def training(data: Data, config: Config, out: str | Path) -> Iterator[TrainStep]:
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """One process at a time trains the run in `out`. The lock is the operating system's: it ends with the process."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            f"{out} is being trained by another process: wait for its end or stop it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def training(
+    data: Data, config: Config, out: str | Path, stop: Callable[[], int] = lambda: 0, shard: bool = False
+) -> Iterator[TrainStep]:
     """Trains, or goes on training, the run in folder `out`, yielding after every step.
 
-    Raises TrainingError, before anything is written, if the folder holds another run, and when the loss is
-    not finite under the policy "stop".
+    A caller that leaves the loop, or an error of its own, leaves a checkpoint of the last step behind.
+
+    Parameters
+    ----------
+    stop : asked after every step; a number other than 0 ends the loop with StoppedError, after a checkpoint.
+    shard : of several processes (torchrun), each keeps a part of the weights (FSDP2), and not all of them (DDP).
+
+    Raises TrainingError, before anything is written, if the folder holds another run or another process trains it,
+    and when the loss is not finite under the policy "stop"; LostError if another process of the run has ended.
     """
-    out = Path(out)
-    run = settle(out, data, config)
-    trainer = Trainer(run, data, out)
-    notes = tuple(trainer.load())
-    _forget(out / "log.jsonl", trainer.step)
-    if trainer.step == 0:
-        # so that there is always something to roll back to
-        trainer.save()
+    out, world = Path(out), join()
+    run = settle(out, data, config, world.size)
+    with alone(out) if world.first else nullcontext():
+        # again, since another process may have made it in the meantime
+        run = settle(out, data, config, world.size) if world.first else run
+        if world.first and not (out / "config.json").exists():
+            _write(out / "config.json", dumps(run))
+        run = loads(Run, world.told(dumps(run)))
+        trainer = Trainer(run, data, out, world, shard)
+        notes = tuple(trainer.load())
+        if world.first:
+            _forget(out, trainer.step)
+        if trainer.step == 0:
+            # so that there is always something to roll back to
+            trainer.save()
+        try:
+            yield from _steps(trainer, notes, stop)
+        except GeneratorExit:
+            if world.size == 1:
+                # of several processes the others may be elsewhere
+                trainer.save()
+            raise
+
+
+def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) -> Iterator[TrainStep]:
+    config, world = trainer.run.config, trainer.world
     clock, began = time.perf_counter(), trainer.step
     failures = 0
     while trainer.total is None or trainer.step < trainer.total:
@@ -103,6 +157,14 @@ def training(data: Data, config: Config, out: str | Path) -> Iterator[TrainStep]
         _record(trainer, report)
         notes = ()
         yield report
+        number = stop()
+        # all processes stop after the same step
+        numbers, some = world.total([number, bool(number)])
+        if some and trainer.step != trainer.total:
+            trainer.save()
+            length = f" of {trainer.total}" if trainer.total else ""
+            sentence = f"stopped after step {trainer.step}{length}, and saved: the same command goes on from there"
+            raise StoppedError(sentence, round(numbers / some))
 
 
 def _fix_total(trainer: Trainer, speed: float) -> str:
@@ -114,9 +176,11 @@ def _fix_total(trainer: Trainer, speed: float) -> str:
     later = trainer.seconds_later() if keeps < 1 else first
     # a twentieth is left for checkpoints and pictures
     seconds = 0.95 * 60 * config.minutes
-    trainer.total = max(trainer.step + 1, int(seconds / (keeps * first + (1 - keeps) * later)))
+    total = max(trainer.step + 1, int(seconds / (keeps * first + (1 - keeps) * later)))
+    trainer.total = int(trainer.world.told(str(total)))
     trainer.run = replace(trainer.run, facts=replace(trainer.run.facts, steps=trainer.total))
-    _write(trainer.out / "config.json", dumps(trainer.run))
+    if trainer.world.first:
+        _write(trainer.out / "config.json", dumps(trainer.run))
     return f"{speed:.0f} images a second: {trainer.total} steps in {config.minutes:g} minutes"
 
 
@@ -130,13 +194,14 @@ def _write(place: Path, text: str) -> None:
     aside.rename(place)
 
 
-def _forget(log: Path, step: int) -> None:
+def _forget(out: Path, step: int) -> None:
     """Drops the lines of steps that will be taken again."""
-    if log.exists():
-        kept = [
-            line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
-        ]
-        _write(log, "".join(line + "\n" for line in kept))
+    for name in (_LOG, _SPEED):
+        if (out / name).exists():
+            lines = (out / name).read_text(encoding="utf-8").splitlines()
+            # a line that was cut off has no end
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            _write(out / name, "".join(line + "\n" for line in kept))
 
 
 def _record(trainer: Trainer, step: TrainStep) -> None:
@@ -144,22 +209,20 @@ def _record(trainer: Trainer, step: TrainStep) -> None:
     config, tenth = trainer.run.config, max((trainer.total or 10**9) // 10, 1)
     last = step.step == trainer.total
     if step.step % 10 == 0 or last or step.notes:
-        line = {
-            "step": step.step,
-            "loss": step.loss,
-            "norm": step.norm,
-            "rate": step.rate,
-            "images_per_second": round(step.images_per_second, 1),
-        }
-        _log(trainer, line | ({"notes": list(step.notes)} if step.notes else {}))
+        line = {"step": step.step, "loss": step.loss, "norm": step.norm, "rate": step.rate}
+        _log(trainer, _LOG, line | ({"notes": list(step.notes)} if step.notes else {}))
+        if step.images_per_second:
+            _log(trainer, _SPEED, {"step": step.step, "images_per_second": round(step.images_per_second, 1)})
     if last or step.step % (config.show or tenth) == 0:
         trainer.show()
     if last or step.step % (config.save or tenth) == 0:
         trainer.save()
 
 
-def _log(trainer: Trainer, line: dict[str, object]) -> None:
-    with open(trainer.out / "log.jsonl", "a", encoding="utf-8") as file:
+def _log(trainer: Trainer, name: str, line: dict[str, object]) -> None:
+    if not trainer.world.first:
+        return
+    with open(trainer.out / name, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -168,13 +231,13 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     policy, first = trainer.run.config.nonfinite, trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
     t = times(trainer.run.config, items, trainer.attempt)
-    worst = {name: float(p.detach().abs().max()) for name, p in trainer.network.named_parameters()}
+    worst = {name: float(whole(p.detach()).abs().max()) for name, p in trainer.network.named_parameters()}
     name = max(worst, key=lambda key: worst[key] if worst[key] == worst[key] else float("inf"))
     what = (
         f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
         f"t from {float(t.min()):.4f} to {float(t.max()):.4f}; largest weight {worst[name]:.3g} in {name}"
     )
-    _log(trainer, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})
+    _log(trainer, _LOG, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})
     if policy == "stop" or failures >= 10:
         raise TrainingError(
             f"{what}. Nothing of it was kept. The checkpoint before is in {trainer.out / 'checkpoints'}; "

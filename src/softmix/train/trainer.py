@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache
@@ -25,6 +25,8 @@ from ..version import __version__
 from . import checkpoint
 from .config import Config, Facts, Run, Times, suited
 from .ema import Ema, name_of
+from .team import Team
+from .world import ALONE, World, shared_like, whole
 
 _GOLDEN = 0.6180339887498949
 
@@ -67,14 +69,14 @@ def find_device() -> torch.device:
     )
 
 
-def facts_of(data: Data, config: Config) -> Facts:
-    """What a run finds of its data and machine."""
+def facts_of(data: Data, config: Config, processes: int = 1) -> Facts:
+    """What a run finds of its data and machine, and how many processes it begins with."""
     x0 = data.x0(slice(0, 10000))
     if config.classes and data.labels is None:
         raise TrainingError(f"training with classes was asked for, but {data.name} has no labels; leave `classes` off")
     bf16 = find_device().type == "cuda" or torch.cpu._is_amx_tile_supported()
     precision = config.precision if config.precision != "auto" else "bf16" if bf16 else "fp32"
-    lanes = torch.get_num_threads() if find_device().type == "cpu" and data.is_image else 1
+    lanes = torch.get_num_threads() * processes if find_device().type == "cpu" and data.is_image else 1
     return Facts(
         data.name,
         data.fingerprint,
@@ -92,11 +94,18 @@ def facts_of(data: Data, config: Config) -> Facts:
 class Trainer:
     """The state of a run in memory: network, loss, optimiser, averages, and the counter `step`."""
 
-    def __init__(self, run: Run, data: Data, out: Path):
-        self.run, self.data, self.out = run, data, out
+    def __init__(self, run: Run, data: Data, out: Path, world: World = ALONE, shard: bool = False):
+        self.run, self.data, self.out, self.world = run, data, out, world
         self.device = find_device()
         self.network = build(run).to(self.device)
         self.loss = run.config.loss
+        self.total = run.facts.steps
+        self.step = 0
+        self.saved = -1
+        self.attempt = 0
+        self.kept: nn.Module | None = None
+        # before all that holds on to the weights, which it may divide
+        self.team = Team(self, shard) if world.size > 1 else None
         settings = run.config.optimiser
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(),
@@ -106,10 +115,6 @@ class Trainer:
             fused=True,
         )
         self.ema = Ema(self.network, run.config.ema)
-        self.step = 0
-        self.attempt = 0
-        self.total = run.facts.steps
-        self.kept: nn.Module | None = None
         self._parameters = list(self.network.parameters())
         self._pool: ThreadPoolExecutor | None = None
         if run.config.compile:
@@ -160,15 +165,11 @@ class Trainer:
 
     def advance(self) -> tuple[float, float]:
         """One step: the mean loss of the batch and the norm of its gradient. No update if either is not finite."""
-        config = self.run.config
-        settings = config.optimiser
+        settings = self.run.config.optimiser
         if self.kept is None and self._progress >= getattr(self.loss, "keeps", math.inf):
             self.kept = self._keep()
-        total = 0.0
-        for loss, gradient in self._gradients():
-            total += loss
-            self._add(gradient)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip))
+        total = self._backward()
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)))
         if torch.isfinite(torch.tensor([total, norm])).all():
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate()
@@ -181,22 +182,27 @@ class Trainer:
     def seconds_later(self) -> float:
         """How long a step takes once the loss has kept what it keeps: three are computed and none is taken."""
         self.kept = self._keep()
-        for _ in self._gradients():
-            pass
+        self._backward()
         began = time.perf_counter()
         for _ in range(3):
-            for _ in self._gradients():
-                pass
+            self._backward()
+        self.optimiser.zero_grad(set_to_none=True)
         self.kept = None
         return (time.perf_counter() - began) / 3
 
-    def _gradients(self) -> Iterator[tuple[float, Sequence[Tensor | None]]]:
-        """Loss and gradient of each piece of the next batch."""
+    def _backward(self) -> float:
+        """The loss of the next batch, whose gradient is then in the parameters."""
         config, lanes = self.run.config, self.run.facts.lanes
         items = torch.arange(self.step * config.batch, (self.step + 1) * config.batch)
+        if self.team is not None:
+            return self.team.backward(items, config.optimiser.accumulate * lanes)
         pieces = items.chunk(config.optimiser.accumulate * lanes)
+        total = 0.0
         for start in range(0, len(pieces), lanes):
-            yield from self._together(pieces[start : start + lanes])
+            for loss, gradient in self._together(pieces[start : start + lanes]):
+                total += loss
+                self._add(gradient)
+        return total
 
     @property
     def _progress(self) -> float:
@@ -233,7 +239,9 @@ class Trainer:
                 parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
     def save(self) -> None:
-        """A checkpoint of this step."""
+        """A checkpoint of this step, unless there is one."""
+        if self.saved == self.step:
+            return
         moments = {}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimiser.state.get(parameter, {}).items():
@@ -241,15 +249,21 @@ class Trainer:
         tensors = {"model": self.network.state_dict(), "optimizer": moments, **self.ema.state()}
         if self.kept is not None:
             tensors["kept"] = self.kept.state_dict()
-        state = {"step": self.step, "attempt": self.attempt, "total": self.total}
-        checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.run.config.keep)
+        with self.world.listening():
+            tensors = {entry: {name: whole(one) for name, one in group.items()} for entry, group in tensors.items()}
+        if self.world.first:
+            state = {"step": self.step, "attempt": self.attempt, "total": self.total}
+            checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.run.config.keep)
+        self.world.told("saved")
+        self.saved = self.step
 
     def load(self) -> list[str]:
         """Goes to the newest whole checkpoint, if there is one; sentences about damaged ones."""
         found = checkpoint.latest(self.out / "checkpoints")
         if found is None:
             return []
-        self.network.load_state_dict(found.tensors["model"])
+        held = self.network.state_dict()
+        self.network.load_state_dict({k: shared_like(v, held[k]) for k, v in found.tensors["model"].items()})
         self.optimiser.state.clear()
         for name, parameter in self.network.named_parameters():
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in found.tensors["optimizer"]]
@@ -260,6 +274,7 @@ class Trainer:
         kept = found.tensors.get("kept")
         self.kept = None if kept is None else restored(self.run, kept).to(self.device)
         self.step, self.attempt = int(str(found.state["step"])), int(str(found.state["attempt"]))
+        self.saved = self.step
         total = found.state["total"]
         self.total = int(str(total)) if total is not None else self.run.facts.steps
         return found.damaged
@@ -270,6 +285,8 @@ class Trainer:
             return
         network = build(self.run).to(self.device).eval()
         self.ema.copy_to(network, self.run.config.ema[0])
+        if not self.world.first:
+            return
         shown = assembled(self.run, network, self.step, self.kept)
         labels = torch.arange(16) % shown.classes if shown.classes else None
         way, seed = suited(self.run.config, shown), self.run.config.seed
@@ -285,7 +302,9 @@ class Trainer:
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
     """A moment of the optimiser in memory as its parameter is: the fused step pairs the two by place in memory, and
     a file has lost that a weight of a convolution is stored channels last."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.to(parameter.device)
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(shared_like(value, parameter))
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,85 @@
+"""The room of training: a step of several processes, each with a share of the batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+
+    from .trainer import Trainer
+
+
+class _Share(nn.Module):
+    """The loss of a piece of the batch as a module, which is what DDP and FSDP know how to wrap.
+
+    A posterior draws after the network has answered; only the loss is where all of its work is over.
+    """
+
+    def __init__(self, network: nn.Module, loss: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.network, self._loss = network, loss
+
+    def forward(self, items: Tensor) -> Tensor:
+        return self._loss(items)
+
+
+class Team:
+    """How the processes of a run divide a batch: in pieces as one process would, of which each takes every size-th.
+
+    Gradients are averaged over processes while they are still being computed (DDP). With `shard` each process keeps
+    a part of every weight, of its moments and averages, and a block is whole only while it computes (FSDP2).
+    """
+
+    def __init__(self, trainer: Trainer, shard: bool):
+        self.world, self.batch = trainer.world, trainer.run.config.batch
+        if self.batch < self.world.size:
+            raise ValueError(f"a batch of {self.batch} items was to be divided among {self.world.size} processes")
+        share = _Share(trainer.network, trainer.item_loss)
+        if shard:
+            # it takes a second to import, and most runs do without
+            from torch.distributed.fsdp import fully_shard
+
+            # nothing here writes into what a block returns
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            for parameter in trainer.network.parameters():
+                # weights stored channels last cannot be shared
+                parameter.data = parameter.data.contiguous()
+            for block in trainer.network.net.body:
+                fully_shard(block)
+            self.share: nn.Module = cast(nn.Module, fully_shard(share))
+        else:
+            some = share(torch.arange(2)).sum()
+            gradient = torch.autograd.grad(some, list(trainer.network.parameters()), allow_unused=True)
+            # a loss need not ask for all of the network: the mean's part of training leaves the latent alone
+            self.share = DistributedDataParallel(share, find_unused_parameters=any(g is None for g in gradient))
+
+    def backward(self, items: Tensor, pieces: int) -> float:
+        """The loss of these items; leaves the gradient of it in the parameters, or this process's part of it."""
+        size = self.world.size
+        # as many for each, since what they do together they do equally often
+        pieces = min(-(-pieces // size) * size, len(items) // size * size)
+        mine = items.tensor_split(pieces)[self.world.rank :: size]
+        total = 0.0
+        with self.world.listening():
+            for k, piece in enumerate(mine):
+                with self._apart(k + 1 < len(mine)):
+                    # what the processes have is averaged, and a sum is wanted
+                    loss = self.share(piece).sum() / self.batch
+                    (size * loss).backward()
+                    total += float(loss.detach())
+        return self.world.total([total])[0]
+
+    def _apart(self, more: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged with the last piece only."""
+        if isinstance(self.share, DistributedDataParallel):
+            return self.share.no_sync() if more else nullcontext()
+        cast("FSDPModule", self.share).set_requires_gradient_sync(not more)
+        return nullcontext()
