@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +22,10 @@ import softmix
 from softmix.data import load as load_data
 from softmix.denoiser import SoftHead
 from softmix.loss import Energy
-from softmix.train import Run, Trainer, TrainingError, facts_of, training
+from softmix.train import Run, Trainer, TrainingError, facts_of, read_run, training
 from softmix.train.trainer import times
 
-COMMAND = ["train", "toy:ring", "--steps", "120", "--limit", "3000", "--set", "save=20", "batch=64", "net.width=32"]
+COMMAND = ["train", "toy:ring", "--steps", "600", "--limit", "3000", "--set", "save=2", "batch=64", "net.width=32"]
 
 
 def command(out: Path) -> list[str]:
@@ -52,25 +54,62 @@ def assert_same_bits(a: Path, b: Path) -> None:
             assert torch.equal(tensor, right[file][name]), f"{file}: {name}"
 
 
+def steps_of(run: Path) -> int:
+    """The last step in the log, 0 without one."""
+    log = run / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+def saving(run: Path) -> bool:
+    return any((run / "checkpoints").glob("*.tmp"))
+
+
 @pytest.mark.slow
-def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """At random instants, every other time in the middle of a save; each time at least a few steps are taken."""
     subprocess.run(command(tmp_path / "alone"), check=True, env=quiet(), capture_output=True)
-    killed = tmp_path / "killed"
-    for least in (30, 70):
+    killed, dice, in_a_save = tmp_path / "killed", random.Random(0), 0
+    for count in range(20):
         process = subprocess.Popen(command(killed), env=quiet(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
-            log = killed / "log.jsonl"
-            if log.exists() and any(
-                json.loads(line)["step"] >= least
-                for line in log.read_text().splitlines(keepends=True)
-                if line.endswith("\n")
-            ):
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-            time.sleep(0.005)
-        assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+        least, moment = steps_of(killed) + 10, dice.uniform(0, 0.2)
+        while process.poll() is None and steps_of(killed) < least:
+            time.sleep(0.002)
+        began = time.monotonic()
+        while process.poll() is None and not (time.monotonic() - began > moment if count % 2 else saving(killed)):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, f"the run ended before kill {count + 1}"
+        in_a_save += saving(killed)
+    # what was being written when the process died is still there
+    assert in_a_save >= 5
     subprocess.run(command(killed), check=True, env=quiet(), capture_output=True)
     assert_same_bits(tmp_path / "alone", killed)
+    assert (killed / "log.jsonl").read_bytes() == (tmp_path / "alone" / "log.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_finishes_its_step_saves_and_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(run), env=quiet(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and steps_of(run) < 50:
+        time.sleep(0.002)
+    # a second process is refused while the first is at it
+    other = subprocess.run(command(run), env=quiet(), capture_output=True, text=True, check=False)
+    assert other.returncode == 2 and "by another process" in other.stderr
+    process.send_signal(number)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(30) == 128 + number
+    found = re.search(r"stopped after step (\d+) of 600, and saved: the same command goes on", said)
+    assert found, said
+    assert (run / "checkpoints" / f"step-{int(found[1]):06d}").is_dir()
+    resumed = [step.step for step in training(load_data("toy:ring", limit=3000), read_run(run).config, run)]
+    assert resumed[0] == int(found[1]) + 1 and resumed[-1] == 600
 
 
 def small(**changes: object) -> softmix.Config:
