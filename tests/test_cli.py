@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from softmix.cli import main
 
@@ -169,8 +170,9 @@ def test_samples_go_to_a_grid_an_array_or_single_files(runs: Path, tmp_path: Pat
         single = Image.open(tmp_path / "folder" / f"{k:06d}.png")
         assert (np.asarray(single) == array[k]).all()
         recipe = json.loads(single.info["softmix"])
-        assert recipe["seed"] == 7 and recipe["item"] == k and recipe["steps"] == 2
-    assert json.loads(Image.open(tmp_path / "grid.png").info["softmix"])["n"] == 5
+        own = recipe["arguments"]
+        assert own["seed"] == 7 and own["first"] == k and own["n"] == 1 and own["steps"] == 2
+    assert json.loads(Image.open(tmp_path / "grid.png").info["softmix"])["arguments"]["n"] == 5
     assert (
         call("sample", runs / "smd", "--out", tmp_path / "one.npy", "--n", 1, "--first", 3, "--steps", 2, "--seed", 7)[
             0
@@ -195,6 +197,48 @@ def test_a_configuration_repeats_the_run(runs: Path, tmp_path: Path) -> None:
     assert call("train", "digits", "--out", tmp_path / "again", "--config", runs / "plain" / "config.json")[0] == 0
     again, first = (sorted((run / "checkpoints").iterdir())[-1] for run in (tmp_path / "again", runs / "plain"))
     assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+
+def test_a_picture_is_made_again_from_the_recipe_inside_it(runs: Path, tmp_path: Path) -> None:
+    more = ("--n", 5, "--steps", 2, "--seed", 7, "--sampler", "ancestral", "--eta", 0.5)
+    for out in ("grid.png", "folder"):
+        assert call("sample", runs / "smd", "--out", tmp_path / out, *more)[0] == 0
+    code, said, err = call("repeat", tmp_path / "grid.png", "--run", runs / "smd", "--out", tmp_path / "again.png")
+    assert code == 0 and "values are the same" in said, err
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "grid.png").read_bytes()
+    # an image of a batch, made alone, is rounded in another order
+    code, said, err = call("repeat", tmp_path / "folder" / "000003.png", "--run", runs / "smd")
+    assert code == 0 and ("are the same" in said or "by 1 of 255" in said), err
+    image = Image.open(tmp_path / "grid.png")
+    altered = np.asarray(image).copy()
+    altered[5, 7] ^= 3
+    Image.fromarray(altered).save(tmp_path / "altered.png", pnginfo=_text(image.info["softmix"]))
+    assert "differ, by 3 of 255" in call("repeat", tmp_path / "altered.png", "--run", runs / "smd")[1]
+    assert "say where it is with --run" in refused("repeat", tmp_path / "grid.png")
+    assert "was made by weights" in refused("repeat", tmp_path / "grid.png", "--run", runs / "plain")
+    image.save(tmp_path / "bare.png")
+    assert "no picture with a recipe" in refused("repeat", tmp_path / "bare.png")
+    assert "no picture with a recipe" in refused("repeat", tmp_path / "nothing.png")
+
+
+def _text(recipe: str) -> PngInfo:
+    info = PngInfo()
+    info.add_text("softmix", recipe)
+    return info
+
+
+def test_the_beginning_of_a_run_is_repeated_and_its_digits_are_counted(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert call("train", "toy:ring", "--out", run, "--steps", 40, "--limit", 500, "--set", "net.width=16")[0] == 0
+    code, said, err = call("repeat", run, "--steps", 20)
+    assert code == 0 and "digits that agree at least: loss all, norm all" in said, err
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines[1]["loss"] *= 1 + 3e-6
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, said, err = call("repeat", run, "--steps", 20)
+    assert code == 0 and "digits that agree at least: loss 5.5, norm all" in said, err
+    (run / "log.jsonl").unlink()
+    assert "cannot be read" in refused("repeat", run)
 
 
 def test_classes_are_learned_told_and_guided(tmp_path: Path) -> None:

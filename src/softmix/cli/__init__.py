@@ -7,13 +7,14 @@ import warnings
 
 import tyro
 
+from .again import repeat
 from .claims import cite, papers, reproduce
 from .common import UsageError, cache
 from .draw import sample
 from .fit import train
 from .measure import check, evaluate
 
-VERBS = (train, sample, evaluate, reproduce, papers, check, cite)
+VERBS = (train, sample, evaluate, repeat, reproduce, papers, check, cite)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -62,7 +62,7 @@ def sample(
 
     model, denoiser, chosen = prepared(run, sampler, eta, weights, average)
     positive(n=n, steps=steps)
-    labels = _labels(model, label, n)
+    labels = _labels(model, label, n, first)
     denoiser = _guided(denoiser, guidance, interval, labels is not None)
     recipe = {
         "run": model.path.name,
@@ -70,16 +70,22 @@ def sample(
         "weights": model.weights,
         "data": model.facts.data,
         "fingerprint": model.facts.fingerprint,
-        "n": n,
-        "steps": steps,
+        "weights_fingerprint": model.fingerprint,
         "sampler": label_of(chosen),
-        "seed": seed,
-        "first": first,
-        "label": label,
-        "guidance": guidance,
-        "interval": interval,
-        "average": average,
-        "precision": precision,
+        "arguments": {
+            "n": n,
+            "steps": steps,
+            "sampler": sampler,
+            "eta": eta,
+            "seed": seed,
+            "label": label,
+            "guidance": guidance,
+            "interval": interval,
+            "weights": model.weights,
+            "average": average,
+            "first": first,
+            "precision": precision,
+        },
         "softmix": model.facts.version,
     }
     if dry_run:
@@ -103,7 +109,7 @@ def sample(
     _write(x.cpu(), out, recipe, image=len(model.facts.shape) == 3)
 
 
-def _labels(model: Model, label: int | None, n: int) -> Any:
+def _labels(model: Model, label: int | None, n: int, first: int) -> Any:
     import torch
 
     classes = model.denoiser.classes
@@ -114,7 +120,7 @@ def _labels(model: Model, label: int | None, n: int) -> Any:
         raise UsageError(f"--label {label} was asked for; the classes of this model are {known}")
     if not classes:
         return None
-    return torch.full((n,), label) if label is not None else torch.arange(n) % classes
+    return torch.full((n,), label) if label is not None else torch.arange(first, first + n) % classes
 
 
 def _guided(denoiser: Any, guidance: float, interval: tuple[float, float] | None, told: bool) -> Any:
@@ -128,13 +134,14 @@ def _guided(denoiser: Any, guidance: float, interval: tuple[float, float] | None
     return (within(*interval, wrap) if interval else wrap)(denoiser)
 
 
-def _write(x: Any, out: Path, recipe: dict[str, object], image: bool) -> None:
-    """Samples to a grid, an array or single files."""
+def _write(x: Any, out: Path, recipe: dict[str, Any], image: bool) -> None:
+    """Samples to a grid, an array or single files. A single file's recipe is that of a run of one."""
     import numpy as np
 
     from ..data import to_uint8
     from ..picture import enlarge, save_png, tile, to_image
 
+    arguments = recipe["arguments"]
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
         array = to_uint8(x).permute(0, 2, 3, 1).numpy() if image else x.numpy()
@@ -142,10 +149,11 @@ def _write(x: Any, out: Path, recipe: dict[str, object], image: bool) -> None:
     elif not image:
         raise UsageError(f"this model makes points, which cannot be written to {out}: give a name that ends in .npy")
     elif out.suffix == ".png":
-        save_png(out, enlarge(to_image(tile(to_uint8(x)))), recipe)
+        save_png(out, enlarge(to_image(tile(to_uint8(x)))), recipe | {"form": "grid"})
     elif out.suffix:
         raise UsageError(f"{out} was asked for; write to a .png, a .npy, or a folder")
     else:
         for k, item in enumerate(to_uint8(x)):
-            save_png(out / f"{k + int(str(recipe['first'])):06d}.png", to_image(item), recipe | {"item": k})
+            own = arguments | {"n": 1, "first": k + arguments["first"]}
+            save_png(out / f"{own['first']:06d}.png", to_image(item), recipe | {"form": "single", "arguments": own})
     print(f"wrote {out}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +97,7 @@ def alone(out: Path) -> Iterator[None]:
 
 def training(
     data: Data, config: Config, out: str | Path, stop: Callable[[], int] = lambda: 0, shard: bool = False
-) -> Iterator[TrainStep]:
+) -> Generator[TrainStep, None, None]:
     """Trains, or goes on training, the run in folder `out`, yielding after every step.
 
     A caller that leaves the loop, or an error of its own, leaves a checkpoint of the last step behind.

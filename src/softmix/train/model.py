@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,14 @@ class Model:
     @property
     def process(self) -> Gaussian:
         return self.denoiser.process
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 12 hexadecimal digits of a SHA-256 of the weights, with their names."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.denoiser.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     @property
     def sampler(self) -> Sampler:
