@@ -57,9 +57,9 @@ def train(
     if config is None or steps is not None or minutes is not None:
         if (steps is None) == (minutes is None):
             raise UsageError("say how long to train: --minutes 20, or --steps 5000, one of the two")
+        if min(1 if steps is None else steps, 1 if minutes is None else minutes) <= 0:
+            raise UsageError(f"{steps or minutes or 0} was asked for; training takes at least 1 step, or some minutes")
         chosen = replace(chosen, steps=steps, minutes=minutes)
-    if chosen.steps is not None and chosen.steps < 1:
-        raise UsageError(f"{chosen.steps} steps were asked for; training takes at least 1")
     chosen = replace(chosen, seed=chosen.seed if seed is None else seed)
     world = join()
     if world.first:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from torch import nn
 
 from ..net import Net, NetSpec
-from ..net.base import Embedding
+from ..net.base import Embedding, at_least_one
 from ..posterior import Mixture, Normal, Point, Posterior
 from ..shape import column
 from .network import Inputs
@@ -104,6 +104,9 @@ class MixtureHead:
 
     k: int = 8
     per: Literal["item", "pixel"] = "pixel"
+
+    def __post_init__(self) -> None:
+        at_least_one(k=self.k)
 
     def channels(self, channels: int) -> int:
         return self.k * channels + self.k + 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..net import MLPSpec, Net, NetSpec
-from ..net.base import State, Where, repeat
+from ..net.base import State, Where, at_least_one, repeat
 from ..posterior import Implicit, ImplicitMean, Posterior
 from .network import Inputs
 
@@ -37,6 +37,13 @@ class SoftHead:
     local: int = 4
     mean: Literal["own", "none"] = "own"
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.latent < 1 or self.local < 0 or self.scale < 0:
+            raise ValueError(
+                "a latent has at least 1 shared number, and at least 0 at each place and as its standard deviation; "
+                f"found {self.latent}, {self.local}, {self.scale}"
+            )
 
     def channels(self, channels: int) -> int:
         return channels
@@ -128,6 +135,9 @@ class PublishedSMD:
     """
 
     latent: int = 100
+
+    def __post_init__(self) -> None:
+        at_least_one(latent=self.latent)
 
     def channels(self, channels: int) -> int:
         return channels

@@ -113,3 +113,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def places(h: Tensor) -> Tensor:
     """The first tensor of a state as [B, C, places]: of an image's map, of tokens, or of a point (one place)."""
     return h[:, :, None] if h.ndim == 2 else h.transpose(1, 2) if h.ndim == 3 else h.flatten(2)
+
+
+def at_least_one(**sizes: int) -> None:
+    """Raises ValueError for a size of a net that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is at least 1; found {size}")

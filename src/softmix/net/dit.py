@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, attend, heads_for
+from .base import Embedding, Modulation, Net, State, at_least_one, attend, heads_for
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class DiTSpec:
     depth: int = 6
     patch: int = 4
     heads: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_one(width=self.width, depth=self.depth, patch=self.patch)
 
     def build(self, channels: int, out_channels: int, classes: int = 0) -> DiT:
         return DiT(self, channels, out_channels, classes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State
+from .base import Embedding, Modulation, Net, State, at_least_one
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class MLPSpec:
     width: int = 128
     depth: int = 4
     frequencies: int = 16
+
+    def __post_init__(self) -> None:
+        at_least_one(width=self.width, depth=self.depth)
 
     def build(self, channels: int, out_channels: int, classes: int = 0) -> MLP:
         return MLP(self, channels, out_channels, classes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, attend, heads_for
+from .base import Embedding, Modulation, Net, State, at_least_one, attend, heads_for
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class UNetSpec:
     depth: int = 2
     patch: int = 2
     attention: bool = True
+
+    def __post_init__(self) -> None:
+        at_least_one(width=self.width, depth=self.depth, patch=self.patch, levels=len(self.mults))
+        at_least_one(**{f"mults[{k}]": mult for k, mult in enumerate(self.mults)})
 
     def build(self, channels: int, out_channels: int, classes: int = 0) -> UNet:
         return UNet(self, channels, out_channels, classes)

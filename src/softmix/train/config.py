@@ -15,6 +15,11 @@ from ..sampler import Sampler, adams, ancestral, ddim, renoise, soft_adams
 HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
 
 
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)
+
+
 @dataclass(frozen=True)
 class Times:
     """Which times are trained on: t uniform in [low, 1], logsnr uniform between the two numbers given, or logsnr
@@ -26,6 +31,12 @@ class Times:
     by: Literal["t", "logsnr", "normal"] = "t"
     low: float = 1e-3
     logsnr: tuple[float, float] = (-10.0, 10.0)
+
+    def __post_init__(self) -> None:
+        a, b = self.logsnr
+        _demand(0 <= self.low < 1, f"times begin at low, 0 <= low < 1; found {self.low}")
+        _demand(self.by != "logsnr" or a < b, f"logsnr runs from a smaller number to a larger; found {a}, {b}")
+        _demand(self.by != "normal" or b > 0, f"the standard deviation of logsnr is above 0; found {b}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,15 @@ class Optimiser:
     decay: float = 0.5
     clip: float = 1.0
     accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        _demand(self.rate > 0, f"the rate is above 0; found {self.rate}")
+        _demand(all(0 <= beta < 1 for beta in self.betas), f"each beta is in [0, 1); found {self.betas}")
+        _demand(self.weight_decay >= 0, f"weight_decay is at least 0; found {self.weight_decay}")
+        _demand(self.warmup >= 0, f"warmup is at least 0; found {self.warmup}")
+        _demand(0 <= self.decay <= 1, f"decay is a share of the run, from 0 to 1; found {self.decay}")
+        _demand(self.clip > 0, f"clip is above 0; found {self.clip}")
+        _demand(self.accumulate >= 1, f"accumulate is at least 1; found {self.accumulate}")
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,13 @@ class Config:
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
 
     def __post_init__(self) -> None:
+        _demand(self.batch >= 1, f"the batch has at least 1 item; found {self.batch}")
+        _demand(self.steps is None or self.steps >= 1, f"training takes at least 1 step; found {self.steps}")
+        _demand(self.minutes is None or self.minutes > 0, f"minutes are above 0; found {self.minutes}")
+        _demand(0 <= self.drop <= 1, f"drop is a share of the items, from 0 to 1; found {self.drop}")
+        _demand(self.save >= 0 and self.show >= 0, f"save and show are at least 0; found {self.save}, {self.show}")
+        _demand(self.keep >= 1, f"at least 1 checkpoint is kept; found {self.keep}")
+        _demand(len(self.ema) > 0, "sampling takes the first average of the weights: give at least one width in ema")
         head, loss = type(self.head).__name__, type(self.loss).__name__
         if isinstance(self.loss, FeatureEnergy) and not (isinstance(self.head, SoftHead) and self.head.mean == "own"):
             raise ValueError(f'the loss {loss} needs a SoftHead with mean = "own"; the head is {head}')

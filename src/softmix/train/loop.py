@@ -26,7 +26,7 @@ from ..data import Data
 from .config import Config, Run
 from .halt import StoppedError
 from .trainer import Trainer, TrainingError, facts_of, times
-from .world import join, whole
+from .world import LostError, World, join, whole
 
 _CALIBRATE = (5, 25)
 _LOG, _SPEED, _LOCK = "log.jsonl", "speed.jsonl", ".lock"
@@ -111,14 +111,16 @@ def training(
     and when the loss is not finite under the policy "stop"; LostError if another process of the run has ended.
     """
     out, world = Path(out), join()
-    run = settle(out, data, config, world.size)
+    run = loads(Run, world.told(dumps(settle(out, data, config, world.size))))
+    trainer = _able(run, data, out, world, shard)
     with alone(out) if world.first else nullcontext():
-        # again, since another process may have made it in the meantime
-        run = settle(out, data, config, world.size) if world.first else run
+        # again, since another process may have made or continued it in the meantime
+        now = settle(out, data, config, world.size) if world.first else run
         if world.first and not (out / "config.json").exists():
-            _write(out / "config.json", dumps(run))
-        run = loads(Run, world.told(dumps(run)))
-        trainer = Trainer(run, data, out, world, shard)
+            _write(out / "config.json", dumps(now))
+        now = loads(Run, world.told(dumps(now)))
+        if now != run:
+            trainer = Trainer(now, data, out, world, shard)
         notes = tuple(trainer.load())
         if world.first:
             _forget(out, trainer.step)
@@ -132,6 +134,21 @@ def training(
                 # of several processes the others may be elsewhere
                 trainer.save()
             raise
+
+
+def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer:
+    """A trainer that has shown that it can compute a loss and its gradient."""
+    try:
+        trainer = Trainer(run, data, out, world, shard)
+        trainer.try_out()
+    except LostError:
+        raise
+    except Exception as error:  # parts that do not fit each other fail in any way they like
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise TrainingError(
+            f"this configuration cannot be trained on {data.name}, items {data.shape}: {told}"
+        ) from error
+    return trainer
 
 
 def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) -> Iterator[TrainStep]:

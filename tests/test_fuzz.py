@@ -1,0 +1,97 @@
+"""Any configuration that can be written down trains, or is refused with a sentence before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import types
+import typing
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from softmix.config import ConfigError, from_json
+from softmix.data import load
+from softmix.train import Config, TrainingError, training
+
+SMALL = {
+    int: st.sampled_from([-1, 0, 1, 2, 3, 4, 8, 12]),
+    float: st.sampled_from([-1.0, 0.0, 1e-3, 0.1, 0.5, 0.9, 1.0, 2.0, 20.0, 1e6]),
+    bool: st.booleans(),
+    str: st.text(max_size=2),
+    type(None): st.none(),
+}
+
+
+def trees(kind: Any, tagged: bool = False) -> st.SearchStrategy[Any]:
+    """JSON that could be meant for this annotation: every key is right, and values may be senseless."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        # most settings are as they come, or nothing would ever be trained
+        optional = {field.name: trees(hints[field.name]) for field in dataclasses.fields(kind)}
+        tree = st.fixed_dictionaries({}, optional=optional)
+        fewer = tree.flatmap(
+            lambda full: (
+                st.sets(st.sampled_from(sorted(full)), min_size=min(1, len(full)), max_size=6).map(
+                    lambda names: {name: full[name] for name in names}
+                )
+                if full
+                else st.just({})
+            )
+        )
+        return fewer.map(lambda found: {"kind": kind.__name__, **found}) if tagged else fewer
+    origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return st.sampled_from(members)
+    if origin is tuple:
+        if members[-1] is Ellipsis:
+            return st.lists(trees(members[0]), max_size=3)
+        return st.tuples(*map(trees, members)).map(list)
+    if origin in (Union, types.UnionType):
+        return st.one_of(*(trees(member, tagged=True) for member in members))
+    return SMALL[kind]
+
+
+DATA = {"points": load("toy:ring", limit=64), "images": load("digits", limit=64)}
+outcomes: Counter[str] = Counter()
+
+
+@settings(max_examples=250, phases=[Phase.generate])
+@given(trees(Config), st.sampled_from(sorted(DATA)))
+def attempt(tree: Any, which: str) -> None:
+    try:
+        config = from_json(Config, {"net": {"kind": "MLPSpec" if which == "points" else "UNetSpec", "width": 8}} | tree)
+    except ConfigError as error:
+        assert str(error)
+        outcomes["refused when read"] += 1
+        return
+    config = replace(config, steps=1, minutes=None, compile=False, batch=min(config.batch, 16))
+    place = Path(tempfile.mkdtemp())
+    out = place / "run"
+    try:
+        assert [step.step for step in training(DATA[which], config, out)] == [1]
+        assert (out / "checkpoints" / "step-000001").is_dir()
+        outcomes["trained"] += 1
+    except TrainingError as error:
+        # a loss that is not finite is found in a step, which is after the beginning
+        assert not out.exists() or "Nothing of it was kept" in str(error), str(error)
+        outcomes["refused"] += 1
+        said.add(str(error))
+    finally:
+        shutil.rmtree(place)
+
+
+said: set[str] = set()
+
+
+@pytest.mark.slow
+def test_any_configuration_trains_or_is_refused() -> None:
+    attempt()
+    print(outcomes, *said, sep="\n")
+    assert min(outcomes["trained"], outcomes["refused"], outcomes["refused when read"]) > 20, outcomes
