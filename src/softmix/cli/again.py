@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,7 +101,7 @@ def _recipe(what: Path) -> dict[str, Any]:
 
 def _run(what: Path, data: str | None, steps: int, out: Path) -> None:
     from ..config import dumps
-    from ..train import read_run, training
+    from ..train import log_of, read_run, training
 
     found = read_run(what)
     if out.exists() and any(out.iterdir()):
@@ -110,7 +109,7 @@ def _run(what: Path, data: str | None, steps: int, out: Path) -> None:
     shape = found.facts.shape
     options: dict[str, Any] = {"size": shape[-1], "channels": shape[0]} if len(shape) == 3 else {}
     items = load_data(data or found.facts.data, limit=found.facts.count, **options)
-    before = {line["step"]: line for line in _lines(what / "log.jsonl") if "loss" in line}
+    before = {line["step"]: line for line in log_of(what) if "loss" in line}
     if not any(step <= steps for step in before):
         raise UsageError(f"{what / 'log.jsonl'} has no line for the first {steps} steps: there is nothing to compare")
     out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +121,7 @@ def _run(what: Path, data: str | None, steps: int, out: Path) -> None:
                 break
     print(f"{'step':>6} {'loss then':>20} {'loss now':>20} {'digits':>7} {'norm':>7}")
     worst: dict[str, float] = {"loss": math.inf, "norm": math.inf}
-    for line in _lines(out / "log.jsonl"):
+    for line in log_of(out):
         then = before.get(line["step"])
         if then is None:
             continue
@@ -132,14 +131,6 @@ def _run(what: Path, data: str | None, steps: int, out: Path) -> None:
         print(f"{line['step']:>6} {then['loss']:>20.12g} {line['loss']:>20.12g} {shown[0]:>7} {shown[1]:>7}")
     least = ", ".join(f"{name} {_shown(value)}" for name, value in worst.items())
     print(f"digits that agree at least: {least}")
-
-
-def _lines(log: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = log.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{log} cannot be read ({error}): what is repeated is compared with it") from error
-    yield from map(json.loads, text.splitlines())
 
 
 def digits(a: float, b: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +53,8 @@ def evaluate(
     chosen_runs = [prepared(place, sampler, eta, weights, average) for place in (run, *beside)]
     first = chosen_runs[0][0]
     train_data, held_out = _both(data or first.facts.data, first)
+    if min(n, len(held_out)) < 8:
+        raise UsageError(f"{n} samples and {len(held_out)} held-out items: distances need at least 8 of each")
     if dry_run:
         print(
             f"{n} samples at {', '.join(map(str, steps))} steps from {', '.join(str(p[0].path) for p in chosen_runs)} "
@@ -94,9 +95,9 @@ def evaluate(
 
 def _curves(run: Path) -> dict[str, tuple[tuple[float, float], ...]]:
     """The training loss by step, from the run's log, in at most 200 points."""
-    log = run / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    from ..train import log_of
+
+    points = [(line["step"], line["loss"]) for line in log_of(run) if "loss" in line]
     return {"loss": tuple(points[:: max(len(points) // 200, 1)])} if points else {}
 
 

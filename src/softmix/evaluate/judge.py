@@ -82,8 +82,12 @@ class Reference:
         """Every distance between samples and held-out data; coverage takes as many of one as of the other."""
         found = self.features(fake)
         n = min(len(self.real), len(fake), 5000)
+        if n < 8:
+            raise ValueError(
+                f"{len(fake)} samples and {len(self.real)} held-out items: distances need at least 8 of each"
+            )
         cover = coverage(self.real_features[:n], found[:n])
-        kernel = kernel_distance(self.real_features, found, self.seed)
+        kernel = kernel_distance(self.real_features, found, self.seed, subsets=min(20, n // 2))
         copied = compared(nearest(fake[:1000], self.train.x0()).distance, self.unseen)
         values = {
             "frechet": frechet(self.real_features, found),

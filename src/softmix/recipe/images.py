@@ -33,7 +33,7 @@ from ..posterior import HasMean, Normal, Posterior, need
 from ..process import Gaussian, uniform
 from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_adams, traits
-from ..train import Config, preset
+from ..train import Config, log_of, preset
 from ..train import load as load_run
 from .paper import Role
 
@@ -284,7 +284,7 @@ def train_and_measure(job: Job) -> None:
 
 def _seconds(run: Path, batch: int) -> float:
     """How long the training took, also if it was cut off in between: the sum of what its log says."""
-    lines = [json.loads(line) for line in (run / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = log_of(run, "speed.jsonl")
     steps = [later["step"] - earlier["step"] for earlier, later in pairwise([{"step": 0}, *lines])]
     return sum(count * batch / line["images_per_second"] for count, line in zip(steps, lines, strict=True))
 

@@ -12,7 +12,7 @@ from ..data import Data
 from .config import MODELS, Config, Facts, Optimiser, Run, Times, preset
 from .ema import Ema
 from .halt import StoppedError, asked
-from .loop import TrainStep, training
+from .loop import TrainStep, log_of, training
 from .model import Model, RunError, load, read_run
 from .trainer import Trainer, TrainingError, build, facts_of, find_device
 from .world import LostError, join, leave
@@ -69,6 +69,7 @@ __all__ = [
     "join",
     "leave",
     "load",
+    "log_of",
     "preset",
     "read_run",
     "train",

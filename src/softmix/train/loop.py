@@ -10,6 +10,7 @@ depends on the clock is in a file of its own, speed.jsonl.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -134,6 +136,13 @@ def training(
                 # of several processes the others may be elsewhere
                 trainer.save()
             raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            why = "the disk is full: free some space" if full else f"{error}: put that right"
+            raise TrainingError(
+                f"{out} could not be written after step {trainer.step}: {why}, and run the same command again. "
+                f"It goes on from the checkpoint of step {trainer.saved}"
+            ) from error
 
 
 def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer:
@@ -211,14 +220,27 @@ def _write(place: Path, text: str) -> None:
     aside.rename(place)
 
 
+def log_of(run: Path, name: str = _LOG) -> list[dict[str, Any]]:
+    """The lines of a run's log, without what is no line of it: the last may be cut off, and a file may be damaged."""
+    if not (run / name).exists():
+        return []
+    found = []
+    for line in (run / name).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and isinstance(value.get("step"), int):
+            found.append(value)
+    return found
+
+
 def _forget(out: Path, step: int) -> None:
     """Drops the lines of steps that will be taken again."""
     for name in (_LOG, _SPEED):
         if (out / name).exists():
-            lines = (out / name).read_text(encoding="utf-8").splitlines()
-            # a line that was cut off has no end
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            _write(out / name, "".join(line + "\n" for line in kept))
+            lines = [json.dumps(line) for line in log_of(out, name) if line["step"] <= step]
+            _write(out / name, "".join(line + "\n" for line in lines))
 
 
 def _record(trainer: Trainer, step: TrainStep) -> None:
