@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..net import MLPSpec, NetSpec
+from ..net import DiTSpec, MLPSpec, NetSpec, UNetSpec
 from ..net.base import places
 from ..posterior import Posterior
 from ..process import Gaussian
@@ -67,8 +67,9 @@ class Network(nn.Module):
         data_sd: float = 1.0,
     ):
         super().__init__()
-        if isinstance(net, MLPSpec) != (len(shape) == 1):
-            use = "MLPSpec" if len(shape) == 1 else "UNetSpec or DiTSpec"
+        points = len(shape) == 1
+        if isinstance(net, UNetSpec | DiTSpec if points else MLPSpec):
+            use = "MLPSpec" if points else "UNetSpec or DiTSpec"
             raise ValueError(f"{type(net).__name__} does not take items of shape {tuple(shape)}: use {use}")
         self.process, self.shape, self.classes, self.output, self.data_sd = (
             process,
