@@ -3,7 +3,13 @@ whose examples are the same in every run."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import hypothesis
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -11,3 +17,20 @@ hypothesis.settings.register_profile(
     "fixed", derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=[]
 )
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A function that gives a file system of this size, such as "256k", at tmp_path / "disk"."""
+    disk = tmp_path / "disk"
+
+    def mounted(size: str) -> Path:
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("a small tmpfs cannot be mounted here")
+        return disk
+
+    yield mounted
+    if disk.is_mount():
+        subprocess.run(["umount", str(disk)], check=True)
