@@ -164,11 +164,17 @@ class Trainer:
         return rate
 
     def try_out(self) -> None:
-        """The loss of two items, its gradient, and a sample, for nothing: raises whatever is wrong with the parts."""
+        """The loss of two items, its gradient, and a sample, for nothing: raises whatever is wrong with the parts.
+
+        Of several processes each tries an item.
+        """
+        if self.team is not None:
+            self.team.backward(torch.arange(self.world.size), self.world.size)
+            self.optimiser.zero_grad(set_to_none=True)
+            return
         torch.autograd.grad(self.item_loss(torch.arange(2)).sum(), self._parameters, allow_unused=True)
         label = torch.zeros(1, dtype=torch.long) if self.network.classes else None
-        if self.team is None:
-            sample(self.network, 1, 1, sampler=suited(self.run.config), cond=label, device=self.device)
+        sample(self.network, 1, 1, sampler=suited(self.run.config), cond=label, device=self.device)
 
     def advance(self) -> tuple[float, float]:
         """One step: the mean loss of the batch and the norm of its gradient. No update if either is not finite."""
