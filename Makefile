@@ -28,8 +28,8 @@ check: install
 
 # every table in a short form, under 10 minutes on two cores; too short to be believed, long enough to see that all runs
 bench: install
-	$(BIN)/python bench/throughput.py --seconds 1
-	$(BIN)/python bench/fewsteps.py --data digits --images 12800 --seeds 0 --n 500 --out runs/bench \
+	$(BIN)/python bench/throughput.py --seconds 0.5
+	$(BIN)/python bench/fewsteps.py --data digits --images 6400 --seeds 0 --n 200 --out runs/bench \
 		--rows plain "SMD as published" "feature score" "feature score, eta = 0" consistency meanflow
 	$(BIN)/python bench/peers.py overhead
 	$(BIN)/python bench/peers.py speed --seconds 4
