@@ -53,8 +53,8 @@ def seconds(net: Net, batch: int, size: int, shard: bool) -> tuple[float, float]
     sent = traffic(net.parameters, size, shard)
     # what leaves a machine is summed inside it before, and leaves through as many wires
     travel = sent / INSIDE + (sent / EACH / BETWEEN if size > EACH else 0) + 2 * math.ceil(math.log2(size)) * LATENCY
-    # two thirds of the work is the backward part; two numbers more are summed in every step
-    rest = 2 * math.ceil(math.log2(size)) * LATENCY
+    # two thirds of the work is the backward part; two small sums more are taken in every step
+    rest = 4 * math.ceil(math.log2(size)) * LATENCY
     return computing, max(0.0, travel - HIDDEN * computing * 2 / 3) + rest
 
 

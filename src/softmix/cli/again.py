@@ -94,7 +94,7 @@ def _recipe(what: Path) -> dict[str, Any]:
     except (OSError, UnidentifiedImageError, ValueError, LookupError, TypeError) as error:
         raise UsageError(f"{what} is no picture with a recipe, as `softmix sample` writes them ({error})") from error
     known = set(sample.__annotations__) - {"run", "out", "dry_run", "return"}
-    if not isinstance(recipe["arguments"], dict) or set(recipe["arguments"]) - known:
+    if not isinstance(recipe["arguments"], dict) or set(recipe["arguments"]) != known:
         raise UsageError(f"{what}: its recipe is of another softmix ({recipe.get('softmix')}) or was altered")
     return dict(recipe)
 

@@ -113,6 +113,8 @@ def training(
     and when the loss is not finite under the policy "stop"; LostError if another process of the run has ended.
     """
     out, world = Path(out), join()
+    if shard and world.size == 1:
+        raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")
     run = loads(Run, world.told(dumps(settle(out, data, config, world.size))))
     trainer = _able(run, data, out, world, shard)
     with alone(out) if world.first else nullcontext():
