@@ -280,8 +280,8 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path) -> None:
             memory, files = held()
         if step.step == 2100:
             grown, open_files = held()
-    print(f"training: {grown - memory:.1f} MB")
-    assert grown - memory < 4 and open_files <= files
+    # measured: 0.3 MB; a step that kept its graph would hold 2,000 of some 20 kB
+    assert grown - memory < 2 and open_files <= files
     model = softmix.load(tmp_path / "run")
     for count in range(220):
         softmix.sample(model.denoiser, 64, 4, seed=count)
