@@ -15,6 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from softmix.data import load
+from softmix.train import TrainingError, preset, training
+
 pytestmark = pytest.mark.slow
 # a net whose loss asks for part of it first, keeps a copy half way, and compares items of a piece with each other
 RUN = ["train", "digits", "--steps", "32", "--limit", "400"]
@@ -62,6 +65,12 @@ def test_two_processes_make_the_run_of_one(alone: Path, tmp_path: Path, more: tu
     run(tmp_path / "two", 2, *more)
     for entry in ("model", "ema-0.050", "ema-0.100", "optimizer", "kept"):
         assert apart(alone, tmp_path / "two", entry) < NEAR
+
+
+def test_weights_are_not_shared_out_among_one(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="start it with torchrun"):
+        next(training(load("digits"), preset("plain", (1, 8, 8)), tmp_path / "run", shard=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_called_near_is_far_for_another_division(alone: Path, tmp_path: Path) -> None:

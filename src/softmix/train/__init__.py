@@ -32,7 +32,11 @@ def train(
                 if not first:
                     continue
                 if bar is None:
-                    bar = tqdm(total=step.total, initial=step.step - 1, unit="step", desc=Path(out).name)
+                    every = (
+                        0.1 if sys.stderr.isatty() else 30
+                    )  # seconds: a file of a hundred thousand bars helps nobody
+                    start = step.step - 1
+                    bar = tqdm(total=step.total, initial=start, unit="step", desc=Path(out).name, mininterval=every)
                 for note in step.notes:
                     say(note)
                 if bar.total != step.total:
