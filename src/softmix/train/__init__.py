@@ -32,9 +32,8 @@ def train(
                 if not first:
                     continue
                 if bar is None:
-                    every = (
-                        0.1 if sys.stderr.isatty() else 30
-                    )  # seconds: a file of a hundred thousand bars helps nobody
+                    # seconds: a file of a hundred thousand bars helps nobody
+                    every = 0.1 if sys.stderr.isatty() else 30
                     start = step.step - 1
                     bar = tqdm(total=step.total, initial=start, unit="step", desc=Path(out).name, mininterval=every)
                 for note in step.notes:
