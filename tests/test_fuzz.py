@@ -94,4 +94,4 @@ said: set[str] = set()
 def test_any_configuration_trains_or_is_refused() -> None:
     attempt()
     print(outcomes, *said, sep="\n")
-    assert min(outcomes["trained"], outcomes["refused"], outcomes["refused when read"]) > 20, outcomes
+    assert min(outcomes["trained"], outcomes["refused"], outcomes["refused when read"]) > 10, outcomes

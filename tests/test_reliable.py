@@ -38,7 +38,19 @@ from softmix.denoiser import (
 from softmix.denoiser.head import HeadSpec
 from softmix.net import DiTSpec, MLPSpec, NetSpec, UNetSpec
 from softmix.process import VP, Flow
-from softmix.sampler import SAMPLERS, sample, traits
+from softmix.sampler import (
+    SAMPLERS,
+    Sampler,
+    adams,
+    ancestral,
+    ddim,
+    dpm_solver_2m,
+    heun,
+    renoise,
+    sample,
+    soft_adams,
+    traits,
+)
 from softmix.train import TrainingError, training
 
 
@@ -98,34 +110,49 @@ def network(head: str, net: str) -> Network:
     return made
 
 
+def same(denoiser: Denoiser, sampler: Sampler) -> None:
+    """Item 3 of five is item 3 alone, on one thread and on two; another seed gives another."""
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    # the pseudo methods magnify rounding where they have few steps
+    n = 3 if traits(sampler).least == 1 else min(2 * traits(sampler).least, 20)
+    several = sample(denoiser, 5, n, sampler=sampler, seed=3, cond=labels)
+    scale = max(1.0, float(several.abs().max()))
+    alone = sample(denoiser, 1, n, sampler=sampler, seed=3, cond=labels[3:4], first=3)
+    assert float((several[3] - alone[0]).abs().max()) < 1e-5 * scale
+    torch.set_num_threads(2)
+    try:
+        wide = sample(denoiser, 5, n, sampler=sampler, seed=3, cond=labels)
+    finally:
+        torch.set_num_threads(1)
+    assert float((several - wide).abs().max()) < 1e-5 * scale
+    other = sample(denoiser, 5, n, sampler=sampler, seed=4, cond=labels)
+    assert float((several - other).abs().max()) > 1e-2
+
+
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_an_item_is_the_same_in_any_batch_and_on_any_number_of_threads(head: str, net: str, wrap: str) -> None:
+    """Every belief and wrap, by a sampler of each kind: those that draw, and those that ask for means once, twice and
+    with a memory."""
     if head == "map" and "guided" in wrap:
         pytest.skip("guidance is not told the second time of a flow map")
-    labels = torch.tensor([0, 1, 2, 0, 1])
     denoiser = WRAPS[wrap](network(head, net))
     done = 0
-    for way in SAMPLERS:
+    for sampler in (ancestral, renoise, soft_adams, ddim, heun, dpm_solver_2m, adams):
         try:
-            several = sample(denoiser, 5, 3, sampler=way, seed=3, cond=labels)
+            same(denoiser, sampler)
         except TypeError as error:
             assert "needs" in str(error)
             continue
         done += 1
-        scale = max(1.0, float(several.abs().max()))
-        alone = sample(denoiser, 1, 3, sampler=way, seed=3, cond=labels[3:4], first=3)
-        assert float((several[3] - alone[0]).abs().max()) < 1e-5 * scale, traits(way).name
-        torch.set_num_threads(2)
-        try:
-            wide = sample(denoiser, 5, 3, sampler=way, seed=3, cond=labels)
-        finally:
-            torch.set_num_threads(1)
-        assert float((several - wide).abs().max()) < 1e-5 * scale, traits(way).name
-        other = sample(denoiser, 5, 3, sampler=way, seed=4, cond=labels)
-        assert float((several - other).abs().max()) > 1e-2, traits(way).name
     assert done >= 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda each: traits(each).name)
+def test_every_sampler_keeps_items_apart(sampler: Sampler) -> None:
+    for net in NETS:
+        same(guided(2.0)(network("point", net)), sampler)
 
 
 # files that are damaged, and files that are traps

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, karras, trailing, uniform_logsnr
+from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, Table, karras, trailing, uniform_logsnr
 from softmix.process.gaussian import LOGSNR_MIN
 from softmix.rng import Rng
 
@@ -318,3 +318,51 @@ def test_karras_spacing(process: Gaussian) -> None:
     assert torch.allclose(ratio, torch.tensor(truth, dtype=F64), rtol=1e-6)
     clock = process.logsnr(uniform_logsnr(process, n, last=8.0)[:-1])
     assert (clock.diff() - (8 - float(process.logsnr(1.0))) / (n - 1)).abs().max() < 1e-6
+
+
+# tables
+
+
+def test_a_table_is_the_models_own() -> None:
+    """At the integer times to the last digit of its float32; between them a straight line of sigma / alpha; and
+    back."""
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    table = Table(kept)
+    places = torch.arange(1000, dtype=F64)
+    assert torch.equal(table.alpha((places + 1) / 1000) ** 2, kept.double().sqrt() ** 2)
+    assert table.alpha(0.0) == 1 and table.sigma(0.0) == 0
+    ratio = [float(table.sigma(t) / table.alpha(t)) for t in (0.5, 0.5004, 0.501)]
+    assert ratio[1] == pytest.approx(ratio[0] + 0.4 * (ratio[2] - ratio[0]), rel=1e-9)
+    t = torch.linspace(0.001, 1, 777, dtype=F64)
+    assert torch.allclose(table.time(table.logsnr(t)), t, atol=1e-9)
+    assert "1000 steps" in repr(table)
+    at = t.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(table.sigma(at).sum(), at)
+    ends = [table.sigma((t + side).clamp(max=1)) for side in (1e-6, 0)]
+    assert torch.allclose(slope[:-1], (ends[0] - ends[1])[:-1] / 1e-6, rtol=1e-3)
+    for wrong in (kept.flip(0), kept[None], torch.ones(0), 1.5 * kept, kept - 0.5):
+        with pytest.raises(ValueError, match="falling, below 1"):
+            Table(wrong)
+
+
+@pytest.mark.parametrize("process", [Table(torch.linspace(0.9, 0.0, 10)), Flow(end=0.0)], ids=["table", "flow"])
+def test_a_schedule_may_end_at_no_signal(process: Gaussian) -> None:
+    """alpha(1) is 0, the clock stays finite, and a step from there is the bridge's limit: x0 and new noise."""
+    assert float(process.alpha(1.0)) == 0 and math.isfinite(float(process.logsnr(1.0)))
+    x0, xt = Rng(0, 3).normal((3, 4), F64), Rng(1, 3).normal((3, 4), F64)
+    s = 0.5
+    for eta in ETAS:
+        clean, kept, fresh = process.shares(1.0, s, eta)
+        assert near(float(clean), float(process.alpha(s)), 1e-6)
+        assert near(float(kept) ** 2 + float(fresh) ** 2, float(process.sigma(s)) ** 2, 1e-6)
+    assert process.bridge(xt, x0, 1.0, s, Rng(2, 3)).isfinite().all()
+    assert torch.allclose(process.transfer(xt, x0, 1.0, s), process.bridge(xt, x0, 1.0, s, Rng(2, 3), eta=0), atol=1e-9)
+
+
+@EVERY
+def test_a_transfer_goes_both_ways(process: Gaussian) -> None:
+    """DDIM's step, there and back with the same x0; downwards it is the bridge with eta = 0."""
+    x0, xt = Rng(0, 3).normal((3, 4), F64), Rng(1, 3).normal((3, 4), F64)
+    down = process.transfer(xt, x0, 0.7, 0.2)
+    assert torch.allclose(down, process.bridge(xt, x0, 0.7, 0.2, Rng(0, 3), eta=0), atol=1e-12)
+    assert torch.allclose(process.transfer(down, x0, 0.2, 0.7), xt, atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -13,14 +14,29 @@ from torch import Tensor
 
 from softmix.data import toys
 from softmix.denoiser import Counted, Denoiser, ExactMixture, Network, SoftHead, averaged
+from softmix.denoiser.wrap import Wrapped
 from softmix.net import UNetSpec
 from softmix.oracle import Problem, correlated, gaussian, grid, ks, monotone_flow, order, problems, standardised
-from softmix.posterior import HasMean, Implicit, Point, Posterior
-from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, karras
+from softmix.posterior import HasMean, Implicit, Point
+from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, Table, karras, uniform
 from softmix.rng import Rng
-from softmix.sampler import BY_NAME, SAMPLERS, Sampler, Step, ancestral, ddim, drive, heun, sample, traits
+from softmix.sampler import (
+    BY_NAME,
+    SAMPLERS,
+    Sampler,
+    SamplerError,
+    Step,
+    adams,
+    ancestral,
+    ddim,
+    drive,
+    heun,
+    label,
+    sample,
+    traits,
+)
 from softmix.sampler.drive import finish
-from softmix.sampler.multistep import _weights
+from softmix.sampler.multistep import weights as _weights
 
 F64 = torch.float64
 # float32 sums in another order, amplified where a posterior is sharp: measured at most 1.2e-5
@@ -29,8 +45,9 @@ NS = (1, 2, 3, 7, 260)
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 ALL = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: traits(s).name)
 ODE = pytest.mark.parametrize(
-    "sampler", [s for s in SAMPLERS if traits(s).order is not None], ids=lambda s: traits(s).name
+    "sampler", [s for s in SAMPLERS if traits(s).order and not traits(s).stochastic], ids=lambda s: traits(s).name
 )
+SDE = pytest.mark.parametrize("sampler", [s for s in SAMPLERS if traits(s).stochastic], ids=lambda s: traits(s).name)
 DRAWING = pytest.mark.parametrize(
     "sampler", [s for s in SAMPLERS if traits(s).order is None], ids=lambda s: traits(s).name
 )
@@ -38,6 +55,11 @@ DRAWING = pytest.mark.parametrize(
 
 def run(denoiser: Denoiser, sampler: Sampler, x: Tensor, times: Tensor, seed: int = 0) -> Tensor:
     return finish(drive(denoiser, sampler, x, times, Rng(seed, len(x), "run")))
+
+
+def enough(sampler: Sampler, n: int) -> int:
+    """n, or the fewest steps with which it stays in the data's range."""
+    return max(n, traits(sampler).least)
 
 
 def gaps(
@@ -56,7 +78,9 @@ def gaps(
     return errors
 
 
-COUNTS = [32, 64, 128]
+def counts_for(sampler: Sampler) -> list[int]:
+    """Finer steps for a higher order, which is seen later: of dpm-solver-3m and fon it is 3.2 and 3.7 at 32 to 128."""
+    return [32, 64, 128] if (traits(sampler).order or 0) < 3 else [128, 256, 512]
 
 
 @ODE
@@ -66,8 +90,9 @@ def test_order_against_the_gaussian_flow(sampler: Sampler, process: Gaussian, sh
     """The probability-flow ODE of one Gaussian, in closed form."""
     problem = gaussian(shape, process)
     ends = float(process.time(-6.0)), float(process.time(4.0))
-    errors = gaps(problem, lambda x: problem.flow(x, *ends), sampler, COUNTS)
-    assert order(COUNTS, errors) == pytest.approx(traits(sampler).order, abs=0.15)
+    counts = counts_for(sampler)
+    errors = gaps(problem, lambda x: problem.flow(x, *ends), sampler, counts)
+    assert order(counts, errors) == pytest.approx(traits(sampler).order, abs=0.15)
 
 
 @ODE
@@ -76,22 +101,22 @@ def test_order_against_the_flow_of_a_mixture_on_the_line(sampler: Sampler, proce
     """In one dimension the flow is F_s^-1 o F_t for any law: here a mixture of three; steps even in t."""
     problem = correlated((1,), process)
     ends = float(process.time(-6.0)), float(process.time(4.0))
-    counts = [64, 128, 256]
+    counts = [2 * n for n in counts_for(sampler)]
     errors = gaps(problem, lambda x: problem.flow(x, *ends), sampler, counts, "t")
     assert order(counts, errors) == pytest.approx(traits(sampler).order, abs=0.15)
 
 
 @cache
 def _fine(process: Gaussian) -> Tensor:
-    """Where 1024 steps of Heun's rule lead: 64 times closer than 128 steps of the second order."""
+    """Where 4096 steps of `adams` lead: 512 times closer than 512 steps of the third order."""
     problem = Problem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
     ends: list[Tensor] = []
 
     def keep(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng):  # type: ignore[no-untyped-def]
-        ends.append((yield from heun(process, x, grid, rng)))
+        ends.append((yield from adams(process, x, grid, rng)))
         return ends[0]
 
-    gaps(problem, torch.zeros_like, keep, [1024])
+    gaps(problem, torch.zeros_like, keep, [4096])
     return ends[0]
 
 
@@ -99,8 +124,9 @@ def _fine(process: Gaussian) -> Tensor:
 @THREE
 def test_order_on_a_mixture_against_fine_steps(sampler: Sampler, process: Gaussian) -> None:
     problem = Problem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
-    errors = gaps(problem, lambda x: _fine(process), sampler, COUNTS)
-    assert order(COUNTS, errors) == pytest.approx(traits(sampler).order, abs=0.15)
+    counts = counts_for(sampler)
+    errors = gaps(problem, lambda x: _fine(process), sampler, counts)
+    assert order(counts, errors) == pytest.approx(traits(sampler).order, abs=0.15)
 
 
 def test_the_weights_of_adams_are_exact() -> None:
@@ -136,8 +162,60 @@ def test_the_order_of_a_wrong_solver_is_found() -> None:
 
     problem = gaussian()
     ends = float(VP().time(-6.0)), float(VP().time(4.0))
-    errors = gaps(problem, lambda x: problem.flow(x, *ends), lame, COUNTS)
-    assert abs(order(COUNTS, errors) - 2) > 0.5
+    counts = [32, 64, 128]
+    errors = gaps(problem, lambda x: problem.flow(x, *ends), lame, counts)
+    assert abs(order(counts, errors) - 2) > 0.5
+
+
+class Impulses:
+    """In the place of an Rng: items 0 and 1 get no noise, item 2 + k gets 1 when noise is asked for the k-th time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        z = torch.zeros(shape, dtype=F64)
+        z[2 + self.asked] = 1
+        self.asked += 1
+        return z
+
+
+def means_of(problem: Problem) -> Denoiser:
+    """The exact mean and nothing else of what is believed."""
+    exact = problem.denoiser()
+    return Wrapped(exact, lambda inner, xt, t, cond: Point(inner(xt, t, cond).mean))  # type: ignore[attr-defined]
+
+
+def law_of(sampler: Sampler, problem: Problem, times: Tensor) -> tuple[float, float]:
+    """Mean and variance that a sampler of means ends with, exactly: on a Gaussian it is affine in x and noises."""
+    x = torch.zeros(len(times) + 1, 1, dtype=F64)
+    x[1] = 1
+    end = finish(drive(means_of(problem), sampler, x, times, Impulses()))[:, 0]  # type: ignore[arg-type]
+    gains, first = end[1:] - end[0], problem.at(float(times[0]))
+    mean = end[0] + gains[0] * first.mean[0]
+    return float(mean), float(gains[0] ** 2 * first.covariance[0, 0] + gains[1:].square().sum())
+
+
+@THREE
+@pytest.mark.parametrize(
+    "sampler, expected",
+    [
+        *((s, traits(s).order) for s in SAMPLERS if traits(s).stochastic),
+        (ancestral, 1),
+        (partial(ancestral, eta=0.5), 1),
+    ],
+    ids=label,
+)
+def test_order_of_the_law_of_a_noisy_solver(sampler: Sampler, expected: int, process: Gaussian) -> None:
+    """Of means alone, on a Gaussian on the line. A draw from a point is a mean."""
+    problem, counts = gaussian((1,), process), [64, 128, 256]
+    errors = []
+    for n in counts:
+        times = process.time(torch.linspace(-6, 4, n + 1, dtype=F64))
+        mean, var = law_of(sampler, problem, times)
+        law = problem.at(float(times[-1]))
+        errors.append(abs(mean - float(law.mean[0])) + abs(var - float(law.covariance[0, 0])))
+    assert order(counts, errors) == pytest.approx(expected, abs=0.15)
 
 
 # laws
@@ -165,15 +243,7 @@ def test_drawing_reaches_the_law_in_any_number_of_steps(sampler: Sampler, proces
 )
 def test_means_do_not_reach_the_law_in_few_steps(sampler: Sampler, n: int) -> None:
     problem = correlated()
-    exact = problem.denoiser()
-
-    class Certain:
-        process, shape = exact.process, exact.shape  # type: ignore[attr-defined]
-
-        def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
-            return Point(exact(xt, t).mean)
-
-    x = sample(Certain(), 2000, n, sampler=sampler, seed=n, batch=2000)
+    x = sample(means_of(problem), 2000, n, sampler=sampler, seed=n, batch=2000)
     assert ks(x, problem.law) > 3 and standardised(x, problem.law) > 6
 
 
@@ -189,23 +259,48 @@ def test_the_flow_reaches_the_law_in_many_steps(sampler: Sampler, process: Gauss
 
 @ODE
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
-@pytest.mark.parametrize("times", GRIDS)
-def test_few_steps_of_the_flow_stay_bounded(
-    sampler: Sampler, process: Gaussian, times: Callable[[Gaussian, int], Tensor]
-) -> None:
+def test_few_steps_of_the_flow_stay_bounded(sampler: Sampler, process: Gaussian) -> None:
     """From pure noise no sampler and no grid may leave the data's range: the variance stays below twice that of
     data and unit noise together (measured, as a share of the latter: heun 0.9 on the coarsest grid, the others 0.2).
 
     Heun's rule in sigma / alpha gave variances of 1e5 here. One step gives the posterior's mean at t = 1.
     """
+    known = traits(sampler)
+    grids, ns = (GRIDS, NS[:-1]) if known.least == 1 else ((known.grid,), (known.least, 2 * known.least))
     for problem in (correlated(process=process), correlated((2, 2, 2), process)):
-        for n in NS[:-1]:
+        most = 2 * (float(problem.law.covariance.trace()) + problem.law.dim)
+        for times, n in itertools.product(grids, ns):
             x = sample(problem.denoiser(), 500, sampler=sampler, grid=times(process, n), batch=500)
-            assert x.isfinite().all()
-            assert float(x.flatten(1).var(0).sum()) < 2 * (float(problem.law.covariance.trace()) + problem.law.dim), n
+            assert x.isfinite().all() and float(x.flatten(1).var(0).sum()) < most, (times, n)
+        if known.least > 1:
+            continue
         once = sample(problem.denoiser(), 500, 1, sampler=sampler, batch=500)
         start = process.prior((500, *problem.shape), Rng(0, 500, "sample").child("prior"))
         assert torch.allclose(once, problem.denoiser()(start, 1.0).mean, atol=1e-6)
+
+
+def test_too_few_steps_are_refused() -> None:
+    for sampler in SAMPLERS:
+        least = traits(sampler).least
+        if least > 1:
+            with pytest.raises(SamplerError, match=rf"{traits(sampler).name} leaves .* fewer than {least} steps"):
+                sample(gaussian().denoiser(), 2, least - 1, sampler=sampler)
+
+
+@ALL
+def test_a_model_of_integer_times(sampler: Sampler) -> None:
+    """Stable Diffusion's table, which ends at a logsnr of -5.4: on the grid of its own each sampler has times that fall
+    from 1 to 0; on 250 of DDPM's integer times the law is reached (dpm-solver-3s, once with 770 questions)."""
+    stable = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    known = traits(sampler)
+    for n in (1, 2, 3, 20, 50):
+        times = known.grid(stable, n)
+        assert bool((times.diff() < 0).all()) and times[0] <= 1 and times[-1] == 0
+        if n >= known.least:
+            assert sample(correlated(process=stable).denoiser(), 10, n, sampler=sampler).isfinite().all()
+    problem = correlated(process=Table.of_betas(torch.linspace(1e-4, 0.02, 1000)))
+    x = sample(problem.denoiser(), 1000, sampler=sampler, grid=uniform(problem.process, 250), batch=1000)
+    assert ks(x, problem.law) < 2.2
 
 
 @ALL
@@ -214,6 +309,8 @@ def test_the_grid_of_modes_is_reached(sampler: Sampler) -> None:
     problem = grid()
     many = sample(problem.denoiser(), 1000, sampler=sampler, grid=karras(VP(), 260), batch=1000)
     assert ks(many, problem.law) < 2.2
+    if traits(sampler).least > 2:
+        return
     few = sample(problem.denoiser(), 1000, 2, sampler=sampler, batch=1000)
     _, distance = problem.law.nearest(few)
     inside = float((distance < 4).double().mean())
@@ -241,6 +338,8 @@ def test_drawing_from_the_middle_to_the_middle(process: Gaussian, eta: float) ->
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_an_item_does_not_depend_on_its_batch(sampler: Sampler, process: Gaussian, n: int) -> None:
     """Item k of three and of a batch of one, image with B = C = W; float64 to 1e-12, float32 to rounding."""
+    n = enough(sampler, n)
+    times = traits(sampler).grid(process, n)
     for shape in ((3, 2, 3), (4,)):
         denoiser = correlated(shape, process).denoiser()
         several = sample(denoiser, 3, n, sampler=sampler, seed=9)
@@ -248,22 +347,24 @@ def test_an_item_does_not_depend_on_its_batch(sampler: Sampler, process: Gaussia
             alone = sample(denoiser, 1, n, sampler=sampler, seed=9, first=k)
             assert (several[k] - alone[0]).abs().max() < ROUNDING
         x = process.prior((3, *shape), Rng(1, 3)).double()
-        exact = run(denoiser, sampler, x, process.grid(n))
+        exact = run(denoiser, sampler, x, times)
         for k in range(3):
-            one = finish(drive(denoiser, sampler, x[k : k + 1], process.grid(n), Rng(0, [k], "run")))
+            one = finish(drive(denoiser, sampler, x[k : k + 1], times, Rng(0, [k], "run")))
             assert (exact[k] - one[0]).abs().max() < 1e-12
 
 
 @ALL
 def test_batches_only_divide_the_work(sampler: Sampler) -> None:
     denoiser = correlated((3, 2, 3)).denoiser()
-    whole = sample(denoiser, 7, 3, sampler=sampler)
+    # the pseudo methods magnify rounding where they have few steps
+    n = 3 if traits(sampler).least == 1 else 2 * traits(sampler).least
+    whole = sample(denoiser, 7, n, sampler=sampler)
     assert whole.shape == (7, 3, 2, 3)
     for batch in (1, 2, 3, 7, 100):
-        assert (sample(denoiser, 7, 3, sampler=sampler, batch=batch) - whole).abs().max() < ROUNDING
-    assert (sample(denoiser, 4, 3, sampler=sampler, first=3) - whole[3:]).abs().max() < ROUNDING
-    assert (sample(denoiser, 7, 3, sampler=sampler, seed=1) - whole).abs().max() > 1e-2
-    assert sample(denoiser, 0, 3, sampler=sampler).shape == (0, 3, 2, 3)
+        assert (sample(denoiser, 7, n, sampler=sampler, batch=batch) - whole).abs().max() < ROUNDING
+    assert (sample(denoiser, 4, n, sampler=sampler, first=3) - whole[3:]).abs().max() < ROUNDING
+    assert (sample(denoiser, 7, n, sampler=sampler, seed=1) - whole).abs().max() > 1e-2
+    assert sample(denoiser, 0, n, sampler=sampler).shape == (0, 3, 2, 3)
 
 
 # the driver
@@ -293,7 +394,7 @@ def test_a_sampler_can_be_driven_by_hand(sampler: Sampler) -> None:
 def test_evaluations_are_counted(sampler: Sampler, n: int) -> None:
     counted = Counted(correlated().denoiser())
     steps: list[Step] = []
-    sample(counted, 6, n, sampler=sampler, batch=4, look=steps.append)
+    sample(counted, 6, sampler=sampler, grid=VP().grid(n), batch=4, look=steps.append)
     each = traits(sampler).evaluations(n)
     assert counted.calls == 2 * each and counted.items == 6 * each
     assert [step.evaluations for step in steps] == 2 * list(range(1, each + 1))
@@ -309,9 +410,10 @@ def test_a_step_owns_what_it_shows() -> None:
             steps.append(step)
             copies.append(step.x.clone())
 
-        sample(correlated().denoiser(), 3, 5, sampler=sampler, look=look)
+        sample(correlated().denoiser(), 3, enough(sampler, 5), sampler=sampler, look=look)
         assert all(torch.equal(step.x, seen) for step, seen in zip(steps, copies, strict=True))
-        assert len({tuple(seen.flatten().tolist()) for seen in copies}) == len(copies)
+        # pndm's first questions may be alike in float32, but no two steps
+        assert len({tuple(seen.flatten().tolist()) for seen in copies}) >= enough(sampler, 5)
 
 
 def test_gradients_are_the_lookers_own_affair() -> None:
@@ -379,11 +481,11 @@ def test_a_sampler_of_means_says_what_to_do_without_one(sampler: Sampler) -> Non
     soft = Soft(gaussian())
     if issubclass(traits(sampler).needs, HasMean):
         with pytest.raises(TypeError, match=rf"{traits(sampler).name} needs a mean.*averaged\(n\).*ancestral"):
-            sample(soft, 3, 3, sampler=sampler)
+            sample(soft, 3, enough(sampler, 3), sampler=sampler)
     else:
         assert ks(sample(soft, 2000, 3, sampler=sampler, batch=2000), gaussian().law) < 2.2
     steps: list[Step] = []
-    sample(averaged(8)(soft), 3, 3, sampler=sampler, look=steps.append)
+    sample(averaged(8)(soft), 3, enough(sampler, 3), sampler=sampler, look=steps.append)
     assert all(isinstance(step.posterior, HasMean) for step in steps)
 
 
@@ -478,7 +580,8 @@ def test_half_precision_is_near_and_leaves_the_sampler_in_whole(sampler: Sampler
     torch.manual_seed(0)
     network = Network(VP(), UNetSpec(width=16, depth=1), SoftHead(), (1, 8, 8)).eval()
     seen: list[torch.dtype] = []
-    whole = sample(network, 8, 4, sampler=sampler)
-    half = sample(network, 8, 4, sampler=sampler, precision="bf16", look=lambda step: seen.append(step.x.dtype))
+    n = enough(sampler, 4)
+    whole = sample(network, 8, n, sampler=sampler)
+    half = sample(network, 8, n, sampler=sampler, precision="bf16", look=lambda step: seen.append(step.x.dtype))
     assert set(seen) == {torch.float32} and half.dtype == torch.float32 and not torch.equal(half, whole)
     assert float((half - whole).square().mean().sqrt() / whole.std()) < 0.02

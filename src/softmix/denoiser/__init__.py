@@ -10,7 +10,7 @@ from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .smd import PublishedSMD, SoftHead
-from .wrap import Counted, Staged, averaged, guided, within
+from .wrap import Counted, Staged, adjusted, autoguided, averaged, guided, within
 
 __all__ = [
     "OUTPUTS",
@@ -29,7 +29,9 @@ __all__ = [
     "SoftHead",
     "Staged",
     "Wrap",
+    "adjusted",
     "affine",
+    "autoguided",
     "averaged",
     "guided",
     "wiener",

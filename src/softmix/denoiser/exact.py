@@ -54,6 +54,27 @@ def wiener(process: Gaussian, mean: Tensor, covariance: Tensor) -> ExactMixture:
     return ExactMixture(process, mean.new_ones(1), mean[None], covariance[None])
 
 
+def gaussian_flow(
+    process: Gaussian,
+    mean: Tensor,
+    variances: Tensor,
+    vectors: Tensor,
+    x: Tensor,
+    t: Tensor | float,
+    s: Tensor | float,
+) -> Tensor:
+    """The probability-flow ODE's map from time t to time s for x0 ~ N(m, U diag(l) U^T):
+
+        x_s = alpha_s m + U diag(psi) U^T (x_t - alpha_t m),   psi^2 = (alpha_s^2 l + sigma_s^2) / (alpha_t^2 l +
+        sigma_t^2).
+
+    mean [D], variances [D], vectors [D, D], x [B, D], all float64.
+    """
+    before, after = (process.alpha(time) ** 2 * variances + process.sigma(time) ** 2 for time in (t, s))
+    turned = (x - process.alpha(t) * mean) @ vectors * (after / before).sqrt()
+    return process.alpha(s) * mean + turned @ vectors.mT
+
+
 class ExactData:
     """The posterior when x0 is uniform over a finite data set [N, ...]: weights N(x_t; alpha y_i, sigma^2 I).
 

@@ -116,12 +116,13 @@ def classifier_free(scale: float) -> Rule:
     return lambda told, untold: untold + scale * (told - untold)
 
 
-def guided(rule: Rule | float) -> Wrap:
+def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
     """Guidance by a rule that joins what is believed with the condition and without it.
 
-    rule : a function of two estimates of x0, or a number for `classifier_free`. It acts on the means; on an
-    implicit posterior it acts on draws with the same latent, so that the mixture survives; of any other only
-    the mean is left.
+    untold : the condition that stands for none, [1, ...]; by default the label -1. For text, the embedding of "", or
+    of what the picture should not be. rule : a function of two estimates of x0, or a number for `classifier_free`. It
+    acts on the means; on an implicit posterior it acts on draws with the same latent, so that the mixture survives;
+    of any other only the mean is left.
     """
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
 
@@ -129,14 +130,57 @@ def guided(rule: Rule | float) -> Wrap:
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
             if cond is None:
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
-            told, untold = inner(xt, t, cond), inner(xt, t, torch.full_like(cond, -1))
-            if isinstance(told, Implicit) and isinstance(untold, Implicit):
-                return told.joined(untold, join)
-            return Point(join(need(told, HasMean, "guidance").mean, need(untold, HasMean, "guidance").mean))
+            if untold is None and cond.is_floating_point():
+                raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
+            nothing = torch.full_like(cond, -1) if untold is None else untold.to(cond).expand_as(cond)
+            return _joined(inner(xt, t, cond), inner(xt, t, nothing), join, "guidance")
 
         return Wrapped(denoiser, call)
 
     return wrap
+
+
+def autoguided(weak: Denoiser, scale: float) -> Wrap:
+    """Guidance away from a weaker version of the same model: weak + scale (strong - weak); scale 1 is no guidance.
+
+    What both do wrong the weak one does more, and what is left out goes with it; no condition is needed. The weak one
+    is smaller, or trained less, on the same task: an early checkpoint, or the raw weights of one.
+    Source: Karras et al., "Guiding a diffusion model with a bad version of itself", NeurIPS 2024, eq. 3.
+    """
+    return lambda denoiser: _Autoguided(denoiser, weak, classifier_free(scale))
+
+
+class _Autoguided(Wrapped):
+    """Both are asked the same, which for denoisers of two times is where to go as well."""
+
+    def __init__(self, inner: Denoiser, weak: Denoiser, join: Rule):
+        super().__init__(inner, lambda strong, *asked: strong(*asked))
+        self.weak, self.join = weak, join
+
+    def __call__(
+        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+    ) -> Posterior:
+        first, second = (each if to is None else towards(to)(each) for each in (self.inner, self.weak))
+        return _joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
+
+
+def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -> Wrap:
+    """A function of one's own on what is believed: change(posterior, xt, t) -> posterior.
+
+    For example a mean kept in the data's range: `adjusted(lambda p, xt, t: Point(p.mean.clamp(-1, 1)))`.
+    """
+
+    def wrap(denoiser: Denoiser) -> Denoiser:
+        return Wrapped(denoiser, lambda inner, xt, t, cond: change(inner(xt, t, cond), xt, t))
+
+    return wrap
+
+
+def _joined(first: Posterior, second: Posterior, join: Rule, who: str) -> Posterior:
+    """Draws with the same latent where both can be drawn from, else means."""
+    if isinstance(first, Implicit) and isinstance(second, Implicit):
+        return first.joined(second, join)
+    return Point(join(need(first, HasMean, who).mean, need(second, HasMean, who).mean))
 
 
 def within(low: float, high: float, wrap: Wrap) -> Wrap:

@@ -6,13 +6,15 @@ for one Gaussian or in one dimension the probability-flow ODE's map, are all kno
 """
 
 from .compare import ks, order, standardised
-from .problem import PROBLEMS, Problem, correlated, gaussian, grid, problems
+from .problem import PROBLEMS, Problem, correlated, digits, eight, gaussian, grid, problems
 from .transport import gaussian_flow, monotone_flow
 
 __all__ = [
     "PROBLEMS",
     "Problem",
     "correlated",
+    "digits",
+    "eight",
     "gaussian",
     "gaussian_flow",
     "grid",

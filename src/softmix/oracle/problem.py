@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..data import toys
+from ..data import load, toys
 from ..data.toys import Mixture
 from ..denoiser import ExactMixture
 from ..process import VP, Gaussian
@@ -106,6 +106,28 @@ def correlated(shape: tuple[int, ...] = (2,), process: Gaussian | None = None) -
 def grid(process: Gaussian | None = None) -> Problem:
     """The 7 x 7 grid: thin modes, where few steps of a mean fail."""
     return Problem("grid", toys.grid(), process or VP(), (2,))
+
+
+def eight(process: Gaussian | None = None) -> Problem:
+    """Eight narrow round components in 16 dimensions, sd 0.1, a few sds apart: where solvers' errors differ most."""
+    means = 0.5 * Rng(7, 8, "softmix.oracle.eight").normal((8, 16), torch.float64)
+    factors = 0.1 * torch.eye(16, dtype=torch.float64).repeat(8, 1, 1)
+    law = Mixture("eight", torch.full((8,), 1 / 8, dtype=torch.float64), means, factors)
+    return Problem("eight", law, process or VP(), (16,))
+
+
+def digits(process: Gaussian | None = None) -> Problem:
+    """A mixture of ten Gaussians fitted to scikit-learn's digits, 8 x 8: the spectrum of real images, and every
+    answer."""
+    data = load("digits")
+    x, labels = data.x0().flatten(1).double(), data.labels
+    assert labels is not None
+    parts = [x[labels == k] for k in range(10)]
+    weights = torch.tensor([len(part) / len(x) for part in parts], dtype=torch.float64)
+    covariances = [torch.cov(part.T) + 1e-2 * torch.eye(64, dtype=torch.float64) for part in parts]
+    factors = torch.linalg.cholesky(torch.stack(covariances))
+    law = Mixture("digits", weights / weights.sum(), torch.stack([part.mean(0) for part in parts]), factors)
+    return Problem("digits", law, process or VP(), (1, 8, 8))
 
 
 def problems(process: Gaussian | None = None) -> list[Problem]:

@@ -7,19 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..denoiser import exact
 from ..process import Gaussian
 
 
 def gaussian_flow(process: Gaussian, mean: Tensor, covariance: Tensor, x: Tensor, t: float, s: float) -> Tensor:
-    """x_s = alpha_s m + U diag(psi) U^T (x_t - alpha_t m),
-    psi = sqrt((alpha_s^2 l + sigma_s^2) / (alpha_t^2 l + sigma_t^2)),
-
-    for x0 ~ N(m, U diag(l) U^T). mean [D], covariance [D, D], x [B, D] at time t; the result at time s.
-    """
-    spread, vectors = torch.linalg.eigh(covariance)
-    total = [process.alpha(time) ** 2 * spread + process.sigma(time) ** 2 for time in (t, s)]
-    psi = (total[1] / total[0]).sqrt()
-    return process.alpha(s) * mean + ((x - process.alpha(t) * mean) @ vectors * psi) @ vectors.mT
+    """`denoiser.exact.gaussian_flow` for a covariance [D, D]."""
+    variances, vectors = torch.linalg.eigh(covariance)
+    return exact.gaussian_flow(process, mean, variances, vectors, x, t, s)
 
 
 def monotone_flow(

@@ -5,11 +5,15 @@ to x_s once x0 is believed (`bridge`). It knows no network. Time t runs from 0 (
 the clock that all processes share is logsnr = log(alpha^2 / sigma^2).
 """
 
-from .gaussian import VE, VP, Flow, Gaussian
-from .grid import few, karras, trailing, uniform, uniform_logsnr
-from .noised import Noised, Process
+import torch
 
-PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow())
+from .gaussian import VE, VP, Flow, Gaussian
+from .grid import few, karras, rest, trailing, uniform, uniform_logsnr
+from .noised import Noised, Process
+from .table import Table
+
+# DDPM's chain of 1000 steps, as it is trained
+PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow(), Table.of_betas(torch.linspace(1e-4, 0.02, 1000)))
 GRIDS = (uniform, uniform_logsnr, few, karras, trailing)
 
 __all__ = [
@@ -21,8 +25,10 @@ __all__ = [
     "Gaussian",
     "Noised",
     "Process",
+    "Table",
     "few",
     "karras",
+    "rest",
     "trailing",
     "uniform",
     "uniform_logsnr",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -43,7 +43,7 @@ def _is_number(t: Tensor | float) -> bool:
 def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float]:
     """The bridge's shares as numbers: a sampler asks for the same few again and again, and a dozen operations
     on tensors of one element take longer than the step itself."""
-    clean, kept, fresh = process._shares(_real(t), _real(s), eta)
+    clean, kept, fresh = process.shares(t, s, eta)
     return float(clean), float(kept), float(fresh)
 
 
@@ -101,19 +101,25 @@ class Gaussian(ABC):
         if _is_number(t) and _is_number(s):
             shares = _between(self, float(t), float(s), eta)
         else:
-            shares = tuple(column(share, xt) for share in self._shares(_real(t), _real(s), eta))
+            shares = tuple(column(share, xt) for share in self.shares(t, s, eta))
         clean, kept, fresh = shares
         mean = kept * xt + clean * x0
         return mean if eta == 0 else mean + fresh * rng.normal(xt.shape, xt.dtype).to(xt.device)
 
-    def _shares(self, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """What the bridge takes of x_0, of x_t, and of fresh noise."""
+    def shares(self, t: Tensor | float, s: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """What the bridge takes of x_0, of x_t, and of fresh noise; float64."""
+        t, s = _real(t), _real(s)
         if (s >= t).any():
             raise ValueError("a step back needs s < t: give a grid of times that falls")
         sigma_s = self.sigma(s)
         fresh = eta * sigma_s * (-torch.expm1(self.logsnr(t) - self.logsnr(s))).sqrt()
         kept = (sigma_s**2 - fresh**2).clamp(min=0).sqrt() / self.sigma(t)
         return self.alpha(s) - kept * self.alpha(t), kept, fresh
+
+    def transfer(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
+        """alpha_s x_0 + sigma_s z_hat, DDIM's step, towards more noise too: s may be above t. t must be above 0."""
+        kept = self.sigma(s) / self.sigma(t)
+        return column(kept, xt) * xt + column(self.alpha(s) - kept * self.alpha(t), xt) * x0
 
     def grid(self, n: int) -> Tensor:
         """n steps uniform in t."""
@@ -189,13 +195,21 @@ class VE(Gaussian):
 
 @dataclass(frozen=True)
 class Flow(Gaussian):
-    """Linear interpolation: alpha = 1 - t, sigma = t (flow matching, rectified flow), with alpha(1) = exp(-10)."""
+    """Linear interpolation: alpha = 1 - t, sigma = t (flow matching, rectified flow), but alpha(1) = end.
+
+    end : 0 for models that were trained up to no signal at all; the clock then still ends at logsnr = -20.
+    """
+
+    end: float = field(default=math.exp(LOGSNR_MIN / 2), repr=False)
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return 1 - _real(t) * (1 - math.exp(LOGSNR_MIN / 2))
+        return 1 - _real(t) * (1 - self.end)
 
     def sigma(self, t: Tensor | float) -> Tensor:
         return _real(t)
 
+    def logsnr(self, t: Tensor | float) -> Tensor:
+        return 2 * (self.alpha(t).clamp(min=math.exp(LOGSNR_MIN / 2)).log() - self.sigma(t).log())
+
     def time(self, logsnr: Tensor | float) -> Tensor:
-        return 1 / ((_real(logsnr) / 2).exp() + (1 - math.exp(LOGSNR_MIN / 2)))
+        return 1 / ((_real(logsnr) / 2).exp() + (1 - self.end))

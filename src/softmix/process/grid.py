@@ -35,8 +35,20 @@ def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
     return _ends(times)
 
 
+def rest(process: Process, n: int, first: float) -> Tensor:
+    """From t = `first` in equal steps of logsnr to 6, or further if it is there already, then t = 0: n steps in all."""
+    if not 0 < first <= 1:
+        raise ValueError(f"a start at t = {first} was asked for; times of a start are above 0 and at most 1")
+    low = float(process.logsnr(first))
+    inner = process.time(torch.linspace(low, max(6.0, low + 1), _checked(n), dtype=torch.float64))
+    times = torch.cat([inner, inner.new_zeros(1)])
+    times[0] = first
+    return times
+
+
 def few(process: Process, n: int) -> Tensor:
-    """t = 1, then equal steps of logsnr from -6 to n, at most 6, then t = 0; -6 itself stands for t = 1.
+    """t = 1, then equal steps of logsnr from -6 to n, at most 6, then t = 0; -6 itself stands for t = 1. A process that
+    ends above -6 goes from its end.
 
     For few steps, and for solvers of second order, on data of unit size in 64 dimensions and more: below -6
     nothing is decided, above 6 nothing is left to see. The end is nearer where steps are few, so that none is
@@ -44,7 +56,8 @@ def few(process: Process, n: int) -> Tensor:
     """
     if _checked(n) == 1:
         return uniform(process, 1)
-    return _ends(process.time(torch.linspace(-6, min(6.0, n), n, dtype=torch.float64)))
+    first = max(-6.0, float(process.logsnr(1.0)))
+    return _ends(process.time(torch.linspace(first, max(min(6.0, n), first + 1), n, dtype=torch.float64)))
 
 
 def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:

@@ -6,32 +6,73 @@ its grid; a driver (`drive`, `sample`) puts the two together.
 
 from collections.abc import Sequence
 
-from .contract import Ask, Sampler, Traits, label, traits
+from .contract import Ask, Sampler, SamplerError, Traits, label, traits
 from .drive import Precision, Step, drive, sample
-from .multistep import adams, dpm_solver_2m, soft_adams
-from .ode import heun
+from .evodiff import evodiff
+from .invert import Code, Tint, ddim_inversion, dpm_encoder, edit_friendly, replay
+from .latent import decoded, steered
+from .multistep import Rule, adams, dpm_solver_2m, dpm_solver_3m, multistep, sde_dpm_solver_2m, soft_adams, unipc
+from .ode import dpm_solver_2s, dpm_solver_3s, heun
+from .pndm import f_pndm, fon, plms, s_pndm
+from .start import Expressway, Outline, Start, contraction, noised, where_to_start
+from .statistics import Statistics, fit_statistics
+from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 
-SAMPLERS: Sequence[Sampler] = (ancestral, renoise, soft_adams, ddim, heun, dpm_solver_2m, adams)
+SAMPLERS: Sequence[Sampler] = (
+    *(ancestral, renoise, soft_adams, sde_dpm_solver_2m, ddim, heun),
+    *(dpm_solver_2m, dpm_solver_3m, dpm_solver_2s, dpm_solver_3s, unipc, adams),
+    *(dpm_solver_v3, evodiff, plms, s_pndm, f_pndm, fon),
+)
 BY_NAME = {traits(each).name: each for each in SAMPLERS}
 
 __all__ = [
     "BY_NAME",
     "SAMPLERS",
     "Ask",
+    "Code",
+    "Expressway",
+    "Outline",
     "Precision",
+    "Rule",
     "Sampler",
+    "SamplerError",
+    "Start",
+    "Statistics",
     "Step",
+    "Tint",
     "Traits",
     "adams",
     "ancestral",
+    "contraction",
     "ddim",
+    "ddim_inversion",
+    "decoded",
+    "dpm_encoder",
     "dpm_solver_2m",
+    "dpm_solver_2s",
+    "dpm_solver_3m",
+    "dpm_solver_3s",
+    "dpm_solver_v3",
     "drive",
+    "edit_friendly",
+    "evodiff",
+    "f_pndm",
+    "fit_statistics",
+    "fon",
     "heun",
     "label",
+    "multistep",
+    "noised",
+    "plms",
     "renoise",
+    "replay",
+    "s_pndm",
     "sample",
+    "sde_dpm_solver_2m",
     "soft_adams",
+    "steered",
     "traits",
+    "unipc",
+    "where_to_start",
 ]

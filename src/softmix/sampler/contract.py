@@ -24,6 +24,10 @@ class Ask:
     to: Tensor | None = None
 
 
+class SamplerError(ValueError):
+    """A sampler is asked for what it cannot do: what was asked, and what to take."""
+
+
 class Sampler(Protocol):
     """From x at the first time of a falling grid to x at its last."""
 
@@ -32,15 +36,19 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Traits:
-    """name : on the command line. order : global error ~ n^-order for the probability-flow ODE, None for a
-    sampler that draws. needs : what it asks of a posterior. evaluations : how many questions n steps to t = 0
-    take. grid : the times that suit it for n steps, where they are not the process's own."""
+    """name : on the command line. order : global error ~ n^-order, None for a sampler whose law is right for any n if
+    the posterior is. needs : what it asks of a posterior. evaluations : how many questions n steps to t = 0
+    take. grid : the times that suit it for n steps, where they are not the process's own. stochastic : it solves
+    the reverse SDE and `order` is that of the law's error; else the probability-flow ODE. least : with fewer steps
+    than this, or from pure noise on a grid of another kind, x may leave the data's range altogether."""
 
     name: str
     order: int | None
     needs: type[Posterior] = Posterior
     evaluations: Callable[[int], int] = int
     grid: Callable[[Gaussian, int], Tensor] = lambda process, n: process.grid(n)
+    stochastic: bool = False
+    least: int = 1
 
 
 _TRAITS: dict[object, Traits] = {}
@@ -53,11 +61,13 @@ def declare(
     needs: type[Posterior] = HasMean,
     evaluations: Callable[[int], int] = int,
     grid: Callable[[Gaussian, int], Tensor] = Traits.grid,
+    stochastic: bool = False,
+    least: int = 1,
 ) -> Callable[[S], S]:
     """Says what a sampler is; the conformance tests hold it to that."""
 
     def mark(sampler: S) -> S:
-        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid)
+        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least)
         return sampler
 
     return mark
@@ -73,4 +83,10 @@ def traits(sampler: object) -> Traits:
 def label(sampler: object) -> str:
     """A sampler's name with what a `functools.partial` has fixed: "ancestral, eta 0"."""
     fixed = sampler.keywords if isinstance(sampler, partial) else {}
-    return ", ".join([traits(sampler).name, *(f"{name} {value:g}" for name, value in fixed.items())])
+    return ", ".join([traits(sampler).name, *(_said(name, value) for name, value in fixed.items())])
+
+
+def _said(name: str, value: object) -> str:
+    if isinstance(value, bool | int | float):
+        return f"{name} {value:g}"
+    return f"{name} {value}" if isinstance(value, str) else name

@@ -1,12 +1,22 @@
-"""The room of samplers: multistep solvers, which remember what they were told before."""
+"""The room of samplers: multistep solvers, which remember what they were told before.
+
+All of them take the exponential step
+
+    x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^h e^(u-h) m(u) du,  u = l - l_t,  h = l_s - l_t
+
+with l = log(alpha / sigma), which is DDIM's with the mean's average over the step in its place, and differ in what
+stands for the mean m(u) between the times at which it is known: which of these times, and whether the integral is
+exact or a shortcut. A step to t = 0, where h is infinite, takes the newest mean alone, and so does a first one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -17,40 +27,109 @@ from ..process import Gaussian, few
 from ..rng import Rng
 from .contract import Ask, declare
 
+Line = Literal["exact", "bh1", "bh2"]
+ALL = 1_000_000
+
+
+@dataclass(frozen=True)
+class Rule:
+    """order : through how many means the predictor goes. corrects : of how many steps, from the first: when the mean at
+    s is known, the step to s is taken again with that one too, at no further evaluation. line : the average of a
+    mean known at two times: exact, or UniPC's shortcuts with rho = 1/2 by hand (B(h) = h, or e^h - 1: half way on).
+    settles : orders fall to 1 towards the last step. eta : 1 for the reverse SDE, with e^(2 (u-h)) in the integral."""
+
+    order: int = 2
+    corrects: int = 0
+    line: Line = "exact"
+    settles: bool = False
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.corrects and self.eta:
+            raise ValueError("a corrector takes its step again, and would take its fresh noise away: give corrects=0")
+
+    def predicted(self, means: Sequence[Tensor], clock: Sequence[float], i: int) -> Tensor:
+        """What stands for the mean from clock[i] to clock[i + 1]: `means` are those at clock[i] and before."""
+        order = min(len(means), self._most(clock, i))
+        h = clock[i + 1] - clock[i]
+        if order == 2 and self.line != "exact" and math.isfinite(h):
+            return torch.lerp(means[-2], means[-1], 1 + self._half(h) * h / (clock[i] - clock[i - 1]))
+        return averaged(means[-order:], [at - clock[i] for at in clock[i + 1 - order : i + 1]], h, 1 + self.eta**2)
+
+    def corrected(self, means: Sequence[Tensor], clock: Sequence[float], i: int) -> Tensor:
+        """The same, when the last of `means` is the one at clock[i + 1]."""
+        order = min(len(means) - 1, self._most(clock, i)) + 1
+        h = clock[i + 1] - clock[i]
+        if order == 2 and self.line != "exact":
+            return torch.lerp(means[-2], means[-1], self._half(h))
+        return averaged(means[-order:], [at - clock[i] for at in clock[i + 2 - order : i + 2]], h)
+
+    def _most(self, clock: Sequence[float], i: int) -> int:
+        return min(self.order, len(clock) - 1 - i) if self.settles else self.order
+
+    def _half(self, h: float) -> float:
+        """How far on the line the average is taken to lie, as a share of h."""
+        return 0.5 if self.line == "bh2" else h / -math.expm1(-h) / 2
+
+
+@declare("multistep", order=2, grid=few)
+def multistep(
+    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, rule: Rule | None = None
+) -> Generator[Ask, Posterior, Tensor]:
+    """The exponential step by any `Rule`: what the samplers below are cases of, for comparing them."""
+    return (yield from _multistep(process, x, grid, rng, "multistep", rule or Rule()))
+
 
 @declare("dpm-solver-2m", order=2, grid=few)
 def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
-    """DPM-Solver++(2M): x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D, with l = log(alpha / sigma),
-    h = l_s - l_t, and D = m + (m - m_before) h / (2 h_before) for the means m.
+    """DPM-Solver++(2M): the mean's average is D = m + (m - m_before) h / (2 h_before).
 
-    The first step and a last one to t = 0, where h is infinite, take D = m.
     Source: Lu et al., "DPM-Solver++", 2022, algorithm 2.
     """
-    before: Tensor | None = None
-    clock = (process.logsnr(grid) / 2).tolist()
-    for i, (t, s) in enumerate(pairwise(grid)):
-        mean = need((yield Ask(t, x)), HasMean, "dpm-solver-2m").mean
-        # with the mean moved to D, the exponential step is DDIM's
-        x = process.bridge(x, _extrapolated(mean, before, clock, i), t, s, rng, eta=0)
-        before = mean
-    return x
+    return (yield from _multistep(process, x, grid, rng, "dpm-solver-2m", Rule(line="bh2")))
+
+
+@declare("dpm-solver-3m", order=3, grid=few)
+def dpm_solver_3m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """DPM-Solver++(3M): the integral of the parabola through three means.
+
+    In the authors' code, and in what was made after it, the second difference has half of the weight that it needs;
+    here it has all of it, and the first step, which knows one mean only, is corrected when there are two: else the
+    whole would be of order 2, as theirs is.
+    Source: Lu et al., "DPM-Solver++", 2022, appendix B.
+    """
+    return (yield from _multistep(process, x, grid, rng, "dpm-solver-3m", Rule(3, corrects=1)))
+
+
+@declare("unipc", order=3, grid=few)
+def unipc(
+    process: Gaussian,
+    x: Tensor,
+    grid: Tensor,
+    rng: Rng,
+    order: int = 2,
+    line: Line = "bh2",
+    settles: bool = False,
+) -> Generator[Ask, Posterior, Tensor]:
+    """UniPC-p: a predictor through p means and a corrector through p + 1, at one evaluation a step; see `Rule`.
+
+    `line` makes a difference where two means are used: in the predictor of order 2, and in the first corrector. With
+    "exact" and order 2 it is `adams`. Its authors let orders fall at the end (`settles`), which a last step
+    to t = 0 makes needless here.
+    Source: Zhao et al., "UniPC", NeurIPS 2023.
+    """
+    return (yield from _multistep(process, x, grid, rng, "unipc", Rule(order, ALL, line, settles)))
 
 
 @declare("adams", order=3, grid=few)
 def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Exponential Adams rule: a predictor through two means, a corrector through three, at one evaluation a step.
 
-        x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^h e^(u-h) m(u) du,   u = l - l_t,  l = log(alpha / sigma),
-
-    with m the polynomial through means at the newest times: first those at t and before, and when the mean at s is
-    known the step to s is taken again with that one too. The integral is exact for the polynomial, for any h.
-    dpm-solver-2m and UniPC's shortcuts have its limit for small h: at 4 to 8 steps, where h is 1 to 3, much of
-    their error is that.
-
-    A first step, and a last one to t = 0, where h is infinite, take the newest mean alone.
+    Both integrals are exact for the polynomial, for any h. The shortcuts of dpm-solver-2m and UniPC have their limit
+    for small h: at 4 to 8 steps, where h is 1 to 3, much of their error is that.
     Source: Xue et al., "SA-Solver", NeurIPS 2023, with tau = 0; Hochbruck & Ostermann, "Exponential integrators", 2010.
     """
-    return (yield from _adams(process, x, grid, rng, soft=False))
+    return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL)))
 
 
 @declare("soft-adams", order=None, needs=Posterior, grid=few)
@@ -66,51 +145,63 @@ def soft_adams(
     With `below` steps or more, of a learned model, no single step is long enough for a draw to say more than the mean
     (docs/experiments.md), and a belief that has a mean is solved by it all the way, with a solver's error.
     """
-    return (yield from _adams(process, x, grid, rng, soft=True, mean=len(grid) > below))
+    solved = HasMean if len(grid) > below else Point
+    return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL), solved))
 
 
-def _adams(
-    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, soft: bool, mean: bool = True
+@declare("sde-dpm-solver-2m", order=2, grid=few, stochastic=True)
+def sde_dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """SDE-DPM-Solver++(2M): the ancestral step with the mean's average over it in the place of a draw,
+
+        x_s = (sigma_s / sigma_t) e^-h x_t + alpha_s (1 - e^-2h) D + sigma_s sqrt(1 - e^-2h) z,
+
+    D = m + (m - m_before) h / (2 h_before). Its law, unlike that of `ancestral`, is only near the right one: it knows
+    a mean where that draws. Of order 1, with D = m, it is `ancestral` with points.
+    Source: Lu et al., "DPM-Solver++", 2022, section 5; diffusers' "sde-dpmsolver++".
+    """
+    return (yield from _multistep(process, x, grid, rng, "sde-dpm-solver-2m", Rule(line="bh2", eta=1.0)))
+
+
+def _multistep(
+    process: Gaussian,
+    x: Tensor,
+    grid: Tensor,
+    rng: Rng,
+    who: str,
+    rule: Rule,
+    solved: type[Posterior] = Posterior,
 ) -> Generator[Ask, Posterior, Tensor]:
-    """`soft`: beliefs may be drawn from; `mean`: and yet those that have a mean are not."""
+    """`solved`: of beliefs that are not of this kind a draw is taken in the place of the mean."""
     clock = (process.logsnr(grid) / 2).tolist()
     means: list[Tensor] = []
     start = x
     for i, (t, s) in enumerate(pairwise(grid)):
         posterior = yield Ask(t, x)
-        if soft and not isinstance(posterior, HasMean if mean else Point):
+        if not isinstance(posterior, solved):
             x, means = process.bridge(x, posterior.sample(rng), t, s, rng, eta=0), []
             continue
-        means = [*means, need(posterior, HasMean, "adams").mean][-3:]
-        if len(means) > 1:
-            x = process.bridge(start, _averaged(means, clock[: i + 1], i - 1), grid[i - 1], t, rng, eta=0)
+        means = [*means, need(posterior, HasMean, who).mean][-rule.order - 1 :]
+        if 0 < i <= rule.corrects and len(means) > 1:
+            x = process.bridge(start, rule.corrected(means, clock, i - 1), grid[i - 1], t, rng, eta=0)
         start = x
-        # with the mean's average over the step in its place, the exponential step is DDIM's
-        x = process.bridge(x, _averaged(means[-2:], clock[: i + 1], i, clock[i + 1]), t, s, rng, eta=0)
+        x = process.bridge(x, rule.predicted(means, clock, i), t, s, rng, eta=rule.eta)
     return x
 
 
-def _averaged(means: list[Tensor], clock: list[float], i: int, end: float | None = None) -> Tensor:
-    """The average over the step from clock[i] to `end` of the polynomial through means at the last of these times."""
-    end = clock[i + 1] if end is None else end
-    if len(means) == 1 or math.isinf(end):
-        return means[-1]
-    weights = _weights(tuple(at - clock[i] for at in clock[-len(means) :]), end - clock[i])
-    return cast(Tensor, sum(weight * mean for weight, mean in zip(weights, means, strict=True)))
+def averaged(values: Sequence[Tensor], nodes: Sequence[float], end: float, rate: float = 1.0) -> Tensor:
+    """The average of the polynomial through `values` at `nodes` over [0, end], weighted by e^(rate u); the last value
+    where the step has no end, and where there is only one."""
+    if len(values) == 1 or math.isinf(end):
+        return values[-1]
+    found = weights(tuple(nodes), end, rate)
+    return cast(Tensor, sum(weight * value for weight, value in zip(found, values, strict=True)))
 
 
 @lru_cache(maxsize=4096)
-def _weights(nodes: tuple[float, ...], h: float) -> tuple[float, ...]:
-    """int_0^h e^(u-h) l_k(u) du / int_0^h e^(u-h) du for the Lagrange polynomials l_k of these nodes."""
+def weights(nodes: tuple[float, ...], end: float, rate: float = 1.0) -> tuple[float, ...]:
+    """int_0^end e^(rate u) l_k(u) du / int_0^end e^(rate u) du for the Lagrange polynomials l_k of these nodes."""
     places, shares = np.polynomial.legendre.leggauss(24)
-    u = (places + 1) * h / 2
-    shares = shares * np.exp(u - h)
+    u = (places + 1) * end / 2
+    shares = shares * np.exp(rate * (u - end))
     found = [shares @ np.prod([(u - b) / (a - b) for b in nodes if b != a], axis=0) for a in nodes]
     return tuple(float(weight / shares.sum()) for weight in found)
-
-
-def _extrapolated(mean: Tensor, before: Tensor | None, clock: list[float], i: int) -> Tensor:
-    """The mean half a step on, in the clock log(alpha / sigma); as it is in a first step and in one to t = 0."""
-    if before is None or math.isinf(clock[i + 1]):
-        return mean
-    return torch.lerp(before, mean, 1 + (clock[i + 1] - clock[i]) / (2 * (clock[i] - clock[i - 1])))

@@ -1,4 +1,4 @@
-"""The room of samplers: one-step solvers of the probability-flow ODE."""
+"""The room of samplers: one-step solvers of the probability-flow ODE, which ask several times a step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..posterior import HasMean, Posterior, need
-from ..process import Gaussian
+from ..process import Gaussian, few
 from ..rng import Rng
 from ..shape import column
 from .contract import Ask, declare
+from .multistep import averaged
 
 
 @declare("heun", order=2, evaluations=lambda n: 2 * n - 1)
@@ -34,6 +35,49 @@ def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask,
         turn = _angle(process, s) - _angle(process, t)
         x = column(_radius(process, s), x) * (x / column(_radius(process, t), x) + column(turn, x) * slope)
     return x
+
+
+@declare("dpm-solver-2s", order=2, evaluations=lambda n: 2 * n - 1, grid=few)
+def dpm_solver_2s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """DPM-Solver++(2S): the exponential step with the mean half way on, in log(alpha / sigma), where DDIM's step leads.
+
+    Two questions a step; a last step to t = 0 has no half way, and is DDIM's.
+    Source: Lu et al., "DPM-Solver++", 2022, algorithm 1 with r = 1/2.
+    """
+    for t, s in pairwise(grid):
+        mean = need((yield Ask(t, x)), HasMean, "dpm-solver-2s").mean
+        if s > 0:
+            half = between(process, t, s, 1 / 2)
+            guess = process.bridge(x, mean, t, half, rng, eta=0)
+            mean = need((yield Ask(half, guess)), HasMean, "dpm-solver-2s").mean
+        x = process.bridge(x, mean, t, s, rng, eta=0)
+    return x
+
+
+@declare("dpm-solver-3s", order=3, evaluations=lambda n: 3 * n - 2, grid=few)
+def dpm_solver_3s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
+    """DPM-Solver++(3S): means at a third and two thirds of the step, each where the line through the ones before leads.
+
+    Three questions a step; a last step to t = 0 is DDIM's.
+    Source: Lu et al., "DPM-Solver++", 2022, appendix B; Lu et al., "DPM-Solver", 2022, algorithm 2.
+    """
+    who = "dpm-solver-3s"
+    for t, s in pairwise(grid):
+        first = need((yield Ask(t, x)), HasMean, who).mean
+        if s == 0:
+            return process.bridge(x, first, t, s, rng, eta=0)
+        h = float(process.logsnr(s) - process.logsnr(t)) / 2
+        third, thirds = between(process, t, s, 1 / 3), between(process, t, s, 2 / 3)
+        mean = need((yield Ask(third, process.bridge(x, first, t, third, rng, eta=0))), HasMean, who).mean
+        mean = averaged([first, mean], [0.0, h / 3], 2 * h / 3)
+        mean = need((yield Ask(thirds, process.bridge(x, mean, t, thirds, rng, eta=0))), HasMean, who).mean
+        x = process.bridge(x, averaged([first, mean], [0.0, 2 * h / 3], h), t, s, rng, eta=0)
+    return x
+
+
+def between(process: Gaussian, t: Tensor, s: Tensor, share: float) -> Tensor:
+    """The time that far on from t to s in logsnr."""
+    return process.time(torch.lerp(process.logsnr(t), process.logsnr(s), share))
 
 
 def _radius(process: Gaussian, t: Tensor) -> Tensor:

@@ -1,0 +1,64 @@
+"""The room of processes: a variance-preserving process known at the integer times of a discrete model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .gaussian import Gaussian, _real
+
+# the least share of signal that the clock knows: of a schedule that ends at none, logsnr stays finite
+LEAST = 2.0**-24
+
+
+class Table(Gaussian):
+    """alpha^2 = alphas_cumprod[k], sigma^2 = 1 - alpha^2 at t = (k + 1) / T, clean at t = 0; T = len(alphas_cumprod).
+
+    Between the integer times sigma / alpha is a straight line. The table is taken as it is, in float32 where that is
+    what a model was trained with. It may end at 0, no signal at all (zero terminal SNR).
+    """
+
+    def __init__(self, alphas_cumprod: Tensor):
+        kept = alphas_cumprod.detach().cpu().double()
+        if kept.ndim != 1 or not len(kept) or not (kept[0] < 1 and kept[-1] >= 0 and (kept.diff() < 0).all()):
+            raise ValueError(
+                "a table holds alpha^2 by integer time, [T], falling, below 1 and not below 0; found shape "
+                f"{list(kept.shape)} with {[round(float(k), 4) for k in kept.flatten()[:4]]} ..."
+            )
+        self.steps = len(kept)
+        self.kept = torch.cat([kept.new_ones(1), kept])
+        self.ratio = ((1 - self.kept) / self.kept.clamp(min=LEAST)).sqrt()
+
+    @classmethod
+    def of_betas(cls, betas: Tensor) -> Table:
+        """Of the variance that each step adds, [T]."""
+        return cls((1 - betas).cumprod(0))
+
+    def __repr__(self) -> str:
+        return f"Table({self.steps} steps, alpha^2 from {float(self.kept[1]):.5g} to {float(self.kept[-1]):.3g})"
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return self._share(_real(t)).sqrt()
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return (1 - self._share(_real(t))).sqrt()
+
+    def logsnr(self, t: Tensor | float) -> Tensor:
+        share = self._share(_real(t))
+        return share.clamp(min=LEAST).log() - (1 - share).log()
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        ratio = (-_real(logsnr) / 2).exp()
+        known = self.ratio.to(ratio.device)
+        upper = torch.searchsorted(known, ratio.contiguous()).clamp(1, self.steps)
+        share = (ratio - known[upper - 1]) / (known[upper] - known[upper - 1])
+        return (upper - 1 + share.clamp(0, 1)) / self.steps
+
+    def _share(self, t: Tensor) -> Tensor:
+        """alpha^2. On the integer times it is the table's own, to the last digit, with the line's slope."""
+        place = (t * self.steps).clamp(0, self.steps)
+        near = place.round()
+        low = place.floor().clamp(max=self.steps - 1).long()
+        kept, ratio = self.kept.to(t.device), self.ratio.to(t.device)
+        line = 1 / (1 + torch.lerp(ratio[low], ratio[low + 1], place - low) ** 2)
+        return torch.where((place - near).abs() < 1e-9, kept[near.long()] + (line - line.detach()), line)

@@ -1,0 +1,155 @@
+"""The room of samplers: DPM-Solver-v3, whose parameterisation is fitted to the model that it solves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..posterior import HasMean, Posterior, need
+from ..process import Gaussian, few
+from ..rng import Rng
+from ..shape import column
+from .contract import Ask, declare
+from .statistics import Statistics
+
+NODES = 24
+
+
+@declare("dpm-solver-v3", order=2, grid=few)
+def dpm_solver_v3(
+    process: Gaussian,
+    x: Tensor,
+    grid: Tensor,
+    rng: Rng,
+    statistics: Statistics | None = None,
+    order: int = 2,
+    corrects: bool = False,
+) -> Generator[Ask, Posterior, Tensor]:
+    """DPM-Solver-v3: the exponential step in the parameterisation that a model's statistics make the straightest.
+
+    With f = (1 - l) x / alpha - D and integrals from the present time on, L of l, S of s, B of e^-S b,
+
+        x_s = (alpha_s / alpha_t) e^-L x_t - alpha_s e^-L int e^(L + S) (B + g) du,
+
+    exact if g = e^-S f - B is known; g is the polynomial through the newest `order` times. Without statistics l = 1 and
+    s = b = 0, which is the exponential rule for means, DPM-Solver++'s with exact integrals. corrects : take each step
+    again when the mean at its end is known.
+    Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16.
+    """
+    clock = (process.logsnr(grid) / 2).tolist()
+    known: list[tuple[float, Tensor]] = []
+    start = x
+    for i, (t, s) in enumerate(pairwise(grid)):
+        mean = need((yield Ask(t, x)), HasMean, "dpm-solver-v3").mean
+        if corrects and i > 0:
+            newest = clock[i], _f(statistics, process, x, mean, t, clock[i])
+            again = _step(statistics, process, start, [known[0], newest, *known[1:]], clock, i - 1, grid)
+            # f stays what it was found to be: the mean moves with x
+            mean = mean + _slack(statistics, clock[i], x) * (again - x) / _signal(process, x, t, clock[i])
+            x = again
+        if math.isinf(clock[i + 1]):
+            return process.bridge(x, mean, t, s, rng, eta=0)
+        known = [(clock[i], _f(statistics, process, x, mean, t, clock[i])), *known][:order]
+        start = x
+        x = _step(statistics, process, x, known, clock, i, grid)
+    return x
+
+
+def _slack(statistics: Statistics | None, at: float, x: Tensor) -> Tensor | float:
+    """1 - l."""
+    if statistics is None:
+        return 0.0
+    return (1 - statistics.at(torch.tensor([at], dtype=torch.float64))[0][0]).to(x)
+
+
+def _f(statistics: Statistics | None, process: Gaussian, x: Tensor, mean: Tensor, t: Tensor, at: float) -> Tensor:
+    return _slack(statistics, at, x) * x / _signal(process, x, t, at) - mean
+
+
+def _signal(process: Gaussian, x: Tensor, t: Tensor, at: float) -> Tensor:
+    """alpha by the clock, which stays finite where a table ends at no signal."""
+    return column(process.sigma(t) * math.exp(at), x)
+
+
+def _step(
+    statistics: Statistics | None,
+    process: Gaussian,
+    x: Tensor,
+    known: Sequence[tuple[float, Tensor]],
+    clock: Sequence[float],
+    i: int,
+    grid: Tensor,
+) -> Tensor:
+    """From clock[i] to clock[i + 1] by f at the times of `known`, the first of which is clock[i]."""
+    origin = clock[i]
+    along = _Integrals(statistics, origin, clock[i + 1])
+    values = [known[0][1]]
+    for at, f in known[1:]:
+        back = _Integrals(statistics, origin, at)
+        values.append((-back.s_end).exp().to(x) * f - back.b_end.to(x))
+    nodes = [at - origin for at, _ in known]
+    places = along.places.tolist()
+    total: Tensor | float = along.offset.to(x)
+    for k, value in enumerate(values):
+        others = [node for j, node in enumerate(nodes) if j != k]
+        line = torch.tensor([math.prod((u - b) / (nodes[k] - b) for b in others) for u in places], dtype=torch.float64)
+        total = total + along.over(line).to(x) * value
+    # alpha_s / alpha_t is e^h sigma_s / sigma_t, and alpha near t = 1 has few digits
+    kept = column(process.sigma(grid[i + 1]) / process.sigma(grid[i]), x) * along.decay.to(x)
+    return kept * x - column(process.alpha(grid[i + 1]), x) * total
+
+
+class _Integrals:
+    """L, S, B and what is weighted by e^(L + S) from one value of the clock to another, backwards too.
+
+    By Gauss' and Legendre's rule, cumulative integrals by that of the polynomial through its nodes.
+    """
+
+    def __init__(self, statistics: Statistics | None, start: float, end: float):
+        # decay : e^(span - L(end)); offset : e^-L(end) int e^(L + S) B; s_end, b_end : S and B at the end
+        unit, shares, inner = _rule()
+        span = end - start
+        self.places = unit * span
+        if statistics is None:
+            none = torch.zeros(NODES, 1, dtype=torch.float64)
+            l, s, b = none + 1, none, none  # noqa: E741
+        else:
+            l, s, b = (part.double() for part in statistics.at(start + self.places))  # noqa: E741
+        size = l.shape[1:]
+        l, s, b = (part.flatten(1) for part in (l, s, b))  # noqa: E741
+        shares, inner = shares * span, inner * span
+        grown, risen = inner @ l, inner @ s
+        fed = inner @ ((-risen).exp() * b)
+        l_end = shares @ l
+        self._weight = shares[:, None] * (grown + risen - l_end).exp()
+        self._size = size
+        self.decay = (span - l_end).exp().reshape(size)
+        self.offset = (self._weight * fed).sum(0).reshape(size)
+        self.s_end = (shares @ s).reshape(size)
+        self.b_end = (shares @ ((-risen).exp() * b)).reshape(size)
+
+    def over(self, line: Tensor) -> Tensor:
+        """e^-L(end) int e^(L + S) line."""
+        return (line @ self._weight).reshape(self._size)
+
+
+@lru_cache
+def _rule() -> tuple[Tensor, Tensor, Tensor]:
+    """Places and shares of Gauss' rule on [0, 1], and the matrix that integrates from 0 to each place."""
+    places, shares = np.polynomial.legendre.leggauss(NODES)
+    powers = np.polynomial.legendre.legvander(places, NODES - 1)
+    integrals = np.stack(
+        [
+            np.polynomial.legendre.legval(places, np.polynomial.legendre.legint(np.eye(NODES)[k], lbnd=-1))
+            for k in range(NODES)
+        ],
+        axis=1,
+    )
+    inner = integrals @ np.linalg.inv(powers)
+    return torch.from_numpy((places + 1) / 2), torch.from_numpy(shares / 2), torch.from_numpy(inner / 2)
