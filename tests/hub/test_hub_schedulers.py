@@ -1,0 +1,394 @@
+"""Room `hub`, schedulers: the properties of diffusers' own common scheduler tests, its golden loops, and our samplers'
+own numbers one `step` at a time."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+diffusers = pytest.importorskip("diffusers")
+# diffusers' own code, on building its other schedulers
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+from softmix.hub import (  # noqa: E402
+    SCHEDULERS,
+    AdamsScheduler,
+    AncestralScheduler,
+    DPMSolver2MScheduler,
+    EVODiffScheduler,
+    FONScheduler,
+    FPNDMScheduler,
+    HeunScheduler,
+    PLMSScheduler,
+    SoftmixScheduler,
+    TransferScheduler,
+    UniPCScheduler,
+)
+from softmix.posterior import Point  # noqa: E402
+from softmix.sampler import drive, traits  # noqa: E402
+from softmix.sampler.drive import finish  # noqa: E402
+
+EACH = pytest.mark.parametrize("kind", SCHEDULERS, ids=lambda kind: kind.__name__)
+RAMP = (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2).contiguous()
+
+
+def one_step(scheduler: SoftmixScheduler, timestep: object, seed: int = 0) -> Tensor:
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return scheduler.step(0.1 * x, timestep, x, generator=torch.Generator().manual_seed(seed)).prev_sample  # type: ignore[union-attr, arg-type]
+
+
+CONFIGS: list[dict[str, object]] = [
+    {},
+    {"num_train_timesteps": 100},
+    {"beta_start": 0.001, "beta_end": 0.01},
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"beta_schedule": "scaled_linear"},
+    {"prediction_type": "v_prediction"},
+    {"prediction_type": "sample"},
+    {"clip_sample": True, "clip_sample_range": 0.5},
+    {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0},
+    {"timestep_spacing": "trailing"},
+    {"timestep_spacing": "linspace"},
+    {"steps_offset": 1, "set_alpha_to_one": False},
+    {"final_sigmas_type": "sigma_min"},
+    {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"},
+    {"lambda_min_clipped": -5.1},
+]
+
+
+@EACH
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_saved_and_loaded_it_steps_alike(
+    kind: type[SoftmixScheduler], config: dict[str, object], tmp_path: Path
+) -> None:
+    if "rescale_betas_zero_snr" in config and kind in (PLMSScheduler, FPNDMScheduler, FONScheduler):
+        scheduler = kind(**config)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="begin later, or take adams"):
+            scheduler.set_timesteps(10)
+        return
+    scheduler = kind(**config)  # type: ignore[arg-type]
+    scheduler.save_config(tmp_path)
+    again = kind.from_pretrained(tmp_path)
+    kept = {key: value for key, value in dict(scheduler.config).items() if key != "_use_default_values"}
+    assert kept == dict(again.config)
+    for each in (scheduler, again):
+        each.set_timesteps(10)
+    first = one_step(scheduler, scheduler.timesteps[0])
+    assert torch.equal(first, one_step(again, again.timesteps[0])) and first.isfinite().all()
+    for place in (0, 10, 49):  # times that may not be there
+        other, same = kind(**config), kind.from_pretrained(tmp_path)  # type: ignore[arg-type]
+        for each in (other, same):
+            each.set_timesteps(10)
+        assert torch.equal(one_step(other, place), one_step(same, place))
+
+
+@EACH
+def test_others_are_made_of_it_and_it_of_others(kind: type[SoftmixScheduler]) -> None:
+    """Each compatible class reads our configuration, and ours reads it back from theirs as it was."""
+    scheduler = kind(beta_end=0.015)
+    assert len(scheduler.compatibles) >= 10
+    for other in scheduler.compatibles:
+        theirs = other.from_config(scheduler.config)
+        back = kind.from_config(theirs.config)
+        known = set(inspect.signature(kind.__init__).parameters) | {"_use_default_values"}
+        assert {key: value for key, value in dict(back.config).items() if key in known} == dict(scheduler.config)
+
+
+@pytest.mark.parametrize(
+    "other", ["DDIMScheduler", "PNDMScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"]
+)
+def test_known_keys_pass_in_silence(other: str, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = getattr(diffusers, other)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    diffusers.utils.logging.enable_propagation()
+    with caplog.at_level("WARNING"):
+        ours = EVODiffScheduler.from_config(theirs.config, timestep_spacing="trailing")
+        theirs.from_config(ours.config)
+    assert not [record for record in caplog.records if "were passed to EVODiff" in record.getMessage()]
+    assert ours.config.beta_schedule == "scaled_linear" and ours.config.timestep_spacing == "trailing"
+    assert (ours.alphas_cumprod - theirs.alphas_cumprod).abs().max() < 1e-6
+
+
+@EACH
+def test_steps_keep_the_shape(kind: type[SoftmixScheduler]) -> None:
+    """A second step from the same sample, too, which is not what the first one gave."""
+    scheduler = kind()
+    scheduler.set_timesteps(50)
+    for place in (0, 1):
+        assert one_step(scheduler, scheduler.timesteps[place]).shape == (4, 3, 8, 8)
+
+
+@EACH
+def test_setting_times_forgets_everything_and_tuples_say_the_same(kind: type[SoftmixScheduler]) -> None:
+    scheduler, x = kind(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    results = []
+    for told in (True, False):
+        scheduler.set_timesteps(50)
+        found = scheduler.step(
+            0.1 * x, scheduler.timesteps[0], x, generator=torch.Generator().manual_seed(0), return_dict=told
+        )
+        results.append(tuple(found.values()) if told else found)  # type: ignore[union-attr]
+        assert scheduler.step_index == 1
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@EACH
+def test_what_pipelines_reach_for(kind: type[SoftmixScheduler]) -> None:
+    scheduler = kind()
+    x = torch.rand(2, 3, 8, 8)
+    assert float(scheduler.init_noise_sigma) == 1 and len(scheduler) == 1000 and len(scheduler.timesteps) == 1000
+    assert torch.equal(scheduler.scale_model_input(x, 0.0), x)
+    assert not {"kwargs", "eta"} & set(inspect.signature(kind.__init__).parameters)
+    assert (
+        "eta" not in inspect.signature(kind.step).parameters and "generator" in inspect.signature(kind.step).parameters
+    )
+    with pytest.raises(ValueError, match="set_timesteps"):
+        scheduler.step(x, 0, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert scheduler.order in (1, 2, 3) and scheduler.begin_index is None
+    with pytest.warns(FutureWarning):
+        assert scheduler.beta_start == 0.0001
+    with pytest.raises(AttributeError, match="object has no attribute 'does_not_exist'"):
+        scheduler.does_not_exist  # noqa: B018
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps.dtype == torch.int64
+    noisy = scheduler.add_noise(x, torch.randn_like(x), scheduler.timesteps[5][None])
+    assert noisy.shape == x.shape
+    scheduler.set_begin_index(3 * scheduler.order)
+    assert scheduler.begin_index == 3 * scheduler.order
+    copied = copy.deepcopy(scheduler)
+    assert torch.equal(copied.timesteps, scheduler.timesteps)
+
+
+def test_betas_of_ones_own(tmp_path: Path) -> None:
+    for kind in SCHEDULERS:
+        scheduler = kind(trained_betas=np.array([0.1, 0.3]))
+        scheduler.save_pretrained(tmp_path)
+        assert kind.from_pretrained(tmp_path).betas.tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_options_are_checked_and_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unipc has no option speed; it has order, line, settles"):
+        UniPCScheduler(options={"speed": 2})
+    scheduler = EVODiffScheduler(options={"form": "released"})
+    scheduler.save_pretrained(tmp_path)
+    assert EVODiffScheduler.from_pretrained(tmp_path).config.options == {"form": "released"}
+    with pytest.raises(ValueError, match="timestep_spacing 'even'"):
+        AdamsScheduler(timestep_spacing="even")
+    with pytest.raises(ValueError, match="prediction_type 'mean'"):
+        AdamsScheduler(prediction_type="mean")
+    # another sampler's are left behind, unless they are asked for
+    assert UniPCScheduler.from_config(scheduler.config).config.options is None
+    assert UniPCScheduler.from_config(scheduler.config, options={"order": 3}).config.options == {"order": 3}
+    for wrong in ({"num_inference_steps": 1001}, {"num_inference_steps": 0}, {"timesteps": [5, 7]}, {}):
+        with pytest.raises(ValueError, match=r"asked for|fall|give either"):
+            AdamsScheduler().set_timesteps(**wrong)
+    for places in ([], [1500, 3], [5, -1]):
+        with pytest.raises(ValueError, match="from 999 to 0 at most"):
+            AdamsScheduler().set_timesteps(timesteps=places)
+
+
+def test_models_that_have_no_betas_are_refused() -> None:
+    flow = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    with pytest.raises(ValueError, match="with use_flow_sigmas"):
+        UniPCScheduler.from_config(flow.config)
+    for other in (diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.EDMEulerScheduler()):
+        with pytest.raises(ValueError, match="from_diffusers"):
+            AdamsScheduler.from_config(other.config)
+    dark = AdamsScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    dark.set_timesteps(4)
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        one_step(dark, 999)
+
+
+def test_noise_is_added_in_half_precision_too() -> None:
+    """At the first times as well, where alpha^2 rounds to 1."""
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.bfloat16)
+    noisy = AdamsScheduler().add_noise(x, torch.ones_like(x), torch.tensor([0]))
+    assert noisy.dtype == torch.bfloat16 and float(noisy.mean()) == pytest.approx(0.01, rel=0.01)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("n", [1, 7, 10, 50, 1000])
+def test_the_times_are_theirs(spacing: str, n: int) -> None:
+    pairs = [(TransferScheduler, diffusers.DDIMScheduler), (AdamsScheduler, diffusers.DPMSolverMultistepScheduler)]
+    for ours, theirs in pairs:
+        made = [kind(timestep_spacing=spacing, steps_offset=0) for kind in (ours, theirs)]
+        for each in made:
+            each.set_timesteps(n)
+        right = list(dict.fromkeys(made[1].timesteps.tolist()))  # ours has no step of length nothing
+        assert made[0].timesteps.tolist() == right
+        assert made[0].set_timesteps(timesteps=right) is None and made[0].timesteps.tolist() == right
+
+
+# full loops
+
+
+def looped(scheduler: SoftmixScheduler, x: Tensor, places: Tensor | None = None, seed: int | None = None) -> Tensor:
+    """With the net that is none: it says x k / (k + 1)."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    for k in scheduler.timesteps if places is None else places:
+        x = scheduler.step(x * float(k) / (float(k) + 1), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
+    return x
+
+
+GOLDEN = {
+    "ddim": (TransferScheduler, {}, 10, 172.0067, 0.223967),
+    "ddim, v": (TransferScheduler, {"prediction_type": "v_prediction"}, 10, 52.5302, 0.0684),
+    "ddim, alpha to one": (TransferScheduler, {"beta_start": 0.01}, 10, 149.8295, 0.1951),
+    "ddim, first alpha": (TransferScheduler, {"beta_start": 0.01, "set_alpha_to_one": False}, 10, 149.0784, 0.1941),
+    "2m": (DPMSolver2MScheduler, {"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"}, 10, None, 0.3301),
+    "unipc": (UniPCScheduler, {"timestep_spacing": "linspace", "final_sigmas_type": "sigma_min"}, 10, None, 0.2464),
+    "pndm": (FPNDMScheduler, {"set_alpha_to_one": False}, 10, 198.1318, 0.2580),
+    "pndm, first alpha": (FPNDMScheduler, {"beta_start": 0.01, "set_alpha_to_one": False}, 10, 186.9482, 0.2434),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_golden_loops_of_diffusers(name: str) -> None:
+    kind, config, n, total, mean = GOLDEN[name]
+    scheduler = kind(**config)  # type: ignore[arg-type]
+    scheduler.set_timesteps(n)
+    end = looped(scheduler, RAMP).abs()
+    if total is not None:
+        assert float(end.sum()) == pytest.approx(total, abs=1e-2)
+    assert float(end.mean()) == pytest.approx(mean, abs=1e-3)
+
+
+def test_a_loop_that_begins_in_the_middle() -> None:
+    """Noise added at the eighth time, and the two last steps: diffusers' number, however the place is told."""
+    scheduler = TransferScheduler()
+    for told in (False, True):
+        scheduler.set_timesteps(10)
+        places = scheduler.timesteps[8:]
+        if told:
+            scheduler.set_begin_index(8)
+        noise = (torch.arange(768).flip(0).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2)
+        end = looped(scheduler, scheduler.add_noise(RAMP, noise, places[:1]), places).abs()
+        assert float(end.sum()) == pytest.approx(354.5418, abs=1e-2)
+
+
+@EACH
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_hosted_it_is_the_sampler_bit_for_bit(kind: type[SoftmixScheduler], n: int) -> None:
+    """One `step` at a time, and driven: the same numbers, and the evaluations that it declares."""
+
+    class Net:
+        def __init__(self) -> None:
+            self.process = scheduler.process
+            self.calls = 0
+
+        def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Point:
+            self.calls += 1
+            k = round(float(t) * 1000) - 1
+            return Point(scheduler._believed(xt * k / (k + 1), xt, torch.as_tensor(t)))
+
+    scheduler = kind(timestep_spacing="trailing", options={} if kind is not UniPCScheduler else {"settles": False})
+    scheduler.set_timesteps(n)
+    hosted = looped(scheduler, RAMP, seed=0)
+    from softmix.hub.host import Drawn
+
+    rng, net = Drawn(torch.Generator().manual_seed(0), torch.device("cpu")), Net()
+    driven = finish(drive(net, scheduler.chosen, RAMP, scheduler._grid, rng))  # type: ignore[arg-type]
+    assert torch.equal(hosted, driven)
+    assert net.calls == len(scheduler.timesteps) == traits(scheduler.chosen).evaluations(n)
+
+
+def test_noise_comes_from_the_generators() -> None:
+    """The same generator gives the same picture, a list of them one for each item, whatever its batch."""
+    scheduler = AncestralScheduler()
+
+    def ended(seed: int) -> Tensor:
+        scheduler.set_timesteps(5)
+        return looped(scheduler, RAMP, seed=seed)
+
+    assert torch.equal(ended(3), ended(3)) and not torch.equal(ended(3), ended(4))
+
+    def with_list(x: Tensor, seeds: list[int]) -> Tensor:
+        scheduler.set_timesteps(5)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        for k in scheduler.timesteps:
+            x = scheduler.step(x * float(k) / (float(k) + 1), k, x, generator=generators).prev_sample  # type: ignore[union-attr]
+        return x
+
+    whole = with_list(RAMP, [1, 2, 3, 4])
+    assert torch.equal(whole[2:3], with_list(RAMP[2:3], [3]))
+
+
+def test_half_precision_comes_out_as_it_went_in() -> None:
+    for kind in SCHEDULERS:
+        scheduler = kind()
+        scheduler.set_timesteps(4)
+        end = looped(scheduler, RAMP.half(), seed=0)
+        assert end.dtype == torch.float16 and end.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [AdamsScheduler, TransferScheduler, EVODiffScheduler], ids=lambda kind: kind.__name__)
+def test_a_changed_sample_is_gone_on_from(kind: type[SoftmixScheduler]) -> None:
+    """What a callback does: the rest of the loop is that of a scheduler that begins there."""
+    scheduler, other = kind(), kind()
+    for each in (scheduler, other):
+        each.set_timesteps(8)
+    x = RAMP
+    for k in scheduler.timesteps[:3]:
+        x = scheduler.step(x * float(k) / (float(k) + 1), k, x).prev_sample  # type: ignore[union-attr]
+    x = x + 0.1
+    other.set_begin_index(3)
+    left = scheduler.timesteps[3:]
+    assert torch.equal(looped(scheduler, x, left), looped(other, x, left))
+
+
+def test_a_start_between_two_questions_of_a_step() -> None:
+    """Heun's second question cannot be a beginning: DDIM's step is taken until a step begins."""
+    scheduler, plain = HeunScheduler(), TransferScheduler()
+    scheduler.set_timesteps(6)
+    plain.set_timesteps(6)
+    assert scheduler.timesteps.tolist()[1] == scheduler.timesteps.tolist()[2]
+    scheduler.set_begin_index(1)
+    x = looped(scheduler, RAMP, scheduler.timesteps[1:2])
+    assert torch.equal(x, RAMP)
+    assert looped(scheduler, x, scheduler.timesteps[2:]).isfinite().all()
+
+
+def test_a_model_that_says_a_variance_too() -> None:
+    """Twice the channels, as with learned variances: the mean is the first half."""
+    scheduler = AdamsScheduler()
+    scheduler.set_timesteps(5)
+    k = scheduler.timesteps[0]
+    one = scheduler.step(RAMP, k, RAMP).prev_sample  # type: ignore[union-attr]
+    scheduler.set_timesteps(5)
+    assert torch.equal(one, scheduler.step(torch.cat([RAMP, 7 * RAMP], 1), k, RAMP).prev_sample)  # type: ignore[union-attr]
+
+
+@EACH
+def test_a_sample_that_is_changed_in_place(kind: type[SoftmixScheduler]) -> None:
+    """As a callback may: the same as one that is changed into another tensor, in half precision too."""
+
+    def ended(inplace: bool, x: Tensor) -> Tensor:
+        scheduler = kind()
+        scheduler.set_timesteps(20)
+        generator = torch.Generator().manual_seed(0)
+        for i, k in enumerate(scheduler.timesteps):
+            x = scheduler.step(0.1 * x, k, x, generator=generator).prev_sample  # type: ignore[union-attr]
+            if i == 3 * scheduler.order:
+                x = x.add_(0.5) if inplace else x + 0.5
+        return x
+
+    for start in (RAMP, RAMP.half()):
+        assert torch.equal(ended(True, start.clone()), ended(False, start.clone()))
+
+
+def test_what_comes_out_has_the_samples_kind() -> None:
+    """Under autocast a model says bfloat16 of a float32 sample."""
+    for kind in SCHEDULERS:
+        scheduler = kind()
+        scheduler.set_timesteps(3)
+        found = scheduler.step(RAMP.bfloat16(), scheduler.timesteps[0], RAMP).prev_sample  # type: ignore[union-attr]
+        assert found.dtype == torch.float32
