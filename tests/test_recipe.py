@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from softmix.data import Data, load
 from softmix.process import VP, Flow, Gaussian
-from softmix.recipe import smd
+from softmix.recipe import PAPERS, Scale, smd
 from softmix.recipe.images import COUNTS, ROWS, SETS, Job, base, best, compute, near, results, train_and_measure, values
 from softmix.sampler import traits
 from softmix.train import Run, Trainer, facts_of
@@ -122,3 +123,16 @@ def test_the_verdict_of_images_follows_its_rows(
     row = next(row for row in part.rows if row.name == "feature score" and row.metric == "frechet@4")
     assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
     assert best(results(tmp_path / "fashion14-1000"), "plain", 4, "recall") == [0.4, 0.4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PAPERS if name != "smd"])
+def test_a_claim_is_run_beside_a_baseline_and_a_control(name: str) -> None:
+    """At quick scale: under two minutes, all numbers finite. What the table of papers says is from full scale."""
+    module = PAPERS[name]
+    verdict = module.run(Scale.quick, lambda line: None)
+    roles = {row.role for row in verdict.rows}
+    assert {"ours", "baseline", "control"} <= roles and verdict.seconds < 120
+    assert all(math.isfinite(row.value) for row in verdict.rows)
+    assert module.PAPER.name == name and module.PAPER.claim == verdict.claim
+    assert module.FOUND.split(":")[0].removesuffix(" (quick)") in ("holds", "holds in part", "does not hold here")

@@ -1,13 +1,30 @@
 """The room of recipes: one short file for each paper. Its claim is run, beside a baseline and a control.
 
-A recipe module has PAPER and run(scale, say, out) -> Verdict. It appears in PAPERS when it runs, not before.
+A recipe module has PAPER and run(scale, say, out) -> Verdict. It is listed in RECIPES when it runs, not before.
 """
 
 from types import ModuleType
 
-from . import smd
+from . import (
+    ccdf,
+    cycle_diffusion,
+    diffusion_time,
+    dpm_ot,
+    dpm_solver,
+    dpm_solver_v3,
+    edit_friendly,
+    evodiff,
+    painters,
+    pndm,
+    smd,
+    unipc,
+)
 from .paper import Paper, Scale, Verdict, VerdictRow
 
-PAPERS: dict[str, ModuleType] = {"smd": smd}
+RECIPES: tuple[ModuleType, ...] = (
+    *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
+    *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
+)
+PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 
-__all__ = ["PAPERS", "Paper", "Scale", "Verdict", "VerdictRow"]
+__all__ = ["PAPERS", "RECIPES", "Paper", "Scale", "Verdict", "VerdictRow"]

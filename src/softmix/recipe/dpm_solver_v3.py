@@ -1,0 +1,108 @@
+"""The room of recipes: DPM-Solver-v3. Do a model's own statistics make its solver better?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..oracle import Problem
+from ..rng import Rng
+from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
+from ..sampler.statistics import fit_statistics
+from .contest import Make, Numbers, Way, contest
+from .paper import Paper, Role, Scale, Verdict
+
+PAPER = Paper(
+    name="dpm_solver_v3",
+    title="DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics",
+    authors="Zheng, Kaiwen and Lu, Cheng and Chen, Jianfei and Zhu, Jun",
+    venue="NeurIPS",
+    year=2023,
+    arxiv="2310.13268",
+    claim="The parameterisation fitted to a model by three of its statistics makes 5 to 10 steps more exact than data "
+    "or noise prediction.",
+)
+FOUND = (
+    "holds (quick): of order 2 nearer than 2M at 5, 8 and 10, and all three statistics are needed; "
+    "another element's statistics are harmful"
+)
+
+
+@lru_cache
+def statistics(problem: Problem) -> Statistics:
+    """Of the exact model, from 1,024 items at 240 levels."""
+    return fit_statistics(
+        problem.denoiser(), problem.sample(1024, Rng(31, 1024)), Rng(32, 1024), nodes=240, logsnr=(-9.0, 12.0)
+    )
+
+
+def _made(change: Callable[[Statistics], Statistics], **options: Any) -> Make:
+    def make(problem: Problem) -> Sampler:
+        return partial(dpm_solver_v3, statistics=change(statistics(problem)), **options)
+
+    return make
+
+
+def _way(
+    name: str, role: Role, change: Callable[[Statistics], Statistics] = lambda found: found, **options: Any
+) -> Way:
+    return Way(name, role, _made(change, **options), images=False)
+
+
+def _l_alone(found: Statistics) -> Statistics:
+    return replace(found, s=torch.zeros_like(found.s), b=torch.zeros_like(found.b))
+
+
+def _level(found: Statistics) -> Statistics:
+    """l the same at all times."""
+    return replace(_l_alone(found), l=found.l.mean(0, keepdim=True).expand_as(found.l).contiguous())
+
+
+def _shuffled(found: Statistics) -> Statistics:
+    """Each element with another's."""
+    order = torch.arange(found.l.shape[1]).roll(5)
+    return Statistics(found.clock, found.l[:, order], found.s[:, order], found.b[:, order])
+
+
+WAYS = (
+    _way("v3, order 1", "ours", order=1),
+    _way("v3, order 2", "ours"),
+    _way("v3, order 2, corrected", "ours", corrects=True),
+    _way("v3, order 3", "ours", order=3),
+    Way.of("without statistics, order 2", "control", dpm_solver_v3),
+    _way("l alone", "control", _l_alone),
+    _way("l the same at all times", "control", _level),
+    _way("each element another's", "control", _shuffled),
+    Way.of("ddim", "baseline", ddim),
+    Way.of("dpm-solver-2m", "baseline", dpm_solver_2m),
+    Way.of("unipc", "rival", unipc),
+)
+COUNTS = (5, 8, 10, 20)
+FEW = COUNTS[:3]
+
+
+def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+    """All on one grid; statistics of the exact model."""
+
+    def checks(value: Numbers) -> Mapping[str, bool]:
+        ours, without = ([value[name, f"mean@{k}"] for k in FEW] for name in ("v3, order 2", "dpm-solver-2m"))
+        better = [k for k, a, b in zip(FEW, ours, without, strict=True) if a < b]
+        corrected, rival = value["v3, order 2, corrected", "mean@8"], value["unipc", "mean@8"]
+        whose = ("without statistics, order 2", "l alone", "l the same at all times", "each element another's")
+        bare, alone, level, other = (sum(value[name, f"mean@{k}"] for k in FEW) / len(FEW) for name in whose)
+        mine = sum(ours) / len(FEW)
+        return {
+            f"of order 2 it is nearer than 2M at {better or 'no count'} of {list(FEW)}": len(better) == len(FEW),
+            f"and, over these, than the same rule without statistics ({mine:.4f}, {bare:.4f})": mine < bare,
+            f"it takes all three: with l alone it is worse by a twentieth ({alone:.4f})": alone > 1.05 * mine,
+            f"with l the same at all times too ({level:.4f})": level > 1.05 * mine,
+            f"with each element another's too ({other:.4f})": other > 1.05 * mine,
+            f"corrected, it is nearer than UniPC at 8 ({corrected:.4f}, {rival:.4f})": corrected < rival,
+        }
+
+    return contest(PAPER, WAYS, COUNTS, checks, scale, say)

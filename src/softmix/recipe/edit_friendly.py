@@ -1,0 +1,166 @@
+"""The room of recipes: edit-friendly noise. Does noise that carries the image survive what native noise does not?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.toys import Mixture
+from ..denoiser import Denoiser
+from ..evaluate.points import sliced_wasserstein
+from ..oracle import Problem
+from ..process import VP, uniform_logsnr
+from ..rng import Rng
+from ..sampler import Code, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from ..sampler.drive import finish
+from .contest import Numbers, fashion, judged, row
+from .paper import Paper, Role, Scale, Verdict
+
+PAPER = Paper(
+    name="edit_friendly",
+    title="An Edit Friendly DDPM Noise Space: Inversion and Manipulations",
+    authors="Huberman-Spiegelglas, Inbar and Kulikov, Vladimir and Michaeli, Tomer",
+    venue="CVPR",
+    year=2024,
+    arxiv="2304.06140",
+    claim="Noise taken from independently noised copies of an image gives it back exactly and, unlike a sampler's own "
+    "noise, keeps its shape through edits.",
+)
+FOUND = (
+    "holds in part (quick): exact, and what it edits stays kin; moved with its noise an image stays "
+    "itself, but not by much more than with a sampler's own"
+)
+
+ENCODERS = {"edit-friendly": edit_friendly, "dpm-encoder": dpm_encoder}
+STEPS = 100
+DATA = "Gaussians in 16 dimensions, one position unlike another"
+SIDE = 16
+
+
+def placed(seed: int, mean: float, phase: float) -> Problem:
+    """A signal of length 16, smooth, whose variance changes with the place: moved noise meets another prior."""
+    place = torch.arange(SIDE, dtype=torch.float64)
+    near = torch.exp(-((place[:, None] - place) ** 2) / 8)
+    scale = 0.5 + 0.4 * torch.sin(2 * torch.pi * (place / SIDE + phase))
+    covariance = scale[:, None] * near * scale + 1e-3 * torch.eye(SIDE, dtype=torch.float64)
+    factor = torch.linalg.cholesky(covariance)
+    law = Mixture(
+        "placed", torch.ones(1, dtype=torch.float64), torch.full((1, SIDE), mean, dtype=torch.float64), factor[None]
+    )
+    return Problem("placed", law, VP(), (1, SIDE))
+
+
+def _kin(a: Tensor, b: Tensor) -> float:
+    """Correlation of what is left of each when its own mean over items is taken off."""
+    a, b = ((x - x.mean(0)).flatten() for x in (a, b))
+    return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt())
+
+
+def _played(code: Code, denoiser: Denoiser, skip: int, rest: bool = False) -> Tensor:
+    rng = Rng(0, code.path.shape[1])
+    return finish(drive(denoiser, replay(code, skip, rest=rest), code.start(skip), code.grid[skip:], rng))
+
+
+def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+    """From one law to another with exact denoisers; noise moved by three places; at full scale the model that ships."""
+    began = time.perf_counter()
+    seeds, n = ((0,), 500) if scale is Scale.quick else (tuple(range(5)), 2000)
+    found: dict[tuple[str, str], list[float]] = {}
+    roles: dict[str, Role] = {
+        "edit-friendly": "ours",
+        "dpm-encoder": "rival",
+        "ddim inversion": "baseline",
+        "noise and sample again (SDEdit)": "baseline",
+        "edit-friendly, other noise as strong": "control",
+        "the sampler's own noise": "control",
+    }
+
+    def keep(name: str, metric: str, value: float) -> None:
+        found.setdefault((name, metric), []).append(value)
+
+    source, target = placed(0, 0.0, 0.0), placed(0, 0.6, 0.3)
+    grid, skip = uniform_logsnr(VP(), STEPS), 36
+    for seed in seeds:
+        x0 = source.sample(n, Rng(seed, n, "x0"))
+        rng = Rng(seed, n, "codes")
+        exact = target.sample(n, Rng(seed, n, "exact")).flatten(1)
+        codes = {name: finish(drive(source.denoiser(), encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
+        codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
+        made = {name: _played(code, target.denoiser(), skip) for name, code in codes.items()}
+        for name, encode in ENCODERS.items():
+            single = finish(drive(source.denoiser(), encode, x0.float(), grid, Rng(seed, n, "codes")))
+            keep(name, "error", float((_played(single, source.denoiser(), 0, rest=True) - x0.float()).abs().max()))
+        noise = finish(drive(source.denoiser(), ddim_inversion, x0, grid[skip:], rng))
+        made["ddim inversion"] = finish(drive(target.denoiser(), ddim, noise, grid[skip:], rng))
+        again = finish(drive(source.denoiser(), ddim, noise, grid[skip:], rng))
+        keep("ddim inversion", "error", float((again - x0).abs().max()))
+        noisy = VP().noise(x0, float(grid[skip]), rng).xt
+        made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
+        for name, x in made.items():
+            keep(name, "kin", _kin(x, x0))
+            keep(name, "distance", sliced_wasserstein(x.flatten(1), exact, 64, seed=seed))
+        # moved noise, under a prior that does not move
+        own = _native(source, n, grid, seed)
+        for name, code in {**codes, "the sampler's own noise": own}.items():
+            here = _played(code, source.denoiser(), 0)
+            there = _played(code.shifted(3), source.denoiser(), 0)
+            keep(name, "moved", _kin(there, here.roll(3, -1)))
+        say(f"seed {seed}: done")
+    rows = [row(name, roles[name], metric, each, DATA) for (name, metric), each in found.items()]
+    if scale is Scale.full:
+        rows += _on_images(say)
+
+    def checks(value: Numbers) -> Mapping[str, bool]:
+        error = value["edit-friendly", "error"]
+        kin = {name: value[name, "kin"] for name in roles if (name, "kin") in value}
+        moved, native = value["edit-friendly", "moved"], value["the sampler's own noise", "moved"]
+        white = value["dpm-encoder", "moved"]
+        return {
+            f"after the edit it is kin to the image ({kin['edit-friendly']:.2f}), and sampled again it is not "
+            f"({kin['noise and sample again (SDEdit)']:.2f})": kin["edit-friendly"]
+            > kin["noise and sample again (SDEdit)"] + 0.2,
+            f"the image is given back (largest error {error:.1e}, below 1e-5)": error < 1e-5,
+            f"more so than by a sampler's noise ({kin['dpm-encoder']:.2f})": kin["edit-friendly"] > kin["dpm-encoder"],
+            f"it is what the noise carries, not its strength ({kin['edit-friendly, other noise as strong']:.2f})": kin[
+                "edit-friendly, other noise as strong"
+            ]
+            < kin["edit-friendly"] - 0.2,
+            f"moved with its noise it stays itself ({moved:.2f}), and with native noise it does not ({native:.2f}; "
+            f"dpm-encoder {white:.2f})": moved > native + 0.1,
+        }
+
+    return judged(PAPER, rows, checks, began)
+
+
+def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:
+    """The code of images that were sampled: the noise that was used."""
+    rng = Rng(seed, n, "native")
+    x, path, noise = VP().prior((n, *problem.shape), rng).double(), [], []
+    denoiser = problem.denoiser()
+    for t, s in pairwise(grid):
+        path.append(x)
+        z = rng.normal(x.shape, x.dtype)
+        clean, kept, fresh = VP().shares(t, s)
+        x = kept * x + clean * denoiser(x, t).mean + fresh * z
+        noise.append(z if s > 0 else torch.zeros_like(z))
+    return Code(grid, torch.stack(path), torch.stack(noise), 1.0, rng)
+
+
+def _on_images(say: Callable[[str], None]) -> list:  # type: ignore[type-arg]
+    """How exactly the model that ships gives unseen pictures back."""
+    found = fashion(say)
+    if found is None:
+        return []
+    x0 = found.data.x0(slice(0, 32))
+    rows = []
+    for name, encode in ENCODERS.items():
+        code = finish(drive(found.model.denoiser, encode, x0, uniform_logsnr(VP(), 50), Rng(0, 32)))
+        error = float((_played(code, found.model.denoiser, 0, rest=True) - x0).abs().max())
+        role: Role = "ours" if name == "edit-friendly" else "rival"
+        rows.append(row(name, role, "error on images", [error], "Fashion-MNIST, 28 x 28, the model that ships"))
+    return rows
