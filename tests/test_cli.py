@@ -67,6 +67,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path, verb: list[str]) -> None:
 
 def test_steps_0(runs: Path, tmp_path: Path) -> None:
     assert "at least 1" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--steps", 0)
+    assert "in fewer than 4 steps" in refused(
+        "sample", runs / "smd", "--out", tmp_path / "x.png", "--steps", 2, "--sampler", "plms"
+    )
     assert "at least 1" in refused("train", "digits", "--out", tmp_path / "run", "--steps", 0)
     assert "at least 1" in refused("evaluate", runs / "smd", "--steps", 0)
 

@@ -11,10 +11,11 @@ from .again import repeat
 from .claims import cite, papers, reproduce
 from .common import UsageError, cache
 from .draw import sample
+from .edit import edit
 from .fit import train
-from .measure import check, evaluate
+from .measure import check, evaluate, statistics
 
-VERBS = (train, sample, evaluate, repeat, reproduce, papers, check, cite)
+VERBS = (train, sample, edit, evaluate, statistics, repeat, reproduce, papers, check, cite)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     verbs = {verb.__name__: verb for verb in VERBS}
     from ..config import ConfigError
     from ..data import DataError
+    from ..sampler import SamplerError
     from ..train import LostError, RunError, StoppedError, TrainingError
     from ..train.checkpoint import CheckpointError
 
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             verbs, prog="softmix", description="Diffusion models that believe a whole posterior.", args=arguments
         )
-    except (UsageError, DataError, ConfigError, RunError, TrainingError, CheckpointError) as error:
+    except (UsageError, DataError, ConfigError, RunError, TrainingError, CheckpointError, SamplerError) as error:
         print(f"softmix: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except TypeError as error:

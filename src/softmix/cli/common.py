@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ..evaluate.place import cache as cache
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -17,12 +18,6 @@ ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consisten
 
 class UsageError(Exception):
     """A user's mistake: a sentence, and exit code 2."""
-
-
-def cache() -> Path:
-    """Where classifiers for features are kept: $SOFTMIX_CACHE, or softmix in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SOFTMIX_CACHE") or Path(home) / "softmix")
 
 
 def load_data(source: str, **options: Any) -> Data:
@@ -39,7 +34,7 @@ def prepared(
 ) -> tuple[Model, Any, Sampler]:
     """The model, its denoiser as asked for, and the sampler that was asked for or suits it."""
     from ..denoiser import averaged
-    from ..sampler import BY_NAME, ancestral, ddim
+    from ..sampler import BY_NAME, Statistics, ancestral, ddim, dpm_solver_v3
     from ..train import load
 
     if sampler is not None and sampler not in BY_NAME:
@@ -47,12 +42,23 @@ def prepared(
     model = load(run, weights)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
     chosen = BY_NAME[sampler] if sampler is not None else model.sampler
+    if chosen is dpm_solver_v3 and statistics_of(model).is_file():
+        chosen = partial(dpm_solver_v3, statistics=Statistics.load(statistics_of(model)))
     if eta is not None:
         plain = chosen.func if isinstance(chosen, partial) else chosen
         if plain not in (ancestral, ddim) or not 0 <= eta <= 1:
             raise UsageError(f"--eta {eta} was asked for; it runs from 0 to 1, and only ancestral and ddim have one")
         chosen = partial(plain, eta=eta)
     return model, denoiser, chosen
+
+
+def statistics_of(model: Model) -> Path:
+    """Where `softmix statistics` puts what dpm-solver-v3 knows of these weights: in the run, and of a model that comes
+    with softmix beside what else is kept from one command to the next."""
+    from ..train.model import SHIPPED
+
+    folder = cache() if model.path.is_relative_to(SHIPPED) else model.path
+    return folder / "statistics" / f"{model.weights}-{model.fingerprint}.safetensors"
 
 
 def positive(**numbers: int) -> None:

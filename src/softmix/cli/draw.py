@@ -38,10 +38,10 @@ def sample(
         run: a run folder, or a model that comes with softmix: fashion.
         out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
         n: how many.
-        steps: of the sampler, at least 1; an evaluation of the network each, but for heun, which takes two.
-        sampler: ancestral, renoise, soft-adams, ddim, heun, dpm-solver-2m or adams; by default the one that suits
-            the model: soft-adams for one that draws at high noise, ancestral for others that draw, adams for one that
-            knows the mean only.
+        steps: of the sampler, at least 1; an evaluation of the network each, but for the few that ask more often.
+        sampler: a name from docs/choose-a-sampler.md: adams, ancestral, ddim, unipc, evodiff, dpm-solver-v3 ...; by
+            default the one that suits the model: soft-adams for one that draws at high noise, ancestral for others
+            that draw, adams for one that knows the mean only.
         eta: fresh noise of ancestral and ddim, from 0 to 1; 0 by default for ddim and for soft mixtures, else 1.
         seed: image k depends on the seed and k alone.
         label: a class, for a model trained with classes.

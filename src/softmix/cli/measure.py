@@ -1,4 +1,4 @@
-"""The command line: `softmix evaluate` and `softmix check`."""
+"""The command line: `softmix evaluate`, `softmix statistics` and `softmix check`."""
 
 from __future__ import annotations
 
@@ -121,6 +121,49 @@ def _both(source: str, model: Model) -> tuple[Data, Data]:
             "which flatters a model that copies"
         )
         return train_data.split(0.1, 0)
+
+
+def statistics(
+    run: Positional[Path],
+    data: Positional[str | None] = None,
+    /,
+    n: int = 512,
+    nodes: int = 120,
+    weights: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Measure what the sampler dpm-solver-v3 wants to know of a model, and keep it in the run folder, where `softmix
+    sample --sampler dpm-solver-v3` finds it. Without it that sampler is the exponential rule for means.
+
+    Args:
+        run: a run folder.
+        data: the data it was trained on, if it cannot be found by its name.
+        n: training items, each seen at every level with six evaluations at most.
+        nodes: levels of noise.
+        weights: model, or an average such as ema-0.100.
+        seed: of the noise.
+    """
+    from tqdm import tqdm
+
+    from ..data.store import choose
+    from ..rng import Rng
+    from ..sampler.statistics import fit_statistics
+    from .common import statistics_of
+
+    positive(n=n, nodes=nodes)
+    if nodes < 3:
+        raise UsageError(f"--nodes {nodes} was asked for; curves need at least 3")
+    model, denoiser, _ = prepared(run, None, None, weights, 0)
+    train_data, _ = _both(data or model.facts.data, model)
+    x0 = train_data.x0(choose(len(train_data), n))
+    with tqdm(total=2 * nodes, unit="level", disable=None) as bar:
+        found = fit_statistics(
+            denoiser, x0, Rng(seed, len(x0), "statistics"), nodes, look=lambda k: bar.update(k) and None
+        )
+    place = statistics_of(model)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    found.save(place)
+    print(f"wrote {place}: {len(x0)} items at {nodes} levels")
 
 
 def check(what: Positional[str], /) -> None:

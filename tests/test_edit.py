@@ -1,0 +1,162 @@
+"""The command line: edits of a picture, before and after, and the statistics of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import softmix
+from softmix.cli import main
+from softmix.data import load, to_uint8
+from softmix.sampler import BY_NAME
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of digits after a few steps, one with classes, and a picture."""
+    folder = tmp_path_factory.mktemp("edit")
+    data = load("digits")
+    for name, classes in (("plain", "false"), ("classes", "true"), ("soft", "false")):
+        model = "smd" if name == "soft" else "plain"
+        more = ["--set", "batch=32", "precision=fp32", f"classes={classes}"]
+        main(["train", "digits", "--model", model, "--steps", "12", "--out", str(folder / name), *more])
+    pixels = to_uint8(data.x0(slice(0, 1)))[0, 0]
+    Image.fromarray(pixels.numpy()).save(folder / "digit.png")
+    return folder
+
+
+def edited(runs: Path, run: str, out: Path, *more: str) -> np.ndarray:
+    main(["edit", str(runs / run), str(runs / "digit.png"), "--out", str(out), "--steps", "20", *more])
+    return np.load(out)
+
+
+@pytest.mark.parametrize("run", ["plain", "soft"])
+@pytest.mark.parametrize("code", ["edit-friendly", "dpm-encoder"])
+def test_nothing_is_an_edit_of_no_strength(
+    run: str, code: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A colour on nothing: the picture comes back, and the sentence says how exactly."""
+    args = ("--colour", "0.5", "--where", "0", "0", "1", "1", "--strength", "0.05", "--code", code)
+    found = edited(runs, run, tmp_path / "a.npy", *args)
+    before = np.asarray(Image.open(runs / "digit.png"))
+    assert found.shape == (8, 8) and np.abs(found.astype(int) - before).max() <= 1
+    said = capsys.readouterr().out
+    assert float(said.split("back to ")[1].split()[0]) < 1e-5
+
+
+def test_edits_change_what_they_should(runs: Path, tmp_path: Path) -> None:
+    before = np.asarray(Image.open(runs / "digit.png")).astype(int)
+    moved = edited(runs, "plain", tmp_path / "m.npy", "--shift", "2", "0").astype(int)
+    assert np.abs(moved[:, 2:] - before[:, :-2]).mean() < np.abs(moved - before).mean()
+    lit = edited(runs, "plain", tmp_path / "c.npy", "--colour", "1", "--where", "0", "0", "4", "8").astype(int)
+    assert (lit - before)[:, :4].mean() > (lit - before)[:, 4:].mean() + 20
+    few = edited(runs, "plain", tmp_path / "f.npy", "--colour", "0.6", "--steps", "20").astype(int)
+    many = edited(runs, "plain", tmp_path / "g.npy", "--colour", "0.6", "--steps", "80").astype(int)
+    assert abs(few.mean() - many.mean()) < 0.25 * abs(few.mean() - before.mean())
+    one = edited(runs, "classes", tmp_path / "k.npy", "--from-class", "0", "--to-class", "1", "--guidance", "2")
+    again = edited(runs, "classes", tmp_path / "l.npy", "--from-class", "0", "--to-class", "0")
+    assert not np.array_equal(one, again) and np.abs(again.astype(int) - before).max() <= 1
+    other = edited(runs, "plain", tmp_path / "o.npy", "--other", str(runs / "soft"))
+    assert np.abs(other.astype(int) - before).max() > 1
+    main(
+        [
+            "edit",
+            str(runs / "plain"),
+            str(runs / "digit.png"),
+            "--out",
+            str(tmp_path / "p.png"),
+            "--shift",
+            "1",
+            "1",
+            "--steps",
+            "5",
+        ]
+    )
+    picture = Image.open(tmp_path / "p.png")
+    assert picture.size[0] > 2 * picture.size[1]
+    kept = json.loads(picture.text["softmix"])  # type: ignore[attr-defined]
+    assert kept["arguments"]["shift"] == [1, 1] and kept["arguments"]["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("run", "more", "says"),
+    [
+        ("plain", ["--shift", "1", "1", "--colour", "1"], "one edit at a time"),
+        ("plain", [], "one edit at a time"),
+        ("plain", ["--shift", "1", "1", "--strength", "2"], "runs from 0 to 1"),
+        ("plain", ["--to-class", "3"], "classes of this model are none"),
+        ("classes", ["--to-class", "12"], "are 0 to 9"),
+        ("plain", ["--colour", "1", "0", "0"], "takes 1 number"),
+        ("plain", ["--colour", "1", "--where", "9", "9", "2", "2"], "outside of an image of 8 x 8"),
+        ("plain", ["--shift", "1", "1", "--guidance", "2"], "leads to a class"),
+        ("plain", ["--shift", "1", "1", "--where", "0", "0", "1", "1"], "goes with --colour"),
+        ("plain", ["--colour", "1", "--where", "-1", "0", "1", "1"], "from 0 on"),
+        ("plain", ["--shift", "1", "1", "--out", "x.jpg"], "give a .png or a .npy"),
+    ],
+)
+def test_mistakes_have_a_sentence(
+    run: str, more: list[str], says: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        edited(runs, run, tmp_path / "x.npy", *more)
+    assert end.value.code == 2 and says in capsys.readouterr().err
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_a_picture_that_is_none(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "not.png").write_text("text")
+    for name in ("not.png", "absent.png"):
+        with pytest.raises(SystemExit):
+            main(
+                [
+                    "edit",
+                    str(runs / "plain"),
+                    str(tmp_path / name),
+                    "--out",
+                    str(tmp_path / "x.png"),
+                    "--shift",
+                    "1",
+                    "1",
+                ]
+            )
+        assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_sampler_has_its_name(name: str, runs: Path, tmp_path: Path) -> None:
+    main(
+        [
+            "sample",
+            str(runs / "plain"),
+            "--sampler",
+            name,
+            "--steps",
+            "20",
+            "--n",
+            "2",
+            "--out",
+            str(tmp_path / "x.npy"),
+        ]
+    )
+    assert np.load(tmp_path / "x.npy").shape == (2, 8, 8)
+
+
+def test_statistics_are_found_by_the_sampler(runs: Path, tmp_path: Path) -> None:
+    """Before and after they are there: other pictures by the same command; other weights have none."""
+    sample = ["sample", str(runs / "plain"), "--sampler", "dpm-solver-v3", "--steps", "5", "--n", "2"]
+    main([*sample, "--out", str(tmp_path / "before.npy")])
+    main(["statistics", str(runs / "plain"), "--n", "64", "--nodes", "9"])
+    main([*sample, "--out", str(tmp_path / "after.npy")])
+    main([*sample, "--weights", "model", "--out", str(tmp_path / "raw.npy")])
+    before, after = (np.load(tmp_path / f"{name}.npy").astype(int) for name in ("before", "after"))
+    assert np.abs(before - after).max() > 1
+    model = softmix.load(runs / "plain", "model")
+    plain = softmix.sample(model.denoiser, 2, 5, sampler=softmix.sampler.dpm_solver_v3)
+    right = to_uint8(plain.clamp(-1, 1))[:, 0].numpy()
+    assert np.abs(np.load(tmp_path / "raw.npy").reshape(right.shape).astype(int) - right).max() <= 1
+    assert torch.isfinite(plain).all()
