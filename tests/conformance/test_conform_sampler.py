@@ -47,7 +47,6 @@ ALL = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: traits(s).name)
 ODE = pytest.mark.parametrize(
     "sampler", [s for s in SAMPLERS if traits(s).order and not traits(s).stochastic], ids=lambda s: traits(s).name
 )
-SDE = pytest.mark.parametrize("sampler", [s for s in SAMPLERS if traits(s).stochastic], ids=lambda s: traits(s).name)
 DRAWING = pytest.mark.parametrize(
     "sampler", [s for s in SAMPLERS if traits(s).order is None], ids=lambda s: traits(s).name
 )
