@@ -2,7 +2,7 @@
 
     python bench/samplers.py                                    # the tables, minutes on one thread
     python bench/samplers.py --picture docs/samplers.png        # and the curves
-    python bench/samplers.py --run fashion --picture docs/samplers-fashion.png     # Fréchet distance
+    python bench/samplers.py --run fashion --picture docs/samplers-fashion.png     # Fréchet distance, an hour
 
 On the oracles all take the same grid, even in logsnr from noise to 12, but the pseudo numerical methods, which take
 their chain's. See `softmix.recipe.contest` for what is measured.
@@ -22,10 +22,9 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 
-import softmix
 from softmix.oracle import Problem, correlated, eight, gaussian
 from softmix.process import VP
-from softmix.recipe.contest import Way, fashion, on_oracle, steps_for
+from softmix.recipe.contest import Way, fashion, on_oracle, row, steps_for
 from softmix.recipe.dpm_solver_v3 import statistics
 from softmix.recipe.paper import VerdictRow
 from softmix.sampler import SAMPLERS, dpm_solver_v3, evodiff, label, traits, unipc
@@ -130,27 +129,30 @@ def picture(everything: dict[str, Found], path: Path) -> None:
     print(f"wrote {path}")
 
 
-def trained(counts: Sequence[int], n: int, path: Path | None) -> None:
+def trained(counts: Sequence[int], seeds: Sequence[int], n: int, path: Path | None) -> None:
     """The model that ships: Fréchet distance of every sampler, on the grid that it takes by itself."""
     known = fashion(print)
     if known is None:
         return
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, VerdictRow]] = {}
     for each in SAMPLERS:
         for count in counts:
             steps = steps_for(each, count)
             if steps < traits(each).least:
                 continue
-            x = softmix.sample(known.model.denoiser, n, steps, sampler=each, precision="bf16").clamp(-1, 1)
-            curves.setdefault(label(each), {})[count] = known.reference.compare(x)["frechet"]
-            print(f"{label(each)}, {count}: {curves[label(each)][count]:.2f}", flush=True)
+            values = known.distances(n, steps, each, denoiser=known.model.denoiser, seeds=seeds)
+            curves.setdefault(label(each), {})[count] = row(label(each), "ours", f"frechet@{count}", values, "")
+            print(f"{label(each)}, {count}: {cell(curves[label(each)][count])}", flush=True)
     print("\n| sampler | " + " | ".join(map(str, counts)) + " |\n|---|" + "---|" * len(counts))
     for name, points in curves.items():
-        print(f"| {name} | " + " | ".join(f"{points[c]:.3g}" if c in points else "" for c in counts) + " |")
+        print(f"| {name} | " + " | ".join(cell(points[c]) if c in points else "" for c in counts) + " |")
+    least = [min((points[c].value, name) for name, points in curves.items() if c in points)[1] for c in counts]
+    print("| *least* | " + " | ".join(f"*{name}*" for name in least) + " |")
     if path is not None:
         figure, axis = plt.subplots(figsize=(8, 6))
         for name, points in curves.items():
-            axis.plot(*zip(*points.items(), strict=True), label=name, **style(name))  # type: ignore[arg-type]
+            values = [found.value for found in points.values()]
+            axis.plot(list(points), values, label=name, **style(name))  # type: ignore[arg-type]
         features = known.reference.features.name
         dressed(axis, counts, "Fashion-MNIST, the model that ships", f"Fréchet distance, {features} (not FID)")
         axis.legend(fontsize=8, ncol=2)
@@ -167,7 +169,7 @@ def main() -> None:
     parser.add_argument("--run", choices=["fashion"], help="the model that ships, in the place of the oracles")
     options = parser.parse_args()
     if options.run:
-        trained((2, 4, 5, 8, 10, 16, 20), options.n, options.picture)
+        trained((2, 4, 5, 8, 10, 16, 20), options.seeds, options.n, options.picture)
         return
     torch.set_num_threads(1)
     everything: dict[str, Found] = {}

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import softmix
 from softmix.cli import main
+from softmix.cli.edit import before
 from softmix.data import load, to_uint8
 from softmix.sampler import BY_NAME
 
@@ -43,44 +44,60 @@ def test_nothing_is_an_edit_of_no_strength(
     """A colour on nothing: the picture comes back, and the sentence says how exactly."""
     args = ("--colour", "0.5", "--where", "0", "0", "1", "1", "--strength", "0.05", "--code", code)
     found = edited(runs, run, tmp_path / "a.npy", *args)
-    before = np.asarray(Image.open(runs / "digit.png"))
-    assert found.shape == (8, 8) and np.abs(found.astype(int) - before).max() <= 1
+    was = np.asarray(Image.open(runs / "digit.png"))
+    assert found.shape == (8, 8) and np.abs(found.astype(int) - was).max() <= 1
     said = capsys.readouterr().out
     assert float(said.split("back to ")[1].split()[0]) < 1e-5
 
 
 def test_edits_change_what_they_should(runs: Path, tmp_path: Path) -> None:
-    before = np.asarray(Image.open(runs / "digit.png")).astype(int)
+    was = np.asarray(Image.open(runs / "digit.png")).astype(int)
     moved = edited(runs, "plain", tmp_path / "m.npy", "--shift", "2", "0").astype(int)
-    assert np.abs(moved[:, 2:] - before[:, :-2]).mean() < np.abs(moved - before).mean()
+    assert np.abs(moved[:, 2:] - was[:, :-2]).mean() < np.abs(moved - was).mean()
     lit = edited(runs, "plain", tmp_path / "c.npy", "--colour", "1", "--where", "0", "0", "4", "8").astype(int)
-    assert (lit - before)[:, :4].mean() > (lit - before)[:, 4:].mean() + 20
+    assert (lit - was)[:, :4].mean() > (lit - was)[:, 4:].mean() + 20
     few = edited(runs, "plain", tmp_path / "f.npy", "--colour", "0.6", "--steps", "20").astype(int)
     many = edited(runs, "plain", tmp_path / "g.npy", "--colour", "0.6", "--steps", "80").astype(int)
-    assert abs(few.mean() - many.mean()) < 0.25 * abs(few.mean() - before.mean())
+    assert abs(few.mean() - many.mean()) < 0.25 * abs(few.mean() - was.mean())
     one = edited(runs, "classes", tmp_path / "k.npy", "--from-class", "0", "--to-class", "1", "--guidance", "2")
     again = edited(runs, "classes", tmp_path / "l.npy", "--from-class", "0", "--to-class", "0")
-    assert not np.array_equal(one, again) and np.abs(again.astype(int) - before).max() <= 1
+    assert not np.array_equal(one, again) and np.abs(again.astype(int) - was).max() <= 1
     other = edited(runs, "plain", tmp_path / "o.npy", "--other", str(runs / "soft"))
-    assert np.abs(other.astype(int) - before).max() > 1
-    main(
-        [
-            "edit",
-            str(runs / "plain"),
-            str(runs / "digit.png"),
-            "--out",
-            str(tmp_path / "p.png"),
-            "--shift",
-            "1",
-            "1",
-            "--steps",
-            "5",
-        ]
-    )
-    picture = Image.open(tmp_path / "p.png")
+    assert np.abs(other.astype(int) - was).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("run", "edit"),
+    [
+        ("plain", ["--shift", "1", "1"]),
+        ("soft", ["--colour", "0.7", "--where", "1", "2", "3", "4"]),
+        ("classes", ["--to-class", "3", "--code", "dpm-encoder"]),
+    ],
+)
+def test_the_picture_of_an_edit_holds_what_it_was_made_from(
+    run: str, edit: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, again and after side by side, the recipe inside, and all of it made again from the picture alone."""
+    out = tmp_path / "p.png"
+    main(["edit", str(runs / run), str(runs / "digit.png"), "--out", str(out), "--steps", "5", *edit])
+    picture = Image.open(out)
     assert picture.size[0] > 2 * picture.size[1]
     kept = json.loads(picture.text["softmix"])  # type: ignore[attr-defined]
-    assert kept["arguments"]["shift"] == [1, 1] and kept["arguments"]["steps"] == 5
+    assert kept["arguments"]["steps"] == 5 and kept["run"] == run
+    assert np.array_equal(np.asarray(before(out, (1, 8, 8))), np.asarray(Image.open(runs / "digit.png")))
+    capsys.readouterr()
+    main(["repeat", str(out), "--run", str(runs / run), "--out", str(tmp_path / "again.png")])
+    assert "values are the same" in capsys.readouterr().out
+    altered = np.asarray(picture).copy()
+    altered[-9, -9] ^= 3
+    Image.fromarray(altered).save(out, pnginfo=PngImagePlugin.PngInfo())
+    with pytest.raises(SystemExit):
+        main(["repeat", str(out), "--run", str(runs / run)])
+    info = PngImagePlugin.PngInfo()
+    info.add_text("softmix", json.dumps(kept))
+    Image.fromarray(altered).save(out, pnginfo=info)
+    main(["repeat", str(out), "--run", str(runs / run)])
+    assert "differ, by 3 of 255" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from softmix.data import Data, load
 from softmix.process import VP, Flow, Gaussian
-from softmix.recipe import PAPERS, Scale, smd
+from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
 from softmix.recipe.images import COUNTS, ROWS, SETS, Job, base, best, compute, near, results, train_and_measure, values
 from softmix.sampler import traits
 from softmix.train import Run, Trainer, facts_of
@@ -128,13 +128,31 @@ def test_the_verdict_of_images_follows_its_rows(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PAPERS if name != "smd"])
 def test_a_claim_is_run_beside_a_baseline_and_a_control(name: str) -> None:
-    """At quick scale: under two minutes, all numbers finite. What the table of papers says is from full scale, or is
-    marked and then what comes out here."""
+    """At quick scale: under two minutes, all numbers finite. The kept run at full scale is of this very recipe: the
+    same ways and metrics, of five seeds."""
     module = PAPERS[name]
-    verdict = module.run(Scale.quick, lambda line: None)
+    verdict, kept = module.run(Scale.quick, lambda line: None), found(name)
     roles = {row.role for row in verdict.rows}
     assert {"ours", "baseline", "control"} <= roles and verdict.seconds < 120
     assert all(math.isfinite(row.value) for row in verdict.rows)
-    assert module.PAPER.name == name and module.PAPER.claim == verdict.claim
-    said = module.FOUND.split(":")[0]
-    assert said in ("holds", "holds in part", "does not hold here", f"{verdict.verdict} (quick)")
+    assert kept is not None
+    asked, seen = ({(row.name, row.role, row.metric, row.data) for row in each.rows} for each in (verdict, kept))
+    assert asked <= seen, "run: softmix reproduce NAME --out FOLDER, and keep its verdict.json"
+    assert all(row.seeds in (1, 5) for row in kept.rows if (row.name, row.role, row.metric, row.data) in asked)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_what_a_paper_is_said_to_do_is_a_kept_run(name: str) -> None:
+    module, kept = PAPERS[name], found(name)
+    assert module.PAPER.name == name and kept is not None and kept.claim == module.PAPER.claim
+    assert {"ours", "baseline", "control"} <= {row.role for row in kept.rows}
+    assert not module.FOUND.startswith(("holds", "does not")), "the verdict is in the kept run"
+
+
+def test_a_verdict_is_kept_whole(tmp_path: Path) -> None:
+    rows = (VerdictRow("a", "ours", "error", 1.5e-9, 1e-10, 5, "here"), VerdictRow("b", "floor", "error", 0.25, 0.0, 1))
+    verdict = Verdict("it is so", "holds", "it was so", rows, 2.5)
+    verdict.save(tmp_path / "verdict.json")
+    assert Verdict.load(tmp_path / "verdict.json") == verdict
+    # what is all but nothing is not written as nothing
+    assert "2e-09±1e-10" in verdict.table() and "0.250" in verdict.table()

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from .common import UsageError, load_data, positive
 from .draw import sample
+from .edit import before, edit
 
 
 def repeat(
@@ -58,13 +59,19 @@ def _picture(what: Path, run: Path | None, out: Path | None, aside: Path) -> Non
             f"{what} was made by weights {recipe['weights_fingerprint']} (step {recipe['step']}); {model.path} has "
             f"{model.fingerprint} (step {model.step})"
         )
-    single = recipe["form"] == "single"
-    sample(model.path, aside / ("made" if single else "made.png"), **recipe["arguments"])
-    made = next((aside / "made").glob("*.png")) if single else aside / "made.png"
+    made = aside / "made.png"
+    if recipe["form"] == "edit":
+        before(what, model.facts.shape).save(aside / "before.png")
+        edit(model.path, aside / "before.png", made, **recipe["arguments"])
+    elif recipe["form"] == "single":
+        sample(model.path, aside / "made", **recipe["arguments"])
+        made = next((aside / "made").glob("*.png"))
+    else:
+        sample(model.path, made, **recipe["arguments"])
     if out is not None:
         shutil.copyfile(made, out)
-    with Image.open(what) as before, Image.open(made) as after:
-        a, b = np.asarray(before, dtype=int), np.asarray(after, dtype=int)
+    with Image.open(what) as first, Image.open(made) as second:
+        a, b = np.asarray(first, dtype=int), np.asarray(second, dtype=int)
     apart = abs(a - b)
     print(
         f"{what}: all {a.size:,} values are the same"
@@ -92,8 +99,11 @@ def _recipe(what: Path) -> dict[str, Any]:
             recipe = json.loads(image.info[RECIPE])
         recipe["arguments"], recipe["run"], recipe["weights_fingerprint"], recipe["form"]
     except (OSError, UnidentifiedImageError, ValueError, LookupError, TypeError) as error:
-        raise UsageError(f"{what} is no picture with a recipe, as `softmix sample` writes them ({error})") from error
-    known = set(sample.__annotations__) - {"run", "out", "dry_run", "return"}
+        raise UsageError(
+            f"{what} is no picture with a recipe, as `softmix sample` and `softmix edit` write them ({error})"
+        ) from error
+    verb: Any = edit if recipe["form"] == "edit" else sample
+    known = set(verb.__annotations__) - {"run", "image", "out", "dry_run", "return"}
     if not isinstance(recipe["arguments"], dict) or set(recipe["arguments"]) != known:
         raise UsageError(f"{what}: its recipe is of another softmix ({recipe.get('softmix')}) or was altered")
     return dict(recipe)

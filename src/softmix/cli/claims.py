@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from .common import UsageError, uses
+
+if TYPE_CHECKING:
+    from ..recipe import Verdict
 
 
 def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = False, dry_run: bool = False) -> None:
@@ -18,11 +22,9 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
         quick: under two minutes on two cores; else what the claim deserves.
         dry_run: show the claim and run nothing.
     """
-    from ..recipe import PAPERS, Scale
+    from ..recipe import Scale
 
-    if paper not in PAPERS:
-        raise UsageError(f"there is no paper {paper!r}; softmix has {', '.join(PAPERS)} (see `softmix papers`)")
-    module = PAPERS[paper]
+    module = _named(paper)
     print(
         f"{module.PAPER.title} ({module.PAPER.venue} {module.PAPER.year}, arXiv {module.PAPER.arxiv})\n"
         f"claim: {module.PAPER.claim}\n"
@@ -36,32 +38,69 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
         print(f"wrote {out / 'verdict.json'}")
 
 
-def papers(out: Path | None = None) -> None:
-    """The papers that softmix runs, their claims, and what was found.
+def papers(name: Positional[str | None] = None, /, out: Path | None = None) -> None:
+    """The papers that softmix runs, their claims, and what was found; with a name, every number of that paper's last
+    run at full scale.
 
     Args:
-        out: a Markdown file to write the table to, as well.
+        name: of a paper; by default all are listed.
+        out: a Markdown file for the whole, with all numbers.
     """
+    from ..recipe import PAPERS, found
+
+    for each in [_named(name)] if name is not None else PAPERS.values():
+        paper, verdict = each.PAPER, found(each.PAPER.name)
+        print(
+            f"{paper.name:15s} {paper.title} ({paper.venue} {paper.year})\n"
+            f"{'':15s} claim: {paper.claim}\n{'':15s} found: {_said(each, verdict)}"
+        )
+        if name is not None and verdict is not None:
+            print(f"\n{verdict.table()}\n\n{_why(verdict)}")
+    if out is not None:
+        out.write_text(_page())
+        print(f"wrote {out}")
+
+
+def _named(name: str) -> Any:
     from ..recipe import PAPERS
 
-    table = [
+    if name not in PAPERS:
+        raise UsageError(f"there is no paper {name!r}; softmix has {', '.join(PAPERS)} (see `softmix papers`)")
+    return PAPERS[name]
+
+
+def _said(module: Any, verdict: Verdict | None) -> str:
+    return f"{verdict.verdict}: {module.FOUND}" if verdict else "not run at full scale yet"
+
+
+def _why(verdict: Verdict) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in verdict.machine.items())
+    return f"{verdict.verdict}: {verdict.why}\n({verdict.seconds:.0f} s; {machine})"
+
+
+def _page() -> str:
+    """A table of the papers, and below it the numbers of each."""
+    from ..recipe import PAPERS, found
+
+    lines = [
         "# Papers",
         "",
-        "Written by `softmix papers --out docs/papers.md`; run any by `softmix reproduce NAME`.",
+        "Written by `softmix papers --out docs/papers.md`. Run any by `softmix reproduce NAME`, in two minutes with",
+        "`--quick`. What each verdict rests on is below the table: values are means over seeds, ± is their standard",
+        "deviation, and whatever was asked of the numbers is said with its answer.",
         "",
+        "| name | paper | claim | found here |",
+        "|---|---|---|---|",
     ]
-    table += ["| name | paper | claim | found here |", "|---|---|---|---|"]
+    below: list[str] = []
     for name, module in PAPERS.items():
-        paper = module.PAPER
-        print(
-            f"{name:10s} {paper.title} ({paper.venue} {paper.year})\n"
-            f"{'':10s} claim: {paper.claim}\n{'':10s} found: {module.FOUND}"
-        )
+        paper, verdict = module.PAPER, found(name)
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv}), {paper.venue} {paper.year}"
-        table.append(f"| `{name}` | {link} | {paper.claim} | {module.FOUND} |")
-    if out is not None:
-        out.write_text("\n".join(table) + "\n")
-        print(f"wrote {out}")
+        shown = f"[`{name}`](#{name})" if verdict else f"`{name}`"
+        lines.append(f"| {shown} | {link} | {paper.claim} | {_said(module, verdict)} |")
+        if verdict is not None:
+            below += ["", f"## {name}", "", "```text", verdict.table(), "```", "", _why(verdict)]
+    return "\n".join([*lines, *below]) + "\n"
 
 
 def cite(run: Positional[Path], /) -> None:

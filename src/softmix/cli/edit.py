@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tyro.conf import Positional
 
 from .common import UsageError, positive
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
     from ..train import Model
+
+GAP = 2
 
 
 def edit(
@@ -48,7 +51,7 @@ def edit(
         other: make it what this other model, of the same size, makes of the noise (CycleDiffusion).
         strength: share of the steps that are taken again, from 0 (the image) to 1; by default 1 for shift and colour
             and 0.64 for classes and other models.
-        steps: of the sampler, two evaluations each.
+        steps: of the sampler, three evaluations each.
         code: how the noise is found: edit-friendly keeps the image's shape through strong edits, dpm-encoder
             is noise as a sampler draws it.
         guidance: classifier-free guidance of the edit; 1 is none.
@@ -56,6 +59,7 @@ def edit(
         weights: model, or an average such as ema-0.100.
     """
     import torch
+    from tqdm import tqdm
 
     from ..denoiser import guided
     from ..process import uniform_logsnr
@@ -83,24 +87,30 @@ def edit(
     second: Any = _second(model, other) if other is not None else model.denoiser
     encoder: Any = edit_friendly if code == "edit-friendly" else dpm_encoder
     grid, rng = uniform_logsnr(model.process, steps), Rng(seed, 1, "edit")
-    found = finish(drive(model.denoiser, encoder, x0, grid, rng, told))
     skip = min(round((1 - share) * steps), steps - 1)
+    # what can be wrong with a colour is said before the work begins
+    tint = _tint(colour, where, model.facts.shape, steps) if colour is not None else None
+    with tqdm(total=steps + 2 * (steps - skip), unit="evaluation", disable=None) as bar:
 
-    def played(used: Any, denoiser: Any, cond: Tensor | None, tint: Tint | None = None) -> Tensor:
-        return finish(drive(denoiser, replay(used, skip, tint), used.start(skip), grid[skip:], rng, cond))
+        def run_of(denoiser: Any, sampler: Any, x: Tensor, times: Tensor, cond: Tensor | None) -> Any:
+            return finish(drive(denoiser, sampler, x, times, rng, cond), look=lambda step: bar.update(1) and None)
 
-    again = played(found, model.denoiser, told)
-    if shift is not None:
-        after = played(found.shifted(shift[1], shift[0], fill=rng.child("fill")), model.denoiser, told)
-    elif colour is not None:
-        after = played(found, model.denoiser, told, _tint(colour, where, model.facts.shape, steps))
-    else:
-        after = played(found, guided(guidance)(second) if guidance != 1 else second, wanted)
+        def played(used: Any, denoiser: Any, cond: Tensor | None, tint: Tint | None = None) -> Tensor:
+            return cast("Tensor", run_of(denoiser, replay(used, skip, tint), used.start(skip), grid[skip:], cond))
+
+        found = run_of(model.denoiser, encoder, x0, grid, told)
+        again = played(found, model.denoiser, told)
+        if shift is not None:
+            after = played(found.shifted(shift[1], shift[0], fill=rng.child("fill")), model.denoiser, told)
+        else:
+            after = played(found, guided(guidance)(second) if guidance != 1 else second, wanted, tint)
     error = float((again - x0).abs().max())
     kept = {
         "run": model.path.name,
         "weights": model.weights,
         "weights_fingerprint": model.fingerprint,
+        "step": model.step,
+        "form": "edit",
         "image": image.name,
         "error": error,
         "arguments": {
@@ -115,6 +125,7 @@ def edit(
             "code": code,
             "guidance": guidance,
             "seed": seed,
+            "weights": model.weights,
         },
         "softmix": model.facts.version,
     }
@@ -191,4 +202,15 @@ def _write(out: Path, x: Tensor, recipe: dict[str, Any]) -> None:
     if out.suffix == ".npy":
         np.save(out, pixels[-1].permute(1, 2, 0).squeeze(-1).numpy(), allow_pickle=False)
     else:
-        save_png(out, enlarge(to_image(tile(pixels, columns=3))), recipe)
+        save_png(out, enlarge(to_image(tile(pixels, columns=len(pixels), gap=GAP))), recipe)
+
+
+def before(picture: Path, shape: tuple[int, ...]) -> PILImage:
+    """The image that an edit's picture was made from: its first panel, at the model's size."""
+    from PIL import Image
+
+    with Image.open(picture) as sheet:
+        factor = sheet.height // (shape[1] + 2 * GAP)
+        top = left = factor * GAP
+        panel = sheet.crop((left, top, left + factor * shape[2], top + factor * shape[1]))
+        return panel.resize((shape[2], shape[1]), Image.Resampling.NEAREST)

@@ -95,6 +95,13 @@ class Gaussian(ABC):
         (x_0, x_t) has its true joint law then x_s has its true marginal.
         Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, eq. 12 and 16.
         """
+        mean, fresh = self.kernel(xt, x0, t, s, eta)
+        return mean if eta == 0 else mean + fresh * rng.normal(xt.shape, xt.dtype).to(xt.device)
+
+    def kernel(
+        self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, eta: float = 1.0
+    ) -> tuple[Tensor, Tensor | float]:
+        """Mean and standard deviation of the bridge's step, in the shape and type of xt."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
         shares: tuple[Tensor | float, ...]
@@ -103,8 +110,7 @@ class Gaussian(ABC):
         else:
             shares = tuple(column(share, xt) for share in self.shares(t, s, eta))
         clean, kept, fresh = shares
-        mean = kept * xt + clean * x0
-        return mean if eta == 0 else mean + fresh * rng.normal(xt.shape, xt.dtype).to(xt.device)
+        return kept * xt + clean * x0, fresh
 
     def shares(self, t: Tensor | float, s: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """What the bridge takes of x_0, of x_t, and of fresh noise; float64."""

@@ -1,8 +1,11 @@
 """The room of recipes: one short file for each paper. Its claim is run, beside a baseline and a control.
 
-A recipe module has PAPER and run(scale, say, out) -> Verdict. It is listed in RECIPES when it runs, not before.
+A recipe module has PAPER and run(scale, say, out) -> Verdict. It is listed in RECIPES when it runs, not before. What
+came out at full scale is in found/NAME.json, as `softmix reproduce NAME --out FOLDER` wrote it; FOUND says it in a
+sentence.
 """
 
+from pathlib import Path
 from types import ModuleType
 
 from . import (
@@ -27,4 +30,11 @@ RECIPES: tuple[ModuleType, ...] = (
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 
-__all__ = ["PAPERS", "RECIPES", "Paper", "Scale", "Verdict", "VerdictRow"]
+
+def found(name: str) -> Verdict | None:
+    """The verdict of the last run at full scale; None where none was made."""
+    path = Path(__file__).parent / "found" / f"{name}.json"
+    return Verdict.load(path) if path.exists() else None
+
+
+__all__ = ["PAPERS", "RECIPES", "Paper", "Scale", "Verdict", "VerdictRow", "found"]

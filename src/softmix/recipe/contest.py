@@ -135,12 +135,19 @@ class Fashion:
     reference: Reference
 
     def distances(
-        self, n: int, steps: int, sampler: Sampler = adams, start: Start | None = None, at: float = 1.0
+        self,
+        n: int,
+        steps: int,
+        sampler: Sampler = adams,
+        start: Start | None = None,
+        at: float = 1.0,
+        denoiser: Denoiser | None = None,
+        seeds: Sequence[int] = range(3),
     ) -> list[float]:
-        """Fréchet distances of n images each, of three sets of noise."""
+        """Fréchet distances of n images each, of as many sets of noise as seeds. denoiser : another than `means`."""
+        asked = denoiser or self.means
         drawn = (
-            sample(self.means, n, steps, sampler=sampler, seed=seed, start=start, at=at, precision="bf16")
-            for seed in range(3)
+            sample(asked, n, steps, sampler=sampler, seed=seed, start=start, at=at, precision="bf16") for seed in seeds
         )
         return [self.reference.compare(x.clamp(-1, 1))["frechet"] for x in drawn]
 

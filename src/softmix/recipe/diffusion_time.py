@@ -28,8 +28,8 @@ PAPER = Paper(
     claim="A finite diffusion time is best, and with an auxiliary law in the place of noise it can be short.",
 )
 FOUND = (
-    "holds in part (quick): from the data's Gaussian a short way is better than the whole one; from noise "
-    "no shorter way is"
+    "from the data's Gaussian a short way is better than the whole one, where answers are known; from noise no "
+    "shorter way is; on images, at alpha^2 = 0.1, neither is"
 )
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, exact means"

@@ -28,8 +28,7 @@ PAPER = Paper(
     "between modes.",
 )
 FOUND = (
-    "holds in part (quick): fewer samples between modes, but a target drawn by number does it as well: it "
-    "is the stored data and not the map"
+    "fewer samples between modes, but a target drawn by number does it as well: it is the stored data and not the map"
 )
 
 COUNTS = (3, 5, 10)

@@ -32,8 +32,8 @@ PAPER = Paper(
     "noise, keeps its shape through edits.",
 )
 FOUND = (
-    "holds in part (quick): exact, and what it edits stays kin; moved with its noise an image stays "
-    "itself, but not by much more than with a sampler's own"
+    "exact, and what it edits stays kin; moved with its noise an image stays itself, but not by much more "
+    "than with a sampler's own"
 )
 
 ENCODERS = {"edit-friendly": edit_friendly, "dpm-encoder": dpm_encoder}

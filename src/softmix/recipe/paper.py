@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Literal
@@ -60,15 +60,31 @@ class VerdictRow:
     data: str = ""
 
 
+def _machine() -> dict[str, str | int]:
+    return {
+        "softmix": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+    }
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What came out, with all numbers that it rests on."""
+    """What came out, with all numbers that it rests on, and where it was run."""
 
     claim: str
     verdict: Literal["holds", "holds in part", "does not hold here"]
     why: str
     rows: tuple[VerdictRow, ...]
     seconds: float
+    machine: Mapping[str, str | int] = field(default_factory=_machine)
+
+    @classmethod
+    def load(cls, path: Path) -> Verdict:
+        """What `save` wrote."""
+        kept = json.loads(path.read_text())
+        return cls(**kept | {"rows": tuple(VerdictRow(**each) for each in kept["rows"])})
 
     def table(self) -> str:
         """The rows as text, a table for each data: one line for each name, one column for each metric."""
@@ -78,15 +94,9 @@ class Verdict:
         )
 
     def save(self, path: Path) -> None:
-        """verdict.json: claim, verdict, why, rows, and the machine."""
-        machine = {
-            "softmix": __version__,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "processor": platform.machine(),
-        }
+        """As JSON: claim, verdict, why, rows, and the machine."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self) | {"machine": machine}, indent=2) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def _table(rows: Sequence[VerdictRow]) -> str:
@@ -103,6 +113,8 @@ def _table(rows: Sequence[VerdictRow]) -> str:
 
 
 def _number(value: float) -> str:
+    if 0 < abs(value) < 1e-4:
+        return f"{value:.0e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 

@@ -47,8 +47,8 @@ PAPER = Paper(
     "most of all at few steps.",
 )
 FOUND = (
-    "holds in part: few steps need a mixture, and proper losses learn it; "
-    "the published loss does not, its latent is ignored; on images the same model without a latent does as well"
+    "few steps need a mixture, and proper losses learn it; the published loss does not, its latent is ignored; "
+    "on images the same model without a latent does as well"
 )
 
 STEPS = (1, 2, 4, 8)

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..posterior import HasMean, Posterior
 from ..process import Gaussian
 from ..rng import Rng
-from ..shape import column
 from .contract import Ask, Sampler
 
 
@@ -115,19 +114,12 @@ def _encoded(
     path = [*path, x0]
     for i, (t, s) in enumerate(pairwise(grid)):
         posterior = yield Ask(t, path[i])
-        mean, fresh = _kernel(process, path[i], _clean(posterior, latents, i), t, s, eta)
+        mean, fresh = process.kernel(path[i], _clean(posterior, latents, i), t, s, eta)
+        fresh = fresh if s > 0 else 1.0
         noise.append((path[i + 1] - mean) / fresh)
         # in exact arithmetic the same; in float32 the replay then goes through the very same numbers
         path[i + 1] = mean + fresh * noise[-1]
     return Code(grid, torch.stack(path[:-1]), torch.stack(noise), eta, latents)
-
-
-def _kernel(
-    process: Gaussian, x: Tensor, x0: Tensor, t: Tensor, s: Tensor, eta: float
-) -> tuple[Tensor, Tensor | float]:
-    """Mean and standard deviation of a step; 1 for a step to t = 0, which has no noise of its own."""
-    clean, kept, fresh = process.shares(t, s, eta)
-    return column(kept, x) * x + column(clean, x) * x0, column(fresh, x) if s > 0 else 1.0
 
 
 def _clean(posterior: Posterior, latents: Rng, i: int) -> Tensor:
@@ -174,11 +166,11 @@ def replay(code: Code, skip: int = 0, tint: Tint | None = None, rest: bool = Tru
             )
         for i, (t, s) in enumerate(pairwise(grid), start=skip):
             x0 = _clean((yield Ask(t, x)), code.latents, i)
-            mean, fresh = _kernel(process, x, x0, t, s, code.eta)
+            mean, fresh = process.kernel(x, x0, t, s, code.eta)
             noise = code.noise[i]
             if tint is not None and s > 0:
                 noise = tint(noise, x0, float(process.logsnr(t)))
-            x = mean + fresh * noise if s > 0 or rest else mean
+            x = mean + fresh * noise if s > 0 else mean + noise if rest else mean
         return x
 
     return sampler
