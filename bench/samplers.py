@@ -143,19 +143,22 @@ def trained(counts: Sequence[int], seeds: Sequence[int], n: int, path: Path | No
             values = known.distances(n, steps, each, denoiser=known.model.denoiser, seeds=seeds)
             curves.setdefault(label(each), {})[count] = row(label(each), "ours", f"frechet@{count}", values, "")
             print(f"{label(each)}, {count}: {cell(curves[label(each)][count])}", flush=True)
+    written(curves, counts, known.reference.features.name, path)
+
+
+def written(curves: dict[str, dict[int, VerdictRow]], counts: Sequence[int], features: str, path: Path | None) -> None:
     print("\n| sampler | " + " | ".join(map(str, counts)) + " |\n|---|" + "---|" * len(counts))
     for name, points in curves.items():
         print(f"| {name} | " + " | ".join(cell(points[c]) if c in points else "" for c in counts) + " |")
     least = [min((points[c].value, name) for name, points in curves.items() if c in points)[1] for c in counts]
     print("| *least* | " + " | ".join(f"*{name}*" for name in least) + " |")
     if path is not None:
-        figure, axis = plt.subplots(figsize=(8, 6))
+        figure, axis = plt.subplots(figsize=(10, 6))
         for name, points in curves.items():
             values = [found.value for found in points.values()]
             axis.plot(list(points), values, label=name, **style(name))  # type: ignore[arg-type]
-        features = known.reference.features.name
         dressed(axis, counts, "Fashion-MNIST, the model that ships", f"Fréchet distance, {features} (not FID)")
-        axis.legend(fontsize=8, ncol=2)
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.tight_layout()
         figure.savefig(path, dpi=80)
         print(f"wrote {path}")

@@ -106,8 +106,26 @@ def test_statistics_are_kept_and_read_back(found: Statistics, tmp_path: Path) ->
     again = Statistics.load(tmp_path / "statistics.safetensors")
     for name in ("clock", "l", "s", "b"):
         assert torch.equal(getattr(found, name), getattr(again, name))
-    low, *_ = found.at(torch.tensor([-100.0, 100.0], dtype=F64))
-    assert torch.equal(low[0], found.l[0]) and torch.equal(low[1], found.l[-1])
+    first, s, b = found.at(torch.tensor([-100.0, 100.0], dtype=F64))
+    assert torch.equal(first[0], torch.ones_like(first[0])) and torch.equal(first[1], found.l[-1])
+    assert not s.any() and not b.any()
+    ends = found.at(found.clock[[0, -1]])
+    assert all(torch.equal(part, kept[[0, -1]]) for part, kept in zip(ends, (found.l, found.s, found.b), strict=True))
+
+
+def test_a_grid_may_begin_before_the_statistics() -> None:
+    """Where nothing was measured the step is the one without statistics: `few` begins at a logsnr of -20. (Carried on
+    from -9 to there they made an error of 77; without any it is 0.023, and 0.018 with them.)"""
+    problem, process = mixture(), VP()
+    found = fit_statistics(problem.denoiser(), problem.sample(500, Rng(1, 500)), Rng(2, 500))
+    x = process.prior((200, *problem.shape), Rng(0, 200)).double()
+    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, few(process, 1000))
+
+    def error(statistics: Statistics | None) -> float:
+        end = ended(problem.denoiser(), partial(dpm_solver_v3, statistics=statistics), x, few(process, 12))
+        return float((end - right).norm(dim=1).mean())
+
+    assert error(found) < 1.2 * error(None)
 
 
 def test_what_statistics_cost() -> None:

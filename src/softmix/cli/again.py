@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from contextlib import closing
+from contextlib import closing, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,14 +61,16 @@ def _picture(what: Path, run: Path | None, out: Path | None, aside: Path) -> Non
             f"{model.fingerprint} (step {model.step})"
         )
     made = aside / "made.png"
-    if recipe["form"] == "edit":
-        before(what, model.facts.shape).save(aside / "before.png")
-        edit(model.path, aside / "before.png", made, **recipe["arguments"])
-    elif recipe["form"] == "single":
-        sample(model.path, aside / "made", **recipe["arguments"])
-        made = next((aside / "made").glob("*.png"))
-    else:
-        sample(model.path, made, **recipe["arguments"])
+    # what they say of a file that is thrown away is of no use
+    with redirect_stdout(StringIO()):
+        if recipe["form"] == "edit":
+            before(what, model.facts.shape).save(aside / "before.png")
+            edit(model.path, aside / "before.png", made, **recipe["arguments"])
+        elif recipe["form"] == "single":
+            sample(model.path, aside / "made", **recipe["arguments"])
+            made = next((aside / "made").glob("*.png"))
+        else:
+            sample(model.path, made, **recipe["arguments"])
     if out is not None:
         shutil.copyfile(made, out)
     with Image.open(what) as first, Image.open(made) as second:

@@ -147,7 +147,7 @@ def _picture(path: Path, model: Model) -> Tensor:
             pixels, _ = decode(stream, shape[0], shape[1])
     except (OSError, Unusable) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
-    return torch.from_numpy(pixels)[None].float() / 127.5 - 1
+    return torch.tensor(pixels)[None].float() / 127.5 - 1
 
 
 def _label(model: Model, label: int | None, name: str) -> Tensor | None:

@@ -42,12 +42,14 @@ IMAGES = "Fashion-MNIST, 28 x 28, the mean of the model that ships"
 @dataclass(frozen=True)
 class Way:
     """A way to sample. make : the sampler, for a problem that it may look at first. grid : for the oracle, by default
-    even in logsnr to 12; images are sampled on the sampler's own."""
+    even in logsnr to 12. there : the grid for images, by default the sampler's own. oracle, images : where it runs."""
 
     name: str
     role: Role
     make: Make
     grid: Grid | None = None
+    there: Grid | None = None
+    oracle: bool = True
     images: bool = True
 
     @classmethod
@@ -89,6 +91,7 @@ def on_oracle(
     what it leads to is no law of the problem, and distances are left out."""
     problem = problem or eight(VP("linear"))
     asked = denoiser or problem.denoiser()
+    ways = [way for way in ways if way.oracle]
     made = {way.name: way.make(problem) for way in ways}
     found: dict[tuple[str, str], list[float]] = {}
     for seed in seeds:
@@ -143,11 +146,13 @@ class Fashion:
         at: float = 1.0,
         denoiser: Denoiser | None = None,
         seeds: Sequence[int] = range(3),
+        grid: Tensor | None = None,
     ) -> list[float]:
         """Fréchet distances of n images each, of as many sets of noise as seeds. denoiser : another than `means`."""
         asked = denoiser or self.means
         drawn = (
-            sample(asked, n, steps, sampler=sampler, seed=seed, start=start, at=at, precision="bf16") for seed in seeds
+            sample(asked, n, steps, sampler=sampler, seed=seed, grid=grid, start=start, at=at, precision="bf16")
+            for seed in seeds
         )
         return [self.reference.compare(x.clamp(-1, 1))["frechet"] for x in drawn]
 
@@ -179,7 +184,9 @@ def on_images(ways: Sequence[Way], counts: Sequence[int], n: int, say: Callable[
             steps = steps_for(sampler, count)
             if steps < traits(sampler).least:
                 continue
-            rows.append(row(way.name, way.role, f"frechet@{count}", found.distances(n, steps, sampler), IMAGES))
+            grid = way.there(found.means.process, steps) if way.there else None  # type: ignore[arg-type]
+            values = found.distances(n, steps, sampler, grid=grid)
+            rows.append(row(way.name, way.role, f"frechet@{count}", values, IMAGES))
         say(f"{way.name}: images measured")
     return rows
 

@@ -31,7 +31,10 @@ PAPER = Paper(
     claim="While noise is high a learned flow is that of the data's Gaussian, in closed form, so that the first 15 to "
     "30 % of the steps can be skipped.",
 )
-FOUND = "holds (quick): teleported to logsnr -4 ten steps end nearer than ten of the whole way"
+FOUND = (
+    "teleported to logsnr -4 ten steps end nearer than ten of the whole way, where answers are known; on images six "
+    "steps from -6 are as good or better, and from -4 no better"
+)
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, exact means"
 LEVELS = (-6.0, -4.0, -2.0, 0.0)

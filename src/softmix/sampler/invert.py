@@ -39,16 +39,19 @@ class Code:
     def shifted(self, *by: int, fill: Rng | None = None) -> Code:
         """The code of the image moved by so many places along its last axes, round the edge.
 
-        fill : in what came round the edge new noise is put in the place of the old, as strong as the rest of its step.
+        fill : what came round the edge is made up anew, by noise as the sampler itself draws it. (The code's own is
+        stronger, and bearable only for what it was made with: new noise of its strength is seen as noise.)
         """
         axes = tuple(range(-len(by), 0))
         path, noise = self.path.roll(by, axes), self.noise.roll(by, axes)
         if fill is not None:
             came = _came(self.path.shape[2:], by).to(path.device)
-            like = torch.stack([fill.normal(path.shape[1:], path.dtype) for _ in range(len(path) + 1)])
-            noise = torch.where(came, _strong(noise) * like[1:], noise)
+            new = torch.stack([fill.normal(path.shape[1:], path.dtype) for _ in range(len(path) + 1)]).to(path.device)
+            # a step to t = 0 draws nothing
+            drawn = torch.cat([new[1:-1], torch.zeros_like(new[-1:])]) if self.grid[-1] == 0 else new[1:]
+            noise = torch.where(came, drawn, noise)
             # x is signal and noise: only at the beginning is it all noise
-            path = torch.cat([torch.where(came, _strong(path[:1]) * like[:1], path[:1]), path[1:]])
+            path = torch.cat([torch.where(came, _strong(path[:1]) * new[:1], path[:1]), path[1:]])
         return replace(self, path=path, noise=noise)
 
     def mixed(self, rng: Rng) -> Code:

@@ -16,7 +16,7 @@ from .contract import Ask, declare
 from .multistep import averaged
 
 
-@declare("heun", order=2, evaluations=lambda n: 2 * n - 1)
+@declare("heun", order=2, evaluations=lambda n: 2 * n - 1, grid=few)
 def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Heun's rule in y = x / r against the angle phi, where (alpha, sigma) = r (cos phi, sin phi) and
     dy/dphi = (alpha eps_hat - sigma mean) / r: two questions a step, but the last one to t = 0, which is DDIM's.

@@ -31,7 +31,8 @@ class Statistics:
     """What DPM-Solver-v3 knows of a model: l, s, b by the clock log(alpha / sigma), one number for each element of x0.
 
     clock [N], rising, float64; l, s, b [N, *shape] or [N, 1, ...]. Between the times of `clock` they are straight
-    lines, outside they stay as they are at the ends.
+    lines. Outside nothing was measured: before the first l is 1, after the last it stays, and s and b are 0. (s is an
+    exponent: carried on from a logsnr of -9 to the -20 where a grid may begin, it is e to the tenth.)
     """
 
     clock: Tensor
@@ -45,8 +46,11 @@ class Statistics:
         upper = torch.searchsorted(self.clock, where).clamp(1, len(self.clock) - 1)
         low, high = self.clock[upper - 1], self.clock[upper]
         share = ((where - low) / (high - low)).reshape(-1, *[1] * (self.l.ndim - 1))
-        first, second, third = (torch.lerp(part[upper - 1], part[upper], share) for part in (self.l, self.s, self.b))
-        return first, second, third
+        l, s, b = (torch.lerp(part[upper - 1], part[upper], share) for part in (self.l, self.s, self.b))  # noqa: E741
+        shape = (-1, *[1] * (self.l.ndim - 1))
+        before = (clock < self.clock[0] - 1e-9).reshape(shape)
+        known = ~before & (clock <= self.clock[-1] + 1e-9).reshape(shape)
+        return torch.where(before, 1.0, l), torch.where(known, s, 0.0), torch.where(known, b, 0.0)
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file."""

@@ -38,7 +38,8 @@ def dpm_solver_v3(
         x_s = (alpha_s / alpha_t) e^-L x_t - alpha_s e^-L int e^(L + S) (B + g) du,
 
     exact if g = e^-S f - B is known; g is the polynomial through the newest `order` times. Without statistics l = 1 and
-    s = b = 0, which is the exponential rule for means, DPM-Solver++'s with exact integrals. corrects : take each step
+    s = b = 0, which is the exponential rule for means, DPM-Solver++'s with exact integrals; so too before the first of
+    the statistics' levels, so that a grid that begins there gains most. corrects : take each step
     again when the mean at its end is known.
     Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16.
     """
