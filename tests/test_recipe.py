@@ -150,7 +150,7 @@ def test_what_a_paper_is_said_to_do_is_a_kept_run(name: str) -> None:
 
 
 def test_a_verdict_is_kept_whole(tmp_path: Path) -> None:
-    rows = (VerdictRow("a", "ours", "error", 1.5e-9, 1e-10, 5, "here"), VerdictRow("b", "floor", "error", 0.25, 0.0, 1))
+    rows = (VerdictRow("a", "ours", "error", 1.7e-9, 1e-10, 5, "here"), VerdictRow("b", "floor", "error", 0.25, 0.0, 1))
     verdict = Verdict("it is so", "holds", "it was so", rows, 2.5)
     verdict.save(tmp_path / "verdict.json")
     assert Verdict.load(tmp_path / "verdict.json") == verdict

@@ -28,7 +28,8 @@ PAPER = Paper(
     "between modes.",
 )
 FOUND = (
-    "fewer samples between modes, but a target drawn by number does it as well: it is the stored data and not the map"
+    "fewer samples between modes, but a target drawn by number does it as well: it is the stored data and not the map; "
+    "by 10 evaluations adams from noise is nearer to the law"
 )
 
 COUNTS = (3, 5, 10)

@@ -30,8 +30,8 @@ PAPER = Paper(
     "or noise prediction.",
 )
 FOUND = (
-    "of order 2 nearer than 2M at 5, 8 and 10, and all three statistics are needed, each element its own; on images at 5 "
-    "ahead of 2M and UniPC, and level with adams, which needs none; at 10 level with the same rule without"
+    "of order 2 nearer than 2M at 5, 8 and 10, and all three statistics are needed, each element its own; on images "
+    "at 5 ahead of 2M and UniPC, and level with adams, which needs none; at 10 level with the same rule without"
 )
 
 
