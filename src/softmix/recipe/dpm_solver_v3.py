@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..oracle import Problem
-from ..process import Gaussian
 from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
 from ..sampler.statistics import fit_statistics
+from ..sampler.v3 import measured
 from .contest import IMAGES, Make, Numbers, Way, contest, fashion, row
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
@@ -71,24 +70,18 @@ def _shuffled(found: Statistics) -> Statistics:
     return Statistics(found.clock, found.l[:, order], found.s[:, order], found.b[:, order])
 
 
-def inside(process: Gaussian, n: int) -> Tensor:
-    """As `few`, but begun where the statistics do: even in logsnr from -8.8 to n, at most 6, then t = 0."""
-    times = process.time(torch.linspace(-8.8, min(6.0, n), n, dtype=torch.float64))
-    return torch.cat([times, times.new_zeros(1)])
-
-
 WAYS = (
     _way("v3, order 1", "ours", order=1),
     _way("v3, order 2", "ours"),
     _way("v3, order 2, corrected", "ours", corrects=True),
     _way("v3, order 3", "ours", order=3),
-    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, there=inside),
+    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, there=measured),
     _way("l alone", "control", _l_alone),
     _way("l the same at all times", "control", _level),
     _way("each element another's", "control", _shuffled),
     Way.of("ddim", "baseline", ddim),
-    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, there=inside),
-    Way("unipc", "rival", lambda problem: unipc, there=inside),
+    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, there=measured),
+    Way("unipc", "rival", lambda problem: unipc, there=measured),
     Way("dpm-solver-2m, on its grid", "baseline", lambda problem: dpm_solver_2m, oracle=False),
     Way("unipc, on its grid", "rival", lambda problem: unipc, oracle=False),
 )
@@ -153,7 +146,7 @@ def _on_images(say: Callable[[str], None]) -> list[VerdictRow]:
     for name, options in ways:
         sampler = partial(dpm_solver_v3, statistics=fitted, **options)
         for count in (5, 10, 20):
-            grid = inside(found.model.process, count)
+            grid = measured(found.model.process, count)
             values = found.distances(1000, count, sampler, grid=grid)
             rows.append(row(name, "ours", f"frechet@{count}", values, IMAGES))
     return rows

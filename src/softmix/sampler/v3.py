@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..posterior import HasMean, Posterior, need
-from ..process import Gaussian, few
+from ..process import Gaussian, uniform
 from ..rng import Rng
 from ..shape import column
 from .contract import Ask, declare
@@ -21,7 +21,16 @@ from .statistics import Statistics
 NODES = 24
 
 
-@declare("dpm-solver-v3", order=2, grid=few)
+def measured(process: Gaussian, n: int) -> Tensor:
+    """As `few`, but begun where statistics do, at a logsnr of -8.8: a first step from t = 1 is one without them."""
+    if n < 2:
+        return uniform(process, n)
+    first = max(-8.8, float(process.logsnr(1.0)))
+    times = process.time(torch.linspace(first, max(min(6.0, n), first + 1), n, dtype=torch.float64))
+    return torch.cat([times, times.new_zeros(1)])
+
+
+@declare("dpm-solver-v3", order=2, grid=measured)
 def dpm_solver_v3(
     process: Gaussian,
     x: Tensor,
