@@ -1,7 +1,7 @@
 """Class edits of unseen pictures, by their own noise and by other noise, as a picture.
 
-softmix train fashion-mnist --model plain --set classes=true --minutes 13 --out runs/classes
-python bench/edits.py runs/classes docs/edit.png
+    softmix train fashion-mnist --model plain --set classes=true --minutes 13 --out runs/classes
+    python bench/edits.py runs/classes docs/edit.png
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS, SKIP, GUIDANCE = 100, 36, 3.0
 
 
 def rows(run: Path, each: int = 1) -> list[tuple[str, Tensor]]:
-    """Before, edited, edited with guidance, and the control: as noisy, but with noise of another image."""
+    """Before, edited, edited with guidance, and the control: the image as noisy, sampled again with fresh noise."""
     model, data = load(run), load_data("fashion-mnist", split="test")
     assert data.labels is not None
     labels = data.labels[:500]
