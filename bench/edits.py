@@ -2,6 +2,8 @@
 
     softmix train fashion-mnist --model plain --set classes=true --minutes 13 --out runs/classes
     python bench/edits.py runs/classes docs/edit.png
+
+Any run with classes of Fashion-MNIST will do.
 """
 
 from __future__ import annotations
