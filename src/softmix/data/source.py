@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from softmix.data.array import from_idx, from_idx_folder, from_npy, is_idx_folder
 from softmix.data.named import digits, fashion_mnist, toy
+from softmix.data.origin import Origin
 from softmix.data.pictures import from_folder, from_zip
 from softmix.data.report import DataError, Want, printable
 from softmix.data.store import Data
@@ -43,6 +45,13 @@ def load(
     Raises DataError, and nothing else, if the request makes no sense or nothing is left.
     """
     want = Want(split, size, channels, limit)
+    found = _found(source, want)
+    named = isinstance(source, str) and (source in _NAMED or source.startswith("toy:"))
+    place = str(source) if named else str(Path(source).expanduser().absolute())
+    return replace(found, origin=Origin(place, split, size, channels, limit))
+
+
+def _found(source: str | Path, want: Want) -> Data:
     if isinstance(source, str) and source in _NAMED:
         return _NAMED[source](want)
     if isinstance(source, str) and source.startswith("toy:"):

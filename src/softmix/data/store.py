@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from softmix.data.origin import Origin
 from softmix.data.report import DataError, Report
 from softmix.rng import permutation
 
@@ -46,6 +47,8 @@ class Data:
     report : what was read and what was left out, with a reason each.
     fingerprint : see `fingerprint`; equal for equal values and labels, wherever they came from.
 
+    origin : how `load` read it, or None for items that were made or chosen otherwise.
+
     `make` computes the fingerprint; use it instead of the constructor.
     """
 
@@ -55,6 +58,7 @@ class Data:
     classes: tuple[str, ...]
     report: Report
     fingerprint: str
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.values)

@@ -13,7 +13,7 @@ from .config import MODELS, Config, Facts, Optimiser, Run, Times, preset
 from .ema import Ema
 from .halt import StoppedError, asked
 from .loop import TrainStep, log_of, training
-from .model import Model, RunError, load, read_run
+from .model import Model, RunError, data_of, load, read_run
 from .trainer import Trainer, TrainingError, build, facts_of, find_device
 from .world import LostError, join, leave
 
@@ -67,6 +67,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "build",
+    "data_of",
     "facts_of",
     "find_device",
     "join",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
+from ..data import Origin
 from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead, Staged
 from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
@@ -119,6 +120,7 @@ class Facts:
 
     lanes : the pieces that a batch is computed in at the same time, one on each core; part of the recipe, since
     they decide the order of sums, and which items a score over pairs may compare. 1 for points and on an accelerator.
+    origin : where the data came from and how they were read; None if they were not loaded by `softmix.data.load`.
     """
 
     data: str
@@ -131,6 +133,7 @@ class Facts:
     steps: int | None
     version: str
     lanes: int = 1
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def settle(out: Path, data: Data, config: Config, processes: int = 1) -> Run:
     place = out / "config.json"
     if config.steps is None and config.minutes is None:
         raise TrainingError("how long to train was not said: give steps or minutes")
-    asked = Run(config, facts_of(data, config, processes))
+    facts = facts_of(data, config, processes)
+    asked = Run(config, replace(facts, origin=facts.origin.kept_in(out)) if facts.origin else facts)
     if not place.exists():
         if out.exists() and not out.is_dir():
             raise TrainingError(f"{out} is a file: name a folder for the run")

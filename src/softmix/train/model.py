@@ -6,8 +6,11 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import ConfigError, loads
+from ..data import Data
+from ..data import load as load_data
 from ..denoiser import Network, Staged
 from ..loss import FeatureEnergy
 from ..process import Gaussian
@@ -111,3 +114,30 @@ def load(folder: str | Path, weights: str | None = None) -> Model:
         wanted,
         tuple(found.damaged),
     )
+
+
+def data_of(folder: str | Path, source: str | Path | None = None) -> Data:
+    """The items that a run was trained on, read as they were read then.
+
+    source : the data, if they are elsewhere now; by default what config.json says.
+    Raises RunError if what is found there are other items, and DataError if nothing can be read.
+    """
+    facts = read_run(folder).facts
+    origin = facts.origin.seen_from(folder_of(folder)) if facts.origin else None
+    place = source if source is not None else origin.source if origin else facts.data
+    options: Any = origin.options() if origin else _options_of_old(facts)
+    data = load_data(place, **options)
+    if data.fingerprint != facts.fingerprint:
+        raise RunError(
+            f"{folder} was trained on {facts.data}, {facts.count} items of shape {list(facts.shape)}, fingerprint "
+            f"{facts.fingerprint}; {place} holds {len(data)} items of shape {list(data.shape)}, fingerprint "
+            f"{data.fingerprint}: name the data that it was trained on"
+        )
+    return data
+
+
+def _options_of_old(facts: Facts) -> dict[str, Any]:
+    """The keywords of `load` for a run that did not write them down: a size if the items are square pictures."""
+    shape = facts.shape
+    square = len(shape) == 3 and shape[1] == shape[2]
+    return {"limit": facts.count} | ({"size": shape[1], "channels": shape[0]} if square else {})

@@ -88,6 +88,7 @@ def facts_of(data: Data, config: Config, processes: int = 1) -> Facts:
         config.steps,
         __version__,
         lanes,
+        data.origin,
     )
 
 
