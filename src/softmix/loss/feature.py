@@ -88,7 +88,7 @@ class FeatureEnergy:
         border = float(cast(Gaussian, noised.process).time(self.until))
         # where there are classes, items at t = 1 do not all have one posterior
         blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
-        items = torch.arange(count)
+        items = torch.arange(count, device=noised.t.device)
         at_1, rest = items[: round(blank * count)], items[round(blank * count) :]
         others, at_low = rest[: round(high * count)], items[count - round(self.mean * count) :]
         score = noised.x0.new_zeros(count)
