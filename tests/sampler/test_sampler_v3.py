@@ -1,0 +1,331 @@
+"""Room `sampler`: DPM-Solver-v3 where its parameterisation is exact, and its statistics where they have closed forms."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from softmix.posterior import Normal, Point, Posterior
+from softmix.process import VE, VP, Flow, Gaussian, Table, uniform
+from softmix.rng import Rng
+from softmix.sampler import Statistics, dpm_solver_v3, drive, traits
+from softmix.sampler.drive import finish
+from softmix.sampler.statistics import _smooth, _within, fit_statistics
+from softmix.sampler.v3 import measured
+
+F64 = torch.float64
+THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
+
+
+def levels(process: Gaussian, *clock: float) -> Tensor:
+    """Times of values of log(alpha / sigma)."""
+    return process.time(2 * torch.tensor(clock, dtype=F64))
+
+
+# its grid
+
+
+@THREE
+@pytest.mark.parametrize("n", [2, 3, 6, 9])
+def test_its_grid_goes_from_a_logsnr_of_minus_8_8_to_n_and_at_most_6(process: Gaussian, n: int) -> None:
+    times = measured(process, n)
+    # VE's own end is at -8.76
+    right = torch.linspace(max(-8.8, float(process.logsnr(1.0))), min(6.0, n), n, dtype=F64)
+    assert len(times) == n + 1 and times[-1] == 0 and traits(dpm_solver_v3).grid is measured
+    assert (process.logsnr(times[:-1]) - right).abs().max() < 1e-6
+
+
+def test_its_grid_of_one_step_and_of_a_process_that_ends_early() -> None:
+    assert torch.equal(measured(VP(), 1), uniform(VP(), 1))
+    bright = Table(torch.linspace(0.999, 0.99, 50, dtype=F64))
+    first = float(bright.logsnr(1.0))
+    right = torch.linspace(first, first + 1, 3, dtype=F64)
+    assert (bright.logsnr(measured(bright, 3)[:-1]) - right).abs().max() < 1e-6
+
+
+# models that are known
+
+
+class Known:
+    """D = (1 - l) x / alpha - f with f(clock) whatever x is; l, f from functions of the clock, one for each element."""
+
+    def __init__(self, process: Gaussian, l: object, f: object):  # noqa: E741
+        self.process, self.l, self.f = process, l, f
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        clock = float(self.process.logsnr(t)) / 2
+        return Point((1 - self.l(clock)) * xt / self.process.alpha(t) - self.f(clock))  # type: ignore[operator]
+
+    def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """dy/dclock = D - y = -l y - f for y = x / alpha: y_s = e^-L y_t - int e^-(L(s) - L(u)) f(u) du."""
+        process = self.process
+        low, high = (float(process.logsnr(time)) / 2 for time in (t, s))
+        fed = integral(lambda u: (-integral(self.l, u, high)).exp() * self.f(u), low, high)  # type: ignore[operator]
+        kept = (-integral(self.l, low, high)).exp()
+        return float(process.alpha(s)) * (kept * x / float(process.alpha(t)) - fed)
+
+
+PLACES, SHARES = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(30))
+
+
+def integral(function: object, low: float, high: float) -> Tensor:
+    """By Gauss' and Legendre's rule of 30 places; of l, a straight line, exactly."""
+    places = (low + (PLACES + 1) / 2 * (high - low)).tolist()
+    return (high - low) / 2 * (SHARES @ torch.stack([function(u) for u in places]))  # type: ignore[operator]
+
+
+LOW, HIGH = -3.0, 3.0
+SHARE = lambda clock: (clock - LOW) / (HIGH - LOW)  # noqa: E731
+L = (torch.tensor([0.9, 0.7], dtype=F64), torch.tensor([0.1, 0.4], dtype=F64))
+S = (torch.tensor([0.5, -0.6], dtype=F64), torch.tensor([-0.3, 0.8], dtype=F64))
+B = (torch.tensor([0.2, -0.4], dtype=F64), torch.tensor([0.6, 0.1], dtype=F64))
+NONE = torch.zeros(2, 2, dtype=F64)
+
+
+def between(ends: tuple[Tensor, Tensor], clock: float) -> Tensor:
+    return torch.lerp(*ends, SHARE(clock))
+
+
+def straightest() -> tuple[Statistics, object]:
+    """Statistics that are straight lines of the clock, and the f that obeys f' = s f + b exactly."""
+    found = Statistics(torch.tensor([LOW, HIGH], dtype=F64), *(torch.stack(ends) for ends in (L, S, B)))
+
+    def f(clock: float) -> Tensor:
+        grown = lambda low: integral(partial(between, S), low, clock).exp()  # noqa: E731
+        fed = integral(lambda u: grown(u) * between(B, u), LOW, clock)
+        return grown(LOW) * torch.tensor([0.3, -0.5], dtype=F64) + fed
+
+    return found, cache(f)
+
+
+def start() -> Tensor:
+    return Rng(0, 4).normal((4, 2), F64)
+
+
+def ended(model: Known, times: Tensor, **options: object) -> Tensor:
+    return finish(drive(model, partial(dpm_solver_v3, **options), start(), times, Rng(0, 4)))  # type: ignore[arg-type]
+
+
+@THREE
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_it_is_exact_for_a_model_that_its_statistics_describe(process: Gaussian, order: int, steps: int) -> None:
+    """f' = s f + b: then g is a constant, whatever the order and the number of steps."""
+    found, f = straightest()
+    model = Known(process, partial(between, L), f)
+    times = levels(process, *torch.linspace(-2.9, 2.8, steps + 1).tolist())
+    right = model.flow(start(), times[0], times[-1])
+    assert (ended(model, times, statistics=found, order=order) - right).abs().max() < 1e-8
+    assert (ended(model, times, order=order) - right).abs().max() > 1e-3
+
+
+@THREE
+def test_its_polynomial_has_the_degree_of_its_order_less_one(process: Gaussian) -> None:
+    """With s = b = 0 g is f: a line of the clock is integrated exactly by order 2 and above once two are known. The
+    first step, which knows one, is made so short that it makes no error."""
+    found = Statistics(torch.tensor([LOW, HIGH], dtype=F64), torch.stack(L), NONE, NONE)
+    f = {2: lambda clock: torch.full((2,), 0.3 + 0.4 * clock, dtype=F64), 3: lambda clock: torch.full((2,), 0.3 + 0.4 * clock**2, dtype=F64)}
+    for degree, curve in f.items():
+        model = Known(process, partial(between, L), curve)
+        times = levels(process, -2.0, -1.9999, -1.9998, 0.0, 2.0)
+        right = model.flow(start(), times[0], times[-1])
+        errors = [float((ended(model, times, statistics=found, order=p) - right).abs().max()) for p in (1, 2, 3)]
+        assert all((error < 1e-6) == (p >= degree) for p, error in zip((1, 2, 3), errors, strict=True)), errors
+
+
+@THREE
+def test_its_order_is_two_unless_told(process: Gaussian) -> None:
+    model = Known(process, partial(between, L), lambda clock: torch.full((2,), math.sin(clock)))
+    times = levels(process, *torch.linspace(-2, 2, 7).tolist())
+    assert torch.equal(ended(model, times), ended(model, times, order=2))
+
+
+@THREE
+def test_a_corrected_step_keeps_the_f_that_was_found(process: Gaussian) -> None:
+    """The mean moves with x. Where f is a line whatever x is, every corrected step is exact, and so is a last one
+    through two: then the whole, though the first step knew one f alone."""
+    found = Statistics(torch.tensor([LOW, HIGH], dtype=F64), torch.stack(L), NONE, NONE)
+    model = Known(process, partial(between, L), lambda clock: torch.tensor([0.3 + 0.4 * clock, -0.2 * clock], dtype=F64))
+    times = levels(process, -2.0, -1.0, 0.5, 2.0)
+    right = model.flow(start(), times[0], times[-1])
+    assert (ended(model, times, statistics=found, corrects=True) - right).abs().max() < 1e-8
+    assert (ended(model, times, statistics=found) - right).abs().max() > 1e-4
+
+
+@THREE
+def test_it_does_not_correct_unless_told(process: Gaussian) -> None:
+    model = Known(process, partial(between, L), lambda clock: torch.full((2,), math.sin(clock)))
+    times = levels(process, *torch.linspace(-2, 2, 5).tolist())
+    assert torch.equal(ended(model, times), ended(model, times, corrects=False))
+    assert not torch.allclose(ended(model, times), ended(model, times, corrects=True))
+
+
+@THREE
+def test_a_last_step_to_the_clean_image_is_the_mean(process: Gaussian) -> None:
+    found, f = straightest()
+    model = Known(process, partial(between, L), f)
+    times = levels(process, -2.0, 0.0, 2.0)
+    x = model.flow(start(), times[0], times[-1])
+    end = ended(model, torch.cat([times, times.new_zeros(1)]), statistics=found)
+    assert (end - model(x, times[-1]).mean).abs().max() < 1e-8  # type: ignore[attr-defined]
+
+
+# statistics, as a table
+
+
+def test_statistics_are_straight_lines_between_their_levels() -> None:
+    found, _ = straightest()
+    for clock in (LOW, -1.7, 0.4, HIGH):
+        l, s, b = found.at(torch.tensor([clock], dtype=F64))  # noqa: E741
+        for part, ends in ((l, L), (s, S), (b, B)):
+            assert torch.allclose(part[0], between(ends, clock), rtol=1e-12)
+
+
+def test_outside_nothing_was_measured() -> None:
+    """Before the first level l is 1, after the last it stays; s and b are 0 on both sides."""
+    found, _ = straightest()
+    l, s, b = found.at(torch.tensor([LOW - 1e-6, HIGH + 1e-6], dtype=F64))  # noqa: E741
+    assert torch.equal(l[0], torch.ones(2, dtype=F64)) and torch.allclose(l[1], L[1])
+    assert not s.any() and not b.any()
+    l, s, _ = found.at(torch.tensor([LOW - 1e-12, HIGH + 1e-12], dtype=F64))  # noqa: E741
+    assert torch.allclose(l, torch.stack(L)) and torch.allclose(s, torch.stack(S))
+
+
+# statistics, measured
+
+
+class Mixing:
+    """y = x / alpha, D_i = a(clock) y_i + f_i's part of another element: diag dD/dy = a, whatever the data.
+
+    Elements 0 and 1 are crossed: D_0 = a y_0 + c sin(k y_1), D_1 = a y_1 + d. Notes its conditions and times.
+    """
+
+    def __init__(self, process: Gaussian, c: float = 0.5, k: float = 1.0, var: bool = False):
+        self.process, self.c, self.k, self.var = process, c, k, var
+        self.told: list[tuple[float, Tensor | None]] = []
+
+    def a(self, clock: float) -> float:
+        return 0.4 + 0.05 * clock
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        self.told.append((float(t), cond))
+        clock, alpha, sigma = (float(part(t)) for part in (self.process.logsnr, self.process.alpha, self.process.sigma))
+        y = xt / alpha
+        mean = self.a(clock / 2) * y + torch.stack([self.c * (self.k * y[:, 1]).sin(), 0 * y[:, 1] + 0.7], 1)
+        # dD/dy = snr times the variance
+        var = torch.full((1,), self.a(clock / 2) * (sigma / alpha) ** 2, dtype=F64)
+        return Normal(mean, var) if self.var else Point(mean)
+
+
+def data(n: int = 300) -> Tensor:
+    return Rng(1, n).normal((n, 2), F64) * 0.8 + torch.tensor([0.5, 0.9], dtype=F64)
+
+
+def by_hand(model: Mixing, clock: float, n: int = 300) -> tuple[float, float]:
+    """s and b of element 0: f = -c sin(k y_1), f' = -c k cos(k y_1) (D_1 - y_1), regressed over the items."""
+    t = float(model.process.time(2 * clock))
+    y = model.process.noise(data(n), t, Rng(2, n)).xt / float(model.process.alpha(t))
+    f = -model.c * (model.k * y[:, 1]).sin()
+    rate = -model.c * model.k * (model.k * y[:, 1]).cos() * (model.a(clock) * y[:, 1] + 0.7 - y[:, 1])
+    s = float(((f - f.mean()) * (rate - rate.mean())).mean() / (f - f.mean()).square().mean())
+    s = max(-4.0, min(4.0, s))
+    return s, float(rate.mean() - s * f.mean())
+
+
+@THREE
+@pytest.mark.parametrize("var", [False, True])
+def test_statistics_are_those_of_a_model_that_is_known(process: Gaussian, var: bool) -> None:
+    """l = 1 - a; s and b by the closed form of the flow, up to differences over 0.04 of the clock."""
+    model = Mixing(process, var=var)
+    found = fit_statistics(model, data(), Rng(2, 300), nodes=9, logsnr=(0.0, 4.0))
+    assert torch.allclose(found.clock, torch.linspace(0, 2, 9, dtype=F64))
+    slopes = torch.tensor([1 - model.a(float(clock)) for clock in found.clock], dtype=F64)
+    # a difference of D_0 along a random direction sees the crossed element too, with a random sign
+    assert torch.allclose(found.l[:, 0], slopes, atol=1e-9 if var else 0.08)
+    assert torch.allclose(found.l[:, 1], slopes, atol=1e-9)
+    if not var:
+        return
+    for k, clock in enumerate(found.clock.tolist()):
+        s, b = by_hand(model, clock)
+        assert float(found.s[k, 0]) == pytest.approx(s, abs=2e-3) and float(found.b[k, 0]) == pytest.approx(b, abs=2e-3)
+        # f of the other element is -0.7 for all items: no s, and no change
+        assert float(found.s[k, 1]) == 0 and float(found.b[k, 1]) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_steep_line_is_kept_within_four() -> None:
+    """sin(k y) / k at small k is y: there s = a - 1, here -6 and 6."""
+    for a in (-5.0, 7.0):
+        model = Mixing(VE(), c=1000.0, k=1e-3, var=True)
+        model.a = lambda clock, a=a: a  # type: ignore[method-assign]
+        found = fit_statistics(model, data(), Rng(2, 300), nodes=3, logsnr=(2.0, 6.0))
+        right = [by_hand(model, float(clock)) for clock in found.clock]
+        assert found.s[:, 0].tolist() == [s for s, _ in right] == [math.copysign(4.0, a)] * 3
+        assert found.b[:, 0].tolist() == pytest.approx([b for _, b in right], rel=1e-2)
+
+
+def test_the_defaults_are_those_that_the_docs_give() -> None:
+    found = fit_statistics(Mixing(VE()), data(4), Rng(2, 4))
+    assert len(found.clock) == 120 and found.clock[[0, -1]].tolist() == pytest.approx([-4.32, 4.5], abs=0.1)
+    assert 2 * float(found.clock[-1]) == 9.0
+    cosine = fit_statistics(Mixing(VP()), data(4), Rng(2, 4), nodes=3)
+    assert (2 * cosine.clock).tolist() == pytest.approx([-9.0, 0.0, 9.0])
+    assert inspect.signature(fit_statistics).parameters["batch"].default == 256
+
+
+@pytest.mark.parametrize("var", [False, True])
+def test_every_question_is_asked_with_its_items_conditions(var: bool) -> None:
+    model, cond = Mixing(VP(), var=var), torch.arange(10)
+    fit_statistics(model, data(10), Rng(2, 10), nodes=3, cond=cond, batch=4)
+    parts = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(model.told) == 3 * 3 * (4 if var else 6)
+    assert all(told.tolist() in parts for _, told in model.told)  # type: ignore[union-attr]
+
+
+def test_batches_only_divide_the_work() -> None:
+    whole, parts = (fit_statistics(Mixing(VP()), data(10), Rng(2, 10), nodes=4, batch=b) for b in (10, 3))
+    for name in ("l", "s", "b"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-9)
+
+
+def test_differences_stay_inside_what_the_process_has() -> None:
+    """With room of 0.04 in logsnr: differences go 0.02 of the clock to either side."""
+    assert _within(VP(), -9.0, 9.0) == (-9.0, 9.0)
+    assert _within(VP(), -30.0, 30.0) == (pytest.approx(-19.96), 30.0)
+    table = Table(torch.tensor([0.9, 0.5, 0.1], dtype=F64))
+    low, high = _within(table, -30.0, 30.0)
+    assert low == pytest.approx(math.log(0.1 / 0.9) + 0.04) and high == pytest.approx(math.log(0.9 / 0.1) - 0.04)
+    model = Mixing(VP())
+    fit_statistics(model, data(4), Rng(2, 4), nodes=3, logsnr=(-4.0, 4.0))
+    clocks = sorted({round(float(VP().logsnr(t)) / 2, 6) for t, _ in model.told})
+    assert clocks == pytest.approx([-2.02, -2.0, -1.98, -0.02, 0.0, 0.02, 1.98, 2.0, 2.02], abs=1e-6)
+
+
+def test_two_levels_make_no_curve() -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        fit_statistics(Mixing(VP()), data(4), Rng(2, 4), nodes=2)
+    assert len(fit_statistics(Mixing(VP()), data(4), Rng(2, 4), nodes=3).clock) == 3
+
+
+def test_the_slope_is_smoothed_over_five_neighbours_to_either_side() -> None:
+    """A noise of one level is spread over eleven; a line stays a line inside."""
+    values = torch.zeros(31, 2, dtype=F64)
+    values[15] = 11.0
+    right = torch.zeros(31, 2, dtype=F64)
+    right[10:21] = 1.0
+    assert torch.allclose(_smooth(values, 5), right)
+    clock = torch.linspace(-3, 3, 31, dtype=F64)
+    bent = Mixing(VP(), var=True)
+    bent.a = lambda clock: 0.4 + 0.02 * clock**2  # type: ignore[method-assign]
+    found = fit_statistics(bent, data(60), Rng(2, 60), nodes=31, logsnr=(-6.0, 6.0))
+    slope = -0.04 * clock
+    t = [float(VP().time(2 * float(at))) for at in clock[[0, 5, 30]]]
+    y = torch.stack([VP().noise(data(60), s, Rng(2, 60)).xt[:, 1].mean() / VP().alpha(s) for s in t])
+    # of element 1, f = -0.7: what is left of b is (the slope - its smoothed one) times E y
+    ends = torch.stack([slope[:6].mean(), slope[:11].mean(), slope[-6:].mean()]) - slope[[0, 5, 30]]
+    assert torch.allclose(found.b[[0, 5, 30], 1], -ends * y, atol=2e-2)
