@@ -77,8 +77,10 @@ def test_uniform_logsnr_ends_where_it_is_told() -> None:
 
 def test_uniform_logsnr_never_turns_back() -> None:
     """A last level below the process's own end cannot be reached by falling times."""
-    times = uniform_logsnr(BRIGHT, 3, last=-1.0)
-    assert same(levels(BRIGHT, times[:-1]), torch.full((3,), float(BRIGHT.logsnr(1.0)), dtype=F64))
+    for process in (VE(), BRIGHT):
+        end = float(process.logsnr(1.0))
+        times = uniform_logsnr(process, 3, last=end - 5)
+        assert float(times.max()) <= 1 and same(levels(process, times[:-1]), torch.full((3,), end, dtype=F64))
 
 
 @WIDE

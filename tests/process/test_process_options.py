@@ -51,6 +51,12 @@ def test_the_processes_that_all_parts_are_tried_on() -> None:
     assert torch.allclose(ddpm.kept[1:], (1 - betas).cumprod(0), rtol=1e-4)
 
 
+@EVERY
+def test_the_prior_has_the_noise_of_the_last_time(process: Gaussian) -> None:
+    found, z = process.prior((3, 4), Rng(0, 3)), Rng(0, 3).normal((3, 4))
+    assert torch.allclose(found, (80.0 if isinstance(process, VE) else 1.0) * z, rtol=1e-4)
+
+
 # records
 
 

@@ -175,7 +175,7 @@ def test_where_the_mean_stands_still_it_is_ddim(form: str) -> None:
         def mean(self, x: Tensor, t: float) -> Tensor:
             return torch.full_like(x, 0.6)
 
-    times = even(VE(), 6, clean=True)
+    times = even(VE(), 6)
     run = [finish(drive(Still(VE()), s, start(), times, Rng(0, 3))) for s in (partial(evodiff, form=form), ddim)]  # type: ignore[arg-type]
     assert bool((run[0] - run[1]).abs().max() < 1e-12) == (form == "consistent")
 
