@@ -227,6 +227,8 @@ def test_the_closed_form_of_two_points_is_a_logistic(process: Gaussian) -> None:
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     right = (alpha * xt / sigma**2 + torch.tensor(7 / 3, dtype=F64).log() / 2).tanh()
     assert torch.allclose(two(xt, t).mean, right, atol=1e-6)
+    # a variance that rounding makes negative is none
+    assert torch.allclose(two(xt, t).var, 1 - right**2, atol=1e-6)
     even = ExactData(process, torch.tensor([[-1.0], [1.0]], dtype=F64))
     assert torch.allclose(even(xt, t).mean, (alpha * xt / sigma**2).tanh(), atol=1e-9)
 

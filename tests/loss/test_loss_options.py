@@ -54,7 +54,7 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
     assert Energy() == Energy(beta=1.0, m=4, lam=1.0, weight="eps", mean=1.0)
     assert Likelihood() == Likelihood(ratio=0.5)
     assert Importance() == Importance(k=16, ratio=0.5, tau=0.0, temper=1.0)
-    assert LOSSES == (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
+    assert (Square(), PublishedSquare(), Energy(), Importance(), Likelihood()) == LOSSES
 
 
 def test_which_losses_are_proper_for_draws() -> None:

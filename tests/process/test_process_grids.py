@@ -29,7 +29,7 @@ def same(found: Tensor, right: Tensor) -> bool:
 
 
 def test_the_grids_that_a_user_can_name() -> None:
-    assert GRIDS == (uniform, uniform_logsnr, few, karras, trailing)
+    assert (uniform, uniform_logsnr, few, karras, trailing) == GRIDS
 
 
 @WIDE

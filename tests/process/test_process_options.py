@@ -153,9 +153,7 @@ def test_a_table_knows_signal_down_to_2_to_the_minus_24() -> None:
     assert float(dim.logsnr(1.0)) == pytest.approx(math.log(2.0**-22), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "values", [[1.0, 0.5], [0.5, 0.5], [0.5, 0.6], [0.5, -0.1], [], [[0.5, 0.4]]], ids=str
-)
+@pytest.mark.parametrize("values", [[1.0, 0.5], [0.5, 0.5], [0.5, 0.6], [0.5, -0.1], [], [[0.5, 0.4]]], ids=str)
 def test_what_is_no_table_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="falling, below 1 and not below 0"):
         Table(torch.tensor(values))

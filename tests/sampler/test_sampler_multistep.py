@@ -1,4 +1,4 @@
-"""Room `sampler`: every multistep solver against the exponential rule written out anew, weights by adaptive quadrature."""
+"""Room `sampler`: multistep solvers against the exponential rule written out anew, by adaptive quadrature."""
 
 from __future__ import annotations
 
@@ -76,9 +76,10 @@ def average(means: list[Tensor], nodes: list[float], end: float, rate: float) ->
     total = torch.zeros_like(means[0])
     for k, mean in enumerate(means):
         others = [node for j, node in enumerate(nodes) if j != k]
-        line = lambda u, k=k, others=others: math.exp(rate * (u - end)) * math.prod(  # noqa: E731
-            (u - b) / (nodes[k] - b) for b in others
-        )
+
+        def line(u: float, k: int = k, others: list[float] = others) -> float:
+            return math.exp(rate * (u - end)) * math.prod((u - b) / (nodes[k] - b) for b in others)
+
         total = total + quad(line, 0, end, epsabs=1e-13)[0] / whole * mean
     return total
 
@@ -145,7 +146,10 @@ CASES: dict[str, tuple[Sampler, dict[str, object]]] = {
     "unipc of order 3": (partial(unipc, order=3), {"order": 3, "corrects": ALL, "half": "bh2"}),
     "unipc by h": (partial(unipc, line="bh1"), {"corrects": ALL, "half": "bh1"}),
     "unipc, exact": (partial(unipc, line="exact"), {"corrects": ALL}),
-    "unipc that settles": (partial(unipc, order=3, settles=True), {"order": 3, "corrects": ALL, "half": "bh2", "settles": True}),  # noqa: E501
+    "unipc that settles": (
+        partial(unipc, order=3, settles=True),
+        {"order": 3, "corrects": ALL, "half": "bh2", "settles": True},
+    ),
     "sde-dpm-solver-2m": (sde_dpm_solver_2m, {"half": "bh2", "noisy": True}),
     "multistep": (multistep, {}),
     "a rule of order 3": (partial(multistep, rule=Rule(3)), {"order": 3}),

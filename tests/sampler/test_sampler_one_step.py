@@ -189,9 +189,7 @@ def pseudo(model: Curved, times: Tensor, order: int, begin: str) -> Tensor:
     ],
     ids=["plms", "plms 3", "plms 2", "plms 1", "s-pndm", "f-pndm"],
 )
-def test_a_pseudo_method_is_its_paper_written_out(
-    process: Gaussian, sampler: Sampler, order: int, begin: str
-) -> None:
+def test_a_pseudo_method_is_its_paper_written_out(process: Gaussian, sampler: Sampler, order: int, begin: str) -> None:
     times = levels(process, -4.0, -3.2, -2.0, -1.0, 0.1, 1.0, 2.2, 3.0)
     assert (ended(Curved(process), sampler, times) - pseudo(Curved(process), times, order, begin)).abs().max() < 1e-9
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_an_error_contracts_by_the_product_of_its_steps(process: Gaussian, varia
     mean = None if variance is None else wiener(process, torch.zeros(1).double(), torch.full((1, 1), variance).double())
     x = torch.tensor([[0.3], [1.3]], dtype=F64)
     grid = torch.linspace(0.8, s, 9, dtype=F64).tolist()
-    for t, after in zip(grid[:-1], grid[1:], strict=True):
+    for t, after in pairwise(grid):
         x0 = torch.full((2, 1), 0.4, dtype=F64) if mean is None else mean(x, t).mean
         x = process.kernel(x, x0, t, after, 1.0)[0]
     assert float(x[1] - x[0]) == pytest.approx(contraction(process, 0.8, s, variance), rel=1e-8, abs=1e-12)
@@ -214,5 +215,3 @@ def test_the_road_starts_at_its_target_with_the_noise_of_its_time(process: Gauss
     chosen = rng.integers(5, (6, 1))[:, 0] if shuffled else one.index(rng.uniform((6, 2)))
     right = process.noise(one.targets[chosen], 0.6, rng).xt
     assert torch.equal(one(process, (6, 2), 0.6, Rng(0, 6)), right)
-
-

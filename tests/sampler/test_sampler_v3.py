@@ -1,4 +1,4 @@
-"""Room `sampler`: DPM-Solver-v3 where its parameterisation is exact, and its statistics where they have closed forms."""
+"""Room `sampler`: DPM-Solver-v3 where its parameterisation is exact, and statistics that have closed forms."""
 
 from __future__ import annotations
 
@@ -130,7 +130,10 @@ def test_its_polynomial_has_the_degree_of_its_order_less_one(process: Gaussian) 
     """With s = b = 0 g is f: a line of the clock is integrated exactly by order 2 and above once two are known. The
     first step, which knows one, is made so short that it makes no error."""
     found = Statistics(torch.tensor([LOW, HIGH], dtype=F64), torch.stack(L), NONE, NONE)
-    f = {2: lambda clock: torch.full((2,), 0.3 + 0.4 * clock, dtype=F64), 3: lambda clock: torch.full((2,), 0.3 + 0.4 * clock**2, dtype=F64)}
+    f = {
+        2: lambda clock: torch.full((2,), 0.3 + 0.4 * clock, dtype=F64),
+        3: lambda clock: torch.full((2,), 0.3 + 0.4 * clock**2, dtype=F64),
+    }
     for degree, curve in f.items():
         model = Known(process, partial(between, L), curve)
         times = levels(process, -2.0, -1.9999, -1.9998, 0.0, 2.0)
@@ -151,7 +154,9 @@ def test_a_corrected_step_keeps_the_f_that_was_found(process: Gaussian) -> None:
     """The mean moves with x. Where f is a line whatever x is, every corrected step is exact, and so is a last one
     through two: then the whole, though the first step knew one f alone."""
     found = Statistics(torch.tensor([LOW, HIGH], dtype=F64), torch.stack(L), NONE, NONE)
-    model = Known(process, partial(between, L), lambda clock: torch.tensor([0.3 + 0.4 * clock, -0.2 * clock], dtype=F64))
+    model = Known(
+        process, partial(between, L), lambda clock: torch.tensor([0.3 + 0.4 * clock, -0.2 * clock], dtype=F64)
+    )
     times = levels(process, -2.0, -1.0, 0.5, 2.0)
     right = model.flow(start(), times[0], times[-1])
     assert (ended(model, times, statistics=found, corrects=True) - right).abs().max() < 1e-8
