@@ -334,3 +334,32 @@ def test_the_slope_is_smoothed_over_five_neighbours_to_either_side() -> None:
     # of element 1, f = -0.7: what is left of b is (the slope - its smoothed one) times E y
     ends = torch.stack([slope[:6].mean(), slope[:11].mean(), slope[-6:].mean()]) - slope[[0, 5, 30]]
     assert torch.allclose(found.b[[0, 5, 30], 1], -ends * y, atol=2e-2)
+
+
+def test_the_slope_of_a_model_without_a_variance_is_taken_over_a_fiftieth_of_the_noise() -> None:
+    """Of D = sin y for each element, E cos y of the very same items: differences over +-0.02 sigma are near to 1e-4."""
+
+    class Bent(Mixing):
+        def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+            return Point((xt / float(self.process.alpha(t))).sin())
+
+    found = fit_statistics(Bent(VP()), data(), Rng(2, 300), nodes=3, logsnr=(-1.0, 3.0))
+    for k, clock in enumerate(found.clock.tolist()):
+        t = float(VP().time(2 * clock))
+        y = VP().noise(data(), t, Rng(2, 300)).xt / VP().alpha(t)
+        assert torch.allclose(found.l[k], 1 - y.cos().mean(0), atol=3e-4)
+
+
+def test_statistics_may_be_used_from_a_table_that_ends_at_no_signal() -> None:
+    """alpha by the clock, which stays finite there."""
+    dark = Table(torch.tensor([0.9, 0.6, 0.3, 0.05, 0.0], dtype=F64))
+    found = fit_statistics(Mixing(dark, var=True), data(50), Rng(2, 50), nodes=5)
+    run = partial(dpm_solver_v3, statistics=found)
+    grid = torch.tensor([1.0, 0.8, 0.4, 0.2, 0.0], dtype=F64)
+    assert finish(drive(Mixing(VP()), run, start(), VP().grid(4), Rng(0, 4))).isfinite().all()
+
+    class Safe(Mixing):
+        def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+            return Point(0 * xt + 0.4)
+
+    assert (finish(drive(Safe(dark), run, start(), grid, Rng(0, 4))) - 0.4).abs().max() < 1e-9
