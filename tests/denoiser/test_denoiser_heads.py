@@ -107,6 +107,11 @@ def test_the_net_hears_x_of_unit_size_its_noise_level_and_its_class(process: Gau
     assert torch.allclose(heard, x / size[:, None]) and torch.allclose(logsnr, process.logsnr(T)) and label is cond
 
 
+def test_the_net_has_a_place_for_each_class_and_one_for_none() -> None:
+    table = Network(VP(), MLP, PointHead(), (2,), classes=3).net.time.classes
+    assert table is not None and table.num_embeddings == 4
+
+
 def test_a_net_without_classes_is_told_none() -> None:
     network = saying(PointHead(), torch.zeros(3, 2), (2,))
     network(x_of((2,)), T, torch.tensor([0, 1, -1]))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from softmix.process import PROCESSES, VE, VP, Flow, Gaussian, Noised, Table
+from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, Noised, Table
 from softmix.process.gaussian import LOGSNR_MIN
 from softmix.rng import Rng
 
@@ -139,6 +139,35 @@ def test_the_fresh_noise_of_a_step_is_eta_times_that_of_the_true_reverse_law(pro
     right = float(process.sigma(0.2)) * math.sqrt(1 - ratio)
     for eta in (0.25, 1.0):
         assert float(process.shares(0.7, 0.2, eta)[2]) == pytest.approx(eta * right, rel=1e-10)
+
+
+@EVERY
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_a_step_is_its_shares_whether_times_are_numbers_or_one_for_each_item(process: Gaussian, eta: float) -> None:
+    x, x0 = Rng(0, 3).normal((3, 2), F64), Rng(1, 3).normal((3, 2), F64)
+    clean, kept, fresh = (float(part) for part in process.shares(0.7, 0.2, eta))
+    right = kept * x + clean * x0 + fresh * Rng(2, 3).normal((3, 2), F64)
+    times = [torch.full((3,), time, dtype=F64) for time in (0.7, 0.2)]
+    for t, s in ((0.7, 0.2), times):
+        assert torch.allclose(process.bridge(x, x0, t, s, Rng(2, 3), eta=eta), right, rtol=1e-10)
+
+
+@EVERY
+@pytest.mark.parametrize("t, s", [(0.7, 0.2), (0.2, 0.7)])
+def test_a_transfer_keeps_the_signal_and_the_noise_that_is_seen(process: Gaussian, t: float, s: float) -> None:
+    """x_t = alpha_t x0 + sigma_t z goes to x_s = alpha_s x0 + sigma_s z, in both directions."""
+    x0, z = Rng(0, 3).normal((3, 2), F64), Rng(1, 3).normal((3, 2), F64)
+    here, there = (process.alpha(time) * x0 + process.sigma(time) * z for time in (t, s))
+    assert torch.allclose(process.transfer(here, x0, t, s), there, rtol=1e-10)
+
+
+def test_noise_has_the_digits_of_x0_and_grids_have_all() -> None:
+    for dtype in (torch.float32, F64):
+        noised = VP().noise(torch.zeros(3, 2, dtype=dtype), 0.5, Rng(0, 3))
+        assert torch.equal(noised.z, Rng(0, 3).normal((3, 2), dtype))
+    for grid in GRIDS:
+        assert grid(VP(), 5).dtype == F64 and grid(VP(), 1).dtype == F64
+    assert VP().grid(3).tolist() == torch.linspace(1, 0, 4, dtype=F64).tolist()
 
 
 # tables

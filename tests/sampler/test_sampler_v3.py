@@ -80,6 +80,8 @@ def integral(function: object, low: float, high: float) -> Tensor:
     return (high - low) / 2 * (SHARES @ torch.stack([function(u) for u in places]))  # type: ignore[operator]
 
 
+# of `corrects`: without, and with as many f as there are
+PLAIN, CORRECTED = False, True
 LOW, HIGH = -3.0, 3.0
 SHARE = lambda clock: (clock - LOW) / (HIGH - LOW)  # noqa: E731
 L = (torch.tensor([0.9, 0.7], dtype=F64), torch.tensor([0.1, 0.4], dtype=F64))
@@ -159,7 +161,7 @@ def test_a_corrected_step_keeps_the_f_that_was_found(process: Gaussian) -> None:
     )
     times = levels(process, -2.0, -1.0, 0.5, 2.0)
     right = model.flow(start(), times[0], times[-1])
-    assert (ended(model, times, statistics=found, corrects=True) - right).abs().max() < 1e-8
+    assert (ended(model, times, statistics=found, corrects=CORRECTED) - right).abs().max() < 1e-8
     assert (ended(model, times, statistics=found) - right).abs().max() > 1e-4
 
 
@@ -167,8 +169,8 @@ def test_a_corrected_step_keeps_the_f_that_was_found(process: Gaussian) -> None:
 def test_it_does_not_correct_unless_told(process: Gaussian) -> None:
     model = Known(process, partial(between, L), lambda clock: torch.full((2,), math.sin(clock)))
     times = levels(process, *torch.linspace(-2, 2, 5).tolist())
-    assert torch.equal(ended(model, times), ended(model, times, corrects=False))
-    assert not torch.allclose(ended(model, times), ended(model, times, corrects=True))
+    assert torch.equal(ended(model, times), ended(model, times, corrects=PLAIN))
+    assert not torch.allclose(ended(model, times), ended(model, times, corrects=CORRECTED))
 
 
 @THREE
