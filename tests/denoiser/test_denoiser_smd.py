@@ -80,6 +80,33 @@ def test_the_mean_goes_through_the_modulated_blocks_with_a_learned_vector(
     assert torch.allclose(found.mean, a * x + b * said)
 
 
+@NETS
+@pytest.mark.parametrize("where", ["all", "decoder", "head"])
+def test_a_draw_goes_through_g_and_f_and_mixes_its_local_latents_in(
+    spec: object, shape: tuple[int, ...], where: str
+) -> None:
+    """z = g(eta, mean of the state, emb), emb + f(silu(z)) for the blocks that come after, and at each place
+    h + g_local(h, local)."""
+    network, x, cond = soft(spec, shape, where=where, latent=5, local=2), x_of(shape), torch.tensor([0, 1, -1])
+    found, net, head = network(x, T, cond), network.net, network.head
+    assert isinstance(found, Implicit)
+    eta = found.latents(1, Rng(3, 3))
+    emb = net.time(VP().logsnr(T), cond)
+    size = column((VP().alpha(T) ** 2 + VP().sigma(T) ** 2).sqrt(), x)
+    split = net.splits[where]  # type: ignore[index]
+    state = net.run(net.stem(x / size), emb, 0, split)
+    h = state[0]
+    flat = h[:, None] if h.ndim == 2 else h if h.ndim == 3 else h.flatten(2).mT
+    z = head.g(torch.cat([eta[0][:, :5], flat.mean(1), emb], 1))  # type: ignore[operator, union-attr]
+    if h.ndim > 2:
+        flat = flat + head.g_local(torch.cat([flat, eta[0][:, 5:].unflatten(1, (-1, 2))], -1))  # type: ignore[operator, union-attr]
+        state = (flat if h.ndim == 3 else flat.mT.reshape(h.shape), *state[1:])
+    emb = emb + head.f(nn.functional.silu(z))  # type: ignore[operator, union-attr]
+    said = net.out(net.run(state, emb, split, len(net.body)), emb, shape[1:])
+    a, b = row(VP(), "v", 1.0, x)
+    assert torch.allclose(found.head(eta)[0], a * x + b * said)
+
+
 def test_a_soft_head_without_a_mean_has_none() -> None:
     found = soft(MLP, (2,), mean="none")(x_of((2,)), T)
     assert isinstance(found, Implicit) and not isinstance(found, ImplicitMean)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softmix.denoiser import (
+    OUTPUTS,
     Counted,
     ExactData,
     ExactMixture,
@@ -204,6 +205,11 @@ def test_a_staged_belief_is_soft_up_to_its_border_and_a_point_above() -> None:
             assert torch.allclose(found.mean, 7 * x() + LABELS[:, None])  # type: ignore[attr-defined]
 
 
+def test_a_staged_belief_is_of_the_soft_ones_items_and_classes() -> None:
+    found = Staged(Soft(), Plain(), 0.0)  # type: ignore[arg-type]
+    assert (found.process, found.shape, found.classes) == (VP(), (2,), 9)
+
+
 def test_a_staged_belief_takes_the_mean_of_a_soft_one_as_a_point() -> None:
     class Both(Soft):
         def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
@@ -244,6 +250,18 @@ def test_a_gaussians_flow_keeps_the_place_in_its_law(process: Gaussian) -> None:
         return (at - process.alpha(t) * m) @ u / (process.alpha(t) ** 2 * l + process.sigma(t) ** 2).sqrt()
 
     assert torch.allclose(place(gaussian_flow(process, m, l, u, given, 0.8, 0.3), 0.3), place(given, 0.8))
+
+
+@pytest.mark.parametrize("sd", [0.3, 1.0, 2.0])
+def test_the_table_gives_x0_back_from_what_a_perfect_network_says(sd: float) -> None:
+    """alpha and sigma of no process in particular."""
+    x0, z, alpha, sigma = (torch.tensor(value, dtype=F64) for value in (0.7, -1.3, 0.8, 0.9))
+    xt, norm = alpha * x0 + sigma * z, (alpha * sd) ** 2 + sigma**2
+    edm = (x0 - alpha * sd**2 / norm * xt) / (sigma * sd / norm.sqrt())
+    said = {"x0": x0, "eps": z, "v": alpha * z - sigma * x0, "flow": z - x0, "edm": edm}
+    for name in OUTPUTS:
+        a, b = affine(name, alpha, sigma, sd)
+        assert float(a * xt + b * said[name]) == pytest.approx(0.7, rel=1e-12)
 
 
 def test_the_table_takes_unit_data_unless_told() -> None:

@@ -47,6 +47,7 @@ def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
     ):
         net = spec.build(2, 5)
         assert type(net) is kind and net.time.classes is None
+        assert net.width == spec.width and net.embed_width == (4 if kind is UNet else 1) * spec.width
         assert net(torch.zeros(shape), torch.zeros(3)).shape == (3, 5, *shape[2:])
         assert spec.build(2, 5, 4).time.classes.num_embeddings == 5  # type: ignore[union-attr]
 

@@ -48,6 +48,7 @@ def residual(res: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
 
 def attention(part: nn.Module, h: Tensor) -> Tensor:
     batch, width, height, wide = h.shape
+    assert part.heads == max(width // 32, 1)
     qkv = part.qkv(normed(part.norm, h)).flatten(2).unflatten(1, (3, part.heads, -1)).transpose(-1, -2)  # type: ignore[operator, arg-type]
     mixed = nn.functional.scaled_dot_product_attention(*qkv.unbind(1))
     return h + part.join(mixed.transpose(-1, -2).reshape(batch, width, height, wide))  # type: ignore[operator]
