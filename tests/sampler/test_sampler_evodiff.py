@@ -128,6 +128,15 @@ def test_a_form_is_its_equations_written_out(process: Gaussian, form: str, n: in
     assert (ended(process, times, start(), form=form) - right).abs().max() < 1e-8 * (1 + float(right.abs().max()))
 
 
+@THREE
+@FORMS
+def test_a_form_knows_how_long_its_last_step_was(process: Gaussian, form: str) -> None:
+    """Steps of several lengths in log(alpha / sigma), where r is not 1."""
+    times = process.time(torch.tensor([-4.0, -3.0, -0.5, 0.2, 2.0, 2.5, 4.0, 4.5], dtype=F64))
+    right = written_out(process, times, start(), form)
+    assert (ended(process, times, start(), form=form) - right).abs().max() < 1e-8 * (1 + float(right.abs().max()))
+
+
 @FORMS
 @pytest.mark.parametrize("n", [20, 21])
 def test_the_released_form_changes_its_zeta_above_twenty_steps(form: str, n: int) -> None:
