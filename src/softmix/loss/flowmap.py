@@ -29,9 +29,8 @@ class Consistency:
 
     f is a posterior's mean, which here comes to mean the end of the ODE's path; f(x_0, 0) = x_0 holds for any
     row of the affine table, since every process is clean at t = 0. r is the step before t on a grid of N even
-    steps of (sigma / alpha)^(1/7), and N doubles from `first` to `last` as training goes on. w is 1 + sigma / alpha
-    at t over the step of sigma / alpha (the authors' is one over the step: less at high noise); |.| is the norm
-    over all elements, c = 0.00054 sqrt(D), and the whole is divided by sqrt(D).
+    steps of (sigma / alpha)^(1/7), and N doubles from `first` to `last` as training goes on. w is one over the step
+    of sigma / alpha; |.| is the norm over all elements, c = 0.00054 sqrt(D), and the whole is divided by sqrt(D).
     To be sampled by `renoise`. Its optimum is a map and not a posterior: nothing but samples may be asked of it.
     Source: Song et al., "Consistency models", ICML 2023; Song & Dhariwal, "Improved techniques", ICLR 2024.
     """

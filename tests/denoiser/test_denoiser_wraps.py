@@ -1,0 +1,270 @@
+"""Room `denoiser`: wraps and closed forms: every option, who is asked what, and both edges of every border."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from softmix.denoiser import (
+    OUTPUTS,
+    Counted,
+    ExactData,
+    ExactMixture,
+    Staged,
+    adjusted,
+    affine,
+    autoguided,
+    averaged,
+    guided,
+    within,
+)
+from softmix.denoiser.exact import gaussian_flow
+from softmix.denoiser.wrap import classifier_free, towards
+from softmix.posterior import Implicit, ImplicitMean, Point, Posterior
+from softmix.process import VE, VP, Flow, Gaussian
+from softmix.rng import Rng
+
+F64 = torch.float64
+LABELS = torch.tensor([4, 5, 6])
+
+
+class Plain(nn.Module):
+    """Believes k x + the condition; notes what it is told."""
+
+    def __init__(self, k: float = 2.0):
+        super().__init__()
+        self.process, self.shape, self.classes, self.k = VP(), (2,), 9, k
+        self.told: list[tuple[float, Tensor | None]] = []
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        self.told.append((float(torch.as_tensor(t, dtype=F64).flatten()[0]), cond))
+        return Point(self.k * xt + (0 if cond is None else cond[:, None]))
+
+
+class Soft(Plain):
+    """Draws k x + eta + the condition; no mean."""
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        mean = super().forward(xt, t, cond).mean  # type: ignore[attr-defined]
+        return Implicit(lambda eta: mean + eta, len(xt), (2,), xt)
+
+
+class Maps(Plain):
+    two_times = True
+
+    def forward(
+        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+    ) -> Posterior:
+        mean = super().forward(xt, t, cond).mean  # type: ignore[attr-defined]
+        return Point(mean + (100 if to is None else float(to)))
+
+
+def x() -> Tensor:
+    return Rng(0, 3).normal((3, 2), F64)
+
+
+def mean(denoiser: object, t: float = 0.5, cond: Tensor | None = None, **options: object) -> Tensor:
+    return denoiser(x(), t, cond, **options).mean  # type: ignore[operator]
+
+
+# counting
+
+
+def test_calls_and_items_are_counted_and_all_is_passed_on() -> None:
+    inner = Plain()
+    counted = Counted(inner)
+    assert torch.equal(mean(counted, cond=LABELS), mean(Plain(), cond=LABELS))
+    counted(x()[:2], 0.5)
+    assert (counted.calls, counted.items) == (2, 5) and counted.process == VP() and counted.shape == (2,)
+    assert inner.told[0] == (0.5, LABELS)
+
+
+def test_a_wrap_of_a_flow_map_passes_the_second_time_on() -> None:
+    for wrap in (Counted, averaged(2), adjusted(lambda p, xt, t: p), within(-99, 99, averaged(2))):
+        assert torch.allclose(mean(wrap(Maps()), to=0.25), mean(Plain()) + 0.25)  # type: ignore[operator]
+    assert torch.allclose(mean(towards(0.25)(Maps()), cond=LABELS), mean(Plain(), cond=LABELS) + 0.25)
+
+
+# averaging
+
+
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_an_average_is_over_n_latents_of_its_seed(n: int, seed: int) -> None:
+    """The same latents for every item and every call, in x's type."""
+    eta = Rng(seed, n, "averaged").normal((n, 2), F64)
+    right = 2 * x() + LABELS[:, None] + eta.mean(0)
+    assert torch.allclose(mean(averaged(n, seed)(Soft()), cond=LABELS), right)
+    if seed == 0:
+        assert torch.equal(mean(averaged(n)(Soft())), mean(averaged(n, 0)(Soft())))
+    else:
+        assert not torch.allclose(mean(averaged(n)(Soft())), mean(averaged(n, seed)(Soft())))
+
+
+def test_what_has_a_mean_and_no_latent_is_left_alone() -> None:
+    assert torch.equal(mean(averaged(3)(Plain())), mean(Plain()))
+    with pytest.raises(ValueError, match="an average of 0 draws"):
+        averaged(0)
+
+
+# guidance
+
+
+@pytest.mark.parametrize("scale", [0, 1, 3, 2.5])
+def test_guidance_goes_from_untold_by_its_scale(scale: float) -> None:
+    """untold + w (told - untold), whether w is an integer or not."""
+    told, untold = mean(Plain(), cond=LABELS), mean(Plain(), cond=torch.full((3,), -1))
+    assert torch.allclose(mean(guided(scale)(Plain()), cond=LABELS), untold + scale * (told - untold))
+    assert float(classifier_free(scale)(torch.tensor(5.0), torch.tensor(3.0))) == 3 + 2 * scale
+
+
+def test_guidance_by_a_rule_and_a_condition_of_ones_own() -> None:
+    inner = Plain()
+    found = mean(guided(lambda a, b: a - 10 * b, torch.tensor([2]))(inner), cond=LABELS)
+    assert torch.allclose(found, mean(Plain(), cond=LABELS) - 10 * mean(Plain(), cond=torch.full((3,), 2)))
+    assert inner.told[0][1] is LABELS and inner.told[1][1].tolist() == [2, 2, 2]  # type: ignore[union-attr]
+
+
+def test_guidance_of_draws_shares_the_latent() -> None:
+    found = guided(3.0)(Soft())(x(), 0.5, LABELS)
+    eta = Implicit(lambda eta: eta, 3, (2,), x()).draws(4, Rng(1, 3))
+    assert isinstance(found, Implicit)
+    right = 2 * x() + (-1 + 3 * (LABELS + 1))[:, None] + eta
+    assert torch.allclose(found.draws(4, Rng(1, 3)), right)
+
+
+def test_guidance_without_a_condition_is_refused() -> None:
+    with pytest.raises(ValueError, match="guidance needs a condition"):
+        mean(guided(2.0)(Plain()))
+    with pytest.raises(ValueError, match="Give untold"):
+        mean(guided(2.0)(Plain()), cond=torch.zeros(3))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_autoguidance_goes_away_from_the_weak_one(scale: float) -> None:
+    """weak + w (strong - weak); both are told the same."""
+    strong, weak = Plain(5.0), Plain(2.0)
+    found = mean(autoguided(weak, scale)(strong), cond=LABELS)
+    assert torch.allclose(found, (2 + 3 * scale) * x() + LABELS[:, None])
+    assert strong.told == weak.told == [(0.5, LABELS)]
+    assert autoguided(weak, scale)(strong).classes == 9  # type: ignore[attr-defined]
+
+
+def test_autoguidance_of_flow_maps_goes_to_one_time() -> None:
+    found = mean(autoguided(Maps(2.0), 2.5)(Maps(5.0)), cond=LABELS, to=0.25)
+    assert torch.allclose(found, (2 + 3 * 2.5) * x() + LABELS[:, None] + 0.25)
+
+
+def test_a_function_of_ones_own_sees_the_belief_x_and_the_time() -> None:
+    seen: list[tuple[Posterior, Tensor, float]] = []
+
+    def change(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Posterior:
+        seen.append((posterior, xt, float(t)))
+        return Point(0 * xt)
+
+    inner, given = Plain(), x()
+    assert not adjusted(change)(inner)(given, 0.3, LABELS).mean.any()  # type: ignore[attr-defined]
+    assert torch.equal(seen[0][0].mean, 2 * given + LABELS[:, None])  # type: ignore[attr-defined]
+    assert seen[0][1] is given and seen[0][2] == 0.3
+
+
+# borders in the noise level
+
+
+def test_an_interval_has_both_of_its_ends() -> None:
+    doubled = adjusted(lambda p, xt, t: Point(2 * p.mean))  # type: ignore[attr-defined]
+    levels = {t: float(VP().logsnr(t)) for t in (0.8, 0.5, 0.2)}
+    wrapped = within(levels[0.8], levels[0.2], doubled)(Plain())
+    for t, inside in ((0.81, False), (0.8, True), (0.5, True), (0.2, True), (0.19, False)):
+        right = mean(Plain(), t, LABELS)
+        assert torch.allclose(mean(wrapped, t, LABELS), 2 * right if inside else right)
+
+
+def test_times_on_both_sides_of_a_border_are_refused() -> None:
+    t = torch.tensor([0.9, 0.9, 0.1])
+    with pytest.raises(ValueError, match="one time for the whole batch"):
+        within(-2.0, 2.0, averaged(2))(Plain())(x(), torch.tensor([0.5, 0.5, 0.01]))
+    with pytest.raises(ValueError, match="one time for the whole batch"):
+        Staged(Soft(), Plain(), 0.0)(x(), t)  # type: ignore[arg-type]
+
+
+def test_a_staged_belief_is_soft_up_to_its_border_and_a_point_above() -> None:
+    """At the border itself it is soft. Each asks one of the two, with the condition."""
+    border = float(VP().logsnr(0.5))
+    for t, is_soft in ((0.9, True), (0.5, True), (0.49, False)):
+        soft, point = Soft(2.0), Plain(7.0)
+        found = Staged(soft, point, border)(x(), t, LABELS)  # type: ignore[arg-type]
+        assert isinstance(found, Implicit if is_soft else Point)
+        assert soft.told == ([(t, LABELS)] if is_soft else []) and point.told == ([] if is_soft else [(t, LABELS)])
+        if is_soft:
+            assert torch.allclose(found.averaged(torch.zeros(1, 2)).mean, 2 * x() + LABELS[:, None])  # type: ignore[attr-defined]
+        else:
+            assert torch.allclose(found.mean, 7 * x() + LABELS[:, None])  # type: ignore[attr-defined]
+
+
+def test_a_staged_belief_is_of_the_soft_ones_items_and_classes() -> None:
+    found = Staged(Soft(), Plain(), 0.0)  # type: ignore[arg-type]
+    assert (found.process, found.shape, found.classes) == (VP(), (2,), 9)
+
+
+def test_a_staged_belief_takes_the_mean_of_a_soft_one_as_a_point() -> None:
+    class Both(Soft):
+        def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+            return ImplicitMean(lambda eta: eta, len(xt), (2,), xt, lambda: 3 * xt)
+
+    found = Staged(Soft(), Both(), -99.0)(x(), 0.5)  # type: ignore[arg-type]
+    assert isinstance(found, Point) and torch.equal(found.mean, 3 * x())
+
+
+# closed forms
+
+
+@pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
+def test_the_closed_form_of_two_points_is_a_logistic(process: Gaussian) -> None:
+    """Weights 0.3 and 0.7 at -1 and 1: E[x0 | x] = tanh(alpha x / sigma^2 + log(7 / 3) / 2)."""
+    two = ExactMixture(
+        process, torch.tensor([0.3, 0.7]), torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1, 1, dtype=F64) - 1e-12
+    )
+    xt = torch.tensor([[-0.6], [0.0], [0.4]], dtype=F64)
+    t = float(process.time(-1.0))
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    right = (alpha * xt / sigma**2 + torch.tensor(7 / 3, dtype=F64).log() / 2).tanh()
+    assert torch.allclose(two(xt, t).mean, right, atol=1e-6)
+    # a variance that rounding makes negative is none
+    assert torch.allclose(two(xt, t).var, 1 - right**2, atol=1e-6)
+    even = ExactData(process, torch.tensor([[-1.0], [1.0]], dtype=F64))
+    assert torch.allclose(even(xt, t).mean, (alpha * xt / sigma**2).tanh(), atol=1e-9)
+
+
+@pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
+def test_a_gaussians_flow_keeps_the_place_in_its_law(process: Gaussian) -> None:
+    """(x - alpha m) U / sqrt(alpha^2 l + sigma^2) is what it was."""
+    m = torch.tensor([0.5, -1.0], dtype=F64)
+    l, u = torch.linalg.eigh(torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=F64))  # noqa: E741
+    given = Rng(0, 4).normal((4, 2), F64)
+
+    def place(at: Tensor, t: float) -> Tensor:
+        return (at - process.alpha(t) * m) @ u / (process.alpha(t) ** 2 * l + process.sigma(t) ** 2).sqrt()
+
+    assert torch.allclose(place(gaussian_flow(process, m, l, u, given, 0.8, 0.3), 0.3), place(given, 0.8))
+
+
+@pytest.mark.parametrize("sd", [0.3, 1.0, 2.0])
+def test_the_table_gives_x0_back_from_what_a_perfect_network_says(sd: float) -> None:
+    """alpha and sigma of no process in particular."""
+    x0, z, alpha, sigma = (torch.tensor(value, dtype=F64) for value in (0.7, -1.3, 0.8, 0.9))
+    xt, norm = alpha * x0 + sigma * z, (alpha * sd) ** 2 + sigma**2
+    edm = (x0 - alpha * sd**2 / norm * xt) / (sigma * sd / norm.sqrt())
+    said = {"x0": x0, "eps": z, "v": alpha * z - sigma * x0, "flow": z - x0, "edm": edm}
+    for name in OUTPUTS:
+        a, b = affine(name, alpha, sigma, sd)
+        assert float(a * xt + b * said[name]) == pytest.approx(0.7, rel=1e-12)
+
+
+def test_the_table_takes_unit_data_unless_told() -> None:
+    alpha, sigma = torch.tensor(0.6), torch.tensor(0.8)
+    assert affine("edm", alpha, sigma) == affine("edm", alpha, sigma, 1.0) != affine("edm", alpha, sigma, 0.5)
+    assert inspect.signature(affine).parameters["data_sd"].default == 1.0

@@ -1,0 +1,265 @@
+"""Room `net`: every constant and branch of the networks, layer by layer, against the formulas that their docs give."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from softmix.net import MLP, DiT, DiTSpec, Embedding, MLPSpec, Net, NetSpec, UNet, UNetSpec
+from softmix.net.base import Modulation, at_least_one, attend, heads_for, places, repeat
+from softmix.rng import Rng
+
+F64 = torch.float64
+silu = nn.functional.silu
+
+
+def random(*shape: int, role: str = "x") -> Tensor:
+    return Rng(0, shape[0], role).normal(shape, F64)
+
+
+def seeded(spec: NetSpec, channels: int, out: int, classes: int = 0) -> Net:
+    torch.manual_seed(0)
+    return spec.build(channels, out, classes).double()
+
+
+def layer(h: Tensor) -> Tensor:
+    """Normalised over the last axis, without weights."""
+    return (h - h.mean(-1, keepdim=True)) / (h.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+
+
+# defaults
+
+
+def test_the_defaults_are_those_that_the_docs_give() -> None:
+    assert MLPSpec() == MLPSpec(width=128, depth=4, frequencies=16)
+    assert UNetSpec() == UNetSpec(width=64, mults=(1, 2), depth=2, patch=2, attention=True)
+    assert DiTSpec() == DiTSpec(width=192, depth=6, patch=4, heads=0)
+
+
+def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
+    for spec, kind, shape in (
+        (MLPSpec(16, 2), MLP, (3, 2)),
+        (UNetSpec(8), UNet, (3, 2, 8, 8)),
+        (DiTSpec(16), DiT, (3, 2, 8, 8)),
+    ):
+        net = spec.build(2, 5)
+        assert type(net) is kind and net.time.classes is None
+        assert net.width == spec.width and net.embed_width == (4 if kind is UNet else 1) * spec.width
+        assert net(torch.zeros(shape), torch.zeros(3)).shape == (3, 5, *shape[2:])
+        assert spec.build(2, 5, 4).time.classes.num_embeddings == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (lambda: MLPSpec(width=0), "width"),
+        (lambda: MLPSpec(depth=0), "depth"),
+        (lambda: UNetSpec(width=0), "width"),
+        (lambda: UNetSpec(depth=0), "depth"),
+        (lambda: UNetSpec(patch=0), "patch"),
+        (lambda: UNetSpec(mults=()), "levels"),
+        (lambda: UNetSpec(mults=(1, 0)), r"mults\[1\]"),
+        (lambda: DiTSpec(width=0), "width"),
+        (lambda: DiTSpec(depth=0), "depth"),
+        (lambda: DiTSpec(patch=0), "patch"),
+    ],
+)
+def test_a_size_of_nothing_is_refused(make: object, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is at least 1; found 0"):
+        make()  # type: ignore[operator]
+    at_least_one(width=1)
+
+
+# the embedding
+
+
+def test_the_noise_level_is_told_by_sines_of_frequencies_from_an_eighth_to_4() -> None:
+    """16 of them in geometric steps, of half the logsnr: then two layers."""
+    embedding = Embedding(8).double()
+    logsnr = torch.tensor([-7.0, 0.5, 13.0], dtype=F64)
+    freqs = torch.tensor([0.125 * 32 ** (k / 15) for k in range(16)], dtype=F64)
+    phase = logsnr[:, None] / 2 * freqs
+    first, _, second = embedding.layers
+    right = second(silu(first(torch.cat([phase.sin(), phase.cos()], 1))))
+    assert torch.allclose(embedding(logsnr), right, atol=1e-5) and first.in_features == 32
+
+
+def test_beyond_20_a_noise_level_is_20() -> None:
+    """Infinity too, as of a clean image."""
+    embedding = Embedding(8)
+    found = embedding(torch.tensor([20.0, 25.0, math.inf, -20.0, -math.inf]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and torch.equal(found[3], found[4])
+    assert not torch.allclose(embedding(torch.tensor([19.0])), found[:1])
+    assert not torch.allclose(embedding(torch.tensor([-19.0])), found[3:4])
+
+
+def test_a_class_has_an_embedding_and_so_has_none() -> None:
+    """It is added; -1 and no label are the last of the table."""
+    embedding = Embedding(8, classes=3)
+    assert embedding.classes is not None
+    level = torch.zeros(4)
+    bare = embedding.layers(torch.cat([torch.zeros(4, 16), torch.ones(4, 16)], 1))
+    found = embedding(level, torch.tensor([0, 2, -1, 1])) - bare
+    assert torch.allclose(found, embedding.classes.weight[[0, 2, 3, 1]], atol=1e-6)
+    assert torch.allclose(embedding(level) - bare, embedding.classes.weight[3].expand(4, 8), atol=1e-6)
+
+
+# pieces
+
+
+def test_a_modulation_begins_at_half_of_torchs_start_and_without_a_bias() -> None:
+    torch.manual_seed(0)
+    mine = Modulation(6, 4, 2)
+    torch.manual_seed(0)
+    plain = nn.Linear(6, 8)
+    assert torch.equal(mine.linear.weight, plain.weight / 2) and not mine.linear.bias.any()
+    torch.manual_seed(0)
+    assert torch.equal(Modulation(6, 4, 2, gain=3.0).linear.weight, 3 * plain.weight)
+
+
+def test_a_modulation_is_a_layer_of_the_silu_in_parts() -> None:
+    mine, emb = Modulation(6, 4, 3).double(), random(5, 6)
+    parts = mine(emb)
+    assert [part.shape for part in parts] == [(5, 4)] * 3
+    assert torch.allclose(torch.cat(parts, 1), silu(emb) @ mine.linear.weight.mT + mine.linear.bias)
+
+
+def test_attention_is_its_softmax() -> None:
+    q, k, v = (random(2, 5, 3, role=role) for role in "qkv")
+    right = ((q @ k.mT) / math.sqrt(3)).softmax(-1) @ v
+    assert torch.allclose(attend(q, k, v), right)
+    assert torch.allclose(attend(q, k, v), nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize("width, heads", [(8, 1), (32, 1), (63, 1), (64, 2), (96, 3), (100, 2), (192, 6), (130, 2)])
+def test_heads_are_of_32_channels_or_the_next_larger_that_divide(width: int, heads: int) -> None:
+    assert heads_for(width) == heads
+
+
+def test_a_state_is_repeated_draw_by_draw() -> None:
+    a, b = torch.arange(3), torch.arange(6).reshape(3, 2)
+    first, second = repeat((a, b), 2)
+    assert first.tolist() == [0, 1, 2, 0, 1, 2] and second.tolist() == [*b.tolist(), *b.tolist()]
+
+
+def test_places_are_last_in_any_state() -> None:
+    assert torch.equal(places(random(2, 3)), random(2, 3)[:, :, None])
+    assert torch.equal(places(random(2, 5, 3)), random(2, 5, 3).mT)
+    assert torch.equal(places(random(2, 3, 4, 5)), random(2, 3, 4, 5).reshape(2, 3, 20))
+
+
+# any net
+
+
+NETS = pytest.mark.parametrize(
+    ("spec", "shape"),
+    [(MLPSpec(16, 5, 3), (2,)), (UNetSpec(8, depth=2), (2, 8, 8)), (DiTSpec(16, 5, 2), (2, 8, 8))],
+    ids=["mlp", "unet", "dit"],
+)
+
+
+@NETS
+def test_a_net_is_its_stem_its_blocks_and_its_output(spec: NetSpec, shape: tuple[int, ...]) -> None:
+    net, x, level, label = (
+        seeded(spec, 2, 3, 4),
+        random(3, *shape),
+        torch.tensor([-3.0, 0.0, 9.0]).double(),
+        torch.tensor([1, -1, 3]),
+    )
+    emb, state = net.time(level, label), net.stem(x)
+    for block in net.body:
+        state = block(state, emb)
+    assert torch.allclose(net(x, level, label), net.out(state, emb, shape[1:]))
+    assert list(net.taps) == [f"body.{k}" for k in range(len(net.body))]
+    assert all(net.taps[f"body.{k}"] is block for k, block in enumerate(net.body))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_a_latent_enters_before_all_blocks_before_the_second_half_or_before_the_last(depth: int) -> None:
+    right = {"all": 0, "decoder": depth // 2, "head": depth - 1}
+    assert MLPSpec(16, depth).build(2, 2).splits == right == DiTSpec(16, depth).build(2, 2).splits
+
+
+@pytest.mark.parametrize("mults", [(1,), (1, 2), (1, 2, 3)])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_in_a_unet_it_enters_after_the_coarsest_level_or_before_the_last_block(
+    mults: tuple[int, ...], depth: int
+) -> None:
+    down = len(mults) * depth
+    net = UNetSpec(8, mults, depth).build(2, 2)
+    assert net.splits == {"all": 0, "decoder": down + 1, "head": 2 * down + 1} and len(net.body) == 2 * down + 2
+
+
+# the MLP
+
+
+def test_a_point_is_told_by_sines_at_periods_of_8_and_its_parts() -> None:
+    net, x = seeded(MLPSpec(16, 1, 3), 2, 2), random(4, 2)
+    assert isinstance(net, MLP)
+    waves = [2 * math.pi * k / 8 * x[:, j] for j in range(2) for k in (1, 2, 3)]
+    phase = torch.stack(waves, 1)
+    right = net.enter(torch.cat([x, phase.sin(), phase.cos()], 1))
+    assert torch.allclose(net.stem(x)[0], right, atol=1e-6)
+    moved = (net.stem(x + 8)[0] - net.stem(x)[0]) - 8 * net.enter.weight[:, :2].sum(1)
+    assert float(moved.detach().abs().max()) < 1e-5
+
+
+def test_a_block_of_the_mlp_is_its_formula() -> None:
+    """h + W2 silu(scale norm(W1 h) + shift), scale one more than the modulation's."""
+    net, emb = seeded(MLPSpec(16, 1), 2, 2), random(4, 16, role="emb")
+    block, h = net.body[0], random(4, 16)
+    scale, shift = block.modulation(emb)
+    right = h + block.second(silu((1 + scale) * layer(block.first(h)) + shift))
+    assert torch.allclose(block((h,), emb)[0], right)
+    assert torch.allclose(net.out((h,), emb, ()), net.leave(silu(h)))  # type: ignore[operator]
+
+
+# the transformer
+
+
+def test_tokens_know_their_row_and_column_by_sines_down_to_a_thousandth() -> None:
+    net, x = seeded(DiTSpec(16, 1, 2), 3, 3), random(2, 3, 4, 6)
+    assert isinstance(net, DiT)
+    found = net.stem(x)[0]
+    freqs = [1000 ** (-k / 4) for k in range(4)]
+    for row in range(2):
+        for column in range(3):
+            pixels = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)
+            place = [f(at * w) for at in (row, column) for f in (math.sin, math.cos) for w in freqs]
+            right = net.enter(pixels) + torch.tensor(place, dtype=F64)
+            assert torch.allclose(found[:, 3 * row + column], right, atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_block_of_the_transformer_is_its_formula(heads: int) -> None:
+    """h + W_out [attention(q, k, v), relu(u)], side by side, of y = scale norm(h) + shift."""
+    net = seeded(DiTSpec(16, 1, 2, heads), 3, 3)
+    block, h, emb = net.body[0], random(2, 6, 16), random(2, 16, role="emb")
+    scale, shift = (part[:, None] for part in block.modulation(emb))
+    y = block.enter((1 + scale) * layer(h) + shift)
+    parts, u = [y[..., 16 * k : 16 * k + 16].unflatten(-1, (heads, -1)).transpose(1, 2) for k in range(3)], y[..., 48:]
+    mixed = nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    right = h + block.leave(torch.cat([mixed, u.clamp(min=0)], -1))
+    assert torch.allclose(block((h,), emb)[0], right)
+
+
+def test_heads_are_as_told_or_of_32_channels() -> None:
+    assert DiTSpec(64, 1).build(3, 3).body[0].heads == 2 and DiTSpec(64, 1, heads=8).build(3, 3).body[0].heads == 8
+    assert DiTSpec().build(1, 1).body[0].heads == 6
+    with pytest.raises(ValueError, match="5 heads were asked for in a DiT of width 64"):
+        DiTSpec(64, 1, heads=5).build(3, 3)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        DiTSpec(66, 1).build(3, 3)
+
+
+def test_the_transformer_ends_in_pixels_of_a_normalised_state() -> None:
+    net, h = seeded(DiTSpec(16, 1, 2), 3, 3), random(2, 6, 16)
+    found = net.out((h,), h, (4, 6))
+    said = net.leave(layer(h))  # type: ignore[operator]
+    for row in range(2):
+        for column in range(3):
+            pixels = said[:, 3 * row + column].reshape(2, 3, 2, 2)
+            assert torch.allclose(found[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2], pixels)

@@ -1,0 +1,147 @@
+"""Room `process`: every constant and option of the grids, by the noise levels that they visit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from softmix.process import GRIDS, VE, VP, Flow, Gaussian, Table, few, karras, rest, trailing, uniform, uniform_logsnr
+
+F64 = torch.float64
+WIDE = pytest.mark.parametrize("process", [VP(), VP("linear"), VE(), Flow()], ids=str)
+# a process that ends with nearly all of its signal, at a logsnr of log(0.99 / 0.01) = 4.6
+BRIGHT = Table(torch.linspace(0.999, 0.99, 50, dtype=F64))
+
+
+def levels(process: Gaussian, times: Tensor) -> Tensor:
+    return process.logsnr(times)
+
+
+def even(first: float, last: float, n: int) -> Tensor:
+    return torch.linspace(first, last, n, dtype=F64)
+
+
+def same(found: Tensor, right: Tensor) -> bool:
+    return found.shape == right.shape and bool((found - right).abs().max() < 1e-6)
+
+
+def test_the_grids_that_a_user_can_name() -> None:
+    assert (uniform, uniform_logsnr, few, karras, trailing) == GRIDS
+
+
+@WIDE
+def test_the_own_grid_of_a_process_is_even_in_time(process: Gaussian) -> None:
+    assert torch.equal(process.grid(8), torch.tensor([1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0], dtype=F64))
+
+
+@WIDE
+@pytest.mark.parametrize("n", [6, 7, 20])
+def test_few_goes_evenly_from_a_logsnr_of_minus_6_to_6(process: Gaussian, n: int) -> None:
+    times = few(process, n)
+    assert len(times) == n + 1 and times[0] == 1 and times[-1] == 0
+    assert same(levels(process, times[1:-1]), even(-6.0, 6.0, n)[1:])
+
+
+@WIDE
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_ends_at_a_logsnr_of_n_where_steps_are_few(process: Gaussian, n: int) -> None:
+    assert same(levels(process, few(process, n)[1:-1]), even(-6.0, n, n)[1:])
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_goes_one_on_in_logsnr_where_a_process_ends_above_its_end(n: int) -> None:
+    first = float(BRIGHT.logsnr(1.0))
+    assert same(levels(BRIGHT, few(BRIGHT, n)[:-1]), even(first, first + 1, n))
+
+
+def test_few_begins_at_the_end_of_a_process_that_ends_above_minus_6() -> None:
+    stable = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2)
+    first = float(stable.logsnr(1.0))
+    assert -6 < first < -5
+    assert same(levels(stable, few(stable, 9)[:-1]), even(first, 6.0, 9))
+
+
+@WIDE
+def test_uniform_logsnr_goes_evenly_from_the_end_to_10(process: Gaussian) -> None:
+    times = uniform_logsnr(process, 9)
+    assert times[0] == 1 and times[-1] == 0
+    assert same(levels(process, times[:-1]), even(float(process.logsnr(1.0)), 10.0, 9))
+
+
+def test_uniform_logsnr_ends_where_it_is_told() -> None:
+    assert same(levels(VP(), uniform_logsnr(VP(), 5, last=3.0)[1:-1]), even(-20.0, 3.0, 5)[1:])
+
+
+def test_uniform_logsnr_never_turns_back() -> None:
+    """A last level below the process's own end cannot be reached by falling times."""
+    for process in (VE(), BRIGHT):
+        end = float(process.logsnr(1.0))
+        times = uniform_logsnr(process, 3, last=end - 5)
+        assert float(times.max()) <= 1 and same(levels(process, times[:-1]), torch.full((3,), end, dtype=F64))
+
+
+@WIDE
+def test_karras_goes_evenly_in_the_seventh_root_of_the_noise_to_a_logsnr_of_10(process: Gaussian) -> None:
+    ratio = (-levels(process, karras(process, 6)[:-1]) / 2).exp()
+    high, low = math.exp(-float(process.logsnr(1.0)) / 2), math.exp(-5.0)
+    assert torch.allclose(ratio ** (1 / 7), even(high ** (1 / 7), low ** (1 / 7), 6), rtol=1e-7)
+
+
+def test_karras_takes_another_root_and_another_end() -> None:
+    ratio = (-levels(VE(), karras(VE(), 5, last=4.0, rho=2.0)[:-1]) / 2).exp()
+    assert torch.allclose(ratio**0.5, even(80**0.5, math.exp(-2.0) ** 0.5, 5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [uniform_logsnr, karras])
+def test_the_first_time_is_exactly_1(grid: object) -> None:
+    """Where the clock's inverse has lost it to rounding, as for a table whose clock ends before its times do."""
+    dark = Table(torch.tensor([0.9, 0.5, 1e-9, 0.0], dtype=F64))
+    for process in (VP(), VP("sigmoid"), dark):
+        assert float(grid(process, 4)[0]) == 1.0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000])
+def test_trailing_counts_a_thousand_steps_unless_told(n: int) -> None:
+    assert same(trailing(VP(), n) * 1000, torch.linspace(1000, 0, n + 1, dtype=F64).round())
+
+
+def test_trailing_takes_the_nearest_integer_step() -> None:
+    assert (trailing(VP(), 3, 10) * 10).tolist() == [10, 7, 3, 0]
+    assert (trailing(VP(), 7, 10) * 10).round().tolist() == [10, 9, 7, 6, 4, 3, 1, 0]
+
+
+def test_trailing_takes_all_of_its_steps_and_no_more() -> None:
+    assert same(trailing(VP(), 10, 10), torch.linspace(1, 0, 11, dtype=F64))
+    with pytest.raises(ValueError, match="11 steps were asked for, but the model has 10"):
+        trailing(VP(), 11, 10)
+    with pytest.raises(ValueError, match="1001 steps were asked for, but the model has 1000"):
+        trailing(VP(), 1001)
+
+
+@WIDE
+@pytest.mark.parametrize("first", [0.9, 0.4])
+def test_the_rest_goes_evenly_from_its_start_to_a_logsnr_of_6(process: Gaussian, first: float) -> None:
+    times = rest(process, 6, first)
+    low = float(process.logsnr(first))
+    assert len(times) == 7 and times[0] == first and times[-1] == 0
+    assert same(levels(process, times[:-1]), even(low, max(6.0, low + 1), 6))
+
+
+def test_the_rest_goes_one_further_where_it_is_at_6_already() -> None:
+    first = float(VP().time(8.0))
+    assert same(levels(VP(), rest(VP(), 4, first)[:-1]), even(8.0, 9.0, 4))
+
+
+def test_the_rest_begins_at_its_start_to_the_last_digit() -> None:
+    for first in (0.1, 0.3, 0.7, 0.99, 1.0):
+        for process in (VP(), VP("sigmoid"), VE(), Flow()):
+            assert float(rest(process, 2, first)[0]) == first
+
+
+@pytest.mark.parametrize("first", [0.0, -0.1, 1.1])
+def test_a_start_that_is_no_time_is_refused(first: float) -> None:
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        rest(VP(), 3, first)
