@@ -165,7 +165,7 @@ def test_npy_limit_is_a_fixed_choice(tmp_path: Path) -> None:
 
 BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
     "whole numbers": (np.zeros((4, 8, 8), np.int64), "int64"),
-    "four channels": (np.zeros((4, 8, 8, 4), np.uint8), "with C = 1 or 3"),
+    "five channels": (np.zeros((4, 8, 8, 5), np.uint8), "with C = 1 or 3"),
     "one axis": (np.zeros(4, np.uint8), "with C = 1 or 3"),
     "no items": (np.zeros((0, 8, 8), np.uint8), "no items"),
     "one number": (np.array(1.0), "no items"),

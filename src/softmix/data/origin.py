@@ -47,7 +47,9 @@ class Origin:
         path, base = Path(self.source).absolute(), folder.absolute()
         if len(os.path.commonpath([path, base])) <= len(path.anchor):
             return replace(self, source=str(path))
-        return replace(self, source=Path(os.path.relpath(path, base)).as_posix())
+        relative = Path(os.path.relpath(path, base)).as_posix()
+        # A folder called digits inside of the run folder is no name that softmix knows.
+        return replace(self, source=relative if relative.startswith("..") else f"./{relative}")
 
     def seen_from(self, folder: Path) -> Origin:
         """Undoes `kept_in`: an absolute path."""
