@@ -39,7 +39,9 @@ def from_npy(path: Path, want: Want) -> Data:
 def _mapped(path: Path) -> NDArray[Any]:
     name = printable(str(path))
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # A forged shape may be a product beyond 64 bits.
+        with np.errstate(over="ignore"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     # numpy parses the header as Python text: a damaged one raises nearly everything (TokenError, TypeError ...).
     except Exception as error:
         message = f"{name} cannot be read as a .npy array without pickle ({error}); save it again with np.save"

@@ -10,6 +10,10 @@ class DataError(ValueError):
     """Data that cannot be used at all. The message says what was asked, what was found and what to do."""
 
 
+class NoSplitError(DataError):
+    """A split that the source does not have; the source itself may be good."""
+
+
 def printable(name: str) -> str:
     """`name` with escapes for whatever a terminal or a JSON file cannot show (control codes, broken UTF-8)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

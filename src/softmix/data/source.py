@@ -63,7 +63,7 @@ def load(
     left.
     """
     want = Want(ALIASES.get(split, split), size, channels, limit, bits, values, layout, hold_out)
-    named = isinstance(source, str) and (source in _NAMED or source.startswith("toy:"))
+    named = isinstance(source, str) and (source in _NAMED or source.startswith("toy:")) and "/" not in source
     found = _from_name(str(source), want) if named else _from_path(_path(source), want)
     if hold_out:
         kept, out = found.split(hold_out, 0)

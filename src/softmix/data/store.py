@@ -79,7 +79,7 @@ class Data:
     def kind(self) -> Kind:
         """What the items are: images (uint8), or floats by their axes: points [D], sequences [C, L], grids (more).
 
-        A network here trains on images, points and grids; sequences can be loaded, compared and matched exactly.
+        No network here trains on sequences.
         """
         if self.is_image:
             return "images"

@@ -79,7 +79,8 @@ def decide(name: str, what: str, found: Range, want: Want) -> Values:
         return want.values
     if _fits(found, "0..1") and found.high > 0 and (not found.whole or found.high == 1):
         return "0..1"
-    if _fits(found, "-1..1") and not found.whole:
+    # A little below 0 is what a filter leaves of 0..1.
+    if _fits(found, "-1..1") and found.low <= -0.5 and not found.whole:
         return "-1..1"
     if _fits(found, "0..255") and found.high >= 128:
         return "0..255"
@@ -89,8 +90,10 @@ def decide(name: str, what: str, found: Range, want: Want) -> Values:
 def _offer(found: Range) -> str:
     fitting = " or ".join(f"--values {values}" for values in ENDS if _fits(found, values))
     bits = f"--bits {bits_for(found.high)}" if found.whole and found.low >= 0 and 1 <= found.high < 1 << 16 else ""
-    said = ", or ".join(part for part in (fitting, bits) if part) or "rescale them to 0..1"
-    return f"give {said}; --values as-is takes floats as numbers that are no pixels, such as latents"
+    clip = "clip them to 0..1" if -0.5 < found.low < 0 and found.high < 1.5 and not found.whole else ""
+    give = ", or ".join(part for part in (fitting, bits) if part)
+    said = ", or ".join(part for part in (clip, f"give {give}" if give else "") if part) or "rescale them to 0..1"
+    return f"{said}; --values as-is takes floats as numbers that are no pixels, such as latents"
 
 
 def bits_for(high: float) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from softmix.data.origin import Layout, Values
-from softmix.data.report import DataError
+from softmix.data.report import DataError, NoSplitError
 
 SPLITS = ("train", "test", "val")
 # What people call a split, and which of SPLITS it is; where several names are in use, the first one counts.
@@ -65,7 +65,7 @@ class Want:
             raise DataError(f"{name} {why}, and has no {' or '.join(given)} to choose; leave this out")
 
     def part(self, name: str, has: Collection[str], remedy: str) -> str | None:
-        """Which of the splits that a source `has` is meant; None for all there is. Raises DataError if it has no such.
+        """Which of the splits that a source `has` is meant; None for all there is. Raises NoSplitError.
 
         "test" means "val" where there is no test. A share to hold out stands for a test split, where there is none.
         """
@@ -82,4 +82,4 @@ class Want:
         if (not own and self.hold_out) or (not has and self.split == "train"):
             return "train" if "train" in has else None
         found = f"there are {' and '.join(map(repr, has))}" if has else "it has none"
-        raise DataError(f"{name}: its {self.split} split was asked for, but {found}; {remedy}")
+        raise NoSplitError(f"{name}: its {self.split} split was asked for, but {found}; {remedy}")
