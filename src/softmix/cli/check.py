@@ -47,7 +47,10 @@ def check(
         "hold_out": hold_out or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    if not (Path(what) / "config.json").is_file():
+    from ..data.entries import is_run_folder
+
+    # a run whose config.json is damaged still has its checkpoints
+    if not (is_run_folder(what) or ((Path(what) / "config.json").is_file() and (Path(what) / "checkpoints").is_dir())):
         _data(what, given)
     elif given:
         named = ", ".join("--" + name.replace("_", "-") for name in given)

@@ -59,9 +59,10 @@ def is_run(config: IO[bytes]) -> bool:
         return False
 
 
-def _is_run_folder(where: str, names: set[str]) -> bool:
+def is_run_folder(where: str | Path) -> bool:
+    """Whether the config.json of a folder, if there is one, is that of a run."""
     path = Path(where) / "config.json"
-    if "config.json" not in names or _not_plain(path):
+    if _not_plain(path):
         return False
     try:
         with path.open("rb") as file:
@@ -95,7 +96,7 @@ def folder(root: Path) -> Listing:
         except OSError as error:
             skipped.append((printable(below.rstrip("/")) or ".", _closed_reason(error)))
             continue
-        if _is_run_folder(where, {item.name for item in items}):
+        if any(item.name == "config.json" for item in items) and is_run_folder(where):
             runs.append(printable(below.rstrip("/")))
             continue
         for item in items:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -75,14 +76,20 @@ def _blame() -> Iterator[None]:
         raise Unusable(f"damaged or cut off ({type(error).__name__}: {error})") from error
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def _open(stream: IO[bytes]) -> Image.Image:
     head = stream.read(16)
     if not head:
         raise Unusable("empty file (0 bytes)")
     stream.seek(0)
-    Image.init()
     try:
-        image = Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN])
+        image = Image.open(stream, formats=_formats())
     except UnidentifiedImageError as error:
         raise Unusable(_other_kind(head)) from error
     width, height = image.size
@@ -164,12 +171,11 @@ def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None
         wide = _is_wide(image)
         tag = _orientation(image)
         image.load()
-        # Asked again: newer versions of Pillow turn a TIFF, and drop its tag, as they load it.
-        turn = _TURNS.get(_orientation(image))
-        if turn is not None:
-            image = image.transpose(turn)
         if tag in _TURNS:
             how.append("turned as its orientation tag says")
+            # Asked again: newer versions of Pillow turn a TIFF, and drop its tag, as they load it.
+            turn = _TURNS.get(_orientation(image))
+            image = image if turn is None else image.transpose(turn)
         largest = 0
         if wide:
             image, largest = _eight_bit(image, bits)
