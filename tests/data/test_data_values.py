@@ -52,6 +52,10 @@ def test_a_filter_may_reach_half_a_level_beyond(tmp_path: Path) -> None:
     array = RANGES["0..1"].copy()
     array[0, 0, 0, :2] = -0.0015, 1.0015
     assert np.array_equal(read(tmp_path, array).values.numpy(), PIXELS)
+    # exactly half a level beyond white is white, and not 256, which would be black
+    ends = RANGES["0..255"].copy()
+    ends[0, 0, 0, :2] = -0.5, 255.5
+    assert np.array_equal(read(tmp_path, ends).values.numpy(), PIXELS)
     array[0, 0, 0, 0] = -0.003
     with pytest.raises(DataError, match=r"told: clip them to 0\.\.1, or give --values -1\.\.1 or --"):
         read(tmp_path, array)
@@ -107,6 +111,8 @@ def test_bits_make_the_largest_value_white(tmp_path: Path, dtype: type) -> None:
     assert "whole numbers from 0 to 4095 were taken as 12 bits" in data.report.notes[0]
     with pytest.raises(DataError, match="11 bits were asked for, which hold whole numbers from 0 to 2047, but whole"):
         read(tmp_path, array[:, None], bits=11)
+    with pytest.raises(DataError, match="12 bits were asked for, which hold whole numbers from 0 to 4095, but whole"):
+        read(tmp_path, array[:, None] + 1, bits=12)
     with pytest.raises(DataError, match=r"12 bits were asked for, .* but whole numbers from -1"):
         read(tmp_path, array[:, None].astype(np.int64) - 1, bits=12)
     with pytest.raises(DataError, match=r"but values from 0 to 2047\.5"):
