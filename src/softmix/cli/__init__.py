@@ -8,12 +8,13 @@ import warnings
 import tyro
 
 from .again import repeat
+from .check import check
 from .claims import cite, papers, reproduce
 from .common import UsageError, cache
 from .draw import sample
 from .edit import edit
 from .fit import train
-from .measure import check, evaluate, statistics
+from .measure import evaluate, statistics
 
 VERBS = (train, sample, edit, evaluate, statistics, repeat, reproduce, papers, check, cite)
 

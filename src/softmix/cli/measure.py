@@ -1,4 +1,4 @@
-"""The command line: `softmix evaluate`, `softmix statistics` and `softmix check`."""
+"""The command line: `softmix evaluate` and `softmix statistics`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from .common import UsageError, cache, load_data, positive, prepared
+from .common import UsageError, cache, positive, prepared
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -164,31 +164,3 @@ def statistics(
     place.parent.mkdir(parents=True, exist_ok=True)
     found.save(place)
     print(f"wrote {place}: {len(x0)} items at {nodes} levels")
-
-
-def check(what: Positional[str], /) -> None:
-    """Verify a run folder (every file of every checkpoint) or scan data (every file, with reasons).
-
-    Args:
-        what: a run folder, or anything that `softmix train` takes as data.
-    """
-    from ..train import read_run
-    from ..train.checkpoint import verify
-
-    if not (Path(what) / "config.json").is_file():
-        items = load_data(what)
-        print(f"{what}: {len(items)} items of shape {items.shape}, fingerprint {items.fingerprint}")
-        for line in items.report.lines():
-            print(line)
-        return
-    read_run(what)
-    findings = verify(Path(what) / "checkpoints")
-    for finding in findings:
-        print(f"{'ok     ' if finding.ok else 'DAMAGED'} {finding.checkpoint}/{finding.file} {finding.reason}".rstrip())
-    bad = sum(not finding.ok for finding in findings)
-    if bad:
-        raise UsageError(
-            f"{bad} of {len(findings)} files are damaged; "
-            "the newest whole checkpoint is taken when the run is loaded or continued"
-        )
-    print(f"{what}: {len(findings)} files, all whole" if findings else f"{what}: no checkpoint yet")

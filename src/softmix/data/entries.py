@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from softmix.data.report import DataError, printable
 
 MAX_BYTES = 1 << 28
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+# A run's config.json has a few thousand bytes.
+_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the source; `name` is its path below the source, with slashes."""
+    """A file of the source; `name` is its path below the source, with slashes; `label` if a list of files gives one."""
 
     name: str
     open: Callable[[], IO[bytes]]
+    label: str | None = None
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -31,72 +36,116 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source in the order of their names, those known to be of no use, and the number of hidden ones."""
+    """The files of a source in the order of their names, those known to be of no use, the number of hidden ones, and
+    the run folders of softmix that were left out."""
 
     entries: list[Entry]
     skipped: list[tuple[str, str]]
-    hidden: int
+    hidden: int = 0
+    runs: tuple[str, ...] = ()
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part in _CLUTTER for part in PurePosixPath(name).parts)
+    return name.startswith(".") or name in _CLUTTER
+
+
+def is_run(config: IO[bytes]) -> bool:
+    """Whether an open config.json is that of a run folder of softmix: what was asked for and what was found."""
+    try:
+        tree: Any = json.loads(config.read(_CONFIG_BYTES))
+        return isinstance(tree["config"], dict) and "fingerprint" in tree["facts"]
+    # RecursionError: a file of nothing but brackets.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def is_run_folder(where: str | Path) -> bool:
+    """Whether the config.json of a folder, if there is one, is that of a run."""
+    path = Path(where) / "config.json"
+    if _not_plain(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_run(file)
+    except OSError:
+        return False
 
 
 def folder(root: Path) -> Listing:
-    """Every file below `root`. Links are followed, each folder is visited once; only plain files are of use."""
+    """Every file below `root`, but for run folders of softmix. Raises DataError if `root` is one.
+
+    Links are followed, each folder is visited once; only plain files are of use, and nothing else is opened.
+    """
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
+    runs: list[str] = []
     hidden = 0
     seen: set[tuple[int, int]] = set()
-
-    def closed(error: OSError) -> None:
-        skipped.append((_below(root, Path(str(error.filename))), _closed_reason(error)))
-
-    for where, folders, files in os.walk(root, onerror=closed, followlinks=True):
-        place = _place(where)
-        # A link that leads back up would otherwise be walked for ever.
-        if place in seen:
-            folders.clear()
+    # Not by recursion, which ends at a thousand levels.
+    waiting = [("", str(root))]
+    while waiting:
+        below, where = waiting.pop()
+        try:
+            state = os.stat(where)
+            # A link that leads back up would otherwise be walked for ever.
+            if (state.st_dev, state.st_ino) in seen:
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(where) as found:
+                items = sorted(found, key=lambda item: item.name)
+        except OSError as error:
+            skipped.append((printable(below.rstrip("/")) or ".", _closed_reason(error)))
             continue
-        seen.add(place)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        hidden += sum(map(_is_hidden, files))
-        for path in (Path(where) / name for name in files if not _is_hidden(name)):
-            reason = _not_plain(path)
-            if reason:
-                skipped.append((_below(root, path), reason))
+        if any(item.name == "config.json" for item in items) and is_run_folder(where):
+            runs.append(printable(below.rstrip("/")))
+            continue
+        for item in items:
+            is_folder = _is_folder(item)
+            if _is_hidden(item.name):
+                hidden += not is_folder
+            elif is_folder:
+                waiting.append((f"{below}{item.name}/", item.path))
+            elif reason := _not_plain(item):
+                skipped.append((printable(below + item.name), reason))
             else:
-                entries.append(Entry(_below(root, path), _opener(path)))
-    return Listing(sorted(entries, key=lambda entry: entry.name), skipped, hidden)
+                entries.append(Entry(printable(below + item.name), _opener(item.path)))
+    if runs == [""]:
+        raise DataError(
+            f"{printable(str(root))} is a run folder of softmix, not data; name the data that it was trained on"
+        )
+    return Listing(sorted(entries, key=lambda entry: entry.name), sorted(skipped), hidden, tuple(sorted(runs)))
 
 
-def _place(where: str) -> tuple[int, int]:
+def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
-        state = os.stat(where)
-    # It vanished after it was listed: each of its files will say so.
+        return item.is_dir()
+    # Links that lead round in a circle: `_not_plain` gives the reason.
     except OSError:
-        return -1, hash(where)
-    return state.st_dev, state.st_ino
+        return False
 
 
-def _below(root: Path, path: Path) -> str:
-    return printable(path.relative_to(root).as_posix()) if path != root else "."
+def _opener(path: str) -> Callable[[], IO[bytes]]:
+    return lambda: Path(path).open("rb")
 
 
-def _opener(path: Path) -> Callable[[], IO[bytes]]:
-    return lambda: path.open("rb")
+def file(name: str, path: Path, label: str | None = None) -> Entry | str:
+    """A file outside of any listing, or the reason why it is of no use."""
+    return _not_plain(path) or Entry(name, _opener(str(path)), label)
 
 
-def _closed_reason(error: OSError) -> str:
-    return "no permission to read it" if isinstance(error, PermissionError) else f"cannot be read ({error.strerror})"
+def _closed_reason(error: OSError | ValueError) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
-def _not_plain(path: Path) -> str:
+def _not_plain(path: Path | os.DirEntry[str]) -> str:
     try:
         state = path.stat()
     except FileNotFoundError:
         return "vanished, or a link that leads nowhere"
-    except OSError as error:
+    # ValueError: a path with a NUL byte.
+    except (OSError, ValueError) as error:
         return _closed_reason(error)
     # Opening a named pipe would wait for ever.
     if not stat.S_ISREG(state.st_mode):
@@ -109,17 +158,30 @@ def archive(file: zipfile.ZipFile) -> Listing:
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
     hidden = 0
+    runs = _runs_within(file)
     for info in file.infolist():
         name, reason = printable(info.filename), _refused(info)
-        if info.is_dir():
+        if info.is_dir() or any(info.filename.startswith(run) for run in runs):
             continue
         if reason:
             skipped.append((name, reason))
-        elif _is_hidden(name):
+        elif any(map(_is_hidden, PurePosixPath(name).parts)):
             hidden += 1
         else:
             entries.append(Entry(name, _member(file, info)))
-    return Listing(sorted(entries, key=lambda entry: entry.name), skipped, hidden)
+    return Listing(sorted(entries, key=lambda entry: entry.name), skipped, hidden, tuple(map(printable, runs)))
+
+
+def _runs_within(file: zipfile.ZipFile) -> list[str]:
+    """The run folders of softmix in an archive, each with a slash at its end."""
+    runs = []
+    for info in file.infolist():
+        where, slash, name = info.filename.rpartition("/")
+        if name == "config.json" and slash and not _refused(info):
+            # zipfile checks little before it unpacks; a damaged member is told of when it is read.
+            with suppress(Exception), file.open(info) as stream:
+                runs += [where + slash] if is_run(stream) else []
+    return sorted(runs)
 
 
 def _member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:

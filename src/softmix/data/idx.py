@@ -9,53 +9,86 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softmix.data.memory import inflatable, room_for
 from softmix.data.report import DataError, printable
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_BYTES = 1 << 34
+MAX_AXES = 8
 _CHUNK = 1 << 20
 
 
 def read(path: Path) -> NDArray[Any]:
     """The array in an IDX file, in the machine's byte order; gzip is recognised by its first bytes.
 
-    Raises DataError that names the file if it cannot be opened, its header is not IDX, or it holds fewer or
-    more values than the header promises. Memory is bounded by what the file really holds, never by its header.
+    Raises DataError that names the file if it cannot be opened, its header is not IDX or promises more than the file,
+    the memory or MAX_BYTES can hold (for gzip see `softmix.data.memory.inflatable`), or it holds fewer or more values
+    than the header promises. No header is believed: all of this is found before the memory is taken.
     """
     name = printable(str(path))
+    with _opened(path, name) as (stream, size, zipped):
+        dtype, shape = _header(stream, name)
+        expected = math.prod(shape) * dtype.itemsize
+        limit = min(MAX_BYTES, inflatable(size)) if zipped else MAX_BYTES
+        if expected > limit:
+            raise DataError(
+                f"{name}: its header promises {expected} bytes, above the limit of {limit} for {size} bytes of file; "
+                "cut it up, or unpack it"
+            )
+        if not zipped and expected != size - stream.tell():
+            raise _mismatch(name, expected, shape, size - stream.tell())
+        room_for(name, expected)
+        return _body(stream, name, dtype, shape)
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """The shape that the header of an IDX file promises. Raises DataError as `read` does."""
+    name = printable(str(path))
+    with _opened(path, name) as (stream, _, _):
+        return _header(stream, name)[1]
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], int, bool]]:
+    """(the stream of an IDX file, unpacked; the size of the file; whether it is packed)."""
     try:
         with path.open("rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
             # GzipFile is an IO[bytes] in all that is used here, but its stub does not say so.
             stream: Any = gzip.GzipFile(fileobj=plain) if zipped else plain
-            return _parse(stream, name)
+            yield stream, os.fstat(plain.fileno()).st_size, zipped
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name} cannot be read as an IDX file ({error}); fetch it again") from error
 
 
-def _parse(stream: IO[bytes], name: str) -> NDArray[Any]:
-    dtype, shape = _header(stream, name)
+def _body(stream: IO[bytes], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
-    if expected > MAX_BYTES:
-        raise DataError(f"{name}: its header promises {expected} bytes, above the limit of {MAX_BYTES}; cut it up")
     body = bytearray()
     # In chunks: a single read(expected) would reserve whatever a forged header promises.
     while len(body) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(body)))):
         body += chunk
     if len(body) != expected:
-        found = f"only {len(body)}" if len(body) < expected else "more"
-        promise = f"its header promises {expected} bytes, shape {shape}"
-        raise DataError(f"{name}: {promise}, but it holds {found}; fetch it again")
+        raise _mismatch(name, expected, shape, len(body))
     return np.frombuffer(body, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _mismatch(name: str, expected: int, shape: tuple[int, ...], found: int) -> DataError:
+    holds = f"only {found}" if found < expected else "more"
+    return DataError(
+        f"{name}: its header promises {expected} bytes, shape {shape}, but it holds {holds}; fetch it again"
+    )
 
 
 def _header(stream: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -63,6 +96,8 @@ def _header(stream: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or magic[3] == 0:
         start = magic.hex(" ") or "(none)"
         raise DataError(f"{name} is no IDX file: it begins with the bytes {start}; name an IDX file")
+    if magic[3] > MAX_AXES:
+        raise DataError(f"{name}: its header promises {magic[3]} axes, above the limit of {MAX_AXES}; fetch it again")
     sizes = stream.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise DataError(f"{name}: the file ends within its IDX header; fetch it again")

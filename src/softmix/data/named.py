@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from softmix.data.array import from_array, from_idx_folder, is_idx_folder
-from softmix.data.report import DataError, Report, Want
+from softmix.data.array import from_array
+from softmix.data.mnist import from_idx_folder, is_idx_folder
+from softmix.data.report import DataError, Report
 from softmix.data.store import Data, make
 from softmix.data.toys import TOYS
+from softmix.data.want import Want
 from softmix.rng import Rng
 
 FASHION_CLASSES = (
@@ -77,7 +79,7 @@ def toy(name: str, want: Want) -> Data:
     if name not in TOYS:
         known = ", ".join(f"toy:{key}" for key in TOYS)
         raise DataError(f"{full} was asked for, but there is no such toy; there are {known}")
-    want.points_only(full)
+    want.without(full, "holds points, not images", "size", "channels", "bits", "values", "layout")
     count = min(want.limit or TOY_ITEMS, TOY_ITEMS)
     points = TOYS[name]().sample(count, Rng(0, count, f"{full}.{want.split}")).float()
     return make(full, points, None, (), Report(count, notes=("drawn with seed 0",)))

@@ -1,9 +1,10 @@
 """Room `data`: one picture, from a stream of bytes to uint8 [C, H, W], or the reason why it is of no use.
 
-What is converted, and how: several frames give the first one; 16 bits give the nearest of 8 (value / 257);
-transparency is laid on white; CMYK becomes RGB by Pillow's formula, without a colour profile; a camera's
-orientation tag is obeyed. What has no agreed range (32-bit values) is refused. Nothing is decoded before
-the header has shown that it is within MAX_PIXELS.
+What is converted, and how: several frames give the first one; 16 bits give the nearest of 8 (value / 257, or
+255 value / (2^bits - 1) of a grey picture that holds fewer); transparency is laid on white, unless it is asked for as a
+fourth channel; CMYK becomes RGB by Pillow's formula, without a colour profile; a camera's orientation tag is obeyed.
+What has no agreed range (32-bit values) is refused. Nothing is decoded before the header has shown that it is within
+MAX_PIXELS.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from functools import cache
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from softmix.data.values import stretched
+
 MAX_PIXELS = 1 << 26
 MAX_ENLARGED = 4
 # No EPS, which runs a program, and no TGA, which has no magic number and so accepts text.
-_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "HEIF")
+# By the number of channels that is asked for.
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,6 +42,14 @@ _TURNS = {
 
 class Unusable(Exception):
     """A picture that must be left out; the message is the reason for the report."""
+
+
+class Decoded(NamedTuple):
+    """uint8 [C, H, W]; what was converted; the largest value of a picture of 16-bit grey, 0 of any other."""
+
+    pixels: NDArray[np.uint8]
+    how: tuple[str, ...]
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,6 @@ def _blame() -> Iterator[None]:
             yield
     except (Unusable, FileNotFoundError, PermissionError):
         raise
-    except UnidentifiedImageError as error:
-        raise Unusable("not an image in a known format, or cut off within its header") from error
     except Image.DecompressionBombError as error:
         raise Unusable(f"its header promises more than {MAX_PIXELS} pixels; not decoded") from error
     # Pillow's readers raise nearly everything (struct.error, KeyError, SyntaxError ...) on damaged files.
@@ -64,20 +76,53 @@ def _blame() -> Iterator[None]:
         raise Unusable(f"damaged or cut off ({type(error).__name__}: {error})") from error
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of _FORMATS that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def _open(stream: IO[bytes]) -> Image.Image:
-    if not stream.read(1):
+    head = stream.read(16)
+    if not head:
         raise Unusable("empty file (0 bytes)")
     stream.seek(0)
-    Image.init()
-    image = Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN])
+    try:
+        image = Image.open(stream, formats=_formats())
+    except UnidentifiedImageError as error:
+        raise Unusable(_other_kind(head)) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise Unusable(f"its header promises more than {MAX_PIXELS} pixels; not decoded")
     if min(width, height) < 2:
         raise Unusable(f"{width}x{height} is too small for a picture")
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+    # Pillow's mode I is 16 bits from a PNG or PPM, and 32 from all else.
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise Unusable("32-bit values, which have no agreed range; save it with 8 bits")
     return image
+
+
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_OTHERS = (
+    (b"\x93NUMPY", "an array of numpy, not a picture; name the .npy file itself"),
+    (b"PK\x03\x04", "an archive, not a picture; name the .zip or .npz file itself"),
+    (b"%PDF", "a PDF, not a picture; save its pages as PNG"),
+    (b"8BPS", "a PSD of Photoshop, which cannot be read; save it as PNG"),
+    (b"<svg", "an SVG, which has no pixels; save it as PNG"),
+)
+
+
+def _other_kind(head: bytes) -> str:
+    """Why a file that begins with `head` cannot be read, with its kind if that is known."""
+    if head[4:8] == b"ftyp":
+        if head[8:12] in _HEIC:
+            return "HEIC, which Pillow cannot read; save it as JPEG or PNG (heif-convert does)"
+        return "not an image but a video or sound file (MP4); save its frames as PNG"
+    return next(
+        (f"not an image in a known format: {kind}" for start, kind in _OTHERS if head.startswith(start)),
+        "not an image in a known format, or cut off within its header",
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -88,6 +133,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Before the orientation tag: newer versions of Pillow give the size of a TIFF after it."""
+    tags: Any = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return (int(tags[256]), int(tags[257])) if 256 in tags and 257 in tags else image.size
+
+
 def look(stream: IO[bytes]) -> Header:
     """The size and kind of the picture in `stream`, from its header alone. Raises Unusable.
 
@@ -95,14 +146,22 @@ def look(stream: IO[bytes]) -> Header:
     """
     with _blame():
         image = _open(stream)
-        width, height = image.size
-        if _orientation(image) >= 5:
+        width, height = _stored_size(image)
+        if 5 <= _orientation(image) <= 8:
             width, height = height, width
         return Header(width, height, image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16"))
 
 
 def decode(stream: IO[bytes], channels: int, size: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """(uint8 [C, H, W], what was converted), with `channels` 1 or 3; S x S if `size` is S. Raises Unusable."""
+    """(uint8 [C, H, W], what was converted), with 1, 3 or 4 `channels`; S x S if `size` is S. Raises Unusable."""
+    return decoded(stream, channels, size, None)[:2]
+
+
+def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None) -> Decoded:
+    """The picture in `stream` with 1, 3 or 4 `channels`; S x S if `size` is S; 16-bit grey as `bits` bits.
+
+    Raises Unusable.
+    """
     how: list[str] = []
     with _blame():
         image = _open(stream)
@@ -110,32 +169,51 @@ def decode(stream: IO[bytes], channels: int, size: int | None) -> tuple[NDArray[
             image.seek(0)
             how.append("several frames: the first was taken")
         wide = _is_wide(image)
+        tag = _orientation(image)
         image.load()
-        turn = _TURNS.get(_orientation(image))
-        if turn is not None:
-            image = image.transpose(turn)
+        if tag in _TURNS:
             how.append("turned as its orientation tag says")
+            # Asked again: newer versions of Pillow turn a TIFF, and drop its tag, as they load it.
+            turn = _TURNS.get(_orientation(image))
+            image = image if turn is None else image.transpose(turn)
+        largest = 0
         if wide:
-            how.append("16 bits reduced to 8")
-        image = _to_mode(_eight_bit(image), "L" if channels == 1 else "RGB", how)
-        return to_array(fit(image, size)), tuple(how)
+            image, largest = _eight_bit(image, bits)
+            how.append("16 bits reduced to 8" if bits is None else f"{bits} of 16 bits reduced to 8")
+        image = to_mode(image, MODES[channels], how)
+        return Decoded(to_array(fit(image, size)), tuple(how), largest)
 
 
 def _is_wide(image: Image.Image) -> bool:
     # Pillow reduces 16-bit colour as it decodes; only the decoder's arguments still tell.
-    tiles: Any = getattr(image, "tile", ())
-    return image.mode.startswith("I") or any("16" in str(tile[3]) for tile in tiles if image.format == "PNG")
+    modes = [
+        text
+        for tile in getattr(image, "tile", ())
+        for text in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))
+        if isinstance(text, str)
+    ]
+    return image.mode.startswith("I") or any(";16" in text for text in modes)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, bits: int | None) -> tuple[Image.Image, int]:
+    """(a picture of 8 bits, the largest value that it had of 16). Raises Unusable if it has more than `bits`."""
     if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray(np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8))
+        if bits is not None:
+            raise Unusable("16-bit colour, which is reduced to 8 bits as it is read: bits are for grey; save it with 8")
+        return image, 0
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    largest = int(values.max())
+    if bits is not None and largest >= 1 << bits:
+        raise Unusable(f"a value of {largest}, which {bits} bits do not hold")
+    return Image.fromarray(stretched(values, bits or 16)), largest
 
 
-def _to_mode(image: Image.Image, mode: str, how: list[str]) -> Image.Image:
+def to_mode(image: Image.Image, mode: str, how: list[str]) -> Image.Image:
+    """`image` in mode L, RGB or RGBA, with what this took added to `how`. Raises Unusable."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if mode == "RGBA":
+            return image
         lowest, _ = image.getchannel("A").getextrema()
         if lowest != 255:
             how.append("transparency laid on white")
@@ -167,6 +245,6 @@ def fit(image: Image.Image, size: int | None) -> Image.Image:
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [C, H, W] from a picture of mode L or RGB."""
+    """uint8 [C, H, W] from a picture of mode L, RGB or RGBA."""
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

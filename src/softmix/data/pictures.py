@@ -6,19 +6,29 @@ import hashlib
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from softmix.data.entries import Entry, Listing, archive, folder, open_archive
-from softmix.data.picture import Header, Unusable, decode, look
-from softmix.data.report import DataError, Report, Want, grouped, printable
+from softmix.data.labels import from_names
+from softmix.data.manifest import listed, with_dataset_json
+from softmix.data.memory import room_for
+from softmix.data.picture import MAX_ENLARGED, Header, Unusable, decoded, look
+from softmix.data.report import DataError, Report, grouped, printable
+from softmix.data.splits import Part, of_split, shared_depth
 from softmix.data.store import Data, make
+from softmix.data.values import bits_for, dark
+from softmix.data.want import Want
 from softmix.rng import permutation
+
+# More than one in so many pictures are not dropped for their size alone.
+_DROPPED = 10
 
 
 @dataclass
@@ -40,59 +50,77 @@ class _Scan:
         return DataError(f"{self.name}: pictures were asked for, but {found}; {remedy}")
 
 
+# Which classes there are, and the number of each candidate's; it may strike candidates. None: no labels.
+_Labelling = Callable[[_Scan], tuple[Tensor, tuple[str, ...]] | None]
+
+
 def from_folder(path: Path, want: Want) -> Data:
     """The pictures below a folder; see `softmix.data.load` for the rules. Raises DataError if none can be used."""
     name = printable(path.resolve().name or str(path))
-    return _build(name, folder(path), want)
+    return _from_listing(name, folder(path), want)
 
 
 def from_zip(path: Path, want: Want) -> Data:
     """The pictures in a zip archive, read in place, by the rules of a folder. Raises DataError if none can be used."""
     with open_archive(path) as file:
-        return _build(printable(path.stem), archive(file), want)
+        return _from_listing(printable(path.stem), archive(file), want)
 
 
-def _build(name: str, listing: Listing, want: Want) -> Data:
+def from_list(path: Path, want: Want) -> Data:
+    """The pictures that a csv, tsv, txt or jsonl names; see `softmix.data.manifest.listed`. Raises DataError."""
+    listing, notes = listed(path, want)
+    scan = _Scan(printable(path.stem), skipped=list(listing.skipped), notes=list(notes))
+    return _build(scan, Part(listing.entries), want, _by_label)
+
+
+def _from_listing(name: str, listing: Listing, want: Want) -> Data:
     scan = _Scan(name, skipped=list(listing.skipped))
     if listing.hidden:
         scan.notes.append(f"{listing.hidden} hidden files were passed over")
-    _read_headers(scan, _of_split(scan, listing.entries, want.split))
+    if listing.runs:
+        scan.notes.append(f"run folders of softmix, which are no data, were left out: {', '.join(listing.runs)}")
+    told = with_dataset_json(listing)
+    if told is not None:
+        listing, note = told
+        scan.notes.append(note)
+    return _build(scan, of_split(name, listing.entries, want), want, _by_folder if told is None else _by_label)
+
+
+def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> Data:
+    want.without(scan.name, "holds pictures, whose pixels are known", "values", "layout")
+    scan.notes += part.notes
+    _read_headers(scan, part.entries)
+    size, channels = _decided(scan, part.reference, want)
     if want.size is None:
-        _keep_commonest_size(scan)
-    classes, labels = _classes(scan)
+        _keep_size(scan, size)
+    else:
+        _tell_sizes(scan, want.size)
+    found = labelled(scan)
     if not scan.found:
         raise scan.nothing()
-    channels = want.channels or (1 if all(header.is_grey for _, header in scan.found) else 3)
-    kept, pixels = _decode(scan, channels, want.size, want.limit)
+    kept, pixels = _decode(scan, channels, size, want)
     if not kept:
         raise scan.nothing()
     report = Report(len(kept), tuple(scan.skipped), tuple(scan.converted), tuple(scan.notes))
-    numbers = torch.tensor([labels[i] for i in kept]) if classes else None
-    return make(name, torch.from_numpy(pixels), numbers, classes, report)
+    labels, classes = (found[0][torch.tensor(kept)], found[1]) if found else (None, ())
+    return make(scan.name, torch.from_numpy(pixels), labels, classes, report)
 
 
-def _shared_depth(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many folders, from the top, hold all the files; such a folder is a wrapper, not a class."""
-    depth = 0
-    while paths and len({path[: depth + 1] for path in paths}) == 1 and len(paths[0]) > depth:
-        depth += 1
-    return depth
-
-
-def _of_split(scan: _Scan, entries: list[Entry], split: str) -> list[Entry]:
-    depth = _shared_depth([entry.folders for entry in entries])
-    tops = {entry.folders[depth] for entry in entries if len(entry.folders) > depth}
-    if {"train", "test"} <= tops:
-        chosen = [entry for entry in entries if entry.folders[depth : depth + 1] == (split,)]
-        elsewhere = len(entries) - len(chosen)
-        scan.notes.append(f"{len(chosen)} files are in {split}/, {elsewhere} elsewhere were not looked at")
-        return chosen
-    if split != "train":
-        raise DataError(
-            f"{scan.name}: its {split} split was asked for, but it has no subfolders train and test; "
-            "load it whole and call .split(), or sort the files into train/ and test/"
-        )
-    return entries
+def _decided(scan: _Scan, reference: list[Entry] | None, want: Want) -> tuple[tuple[int, int], int]:
+    """((width, height), channels) of all pictures. What was not asked for, the train split decides for every split."""
+    headers = [header for _, header in scan.found]
+    if reference is not None and (want.size is None or want.channels is None):
+        other = _Scan(scan.name)
+        _read_headers(other, reference)
+        headers = [header for _, header in other.found] or headers
+    if not headers:
+        raise scan.nothing()
+    channels = want.channels or (1 if all(header.is_grey for header in headers) else 3)
+    if want.size is not None:
+        return (want.size, want.size), channels
+    sizes = Counter((header.width, header.height) for header in headers)
+    # The larger of two equally common sizes, so that the choice does not hang on names.
+    return max(sizes, key=lambda s: (sizes[s], s[0] * s[1], s)), channels
 
 
 def _why(error: Exception) -> str:
@@ -118,58 +146,85 @@ def _read_headers(scan: _Scan, entries: list[Entry]) -> None:
             scan.skipped.append((entry.name, _why(error)))
 
 
-def _keep_commonest_size(scan: _Scan) -> None:
-    sizes = Counter((header.width, header.height) for _, header in scan.found)
-    if len(sizes) < 2:
+def _keep_size(scan: _Scan, size: tuple[int, int]) -> None:
+    """Strikes the pictures of other sizes. Raises DataError if these are more than a tenth."""
+    kept = [(e, h) for e, h in scan.found if (h.width, h.height) == size]
+    others = [(e, h) for e, h in scan.found if (h.width, h.height) != size]
+    if not others:
         return
-    # The larger of two equally common sizes, so that the choice does not hang on names.
-    width, height = max(sizes, key=lambda s: (sizes[s], s[0] * s[1], s))
-    others = [(e, h) for e, h in scan.found if (h.width, h.height) != (width, height)]
-    reason = f"its size is not the commonest, {width}x{height}; give a size to resize all"
-    scan.skipped += [(entry.name, reason) for entry, _ in others]
-    scan.found = [(e, h) for e, h in scan.found if (h.width, h.height) == (width, height)]
+    shown, found = f"{size[0]}x{size[1]}", len({(h.width, h.height) for _, h in scan.found})
+    good, used = _good_size([header for _, header in scan.found])
+    if len(others) * _DROPPED > len(scan.found):
+        raise DataError(
+            f"{scan.name}: {found} sizes were found, and {len(others)} of {len(scan.found)} pictures do not have the "
+            f"commonest, {shown}; resize all with --size {good}, by which {used} of them are used"
+        )
+    scan.skipped += [(e.name, f"its size is not the commonest, {shown}; give a size to resize all") for e, _ in others]
+    scan.found = kept
     scan.notes.append(
-        f"{len(sizes)} sizes were found; {len(scan.found)} pictures have the commonest, {width}x{height}, "
-        f"and {len(others)} do not: give a size to use them all"
+        f"{found} sizes were found; {len(kept)} pictures have the commonest, {shown}, and {len(others)} do not: "
+        f"give a size to use them all, such as {good}"
     )
 
 
-def _classes(scan: _Scan) -> tuple[tuple[str, ...], dict[int, int]]:
-    """(class names, class number of each candidate): the folder below any wrappers, if most pictures are in one."""
-    depth = _shared_depth([entry.folders for entry, _ in scan.found])
+def _good_size(headers: list[Header]) -> tuple[int, int]:
+    """(a side to resize to, how many pictures can be): nine in ten are as large; at most 64, and a multiple of 4."""
+    sides = sorted(min(header.width, header.height) for header in headers)
+    side = min(64, sides[len(sides) // 10])
+    side = side // 4 * 4 or side
+    return side, sum(side <= MAX_ENLARGED * short for short in sides)
+
+
+def _tell_sizes(scan: _Scan, side: int) -> None:
+    sizes = Counter((header.width, header.height) for _, header in scan.found)
+    if sizes and set(sizes) != {(side, side)}:
+        common = [f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
+        more = f" and {len(common) - 3} more sizes" if len(common) > 3 else ""
+        scan.notes.append(f"resized to {side}x{side}, the centre square, from {', '.join(common[:3])}{more}")
+
+
+def _by_folder(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
+    """The class is the folder below any wrappers, if most pictures are in one."""
+    depth = shared_depth([entry.folders for entry, _ in scan.found])
     tops = ["".join(entry.folders[depth : depth + 1]) for entry, _ in scan.found]
     loose = tops.count("")
     if 2 * loose >= len(tops):
         if 0 < loose < len(tops):
             scan.notes.append(f"no labels: {loose} of {len(tops)} pictures lie outside of the subfolders")
-        return (), {}
-    for (entry, _), top in zip(scan.found, tops, strict=True):
-        if not top:
-            scan.skipped.append((entry.name, "no class: it lies beside the class folders"))
-    scan.found = [pair for pair, top in zip(scan.found, tops, strict=True) if top]
+        return None
+    _strike(scan, [bool(top) for top in tops], "no class: it lies beside the class folders")
     names = [top for top in tops if top]
     classes = tuple(sorted(set(names)))
-    return classes, {i: classes.index(name) for i, name in enumerate(names)}
+    number = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([number[name] for name in names]), classes
 
 
-def _room(scan: _Scan, count: int, channels: int, size: int | None) -> NDArray[np.uint8]:
-    header = scan.found[0][1]
-    height, width = (size, size) if size else (header.height, header.width)
-    try:
-        return np.empty((count, channels, height, width), np.uint8)
-    except MemoryError as error:
-        need = count * channels * height * width / 2**30
-        message = f"{scan.name}: its {count} pictures need {need:.0f} GiB of memory; give a smaller size, or a limit"
-        raise DataError(message) from error
+def _by_label(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
+    """The class is what a list of the pictures says, if it says it of most."""
+    labels = [entry.label for entry, _ in scan.found]
+    missing = labels.count(None)
+    if 2 * missing >= len(labels):
+        if 0 < missing < len(labels):
+            scan.notes.append(f"no labels: {missing} of {len(labels)} pictures have none in the list")
+        return None
+    _strike(scan, [label is not None for label in labels], "no class: the list gives it no label")
+    return from_names([label for label in labels if label is not None])
 
 
-def _decode(scan: _Scan, channels: int, size: int | None, limit: int | None) -> tuple[list[int], NDArray[np.uint8]]:
+def _strike(scan: _Scan, keep: list[bool], reason: str) -> None:
+    scan.skipped += [(entry.name, reason) for (entry, _), kept in zip(scan.found, keep, strict=True) if not kept]
+    scan.found = [pair for pair, kept in zip(scan.found, keep, strict=True) if kept]
+
+
+def _decode(scan: _Scan, channels: int, size: tuple[int, int], want: Want) -> tuple[list[int], NDArray[np.uint8]]:
     """(numbers of the candidates that were decoded, in order; their pixels [N, C, H, W])."""
     total = len(scan.found)
-    order = range(total) if limit is None else permutation(0, total, "softmix.data.limit").tolist()
-    most = total if limit is None else min(limit, total)
-    pixels = _room(scan, most, channels, size)
+    order = range(total) if want.limit is None else permutation(0, total, "softmix.data.limit").tolist()
+    most = total if want.limit is None else min(want.limit, total)
+    room_for(f"{scan.name} of {most} pictures", most * channels * size[0] * size[1])
+    pixels = np.empty((most, channels, size[1], size[0]), np.uint8)
     kept: list[int] = []
+    largest: list[int] = []
     first: dict[bytes, str] = {}
     copies: list[tuple[str, str]] = []
     for number in order:
@@ -178,7 +233,7 @@ def _decode(scan: _Scan, channels: int, size: int | None, limit: int | None) -> 
         entry = scan.found[number][0]
         try:
             with entry.open() as stream:
-                picture, how = decode(stream, channels, size)
+                picture, how, highest = decoded(stream, channels, want.size, want.bits)
             if picture.shape != pixels.shape[1:]:
                 raise Unusable("changed while it was read")
         except _CLOSED as error:
@@ -186,14 +241,36 @@ def _decode(scan: _Scan, channels: int, size: int | None, limit: int | None) -> 
             continue
         pixels[len(kept)] = picture
         kept.append(number)
+        largest += [highest] if highest else []
         scan.converted += [(entry.name, change) for change in how]
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
         if first.setdefault(digest, entry.name) != entry.name:
             copies.append((f"{entry.name} = {first[digest]}", "same pixels as another, kept"))
+    pixels = pixels[: len(kept)]
     scan.notes += grouped(copies, 5)
-    if limit is None:
-        return kept, pixels[: len(kept)]
+    scan.notes += _of_bits(scan, largest, pixels[:, :3], want.bits)
+    if want.limit is None:
+        return kept, pixels
     if len(kept) < total:
         scan.notes.append(f"limit: {len(kept)} pictures were taken, chosen at random from {total}")
     rank = np.argsort(kept)
     return sorted(kept), pixels[rank]
+
+
+def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: int | None) -> tuple[str, ...]:
+    """A note on the bits that the 16-bit pictures hold. Raises DataError if bits were asked for and none has 16."""
+    if not len(pixels):
+        return ()
+    if bits is not None and not largest:
+        raise DataError(
+            f"{scan.name}: {bits} bits were asked for, which is for 16-bit grey pictures, but there is none; "
+            "leave it out"
+        )
+    highest = max(largest, default=0)
+    if bits is None and 0 < highest < 1 << 15:
+        fewer = bits_for(highest)
+        return (
+            f"no value of {len(largest)} 16-bit pictures is above {highest}, which {fewer} bits hold, so they come out "
+            f"{65535 / highest:.0f} times too dark if these are all their bits: give --bits {fewer}",
+        )
+    return dark(int(pixels.max()), "")

@@ -10,29 +10,8 @@ class DataError(ValueError):
     """Data that cannot be used at all. The message says what was asked, what was found and what to do."""
 
 
-@dataclass(frozen=True)
-class Want:
-    """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense."""
-
-    split: str
-    size: int | None
-    channels: int | None
-    limit: int | None
-
-    def __post_init__(self) -> None:
-        if self.split not in ("train", "test"):
-            raise DataError(f"the split {self.split!r} was asked for; there are 'train' and 'test'")
-        if self.size is not None and not 2 <= self.size <= 8192:
-            raise DataError(f"a size of {self.size} pixels was asked for; give 2 to 8192")
-        if self.channels not in (None, 1, 3):
-            raise DataError(f"{self.channels} channels were asked for; give 1 (grey) or 3 (colour)")
-        if self.limit is not None and self.limit < 1:
-            raise DataError(f"a limit of {self.limit} items was asked for; give 1 or more")
-
-    def points_only(self, name: str) -> None:
-        """Raises DataError if a size or channels were asked of data that are not images."""
-        if self.size is not None or self.channels is not None:
-            raise DataError(f"{name} holds points, not images, and has no size or channels to choose; leave these out")
+class NoSplitError(DataError):
+    """A split that the source does not have; the source itself may be good."""
 
 
 def printable(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from softmix.data.origin import Origin
 from softmix.data.report import DataError, Report
 from softmix.rng import permutation
+
+Kind = Literal["images", "points", "sequences", "grids"]
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -72,6 +75,17 @@ class Data:
     def is_image(self) -> bool:
         return self.values.dtype == torch.uint8
 
+    @property
+    def kind(self) -> Kind:
+        """What the items are: images (uint8), or floats by their axes: points [D], sequences [C, L], grids (more).
+
+        No network here trains on sequences.
+        """
+        if self.is_image:
+            return "images"
+        axes: dict[int, Kind] = {2: "points", 3: "sequences"}
+        return axes.get(self.values.ndim, "grids")
+
     def x0(self, index: Tensor | slice | None = None) -> Tensor:
         """Items as the model sees them, float32: value / 127.5 - 1 for images, as they are for points."""
         values = self.values if index is None else self.values[index]
@@ -82,6 +96,10 @@ class Data:
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
         labels = None if self.labels is None else self.labels[index]
         return make(self.name, self.values[index], labels, self.classes, report)
+
+    def noted(self, note: str) -> Data:
+        """The same data with `note` added to the report."""
+        return replace(self, report=replace(self.report, notes=(*self.report.notes, note)))
 
     def split(self, held_out: float, seed: int) -> tuple[Data, Data]:
         """(kept, held out): round(held_out N) items are held out, in proportion to the classes if labelled.

@@ -1,0 +1,110 @@
+"""The command line: `softmix check`: is a run folder whole, and what would training take of these data?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from .common import UsageError, load_data
+
+if TYPE_CHECKING:
+    from ..data import Data
+
+
+def check(
+    what: Positional[str],
+    /,
+    size: int | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    bits: int | None = None,
+    values: Literal["0..1", "-1..1", "0..255", "as-is"] | None = None,
+    layout: Literal["channels-first", "channels-last"] | None = None,
+    hold_out: float = 0.0,
+) -> None:
+    """Verify a run folder (every file of every checkpoint), or show what training would take of data (every file that
+    is left out, with a reason). The options for data are those of `softmix train`.
+
+    Args:
+        what: a run folder, or anything that `softmix train` takes as data.
+        size: side that pictures are brought to, if they differ.
+        channels: 1 for grey, 3 for colour, 4 for colour with transparency.
+        limit: use at most this many items.
+        bits: how many bits 16-bit grey pictures hold, such as 12.
+        values: the range of a float array.
+        layout: which axis of an array holds the channels.
+        hold_out: the share that is held out, of data without a test split.
+    """
+    options = {
+        "size": size,
+        "channels": channels,
+        "limit": limit,
+        "bits": bits,
+        "values": values,
+        "layout": layout,
+        "hold_out": hold_out or None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    from ..data.entries import is_run_folder
+
+    # a run whose config.json is damaged still has its checkpoints
+    if not (is_run_folder(what) or ((Path(what) / "config.json").is_file() and (Path(what) / "checkpoints").is_dir())):
+        _data(what, given)
+    elif given:
+        named = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{what} is a run folder, and {named} is for data; leave it out, or name the data")
+    else:
+        _run(what)
+
+
+def _data(what: str, options: dict[str, Any]) -> None:
+    from ..data import NoSplitError
+
+    items = load_data(what, **options)
+    print(f"{what}: {len(items)} {items.kind} of shape {items.shape}, fingerprint {items.fingerprint}")
+    for line in (*items.report.lines(), _range(items), *_classes(items)):
+        print(line)
+    try:
+        test = load_data(what, split="test", **options)
+    except NoSplitError:
+        print("no test split: --hold-out 0.1 keeps a tenth apart for `softmix evaluate`")
+        return
+    print(f"test split: {len(test)} items")
+    if test.shape != items.shape:
+        raise UsageError(f"items of the test split are {test.shape}, those of training {items.shape}: give --size")
+
+
+def _range(items: Data) -> str:
+    low, high = items.values.min().item(), items.values.max().item()
+    if items.is_image:
+        return f"pixels from {low} to {high} of 0 to 255"
+    sd = float(items.values.std(correction=0))
+    return f"values from {low:.4g} to {high:.4g}, standard deviation {sd:.3g}"
+
+
+def _classes(items: Data) -> list[str]:
+    if items.labels is None:
+        return ["no labels"]
+    counts = items.labels.bincount(minlength=len(items.classes)).tolist()
+    named = [f"{name} ({count})" for name, count in zip(items.classes, counts, strict=True)]
+    shown = ", ".join(named[:20]) + (f" and {len(named) - 20} more" if len(named) > 20 else "")
+    return [f"{len(named)} classes: {shown}", "`softmix train --classes` learns them, to sample a class by its name"]
+
+
+def _run(what: str) -> None:
+    from ..train import read_run
+    from ..train.checkpoint import verify
+
+    read_run(what)
+    findings = verify(Path(what) / "checkpoints")
+    for finding in findings:
+        print(f"{'ok     ' if finding.ok else 'DAMAGED'} {finding.checkpoint}/{finding.file} {finding.reason}".rstrip())
+    bad = sum(not finding.ok for finding in findings)
+    if bad:
+        raise UsageError(
+            f"{bad} of {len(findings)} files are damaged; "
+            "the newest whole checkpoint is taken when the run is loaded or continued"
+        )
+    print(f"{what}: {len(findings)} files, all whole" if findings else f"{what}: no checkpoint yet")

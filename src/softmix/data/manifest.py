@@ -1,0 +1,190 @@
+"""Room `data`: lists of pictures with their labels: csv, tsv, txt and jsonl files, and EDM's dataset.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from softmix.data.entries import MAX_BYTES, Entry, Listing, file
+from softmix.data.report import DataError, grouped, printable
+from softmix.data.want import ALIASES, SPLITS, Want
+
+KINDS = (".csv", ".tsv", ".txt", ".jsonl")
+_PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "img")
+_LABELS = ("label", "class", "class_name", "category", "target", "label_name")
+_SPLITS = ("split", "subset", "partition")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the list: the picture's path, its label and its split, if they are given; other columns' names."""
+
+    path: str
+    label: str | None = None
+    split: str | None = None
+    unused: tuple[str, ...] = ()
+
+
+def listed(path: Path, want: Want) -> tuple[Listing, tuple[str, ...]]:
+    """(the pictures that a list names, in its order and with their labels; notes). Raises DataError.
+
+    A line is a path, relative to the list, and a label if there is one: `path,label` in a csv, with a tab in a tsv,
+    with a comma, tab or space in a txt; {"path": ..., "label": ...} in a jsonl. Columns of a csv with a line of names,
+    and keys of a jsonl, may be called as here or as others do (file_name, image, class ...); one called split
+    chooses among train, test and val.
+    """
+    name = printable(path.name)
+    rows = list(_rows(path, _text(path)))
+    if not rows:
+        raise DataError(f"{name} lists no pictures; give a line with a path, and a label if there is one, for each")
+    has = {split for split in SPLITS if any(_split(row) == split for row in rows)}
+    part = want.part(name, [split for split in SPLITS if split in has], "give a share to hold out")
+    chosen = rows if part is None else [row for row in rows if _split(row) == part]
+    notes = [f"{len(chosen)} of {len(rows)} lines are in the split {part}"] if part else []
+    unused = sorted({key for row in rows for key in row.unused})
+    if unused:
+        notes.append(f"columns of {name} that were not used: {', '.join(map(printable, unused))}")
+    found = [(row, file(printable(row.path), path.parent / row.path, row.label)) for row in chosen]
+    entries = [entry for _, entry in found if isinstance(entry, Entry)]
+    skipped = [(printable(row.path), entry) for row, entry in found if isinstance(entry, str)]
+    if not entries:
+        raise DataError(
+            f"{name} is a list of no kind that can be loaded: none of its {len(chosen)} lines names a file that can be "
+            f"used ({'; '.join(grouped(skipped, 2))}); give a path, relative to the list, and a label in each line"
+        )
+    return Listing(entries, skipped), tuple(notes)
+
+
+def _split(row: Row) -> str | None:
+    return None if row.split is None else ALIASES.get(row.split.strip().lower())
+
+
+def _text(path: Path) -> str:
+    name = printable(str(path))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{name} is larger than {MAX_BYTES} bytes; cut it up")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name} cannot be read as a list of pictures ({error}); save it as text in UTF-8") from error
+
+
+def _rows(path: Path, text: str) -> Iterator[Row]:
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        return _from_jsonl(path, text)
+    if kind == ".txt":
+        return (_from_line(path, line.strip()) for line in text.splitlines() if line.strip())
+    return _from_csv(path, text, "\t" if kind == ".tsv" else ",")
+
+
+def _from_line(path: Path, line: str) -> Row:
+    """A line of a txt: a path that may hold anything, or a path and a label."""
+    if _is_file(path.parent / line):
+        return Row(line)
+    for mark in ("\t", ",", None):
+        parts = line.rsplit(mark, 1)
+        if len(parts) == 2:
+            return Row(parts[0].strip(), parts[1].strip() or None)
+    return Row(line)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:
+        return False
+
+
+def _from_csv(path: Path, text: str, mark: str) -> Iterator[Row]:
+    name = printable(path.name)
+    try:
+        lines = [line for line in csv.reader(text.splitlines(), delimiter=mark) if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise DataError(f"{name} cannot be read as a table ({error}); save it again") from error
+    if not lines:
+        return
+    names = [cell.strip().lower() for cell in lines[0]]
+    if _column(names, _PATHS) is not None and not _is_file(path.parent / lines[0][0]):
+        for line in lines[1:]:
+            yield _from_fields(dict(zip(names, line, strict=False)), name)
+        return
+    if max(map(len, lines)) > 2:
+        raise DataError(
+            f"{name} has {max(map(len, lines))} columns without names; begin it with a line such as path,label"
+        )
+    for line in lines:
+        yield Row(line[0].strip(), (line[1].strip() or None) if len(line) > 1 else None)
+
+
+def _from_jsonl(path: Path, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{printable(path.name)}, line {number}"
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON ({error}); give one object a line") from error
+        if not isinstance(fields, dict):
+            raise DataError(f'{where} is not an object; give {{"path": ..., "label": ...}}')
+        yield _from_fields({str(key).lower(): value for key, value in fields.items()}, where)
+
+
+def _column(names: Any, known: tuple[str, ...]) -> str | None:
+    return next((name for name in known if name in names), None)
+
+
+def _from_fields(fields: dict[str, Any], where: str) -> Row:
+    place, label, split = (_column(fields, known) for known in (_PATHS, _LABELS, _SPLITS))
+    if place is None or not isinstance(fields[place], str):
+        raise DataError(f"{where}: no path is given; call it path, and the label label")
+    unused = tuple(key for key in fields if key not in (place, label, split))
+    return Row(
+        fields[place].strip(), _named(fields.get(label or ""), where), _named(fields.get(split or ""), where), unused
+    )
+
+
+def _named(value: Any, where: str) -> str | None:
+    """A label as text; whole numbers as their digits."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, int):
+        return str(int(value))
+    raise DataError(f"{where}: the label {printable(str(value)[:40])} is neither a whole number nor a name")
+
+
+def with_dataset_json(listing: Listing) -> tuple[Listing, str] | None:
+    """The listing with the labels of EDM's dataset.json, and a note; None if there is no such file.
+
+    It is {"labels": [["00000/img00000000.png", 6], ...]} beside the pictures, or {"labels": null} without labels.
+    Source: T. Karras et al., dataset_tool.py of EDM and StyleGAN. Raises DataError if it is damaged.
+    """
+    place = next((entry for entry in listing.entries if PurePosixPath(entry.name).name == "dataset.json"), None)
+    if place is None:
+        return None
+    try:
+        with place.open() as stream:
+            tree = json.loads(stream.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{place.name} cannot be read as JSON ({error}); remove it, or write it again") from error
+    if not isinstance(tree, dict) or "labels" not in tree:
+        return None
+    rest = [entry for entry in listing.entries if entry is not place]
+    if tree["labels"] is None:
+        return replace(listing, entries=rest), f"{place.name} gives no labels, and subfolders are no classes"
+    try:
+        labels = {str(path): _named(label, place.name) for path, label in tree["labels"]}
+    except (TypeError, ValueError) as error:
+        sentence = f'{place.name}: its labels are not [["path", number], ...] ({error}); write it again'
+        raise DataError(sentence) from error
+    top = "".join(f"{part}/" for part in place.folders)
+    given = [replace(entry, label=labels.get(entry.name.removeprefix(top))) for entry in rest]
+    return replace(listing, entries=given), f"labels are those of {place.name}"

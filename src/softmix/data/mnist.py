@@ -1,0 +1,74 @@
+"""Room `data`: IDX files as MNIST names them: images and, in a file beside them, their labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from softmix.data import idx
+from softmix.data.array import from_array, what
+from softmix.data.labels import classes_of, named
+from softmix.data.report import DataError, printable
+from softmix.data.store import Data
+from softmix.data.want import Want
+
+_NAMES = {"train": ("train",), "test": ("t10k", "test")}
+
+
+def from_idx(path: Path, want: Want) -> Data:
+    """The array in an IDX file, with the labels of the file beside it if MNIST's rule names one. Raises DataError."""
+    beside = path.with_name(re.sub(r"images([-.])idx3", r"labels\1idx1", path.name))
+    name = printable(re.sub(r"(\.idx|[-.]ubyte|\.gz)+$", "", path.name))
+    return _labelled(name, path, beside if beside != path and os.path.isfile(beside) else None, (), want)
+
+
+def _idx_file(root: Path, kind: str, split: str) -> Path | None:
+    axes = 3 if kind == "images" else 1
+    paths = (
+        root / f"{start}-{kind}{dot}idx{axes}-ubyte{end}"
+        for start in _NAMES[split]
+        for dot in ("-", ".")
+        for end in ("", ".gz")
+    )
+    # Unlike Path.is_file, isfile says no, and raises nothing, for a folder that may not be searched.
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def is_idx_folder(root: Path) -> bool:
+    """Whether a folder holds images named by MNIST's rule: {train,t10k,test}-images-idx3-ubyte[.gz]."""
+    return any(_idx_file(root, "images", split) for split in _NAMES)
+
+
+def from_idx_folder(name: str, root: Path, classes: tuple[str, ...], want: Want) -> Data:
+    """One split of a folder of IDX files; labels if their file is there. Raises DataError."""
+    has = [split for split in _NAMES if _idx_file(root, "images", split)]
+    missing = _NAMES.get(want.split, ("train",))[0]
+    part = want.part(
+        name, has, f"put {missing}-images-idx3-ubyte.gz into {printable(str(root))}, or give a share to hold out"
+    )
+    images = _idx_file(root, "images", part or "train")
+    # `part` names one of `has`, or "train", which is all that is there.
+    assert images is not None
+    return _labelled(name, images, _idx_file(root, "labels", part or "train"), classes, want)
+
+
+def _labelled(name: str, images: Path, labels: Path | None, classes: tuple[str, ...], want: Want) -> Data:
+    array = idx.read(images)
+    numbers: Tensor | None = None
+    if labels is not None:
+        shape = idx.shape_of(labels)
+        # Before its values are read: a forged file of labels may be larger than all images.
+        if shape != array.shape[:1]:
+            raise DataError(
+                f"{name}: there are {len(array)} items but {shape[0]} labels; each item needs one label, but "
+                f"{printable(str(labels))} is of shape {shape}"
+            )
+        values = idx.read(labels)
+        if values.dtype.kind not in "iu":
+            raise DataError(f"{printable(str(labels))}: labels must be whole numbers from 0, but it is {what(values)}")
+        numbers, found = classes_of(printable(str(labels)), values, len(array))
+        classes = named(name, numbers, found, classes)
+    return from_array(name, array, numbers, classes if numbers is not None else (), want)

@@ -1,0 +1,85 @@
+"""Room `data`: what the caller of `load` asked for, refused where it makes no sense, and which split it means."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import get_args
+
+from softmix.data.origin import Layout, Values
+from softmix.data.report import DataError, NoSplitError
+
+SPLITS = ("train", "test", "val")
+# What people call a split, and which of SPLITS it is; where several names are in use, the first one counts.
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "val",
+}
+
+
+@dataclass(frozen=True)
+class Want:
+    """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense."""
+
+    split: str = "train"
+    size: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    bits: int | None = None
+    values: Values | None = None
+    layout: Layout | None = None
+    hold_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise DataError(f"the split {self.split!r} was asked for; there are 'train' and 'test', and 'val' for some")
+        if self.size is not None and not 2 <= self.size <= 8192:
+            raise DataError(f"a size of {self.size} pixels was asked for; give 2 to 8192")
+        if self.channels not in (None, 1, 3, 4):
+            raise DataError(f"{self.channels} channels were asked for; give 1 (grey), 3 (colour) or 4 (with alpha)")
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"a limit of {self.limit} items was asked for; give 1 or more")
+        if self.bits is not None and not 1 <= self.bits <= 16:
+            raise DataError(f"{self.bits} bits were asked for; give 1 to 16, as many as the largest value needs")
+        if self.values not in (None, *get_args(Values)):
+            raise DataError(f"values {self.values!r} were asked for; there are {', '.join(get_args(Values))}")
+        if self.layout not in (None, *get_args(Layout)):
+            raise DataError(f"the layout {self.layout!r} was asked for; there are {', '.join(get_args(Layout))}")
+        if not 0 <= self.hold_out < 1:
+            raise DataError(f"a share of {self.hold_out} was to be held out; give 0 to below 1, such as 0.1")
+        if self.bits is not None and self.values is not None:
+            raise DataError(
+                f"bits {self.bits} and values {self.values} were asked for; both say what is white: give one"
+            )
+
+    def without(self, name: str, why: str, *options: str) -> None:
+        """Raises DataError if one of `options` was asked for. `why` says what `name` is that it has no use for them."""
+        given = [option for option in options if getattr(self, option) is not None]
+        if given:
+            raise DataError(f"{name} {why}, and has no {' or '.join(given)} to choose; leave this out")
+
+    def part(self, name: str, has: Collection[str], remedy: str) -> str | None:
+        """Which of the splits that a source `has` is meant; None for all there is. Raises NoSplitError.
+
+        "test" means "val" where there is no test. A share to hold out stands for a test split, where there is none.
+        """
+        own = [split for split in ("test", "val") if split in has]
+        if own and self.hold_out:
+            raise DataError(
+                f"{name}: a share of {self.hold_out:g} was to be held out, but it has a {own[0]} split of its own; "
+                "leave the share out"
+            )
+        if self.split in has:
+            return self.split
+        if self.split == "test" and own:
+            return own[0]
+        if (not own and self.hold_out) or (not has and self.split == "train"):
+            return "train" if "train" in has else None
+        found = f"there are {' and '.join(map(repr, has))}" if has else "it has none"
+        raise NoSplitError(f"{name}: its {self.split} split was asked for, but {found}; {remedy}")

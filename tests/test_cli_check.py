@@ -1,0 +1,141 @@
+"""Tests of `softmix check` on data: what training would take, before it does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from softmix.cli import main
+from softmix.cli.check import check
+from softmix.data import load
+from softmix.data.origin import Layout, Values
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    main(["check", *map(str, words)])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["check", *map(str, words)])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def pictures(root: Path, sizes: dict[str, tuple[int, int]], kinds: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for i, (name, (width, height)) in enumerate(sizes.items()):
+        place = root / kinds[i % len(kinds)] / f"{name}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((height, width, 3), 100 + i, np.uint8)).save(place)
+    return root
+
+
+def test_options_are_those_of_load() -> None:
+    hints, known = get_type_hints(check), inspect.signature(load).parameters
+    names = set(inspect.signature(check).parameters) - {"what"}
+    assert names == set(known) - {"source", "split"}
+    assert set(get_args(get_args(hints["values"])[0])) == set(get_args(Values))
+    assert set(get_args(get_args(hints["layout"])[0])) == set(get_args(Layout))
+    for name in names:
+        assert inspect.signature(check).parameters[name].default == known[name].default
+
+
+def test_classes_with_counts_sizes_and_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pictures(tmp_path / "pets", {str(i): (12, 12) for i in range(7)})
+    out = said(capsys, root)
+    assert f"{root}: 7 images of shape (3, 12, 12), fingerprint {load(root).fingerprint}" in out
+    assert "read 7, skipped 0, converted 0" in out and "pixels from 100 to 106 of 0 to 255" in out
+    assert "2 classes: cat (4), dog (3)" in out and "`softmix train --classes` learns them" in out
+    assert "no test split: --hold-out 0.1 keeps a tenth apart" in out
+
+
+def test_mixed_sizes_are_refused_with_a_size_and_previewed_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path, {str(i): (20, 16) if i % 3 else (14, 18) for i in range(12)})
+    error = refused(capsys, root)
+    size = re.search(r"4 of 12 pictures do not have the commonest, 20x16; resize all with --size (\d+), by", error)
+    assert size is not None and size[1] == "12" and "12 of them are used" in error
+    out = said(capsys, root, "--size", size[1])
+    assert "12 images of shape (3, 12, 12)" in out
+    assert "resized to 12x12, the centre square, from 20x16 (8), 14x18 (4)" in out
+
+
+def test_a_share_held_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pictures(tmp_path, {str(i): (12, 12) for i in range(20)})
+    out = said(capsys, root, "--hold-out", "0.25")
+    assert "15 images" in out and "test split: 5 items" in out and "no test split" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("--channels", "1"), "(1, 12, 12)"),
+        (("--channels", "4"), "(4, 12, 12)"),
+        (("--limit", "5"), ": 5 images"),
+    ],
+)
+def test_each_option_for_pictures_is_passed_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], shown: str
+) -> None:
+    assert shown in said(capsys, pictures(tmp_path, {str(i): (12, 12) for i in range(9)}), *words)
+
+
+def test_each_option_for_arrays_is_passed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    array = np.arange(2 * 3 * 4 * 3).reshape(2, 3, 4, 3)
+    np.save(tmp_path / "a.npy", array)
+    assert "which of these is white cannot be told" in refused(capsys, tmp_path / "a.npy")
+    out = said(capsys, tmp_path / "a.npy", "--bits", 7)
+    assert "pixels from 0 to 143 of 0 to 255" in out and "(3, 3, 4)" in out and "no labels" in out
+    assert "(3, 4, 3)" in said(capsys, tmp_path / "a.npy", "--bits", 7, "--layout", "channels-first")
+    np.save(tmp_path / "b.npy", array / 71 * 1.0)
+    assert "pixels from 0 to 1 of" in said(capsys, tmp_path / "b.npy", "--values", "0..255")
+    np.save(tmp_path / "c.npy", np.array([[0.0, 3.0], [4.0, 1.0]]))
+    assert "2 points of shape (2,)" in (out := said(capsys, tmp_path / "c.npy"))
+    assert "values from 0 to 4, standard deviation 1.58" in out
+
+
+def test_many_classes_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.full((30, 8, 8), 200, np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(30))
+    out = said(capsys, tmp_path / "a.npy")
+    assert "30 classes: 0 (1), 1 (1)" in out and "19 (1) and 10 more" in out and "20 (1)" not in out
+
+
+def test_a_test_split_of_another_shape_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "a.npz", x_train=np.full((4, 8, 8), 200, np.uint8), x_test=np.full((4, 9, 8), 200, np.uint8))
+    assert "items of the test split are (1, 9, 8), those of training (1, 8, 8): give --size" in refused(
+        capsys, tmp_path / "a.npz"
+    )
+    assert "test split: 4 items" in said(capsys, tmp_path / "a.npz", "--size", 8)
+
+
+def test_a_test_split_that_cannot_be_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pictures(tmp_path / "train", {"a": (12, 12), "b": (12, 12)}).parent
+    (root / "test").mkdir()
+    (root / "test/x.png").write_bytes(b"")
+    assert "none of 1 files can be used" in refused(capsys, root)
+
+
+def test_a_run_folder_takes_no_options_for_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"config": {}, "facts": {"fingerprint": "01"}}')
+    error = refused(capsys, tmp_path, "--size", 8, "--hold-out", "0.1")
+    assert "is a run folder, and --size, --hold-out is for data" in error
+
+
+def test_a_data_folder_with_a_config_of_another_program_is_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root: Any = pictures(tmp_path, {str(i): (12, 12) for i in range(4)})
+    (root / "config.json").write_text('{"model": "other"}')
+    assert "4 images" in said(capsys, root, "--size", 12)
+    # with checkpoints it is a run, whose config.json is damaged
+    (root / "checkpoints").mkdir()
+    assert "is a run folder" in refused(capsys, root, "--size", 12)
