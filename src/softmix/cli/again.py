@@ -9,9 +9,9 @@ from contextlib import closing, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from .common import UsageError, load_data, positive
 from .draw import sample
@@ -19,7 +19,7 @@ from .edit import before, edit
 
 
 def repeat(
-    what: Positional[Path],
+    what: Annotated[Positional[Path], arg(metavar="PICTURE|RUN")],
     /,
     run: Path | None = None,
     data: str | None = None,

@@ -67,6 +67,8 @@ def prepared(
     if sampler is not None and sampler not in BY_NAME:
         raise UsageError(f"the sampler {sampler!r} was asked for; there are {', '.join(BY_NAME)}")
     model = load(run, weights)
+    if average:
+        _check_average(model, average)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
     chosen = BY_NAME[sampler] if sampler is not None else model.sampler
     if chosen is dpm_solver_v3 and statistics_of(model).is_file():
@@ -77,6 +79,37 @@ def prepared(
             raise UsageError(f"--eta {eta} was asked for; it runs from 0 to 1, and only ancestral and ddim have one")
         chosen = partial(plain, eta=eta)
     return model, denoiser, chosen
+
+
+def _check_average(model: Model, average: int) -> None:
+    """Raises UsageError if there is nothing to average: a mean that is one already stays as it is."""
+    import torch
+
+    from ..posterior import Implicit
+
+    # pure noise is where every model that draws does so
+    cond = torch.zeros(1, dtype=torch.int64) if model.denoiser.classes else None
+    if not isinstance(model.denoiser(torch.zeros(1, *model.facts.shape), torch.tensor(1.0), cond), Implicit):
+        raise UsageError(f"--average {average} was asked for; {model.path} gives one mean and no draws to average")
+
+
+def class_of(model: Model, label: str | int | None, name: str) -> int | None:
+    """The number of a class that was asked for by its name or its number; a name goes before a number that is written
+    alike. None if none was asked for. Raises UsageError, with the classes that there are."""
+    names, classes = model.facts.class_names, model.denoiser.classes
+    if label is None:
+        return None
+    if label in names[:classes]:
+        return names.index(str(label))
+    try:
+        number = int(label)
+    except ValueError:
+        number = -1
+    if not 0 <= number < classes:
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        known = f"0 to {classes - 1}{f' ({shown})' if names else ''}" if classes else "none: it was trained without"
+        raise UsageError(f"{option(name)} {label} was asked for; the classes of this model are {known}")
+    return number
 
 
 def statistics_of(model: Model) -> Path:
