@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,13 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def interrupted(sentence: str) -> Iterator[None]:
-    """Ctrl-C inside says this sentence, which must be true at any instant: what is kept, what is lost, how to go on."""
+def interrupted(sentence: str | Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C inside says this sentence, which must be true at any instant: what is kept, what is lost, how to go on.
+    A function is asked for it then. Of two such blocks the outer one speaks."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(sentence) from None
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(sentence if isinstance(sentence, str) else sentence()) from None
 
 
 def cache() -> Path:
