@@ -27,6 +27,7 @@ from .samples import check_form, check_place, write
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..sampler import Sampler
     from ..train import Model
 
 
@@ -89,7 +90,7 @@ def sample(
     check_form(out, n, model.facts.shape)
     label = class_of(model, label, "label")
     labels = _labels(model, label, n, first)
-    denoiser = _guided(model, denoiser, guidance, interval)
+    denoiser = _guided(model, denoiser, guidance, interval, chosen, steps)
     recipe = {
         "run": model.path.name,
         "step": model.step,
@@ -162,8 +163,11 @@ def _check_interval(interval: tuple[float, float] | None, guidance: float) -> No
         raise UsageError("--interval says where to guide, and nothing guides: give --guidance above 1 with it")
 
 
-def _guided(model: Model, denoiser: Any, guidance: float, interval: tuple[float, float] | None) -> Any:
+def _guided(
+    model: Model, denoiser: Any, guidance: float, interval: tuple[float, float] | None, sampler: Sampler, steps: int
+) -> Any:
     from ..denoiser import guided, within
+    from ..sampler import traits
 
     if guidance == 1:
         return denoiser
@@ -171,10 +175,11 @@ def _guided(model: Model, denoiser: Any, guidance: float, interval: tuple[float,
         raise UsageError("--guidance needs a model that was trained with classes (--set classes=true)")
     if interval is None:
         return guided(guidance)(denoiser)
-    least, most = (float(model.process.logsnr(t)) for t in (1.0, 0.0))
+    grid = traits(sampler).grid(model.process, steps)
+    least, most = (float(model.process.logsnr(t)) for t in (grid[0], grid[grid > 0][-1]))
     if interval[1] < least or interval[0] > most:
         raise UsageError(
-            f"--interval {interval[0]:g} {interval[1]:g} was asked for; the logsnr of this model run from {least:.1f} "
-            f"to {most:.1f}, and nothing would be guided"
+            f"--interval {interval[0]:g} {interval[1]:g} was asked for; the steps begin at logsnr {least:.1f} to "
+            f"{most:.1f}, and nothing would be guided"
         )
     return within(*interval, guided(guidance))(denoiser)

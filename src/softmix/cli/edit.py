@@ -147,18 +147,28 @@ def edit(
 
 def _picture(path: Path, model: Model) -> Tensor:
     """[1, C, H, W] in [-1, 1], of the model's size."""
+    import numpy as np
     import torch
+    from PIL import Image, ImageOps
 
     from ..data.picture import Unusable, decode
+    from ..picture import to_image
 
     shape = model.facts.shape
     if len(shape) != 3:
         raise UsageError("points are not edited: the model must be one of images")
+    channels, height, width = shape
+    if not path.is_file():
+        raise UsageError(f"{path} cannot be read: there is no such file")
     try:
         with path.open("rb") as stream:
-            pixels, _ = decode(stream, shape[0], shape[1])
+            pixels, _ = decode(stream, channels, height if height == width else None)
     except (OSError, Unusable) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
+    if pixels.shape != shape:
+        # the middle of the picture, as `size` takes it of data that are square
+        image = ImageOps.fit(to_image(torch.tensor(pixels)), (width, height), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
     return torch.tensor(pixels)[None].float() / 127.5 - 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .common import UsageError, fits_in_memory
 from .outputs import aside, file_to_write, folder_aside, folder_to_write
@@ -108,7 +108,14 @@ def save_array(out: Path, array: Any, labels: Any = None) -> None:
             np.savez(file, array, *([] if labels is None else [labels]))
         else:
             grey = array.ndim == 4 and array.shape[-1] == 1
-            np.save(file, array[..., 0] if grey else array, allow_pickle=False)
+            np.save(_Stream(file), array[..., 0] if grey else array, allow_pickle=False)
+
+
+class _Stream:
+    """A file that numpy takes for none: to a file it writes in a way of its own, which does not say what went wrong."""
+
+    def __init__(self, file: IO[bytes]):
+        self.write = file.write
 
 
 def _write_singles(x: Tensor, out: Path, recipe: Mapping[str, Any]) -> None:
