@@ -205,7 +205,10 @@ def _run(what: Path, data: str | None, steps: int, out: Path | None, folder: Pat
     found = read_run(what)
     then = {line["step"]: line for line in log_of(what) if "loss" in line}
     if not any(step <= steps for step in then):
-        raise UsageError(f"{what / 'log.jsonl'} has no line for the first {steps} steps: there is nothing to compare")
+        known = f"the first is of step {min(then)}" if then else "it has none at all"
+        raise UsageError(
+            f"{what / 'log.jsonl'} has no line for the first {steps} steps, {known}: there is nothing to compare"
+        )
     place = out or folder / what.name
 
     def said() -> str:
