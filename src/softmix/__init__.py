@@ -38,13 +38,15 @@ __all__ = [
     "training",
 ]
 
-# The module that a name is taken from; a room is taken whole. hub brings diffusers with it, an extra.
+# The module that a name is taken from; rooms and the ground floor are taken whole. hub brings diffusers with it, an
+# extra.
 _FROM = {
     "Rng": "rng",
     "sample": "sampler",
     **dict.fromkeys(("Config", "load", "preset", "train", "training"), "train"),
 }
-_ROOMS = ("data", "denoiser", "evaluate", "hub", "loss", "net", "posterior", "process", "sampler")
+_ROOMS = ("data", "denoiser", "evaluate", "hub", "loss", "net", "oracle", "posterior", "process", "sampler")
+_GROUND = ("config", "picture", "rng", "shape")
 
 
 class _Package(ModuleType):
@@ -59,7 +61,7 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _ROOMS + _GROUND:
         return import_module(f".{name}", __name__)
     if name not in _FROM:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -69,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "hub"})
+    return sorted({*globals(), *__all__, *_ROOMS, *_GROUND})
