@@ -202,6 +202,11 @@ def test_an_edit_of_a_stranger(change: Callable[[Any], object], says: str, runs:
     assert says in refused("repeat", forged(runs, tmp_path, "edit.png", change), "--run", runs / "plain")
 
 
+def test_a_single_picture_is_of_one_image(runs: Path, tmp_path: Path) -> None:
+    picture = forged(runs, tmp_path, "single/000000.png", argument(n=2))
+    assert "one of the two was altered" in refused("repeat", picture, "--run", runs / "plain")
+
+
 def test_a_picture_must_have_the_size_of_what_it_says(runs: Path, tmp_path: Path) -> None:
     image = Image.open(runs / "grid.png")
     info = PngInfo()
