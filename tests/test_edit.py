@@ -31,8 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def edited(runs: Path, run: str, out: Path, *more: str) -> np.ndarray:
-    main(["edit", str(runs / run), str(runs / "digit.png"), "--out", str(out), "--steps", "20", *more])
+def edited(runs: Path, run: str, out: Path, *more: str, steps: int = 20) -> np.ndarray:
+    main(["edit", str(runs / run), str(runs / "digit.png"), "--out", str(out), "--steps", str(steps), *more])
     return np.load(out)
 
 
@@ -56,8 +56,8 @@ def test_edits_change_what_they_should(runs: Path, tmp_path: Path) -> None:
     assert np.abs(moved[:, 2:] - was[:, :-2]).mean() < np.abs(moved - was).mean()
     lit = edited(runs, "plain", tmp_path / "c.npy", "--colour", "1", "--where", "0", "0", "4", "8").astype(int)
     assert (lit - was)[:, :4].mean() > (lit - was)[:, 4:].mean() + 20
-    few = edited(runs, "plain", tmp_path / "f.npy", "--colour", "0.6", "--steps", "20").astype(int)
-    many = edited(runs, "plain", tmp_path / "g.npy", "--colour", "0.6", "--steps", "80").astype(int)
+    few = edited(runs, "plain", tmp_path / "f.npy", "--colour", "0.6").astype(int)
+    many = edited(runs, "plain", tmp_path / "g.npy", "--colour", "0.6", steps=80).astype(int)
     assert abs(few.mean() - many.mean()) < 0.25 * abs(few.mean() - was.mean())
     one = edited(runs, "classes", tmp_path / "k.npy", "--from-class", "0", "--to-class", "1", "--guidance", "2")
     again = edited(runs, "classes", tmp_path / "l.npy", "--from-class", "0", "--to-class", "0")
@@ -105,15 +105,23 @@ def test_the_picture_of_an_edit_holds_what_it_was_made_from(
     [
         ("plain", ["--shift", "1", "1", "--colour", "1"], "one edit at a time"),
         ("plain", [], "one edit at a time"),
-        ("plain", ["--shift", "1", "1", "--strength", "2"], "runs from 0 to 1"),
+        ("plain", ["--shift", "1", "1", "--strength", "2"], "at least 0 and at most 1"),
         ("plain", ["--to-class", "3"], "classes of this model are none"),
         ("classes", ["--to-class", "12"], "are 0 to 9"),
         ("plain", ["--colour", "1", "0", "0"], "takes 1 number"),
-        ("plain", ["--colour", "1", "--where", "9", "9", "2", "2"], "outside of an image of 8 x 8"),
+        ("plain", ["--colour", "1", "--where", "8", "0", "2", "2"], "outside of an image of 8 x 8"),
         ("plain", ["--shift", "1", "1", "--guidance", "2"], "leads to a class"),
         ("plain", ["--shift", "1", "1", "--where", "0", "0", "1", "1"], "goes with --colour"),
         ("plain", ["--colour", "1", "--where", "-1", "0", "1", "1"], "from 0 on"),
-        ("plain", ["--shift", "1", "1", "--out", "x.jpg"], "give a .png or a .npy"),
+        ("plain", ["--shift", "0", "0"], "moves nothing"),
+        ("plain", ["--shift", "8", "0"], "leaves nothing of an image of 8 x 8"),
+        ("plain", ["--shift", "0", "-" + "9" * 23], "leaves nothing of an image of 8 x 8"),
+        ("plain", ["--colour", "nan"], "takes 1 number from 0 to 1"),
+        ("plain", ["--colour", "1", "--where", "0", "0", "9" * 23, "0"], "outside of an image of 8 x 8"),
+        ("plain", ["--shift", "1", "1", "--strength", "nan"], "at least 0 and at most 1"),
+        ("classes", ["--to-class", "3", "--guidance", "inf"], "a finite number"),
+        ("classes", ["--to-class", "three"], "are 0 to 9"),
+        ("classes", ["--to-class", "3", "--from-class", "-1"], "--from-class -1 was asked for"),
     ],
 )
 def test_mistakes_have_a_sentence(
@@ -123,6 +131,21 @@ def test_mistakes_have_a_sentence(
         edited(runs, run, tmp_path / "x.npy", *more)
     assert end.value.code == 2 and says in capsys.readouterr().err
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "x.gif", "n" * 300 + ".png"])
+def test_an_output_that_cannot_be(name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        edited(runs, "plain", tmp_path / name, "--shift", "1", "1")
+    assert end.value.code == 2 and "softmix: --out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_have_bounds(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for steps, says in ((0, "at least 1"), (10**9, "at most 100,000")):
+        with pytest.raises(SystemExit):
+            edited(runs, "plain", tmp_path / "x.npy", "--shift", "1", "1", steps=steps)
+        assert says in capsys.readouterr().err
 
 
 def test_a_picture_that_is_none(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

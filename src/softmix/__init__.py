@@ -2,16 +2,22 @@
 
 model = softmix.load("runs/digits")
 images = softmix.sample(model.denoiser, n=64, steps=4)
+
+A name is imported when it is first used: torch takes seconds, and `softmix --help` needs none of it.
 """
 
+import sys
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from . import data, denoiser, evaluate, loss, net, posterior, process, sampler
-from .rng import Rng
-from .sampler import sample
-from .train import Config, load, preset, train, training
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import data, denoiser, evaluate, loss, net, posterior, process, sampler
+    from .rng import Rng
+    from .sampler import sample
+    from .train import Config, load, preset, train, training
 
 __all__ = [
     "Config",
@@ -32,9 +38,37 @@ __all__ = [
     "training",
 ]
 
+# The module that a name is taken from; rooms and the ground floor are taken whole. hub brings diffusers with it, an
+# extra.
+_FROM = {
+    "Rng": "rng",
+    "sample": "sampler",
+    **dict.fromkeys(("Config", "load", "preset", "train", "training"), "train"),
+}
+_ROOMS = ("data", "denoiser", "evaluate", "hub", "loss", "net", "oracle", "posterior", "process", "sampler")
+_GROUND = ("config", "picture", "rng", "shape")
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # softmix.train is the function, and the import system would put the room of that name in its place
+        if name == "train" and isinstance(value, ModuleType):
+            value = value.train
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
 
 def __getattr__(name: str) -> Any:
-    # it brings diffusers with it, an extra that takes seconds to import
-    if name == "hub":
-        return import_module(".hub", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _ROOMS + _GROUND:
+        return import_module(f".{name}", __name__)
+    if name not in _FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_FROM[name]}", __name__), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS, *_GROUND})

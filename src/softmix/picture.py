@@ -1,4 +1,4 @@
-"""Ground floor: uint8 images to PNG, with the recipe that made them inside."""
+"""Ground floor: uint8 images to PNG, JPEG and WebP, with the recipe that made them inside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 RECIPE = "softmix"
+# Pixels that a side of a picture can have, by the suffix of its file.
+LARGEST = {".png": 2**31 - 1, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+# ImageDescription, the tag of EXIF for plain text
+_DESCRIPTION = 0x010E
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -34,10 +38,46 @@ def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
     return sheet
 
 
+def sheet_size(n: int, height: int, width: int, columns: int | None = None, gap: int = 2) -> tuple[int, int]:
+    """Width and height of `enlarge(to_image(tile(images)))` for n images of height x width."""
+    columns = columns or math.ceil(math.sqrt(n))
+    size = columns * (width + gap) + gap, math.ceil(n / columns) * (height + gap) + gap
+    factor = magnification(size)
+    return size[0] * factor, size[1] * factor
+
+
+def magnification(size: tuple[int, int], least: int = 480) -> int:
+    """The whole number that brings the longer side to at least `least` pixels."""
+    return max(1, math.ceil(least / max(size)))
+
+
 def enlarge(image: Image.Image, least: int = 480) -> Image.Image:
     """The image magnified by a whole number so that its longer side is at least `least` pixels."""
-    factor = max(1, math.ceil(least / max(image.size)))
+    factor = magnification(image.size, least)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def save_picture(path: Path, image: Image.Image, recipe: Mapping[str, object]) -> None:
+    """Writes a .png, .jpg or .webp, with the recipe as JSON in its text, for JPEG and WebP in EXIF's ImageDescription.
+
+    WebP is written without loss. JPEG loses: with quality 95 and no subsampling of colour, some values by a few of 255.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        save_png(path, image, recipe)
+        return
+    exif = Image.Exif()
+    exif[_DESCRIPTION] = json.dumps(recipe, sort_keys=True)
+    if suffix == ".webp":
+        image.save(path, lossless=True, exif=exif)
+    else:
+        image.save(path, "JPEG", quality=95, subsampling=0, exif=exif)
+
+
+def recipe_in(image: Image.Image) -> str:
+    """The JSON that `save_picture` or `save_png` put into a picture. Raises LookupError if there is none."""
+    text = image.info.get(RECIPE) or image.getexif()[_DESCRIPTION]
+    return str(text)
 
 
 def save_png(path: Path, image: Image.Image, recipe: Mapping[str, object] | None = None) -> None:

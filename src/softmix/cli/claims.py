@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from .common import UsageError, uses
+from .common import UsageError, interrupted, uses
+from .outputs import aside, file_to_write, folder_to_write, write_text
 
 if TYPE_CHECKING:
     from ..recipe import Verdict
@@ -22,6 +23,10 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
         quick: under two minutes on two cores; else what the claim deserves.
         dry_run: show the claim and run nothing.
     """
+    if out is not None:
+        folder_to_write(out)
+        file_to_write(out / "verdict.json")
+
     from ..recipe import Scale
 
     module = _named(paper)
@@ -31,10 +36,17 @@ def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = 
     )
     if dry_run:
         return
-    verdict = module.run(Scale.quick if quick else Scale.full, print, out)
+    stopped = (
+        f"stopped; what is in {out} by now is not computed again by the same command"
+        if out is not None
+        else "stopped; nothing was kept. With --out FOLDER the rows that take long are"
+    )
+    with interrupted(stopped):
+        verdict = module.run(Scale.quick if quick else Scale.full, print, out)
     print(f"\n{verdict.table()}\n\n{verdict.verdict}: {verdict.why}\n({verdict.seconds:.0f} s)")
     if out is not None:
-        verdict.save(out / "verdict.json")
+        with aside(out / "verdict.json") as part:
+            verdict.save(part)
         print(f"wrote {out / 'verdict.json'}")
 
 
@@ -46,6 +58,9 @@ def papers(name: Positional[str | None] = None, /, out: Path | None = None) -> N
         name: of a paper; by default all are listed.
         out: a Markdown file for the whole, with all numbers.
     """
+    if out is not None:
+        file_to_write(out)
+
     from ..recipe import PAPERS, found
 
     for each in [_named(name)] if name is not None else PAPERS.values():
@@ -57,7 +72,7 @@ def papers(name: Positional[str | None] = None, /, out: Path | None = None) -> N
         if name is not None and verdict is not None:
             print(f"\n{verdict.table()}\n\n{_why(verdict)}")
     if out is not None:
-        out.write_text(_page())
+        write_text(out, _page())
         print(f"wrote {out}")
 
 

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from .common import UsageError, positive, prepared
+from .common import (
+    INT64,
+    MOST_DRAWS,
+    MOST_STEPS,
+    UsageError,
+    class_of,
+    interrupted,
+    positive,
+    prepared,
+    real,
+    whole,
+)
+from .outputs import OutputError
+from .samples import check_form, check_place, write
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..sampler import Sampler
     from ..train import Model
 
 
@@ -23,7 +40,7 @@ def sample(
     sampler: str | None = None,
     eta: float | None = None,
     seed: int = 0,
-    label: int | None = None,
+    label: Annotated[str | int | None, arg(metavar="NAME")] = None,
     guidance: float = 1.0,
     interval: tuple[float, float] | None = None,
     weights: str | None = None,
@@ -36,23 +53,32 @@ def sample(
 
     Args:
         run: a run folder, or a model that comes with softmix: fashion.
-        out: a .png (a grid), a .npy (uint8 images, or float points), or a folder (single PNGs).
+        out: a .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), or a
+            folder (single PNGs, which join those that are there if their numbers are free).
         n: how many.
         steps: of the sampler, at least 1; an evaluation of the network each, but for the few that ask more often.
-        sampler: a name from docs/choose-a-sampler.md: adams, ancestral, ddim, unipc, evodiff, dpm-solver-v3 ...; by
-            default the one that suits the model: soft-adams for one that draws at high noise, ancestral for others
-            that draw, adams for one that knows the mean only.
+        sampler: a name from docs/choose-a-sampler.md, such as adams, ancestral, ddim, unipc, evodiff; by default the
+            one that suits the model, soft-adams for one that draws at high noise, ancestral for others that draw,
+            adams for one that knows the mean only.
         eta: fresh noise of ancestral and ddim, from 0 to 1; 0 by default for ddim and for soft mixtures, else 1.
         seed: image k depends on the seed and k alone.
-        label: a class, for a model trained with classes.
+        label: a class by its name or number, for a model trained with classes; by default they take turns.
         guidance: classifier-free guidance; 1 is none.
-        interval: guide only between these logsnr.
+        interval: guide only between these two logsnr, the smaller one (more noise) first.
         weights: model, or an average such as ema-0.100.
         average: take the mean of this many draws, for samplers that need a mean.
         first: number of the first image: --first 10 --n 1 is the eleventh image of a longer run.
         precision: of the network. bf16 is several times as fast where the machine has it, and rounds more coarsely.
         dry_run: say what would be done.
     """
+    positive(n=n)
+    whole(1, MOST_STEPS, steps=steps)
+    whole(0, MOST_DRAWS, average=average)
+    whole(0, INT64 - n, first=first)
+    real(guidance=guidance)
+    _check_interval(interval, guidance)
+    check_place(out, n, first)
+
     from tqdm import tqdm
 
     from ..sampler import label as label_of
@@ -61,9 +87,10 @@ def sample(
     from ..train import find_device
 
     model, denoiser, chosen = prepared(run, sampler, eta, weights, average)
-    positive(n=n, steps=steps)
+    check_form(out, n, model.facts.shape)
+    label = class_of(model, label, "label")
     labels = _labels(model, label, n, first)
-    denoiser = _guided(denoiser, guidance, interval, labels is not None)
+    denoiser = _guided(model, denoiser, guidance, interval, chosen, steps)
     recipe = {
         "run": model.path.name,
         "step": model.step,
@@ -93,7 +120,8 @@ def sample(
         return
     device = find_device()
     model.denoiser.to(device)
-    with tqdm(total=traits(chosen).evaluations(steps) * -(-n // 256), unit="evaluation", disable=None) as bar:
+    total = traits(chosen).evaluations(steps) * -(-n // 256)
+    with interrupted(f"stopped; {out} was not written"), tqdm(total=total, unit="evaluation", disable=None) as bar:
         x = draw(
             denoiser,
             n,
@@ -106,54 +134,52 @@ def sample(
             precision=precision,
             look=lambda step: bar.update(1) and None,
         )
-    _write(x.cpu(), out, recipe, image=len(model.facts.shape) == 3)
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise OutputError(
+                f"{bad} of {n} samples are not finite numbers, and {out} was not written: take --precision fp32, "
+                "another sampler, more steps, or less guidance"
+            )
+        write(x.cpu(), out, recipe, labels)
+    print(f"wrote {out}")
 
 
-def _labels(model: Model, label: int | None, n: int, first: int) -> Any:
+def _labels(model: Model, label: int | None, n: int, first: int) -> Tensor | None:
+    """[n]: one class for all, or all classes in turn by the number of the image."""
     import torch
 
-    classes = model.denoiser.classes
-    if label is not None and not 0 <= label < classes:
-        known = (
-            f"0 to {classes - 1} ({', '.join(model.facts.class_names)})" if classes else "none: it was trained without"
-        )
-        raise UsageError(f"--label {label} was asked for; the classes of this model are {known}")
-    if not classes:
+    if not model.denoiser.classes:
         return None
-    return torch.full((n,), label) if label is not None else torch.arange(first, first + n) % classes
+    return torch.full((n,), label) if label is not None else (torch.arange(n) + first) % model.denoiser.classes
 
 
-def _guided(denoiser: Any, guidance: float, interval: tuple[float, float] | None, told: bool) -> Any:
+def _check_interval(interval: tuple[float, float] | None, guidance: float) -> None:
+    if interval is None:
+        return
+    low, high = interval
+    if math.isnan(low) or math.isnan(high) or low >= high:
+        raise UsageError(f"--interval {low:g} {high:g} was asked for; the smaller logsnr comes first")
+    if guidance == 1:
+        raise UsageError("--interval says where to guide, and nothing guides: give --guidance above 1 with it")
+
+
+def _guided(
+    model: Model, denoiser: Any, guidance: float, interval: tuple[float, float] | None, sampler: Sampler, steps: int
+) -> Any:
     from ..denoiser import guided, within
+    from ..sampler import traits
 
-    if guidance == 1.0:
+    if guidance == 1:
         return denoiser
-    if not told:
+    if not model.denoiser.classes:
         raise UsageError("--guidance needs a model that was trained with classes (--set classes=true)")
-    wrap = guided(guidance)
-    return (within(*interval, wrap) if interval else wrap)(denoiser)
-
-
-def _write(x: Any, out: Path, recipe: dict[str, Any], image: bool) -> None:
-    """Samples to a grid, an array or single files. A single file's recipe is that of a run of one."""
-    import numpy as np
-
-    from ..data import to_uint8
-    from ..picture import enlarge, save_png, tile, to_image
-
-    arguments = recipe["arguments"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npy":
-        array = to_uint8(x).permute(0, 2, 3, 1).numpy() if image else x.numpy()
-        np.save(out, array[..., 0] if image and array.shape[-1] == 1 else array, allow_pickle=False)
-    elif not image:
-        raise UsageError(f"this model makes points, which cannot be written to {out}: give a name that ends in .npy")
-    elif out.suffix == ".png":
-        save_png(out, enlarge(to_image(tile(to_uint8(x)))), recipe | {"form": "grid"})
-    elif out.suffix:
-        raise UsageError(f"{out} was asked for; write to a .png, a .npy, or a folder")
-    else:
-        for k, item in enumerate(to_uint8(x)):
-            own = arguments | {"n": 1, "first": k + arguments["first"]}
-            save_png(out / f"{own['first']:06d}.png", to_image(item), recipe | {"form": "single", "arguments": own})
-    print(f"wrote {out}")
+    if interval is None:
+        return guided(guidance)(denoiser)
+    grid = traits(sampler).grid(model.process, steps)
+    least, most = (float(model.process.logsnr(t)) for t in (grid[0], grid[grid > 0][-1]))
+    if interval[1] < least or interval[0] > most:
+        raise UsageError(
+            f"--interval {interval[0]:g} {interval[1]:g} was asked for; the steps begin at logsnr {least:.1f} to "
+            f"{most:.1f}, and nothing would be guided"
+        )
+    return within(*interval, guided(guidance))(denoiser)

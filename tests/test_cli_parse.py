@@ -1,0 +1,233 @@
+"""The command line: help and usage errors are quick and point to the verb; whatever else goes wrong is one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from tyro.conf import Positional, UseAppendAction
+
+import softmix
+from softmix import cli
+from softmix.cli import main
+from softmix.cli.common import Interrupted, UsageError, interrupted
+from softmix.cli.outputs import OutputError
+from softmix.cli.parse import metavar_of, overview, run
+from softmix.data import DataError
+from softmix.train import LostError, RunError, StoppedError
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+HEAVY = ("torch", "numpy", "PIL", "scipy")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        ([], 2),
+        (["trian"], 2),
+        (["sample", "--help"], 0),
+        (["sample"], 2),
+        (["sample", "runs/x", "--out", "x.png", "--n", "three"], 2),
+        (["sample", "runs/x", "--out", "x.png", "--n", "0"], 2),
+        (["sample", "runs/x", "--out", "/proc/x.png"], 2),
+        (["edit", "runs/x", "x.png", "--out", "y.png"], 2),
+        (["repeat", "x.png", "--steps", "0"], 2),
+        (["papers", "--out"], 2),
+    ],
+)
+def test_help_and_usage_errors_import_nothing_heavy(words: list[str], code: int) -> None:
+    """torch is nearly all of the seconds and of the memory that `softmix --help` once took."""
+    say = (
+        "import json, pathlib, sys\nfrom softmix.cli import main\ncode = 0\n"
+        f"try:\n    main({words!r})\nexcept SystemExit as end:\n    code = end.code or 0\n"
+        "status = pathlib.Path('/proc/self/status')\n"
+        "peak = [line for line in status.read_text().splitlines() if 'VmHWM' in line] if status.exists() else []\n"
+        f"print(json.dumps([code, [m for m in {HEAVY!r} if m in sys.modules], int((peak or ['x 0'])[0].split()[1])]))"
+    )
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
+    found, heavy, kilobytes = json.loads(done.stdout.splitlines()[-1])
+    assert (found, heavy) == (code, [])
+    assert kilobytes < 100_000
+
+
+def test_importing_softmix_brings_a_room_when_it_is_named() -> None:
+    say = (
+        "import sys, softmix\nassert 'torch' not in sys.modules\nassert softmix.data.load and softmix.Rng\n"
+        "assert softmix.rng.Rng is softmix.Rng and softmix.config.loads and softmix.oracle.grid\n"
+        "from softmix.train import Config\nimport softmix.train.loop\n"
+        "assert softmix.Config is Config\nassert softmix.train.__name__ == 'train' and callable(softmix.train)\n"
+        "assert set(softmix.__all__) <= set(dir(softmix))\nfrom softmix import *\nassert training\n"
+    )
+    subprocess.run([sys.executable, "-c", say], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        softmix.nothing  # noqa: B018
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in softmix.__all__ if getattr(softmix, name, None) is None] == []
+    assert softmix.sample is softmix.sampler.sample
+    # nothing is imported twice under two names
+    assert softmix.load.__module__ == "softmix.train.model"
+
+
+def test_the_overview_names_every_verb_with_a_sentence() -> None:
+    code, out, _ = call("--help")
+    assert code == 0
+    for verb in cli.VERBS:
+        line = next(line for line in out.splitlines() if line.startswith(f"  {verb.__name__} "))
+        assert len(line.split()) > 3
+    assert "Args:" not in out
+    assert call() == (2, "", out)
+    assert call("-h")[1] == out
+
+
+def test_a_first_sentence_ends_where_it_ends() -> None:
+    def verb() -> None:
+        """Does this (e.g. that) and
+        no more. Then the rest.
+
+        Args:
+            none: of them.
+        """
+
+    assert "  verb  Does this (e.g. that) and no more.\n" in overview({"verb": verb})
+
+
+def test_the_version() -> None:
+    code, out, _ = call("--version")
+    assert code == 0 and out.startswith(f"softmix {softmix.__version__} (Python 3.") and "torch 2." in out
+
+
+@pytest.mark.parametrize(("said", "meant"), [("trian", "train"), ("evalute", "evaluate"), ("cites", "cite")])
+def test_a_verb_that_is_none(said: str, meant: str) -> None:
+    code, _, err = call(said)
+    assert code == 2 and f"did you mean {meant}?" in err
+    code, _, err = call("xyz")
+    assert code == 2 and "there are train, sample" in err and "softmix --help" in err
+
+
+@pytest.mark.parametrize("words", [["x"], ["x", "--out", "y", "--nn", "3"], ["x", "--out", "y", "--n", "q"]])
+def test_a_wrong_word_points_to_the_help_of_its_verb(words: list[str]) -> None:
+    code, _, err = call("sample", *words)
+    assert code == 2 and "softmix sample --help" in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "first"),
+    [
+        ("train", "DATA"),
+        ("sample", "RUN"),
+        ("edit", "RUN IMAGE"),
+        ("cite", "RUN"),
+        ("papers", "[NAME]"),
+        ("repeat", "PICTURE|RUN"),
+    ],
+)
+def test_what_stands_first_says_what_it_is(verb: str, first: str) -> None:
+    usage = call(verb, "--help")[1].split("\n\n")[0]
+    assert f" {first}" in usage and "PATH [" not in usage.replace("[--out PATH]", "")
+
+
+def test_options_show_plain_types() -> None:
+    out = call("sample", "--help")[1]
+    assert "{None}" not in out and "default: None" not in out
+    for option in ("--eta FLOAT", "--interval FLOAT FLOAT", "--sampler STR", "--precision {fp32,bf16}", "--label NAME"):
+        assert option in out
+    assert "--no-dry-run" not in out
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        (int, "INT"),
+        (float | None, "FLOAT"),
+        (str | int | None, "STR|INT"),
+        (tuple[int, float] | None, "INT FLOAT"),
+        (tuple[Path, ...], "PATH [PATH ...]"),
+        (Literal["a", "b"], "{a,b}"),
+    ],
+)
+def test_how_a_type_is_shown(hint: object, shown: str) -> None:
+    assert metavar_of(hint) == shown
+
+
+def verb(
+    what: Positional[str], /, n: int = 1, many: UseAppendAction[tuple[str, ...]] = (), to_class: int | None = None
+) -> None:
+    print(what, n, list(many), to_class)
+
+
+def test_an_option_is_given_once_but_for_lists_that_grow(capsys: pytest.CaptureFixture[str]) -> None:
+    run(verb, ["a", "--many", "x", "--many", "y", "--to-class", "3"])
+    assert capsys.readouterr().out == "a 1 ['x', 'y'] 3\n"
+    for words in (["--n", "1", "--n", "2"], ["--to-class", "1", "--to_class=2"]):
+        with pytest.raises(UsageError, match="given twice"):
+            run(verb, ["a", *words])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ZeroDivisionError("by zero"), 1, "went wrong in the program itself: ZeroDivisionError: by zero. With --debug"),
+        (TypeError("no such thing"), 1, "TypeError"),
+        (TypeError("ddim needs a mean"), 2, "softmix: ddim needs a mean"),
+        (PermissionError(13, "Permission denied", "/x/y"), 1, "softmix: /x/y: Permission denied"),
+        (MemoryError(), 1, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "not enough memory"),
+        (OutputError("x was not written"), 1, "softmix: x was not written"),
+        (UsageError("say more"), 2, "softmix: say more"),
+        (Interrupted("nothing was written"), 130, "softmix: nothing was written"),
+        (KeyboardInterrupt(), 130, "softmix: stopped"),
+        (RunError("x is not a run"), 2, "softmix: x is not a run"),
+        (DataError("x has no images"), 2, "softmix: x has no images"),
+        (StoppedError("saved", 15), 143, "softmix: saved"),
+        (LostError("said before"), 1, ""),
+        (SystemExit(3), 3, ""),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(
+    error: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cite(run: Positional[str], /) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "VERBS", (cite,))
+    found, out, err = call("cite", "x")
+    assert (found, out) == (code, "") and says in err
+    assert "Traceback" not in err and err.count("\n") <= 1
+    if not isinstance(error, SystemExit):
+        with pytest.raises(type(error)):
+            main(["cite", "--debug", "x"])
+
+
+def test_ctrl_c_says_what_its_verb_says() -> None:
+    with pytest.raises(Interrupted, match="nothing was written"), interrupted("nothing was written"):
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="other"), interrupted("nothing was written"):
+        raise ValueError("other")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """softmix papers | head -1"""
+    command = f"{sys.executable} -m softmix papers | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
