@@ -7,13 +7,13 @@ from softmix.evaluate.extractor import Features
 from softmix.evaluate.features import classifier_features, image_features, pixel_features, raw_features
 from softmix.evaluate.frechet import Moments, frechet, frechet_error, moments
 from softmix.evaluate.judge import judge, judge_samples
-from softmix.evaluate.kept import Kept
+from softmix.evaluate.kept import Kept, KeptError
 from softmix.evaluate.kernel import KernelDistance, kernel_distance
 from softmix.evaluate.nearest import Memorisation, Nearest, memorisation, nearest
 from softmix.evaluate.points import Modes, energy_distance, histogram_tv, mode_statistics, sliced_wasserstein
 from softmix.evaluate.reference import Reference, features_for
 from softmix.evaluate.report import write_report
-from softmix.evaluate.text import carried_table, table
+from softmix.evaluate.text import carried_table, said, table
 
 __all__ = [
     "Carried",
@@ -21,6 +21,7 @@ __all__ = [
     "Evaluation",
     "Features",
     "Kept",
+    "KeptError",
     "KernelDistance",
     "Memorisation",
     "Modes",
@@ -48,6 +49,7 @@ __all__ = [
     "nearest",
     "pixel_features",
     "raw_features",
+    "said",
     "sliced_wasserstein",
     "table",
     "write_report",

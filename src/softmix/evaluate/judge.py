@@ -17,7 +17,7 @@ from softmix.evaluate.carried import carried
 from softmix.evaluate.evaluation import Evaluation, Pictures, Row
 from softmix.evaluate.kept import Kept
 from softmix.evaluate.nearest import nearest
-from softmix.evaluate.reference import Kind
+from softmix.evaluate.reference import Kind, labels_as
 from softmix.evaluate.reference import Reference as Reference
 from softmix.evaluate.reference import features_for as features_for
 from softmix.sampler import Precision, Sampler, Step, ancestral, label, sample, traits
@@ -146,8 +146,10 @@ def judge(
         table.add(steps_said(k), k, label(sampler), recipe, measure)
         if train.is_image and steps_said(k) not in shown:
             shown[steps_said(k)] = draw(min(n, SHOWN), k)
-    some, labels = _some_held_out(held_out, device, classes)
-    found = carried(denoiser, some, cond=labels, m=SPREAD_DRAWS)
+    some = choose(len(held_out), SPREAD_ITEMS)
+    labels = labels_as(train, held_out) if classes else None
+    cond = None if labels is None else labels[some].to(device)
+    found = carried(denoiser, held_out.x0(some).to(device), cond=cond, m=SPREAD_DRAWS)
     about = {
         "features": reference.features.name,
         "samples": f"{n} against {len(held_out)} held-out",
@@ -215,13 +217,6 @@ def _compared(reference: Reference, x: Tensor) -> dict[str, float]:
     return {"not_finite": float(bad.double().mean())} if bad.any() else reference.compare(x)
 
 
-def _some_held_out(held_out: Data, device: torch.device, classes: int) -> tuple[Tensor, Tensor | None]:
-    """Items, and their labels if the model knows classes, for the carried spread."""
-    chosen = choose(len(held_out), SPREAD_ITEMS)
-    labels = held_out.labels[chosen].to(device) if classes and held_out.labels is not None else None
-    return held_out.x0(chosen).to(device), labels
-
-
 def _about(reference: Reference, n: int) -> dict[str, str]:
     """What a reader has to know of the numbers in this case."""
     about = {}
@@ -231,7 +226,7 @@ def _about(reference: Reference, n: int) -> dict[str, str]:
         about["classifier"] = f"names {reference.features.accuracy:.1%} of a tenth of the training items rightly"
     copies = float((reference.unseen == 0).double().mean())
     if copies:
-        about["held-out data"] = f"{copies:.1%} of them are exact copies of training items"
+        about["copies"] = f"{copies:.1%} of the held-out items are exact copies of training items"
     return about
 
 

@@ -31,7 +31,7 @@ class Kept:
     def __init__(self, path: Path | None = None):
         self.path = path
         self._rows: dict[str, dict[str, Any]] = _read(path) if path is not None else {}
-        self.found = 0
+        self.found = self.added = 0
 
     def values(self, recipe: Recipe, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """The values of a row, measured unless they are known."""
@@ -40,6 +40,7 @@ class Kept:
             self.found += 1
             return known
         values = measure()
+        self.added += 1
         self._rows[_key(recipe)] = {"recipe": _whole(recipe), "values": values}
         if self.path is not None:
             rows = list(self._rows.values())
@@ -68,11 +69,13 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["kind"] != "softmix evaluation":
             raise KeyError("kind")
-        return {
-            json.dumps(row["recipe"], sort_keys=True): {**row, "values": dict(row["values"])} for row in content["rows"]
-        }
-    except (ValueError, KeyError, TypeError) as error:
+        return {json.dumps(row["recipe"], sort_keys=True): _row(row) for row in content["rows"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KeptError(
             f"{path} is where the rows of the evaluation are kept, and it holds something else; "
             "move it, or give another --out"
         ) from error
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"recipe": row["recipe"], "values": {name: float(value) for name, value in row["values"].items()}}

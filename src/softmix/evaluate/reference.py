@@ -42,23 +42,31 @@ def features_for(data: Data, cache: Path | None, kind: Kind = "auto") -> Feature
 
     Components are fitted to at most 20,000 items. Raises ValueError for a kind that these data do not allow.
     """
-    if kind not in KINDS:
-        raise ValueError(f"the features {kind!r} were asked for; there are {', '.join(KINDS)}")
+    reason = refusal(data, kind)
+    if reason:
+        raise ValueError(f"the features {kind!r} were asked for: {reason}")
     if not data.is_image:
-        if kind != "auto":
-            raise ValueError(
-                f"{kind} features were asked for, and {data.name} has no images: points are measured as is"
-            )
         return raw_features()
     if kind == "pixels":
-        return _pixels(data)
-    refusal = _no_classifier(data)
-    if kind == "pca" or (kind == "auto" and refusal):
+        return image_features()
+    if kind == "pca" or _no_classifier(data) or data.labels is None:
         return _shrunk(pixel_features(shrunk_items(data, choose(len(data), MOST_FITTED))), data)
-    if refusal or data.labels is None:
-        raise ValueError(f"classifier features were asked for, and {data.name} {refusal}: take pca")
     x0 = shrunk_items(data, torch.arange(len(data)))
     return _shrunk(classifier_features(x0, data.labels, len(data.classes), name=data.name, cache=cache), data)
+
+
+def refusal(data: Data, kind: Kind) -> str:
+    """Why these data cannot be measured in features of this kind; "" if they can."""
+    if kind not in KINDS:
+        return f"there are {', '.join(KINDS)}"
+    if kind != "auto" and not data.is_image:
+        return f"{data.name} has no images, and points are measured as they are; leave it out"
+    if kind == "classifier" and _no_classifier(data):
+        return f"{data.name} {_no_classifier(data)}; take pca"
+    count = data.values[0].numel()
+    if kind == "pixels" and count > MOST_PIXELS:
+        return f"{data.name} has images of {count:,} values, and up to {MOST_PIXELS:,} can be compared; take pca"
+    return ""
 
 
 def _no_classifier(data: Data) -> str:
@@ -69,16 +77,6 @@ def _no_classifier(data: Data) -> str:
     if not (min(height, width) >= 8 and max(height, width) <= 256):
         return f"has images of {height}x{width} where 8x8 to 256x256 can be classified"
     return "" if len(data) >= 10 else f"has {len(data)} items where 10 are needed"
-
-
-def _pixels(data: Data) -> Features:
-    count = data.values[0].numel()
-    if count > MOST_PIXELS:
-        raise ValueError(
-            f"pixels were asked for as features, and the images of {data.name} have {count:,} values each; "
-            f"up to {MOST_PIXELS:,} can be compared: take pca"
-        )
-    return image_features()
 
 
 def _shrunk(features: Features, data: Data) -> Features:
@@ -148,7 +146,7 @@ class Reference:
         return {"nearest": copied.generated, "nearest_ratio": copied.ratio, "copied": copied.copied}
 
     def _shares(self, fake: Tensor) -> dict[str, float]:
-        labels = self.held_out.labels
+        labels = labels_as(self.train, self.held_out)
         logits = self.features.classify(fake) if labels is not None else None
         if logits is None or labels is None:
             return {}
@@ -159,6 +157,15 @@ class Reference:
         if self.held_out.is_image:
             return {}
         return {"sliced_wasserstein": sliced_wasserstein(self.real, fake, seed=self.seed)}
+
+
+def labels_as(train: Data, held_out: Data) -> Tensor | None:
+    """The held-out items' labels in the numbers of the training classes, or None where a class is not among them."""
+    if held_out.labels is None or held_out.classes == train.classes:
+        return held_out.labels
+    if not set(held_out.classes) <= set(train.classes):
+        return None
+    return torch.tensor([train.classes.index(name) for name in held_out.classes])[held_out.labels]
 
 
 def _some(x: Tensor, most: int) -> Tensor:
