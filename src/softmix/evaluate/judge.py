@@ -39,6 +39,7 @@ class _Table:
     kept: Kept
     shared: Mapping[str, object]
     tell: Callable[[Row], None]
+    title: str
     rows: list[Row] = field(default_factory=list)
 
     def add(
@@ -49,7 +50,7 @@ class _Table:
         recipe: Mapping[str, object],
         measure: Callable[[], dict[str, float]],
     ) -> None:
-        row = Row(name, steps, sampler, self.kept.values({**self.shared, **recipe}, measure))
+        row = Row(name, steps, sampler, self.kept.values(f"{self.title}: {name}", {**self.shared, **recipe}, measure))
         self.rows.append(row)
         self.tell(row)
 
@@ -65,14 +66,14 @@ class _Table:
         )
 
 
-def _table(reference: Reference, kept: Kept | None, tell: Callable[[Row], None]) -> _Table:
+def _table(reference: Reference, kept: Kept | None, tell: Callable[[Row], None], title: str) -> _Table:
     shared = {
         "training_data": reference.train.fingerprint,
         "held_out_data": reference.held_out.fingerprint,
         "features": reference.features.name,
         "seed": reference.seed,
     }
-    return _Table(reference, Kept() if kept is None else kept, shared, tell)
+    return _Table(reference, Kept() if kept is None else kept, shared, tell, title)
 
 
 def judge(
@@ -109,7 +110,7 @@ def judge(
     if not steps:
         raise ValueError("no number of steps was given: name at least one, such as steps=(1, 4)")
     reference = Reference(train, held_out, features_for(train, cache, features), seed)
-    table = _table(reference, kept, tell)
+    table = _table(reference, kept, tell, title)
     table.add_floor(n)
     device = next((p.device for p in getattr(denoiser, "parameters", lambda: iter(()))()), torch.device("cpu"))
     classes = getattr(denoiser, "classes", 0)
@@ -191,7 +192,7 @@ def judge_samples(
     count = min(n or len(samples), len(samples))
     chosen = choose(len(samples), count)
     reference = Reference(train, held_out, features_for(train, cache, features), seed)
-    table = _table(reference, kept, tell)
+    table = _table(reference, kept, tell, title)
     table.add_floor(count)
     table.add(
         samples.name,

@@ -23,9 +23,9 @@ class KeptError(ValueError):
 class Kept:
     """Rows by their recipe: everything that decides their numbers. Without a path they are kept in memory only.
 
-    The file is {"kind": "softmix evaluation", "rows": [{"recipe": {...}, "values": {...}}, ...]}; it is written anew,
-    aside and then renamed, after each row, and rows of other recipes stay. Raises KeptError for a file that is not one
-    of these, and OSError where it cannot be read.
+    The file is {"kind": "softmix evaluation", "rows": [{"name": "...", "recipe": {...}, "values": {...}}, ...]}; it is
+    written anew, aside and then renamed, after each row, and rows of other recipes stay. Raises KeptError for a file
+    that is not one of these, and OSError where it cannot be read.
     """
 
     def __init__(self, path: Path | None = None):
@@ -33,15 +33,15 @@ class Kept:
         self._rows: dict[str, dict[str, Any]] = _read(path) if path is not None else {}
         self.found = self.added = 0
 
-    def values(self, recipe: Recipe, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The values of a row, measured unless they are known."""
+    def values(self, name: str, recipe: Recipe, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The values of a row, measured unless they are known. name : for whoever reads the file."""
         known = self.known(recipe)
         if known is not None:
             self.found += 1
             return known
         values = measure()
         self.added += 1
-        self._rows[_key(recipe)] = {"recipe": _whole(recipe), "values": values}
+        self._rows[_key(recipe)] = {"name": name, "recipe": _whole(recipe), "values": values}
         if self.path is not None:
             rows = list(self._rows.values())
             content = json.dumps({"kind": "softmix evaluation", "rows": rows}, indent=1, ensure_ascii=False)
@@ -78,4 +78,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"recipe": row["recipe"], "values": {name: float(value) for name, value in row["values"].items()}}
+    return {
+        "name": str(row["name"]),
+        "recipe": row["recipe"],
+        "values": {name: float(value) for name, value in row["values"].items()},
+    }

@@ -144,6 +144,8 @@ def verdict(carried: Carried) -> str:
 def found(carried: Carried) -> str:
     """What the total of rho says."""
     total = carried.total
+    if math.isnan(total):
+        return "There is nothing to carry: the true spread is 0."
     if total < COLLAPSED:
         return f"Collapsed: the latent carries {total:.3f} of the true spread, so the draws are one mean."
     if total < CARRIES[0]:
