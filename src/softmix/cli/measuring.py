@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,20 +50,35 @@ def named(run: Path, out: Path | None) -> Path:
     """Where the report goes: into a run that is the user's, else here, unless said otherwise."""
     # a model that comes with softmix, and samples, have no folder for it
     place = (run if (run / "config.json").is_file() else Path()) if out is None else out
-    place = place / "report.html" if place.is_dir() else place
-    if place.suffix not in (".html", ".htm"):
-        raise UsageError(f"--out {place} was asked for; name a file that ends in .html, or a folder that is there")
-    return place
+    if place.suffix in (".html", ".htm"):
+        return place
+    with _said("the report", place):
+        if place.is_dir():
+            return place / "report.html"
+    raise UsageError(f"--out {place} was asked for; name a file that ends in .html, or a folder that is there")
 
 
 def need_writable(place: Path, what: str) -> None:
-    """Raises UsageError if a file cannot be written here. Leaves nothing behind but folders."""
+    """Raises UsageError if a file cannot be written here. Tries it, and leaves nothing behind."""
+    with _said(what, place):
+        if place.is_dir():
+            raise UsageError(f"{what} cannot be written to {place}: it is a folder")
+        made = [folder for folder in place.parents if not folder.exists()]
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place.parent):
+                pass
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+@contextmanager
+def _said(what: str, place: Path) -> Iterator[None]:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=place.name[:200]):
-            pass
-        place.is_file()
-    except (OSError, ValueError) as error:
+        yield
+    except OSError as error:
         raise UsageError(f"{what} cannot be written to {place}: {error}") from error
 
 
@@ -100,7 +115,7 @@ def opened(asked: Asked) -> Kept:
 
 def all_different(places: tuple[Path, ...]) -> None:
     for k, place in enumerate(places):
-        if place.absolute() in [other.absolute() for other in places[:k]]:
+        if place.resolve() in [other.resolve() for other in places[:k]]:
             raise UsageError(f"{place} was named twice")
 
 
