@@ -224,7 +224,7 @@ def test_curves_and_told_rows_and_looks():
     assert found.curves == {"loss": ((1.0, 2.0),)}
     assert told == [row.name for row in found.rows]
     assert looked == [1, 1, 2, 3]
-    assert [re.sub(r"[\d.]+ s$", "", text) for text in said] == ["30 samples in 1 steps: ", "30 samples in 3 steps: "]
+    assert [re.sub(r"[\d.]+ s$", "", text) for text in said] == ["30 samples in 1 step: ", "30 samples in 3 steps: "]
 
 
 def test_the_usual_steps_and_what_is_refused():

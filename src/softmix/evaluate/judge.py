@@ -76,6 +76,40 @@ def _table(reference: Reference, kept: Kept | None, tell: Callable[[Row], None],
     return _Table(reference, Kept() if kept is None else kept, shared, tell, title)
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """Samples of one model, always the same for the same number of steps; classes are told in turn."""
+
+    denoiser: Denoiser
+    sampler: Sampler
+    seed: int
+    precision: Precision
+    clamps: bool
+
+    @property
+    def device(self) -> torch.device:
+        weights = getattr(self.denoiser, "parameters", lambda: iter(()))()
+        return next((weight.device for weight in weights), torch.device("cpu"))
+
+    @property
+    def classes(self) -> int:
+        return int(getattr(self.denoiser, "classes", 0))
+
+    def __call__(self, count: int, steps: int, look: Callable[[Step], None] | None = None) -> Tensor:
+        x = sample(
+            self.denoiser,
+            count,
+            steps,
+            sampler=self.sampler,
+            seed=self.seed,
+            cond=torch.arange(count) % self.classes if self.classes else None,
+            device=self.device,
+            precision=self.precision,
+            look=look,
+        ).cpu()
+        return x.clamp(-1, 1) if self.clamps else x
+
+
 def judge(
     denoiser: Denoiser,
     train: Data,
@@ -112,41 +146,26 @@ def judge(
     reference = Reference(train, held_out, features_for(train, cache, features), seed)
     table = _table(reference, kept, tell, title)
     table.add_floor(n)
-    device = next((p.device for p in getattr(denoiser, "parameters", lambda: iter(()))()), torch.device("cpu"))
-    classes = getattr(denoiser, "classes", 0)
-
-    def draw(count: int, k: int, see: Callable[[Step], None] | None = None) -> Tensor:
-        cond = torch.arange(count) % classes if classes else None
-        x = sample(
-            denoiser,
-            count,
-            k,
-            sampler=sampler,
-            seed=seed,
-            cond=cond,
-            device=device,
-            precision=precision,
-            look=see,
-        ).cpu()
-        return x.clamp(-1, 1) if train.is_image else x
-
+    draw = _Draw(denoiser, sampler, seed, precision, train.is_image)
+    device, classes = draw.device, draw.classes
     shown: dict[str, Tensor] = {}
     for k in steps:
+        name = steps_said(k)
 
-        def measure(k: int = k) -> dict[str, float]:
+        def measure(k: int = k, name: str = name) -> dict[str, float]:
             began = time.perf_counter()
             x = draw(n, k, look)
             seconds = time.perf_counter() - began
-            say(f"{n} samples in {k} steps: {seconds:.1f} s")
-            shown[steps_said(k)] = x[:SHOWN]
+            say(f"{n} samples in {name}: {seconds:.1f} s")
+            shown[name] = x[:SHOWN]
             cost = {"evaluations": traits(sampler).evaluations(k), "seconds": seconds}
             return _compared(reference, x) | cost
 
         recipe = {"items": "samples", "weights": weights, "sampler": label(sampler), "steps": k, "n": n}
         recipe |= {"precision": precision, "device": device.type}
-        table.add(steps_said(k), k, label(sampler), recipe, measure)
-        if train.is_image and steps_said(k) not in shown:
-            shown[steps_said(k)] = draw(min(n, SHOWN), k)
+        table.add(name, k, label(sampler), recipe, measure)
+        if train.is_image and name not in shown:
+            shown[name] = draw(min(n, SHOWN), k)
     some = choose(len(held_out), SPREAD_ITEMS)
     labels = labels_as(train, held_out) if classes else None
     cond = None if labels is None else labels[some].to(device)
