@@ -152,6 +152,7 @@ def test_a_run_is_measured_on_its_own_data_from_anywhere(place: Path, tmp_path: 
     ]
     assert sorted(order, key=out.index) == order
     assert "step 2, weights ema-0.050" in page
+    assert '<section id="training">' in page
 
 
 @pytest.mark.parametrize(

@@ -141,3 +141,13 @@ def test_an_error_that_comes_out_below_zero_is_zero():
     truths = [carried(Exact("draws", 4.0), one, m=2, seed=seed, levels=(0.0,)).truth[0] for seed in range(30)]
     assert min(truths) == 0
     assert max(truths) > 0
+
+
+def test_the_usual_number_of_draws():
+    some = items(20)
+    usual = carried(Exact("draws"), some, levels=(0.0,))
+    assert (
+        usual
+        == carried(Exact("draws"), some, levels=(0.0,), m=16)
+        != carried(Exact("draws"), some, levels=(0.0,), m=15)
+    )

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from softmix.evaluate import classifier, classifier_features
 from softmix.evaluate import features as room
+from softmix.evaluate.extractor import need_images
 from softmix.rng import permutation
 
 
@@ -113,3 +114,14 @@ def test_the_file_of_a_cache_keeps_its_name(tmp_path, monkeypatch):
     x0 = torch.zeros(20, 1, 8, 8)
     classifier_features(x0, labels, 2, name="x", cache=tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["x-cnn-bba86647d9e99e4f.safetensors"]
+
+
+def test_images_may_leave_their_range_by_rounding_only():
+    x0 = torch.full((2, 1, 8, 8), 1.0009)
+    assert need_images(x0) is x0
+    for bad in (torch.full((2, 1, 8, 8), -1.002), torch.full((2, 1, 8, 8), torch.nan)):
+        with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+            need_images(bad)
+    for shape in ((0, 1, 8, 8), (3, 8, 8)):
+        with pytest.raises(ValueError, match=r"\[N, C, H, W\]"):
+            need_images(torch.zeros(shape))

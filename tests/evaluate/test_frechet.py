@@ -141,3 +141,8 @@ def test_an_error_that_cannot_be_had_is_refused():
         frechet_error(normal(3, 2, 0), normal(9, 2, 1), 0)
     with pytest.raises(ValueError, match="0 splits"):
         frechet_error(normal(9, 2, 0), normal(9, 2, 1), 0, splits=0)
+
+
+def test_the_usual_number_of_splits():
+    a, b = both(0.5, 0)
+    assert frechet_error(a, b, 1) == frechet_error(a, b, 1, 16) != frechet_error(a, b, 1, 15)
