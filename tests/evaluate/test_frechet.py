@@ -1,11 +1,14 @@
 """Room `evaluate`: the Fréchet distance against its closed form, its floor, and what must change it."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
-from softmix.evaluate import Moments, frechet, moments
+from softmix.evaluate import Moments, frechet, frechet_error, moments
+from softmix.evaluate.frechet import _halves
 
 
 def normal(count: int, dim: int, seed: int) -> torch.Tensor:
@@ -85,3 +88,61 @@ def test_what_it_cannot_measure_it_names():
     bad[3, 1] = torch.nan
     with pytest.raises(ValueError, match="item 3"):
         frechet(bad, normal(9, 4, 0))
+
+
+def both(shift: float, seed: int, n: int = 200, m: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
+    return normal(n, 6, 2 * seed) + shift, normal(m, 6, 2 * seed + 1)
+
+
+def test_the_error_by_halves_is_the_spread_over_repeats():
+    """Sixty pairs of samples: the error that each pair finds by itself is how much the sixty distances differ."""
+    pairs = [both(0.5, seed) for seed in range(60)]
+    values = [frechet(a, b) for a, b in pairs]
+    errors = [frechet_error(a, b, seed) for seed, (a, b) in enumerate(pairs)]
+    # a spread of sixty values is known to 9 %
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values, ddof=1), rel=0.25)
+
+
+def test_on_the_floor_the_error_is_too_large_by_what_the_docstring_says():
+    pairs = [both(0.0, seed) for seed in range(60)]
+    values = [frechet(a, b) for a, b in pairs]
+    errors = [frechet_error(a, b, seed) for seed, (a, b) in enumerate(pairs)]
+    assert np.sqrt(np.mean(np.square(errors))) / np.std(values, ddof=1) == pytest.approx(1.4, abs=0.35)
+
+
+def test_the_error_by_hand():
+    # Four items each, so that a half has two.
+    a, b = torch.tensor([[0.0], [2.0], [0.0], [2.0]]), torch.zeros(4, 1)
+    # Halves of a: {0, 2} twice, distance 1 + 2 each; or {0, 0} and {2, 2}, distances 0 and 4: (0 - 4)^2 / 4 = 4.
+    found = {round(frechet_error(a, b, seed, splits=1), 9) for seed in range(30)}
+    assert found == {0.0, 2.0}
+    many = frechet_error(a, b, 0, splits=300)
+    # one in three ways to cut four items puts the equal ones together
+    assert many == pytest.approx(math.sqrt(4 / 3), rel=0.12)
+
+
+def test_halves_share_no_item_and_leave_at_most_one_out():
+    x = torch.arange(9.0)[:, None]
+    first, second = _halves(x, 0, "a")
+    assert len(first) == len(second) == 4
+    assert len({*first[:, 0].tolist(), *second[:, 0].tolist()}) == 8
+
+
+def test_the_error_is_a_function_of_the_sets_and_the_seed():
+    a, b = both(0.5, 0)
+    assert frechet_error(a, b, 1) == frechet_error(a, b, 1) != frechet_error(a, b, 2)
+    # both sets are cut: each alone decides
+    assert frechet_error(a, b, 1) != frechet_error(a, b.flip(0), 1)
+    assert frechet_error(a.flip(0), b, 1) != frechet_error(a, b, 1)
+
+
+def test_an_error_that_cannot_be_had_is_refused():
+    with pytest.raises(ValueError, match="at least 4"):
+        frechet_error(normal(3, 2, 0), normal(9, 2, 1), 0)
+    with pytest.raises(ValueError, match="0 splits"):
+        frechet_error(normal(9, 2, 0), normal(9, 2, 1), 0, splits=0)
+
+
+def test_the_usual_number_of_splits():
+    a, b = both(0.5, 0)
+    assert frechet_error(a, b, 1) == frechet_error(a, b, 1, 16) != frechet_error(a, b, 1, 15)

@@ -86,3 +86,8 @@ def test_a_set_against_itself_is_below_zero_by_what_the_docstring_says():
 def test_blocks_that_do_not_fit_are_refused(subsets, size, message):
     with pytest.raises(ValueError, match=message):
         kernel_distance(normal(100, 0), normal(150, 1), 0, subsets, size)
+
+
+def test_the_usual_number_of_blocks():
+    a, b = normal(200, 1), normal(200, 2) + 1
+    assert kernel_distance(a, b, 3) == kernel_distance(a, b, 3, 20, 10) != kernel_distance(a, b, 3, 19, 10)

@@ -140,3 +140,12 @@ def test_what_cannot_be_measured_is_named():
         sliced_wasserstein(x, normal(5, 3, 0), seed=0)
     with pytest.raises(ValueError, match="at least 2"):
         energy_distance(x, x[:1])
+
+
+def test_the_usual_number_of_directions():
+    a, b = normal(50, 3, 8), normal(50, 3, 9)
+    assert (
+        sliced_wasserstein(a, b, seed=1)
+        == sliced_wasserstein(a, b, 256, seed=1)
+        != sliced_wasserstein(a, b, 255, seed=1)
+    )

@@ -287,3 +287,63 @@ def test_the_verdict_on_the_carried_spread(share, by, says):
     assert lines[-2].split() == ["total", f"{share:.3f}"]
     assert lines[-1].startswith(says)
     assert ("lower bound" in lines[-1]) == (by == "residual")
+
+
+def test_given_samples_are_what_the_page_is_about_and_have_no_curve(tmp_path):
+    floor = evaluation().rows[0]
+    given = Row("made", None, "not known", {**values(5.0), "frechet_se": 0.25, "copied": 0.04})
+    found = page(tmp_path, Evaluation("made", {}, (floor, given), None))
+    assert "5.00 ± 0.25 Fréchet distance, at made (floor 0.456)" in found.text
+    assert found.all("svg") == []
+    assert "nearest ratio 1.07, copied 0.040 at made" in found.text
+    assert 'class="floor"' in found.source
+    assert found.source.count('class="floor"') == 1
+    assert "frechet se" not in found.text
+
+
+def test_the_tile_shows_the_best_row_and_the_ratio_is_of_the_last(tmp_path):
+    made = evaluation()
+    last = replace(made.rows[2], values={**made.rows[2].values, "nearest_ratio": 0.5})
+    found = page(tmp_path, replace(made, rows=(made.rows[0], last, made.rows[1]))).text
+    assert "3.21 Fréchet distance, at 4 steps (floor 0.456)" in found
+    assert "nearest ratio 0.500 at 4 steps" in found
+
+
+def test_a_report_has_error_bars_shares_and_floors(tmp_path, monkeypatch):
+    from softmix.evaluate import plot
+
+    seen = {}
+    monkeypatch.setattr(
+        plot, "by_steps", lambda name, about, lines, floors, scale: seen.update({name: (lines, floors, scale)}) or ""
+    )
+    rows = [replace(row, values={**row.values, "frechet_se": 0.5}) for row in evaluation().rows]
+    page(tmp_path, replace(evaluation(), rows=tuple(rows)), evaluation("plain", 2.0))
+    (ours, theirs), floors, _ = seen["frechet"]
+    assert (ours.x, ours.y, ours.error) == ((1.0, 4.0), (12.34, 3.21), (0.5, 0.5))
+    assert (theirs.y, theirs.error, theirs.series) == ((24.68, 6.42), None, 1)
+    assert floors == [(None, 0.456)]
+    assert {name: scale for name, (_, _, scale) in seen.items()} == {
+        "frechet": "distance",
+        "kernel": "signed",
+        "recall": "share",
+        "precision": "share",
+        "class_tv": "distance",
+    }
+
+
+@pytest.mark.parametrize("name", ["features", "samples", "data"])
+def test_each_yardstick_is_compared(tmp_path, name):
+    common = {"features": "f", "samples": "s", "data": "d", "seed": "0"}
+    found = page(tmp_path, replace(evaluation(), facts=common), replace(evaluation("b"), facts={**common, name: "x"}))
+    assert f"differ in “{name}”" in found.text
+    assert found.text.count("cannot be compared with each other") == 1
+    other = page(tmp_path, replace(evaluation(), facts=common), replace(evaluation("b"), facts={**common, "seed": "1"}))
+    assert "cannot be compared with each other" not in other.text
+
+
+def test_columns_have_names_in_an_order_and_seconds_last(tmp_path):
+    row = Row("1 step", 1, "s", {"seconds": 1.5, "odd_one": 2.0, "recall": 0.5, "frechet": 1.0, "frechet_se": 0.1})
+    source = page(tmp_path, Evaluation("x", {}, (row,), None)).source
+    names = ["Fréchet distance", "Recall", "odd one", "Seconds"]
+    head = source[source.index("<thead>") : source.index("</thead>")]
+    assert [part.split("</th>")[0].split(">")[-1] for part in head.split('scope="col"')[1:]] == names

@@ -13,9 +13,10 @@ from .common import Interrupted, UsageError, cache
 from .draw import sample
 from .edit import edit
 from .fit import train
-from .measure import evaluate, statistics
+from .measure import evaluate
 from .outputs import OutputError
 from .parse import named, overview, run, version
+from .statistics import statistics
 
 VERBS = (train, sample, edit, evaluate, statistics, repeat, reproduce, papers, check, cite)
 

@@ -1,166 +1,69 @@
-"""The command line: `softmix evaluate` and `softmix statistics`."""
+"""The command line: `softmix evaluate`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
-from .common import UsageError, cache, positive, prepared
-
-if TYPE_CHECKING:
-    from ..data import Data
-    from ..train import Model
+from .common import UsageError
 
 
 def evaluate(
     run: Positional[Path],
     data: Positional[str | None] = None,
     /,
-    steps: tuple[int, ...] = (1, 2, 4, 8, 16),
-    n: int = 2000,
+    steps: tuple[int, ...] | None = None,
+    n: int | None = None,
     sampler: str | None = None,
     eta: float | None = None,
     beside: tuple[Path, ...] = (),
+    features: Literal["auto", "pixels", "pca", "classifier"] = "auto",
     seed: int = 0,
     weights: str | None = None,
     average: int = 0,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["fp32", "bf16"] | None = None,
     out: Path | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Measure a trained model by number of steps: a table here, and report.html in the run folder.
+    """Measure a trained model by number of steps, or samples of any origin: a table here, and report.html.
+
+    `softmix evaluate runs/photos` measures a run against data that it was not trained on, and `softmix evaluate samples
+    photos` the pictures in the folder samples against those in photos. Finished rows are kept beside the report, as
+    report.json: the same command goes on from them, and other steps are added to them.
 
     Args:
-        run: a run folder, or a model that comes with softmix: fashion.
-        data: the data it was trained on, if it cannot be found by its name.
-        steps: numbers of steps to measure at.
-        n: samples for each.
+        run: a run folder, or a model that comes with softmix: fashion; or samples: a folder or a .zip of pictures, a
+            .npy.
+        data: of a run, the data it was trained on, if they are elsewhere now; of samples, what to compare them with.
+        steps: numbers of steps to measure at; 1 2 4 8 16 if none are named.
+        n: samples for each; if not said 2,000, or fewer where the data are few. Of given samples all.
         sampler: as in `softmix sample`.
         eta: as in `softmix sample`.
-        beside: other runs on the same data, for the same report.
-        seed: of the samples.
+        beside: other runs on the same data, or other samples, for the same report.
+        features: what distances are measured in: classifier, trained on the labels of 8 to 256 pixels a side; pca, of
+            pixels, for any size; pixels themselves, of small images; auto is the first of these two that can be had.
+        seed: of the samples, and of the blocks that give the errors.
         weights: model, or an average such as ema-0.100.
         average: take the mean of this many draws, for samplers that need a mean.
         precision: as in `softmix sample`.
-        out: where the report goes.
+        out: where the report goes: a .html, or a folder that is there.
         dry_run: say what would be done.
     """
-    from ..evaluate import carried_table, judge, table, write_report
+    from .measure_runs import evaluate_runs
+    from .measure_samples import evaluate_samples
+    from .measuring import Asked, is_run, named
 
-    positive(n=n, **{f"steps {k}": k for k in steps})
-    chosen_runs = [prepared(place, sampler, eta, weights, average) for place in (run, *beside)]
-    first = chosen_runs[0][0]
-    train_data, held_out = _both(data or first.facts.data, first)
-    if min(n, len(held_out)) < 8:
-        raise UsageError(f"{n} samples and {len(held_out)} held-out items: distances need at least 8 of each")
-    if dry_run:
-        print(
-            f"{n} samples at {', '.join(map(str, steps))} steps from {', '.join(str(p[0].path) for p in chosen_runs)} "
-            f"against {len(held_out)} held-out items"
-        )
+    asked = Asked(data, n, features, seed, named(run, out), dry_run)
+    sampling = {"steps": steps, "sampler": sampler, "eta": eta, "weights": weights, "average": average or None}
+    if is_run(run):
+        chosen = (1, 2, 4, 8, 16) if steps is None else steps
+        evaluate_runs((run, *beside), asked, chosen, sampler, eta, weights, average, precision or "fp32")
         return
-    results = []
-    for model, denoiser, chosen in chosen_runs:
-        facts = {
-            "run": f"{model.path.name}, step {model.step}, weights {model.weights}",
-            "data": f"{model.facts.data} ({model.facts.count} training items, fingerprint {model.facts.fingerprint})",
-            "precision": precision,
-            "head and loss": f"{model.config.head}, {model.config.loss}",
-        }
-        result = judge(
-            denoiser,
-            train_data,
-            held_out,
-            title=model.path.name,
-            facts=facts,
-            curves=_curves(model.path),
-            steps=steps,
-            sampler=chosen,
-            n=n,
-            seed=seed,
-            cache=cache(),
-            precision=precision,
-            say=print,
-        )
-        print(f"\n{model.path.name} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")
-        if result.carried is not None:
-            print(carried_table(result.carried) + "\n")
-        results.append(result)
-    # a model that comes with softmix has no folder of the user's
-    place = out or (run / "report.html" if run.exists() else Path("report.html"))
-    print(f"report: {write_report(place, results)}")
-
-
-def _curves(run: Path) -> dict[str, tuple[tuple[float, float], ...]]:
-    """The training loss by step, from the run's log, in at most 200 points."""
-    from ..train import log_of
-
-    points = [(line["step"], line["loss"]) for line in log_of(run) if "loss" in line]
-    return {"loss": tuple(points[:: max(len(points) // 200, 1)])} if points else {}
-
-
-def _both(source: str, model: Model) -> tuple[Data, Data]:
-    """Training data and held-out data; a source without a test split gives up a tenth."""
-    from ..data import DataError, load
-
-    options: dict[str, Any] = (
-        {"size": model.facts.shape[-1], "channels": model.facts.shape[0]} if len(model.facts.shape) == 3 else {}
-    )
-    train_data = load(source, **options)
-    if train_data.shape != tuple(model.facts.shape):
+    said = [f"--{name}" for name, value in (sampling | {"precision": precision}).items() if value is not None]
+    if said:
         raise UsageError(
-            f"{source} has items of shape {train_data.shape}, and the model was made for {tuple(model.facts.shape)}"
+            f"{run} is not a run folder: it has no config.json. Samples are measured as they are, without {said[0]}"
         )
-    try:
-        return train_data, load(source, split="test", **options)
-    except DataError:
-        print(
-            f"{source} has no test split: a tenth of what the model was trained on stands in for it, "
-            "which flatters a model that copies"
-        )
-        return train_data.split(0.1, 0)
-
-
-def statistics(
-    run: Positional[Path],
-    data: Positional[str | None] = None,
-    /,
-    n: int = 512,
-    nodes: int = 120,
-    weights: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Measure what the sampler dpm-solver-v3 wants to know of a model, and keep it in the run folder, where `softmix
-    sample --sampler dpm-solver-v3` finds it. Without it that sampler is the exponential rule for means.
-
-    Args:
-        run: a run folder.
-        data: the data it was trained on, if it cannot be found by its name.
-        n: training items, each seen at every level with six evaluations at most.
-        nodes: levels of noise.
-        weights: model, or an average such as ema-0.100.
-        seed: of the noise.
-    """
-    from tqdm import tqdm
-
-    from ..data.store import choose
-    from ..rng import Rng
-    from ..sampler.statistics import fit_statistics
-    from .common import statistics_of
-
-    positive(n=n, nodes=nodes)
-    if nodes < 3:
-        raise UsageError(f"--nodes {nodes} was asked for; curves need at least 3")
-    model, denoiser, _ = prepared(run, None, None, weights, 0)
-    train_data, _ = _both(data or model.facts.data, model)
-    x0 = train_data.x0(choose(len(train_data), n))
-    with tqdm(total=2 * nodes, unit="level", disable=None) as bar:
-        found = fit_statistics(
-            denoiser, x0, Rng(seed, len(x0), "statistics"), nodes, look=lambda k: bar.update(k) and None
-        )
-    place = statistics_of(model)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    found.save(place)
-    print(f"wrote {place}: {len(x0)} items at {nodes} levels")
+    evaluate_samples((run, *beside), asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,9 @@ class Carried:
 
     @property
     def total(self) -> float:
-        """The levels together, each with the weight of its true spread: sum of spreads over sum of truths."""
-        return sum(self.spread) / sum(self.truth)
+        """The levels together, each with the weight of its true spread: sum of spreads over sum of truths; nan if there
+        is no true spread at any."""
+        return sum(self.spread) / sum(self.truth) if sum(self.truth) > 0 else math.nan
 
 
 @torch.no_grad()

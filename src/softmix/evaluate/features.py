@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import cast
 
@@ -13,37 +12,20 @@ import torch
 from torch import Tensor
 
 from softmix.evaluate import classifier
+from softmix.evaluate.extractor import Features, need_images
 from softmix.evaluate.matrix import rows, spans
+from softmix.evaluate.shrink import Shrunk, shrink, shrunk_size
 from softmix.evaluate.stored import read_weights, weights_hash, write_weights
 from softmix.rng import permutation
 
 BATCH = 256
 
 
-class Features(ABC):
-    """Images or points in, rows of float64 out. Two extractors of one name give the same features.
-
-    name : what to print beside every number, as fashion-mnist-cnn-3f2a91; its end is the beginning of the
-        SHA-256 of the weights.
-    accuracy : share of held-out images that a classifier names rightly, or None for the others.
-    """
-
-    name: str
-    accuracy: float | None = None
-
-    @abstractmethod
-    def __call__(self, x0: Tensor) -> Tensor:
-        """Features [N, F] of x0 [N, ...], float64 on the CPU, without gradient."""
-
-    def classify(self, x0: Tensor) -> Tensor | None:
-        """Logits [N, K] in float64, or None if the extractor knows no classes."""
-        return None
-
-
 class RawFeatures(Features):
-    """The values themselves."""
+    """The values themselves: "raw" for points, "pixels" for images."""
 
-    name = "raw"
+    def __init__(self, name: str):
+        self.name = name
 
     def __call__(self, x0: Tensor) -> Tensor:
         return rows(x0, "the sample")
@@ -57,7 +39,7 @@ class PixelFeatures(Features):
         self.name = f"pca{len(components)}-{weights_hash({'mean': mean, 'components': components})[:6]}"
 
     def __call__(self, x0: Tensor) -> Tensor:
-        x0 = _images(x0)
+        x0 = need_images(x0)
         if x0[0].numel() != len(self.mean):
             raise ValueError(
                 f"{self.name} was fitted to images of {len(self.mean)} values; these have shape {list(x0.shape)}"
@@ -81,7 +63,7 @@ class ClassifierFeatures(Features):
 
     @torch.no_grad()
     def _last_layers(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        x0 = _images(x0)
+        x0 = need_images(x0)
         if tuple(x0.shape[1:]) != self.shape:
             raise ValueError(
                 f"{self.name} was trained on images of shape {list(self.shape)}; these have shape {list(x0.shape[1:])}"
@@ -92,7 +74,15 @@ class ClassifierFeatures(Features):
 
 def raw_features() -> Features:
     """The extractor that leaves points as they are (flattened), in float64; its name is "raw"."""
-    return RawFeatures()
+    return RawFeatures("raw")
+
+
+def image_features() -> Features:
+    """The extractor that leaves the values of images as they are, in float64; its name is "pixels".
+
+    A Fréchet distance in them is in squared units of x0. Its cost grows with the third power of their number.
+    """
+    return RawFeatures("pixels")
 
 
 def pixel_features(x0_reference: Tensor, dim: int = 64) -> Features:
@@ -107,7 +97,7 @@ def pixel_features(x0_reference: Tensor, dim: int = 64) -> Features:
     "pca64-<hash>". They see colour, layout and blur, and little of what a picture shows; use
     `classifier_features` where labels exist. Raises ValueError for values not finite or not in [-1, 1].
     """
-    flat = _images(x0_reference).detach().cpu().flatten(1)
+    flat = need_images(x0_reference).detach().cpu().flatten(1)
     if len(flat) < 2:
         raise ValueError(f"the reference holds {len(flat)} images; at least 2 are needed to find components")
     # A half-precision tensor has no numpy twin; a float64 copy of a large float32 set may not fit.
@@ -125,7 +115,8 @@ def classifier_features(
 
     Parameters
     ----------
-    x0 : real images [N, C, H, W] in [-1, 1], N >= 10, H and W from 8 to 64, any C.
+    x0 : real images [N, C, H, W] in [-1, 1], N >= 10, H and W from 8 to 256, any C. Above 64 it sees averages, see
+        `shrink`, and its name begins with the size that it sees: at-48x64-photos-cnn-3f2a91.
     labels : integers [N] in 0 .. classes - 1.
     name : the data set's name; the extractor is called <name>-cnn-<first 6 hex of SHA-256 of its weights>.
     seed : decides the first weights, the order of images and which tenth of them is held out.
@@ -142,6 +133,9 @@ def classifier_features(
     """
     x0, labels = _labelled(x0, labels, classes)
     shape = tuple(x0.shape[1:])
+    if shrunk_size(*shape[1:]) != shape[1:]:
+        inner = classifier_features(shrink(x0), labels, classes, name=name, seed=seed, cache=cache)
+        return Shrunk(inner, shape)
     net = classifier.build(shape[0], classes, min(shape[1:]), seed)
     if cache is None:
         return ClassifierFeatures(net, name, shape, _train(net, x0, labels, seed))
@@ -197,24 +191,12 @@ def _key(x0: Tensor, labels: Tensor, classes: int, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _images(x0: Tensor) -> Tensor:
-    """x0 itself, or a ValueError unless it holds images in [-1, 1]."""
-    if x0.ndim != 4 or x0.numel() == 0:
-        raise ValueError(f"images must have shape [N, C, H, W] with N >= 1; the shape is {list(x0.shape)}")
-    if not (x0.abs() <= 1.001).all():
-        raise ValueError(
-            f"images must be finite and in [-1, 1]; these run from {float(x0.min()):.4g} to {float(x0.max()):.4g}; "
-            "clamp or rescale them first"
-        )
-    return x0
-
-
 def _labelled(x0: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Checked training data: float32 images and int64 labels on the CPU."""
-    count, height, width = _images(x0).shape[0], x0.shape[2], x0.shape[3]
-    if not (8 <= height <= 64 and 8 <= width <= 64):
+    count, height, width = need_images(x0).shape[0], x0.shape[2], x0.shape[3]
+    if not (min(height, width) >= 8 and max(height, width) <= 256):
         raise ValueError(
-            f"images from 8x8 to 64x64 can be classified here; these are {height}x{width}; "
+            f"images from 8x8 to 256x256 can be classified here; these are {height}x{width}; "
             "resize them, or use pixel_features"
         )
     if count < 10:

@@ -1,9 +1,9 @@
-"""Room `evaluate`: a model against data it has not seen, by number of steps: the numbers of a report."""
+"""Room `evaluate`: a model, or samples from anywhere, against data not trained on: the numbers of a report."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,104 +11,103 @@ import torch
 from torch import Tensor
 
 from softmix.data import Data
+from softmix.data.store import choose
 from softmix.denoiser import Denoiser
-from softmix.evaluate.carried import Carried, carried
-from softmix.evaluate.coverage import coverage
-from softmix.evaluate.features import Features, classifier_features, pixel_features, raw_features
-from softmix.evaluate.frechet import frechet
-from softmix.evaluate.kernel import kernel_distance
-from softmix.evaluate.nearest import compared, nearest
-from softmix.evaluate.points import histogram_tv, sliced_wasserstein
-from softmix.sampler import Precision, Sampler, ancestral, label, sample, traits
+from softmix.evaluate.carried import carried
+from softmix.evaluate.evaluation import Evaluation, Pictures, Row
+from softmix.evaluate.kept import Kept
+from softmix.evaluate.nearest import nearest
+from softmix.evaluate.reference import Kind, labels_as
+from softmix.evaluate.reference import Reference as Reference
+from softmix.evaluate.reference import features_for as features_for
+from softmix.sampler import Precision, Sampler, Step, ancestral, label, sample, traits
 
 STEPS = (1, 2, 4, 8, 16)
+SHOWN = 32
+SPREAD_ITEMS, SPREAD_DRAWS = 128, 8
 
 
-@dataclass(frozen=True)
-class Row:
-    """Samples of one kind against held-out data. values: metric -> number, in the order of the table."""
-
-    name: str
-    steps: int | None
-    sampler: str
-    values: dict[str, float]
+def steps_said(k: int) -> str:
+    return f"{k} step{'s' if k > 1 else ''}"
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Images to look at, x0 in [-1, 1], [N, C, H, W], under a caption."""
+@dataclass
+class _Table:
+    """Rows against one reference, each told to `tell` as soon as it is there."""
 
-    caption: str
-    images: Tensor
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything that a report shows.
-
-    title; facts: name -> text, what the numbers depend on (data, hashes, counts, seeds, weights, machine);
-    rows: the floor (real against real) first; carried: how much spread the latent has, by noise level, or
-    None for a model that believes in points; pictures: samples by step count, nearest training images.
-    """
-
+    reference: Reference
+    kept: Kept
+    shared: Mapping[str, object]
+    tell: Callable[[Row], None]
     title: str
-    facts: dict[str, str]
-    rows: tuple[Row, ...]
-    carried: Carried | None
-    pictures: tuple[Pictures, ...] = ()
-    curves: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        steps: int | None,
+        sampler: str,
+        recipe: Mapping[str, object],
+        measure: Callable[[], dict[str, float]],
+    ) -> None:
+        row = Row(name, steps, sampler, self.kept.values(f"{self.title}: {name}", {**self.shared, **recipe}, measure))
+        self.rows.append(row)
+        self.tell(row)
+
+    def add_floor(self, n: int) -> None:
+        """As many real training items as there are samples, or all if there are less."""
+        train = self.reference.train
+        self.add(
+            "real training items (floor)",
+            None,
+            "",
+            {"items": "training", "n": min(n, len(train))},
+            lambda: self.reference.compare(train.x0(choose(len(train), n))),
+        )
 
 
-def features_for(data: Data, cache: Path | None) -> Features:
-    """The extractor for these data: a small classifier where there are labels, else principal components, or
-    the points themselves."""
-    if not data.is_image:
-        return raw_features()
-    if data.labels is not None and len(data.classes) > 1:
-        return classifier_features(data.x0(), data.labels, len(data.classes), name=data.name, cache=cache)
-    return pixel_features(data.x0(slice(0, 20000)))
+def _table(reference: Reference, kept: Kept | None, tell: Callable[[Row], None], title: str) -> _Table:
+    shared = {
+        "training_data": reference.train.fingerprint,
+        "held_out_data": reference.held_out.fingerprint,
+        "features": reference.features.name,
+        "seed": reference.seed,
+    }
+    return _Table(reference, Kept() if kept is None else kept, shared, tell, title)
 
 
-class Reference:
-    """What samples are compared with: held-out data, their features, and how near they lie to the training set."""
+@dataclass(frozen=True)
+class _Draw:
+    """Samples of one model, always the same for the same number of steps; classes are told in turn."""
 
-    def __init__(self, train: Data, held_out: Data, features: Features, seed: int = 0):
-        self.train, self.held_out, self.features, self.seed = train, held_out, features, seed
-        self.real = held_out.x0()
-        self.real_features = features(self.real)
-        self.unseen = nearest(self.real[:1000], train.x0()).distance
+    denoiser: Denoiser
+    sampler: Sampler
+    seed: int
+    precision: Precision
+    clamps: bool
 
-    def compare(self, fake: Tensor) -> dict[str, float]:
-        """Every distance between samples and held-out data; coverage takes as many of one as of the other."""
-        found = self.features(fake)
-        n = min(len(self.real), len(fake), 5000)
-        if n < 8:
-            raise ValueError(
-                f"{len(fake)} samples and {len(self.real)} held-out items: distances need at least 8 of each"
-            )
-        cover = coverage(self.real_features[:n], found[:n])
-        kernel = kernel_distance(self.real_features, found, self.seed, subsets=min(20, n // 2))
-        copied = compared(nearest(fake[:1000], self.train.x0()).distance, self.unseen)
-        values = {
-            "frechet": frechet(self.real_features, found),
-            "kernel": kernel.value,
-            "kernel_se": kernel.standard_error,
-            "precision": cover.precision,
-            "recall": cover.recall,
-            "density": cover.density,
-            "coverage": cover.coverage,
-            "nearest": copied.generated,
-            "nearest_ratio": copied.ratio,
-            "copied": copied.copied,
-        }
-        labels = self.held_out.labels
-        logits = self.features.classify(fake) if labels is not None else None
-        if logits is not None and labels is not None:
-            weights = torch.bincount(labels, minlength=len(self.held_out.classes)).double()
-            values["class_tv"] = histogram_tv(logits.argmax(1), weights / weights.sum())
-        if not self.held_out.is_image:
-            values["sliced_wasserstein"] = sliced_wasserstein(self.real, fake, seed=self.seed)
-        return values
+    @property
+    def device(self) -> torch.device:
+        weights = getattr(self.denoiser, "parameters", lambda: iter(()))()
+        return next((weight.device for weight in weights), torch.device("cpu"))
+
+    @property
+    def classes(self) -> int:
+        return int(getattr(self.denoiser, "classes", 0))
+
+    def __call__(self, count: int, steps: int, look: Callable[[Step], None] | None = None) -> Tensor:
+        x = sample(
+            self.denoiser,
+            count,
+            steps,
+            sampler=self.sampler,
+            seed=self.seed,
+            cond=torch.arange(count) % self.classes if self.classes else None,
+            device=self.device,
+            precision=self.precision,
+            look=look,
+        ).cpu()
+        return x.clamp(-1, 1) if self.clamps else x
 
 
 def judge(
@@ -125,54 +124,140 @@ def judge(
     seed: int = 0,
     cache: Path | None = None,
     precision: Precision = "fp32",
+    features: Kind = "auto",
+    kept: Kept | None = None,
+    weights: str = "",
     say: Callable[[str], None] = lambda text: None,
+    tell: Callable[[Row], None] = lambda row: None,
+    look: Callable[[Step], None] | None = None,
 ) -> Evaluation:
-    """Samples n items at each number of steps and measures them; the floor is as many real training items."""
-    features = features_for(train, cache)
-    reference = Reference(train, held_out, features, seed)
-    device = next((p.device for p in getattr(denoiser, "parameters", lambda: iter(()))()), torch.device("cpu"))
-    count = min(n, len(held_out))
-    floor = train.x0(torch.arange(len(train))[:: max(len(train) // n, 1)][:n])
-    rows = [Row("real training items (floor)", None, "", reference.compare(floor))]
-    pictures = [Pictures("real", held_out.x0(slice(0, 32)))] if train.is_image else []
-    classes = getattr(denoiser, "classes", 0)
-    cond = torch.arange(n) % classes if classes else None
-    last = floor
+    """Samples n items at each number of steps and measures them; the floor is as many real training items.
+
+    features : see `features_for`. kept : rows that were measured before are taken from there, and new ones put there;
+    then `weights` has to name all that decides the samples and cannot be seen from here (a hash of the weights, a
+    wrap, statistics of a sampler). say : a sentence after each set of samples; tell : each row as soon as it is
+    there; look : each evaluation of the network.
+
+    Samples with a value that is not finite are not compared: their row holds the share of them, "not_finite".
+    Raises ValueError without a number of steps, and for fewer than 8 samples or held-out items.
+    """
+    if not steps:
+        raise ValueError("no number of steps was given: name at least one, such as steps=(1, 4)")
+    reference = Reference(train, held_out, features_for(train, cache, features), seed)
+    table = _table(reference, kept, tell, title)
+    table.add_floor(n)
+    draw = _Draw(denoiser, sampler, seed, precision, train.is_image)
+    device, classes = draw.device, draw.classes
+    shown: dict[str, Tensor] = {}
     for k in steps:
-        began = time.perf_counter()
-        last = sample(denoiser, n, k, sampler=sampler, seed=seed, cond=cond, device=device, precision=precision).cpu()
-        seconds = time.perf_counter() - began
-        if train.is_image:
-            last = last.clamp(-1, 1)
-        say(f"{n} samples in {k} steps: {seconds:.1f} s")
-        values = reference.compare(last) | {
-            "evaluations": traits(sampler).evaluations(k),
-            "seconds": seconds,
-        }
-        rows.append(Row(f"{k} step{'s' if k > 1 else ''}", k, label(sampler), values))
-        if train.is_image:
-            pictures.append(Pictures(f"{k} step{'s' if k > 1 else ''}", last[:32]))
-    if train.is_image:
-        pictures.append(Pictures(f"nearest training image to each at {steps[-1]} steps", _nearest(last[:32], train)))
-    some = held_out.x0(slice(0, 128)).to(device)
-    labels = held_out.labels[:128].to(device) if classes and held_out.labels is not None else None
-    found = carried(denoiser, some, cond=labels, m=8)
+        name = steps_said(k)
+
+        def measure(k: int = k, name: str = name) -> dict[str, float]:
+            began = time.perf_counter()
+            x = draw(n, k, look)
+            seconds = time.perf_counter() - began
+            say(f"{n} samples in {name}: {seconds:.1f} s")
+            shown[name] = x[:SHOWN]
+            cost = {"evaluations": traits(sampler).evaluations(k), "seconds": seconds}
+            return _compared(reference, x) | cost
+
+        recipe = {"items": "samples", "weights": weights, "sampler": label(sampler), "steps": k, "n": n}
+        recipe |= {"precision": precision, "device": device.type}
+        table.add(name, k, label(sampler), recipe, measure)
+        if train.is_image and name not in shown:
+            shown[name] = draw(min(n, SHOWN), k)
+    some = choose(len(held_out), SPREAD_ITEMS)
+    labels = labels_as(train, held_out) if classes else None
+    cond = None if labels is None else labels[some].to(device)
+    found = carried(denoiser, held_out.x0(some).to(device), cond=cond, m=SPREAD_DRAWS)
     about = {
-        "features": features.name,
-        "samples": f"{n} against {count} held-out",
+        "features": reference.features.name,
+        "samples": f"{n} against {len(held_out)} held-out",
         "sampler": label(sampler),
         "seed": str(seed),
+        **_about(reference, n),
     }
     return Evaluation(
         title,
         (facts or {}) | about,
-        tuple(rows),
+        tuple(table.rows),
         found if sum(found.spread) > 0 else None,
-        tuple(pictures),
+        _pictures(train, held_out, shown, f"at {steps_said(steps[-1])}") if train.is_image else (),
         curves or {},
     )
 
 
-def _nearest(fake: Tensor, train: Data) -> Tensor:
-    """For each fake the training image that is closest in pixels."""
-    return train.x0(nearest(fake, train.x0()).train_index)
+def judge_samples(
+    samples: Data,
+    train: Data,
+    held_out: Data,
+    *,
+    title: str,
+    facts: dict[str, str] | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    features: Kind = "auto",
+    kept: Kept | None = None,
+    tell: Callable[[Row], None] = lambda row: None,
+) -> Evaluation:
+    """Samples of any origin against data that whatever made them has not seen; the floor is as many training items.
+
+    n : how many of the samples, a fixed random choice; all by default. The rest as in `judge`.
+    Raises ValueError for samples of another shape than the data, and for fewer than 8 samples or held-out items.
+    """
+    if samples.shape != train.shape or samples.is_image != train.is_image:
+        raise ValueError(f"{samples.name} has items of shape {samples.shape}, and {train.name} of shape {train.shape}")
+    count = min(n or len(samples), len(samples))
+    chosen = choose(len(samples), count)
+    reference = Reference(train, held_out, features_for(train, cache, features), seed)
+    table = _table(reference, kept, tell, title)
+    table.add_floor(count)
+    table.add(
+        samples.name,
+        None,
+        "not known",
+        {"items": "given", "samples": samples.fingerprint, "n": count},
+        lambda: _compared(reference, samples.x0(chosen)),
+    )
+    about = {
+        "features": reference.features.name,
+        "samples": f"{count} against {len(held_out)} held-out",
+        "given samples": f"{samples.name}, {len(samples)} items, fingerprint {samples.fingerprint}",
+        "seed": str(seed),
+        **_about(reference, count),
+    }
+    shown = {samples.name: samples.x0(chosen[choose(count, SHOWN)])}
+    pictures = _pictures(train, held_out, shown, "given") if train.is_image else ()
+    return Evaluation(title, (facts or {}) | about, tuple(table.rows), None, pictures)
+
+
+def _compared(reference: Reference, x: Tensor) -> dict[str, float]:
+    bad = ~x.flatten(1).isfinite().all(1)
+    return {"not_finite": float(bad.double().mean())} if bad.any() else reference.compare(x)
+
+
+def _about(reference: Reference, n: int) -> dict[str, str]:
+    """What a reader has to know of the numbers in this case."""
+    about = {}
+    if len(reference.train) < n:
+        about["floor"] = f"all {len(reference.train)} training items, which are less than {n}: it is a little too high"
+    if reference.features.accuracy is not None:
+        about["classifier"] = f"names {reference.features.accuracy:.1%} of a tenth of the training items rightly"
+    copies = float((reference.unseen == 0).double().mean())
+    if copies:
+        about["copies"] = f"{copies:.1%} of the held-out items are exact copies of training items"
+    return about
+
+
+def _pictures(train: Data, held_out: Data, shown: Mapping[str, Tensor], where: str) -> tuple[Pictures, ...]:
+    """Real images, samples of each kind that are finite, and for each of the last kind the nearest training image."""
+    good = {name: images for name, images in shown.items() if images.isfinite().all()}
+    sheets = [Pictures("real", held_out.x0(choose(len(held_out), SHOWN)))]
+    sheets += [Pictures(name, images) for name, images in good.items()]
+    if good:
+        *_, last = good.items()
+        where = where if last[0] == list(shown)[-1] else f"at {last[0]}"
+        near = nearest(last[1], train.x0()).train_index
+        sheets.append(Pictures(f"nearest training image to each {where}", train.x0(near)))
+    return tuple(sheets)

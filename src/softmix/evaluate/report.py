@@ -11,14 +11,18 @@ from pathlib import Path
 
 from softmix.evaluate import plot, text
 from softmix.evaluate.carried import Carried
-from softmix.evaluate.judge import Evaluation, Row
+from softmix.evaluate.evaluation import Evaluation, Row
 from softmix.evaluate.sheet import Key, pairs, sheets
+from softmix.evaluate.stored import write_aside
 
 _TEMPLATE = "report.html.j2"
 
 # What each column is called, and what its number says; those in `_CURVES` are drawn, in that order.
 _METRICS = {
-    "frechet": ("Fréchet distance", "between Gaussians fitted to the features; lower is better"),
+    "frechet": (
+        "Fréchet distance",
+        "between Gaussians fitted to the features; ± one standard error; lower is better",
+    ),
     "kernel": ("Kernel distance", "unbiased, 0 for samples of the truth; bars are one standard error; lower is better"),
     "recall": ("Recall", "share of the real items that the samples reach; higher is better"),
     "precision": ("Precision", "share of the samples that lie among real items; higher is better"),
@@ -29,12 +33,13 @@ _METRICS = {
     "nearest": ("Nearest", "median distance to the nearest training item, in units of x0"),
     "nearest_ratio": ("Nearest ratio", "the same over that of new real items; 1 is right"),
     "copied": ("Copied", "share of samples as near to a training item as the nearest 1 % of new real items"),
+    "not_finite": ("Not finite", "share of the samples with a value that is not finite; nothing else is measured then"),
     "seconds": ("Seconds", "to draw all samples"),
 }
 _CURVES = ("frechet", "kernel", "recall", "precision", "sliced_wasserstein", "class_tv")
 # The imbalance of classes is a share as well, but one that is small when all is well.
 _SCALES: dict[str, plot.Scale] = {"recall": "share", "precision": "share", "kernel": "signed"}
-_HIDDEN = frozenset({"kernel_se"})
+_HIDDEN = frozenset({"frechet_se", "kernel_se"})
 # Numbers measured under different ones of these cannot be compared.
 _YARDSTICKS = ("features", "samples", "data")
 
@@ -86,8 +91,7 @@ def write_report(path: Path, evaluations: Sequence[Evaluation]) -> Path:
     for evaluation in evaluations:
         text.need_rows(evaluation)
     page = _render(_context(_keys(evaluations)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    write_aside(path, page.encode())
     return path
 
 
@@ -140,7 +144,7 @@ def _warnings(keys: list[Key]) -> list[str]:
 
 def _tile(key: Key) -> _Tile:
     rows = key.evaluation.rows
-    winner = next(iter(text.best(rows, "frechet") or _points(rows, "frechet") or rows))
+    winner = next(iter(text.best(rows, "frechet") or _measured(rows, "frechet") or rows))
     floor = text.floor_of(key.evaluation)
     carried = key.evaluation.carried
     return _Tile(
@@ -155,8 +159,9 @@ def _tile(key: Key) -> _Tile:
 # -- curves
 
 
-def _points(rows: Iterable[Row], metric: str) -> list[Row]:
-    usable = [row for row in rows if row.steps and math.isfinite(row.values.get(metric, math.nan))]
+def _measured(rows: Iterable[Row], metric: str) -> list[Row]:
+    """The rows of samples that have the metric, by the number of steps."""
+    usable = [row for row in rows if not row.is_floor and math.isfinite(row.values.get(metric, math.nan))]
     return sorted(usable, key=lambda row: row.steps or 0)
 
 
@@ -175,7 +180,7 @@ def _chart(metric: str, keys: list[Key]) -> _Chart | None:
 
 
 def _line(metric: str, key: Key) -> plot.Line | None:
-    rows = _points(key.evaluation.rows, metric)
+    rows = [row for row in _measured(key.evaluation.rows, metric) if row.steps]
     if not rows:
         return None
     errors = tuple(row.values.get(f"{metric}_se", 0.0) for row in rows)
@@ -227,7 +232,7 @@ def _blocks(keys: list[Key], columns: list[str]) -> list[_Block]:
 
     def line(row: Row) -> _Line:
         cells = tuple((text.cell(row.values, column), id(row) in best[column]) for column in columns)
-        return _Line(row.name, row.steps is None, cells)
+        return _Line(row.name, row.is_floor, cells)
 
     floors = [text.floor_of(key.evaluation) for key in keys]
     shared = floors[0] if len(keys) > 1 and all(floor == floors[0] for floor in floors) else None
@@ -240,7 +245,7 @@ def _blocks(keys: list[Key], columns: list[str]) -> list[_Block]:
 
 def _ratio(evaluation: Evaluation) -> str:
     """The last nearest ratio in words, and the share of copies where it was counted."""
-    row = next(iter(reversed(_points(evaluation.rows, "nearest_ratio"))), None)
+    row = next(iter(reversed(_measured(evaluation.rows, "nearest_ratio"))), None)
     if row is None:
         return ""
     copied = f", copied {text.cell(row.values, 'copied')}" if "copied" in row.values else ""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softmix.data.store import to_uint8
 from softmix.evaluate import plot, text
-from softmix.evaluate.judge import Evaluation, Pictures
+from softmix.evaluate.evaluation import Evaluation, Pictures
 from softmix.picture import tile, to_image
 
 _COLUMNS, _ROWS, _WIDEST = 8, 4, 1100

@@ -1,10 +1,10 @@
-"""Room `evaluate`: weights of feature extractors on disk, whole or not there, and never as pickle."""
+"""Room `evaluate`: files that are whole or not there; weights of feature extractors, never as pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,20 +25,24 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
-    """Save weights, their hash and short notes: written aside, synced, then renamed. OSError if the disk refuses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Save weights, their hash and short notes as `write_aside` does."""
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    content = save(plain, metadata={**notes, "sha256": weights_hash(plain)})
-    # Two processes may train the same extractor at once, so the name aside must be one's own.
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    write_aside(path, save(plain, metadata={**notes, "sha256": weights_hash(plain)}))
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there: aside, synced, then renamed. OSError if the disk refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes may write the same file at once, so the name aside must be one's own.
+    aside = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with aside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
         raise
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from softmix.evaluate.carried import Carried
-from softmix.evaluate.judge import Evaluation, Row
+from softmix.evaluate.evaluation import Evaluation, Row
 
-SHARES = frozenset({"precision", "recall", "coverage", "class_tv", "copied"})
+SHARES = frozenset({"precision", "recall", "coverage", "class_tv", "copied", "not_finite"})
 
 # What makes a value bad; the best of a column has the least of it. An unbiased distance below 0 is no better than
 # one above, and a ratio is at its best where samples are to the data as new data are. What is not here has no best.
@@ -32,6 +32,7 @@ _COLUMNS = (
     "class_tv",
     "nearest_ratio",
     "sliced_wasserstein",
+    "not_finite",
     "seconds",
 )
 
@@ -40,13 +41,13 @@ CARRIES = (0.85, 1.15)
 
 
 def floor_of(evaluation: Evaluation) -> Row | None:
-    """The first row that was made in no steps: real items against real ones."""
-    return next((row for row in evaluation.rows if row.steps is None), None)
+    """The first row that no sampler made: real items against real ones."""
+    return next((row for row in evaluation.rows if row.is_floor), None)
 
 
 def floor_first(rows: Sequence[Row]) -> list[Row]:
     """The rows with those that no sampler made in front; else in their own order."""
-    return sorted(rows, key=lambda row: row.steps is not None)
+    return sorted(rows, key=lambda row: not row.is_floor)
 
 
 def need_rows(evaluation: Evaluation) -> None:
@@ -84,13 +85,13 @@ def cell(values: Mapping[str, float], key: str, missing: str = "-") -> str:
         return f"{value:.3f}"
     if key == "seconds":
         return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
-    return with_error(value, values.get("kernel_se")) if key == "kernel" else number(value)
+    return with_error(value, values.get(f"{key}_se"))
 
 
 def best(rows: Sequence[Row], key: str) -> list[Row]:
     """The sampled rows with the best value of a metric, as it is printed; none if there is nothing to choose."""
     badness = _BADNESS.get(key)
-    sampled = [row for row in rows if row.steps is not None and math.isfinite(row.values.get(key, math.nan))]
+    sampled = [row for row in rows if not row.is_floor and math.isfinite(row.values.get(key, math.nan))]
     if badness is None or len(sampled) < 2:
         return []
     winner = min(sampled, key=lambda row: badness(row.values[key]))
@@ -109,9 +110,19 @@ def table(evaluation: Evaluation) -> str:
     """
     need_rows(evaluation)
     keys = [key for key in _COLUMNS if any(key in row.values for row in evaluation.rows)]
-    head = ["", *("kernel ± se" if key == "kernel" else key for key in keys)]
+    head = ["", *(_head(key, evaluation.rows) for key in keys)]
     lines = [[row.name, *(cell(row.values, key) for key in keys)] for row in floor_first(evaluation.rows)]
     return _aligned([head, *lines])
+
+
+def said(row: Row) -> str:
+    """A row in one line, for those who wait for the others: its name, the distances and the seconds."""
+    known = [key for key in ("frechet", "kernel", "not_finite", "seconds") if key in row.values]
+    return f"{row.name}: " + ", ".join(f"{key} {cell(row.values, key)}" for key in known)
+
+
+def _head(key: str, rows: Sequence[Row]) -> str:
+    return f"{key} ± se" if any(f"{key}_se" in row.values for row in rows) else key
 
 
 def carried_table(carried: Carried) -> str:
@@ -133,6 +144,8 @@ def verdict(carried: Carried) -> str:
 def found(carried: Carried) -> str:
     """What the total of rho says."""
     total = carried.total
+    if math.isnan(total):
+        return "There is nothing to carry: the true spread is 0."
     if total < COLLAPSED:
         return f"Collapsed: the latent carries {total:.3f} of the true spread, so the draws are one mean."
     if total < CARRIES[0]:

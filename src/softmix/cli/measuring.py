@@ -1,0 +1,156 @@
+"""The command line: what `softmix evaluate` needs for runs and samples alike."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import UsageError
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..evaluate import Evaluation, Kept
+    from ..evaluate.reference import Kind
+
+MOST = 2000
+# With ten times as many samples as held-out items, the floor is within a tenth of what it is with any number of them.
+ENOUGH = 10
+LEAST = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for runs and samples alike. place : of the report, a .html."""
+
+    data: str | None
+    n: int | None
+    features: Kind
+    seed: int
+    place: Path
+    dry_run: bool
+
+    @property
+    def rows(self) -> Path:
+        return self.place.with_suffix(".json")
+
+
+def is_run(place: Path) -> bool:
+    """Whether a folder is a run's, or the name one of a model that comes with softmix."""
+    from ..train.model import folder_of
+
+    return (folder_of(place) / "config.json").is_file()
+
+
+def named(run: Path, out: Path | None) -> Path:
+    """Where the report goes: into a run that is the user's, else here, unless said otherwise."""
+    # a model that comes with softmix, and samples, have no folder for it
+    place = (run if (run / "config.json").is_file() else Path()) if out is None else out
+    if place.suffix in (".html", ".htm"):
+        return place
+    with _said("the report", place):
+        if place.is_dir():
+            return place / "report.html"
+    raise UsageError(f"--out {place} was asked for; name a file that ends in .html, or a folder that is there")
+
+
+def need_writable(place: Path, what: str) -> None:
+    """Raises UsageError if a file cannot be written here. Tries it, and leaves nothing behind."""
+    with _said(what, place):
+        if place.is_dir():
+            raise UsageError(f"{what} cannot be written to {place}: it is a folder")
+        made = [folder for folder in place.parents if not folder.exists()]
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place.parent):
+                pass
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+@contextmanager
+def _said(what: str, place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{what} cannot be written to {place}: {error}") from error
+
+
+@contextmanager
+def stoppable(sentence: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C inside ends the verb with this sentence and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nsoftmix: stopped; {sentence()}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def rows_said(kept: Kept) -> str:
+    count = kept.found + kept.added
+    if not count:
+        return "no row was finished yet"
+    return (
+        f"{count} finished row{'s are' if count > 1 else ' is'} in {kept.path}, and the same command goes on from there"
+    )
+
+
+def opened(asked: Asked) -> Kept:
+    """The rows that are there already. Raises UsageError if the report or the rows cannot be written."""
+    from ..evaluate import Kept, KeptError
+
+    for place, what in ((asked.place, "the report"), (asked.rows, "the rows of the report")):
+        need_writable(place, what)
+    try:
+        return Kept(asked.rows)
+    except (KeptError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def all_different(places: tuple[Path, ...]) -> None:
+    for k, place in enumerate(places):
+        if place.resolve() in [other.resolve() for other in places[:k]]:
+            raise UsageError(f"{place} was named twice")
+
+
+def counted(n: int | None, train: Data, held_out: Data) -> int:
+    """How many samples for each row: as asked, or as many as tell something. Says so where that is less than usual."""
+    enough = ENOUGH * len(held_out)
+    count = min(MOST, enough, len(train)) if n is None else n
+    if min(count, len(held_out), len(train)) < LEAST:
+        raise UsageError(
+            f"{count} samples, {len(held_out)} held-out and {len(train)} training items: "
+            f"distances need at least {LEAST} of each"
+        )
+    if n is None and count < MOST:
+        print(
+            f"{count:,} samples for each row, not {MOST:,}: there are {len(held_out):,} held-out items to compare them "
+            f"with, and {len(train):,} training items for the floor"
+        )
+    if count > enough:
+        print(
+            f"with {len(held_out):,} held-out items, more than {enough:,} samples tell hardly more, "
+            f"and {count:,} were asked for"
+        )
+    return count
+
+
+def need_features(asked: Asked, train: Data) -> None:
+    """Raises UsageError for features that these data do not allow."""
+    from ..evaluate.reference import refusal
+
+    reason = refusal(train, asked.features)
+    if reason:
+        raise UsageError(f"--features {asked.features} was asked for: {reason}")
+
+
+def report(asked: Asked, results: list[Evaluation]) -> None:
+    from ..evaluate import write_report
+
+    print(f"report: {write_report(asked.place, results)}, its rows: {asked.rows}")

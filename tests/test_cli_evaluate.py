@@ -1,0 +1,633 @@
+"""The command line: `softmix evaluate` and `softmix statistics` measure what was asked, and say no before the work."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import softmix
+from softmix.cli import main
+from softmix.cli.against import with_held_out
+from softmix.cli.common import UsageError
+from softmix.cli.measure_runs import _curves
+from softmix.cli.measuring import counted
+from softmix.data import load
+from softmix.data.store import choose
+from softmix.denoiser import averaged
+from softmix.evaluate import Reference, features_for
+from softmix.rng import Rng
+from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
+from softmix.sampler.statistics import fit_statistics
+from softmix.train import load as load_run
+
+# the package has the function of the same name
+JUDGE = sys.modules["softmix.evaluate.judge"]
+TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+def done(*arguments: object) -> str:
+    code, out, err = call(*arguments)
+    assert code == 0, (out, err)
+    return out
+
+
+def refused(*arguments: object) -> str:
+    code, out, err = call(*arguments)
+    assert code == 2, (code, out, err)
+    assert "Traceback" not in err
+    return " ".join(err.replace("│", " ").split())
+
+
+def pictures(folder: Path, count: int, seed: int, size: tuple[int, int] = (8, 8), colour: bool = False) -> None:
+    folder.mkdir(parents=True)
+    shape = (count, *size, 3) if colour else (count, *size)
+    for k, array in enumerate(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)):
+        Image.fromarray(array).save(folder / f"{k:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with data (photos, wide.npy), runs (smd, plain, classes, wide, points, limited, few), and a cache."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    before = {name: os.environ.get(name) for name in ("SOFTMIX_CACHE",)}
+    os.environ["SOFTMIX_CACHE"] = str(folder / "cache")
+    pictures(folder / "photos" / "train" / "a", 30, 0)
+    pictures(folder / "photos" / "train" / "b", 30, 1)
+    pictures(folder / "photos" / "test" / "a", 10, 2)
+    pictures(folder / "photos" / "test" / "b", 14, 3)
+    np.save(folder / "wide.npy", np.random.default_rng(4).integers(0, 256, (100, 8, 10), dtype=np.uint8))
+    runs: dict[str, list[object]] = {
+        "smd": [folder / "photos"],
+        "plain": [folder / "photos", "--model", "plain"],
+        "classes": [folder / "photos"],
+        "wide": [folder / "wide.npy", "--model", "plain"],
+        "points": ["toy:ring"],
+        "limited": [folder / "photos", "--limit", 20],
+    }
+    for name, more in runs.items():
+        told = ["classes=true"] if name == "classes" else []
+        done("train", *more, "--out", folder / name, "--steps", 2, *(TINY if name != "points" else []), *told)
+    yield folder
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def rows(report: Path) -> list[dict[str, Any]]:
+    return json.loads(report.with_suffix(".json").read_text())["rows"]
+
+
+def evaluated(tmp_path: Path, *arguments: object) -> dict[str, dict[str, float]]:
+    """The rows of an evaluation of its own, by name, without what time decides."""
+    done("evaluate", *arguments, "--out", tmp_path / "x.html")
+    found = {row["name"]: row["values"] for row in rows(tmp_path / "x.html")}
+    return {
+        name: {k: v for k, v in values.items() if k not in ("seconds", "evaluations")} for name, values in found.items()
+    }
+
+
+def truth(place: Path, x: Tensor, seed: int = 0, features: str = "auto") -> dict[str, float]:
+    train, held_out = (load(place / "photos", split=split) for split in ("train", "test"))
+    reference = Reference(train, held_out, features_for(train, place / "cache", features), seed)
+    return reference.compare(x.clamp(-1, 1))
+
+
+def drawn(run: Path, n: int, steps: int, **options: Any) -> Tensor:
+    model = load_run(run, options.pop("weights", None))
+    wrap = options.pop("wrap", lambda denoiser: denoiser)
+    return sample(wrap(model.denoiser), n, steps, **({"sampler": model.sampler} | options))
+
+
+# -- a run, and the numbers of its rows
+
+
+def test_a_run_is_measured_on_its_own_data_from_anywhere(place: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = place / "smd"
+    out = done("evaluate", run, "--steps", 1, 2, "--n", 20)
+    assert f"report: {run / 'report.html'}" in out
+    page = (run / "report.html").read_text()
+    train, held_out = load(place / "photos"), load(place / "photos", split="test")
+    assert f"photos (60 training items, fingerprint {train.fingerprint})" in page
+    assert f"24 items, the test split, fingerprint {held_out.fingerprint}" in page
+    found = {row["name"]: row for row in rows(run / "report.html")}
+    assert list(found) == ["smd: real training items (floor)", "smd: 1 step", "smd: 2 steps"]
+    for row in found.values():
+        assert row["recipe"]["training_data"] == train.fingerprint
+        assert row["recipe"]["held_out_data"] == held_out.fingerprint
+    assert found["smd: real training items (floor)"]["values"] == truth(place, train.x0(choose(60, 20)))
+    ours = found["smd: 2 steps"]["values"]
+    assert ours.items() >= truth(place, drawn(run, 20, 2)).items()
+    # rows are told as they come, then the table, then the carried spread
+    order = [
+        "smd, real training items (floor): frechet",
+        "smd, 1 step: frechet",
+        "smd, 2 steps: ",
+        "frechet ± se",
+        "logsnr",
+    ]
+    assert sorted(order, key=out.index) == order
+    assert "step 2, weights ema-0.050" in page
+    assert '<section id="training">' in page
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--seed", 5], {"seed": 5}),
+        (["--sampler", "ddim", "--average", 3], {"sampler": ddim, "wrap": averaged(3)}),
+        (["--sampler", "ancestral", "--eta", 0.5], {"sampler": partial(ancestral, eta=0.5)}),
+        (["--weights", "model"], {"weights": "model"}),
+        (["--weights", "ema-0.100"], {"weights": "ema-0.100"}),
+        (["--precision", "bf16"], {"precision": "bf16"}),
+    ],
+)
+def test_what_is_asked_is_what_is_measured(place: Path, tmp_path: Path, options: list[object], expected: Any) -> None:
+    found = evaluated(tmp_path, place / "smd", "--steps", 2, "--n", 20, *options)
+    seed = expected.get("seed", 0)
+    assert found["smd: 2 steps"] == truth(place, drawn(place / "smd", 20, 2, **expected), seed)
+    assert found["smd: 2 steps"] != truth(place, drawn(place / "smd", 20, 2))
+
+
+def test_features_are_those_asked_for(place: Path, tmp_path: Path) -> None:
+    names = {}
+    for kind in ("auto", "classifier", "pca", "pixels"):
+        found = evaluated(tmp_path / kind, place / "plain", "--steps", 1, "--n", 20, "--features", kind)
+        assert found["plain: 1 step"] == truth(place, drawn(place / "plain", 20, 1), features=kind)
+        names[kind] = {row["recipe"]["features"] for row in rows(tmp_path / kind / "x.html")}
+    assert names["auto"] == names["classifier"] == {features_for(load(place / "photos"), place / "cache").name}
+    assert names["pixels"] == {"pixels"}
+    assert next(iter(names["pca"])).startswith("pca60-")
+
+
+def test_the_usual_steps_and_number_of_samples(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "plain", "--out", tmp_path / "x.html", "--features", "pixels")
+    assert [row["recipe"].get("steps") for row in rows(tmp_path / "x.html")] == [None, 1, 2, 4, 8, 16]
+    assert {row["recipe"]["n"] for row in rows(tmp_path / "x.html")} == {60}
+    assert (
+        "60 samples for each row, not 2,000: there are 24 held-out items to compare them with, and 60 training" in out
+    )
+    assert {row["recipe"]["precision"] for row in rows(tmp_path / "x.html")[1:]} == {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("n", "train", "held_out", "count", "says"),
+    [
+        (None, 60000, 10000, 2000, ""),
+        (None, 60000, 200, 2000, ""),
+        (None, 60000, 199, 1990, "1,990 samples for each row, not 2,000: there are 199 held-out items"),
+        (None, 1437, 360, 1437, "1,437 training items for the floor"),
+        (None, 8, 8, 8, "8 samples"),
+        (5000, 60000, 10000, 5000, ""),
+        (300, 270, 30, 300, ""),
+        (301, 270, 30, 301, "with 30 held-out items, more than 300 samples tell hardly more, and 301 were asked for"),
+    ],
+)
+def test_samples_no_more_than_make_sense(n, train, held_out, count, says, capsys) -> None:
+    assert counted(n, torch.zeros(train), torch.zeros(held_out)) == count
+    said = capsys.readouterr().out
+    assert (says in said) if says else (said == "")
+
+
+@pytest.mark.parametrize(("n", "train", "held_out"), [(7, 100, 100), (None, 7, 100), (9, 100, 7), (9, 7, 100)])
+def test_less_than_eight_of_anything_cannot_be_measured(n, train, held_out) -> None:
+    with pytest.raises(UsageError, match="at least 8 of each"):
+        counted(n, torch.zeros(train), torch.zeros(held_out))
+
+
+def test_runs_beside_each_other_stand_in_one_report(place: Path, tmp_path: Path) -> None:
+    found = evaluated(tmp_path, place / "smd", "--beside", place / "plain", place / "classes", "--steps", 1, "--n", 24)
+    names = ["smd: real training items (floor)", "smd: 1 step", "plain: 1 step", "classes: 1 step"]
+    assert list(found) == names, "the floor is measured once"
+    assert found["plain: 1 step"] == truth(place, drawn(place / "plain", 24, 1))
+    told = drawn(place / "classes", 24, 1, cond=torch.arange(24) % 2)
+    assert found["classes: 1 step"] == truth(place, told)
+    page = (tmp_path / "x.html").read_text()
+    assert all(f"</span> {name}" in page for name in ("smd", "plain", "classes"))
+
+
+def test_a_report_keeps_the_loss_of_the_run(place: Path, tmp_path: Path) -> None:
+    lines = [{"step": k, "loss": k / 2} for k in range(1, 402)] + [{"step": 9, "speed": 1}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    points = _curves(tmp_path)["loss"]
+    assert points == tuple((k, k / 2) for k in range(1, 402, 3))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:200]))
+    assert len(_curves(tmp_path)["loss"]) == 200
+    (tmp_path / "log.jsonl").write_text("")
+    assert _curves(tmp_path) == {}
+
+
+def test_images_that_are_not_square(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "wide", "--steps", 1, "--out", tmp_path / "x.html")
+    assert "wide has no test split: a tenth of the training items stands in for it" in out
+    assert "a tenth of the training items, fingerprint" in (tmp_path / "x.html").read_text()
+    train = load(place / "wide.npy")
+    kept, held_out = train.split(0.1, 0)
+    values = Reference(kept, held_out, features_for(kept, None)).compare(drawn(place / "wide", 90, 1).clamp(-1, 1))
+    assert rows(tmp_path / "x.html")[1]["values"].items() >= values.items()
+
+
+def test_points(place: Path, tmp_path: Path) -> None:
+    found = evaluated(tmp_path, place / "points", "--steps", 1, "--n", 50)
+    assert found["points: 1 step"]["sliced_wasserstein"] > 0
+
+
+# -- the data
+
+
+def test_other_data_are_refused_and_the_same_elsewhere_are_taken(place: Path, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos" / "train" / "a", 60, 9)
+    pictures(tmp_path / "photos" / "test" / "a", 24, 10)
+    said = refused("evaluate", place / "smd", tmp_path / "photos", "--out", tmp_path / "x.html")
+    assert "fingerprint" in said and "softmix evaluate SAMPLES DATA" in said
+    assert "fingerprint" in refused("statistics", place / "smd", tmp_path / "photos")
+    shutil.copytree(place / "photos", tmp_path / "moved")
+    evaluated(tmp_path, place / "smd", tmp_path / "moved", "--steps", 1, "--n", 8)
+    (tmp_path / "moved" / "train" / "a" / "000.png").unlink()
+    assert "fingerprint" in refused("evaluate", place / "smd", tmp_path / "moved", "--out", tmp_path / "x.html")
+
+
+def test_a_run_on_some_items_is_measured_against_the_whole_test_split(place: Path, tmp_path: Path) -> None:
+    evaluated(tmp_path, place / "limited", "--steps", 1)
+    recipe = rows(tmp_path / "x.html")[0]["recipe"]
+    assert recipe["training_data"] == load(place / "photos", limit=20).fingerprint
+    assert recipe["held_out_data"] == load(place / "photos", split="test").fingerprint
+    assert recipe["n"] == 20
+
+
+def test_data_that_are_gone_are_asked_for(place: Path, tmp_path: Path, monkeypatch) -> None:
+    pictures(tmp_path / "photos", 20, 9)
+    done("train", tmp_path / "photos", "--out", tmp_path / "run", "--steps", 1, *TINY)
+    (tmp_path / "photos").rename(tmp_path / "gone")
+    for verb in ("evaluate", "statistics"):
+        assert f"softmix {verb} {tmp_path / 'run'} DATA" in refused(verb, tmp_path / "run")
+    monkeypatch.setattr("softmix.data.named.fashion_places", lambda: [])
+    assert "softmix evaluate fashion DATA" in refused("evaluate", "fashion", "--out", tmp_path / "x.html")
+
+
+def test_runs_on_other_data_are_not_set_beside(place: Path, tmp_path: Path) -> None:
+    for other in ("wide", "points", "limited"):
+        said = refused("evaluate", place / "smd", "--beside", place / other, "--out", tmp_path / "x.html")
+        assert "--beside takes runs on the same data" in said and other in said
+    said = refused("evaluate", place / "smd", "--beside", place / "photos", "--out", tmp_path / "x.html")
+    assert "photos is not a run folder" in said
+
+
+def test_held_out_data_are_read_as_the_training_data_were(tmp_path: Path) -> None:
+    pictures(tmp_path / "d" / "train", 12, 0, (10, 10))
+    pictures(tmp_path / "d" / "test", 9, 1, (12, 9))
+    train, held_out, whence = with_held_out(load(tmp_path / "d", size=8, channels=3))
+    assert held_out.fingerprint == load(tmp_path / "d", split="test", size=8, channels=3).fingerprint
+    assert (len(train), whence) == (12, "the test split")
+    # the commonest size of the training pictures, not of the test pictures
+    _, held_out, _ = with_held_out(load(tmp_path / "d"))
+    assert held_out.fingerprint == load(tmp_path / "d", split="test", size=10).fingerprint
+
+
+def test_held_out_data_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path / "d" / "train", 12, 0, (10, 8))
+    pictures(tmp_path / "d" / "test", 9, 1, (12, 9))
+    with pytest.raises((UsageError, softmix.data.DataError), match=r"shape \(1, 12, 9\)|commonest"):
+        with_held_out(load(tmp_path / "d"))
+    for file in (tmp_path / "d" / "test").iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(softmix.data.DataError):
+        with_held_out(load(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_a_share_that_was_held_out_is_what_a_run_is_measured_on(tmp_path: Path, limit: int | None) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8))
+    train = load(tmp_path / "x.npy", hold_out=0.2, limit=limit)
+    same, held_out, whence = with_held_out(train)
+    assert same.fingerprint == train.fingerprint
+    assert held_out.fingerprint == load(tmp_path / "x.npy", split="test", hold_out=0.2, limit=limit).fingerprint
+    assert whence == "the share held out"
+    seen = {item.tobytes() for item in train.values.numpy()}
+    assert not any(item.tobytes() in seen for item in held_out.values.numpy())
+
+
+# -- refusals, before anything is made
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--steps"], "--steps was given nothing"),
+        (["--steps", 0], "at least 1"),
+        (["--steps", 2, 4, 2], "--steps 2 was asked for twice"),
+        (["--n", 0], "at least 1"),
+        (["--n", 7], "at least 8"),
+        (["--average", -1], "at least 0"),
+        (["--sampler", "nothing"], "'nothing' was asked for"),
+        (["--sampler", "plms", "--steps", 4, 2], "in fewer than 4 steps"),
+        (["--eta", 2], "--eta 2"),
+        (["--weights", "ema-0.9"], "ema-0.9"),
+        (["--features", "inception"], "inception"),
+        (["--out", "/proc/nothing/report.html"], "cannot be written"),
+        (["--out", "/dev/null/report.html"], "cannot be written"),
+        (["--out", "a" * 300 + ".html"], "cannot be written"),
+        (["--out", "report.json"], "ends in .html"),
+        (["--out", "nothing"], "ends in .html"),
+    ],
+)
+def test_what_cannot_be_done_is_said_first(
+    place: Path, tmp_path: Path, monkeypatch, options: list[object], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in options else ["--out", tmp_path / "x.html"]
+    assert says in refused("evaluate", place / "smd", *options, *out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_has_no_effect_is_refused(place: Path, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "x.html"]
+    assert "--average 2 was asked for" in refused("evaluate", place / "plain", "--average", 2, *out)
+    assert "points are measured as they are" in refused("evaluate", place / "points", "--features", "pca", *out)
+    assert "was named twice" in refused("evaluate", place / "smd", "--beside", place / "plain" / ".." / "smd", *out)
+    np.save(tmp_path / "s.npy", np.zeros((20, 8, 8), dtype=np.uint8))
+    for option in ("--steps", "--sampler", "--eta", "--weights", "--average", "--precision"):
+        value = {"--sampler": "ddim", "--weights": "model", "--precision": "fp32"}.get(option, 1)
+        assert option in refused("evaluate", tmp_path / "s.npy", place / "photos", option, value, *out)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["s.npy"]
+
+
+def test_a_file_of_another_kind_is_not_written_over(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"mine": 1}')
+    assert "holds something else" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
+    assert (tmp_path / "x.json").read_text() == '{"mine": 1}'
+
+
+def test_a_dry_run_measures_nothing(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "smd", "--beside", place / "plain", "--out", tmp_path / "x.html", "--dry-run")
+    assert "60 samples at 1, 2, 4, 8, 16 steps from" in out and "against 24 held-out items" in out
+    out = done("evaluate", place / "photos" / "test", place / "photos", "--out", tmp_path / "x.html", "--dry-run")
+    assert "24 samples of" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_is_a_folder_is_refused_and_no_folder_is_left(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.html").mkdir()
+    assert "it is a folder" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
+    assert "at least 8" in refused("evaluate", place / "smd", "--out", tmp_path / "new" / "deep" / "x.html", "--n", 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.html"]
+
+
+def test_a_folder_that_is_there_gets_the_report(place: Path, tmp_path: Path) -> None:
+    done("evaluate", place / "plain", "--steps", 1, "--n", 8, "--features", "pixels", "--out", tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+# -- going on
+
+
+def test_ctrl_c_keeps_the_finished_rows_and_the_same_command_goes_on(place: Path, tmp_path: Path, monkeypatch) -> None:
+    command = ("evaluate", place / "plain", "--steps", 1, 2, 4, "--n", 20, "--out", tmp_path / "x.html")
+    seen: list[int] = []
+
+    def stopped(denoiser: Any, n: int, steps: int, **options: Any) -> Tensor:
+        seen.append(steps)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return sample(denoiser, n, steps, **options)
+
+    monkeypatch.setattr(JUDGE, "sample", stopped)
+    code, _, err = call(*command)
+    assert code == 130
+    assert f"3 finished rows are in {tmp_path / 'x.json'}, and the same command goes on from there" in err
+    assert "checkpoint" not in err
+    assert not (tmp_path / "x.html").exists()
+    before = rows(tmp_path / "x.html")
+    assert [row["recipe"].get("steps") for row in before] == [None, 1, 2]
+    done(*command)
+    assert rows(tmp_path / "x.html")[:3] == before
+    assert len(rows(tmp_path / "x.html")) == 4
+    # of the rows that were found only the pictures are drawn again
+    assert seen == [1, 2, 4, 1, 2, 4]
+
+
+def test_ctrl_c_before_the_first_row_says_so(place: Path, tmp_path: Path, monkeypatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JUDGE, "features_for", stop)
+    code, _, err = call("evaluate", place / "plain", "--n", 20, "--out", tmp_path / "x.html")
+    assert code == 130
+    assert "no row was finished yet" in err
+    monkeypatch.setattr("softmix.sampler.statistics.fit_statistics", stop)
+    code, _, err = call("statistics", place / "plain")
+    assert code == 130
+    assert "nothing was written" in err
+    assert not (place / "plain" / "statistics").exists() or not list((place / "plain" / "statistics").iterdir())
+
+
+def test_rows_are_not_taken_from_other_weights(place: Path, tmp_path: Path, monkeypatch) -> None:
+    common = ("--steps", 1, "--n", 20, "--out", tmp_path / "x.html", "--features", "pixels")
+    monkeypatch.setattr("softmix.evaluate.write_report", lambda path, evaluations: path)
+    for run, more, count in [
+        ("smd", [], 2),
+        ("smd", ["--weights", "model"], 3),
+        ("smd", ["--average", 2], 4),
+        ("smd", ["--average", 3], 5),
+        ("smd", ["--precision", "bf16"], 6),
+        ("plain", [], 7),
+        ("plain", ["--sampler", "dpm-solver-v3"], 8),
+        ("plain", [], 8),
+    ]:
+        done("evaluate", place / run, *more, *common)
+        assert len(rows(tmp_path / "x.html")) == count, (run, more)
+    shutil.copytree(place / "plain", tmp_path / "plain")
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    config["config"]["process"]["schedule"] = "linear"
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
+    done("evaluate", tmp_path / "plain", place / "photos", *common)
+    assert len(rows(tmp_path / "x.html")) == 9, "the same weights in another process"
+
+
+# -- samples of any origin
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "npy"])
+def test_samples_are_measured_against_data(place: Path, tmp_path: Path, form: str) -> None:
+    pictures(tmp_path / "made", 40, 7)
+    source = tmp_path / "made"
+    if form == "zip":
+        source = Path(shutil.make_archive(str(tmp_path / "made"), "zip", tmp_path / "made"))
+    if form == "npy":
+        source = tmp_path / "made.npy"
+        np.save(source, load(tmp_path / "made").values[:, 0].numpy())
+    out = done("evaluate", source, place / "photos", "--out", tmp_path / "x.html")
+    floor, row = rows(tmp_path / "x.html")
+    assert row["values"] == truth(place, load(tmp_path / "made").x0())
+    assert floor["values"] == truth(place, load(place / "photos").x0(choose(60, 40)))
+    assert "40 against 24 held-out" in out
+    assert "real training items (floor): frechet" in out
+    page = (tmp_path / "x.html").read_text()
+    assert f"40 items, fingerprint {load(tmp_path / 'made').fingerprint}" in page
+    assert f"({60} items beside the held-out ones, fingerprint {load(place / 'photos').fingerprint})" in page
+
+
+def test_samples_are_cut_seeded_and_set_beside(place: Path, tmp_path: Path) -> None:
+    pictures(tmp_path / "made", 40, 7)
+    pictures(tmp_path / "more", 30, 8)
+    common = (tmp_path / "made", place / "photos", "--out", tmp_path / "x.html", "--features", "pixels")
+    done("evaluate", *common, "--beside", tmp_path / "more", "--seed", 3)
+    found = {row["name"]: row for row in rows(tmp_path / "x.html")}
+    assert {row["recipe"]["n"] for row in found.values()} == {30}, "as many of each"
+    made = load(tmp_path / "made").x0(choose(40, 30))
+    assert found["made: made"]["values"] == truth(place, made, 3, "pixels")
+    assert found["more: more"]["values"] == truth(place, load(tmp_path / "more").x0(), 3, "pixels")
+    done("evaluate", *common, "--n", 25)
+    assert rows(tmp_path / "x.html")[-1]["recipe"]["n"] == 25
+    assert "made holds 40 samples" in refused("evaluate", *common, "--n", 41)
+    assert "is a run, and one report takes one kind" in refused("evaluate", *common, "--beside", place / "smd")
+    assert "was named twice" in refused("evaluate", *common, "--beside", tmp_path / "made")
+    assert "at least 1" in refused("evaluate", *common, "--n", 0)
+
+
+def test_samples_decide_the_size_and_data_the_channels(place: Path, tmp_path: Path) -> None:
+    pictures(tmp_path / "made", 20, 7, (10, 10), colour=True)
+    out = done("evaluate", tmp_path / "made", place / "photos", "--out", tmp_path / "x.html")
+    assert f"{tmp_path / 'made'} has 3 channels and {place / 'photos'} 1: the samples are read as the data are" in out
+    recipe = rows(tmp_path / "x.html")[1]["recipe"]
+    assert recipe["training_data"] == load(place / "photos", size=10).fingerprint
+    assert recipe["held_out_data"] == load(place / "photos", size=10, split="test").fingerprint
+    assert recipe["samples"] == load(tmp_path / "made", channels=1).fingerprint
+
+
+def test_samples_of_another_shape_are_refused(place: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "w.npy", np.zeros((20, 9, 8), dtype=np.uint8))
+    out = ("--out", tmp_path / "x.html")
+    said = refused("evaluate", tmp_path / "w.npy", place / "photos", *out)
+    assert "w.npy holds items of shape (1, 9, 8)" in said
+    np.save(tmp_path / "p.npy", np.zeros((20, 3), dtype=np.float32))
+    assert "holds items of shape (3,)" in refused("evaluate", tmp_path / "p.npy", "toy:ring", *out)
+    pictures(tmp_path / "made", 20, 7)
+    assert "two classes" in refused("evaluate", tmp_path / "made", tmp_path / "made", "--features", "classifier", *out)
+
+
+def test_samples_without_data_and_what_is_neither(place: Path, tmp_path: Path) -> None:
+    pictures(tmp_path / "made", 20, 7)
+    said = refused("evaluate", tmp_path / "made")
+    assert "not a run folder" in said and f"softmix evaluate {tmp_path / 'made'} DATA" in said
+    assert "not a run folder" in refused("evaluate", tmp_path / "nothing")
+    assert "nothing" in refused("evaluate", tmp_path / "nothing", place / "photos", "--out", tmp_path / "x.html")
+
+
+def test_the_report_of_samples_and_shipped_models_is_written_here(place: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "made", 20, 7)
+    assert "report: report.html" in done("evaluate", "made", place / "photos", "--features", "pixels")
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "report.json").is_file()
+
+
+def test_points_are_compared_with_points(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32))
+    done("evaluate", tmp_path / "p.npy", "toy:ring", "--out", tmp_path / "x.html")
+    values = rows(tmp_path / "x.html")[1]["values"]
+    train, held_out = load("toy:ring"), load("toy:ring", split="test")
+    expected = Reference(train, held_out, features_for(train, None)).compare(load(tmp_path / "p.npy").x0())
+    assert values == expected
+
+
+# -- statistics
+
+
+@pytest.mark.parametrize("run", ["plain", "wide"])
+def test_statistics_are_those_of_the_runs_own_items(place: Path, run: str) -> None:
+    out = done("statistics", place / run, "--n", 30, "--nodes", 4, "--seed", 2, "--weights", "model")
+    model = load_run(place / run, "model")
+    file = place / run / "statistics" / f"model-{model.fingerprint}.safetensors"
+    assert f"wrote {file}: 30 items at 4 levels" in out
+    data = load(place / ("photos" if run == "plain" else "wide.npy"))
+    by_hand = fit_statistics(model.denoiser, data.x0(choose(len(data), 30)), Rng(2, 30, "statistics"), 4)
+    found = Statistics.load(file)
+    for part in ("clock", "l", "s", "b"):
+        assert torch.equal(getattr(found, part), getattr(by_hand, part))
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_statistics_decide_the_rows_of_the_sampler_that_uses_them(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "plain"
+    shutil.copytree(place / "plain", run)
+    command = ("evaluate", run, place / "photos", "--sampler", "dpm-solver-v3", "--steps", 3, "--n", 20)
+    for count, more in enumerate(([], ["--seed", 0], ["--seed", 1])):
+        if more:
+            done("statistics", run, place / "photos", "--nodes", 4, *more)
+        done(*command, "--out", tmp_path / "x.html")
+        assert len(rows(tmp_path / "x.html")) == 2 + count
+    model = load_run(run)
+    known = Statistics.load(next((run / "statistics").iterdir()))
+    x = drawn(run, 20, 3, sampler=partial(dpm_solver_v3, statistics=known))
+    assert rows(tmp_path / "x.html")[-1]["values"].items() >= truth(place, x).items()
+    assert model.weights in rows(tmp_path / "x.html")[-1]["recipe"]["weights"]
+
+
+def test_statistics_of_a_model_with_classes_are_told_them(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "classes", run)
+    done("statistics", run, place / "photos", "--n", 20, "--nodes", 3, "--weights", "model")
+    data, chosen = load(place / "photos"), choose(60, 20)
+    model = load_run(run, "model")
+    assert model.sampler is not adams or model.denoiser.classes == 2
+    by_hand = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3, cond=data.labels[chosen])
+    untold = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3)
+    found = Statistics.load(next((run / "statistics").iterdir()))
+    assert torch.equal(found.b, by_hand.b)
+    assert not torch.equal(found.b, untold.b)
+
+
+def test_statistics_take_all_there_is_and_say_so(place: Path) -> None:
+    out = done("statistics", place / "limited", "--nodes", 3)
+    assert "512 items were asked for, and photos has 20: all of them are taken" in out
+    assert "20 items at 3 levels" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--nodes", 2], "at least 3"),
+        (["--n", 1], "at least 2"),
+        (["--n", 0], "at least 1"),
+        (["--weights", "x"], "'x'"),
+    ],
+)
+def test_statistics_that_cannot_be_had(place: Path, options: list[object], says: str) -> None:
+    assert says in refused("statistics", place / "plain", *options)
+
+
+def test_statistics_that_cannot_be_kept_are_not_measured(place: Path, tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place / "plain", run)
+    shutil.rmtree(run / "statistics", ignore_errors=True)
+    (run / "statistics").write_text("a file in the way")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("softmix.sampler.statistics.fit_statistics", never)
+    assert "the statistics cannot be written" in refused("statistics", run, place / "photos")
