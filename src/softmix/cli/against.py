@@ -30,7 +30,7 @@ def trained_on(run: Path, source: str | None, verb: str) -> Data:
 def with_held_out(train: Data) -> tuple[Data, Data, str]:
     """Training data, held-out data, and what these are: the test split, read as the training data were, or a tenth of
     the training data where the source has none. Raises UsageError for a test split of another shape."""
-    from ..data import DataError, load
+    from ..data import NoSplitError, load
 
     origin = train.origin
     if origin is None:
@@ -42,10 +42,7 @@ def with_held_out(train: Data) -> tuple[Data, Data, str]:
         options |= {"size": train.shape[1], "channels": train.shape[0]}
     try:
         held_out = load(origin.source, **options)
-    except DataError as error:
-        # any other reason is a test split that is there and cannot be read
-        if "split was asked for" not in str(error):
-            raise
+    except NoSplitError:
         print(
             f"{train.name} has no test split: a tenth of the training items stands in for it, "
             "which flatters a model that was trained on them and copies"

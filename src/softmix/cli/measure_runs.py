@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .against import trained_on, with_held_out
-from .common import UsageError, cache, positive, prepared
-from .measuring import Asked, all_different, counted, is_run, need_features, opened, report, rows_said, stoppable
+from .common import UsageError, cache, interrupted, positive, prepared
+from .measuring import Asked, all_different, counted, is_run, need_features, opened, report, rows_said
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -68,7 +68,7 @@ def evaluate_runs(
     _whole_numbers(steps, asked.n, average)
     all_different(runs)
     kept = opened(asked)
-    with stoppable(lambda: rows_said(kept)):
+    with interrupted(lambda: rows_said(kept)):
         candidates = [_Candidate(*_prepared(place, sampler, eta, weights, average), average) for place in runs]
         _alike(candidates)
         for candidate in candidates:

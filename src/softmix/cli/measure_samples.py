@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .against import with_held_out
-from .common import UsageError, cache, positive
-from .measuring import Asked, all_different, counted, is_run, need_features, opened, report, rows_said, stoppable
+from .common import UsageError, cache, interrupted, positive
+from .measuring import Asked, all_different, counted, is_run, need_features, opened, report, rows_said
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -34,7 +34,7 @@ def evaluate_samples(places: tuple[Path, ...], asked: Asked) -> None:
     if asked.n is not None:
         positive(n=asked.n)
     kept = opened(asked)
-    with stoppable(lambda: rows_said(kept)):
+    with interrupted(lambda: rows_said(kept)):
         given, train, held_out, whence = _given(places, asked.data)
         need_features(asked, train)
         for one in given:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import UsageError
+from .outputs import file_to_write
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -52,53 +49,18 @@ def named(run: Path, out: Path | None) -> Path:
     place = (run if (run / "config.json").is_file() else Path()) if out is None else out
     if place.suffix in (".html", ".htm"):
         return place
-    with _said("the report", place):
-        if place.is_dir():
-            return place / "report.html"
+    file_to_write(place / "report.html", "the report")
+    if place.is_dir():
+        return place / "report.html"
     raise UsageError(f"--out {place} was asked for; name a file that ends in .html, or a folder that is there")
-
-
-def need_writable(place: Path, what: str) -> None:
-    """Raises UsageError if a file cannot be written here. Tries it, and leaves nothing behind."""
-    with _said(what, place):
-        if place.is_dir():
-            raise UsageError(f"{what} cannot be written to {place}: it is a folder")
-        made = [folder for folder in place.parents if not folder.exists()]
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place.parent):
-                pass
-        finally:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
-
-
-@contextmanager
-def _said(what: str, place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{what} cannot be written to {place}: {error}") from error
-
-
-@contextmanager
-def stoppable(sentence: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C inside ends the verb with this sentence and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"\nsoftmix: stopped; {sentence()}", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def rows_said(kept: Kept) -> str:
     count = kept.found + kept.added
     if not count:
-        return "no row was finished yet"
-    return (
-        f"{count} finished row{'s are' if count > 1 else ' is'} in {kept.path}, and the same command goes on from there"
-    )
+        return "stopped; no row was finished yet"
+    rows = "rows are" if count > 1 else "row is"
+    return f"stopped; {count} finished {rows} in {kept.path}, and the same command goes on from there"
 
 
 def opened(asked: Asked) -> Kept:
@@ -106,7 +68,7 @@ def opened(asked: Asked) -> Kept:
     from ..evaluate import Kept, KeptError
 
     for place, what in ((asked.place, "the report"), (asked.rows, "the rows of the report")):
-        need_writable(place, what)
+        file_to_write(place, what)
     try:
         return Kept(asked.rows)
     except (KeptError, OSError) as error:

@@ -17,18 +17,18 @@ class OutputError(Exception):
     """What was made could not be written, though it could when the work began: a sentence, and exit code 1."""
 
 
-def file_to_write(out: Path) -> None:
-    """Raises UsageError if a file of this name cannot be written. Tries it, and leaves nothing behind.
+def file_to_write(out: Path, what: str = "--out") -> None:
+    """Raises UsageError, which calls the file `what`, if none of this name can be written. Leaves nothing behind.
 
     A file that is there will be replaced. To ask the system is not enough: it lets root write below /proc, and knows
     no names that are too long.
     """
-    with _said(out):
+    with _said(out, what):
         found = _kind(out)
         if found is not None and stat.S_ISDIR(found):
-            raise UsageError(f"--out {out} is a folder: name a file")
+            raise UsageError(f"{what} {out} is a folder: name a file")
         if found is not None and not stat.S_ISREG(found):
-            raise UsageError(f"--out {out} is a device, a pipe or a socket: name a file")
+            raise UsageError(f"{what} {out} is a device, a pipe or a socket: name a file")
         _try(_target(out).parent, out.name)
 
 
@@ -121,12 +121,12 @@ def _try(folder: Path, name: str = "") -> None:
 
 
 @contextmanager
-def _said(out: Path) -> Iterator[None]:
+def _said(out: Path, what: str = "--out") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a null character in a name
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--out {_short(out)} cannot be written: {reason}") from None
+        raise UsageError(f"{what} {_short(out)} cannot be written: {reason}") from None
 
 
 def _short(out: Path) -> str:

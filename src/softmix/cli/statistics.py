@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from .against import trained_on
-from .common import UsageError, positive, prepared, statistics_of
+from .common import UsageError, interrupted, positive, prepared, statistics_of
 
 
 def statistics(
@@ -36,17 +35,17 @@ def statistics(
     from ..data.store import choose
     from ..rng import Rng
     from ..sampler.statistics import fit_statistics
-    from .measuring import need_writable, stoppable
+    from .outputs import aside, file_to_write
 
     positive(n=n, nodes=nodes)
     if nodes < 3:
         raise UsageError(f"--nodes {nodes} was asked for; curves need at least 3")
     if n < 2:
         raise UsageError(f"--n {n} was asked for; how items differ shows with at least 2")
-    with stoppable(lambda: "nothing was written, and the same command begins anew"):
+    with interrupted("stopped; nothing was written, and the same command begins anew"):
         model, denoiser, _ = prepared(run, None, None, weights, 0)
         place = statistics_of(model)
-        need_writable(place, "the statistics")
+        file_to_write(place, "the statistics")
         train = trained_on(run, data, "statistics")
         chosen = choose(len(train), n)
         if len(chosen) < n:
@@ -62,11 +61,6 @@ def statistics(
                 cond=labels,
                 look=lambda k: bar.update(k) and None,
             )
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.with_name(f"{place.name}.{os.getpid()}.part")
-        try:
-            found.save(aside)
-            aside.replace(place)
-        finally:
-            aside.unlink(missing_ok=True)
+        with aside(place) as part:
+            found.save(part)
     print(f"wrote {place}: {len(x0)} items at {nodes} levels")
