@@ -23,7 +23,7 @@ from softmix.data import load as load_data
 from softmix.denoiser import SoftHead
 from softmix.loss import Energy
 from softmix.train import Run, Trainer, TrainingError, facts_of, read_run, training
-from softmix.train.trainer import times
+from softmix.train.examples import times
 
 COMMAND = ["train", "toy:ring", "--steps", "600", "--limit", "3000", "--set", "save=2", "batch=64", "net.width=32"]
 

@@ -16,9 +16,10 @@ from ..loss import FeatureEnergy
 from ..process import Gaussian
 from ..sampler import Sampler
 from . import checkpoint
-from .config import Config, Facts, Run, suited
+from .config import Config, suited
 from .ema import name_of
-from .trainer import assembled, build, restored
+from .make import assembled, build, restored
+from .record import Facts, Run
 
 
 class RunError(RuntimeError):
@@ -40,6 +41,11 @@ class Model:
     @property
     def process(self) -> Gaussian:
         return self.denoiser.process
+
+    @property
+    def network(self) -> Network:
+        """The network that was trained; the denoiser may be that beside another."""
+        return self.denoiser.network if isinstance(self.denoiser, Staged) else self.denoiser
 
     @property
     def fingerprint(self) -> str:
