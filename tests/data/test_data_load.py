@@ -220,9 +220,9 @@ def test_unknown_sources_name_what_exists(source: str | Path, tmp_path: Path, mo
 
 WRONG = {
     "toy": (("toy:spiral", {}), "there are toy:grid"),
-    "split": (("digits", {"split": "val"}), "'train' and 'test'"),
+    "split": (("digits", {"split": "dev"}), "there are 'train'"),
     "size": (("digits", {"size": 1}), "2 to 8192"),
-    "channels": (("digits", {"channels": 4}), r"1 \(grey\) or 3"),
+    "channels": (("digits", {"channels": 2}), r"1 \(grey\), 3 \(colour\) or 4"),
     "limit": (("digits", {"limit": 0}), "1 or more"),
     "size of points": (("toy:grid", {"size": 8}), "points, not images"),
 }
@@ -251,3 +251,15 @@ def test_report_groups_and_escapes_nothing_away() -> None:
     assert "first frame: x.gif" in text and "a note" in text
     whole = json.loads(json.dumps(report.to_json()))
     assert whole["read"] == 3 and len(whole["skipped"]) == 9 and whole["skipped"][8]["name"] == "8.png"
+
+
+def test_a_share_is_held_out_and_the_origin_reads_the_same_again(tmp_path: Path) -> None:
+    path = save(tmp_path, np.arange(100.0)[:, None])
+    train, test = load(path, hold_out=0.2), load(path, split="test", hold_out=0.2)
+    assert (len(train), len(test)) == (80, 20) and rows(train) | rows(test) == rows(load(path))
+    assert [part.fingerprint for part in load(path).split(0.2, 0)] == [train.fingerprint, test.fingerprint]
+    for part in (train, test):
+        assert part.origin is not None and part.origin.hold_out == 0.2
+        assert load(part.origin.source, **part.origin.options()).fingerprint == part.fingerprint  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="a test split of its own"):
+        load("digits", hold_out=0.2)

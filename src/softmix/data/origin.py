@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+Values = Literal["0..1", "-1..1", "0..255", "as-is"]
+Layout = Literal["channels-first", "channels-last"]
 _NAMED = ("digits", "fashion-mnist")
 
 
@@ -23,6 +26,10 @@ class Origin:
     size: int | None = None
     channels: int | None = None
     limit: int | None = None
+    bits: int | None = None
+    values: Values | None = None
+    layout: Layout | None = None
+    hold_out: float = 0.0
 
     @property
     def is_path(self) -> bool:

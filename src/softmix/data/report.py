@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
+
+from softmix.data.origin import Layout, Values
+
+SPLITS = ("train", "test", "val")
+# What people call a split, and which of SPLITS it is.
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "val",
+}
 
 
 class DataError(ValueError):
@@ -15,19 +31,31 @@ class Want:
     """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense."""
 
     split: str
-    size: int | None
-    channels: int | None
-    limit: int | None
+    size: int | None = None
+    channels: int | None = None
+    limit: int | None = None
+    bits: int | None = None
+    values: Values | None = None
+    layout: Layout | None = None
+    hold_out: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.split not in ("train", "test"):
-            raise DataError(f"the split {self.split!r} was asked for; there are 'train' and 'test'")
+        if self.split not in SPLITS:
+            raise DataError(f"the split {self.split!r} was asked for; there are 'train', 'test' and 'val'")
         if self.size is not None and not 2 <= self.size <= 8192:
             raise DataError(f"a size of {self.size} pixels was asked for; give 2 to 8192")
-        if self.channels not in (None, 1, 3):
-            raise DataError(f"{self.channels} channels were asked for; give 1 (grey) or 3 (colour)")
+        if self.channels not in (None, 1, 3, 4):
+            raise DataError(f"{self.channels} channels were asked for; give 1 (grey), 3 (colour) or 4 (with alpha)")
         if self.limit is not None and self.limit < 1:
             raise DataError(f"a limit of {self.limit} items was asked for; give 1 or more")
+        if self.bits is not None and not 1 <= self.bits <= 16:
+            raise DataError(f"{self.bits} bits were asked for; give 1 to 16, what the largest value needs")
+        if self.values not in (None, *get_args(Values)):
+            raise DataError(f"values {self.values!r} were asked for; there are {', '.join(get_args(Values))}")
+        if self.layout not in (None, *get_args(Layout)):
+            raise DataError(f"the layout {self.layout!r} was asked for; there are {', '.join(get_args(Layout))}")
+        if not 0 <= self.hold_out < 1:
+            raise DataError(f"a share of {self.hold_out} was to be held out; give 0 to below 1, such as 0.1")
 
     def points_only(self, name: str) -> None:
         """Raises DataError if a size or channels were asked of data that are not images."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from softmix.data.array import from_idx, from_idx_folder, from_npy, is_idx_folder
 from softmix.data.named import digits, fashion_mnist, toy
-from softmix.data.origin import Origin
+from softmix.data.origin import Layout, Origin, Values
 from softmix.data.pictures import from_folder, from_zip
-from softmix.data.report import DataError, Want, printable
+from softmix.data.report import ALIASES, DataError, Want, printable
 from softmix.data.store import Data
 from softmix.data.toys import TOYS
 
@@ -26,6 +26,10 @@ def load(
     size: int | None = None,
     channels: int | None = None,
     limit: int | None = None,
+    bits: int | None = None,
+    values: Values | None = None,
+    layout: Layout | None = None,
+    hold_out: float = 0.0,
 ) -> Data:
     """The data set that `source` names.
 
@@ -44,11 +48,24 @@ def load(
     holds them all is passed through. A bad file is listed in `report` with its reason and does not stop the rest.
     Raises DataError, and nothing else, if the request makes no sense or nothing is left.
     """
-    want = Want(split, size, channels, limit)
-    found = _found(source, want)
+    want = Want(ALIASES.get(split, split), size, channels, limit, bits, values, layout, hold_out)
+    found = _held_out(source, want) if hold_out else _found(source, want)
     named = isinstance(source, str) and (source in _NAMED or source.startswith("toy:"))
     place = str(source) if named else str(Path(source).expanduser().absolute())
-    return replace(found, origin=Origin(place, split, size, channels, limit))
+    return replace(found, origin=Origin(place, split, size, channels, limit, bits, values, layout, hold_out))
+
+
+def _held_out(source: str | Path, want: Want) -> Data:
+    """One part of a source that has no test split of its own. Raises DataError if it has one."""
+    try:
+        _found(source, replace(want, split="test", hold_out=0.0, limit=1))
+    except DataError:
+        kept, out = _found(source, replace(want, split="train", hold_out=0.0)).split(want.hold_out, 0)
+        return kept if want.split == "train" else out
+    raise DataError(
+        f"{printable(str(source))}: a share of {want.hold_out} was to be held out, but it has a test split of its own; "
+        "leave the share out"
+    )
 
 
 def _found(source: str | Path, want: Want) -> Data:
