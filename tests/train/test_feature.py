@@ -211,14 +211,6 @@ def test_what_the_score_refuses() -> None:
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper and Energy().proper
 
 
-def test_how_long_a_later_step_takes_is_measured_without_taking_it(digits: softmix.data.Data, tmp_path: Path) -> None:
-    one = trainer(digits, small(), tmp_path)
-    before = {name: p.detach().clone() for name, p in one.network.named_parameters()}
-    assert one.seconds_later() > 0
-    assert one.step == 0 and one.kept is None and not one.optimiser.state
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in one.network.named_parameters())
-
-
 def test_a_loss_without_its_head_is_refused_by_the_configuration() -> None:
     for change in ({"head": SoftHead(mean="none")}, {"head": preset("plain", (1, 8, 8)).head}):
         with pytest.raises(ValueError, match="needs a SoftHead"):

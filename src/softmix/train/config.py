@@ -7,8 +7,8 @@ from functools import partial
 from typing import Literal
 
 from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead, Staged
-from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
-from ..net import MLPSpec, NetSpec, UNetSpec
+from ..loss import Consistency, Energy, FeatureEnergy, LossSpec, MeanFlow
+from ..net import NetSpec, UNetSpec
 from ..process import VE, VP, Flow
 from ..sampler import Sampler, adams, ancestral, ddim, renoise, soft_adams
 

@@ -1,4 +1,4 @@
-"""The room of training: what a run writes down as it goes: log.jsonl, and speed.jsonl with what depends on the clock."""
+"""The room of training: what a run writes down as it goes: log.jsonl; and what depends on the clock, speed.jsonl."""
 
 from __future__ import annotations
 

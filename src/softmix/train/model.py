@@ -45,7 +45,7 @@ class Model:
     @property
     def network(self) -> Network:
         """The network that was trained; the denoiser may be that beside another."""
-        return self.denoiser.network if isinstance(self.denoiser, Staged) else self.denoiser
+        return self.denoiser.soft if isinstance(self.denoiser, Staged) else self.denoiser
 
     @property
     def fingerprint(self) -> str:
@@ -129,9 +129,8 @@ def data_of(folder: str | Path, source: str | Path | None = None) -> Data:
     Raises RunError if what is found there are other items, and DataError if nothing can be read.
     """
     facts = read_run(folder).facts
-    origin = facts.origin.seen_from(folder_of(folder)) if facts.origin else None
-    place = source if source is not None else origin.source if origin else facts.data
-    options: Any = origin.options() if origin else _options_of_old(facts)
+    kept, options = reading(folder, facts)
+    place = source if source is not None else kept
     data = load_data(place, **options)
     if data.fingerprint != facts.fingerprint:
         raise RunError(
@@ -140,6 +139,14 @@ def data_of(folder: str | Path, source: str | Path | None = None) -> Data:
             f"{data.fingerprint}: name the data that it was trained on"
         )
     return data
+
+
+def reading(folder: str | Path, facts: Facts) -> tuple[str, dict[str, Any]]:
+    """Where the data of a run are, and the keywords of `load` by which they were read for it."""
+    if facts.origin is None:
+        return facts.data, _options_of_old(facts)
+    origin = facts.origin.seen_from(folder_of(folder))
+    return origin.source, origin.options()
 
 
 def _options_of_old(facts: Facts) -> dict[str, Any]:

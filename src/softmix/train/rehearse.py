@@ -91,11 +91,12 @@ def lack(trainer: Trainer, error: MemoryLackError) -> str:
     run = None if trainer.world.size > 1 else fewer(trainer.run, trainer.step)
     batch = trainer.run.config.batch
     if run is None:
-        several = f"in {2 * trainer.run.parts(trainer.step)} parts, with --set optimiser.accumulate=N, or "
+        parts = 2 * trainer.run.parts(trainer.step)
+        several = f"in more parts (--set optimiser.accumulate={parts}), " if trainer.world.size > 1 else ""
         raise TrainingError(
             f"memory does not suffice for step {trainer.step + 1}, a batch of {batch} items of shape "
-            f"{trainer.run.facts.shape} ({error}): compute it {several if trainer.world.size > 1 else ''}with a smaller "
-            "network (net.width), smaller items (--size), or on a machine with more memory"
+            f"{trainer.run.facts.shape} ({error}): train it {several}with a smaller network (--set net.width=N), "
+            "smaller items (--size), or on a machine with more memory"
         )
     trainer.run = run
     if trainer.device.type == "cuda":
@@ -105,10 +106,12 @@ def lack(trainer: Trainer, error: MemoryLackError) -> str:
 
 def _parted(trainer: Trainer) -> str:
     batch, parts = trainer.run.config.batch, trainer.run.parts(trainer.step)
-    alike = "" if trainer.keeps is None else "; its loss compares the items of a part with each other, now fewer of them"
+    alike = (
+        "" if trainer.keeps is None else "; its loss compares the items of a part with each other, now fewer of them"
+    )
     return (
-        f"memory does not suffice for {-(-2 * batch // parts)} items at once: from step {trainer.step + 1} on a batch of "
-        f"{batch} is computed in {parts} parts, one after another, with the same result up to rounding{alike}"
+        f"memory does not suffice for {-(-2 * batch // parts)} items at once: from step {trainer.step + 1} on a batch "
+        f"of {batch} is computed in {parts} parts, one after another, with the same result up to rounding{alike}"
     )
 
 

@@ -95,7 +95,8 @@ def _started(run: Run, out: Path, start: Model) -> Run:
     config, theirs = run.config, start.config
     classes = (run.facts.class_names, start.facts.class_names)
     pairs = [(name, getattr(config, name), getattr(theirs, name)) for name in ("net", "head", "output")]
-    pairs += [("shape of an item", run.facts.shape, start.facts.shape), ("classes", *map(len, classes))]
+    pairs.append(("shape of an item", run.facts.shape, start.facts.shape))
+    pairs.append(("classes", len(classes[0]), len(classes[1])))
     apart = "; ".join(f"{name}: {ours} here, {other} there" for name, ours, other in pairs if ours != other)
     if apart:
         raise TrainingError(
@@ -145,7 +146,9 @@ def _lengthened(found: Run, config: Config, out: Path, more: int) -> Run:
     asked = (config.steps, config.minutes)
     if facts.steps is None:
         if more or asked != (found.config.steps, found.config.minutes):
-            raise TrainingError(f"{out} holds a run of {found.config.minutes} minutes that has not begun: finish it first")
+            raise TrainingError(
+                f"{out} holds a run of {found.config.minutes} minutes that has not begun: finish it first"
+            )
         return found
     if more:
         return _longer(found, facts.steps + more) if _is_next(found, out, more) else found
@@ -174,8 +177,8 @@ def _is_next(found: Run, out: Path, more: int) -> bool:
     if facts.steps is not None and facts.ends and facts.steps - facts.ends[-1] == more:
         return False
     raise TrainingError(
-        f"{out} has done {done or 0} of {facts.steps} steps, and {more} more were asked for: let it end first, by the same "
-        f"command without --more, or say the whole length, --steps {(facts.steps or 0) + more}"
+        f"{out} has done {done or 0} of {facts.steps} steps, and {more} more were asked for: let it end first, by the "
+        f"same command without --more, or say the whole length, --steps {(facts.steps or 0) + more}"
     )
 
 
