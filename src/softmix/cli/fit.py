@@ -88,9 +88,9 @@ def train(
     from ..train.place import require_writable
 
     # all that needs no data comes first: to read them may take minutes
+    require_writable(out)
     source = behind(out, model, config, start)
     require_length(steps, minutes, needed=more is None and (source is None or source.role == "start"))
-    require_writable(out)
     said = {"size": size, "channels": channels, "limit": limit, "hold_out": hold_out, "bits": bits}
     items = items_of(data, source, said | {"values": values, "layout": layout})
     chosen = configuration(source, model, items.shape, set)

@@ -111,8 +111,6 @@ def training(
     out, world, wish = Path(out), join(), Wish(more, start)
     if shard and world.size == 1:
         raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")
-    new = not (out / "config.json").exists() if world.first else False
-    new = world.told("new" if new else "old") == "new"
 
     def heard(sentence: str) -> None:
         say(sentence)
@@ -120,6 +118,7 @@ def training(
             raise StoppedError("stopped before the first step, and nothing was written", stop())
 
     run = loads(Run, world.told(dumps(settle(out, data, config, world.size, wish))))
+    new = world.told("new" if not (out / "config.json").exists() else "old") == "new"
     trainer = _able(run, data, out, world, shard)
     if new:
         run = loads(Run, world.told(dumps(rehearse(trainer, heard))))
@@ -207,7 +206,7 @@ def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer
 def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) -> Iterator[TrainStep]:
     config, world = trainer.run.config, trainer.world
     clock, began = time.perf_counter(), trainer.step
-    failures = 0
+    failures, worst = 0, -1
     while trainer.total is None or trainer.step < trainer.total:
         before = trainer.step
         try:
@@ -216,10 +215,11 @@ def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) ->
             notes += (_in_more_parts(trainer, error),)
             continue
         if trainer.step == before:
-            failures += 1
+            failures, worst = failures + 1, max(worst, before)
             notes += (_failed(trainer, loss, norm, failures),)
             continue
-        failures = 0
+        # after a rollback the steps before the one that failed are no sign that it will not fail again
+        failures = failures if trainer.step <= worst else 0
         now = time.perf_counter()
         if trainer.step - began == _WARM:
             clock = now
@@ -237,6 +237,8 @@ def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) ->
             length = f" of {trainer.total}" if trainer.total else ""
             sentence = f"stopped after step {trainer.step}{length}, and saved: the same command goes on from there"
             raise StoppedError(sentence, round(numbers / some))
+    # the last step may have been skipped
+    trainer.save()
 
 
 def _in_more_parts(trainer: Trainer, error: MemoryLackError) -> str:

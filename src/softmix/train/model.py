@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,15 @@ def folder_of(name: str | Path) -> Path:
     """The run folder of this name: the folder itself, or a model that comes with softmix ("fashion")."""
     folder = Path(name)
     shipped = SHIPPED / folder
-    return shipped if not folder.exists() and len(folder.parts) == 1 and (shipped / "config.json").is_file() else folder
+    # os.path says no where a name is too long, and Path raises
+    known = not os.path.exists(folder) and len(folder.parts) == 1 and os.path.isfile(shipped / "config.json")
+    return shipped if known else folder
 
 
 def read_run(folder: str | Path) -> Run:
     """The config.json of a run folder, or of a model that comes with softmix. Raises RunError with a sentence."""
     place = folder_of(folder) / "config.json"
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise RunError(
             f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made"
         )

@@ -19,7 +19,10 @@ def require_writable(out: Path) -> None:
 
 
 def _require(out: Path) -> None:
-    above = next((path for path in (out, *out.absolute().parents) if path.exists()), Path())
+    if "\0" in str(out):
+        raise ValueError("a name holds a NUL")
+    # os.path.exists is False for a name that is too long, where Path.exists raises
+    above = next(path for path in (out, *out.absolute().parents) if os.path.exists(path))
     if not above.is_dir():
         what = "a file: name a folder for the run" if above == out else f"below {above}, which is a file"
         raise TrainingError(f"{_shown(out)} is {what}")

@@ -29,7 +29,7 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     for items that no network takes.
     """
     trainable(shape)
-    soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.05)
+    soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
     base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=_batch(shape), optimiser=ease)
     if len(shape) == 1:
         base = replace(base, optimiser=replace(ease, rate=2e-3), precision="fp32")

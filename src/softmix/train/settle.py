@@ -38,18 +38,20 @@ def settle(out: Path, data: Data, config: Config, processes: int = 1, wish: Wish
     Raises TrainingError if the folder holds something else or cannot be written, and for changes that cannot be.
     """
     wish, place = wish or Wish(), out / "config.json"
-    if config.steps is None and config.minutes is None:
-        raise TrainingError("how long to train was not said: give steps or minutes")
+    require_writable(out)
     if wish.more < 0:
         raise TrainingError(f"{wish.more} more steps were asked for; give at least 1")
+    if wish.more and not place.exists():
+        raise TrainingError(
+            f"{wish.more} more steps were asked for, and {out} holds no run: train one first, with steps or minutes"
+        )
+    if config.steps is None and config.minutes is None:
+        raise TrainingError("how long to train was not said: give steps or minutes")
     facts = facts_of(data, config, processes)
     if facts.origin:
         facts = replace(facts, origin=facts.origin.kept_in(out))
-    require_writable(out)
     if not place.exists():
         _require_free(out)
-        if wish.more:
-            raise TrainingError(f"{wish.more} more steps were asked for, and {out} holds no run: give steps or minutes")
         return _started(Run(config, facts), out, wish.start) if wish.start else Run(config, facts)
     try:
         found = loads(Run, place.read_text(encoding="utf-8"))
