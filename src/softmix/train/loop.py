@@ -27,11 +27,11 @@ from .examples import times
 from .halt import StoppedError
 from .log import LOG, SPEED, add, forget, log_of, write
 from .make import TrainingError
-from .memory import MemoryLackError
+from .memory import MemoryLackError, is_lack
 from .model import Model, RunError
 from .model import load as load_model
 from .record import Run
-from .rehearse import Say, lack, rehearse, try_out
+from .rehearse import Say, lack, no_room, rehearse, try_out
 from .settle import Wish, noted, settle, start_of
 from .trainer import Trainer
 from .world import LostError, World, join, whole
@@ -196,6 +196,8 @@ def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer
     except (LostError, TrainingError):
         raise
     except Exception as error:  # parts that do not fit each other fail in any way they like
+        if is_lack(error):
+            raise no_room("two items", data.shape, error) from error
         told = " ".join(str(error).split()) or type(error).__name__
         raise TrainingError(
             f"this configuration cannot be trained on {data.name}, items {data.shape}: {told}"

@@ -12,7 +12,7 @@ import torch
 from ..sampler import sample
 from .config import suited
 from .make import TrainingError
-from .memory import MemoryLackError, enough, free_memory, held_by
+from .memory import MemoryLackError, enough, free_memory, held_by, is_lack
 from .record import Run
 from .trainer import Trainer
 
@@ -88,20 +88,24 @@ def lack(trainer: Trainer, error: MemoryLackError) -> str:
 
     Raises TrainingError where that cannot be.
     """
-    run = None if trainer.world.size > 1 else fewer(trainer.run, trainer.step)
-    batch = trainer.run.config.batch
+    several = trainer.world.size > 1
+    run = None if several else fewer(trainer.run, trainer.step)
     if run is None:
-        parts = 2 * trainer.run.parts(trainer.step)
-        several = f"in more parts (--set optimiser.accumulate={parts}), " if trainer.world.size > 1 else ""
-        raise TrainingError(
-            f"memory does not suffice for step {trainer.step + 1}, a batch of {batch} items of shape "
-            f"{trainer.run.facts.shape} ({error}): train it {several}with a smaller network (--set net.width=N), "
-            "smaller items (--size), or on a machine with more memory"
-        )
+        parts = f"in more parts (--set optimiser.accumulate={2 * trainer.run.parts(trainer.step)}), " if several else ""
+        raise no_room(f"step {trainer.step + 1}", trainer.run.facts.shape, error, parts)
     trainer.run = run
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
     return _parted(trainer)
+
+
+def no_room(what: str, shape: tuple[int, ...], error: BaseException, before: str = "") -> TrainingError:
+    """The sentence for a step that does not fit into memory in any number of parts."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    return TrainingError(
+        f"memory does not suffice for {what} with items of shape {shape} ({told}): train {before}with a smaller "
+        "network (--set net.width=N), smaller items (--size), or on a machine with more memory"
+    )
 
 
 def _parted(trainer: Trainer) -> str:
@@ -131,12 +135,18 @@ def _fits(trainer: Trainer, say: Say) -> float:
 def _plan(trainer: Trainer, say: Say) -> None:
     """On a CPU, where a process that takes too much is killed without an error: halves the parts of a batch until what
     they are likely to take is there, judged by a few items."""
-    if trainer.device.type != "cpu" or trainer.team is not None:
+    # of a compiled network autograd holds what its compiler decides
+    if trainer.device.type != "cpu" or trainer.team is not None or trainer.run.config.compile:
         return
     free = free_memory()
     count = min(4, trainer.run.config.batch)
-    loss, held = held_by(lambda: trainer.item_loss(torch.arange(count)).sum(), trainer.parameters)
-    del loss
+    try:
+        held = held_by(lambda: trainer.item_loss(torch.arange(count)).sum(), trainer.parameters)[1]
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack(error):
+            raise
+        # then the step itself will say so
+        return
     before = trainer.run
     while not enough(held / count * _at_once(trainer.run, trainer.step), free):
         smaller = fewer(trainer.run, trainer.step)
