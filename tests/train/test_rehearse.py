@@ -39,7 +39,7 @@ from softmix.train import (
 from softmix.train.config import suited
 from softmix.train.make import assembled, build, trainable
 from softmix.train.memory import MemoryLackError, enough, free_memory, held_by, is_lack
-from softmix.train.rehearse import fewer, lack, rehearse
+from softmix.train.rehearse import fewer, lack, rehearse, too_short
 
 REHEARSE = sys.modules["softmix.train.rehearse"]
 
@@ -214,6 +214,38 @@ def test_a_run_of_0_1_that_was_stopped_before_its_length_was_known_goes_on(tmp_p
     steps.close()
     ours = softmix.load(tmp_path / "run", "model").network.state_dict()
     assert all(torch.allclose(ours[name], p, atol=1e-7) for name, p in alone.network.state_dict().items())
+
+
+def test_a_run_too_short_to_be_any_good_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    softmix.train(points(), small(), tmp_path / "run", say=said.append)
+    assert [sentence for sentence in said if "8 steps are few: a model of points" in sentence]
+    said.clear()
+    softmix.train(points(), replace(small(), steps=10), tmp_path / "run", say=said.append)
+    assert not any("few" in sentence for sentence in said)
+    assert too_short(299, False) and too_short(999, True)
+    assert too_short(300, False) is None and too_short(1000, True) is None
+
+
+def test_the_bar_is_there_while_the_first_step_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+    right = Trainer.advance
+
+    def advance(self: Trainer, rate: float | None = None) -> tuple[float, float]:
+        seen.append(capsys.readouterr().err)
+        return right(self, rate)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    softmix.train(points(), small(), tmp_path / "my run", say=lambda sentence: None)
+    assert "my run:   0%" in seen[0] and "a step is tried" in seen[0]
+    assert "8/8" in capsys.readouterr().err
+    for step in training(points(), replace(small(), steps=12), tmp_path / "my run"):
+        if step.step == 9:
+            break
+    softmix.train(points(), replace(small(), steps=12), tmp_path / "my run", say=lambda sentence: None)
+    assert "12/12" in capsys.readouterr().err
 
 
 # memory

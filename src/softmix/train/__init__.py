@@ -17,6 +17,7 @@ from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .preset import MODELS, preset
 from .record import Earlier, Facts, Run, Start
+from .rehearse import too_short
 from .trainer import Trainer
 from .world import LostError, join, leave
 
@@ -51,6 +52,9 @@ def train(
                 if not first:
                     continue
                 _shown(bar, step)
+                sentence = too_short(step.total, data.is_image) if step.step == 1 and step.total else None
+                if sentence:
+                    say(sentence)
                 for note in step.notes:
                     say(note)
         except LostError as error:

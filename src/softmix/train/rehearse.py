@@ -74,6 +74,17 @@ def rehearse(trainer: Trainer, say: Say) -> Run:
     return trainer.run
 
 
+def too_short(total: int, is_image: bool) -> str | None:
+    """A sentence about a run that is too short to be any good; None for one that is not."""
+    least, what = (1000, "images") if is_image else (300, "points")
+    if total >= least:
+        return None
+    return (
+        f"{total} steps are few: a model of {what} is not good before some {3 * least:,} of them (for 28x28 grey "
+        "images, or two dimensions; larger ones take more)"
+    )
+
+
 def fewer(run: Run, step: int) -> Run | None:
     """The run with each part of a batch halved from the step after `step` on; None if a part is one item for a lane."""
     batch, lanes, now = run.config.batch, run.facts.lanes, run.parts(step)
