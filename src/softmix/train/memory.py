@@ -21,7 +21,8 @@ class MemoryLackError(RuntimeError):
 def is_lack(error: BaseException) -> bool:
     """Whether an error of torch or Python says that memory does not suffice."""
     told = str(error).lower()
-    words = ("not enough memory", "can't allocate memory", "out of memory")
+    # the last two are oneDNN's and C++'s
+    words = ("not enough memory", "can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in told for word in words)
 
 
