@@ -91,6 +91,14 @@ def test_an_example_has_the_label_of_its_item() -> None:
     assert sorted(number.tolist()) == list(range(300))
 
 
+def test_each_epoch_has_every_item_once_in_an_order_of_its_own() -> None:
+    found = [examples(small(), points(), torch.arange(k * 300, (k + 1) * 300), 0, CPU)[0].x0[:, 0] for k in range(3)]
+    for epoch in found:
+        assert torch.equal(epoch.sort().values, points().values[:, 0])
+    for one, other in itertools.combinations(found, 2):
+        assert float((one == other).double().mean()) < 0.1
+
+
 @pytest.mark.parametrize("drop", [0.0, 0.1, 0.5, 1.0])
 def test_a_share_drop_of_the_labels_is_left_out(drop: float) -> None:
     noised, _ = examples(small(classes=True, drop=drop), points(), torch.arange(6000), 0, CPU)
@@ -136,10 +144,11 @@ def test_the_seed_decides_the_weights_and_leaves_the_random_state_alone() -> Non
 # mirrored images
 
 
-def test_half_of_the_images_are_mirrored_another_half_in_each_epoch() -> None:
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_half_of_the_images_are_mirrored_another_half_in_each_epoch(attempt: int) -> None:
     data = images()
-    plain, _ = examples(small(), data, torch.arange(400), 0, CPU)
-    turned, _ = examples(small(flip=True), data, torch.arange(400), 0, CPU)
+    plain, _ = examples(small(), data, torch.arange(400), attempt, CPU)
+    turned, _ = examples(small(flip=True), data, torch.arange(400), attempt, CPU)
     mirror = plain.x0.flip(-1)
     which = (turned.x0 == mirror).flatten(1).all(1)
     assert ((turned.x0 == plain.x0).flatten(1).all(1) ^ which).all()
