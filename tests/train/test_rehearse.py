@@ -159,6 +159,24 @@ def test_a_step_longer_than_all_the_minutes_is_tried_once_and_taken_once(clock: 
     assert total_of(small(), points(), 0.5)[0] == 1
 
 
+def test_a_step_that_would_take_a_good_part_of_the_minutes_is_judged_by_a_few_items(
+    clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch of 16 takes four times what four items take; were it tried twice, half of the minute would be gone."""
+    clock(16.0)
+    one, right, now = trainer(small(steps=None, minutes=1.0), points()), Trainer.item_loss, [0.0]
+
+    def item_loss(self: Trainer, items: torch.Tensor) -> torch.Tensor:
+        now[0] += float(len(items))
+        return right(self, items)
+
+    monkeypatch.setattr(Trainer, "item_loss", item_loss)
+    monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
+    found = rehearse(one, lambda sentence: None)
+    # 56 of the 60 seconds are left, for steps of 16
+    assert found.facts.steps == 3 and now[0] == 4
+
+
 def test_both_stages_count_by_their_share(clock: Callable[..., None]) -> None:
     clock(0.01, 0.03)
     config = staged(loss=FeatureEnergy(share=0.25))

@@ -18,6 +18,8 @@ from .trainer import Trainer
 
 # the share of the minutes, and the steps, that measuring the speed of each stage may take
 _SHARE, _STEPS = 0.02, 25
+# a step that is likely to take a larger share of the minutes than this is not tried
+_LONG = 0.1
 # bytes a second at which a checkpoint is taken to be hashed, written and synced
 _DISK = 1e8
 # pictures and checkpoints of a run, if their distance was not said (`Config.save`, `Config.show`)
@@ -55,9 +57,15 @@ def rehearse(trainer: Trainer, say: Say) -> Run:
     for later in stages:
         say("a step is tried" + (", of the second stage" if later else ""))
         trainer.kept = trainer.keep() if later else None
-        first = _fits(trainer, say)
-        if trainer.total is None and minutes is not None:
-            took.append(_seconds(trainer, first, 60 * minutes * _SHARE))
+        guess, timed = _plan(trainer, say), trainer.total is None and minutes is not None
+        if minutes is not None and timed and guess > _LONG * 60 * minutes:
+            # to try it would take a good part of the minutes
+            took.append(guess)
+        else:
+            first = _fits(trainer, say)
+            if minutes is not None and timed:
+                took.append(_seconds(trainer, first, 60 * minutes * _SHARE))
+        if timed:
             say(f"a step takes {took[-1]:.3g} s")
         trainer.step = step
     if took:
@@ -132,7 +140,6 @@ def _parted(trainer: Trainer) -> str:
 
 def _fits(trainer: Trainer, say: Say) -> float:
     """Tries a whole step, in more parts if need be, and gives the seconds that it took."""
-    _plan(trainer, say)
     while True:
         began = time.perf_counter()
         try:
@@ -143,21 +150,24 @@ def _fits(trainer: Trainer, say: Say) -> float:
         return time.perf_counter() - began
 
 
-def _plan(trainer: Trainer, say: Say) -> None:
+def _plan(trainer: Trainer, say: Say) -> float:
     """On a CPU, where a process that takes too much is killed without an error: halves the parts of a batch until what
-    they are likely to take is there, judged by a few items."""
+    they are likely to take is there, judged by a few items. The seconds that a step is likely to take, 0 elsewhere."""
     # of a compiled network autograd holds what its compiler decides
     if trainer.device.type != "cpu" or trainer.team is not None or trainer.run.config.compile:
-        return
+        return 0.0
     free = free_memory()
     count = min(4, trainer.run.config.batch)
     try:
-        held = held_by(lambda: trainer.item_loss(torch.arange(count)).sum(), trainer.parameters)[1]
+        began = time.perf_counter()
+        loss, held = held_by(lambda: trainer.item_loss(torch.arange(count)).sum(), trainer.parameters)
+        torch.autograd.grad(loss, trainer.parameters, allow_unused=True)
+        took = (time.perf_counter() - began) / count
     except (RuntimeError, MemoryError) as error:
         if not is_lack(error):
             raise
         # then the step itself will say so
-        return
+        return 0.0
     before = trainer.run
     while not enough(held / count * _at_once(trainer.run, trainer.step), free):
         smaller = fewer(trainer.run, trainer.step)
@@ -166,6 +176,7 @@ def _plan(trainer: Trainer, say: Say) -> None:
         trainer.run = smaller
     if trainer.run != before:
         say(_parted(trainer))
+    return took * trainer.run.config.batch / trainer.run.facts.lanes
 
 
 def _at_once(run: Run, step: int) -> int:
