@@ -28,6 +28,7 @@ from softmix.train import (
     RunError,
     Trainer,
     TrainingError,
+    checkpoint,
     data_of,
     facts_of,
     load,
@@ -186,6 +187,25 @@ def test_a_run_that_gives_up_has_tried_ten_times(tmp_path: Path, monkeypatch: py
     assert tried == list(range(10))
 
 
+def test_a_run_that_was_rolled_back_goes_on_with_its_other_draws_and_its_averages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Trainer.item_loss
+
+    def broken(self: Trainer, items: torch.Tensor) -> torch.Tensor:
+        return right(self, items) * (float("nan") if self.step == 3 and self.attempt == 0 else 1.0)
+
+    monkeypatch.setattr(Trainer, "item_loss", broken)
+    config = small(nonfinite="rollback")
+    run(tmp_path / "alone", config)
+    run(tmp_path / "cut", config, 5)
+    assert checkpoint.load(tmp_path / "cut/checkpoints", 5).state["attempt"] == 1
+    run(tmp_path / "cut", config)
+    assert torch.equal(weights(tmp_path / "alone"), weights(tmp_path / "cut"))
+    ends = [checkpoint.load(tmp_path / name / "checkpoints", 8).tensors["ema-0.100"] for name in ("alone", "cut")]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
 # longer
 
 
@@ -268,6 +288,9 @@ def test_a_run_begins_with_the_averaged_weights_of_another_and_says_which(parent
     assert (tmp_path / "child" / begun.start.run).resolve() == parent.resolve()
     theirs, ours = model.network.state_dict(), load(tmp_path / "child", "model").network.state_dict()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in theirs)
+    # before the first step too, where a run that is stopped at once would be sampled
+    begun_with = checkpoint.load(tmp_path / "child/checkpoints", 0).tensors
+    assert all(torch.equal(begun_with[name][key], theirs[key]) for name in ("model", "ema-0.050") for key in theirs)
     averaged = load(tmp_path / "child").network.state_dict()
     assert all(torch.allclose(averaged[name], theirs[name], atol=1e-7) for name in theirs)
 
