@@ -78,7 +78,9 @@ def attempt(tree: Any, which: str) -> None:
     place = Path(tempfile.mkdtemp())
     out = place / "run"
     try:
-        assert [step.step for step in training(DATA[which], config, out)] == [1]
+        taken = [step.step for step in training(DATA[which], config, out)]
+        # a step that is skipped is not taken, and the run is over
+        assert taken == [1] or (taken == [] and config.nonfinite == "skip")
         assert (out / "checkpoints" / "step-000001").is_dir()
         outcomes["trained"] += 1
     except TrainingError as error:

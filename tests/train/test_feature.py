@@ -59,7 +59,7 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
     """At t = 1, with draws that do not depend on x_t: the same mean over batches as the item-wise score."""
     one = trainer(digits, small(), tmp_path)
     one.step = 12
-    eyes = one._keep()
+    eyes = one.keep()
 
     class Free:
         process = VP()
@@ -84,7 +84,7 @@ def test_only_the_latent_can_tell_draws_of_one_noise_apart(digits: softmix.data.
     """A head without a latent: with one x_t for all its draws are one point, and with one for each they are as many."""
     control = small(head=SoftHead(mean="own", scale=0.0))
     one = trainer(digits, control, tmp_path)
-    eyes = one._keep()
+    eyes = one.keep()
     noised, rng = one.noised(torch.arange(16))
     found = {}
     for alike in (True, False):
@@ -127,7 +127,7 @@ def test_each_part_of_the_second_half_sees_its_share(alike: bool, digits: softmi
     """Which items are asked for at which noise: the mean's below `until`, the draws' above it, blanks at t = 1, for
     one x_t if they are alike."""
     one = trainer(digits, small(), tmp_path)
-    eyes = one._keep()
+    eyes = one.keep()
     noised, rng = one.noised(torch.arange(64))
     asked: list[torch.Tensor] = []
 
@@ -209,14 +209,6 @@ def test_what_the_score_refuses() -> None:
         with pytest.raises(ValueError, match="the feature score needs"):
             FeatureEnergy(**wrong)  # type: ignore[arg-type]
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper and Energy().proper
-
-
-def test_how_long_a_later_step_takes_is_measured_without_taking_it(digits: softmix.data.Data, tmp_path: Path) -> None:
-    one = trainer(digits, small(), tmp_path)
-    before = {name: p.detach().clone() for name, p in one.network.named_parameters()}
-    assert one.seconds_later() > 0
-    assert one.step == 0 and one.kept is None and not one.optimiser.state
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in one.network.named_parameters())
 
 
 def test_a_loss_without_its_head_is_refused_by_the_configuration() -> None:

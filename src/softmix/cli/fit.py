@@ -2,142 +2,159 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
-from .common import ModelName, UsageError, load_data, uses
+from .card import write_card
+from .common import ModelName
+from .settings import behind, changed, configuration, items_of, require_length
 
 if TYPE_CHECKING:
-    from ..train import Config, Model
+    from ..data import Data
+    from ..train import Config, Facts, Model
+
+# those of softmix.data, which takes a second to import
+ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
+LayoutName = Literal["channels-first", "channels-last"]
 
 
 def train(
-    data: Positional[str],
+    data: Positional[str | None] = None,
     /,
+    *,
     out: Path,
-    model: ModelName = "smd",
+    model: ModelName | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    config: Path | None = None,
-    set: tuple[str, ...] = (),
+    more: int | None = None,
+    classes: bool = False,
+    batch: int | None = None,
+    flip: bool = False,
     size: int | None = None,
+    channels: int | None = None,
     limit: int | None = None,
+    hold_out: float | None = None,
+    bits: int | None = None,
+    values: ValueRange | None = None,
+    layout: LayoutName | None = None,
+    config: Path | None = None,
+    start: Path | None = None,
+    set: UseAppendAction[tuple[tuple[str, ...], ...]] = (),
     seed: int | None = None,
     shard: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Train a model on your data, or go on training it: the same command continues where it was cut off.
 
+    softmix train photos/ --out runs/photos --size 32 --minutes 60
+    softmix train --out runs/photos --more 5000
+
     Args:
-        data: digits, fashion-mnist, toy:NAME, a folder or zip of images, an IDX or npy file.
+        data: digits, fashion-mnist, toy:NAME, a folder or zip of images, an IDX or npy file. May be left out for a run
+            that exists, and with --config: then those that it was trained on.
         out: the run folder: configuration, log, checkpoints, sample grids.
         model: smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which
-            collapses), mixture (explicit Gaussian mixture), normal (one Gaussian).
-        minutes: how long to train. The speed of the first steps decides the number of steps, for good.
-        steps: how many steps to train, instead of minutes.
-        config: a config.json to repeat, instead of the model's own settings.
-        set: changes to the configuration, such as --set batch=64 loss.m=8 net.width=96.
+            collapses), mixture (explicit Gaussian mixture), normal (one Gaussian). smd if not said, or what the run
+            has that is in --out, --config or --start.
+        minutes: how long to train. A few steps, tried before the first, decide the number of steps, for good.
+        steps: how many steps to train, instead of minutes. For a run that exists: more than it has makes it longer.
+        more: steps to be added to a run that has ended: its rate rises and falls anew.
+        classes: tell the model the class of each item, so that it can be asked for one.
+        batch: items of a step; images of more than 64 x 64 pixels have fewer by themselves.
+        flip: show half of the images mirrored, left for right. Not for digits or writing.
         size: side that images are brought to, if they differ.
+        channels: 1 (grey), 3 (colour) or 4 (with alpha), instead of what the files have.
         limit: use at most this many items.
+        hold_out: a share of the items, such as 0.1, that is not trained on, for `softmix evaluate`.
+        bits: of images of 16 bits: how many their values use, such as 12.
+        values: of an array of numbers: their range.
+        layout: of an array of images: where its channels are.
+        config: a config.json, or its run folder, to repeat, instead of the model's own settings.
+        start: a run whose weights are the start of a new one.
+        set: changes to the configuration, such as --set batch=64 loss.m=8 net.width=96. Of a run that goes on
+            optimiser.rate, nonfinite, save, show and keep may change.
         seed: of weights, order and noise; 0, or that of --config, if not said.
         shard: of several processes (torchrun -m softmix train ...), each keeps a part of the weights: for networks
             that one device cannot hold.
         dry_run: show the configuration and the size of the model, and train nothing.
     """
-    from ..config import dumps
-    from ..train import Run, build, facts_of, join, leave
+    from ..train import join, leave
     from ..train import train as run
+    from ..train.checkpoint import newest
+    from ..train.place import require_writable
 
-    items = load_data(data, size=size, limit=limit)
-    chosen = _configuration(config, model, items.shape, set)
-    if config is None or steps is not None or minutes is not None:
-        if (steps is None) == (minutes is None):
-            raise UsageError("say how long to train: --minutes 20, or --steps 5000, one of the two")
-        if min(1 if steps is None else steps, 1 if minutes is None else minutes) <= 0:
-            raise UsageError(f"{steps or minutes or 0} was asked for; training takes at least 1 step, or some minutes")
+    # all that needs no data comes first: to read them may take minutes
+    require_writable(out)
+    source = behind(out, model, config, start)
+    require_length(steps, minutes, needed=more is None and (source is None or source.role == "start"))
+    said = {"size": size, "channels": channels, "limit": limit, "hold_out": hold_out, "bits": bits}
+    items = items_of(data, source, said | {"values": values, "layout": layout})
+    chosen = configuration(source, model, items.shape, set)
+    if steps is not None or minutes is not None:
         chosen = replace(chosen, steps=steps, minutes=minutes)
-    chosen = replace(chosen, seed=chosen.seed if seed is None else seed)
+    chosen = changed(chosen, classes=classes or None, flip=flip or None, batch=batch, seed=seed)
     world = join()
     if world.first:
         for line in items.report.lines():
             print(line)
+        if not chosen.classes and len(items.classes) > 1:
+            print(_told_of_classes(items))
+    begun = _begun(start, out)
     if dry_run:
-        whole = Run(chosen, facts_of(items, chosen, world.size))
-        print(dumps(whole), end="")
-        print(f"{sum(p.numel() for p in build(whole).parameters()):,} parameters")
+        _show(items, chosen, out, more, begun)
         return
-    trained = run(items, chosen, out, shard=shard)
+    done = newest(out / "checkpoints") or 0
+    trained = run(items, chosen, out, shard=shard, more=more or 0, start=begun)
     if world.first:
-        _card(trained)
-        print(f"trained {trained.step} steps; the run is in {out}")
-        print(f"next: softmix sample {out} --n 64 --steps 4 --out samples.png    softmix evaluate {out}")
+        write_card(trained)
+        print(_end(trained, done, out))
+        print(f"next: {_next(trained.facts, out)}")
     leave()
 
 
-def _configuration(config: Path | None, model: ModelName, shape: tuple[int, ...], changes: tuple[str, ...]) -> Config:
-    """The run's configuration: from a file or a preset, with changes."""
-    from ..config import from_json, to_json
-    from ..train import Config, preset
-    from ..train.model import read_run
+def _begun(start: Path | None, out: Path) -> Model | None:
+    """The model that lends its weights; None for a run that has begun with them."""
+    from ..train import load, read_run
+    from ..train.settle import start_of
 
-    chosen = (
-        read_run(config.parent).config if config is not None and config.name == "config.json" else preset(model, shape)
+    if start is None:
+        return None
+    if (out / "config.json").is_file() and start_of(read_run(out), out) == start.absolute().resolve():
+        return None
+    return load(start)
+
+
+def _show(items: Data, chosen: Config, out: Path, more: int | None, start: Model | None) -> None:
+    from ..config import dumps
+    from ..train import build, join
+    from ..train.settle import Wish, settle
+
+    whole = settle(out, items, chosen, join().size, Wish(more or 0, start))
+    print(dumps(whole), end="")
+    print(f"{sum(p.numel() for p in build(whole).parameters()):,} parameters")
+
+
+def _told_of_classes(items: Data) -> str:
+    some = ", ".join(items.classes[:6]) + (", ..." if len(items.classes) > 6 else "")
+    return (
+        f"the data have {len(items.classes)} classes ({some}), and the model is not told them. With --classes it is, "
+        "and can be asked for one: softmix sample RUN --label"
     )
-    if config is not None and config.name != "config.json":
-        raise UsageError(f"{config} was given as a configuration: give the config.json of a run folder")
-    tree: Any = to_json(chosen)
-    # another kind of part has settings of its own: first the kinds, which drop those of the kind before
-    for change in sorted(changes, key=lambda change: not change.partition("=")[0].endswith(".kind")):
-        path, _, text = change.partition("=")
-        _set(tree, path.split("."), text, change)
-    return from_json(Config, tree)
 
 
-def _set(tree: dict[str, Any], path: list[str], text: str, change: str) -> None:
-    for key in path[:-1]:
-        tree = tree[key] if isinstance(tree, dict) and isinstance(tree.get(key), dict) else {}
-    if path[-1] == "kind" and tree.get("kind") not in (None, text):
-        tree.clear()
-        tree["kind"] = text
-        return
-    # of a part whose kind has changed from_json knows the settings, and names them if this is none of them
-    if path[-1] not in tree and "kind" not in tree:
-        raise UsageError(f"--set {change}: there is no {'.'.join(path)} in the configuration; see --dry-run")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    if isinstance(value, dict) and isinstance(tree[path[-1]], dict):
-        value = {**value}
-    tree[path[-1]] = value
+def _end(model: Model, done: int, out: Path) -> str:
+    if model.step > done:
+        return f"trained steps {done + 1} to {model.step}; the run is in {out}"
+    longer = f"softmix train --out {shlex.quote(str(out))} --more {model.step}"
+    return f"nothing was trained: the run in {out} had ended, at step {model.step}. To go on: {longer}"
 
 
-def _card(model: Model) -> None:
-    """README.md of the run folder."""
-    from ..recipe import PAPERS
-
-    facts, config = model.facts, model.config
-    lines = [
-        f"# {model.path.name}",
-        "",
-        f"A diffusion model trained with softmix {facts.version} on {facts.data}: {facts.count} items of shape "
-        f"{tuple(facts.shape)}, fingerprint {facts.fingerprint}.",
-        "",
-        f"- network: `{config.net}`",
-        f"- posterior head: `{config.head}`",
-        f"- loss: `{config.loss}`",
-        f"- process: `{config.process}`",
-        f"- {model.step} steps of {config.batch} items, seed {config.seed}, {facts.precision}",
-        "",
-        "Repeat it with `softmix train DATA --config config.json --out NEW`. Sample with `softmix sample`.",
-        "",
-        "```bibtex",
-        *(module.PAPER.bibtex() for module in PAPERS.values() if uses(config, module.PAPER.name)),
-        "```",
-        "",
-    ]
-    (model.path / "README.md").write_text("\n".join(lines))
+def _next(facts: Facts, out: Path) -> str:
+    """Commands that work from where the user stands."""
+    run, kind = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
+    data = "" if facts.origin else " DATA"
+    return f"softmix sample {run} --n 64 --steps 4 --out samples.{kind}    softmix evaluate {run}{data}"

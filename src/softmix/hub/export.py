@@ -26,7 +26,7 @@ from ..process import VP, Gaussian, Table
 from ..sampler import BY_NAME, sample
 from ..train import Model, Run, build
 from ..train.config import suited
-from ..train.trainer import assembled
+from ..train.make import assembled
 from .source import HubError
 
 TRAIN_STEPS = 1000

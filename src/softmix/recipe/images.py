@@ -24,6 +24,7 @@ import torch
 
 from .. import training
 from ..data import Data, load
+from ..data.store import choose
 from ..denoiser import Denoiser, MixtureHead, PointHead, PublishedSMD, SoftHead
 from ..denoiser.wrap import Wrapped, averaged
 from ..evaluate.judge import Reference, features_for
@@ -52,7 +53,7 @@ def as_it_is(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
 
 def best_variance(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
     """The mean with the best one variance for each step: its mean squared error on 500 training items."""
-    x0 = data.x0(torch.arange(len(data))[:: len(data) // 500][:500])
+    x0 = data.x0(choose(len(data), 500))
     process = denoiser.process
     found: dict[float, float] = {}
     for t in grid[:-1].tolist():

@@ -127,6 +127,12 @@ def latest(folder: Path, only: Iterable[str] | None = None) -> Loaded | None:
     )
 
 
+def newest(folder: Path) -> int | None:
+    """The step of the newest checkpoint, by its name alone; None where there is none."""
+    paths = _checkpoints(folder)
+    return _step(paths[0]) if paths else None
+
+
 def load(folder: Path, step: int | None = None, only: Iterable[str] | None = None) -> Loaded:
     """The whole checkpoint of `step`, or the newest (see `latest`) where no step is given.
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
-from ..data import Origin
 from ..denoiser import Denoiser, MapHead, MixtureHead, NormalHead, Output, PointHead, PublishedSMD, SoftHead, Staged
-from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, LossSpec, MeanFlow, PublishedSquare, Square
-from ..net import MLPSpec, NetSpec, UNetSpec
+from ..loss import Consistency, Energy, FeatureEnergy, LossSpec, MeanFlow
+from ..net import NetSpec, UNetSpec
 from ..process import VE, VP, Flow
 from ..sampler import Sampler, adams, ancestral, ddim, renoise, soft_adams
 
 HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+
+
+# far beyond what anyone trains; above them numbers overflow or memory is asked for that no machine has
+_BATCH, _STEPS, _MINUTES, _RATE = 2**20, 10**9, 10**7, 10.0
 
 
 def _demand(holds: bool, sentence: str) -> None:
@@ -43,7 +46,12 @@ class Times:
 @dataclass(frozen=True)
 class Optimiser:
     """AdamW. The rate rises over `warmup` steps and falls linearly to 0 over the last `decay` of the run.
-    clip : the largest gradient norm. accumulate : parts that a batch is computed in, to save memory."""
+
+    warmup_share : the largest share of the run that the rise may take, so that a short run reaches its rate; None: all.
+    clip : the largest gradient norm.
+    accumulate : parts that a batch is computed in, one after another, to save memory. Where memory does not suffice
+    for a part the run takes more of them (`Facts.parts`).
+    """
 
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -52,23 +60,32 @@ class Optimiser:
     decay: float = 0.5
     clip: float = 1.0
     accumulate: int = 1
+    warmup_share: float | None = None
 
     def __post_init__(self) -> None:
-        _demand(self.rate > 0, f"the rate is above 0; found {self.rate}")
+        _demand(0 < self.rate <= _RATE, f"the rate is above 0 and at most {_RATE:g}; found {self.rate}")
         _demand(all(0 <= beta < 1 for beta in self.betas), f"each beta is in [0, 1); found {self.betas}")
-        _demand(self.weight_decay >= 0, f"weight_decay is at least 0; found {self.weight_decay}")
+        _demand(
+            0 <= self.weight_decay * self.rate < 1,
+            f"weight_decay is at least 0 and below 1 / rate, or weights would change their sign in every step; found "
+            f"{self.weight_decay} at rate {self.rate}",
+        )
         _demand(self.warmup >= 0, f"warmup is at least 0; found {self.warmup}")
         _demand(0 <= self.decay <= 1, f"decay is a share of the run, from 0 to 1; found {self.decay}")
         _demand(self.clip > 0, f"clip is above 0; found {self.clip}")
-        _demand(self.accumulate >= 1, f"accumulate is at least 1; found {self.accumulate}")
+        _demand(1 <= self.accumulate <= _BATCH, f"accumulate is from 1 to {_BATCH:,}; found {self.accumulate}")
+        share = self.warmup_share
+        _demand(share is None or 0 <= share <= 1, f"warmup_share is a share of the run, from 0 to 1; found {share}")
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run. `steps` or `minutes` says how long; with minutes, the number of steps is set from the speed of the
-    first ones and written down, so that a run that is continued ends where it would have.
+    """A run. `steps` or `minutes` says how long; with minutes, the number of steps is set from the speed of a few that
+    are tried before the first, and written down, so that a run that is continued ends where it would have.
 
     classes : train with labels, if the data have them, left out for a share `drop` of the items.
+    flip : show half of the images mirrored, left for right, another half each time. For images alone, and only where a
+    mirrored one could have been among the data: not for digits or writing.
     output, head, net, loss, process : the model, see their rooms.
     ema : relative widths of the averages of the weights; the first is what sampling takes.
     precision : bf16 autocast where the machine computes in it, by default. compile : torch.compile.
@@ -96,11 +113,19 @@ class Config:
     show: int = 0
     keep: int = 2
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    flip: bool = False
 
     def __post_init__(self) -> None:
-        _demand(self.batch >= 1, f"the batch has at least 1 item; found {self.batch}")
-        _demand(self.steps is None or self.steps >= 1, f"training takes at least 1 step; found {self.steps}")
-        _demand(self.minutes is None or self.minutes > 0, f"minutes are above 0; found {self.minutes}")
+        _demand(1 <= self.batch <= _BATCH, f"the batch has at least 1 item and at most {_BATCH:,}; found {self.batch}")
+        _demand(
+            self.steps is None or 1 <= self.steps <= _STEPS,
+            f"training takes at least 1 step and at most {_STEPS:,}; found {self.steps}",
+        )
+        _demand(
+            self.minutes is None or 0 < self.minutes <= _MINUTES,
+            f"minutes are above 0 and at most {_MINUTES:,}; found {self.minutes}",
+        )
+        _demand(-(2**63) <= self.seed < 2**63, f"the seed is a number of 64 bits; found {self.seed}")
         _demand(0 <= self.drop <= 1, f"drop is a share of the items, from 0 to 1; found {self.drop}")
         _demand(self.save >= 0 and self.show >= 0, f"save and show are at least 0; found {self.save}, {self.show}")
         _demand(self.keep >= 1, f"at least 1 checkpoint is kept; found {self.keep}")
@@ -112,36 +137,6 @@ class Config:
             raise ValueError(
                 f"the loss {loss} needs a MapHead and the process Flow; found {head} and {type(self.process).__name__}"
             )
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was found when the run began and holds for all of it.
-
-    lanes : the pieces that a batch is computed in at the same time, one on each core; part of the recipe, since
-    they decide the order of sums, and which items a score over pairs may compare. 1 for points and on an accelerator.
-    origin : where the data came from and how they were read; None if they were not loaded by `softmix.data.load`.
-    """
-
-    data: str
-    fingerprint: str
-    count: int
-    shape: tuple[int, ...]
-    class_names: tuple[str, ...]
-    data_sd: float
-    precision: Literal["bf16", "fp32"]
-    steps: int | None
-    version: str
-    lanes: int = 1
-    origin: Origin | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """config.json: what was asked for and what was found."""
-
-    config: Config
-    facts: Facts
 
 
 def suited(config: Config, denoiser: Denoiser | None = None) -> Sampler:
@@ -160,52 +155,3 @@ def suited(config: Config, denoiser: Denoiser | None = None) -> Sampler:
     if isinstance(config.head, PointHead):
         return adams
     return partial(ancestral, eta=0.0) if isinstance(config.head, SoftHead) else ancestral
-
-
-Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
-MODELS: tuple[Model, ...] = get_args(Model)
-
-
-def preset(model: Model, shape: tuple[int, ...]) -> Config:
-    """A configuration that is a good start for items of this shape, on an ordinary machine.
-
-    smd : soft mixture; of points by the energy score, of images first by its mean and then, at high noise, by the
-    energy score in pixels and features (`FeatureEnergy`). plain : the usual diffusion model. published : SMD's form
-    and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
-    consistency, meanflow : flow maps trained for few steps, the rivals.
-    """
-    soft = SoftHead(mean="none")
-    base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=256 if len(shape) == 1 else 64)
-    if len(shape) == 1:
-        base = replace(base, optimiser=Optimiser(rate=2e-3), precision="fp32")
-    else:
-        base = replace(base, head=SoftHead(), loss=FeatureEnergy())
-    if model == "plain":
-        return replace(base, head=PointHead(), loss=Square("v"))
-    if model == "published":
-        return replace(base, head=PublishedSMD(), loss=PublishedSquare())
-    if model == "mixture":
-        return replace(
-            base,
-            head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"),
-            loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
-        )
-    if model == "consistency":
-        # the authors' process, up to sigma = 80, and noise levels, whose data have a standard deviation of 0.5
-        times = Times("normal", logsnr=(1.5, 4.0))
-        return replace(base, process=VE(), head=PointHead(), loss=Consistency(), output="edm", times=times)
-    if model == "meanflow":
-        # logit(t) ~ N(-0.4, 1): logsnr is -2 logit(t)
-        times = Times("normal", logsnr=(0.8, 2.0))
-        return replace(base, process=Flow(), head=MapHead(), loss=MeanFlow(), output="flow", times=times)
-    if model == "normal":
-        return replace(base, head=NormalHead(), loss=Likelihood())
-    return base
-
-
-def _net(shape: tuple[int, ...]) -> NetSpec:
-    if len(shape) == 1:
-        return MLPSpec()
-    if max(shape[1:]) <= 16:
-        return UNetSpec(width=32, depth=1, patch=1)
-    return UNetSpec(width=64, depth=1, patch=2)

@@ -11,28 +11,34 @@ depends on the clock is in a file of its own, speed.jsonl.
 from __future__ import annotations
 
 import errno
-import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from ..config import ConfigError, dumps, loads
+from ..config import dumps, loads
 from ..data import Data
-from .config import Config, Run
+from .config import Config
+from .examples import times
 from .halt import StoppedError
-from .trainer import Trainer, TrainingError, facts_of, times
+from .log import LOG, SPEED, add, forget, log_of, write
+from .make import TrainingError
+from .memory import MemoryLackError, is_lack
+from .model import Model, RunError
+from .model import load as load_model
+from .record import Run
+from .rehearse import Say, lack, no_room, rehearse, try_out
+from .settle import Wish, noted, settle, start_of
+from .trainer import Trainer
 from .world import LostError, World, join, whole
 
-_CALIBRATE = (5, 25)
-_LOG, _SPEED, _LOCK = "log.jsonl", "speed.jsonl", ".lock"
-_OURS = ("config.json.tmp", _LOCK)
+_WARM = 5
+# failures in a row after which a run gives up
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -49,89 +55,82 @@ class TrainStep:
     notes: tuple[str, ...] = ()
 
 
-def settle(out: Path, data: Data, config: Config, processes: int = 1) -> Run:
-    """The run that lives in `out`, or the one that would be made there; nothing is written.
-
-    Raises TrainingError if the folder holds something else.
-    """
-    place = out / "config.json"
-    if config.steps is None and config.minutes is None:
-        raise TrainingError("how long to train was not said: give steps or minutes")
-    facts = facts_of(data, config, processes)
-    asked = Run(config, replace(facts, origin=facts.origin.kept_in(out)) if facts.origin else facts)
-    if not place.exists():
-        if out.exists() and not out.is_dir():
-            raise TrainingError(f"{out} is a file: name a folder for the run")
-        if out.exists() and any(path.name not in _OURS for path in out.iterdir()):
-            raise TrainingError(f"{out} is not empty and holds no run of softmix: name another folder")
-        return asked
-    try:
-        found = loads(Run, place.read_text())
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{place} cannot be read: {error}") from error
-    if found.config != config:
-        other = [name for name in Config.__dataclass_fields__ if getattr(found.config, name) != getattr(config, name)]
-        raise TrainingError(
-            f"{out} holds a run with another {', '.join(other)}: name another folder, or repeat the settings in {place}"
-        )
-    if found.facts.fingerprint != asked.facts.fingerprint:
-        raise TrainingError(
-            f"{out} holds a run on other data ({found.facts.data}, {found.facts.fingerprint}): name another folder"
-        )
-    return found
-
-
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """One process at a time trains the run in `out`. The lock is the operating system's: it ends with the process."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / _LOCK, timeout=0)
+    lock = FileLock(out / ".lock", timeout=0)
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout:
-        raise TrainingError(
-            f"{out} is being trained by another process: wait for its end or stop it, or name another folder"
-        ) from None
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise _taken(out) from None
+        raise TrainingError(f"{out} cannot be the folder of a run: {error}; name another folder") from error
     try:
         yield
     finally:
         lock.release()
 
 
+def _taken(out: Path) -> TrainingError:
+    return TrainingError(
+        f"{out} is being trained by another process: wait for its end or stop it, or name another folder"
+    )
+
+
 def training(
-    data: Data, config: Config, out: str | Path, stop: Callable[[], int] = lambda: 0, shard: bool = False
+    data: Data,
+    config: Config,
+    out: str | Path,
+    stop: Callable[[], int] = lambda: 0,
+    shard: bool = False,
+    *,
+    more: int = 0,
+    start: Model | None = None,
+    say: Say = lambda sentence: None,
 ) -> Generator[TrainStep, None, None]:
     """Trains, or goes on training, the run in folder `out`, yielding after every step.
 
-    A caller that leaves the loop, or an error of its own, leaves a checkpoint of the last step behind.
+    A caller that leaves the loop, or an error of its own, leaves a checkpoint of the last step behind. A run that has
+    ended yields nothing. While it goes on, its rate, nonfinite, save, show and keep may change, and `config.steps` may
+    be more than it was: from there on the rate rises and falls as in a run of its own. What changed, and when, is in
+    config.json.
 
     Parameters
     ----------
     stop : asked after every step; a number other than 0 ends the loop with StoppedError, after a checkpoint.
     shard : of several processes (torchrun), each keeps a part of the weights (FSDP2), and not all of them (DDP).
+    more : steps to be added to a run that has ended; the same call, cut off, goes on and adds no others.
+    start : a model whose weights, averaged unless it was loaded with others, the run begins with.
+    say : told, before the first step of a new run, what is tried and what was found: its speed, the memory.
 
-    Raises TrainingError, before anything is written, if the folder holds another run or another process trains it,
-    and when the loss is not finite under the policy "stop"; LostError if another process of the run has ended.
+    Raises TrainingError, before anything is written, if the folder holds another run or cannot be written, if memory
+    does not suffice or another process trains it, and when the loss is not finite under the policy "stop"; LostError
+    if another process of the run has ended.
     """
-    out, world = Path(out), join()
+    out, world, wish = Path(out), join(), Wish(more, start)
     if shard and world.size == 1:
         raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")
-    run = loads(Run, world.told(dumps(settle(out, data, config, world.size))))
+
+    def heard(sentence: str) -> None:
+        say(sentence)
+        if world.size == 1 and stop():
+            raise StoppedError("stopped before the first step, and nothing was written", stop())
+
+    run = loads(Run, world.told(dumps(settle(out, data, config, world.size, wish))))
+    new = world.told("new" if not (out / "config.json").exists() else "old") == "new"
     trainer = _able(run, data, out, world, shard)
+    if new:
+        run = loads(Run, world.told(dumps(rehearse(trainer, heard))))
     with alone(out) if world.first else nullcontext():
-        # again, since another process may have made or continued it in the meantime
-        now = settle(out, data, config, world.size) if world.first else run
-        if world.first and not (out / "config.json").exists():
-            _write(out / "config.json", dumps(now))
+        now = run
+        if world.first and (not new or (out / "config.json").exists()):
+            # again, since another process may have made or continued it in the meantime
+            now = settle(out, data, config, world.size, wish)
         now = loads(Run, world.told(dumps(now)))
         if now != run:
             trainer = Trainer(now, data, out, world, shard)
-        notes = tuple(trainer.load())
-        if world.first:
-            _forget(out, trainer.step)
-        if trainer.step == 0:
-            # so that there is always something to roll back to
-            trainer.save()
+        notes = _ready(trainer, start, heard)
         try:
             yield from _steps(trainer, notes, stop)
         except GeneratorExit:
@@ -148,14 +147,57 @@ def training(
             ) from error
 
 
+def _ready(trainer: Trainer, start: Model | None, say: Say) -> tuple[str, ...]:
+    """Brings a trainer to where its run stands, and writes down what has changed. Sentences about it."""
+    out, world, place = trainer.out, trainer.world, trainer.out / "config.json"
+    before = loads(Run, place.read_text(encoding="utf-8")) if world.first and place.exists() else trainer.run
+    if world.first and not place.exists():
+        write(place, dumps(trainer.run))
+    notes = trainer.load()
+    if trainer.total is None:
+        # of 0.1, which set its length while it trained, and was stopped before
+        rehearse(trainer, say)
+        trainer.load()
+    if trainer.saved < 0 and trainer.run.facts.start:
+        trainer.begin_from(_weights(trainer, start))
+    run, changes = noted(before, trainer.run, trainer.step)
+    trainer.run = loads(Run, world.told(dumps(run)))
+    if world.first:
+        if trainer.run != before:
+            write(place, dumps(trainer.run))
+        forget(out, trainer.step)
+    if trainer.step == 0:
+        # so that there is always something to roll back to
+        trainer.save()
+    return (*notes, *changes)
+
+
+def _weights(trainer: Trainer, start: Model | None) -> dict[str, torch.Tensor]:
+    """The weights that the run begins with; they must be those that it was made for."""
+    kept, place = trainer.run.facts.start, start_of(trainer.run, trainer.out)
+    assert kept is not None
+    try:
+        found = start if start is not None else load_model(place or kept.run, kept.weights)
+    except RunError as error:
+        raise TrainingError(f"{trainer.out} begins with the weights of {place}: {error}") from error
+    if found.fingerprint != kept.fingerprint:
+        raise TrainingError(
+            f"{trainer.out} was to begin with the weights {kept.fingerprint} of {place} (step {kept.step}), which has "
+            f"{found.fingerprint} (step {found.step}) now: name another folder"
+        )
+    return found.network.state_dict()
+
+
 def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer:
     """A trainer that has shown that it can compute a loss and its gradient."""
     try:
         trainer = Trainer(run, data, out, world, shard)
-        trainer.try_out()
-    except LostError:
+        try_out(trainer)
+    except (LostError, TrainingError):
         raise
     except Exception as error:  # parts that do not fit each other fail in any way they like
+        if is_lack(error):
+            raise no_room("two items", data.shape, error) from error
         told = " ".join(str(error).split()) or type(error).__name__
         raise TrainingError(
             f"this configuration cannot be trained on {data.name}, items {data.shape}: {told}"
@@ -166,22 +208,25 @@ def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer
 def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) -> Iterator[TrainStep]:
     config, world = trainer.run.config, trainer.world
     clock, began = time.perf_counter(), trainer.step
-    failures = 0
+    failures, worst = 0, -1
     while trainer.total is None or trainer.step < trainer.total:
         before = trainer.step
-        loss, norm = trainer.advance()
+        try:
+            loss, norm = trainer.advance()
+        except MemoryLackError as error:
+            notes += (_in_more_parts(trainer, error),)
+            continue
         if trainer.step == before:
-            failures += 1
+            failures, worst = failures + 1, max(worst, before)
             notes += (_failed(trainer, loss, norm, failures),)
             continue
-        failures = 0
+        # after a rollback the steps before the one that failed are no sign that it will not fail again
+        failures = failures if trainer.step <= worst else 0
         now = time.perf_counter()
-        if trainer.step - began == _CALIBRATE[0]:
+        if trainer.step - began == _WARM:
             clock = now
-        done = trainer.step - began - _CALIBRATE[0]
+        done = trainer.step - began - _WARM
         speed = done * config.batch / (now - clock) if done > 0 else 0.0
-        if trainer.total is None and done >= _CALIBRATE[1] - _CALIBRATE[0]:
-            notes += (_fix_total(trainer, speed),)
         report = TrainStep(trainer.step, trainer.total, loss, norm, trainer.rate(), speed, notes)
         _record(trainer, report)
         notes = ()
@@ -194,56 +239,16 @@ def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) ->
             length = f" of {trainer.total}" if trainer.total else ""
             sentence = f"stopped after step {trainer.step}{length}, and saved: the same command goes on from there"
             raise StoppedError(sentence, round(numbers / some))
+    # the last step may have been skipped
+    trainer.save()
 
 
-def _fix_total(trainer: Trainer, speed: float) -> str:
-    """From the speed so far, how many steps fit into the minutes asked for; written down for good."""
-    config = trainer.run.config
-    assert config.minutes is not None
-    first = config.batch / speed
-    keeps = getattr(trainer.loss, "keeps", 1.0)
-    later = trainer.seconds_later() if keeps < 1 else first
-    # a twentieth is left for checkpoints and pictures
-    seconds = 0.95 * 60 * config.minutes
-    total = max(trainer.step + 1, int(seconds / (keeps * first + (1 - keeps) * later)))
-    trainer.total = int(trainer.world.told(str(total)))
-    trainer.run = replace(trainer.run, facts=replace(trainer.run.facts, steps=trainer.total))
+def _in_more_parts(trainer: Trainer, error: MemoryLackError) -> str:
+    """Halves the parts of a batch from here on, in config.json too, so that a run that is continued does the same."""
+    sentence = lack(trainer, error)
     if trainer.world.first:
-        _write(trainer.out / "config.json", dumps(trainer.run))
-    return f"{speed:.0f} images a second: {trainer.total} steps in {config.minutes:g} minutes"
-
-
-def _write(place: Path, text: str) -> None:
-    """Writes a small file so that it is the old one or the new one at every instant."""
-    aside = place.with_name(place.name + ".tmp")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(place)
-
-
-def log_of(run: Path, name: str = _LOG) -> list[dict[str, Any]]:
-    """The lines of a run's log, without what is no line of it: the last may be cut off, and a file may be damaged."""
-    if not (run / name).exists():
-        return []
-    found = []
-    for line in (run / name).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            found.append(value)
-    return found
-
-
-def _forget(out: Path, step: int) -> None:
-    """Drops the lines of steps that will be taken again."""
-    for name in (_LOG, _SPEED):
-        if (out / name).exists():
-            lines = [json.dumps(line) for line in log_of(out, name) if line["step"] <= step]
-            _write(out / name, "".join(line + "\n" for line in lines))
+        write(trainer.out / "config.json", dumps(trainer.run))
+    return sentence
 
 
 def _record(trainer: Trainer, step: TrainStep) -> None:
@@ -252,9 +257,9 @@ def _record(trainer: Trainer, step: TrainStep) -> None:
     last = step.step == trainer.total
     if step.step % 10 == 0 or last or step.notes:
         line = {"step": step.step, "loss": step.loss, "norm": step.norm, "rate": step.rate}
-        _log(trainer, _LOG, line | ({"notes": list(step.notes)} if step.notes else {}))
+        _log(trainer, LOG, line | ({"notes": list(step.notes)} if step.notes else {}))
         if step.images_per_second:
-            _log(trainer, _SPEED, {"step": step.step, "images_per_second": round(step.images_per_second, 1)})
+            _log(trainer, SPEED, {"step": step.step, "images_per_second": round(step.images_per_second, 1)})
     if last or step.step % (config.show or tenth) == 0:
         trainer.show()
     if last or step.step % (config.save or tenth) == 0:
@@ -262,15 +267,13 @@ def _record(trainer: Trainer, step: TrainStep) -> None:
 
 
 def _log(trainer: Trainer, name: str, line: dict[str, object]) -> None:
-    if not trainer.world.first:
-        return
-    with open(trainer.out / name, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    if trainer.world.first:
+        add(trainer.out, name, line)
 
 
 def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     """What happens after a loss or gradient that is not finite, and a sentence about it."""
-    policy, first = trainer.run.config.nonfinite, trainer.step * trainer.run.config.batch
+    policy, first = trainer.run.nonfinite(trainer.step), trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
     t = times(trainer.run.config, items, trainer.attempt)
     worst = {name: float(whole(p.detach()).abs().max()) for name, p in trainer.network.named_parameters()}
@@ -279,12 +282,9 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
         f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
         f"t from {float(t.min()):.4f} to {float(t.max()):.4f}; largest weight {worst[name]:.3g} in {name}"
     )
-    _log(trainer, _LOG, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})
-    if policy == "stop" or failures >= 10:
-        raise TrainingError(
-            f"{what}. Nothing of it was kept. The checkpoint before is in {trainer.out / 'checkpoints'}; "
-            "lower the rate, or choose nonfinite skip or rollback."
-        )
+    _log(trainer, LOG, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})
+    if policy == "stop" or failures >= _TRIES:
+        raise TrainingError(f"{what}. Nothing of it was kept{_advice(trainer, policy)}")
     if policy == "rollback":
         attempt = trainer.attempt + 1
         trainer.load()
@@ -292,3 +292,15 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
         return f"{what}; rolled back to step {trainer.step}, with other draws from here"
     trainer.step += 1
     return f"{what}; this step was skipped"
+
+
+def _advice(trainer: Trainer, policy: str) -> str:
+    """What can be done about a loss that is not finite: all of it is taken by a run that goes on."""
+    lower = f"--set optimiser.rate={trainer.run.peak(trainer.step) / 3:.1g}"
+    goes_on = f"; the run goes on from step {trainer.saved} if you add one of these to the same command: {lower}"
+    if policy != "stop":
+        return f", and {_TRIES} tries with nonfinite = {policy} did not help{goes_on.replace('one of these', 'this')}"
+    return f"{goes_on}, or --set nonfinite=rollback (other draws), or --set nonfinite=skip (without this step)"
+
+
+__all__ = ["TrainStep", "alone", "log_of", "training"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from ..loss import FeatureEnergy
 from ..process import Gaussian
 from ..sampler import Sampler
 from . import checkpoint
-from .config import Config, Facts, Run, suited
+from .config import Config, suited
 from .ema import name_of
-from .trainer import assembled, build, restored
+from .make import assembled, build, restored
+from .record import Facts, Run
 
 
 class RunError(RuntimeError):
@@ -42,6 +44,11 @@ class Model:
         return self.denoiser.process
 
     @property
+    def network(self) -> Network:
+        """The network that was trained; the denoiser may be that beside another."""
+        return self.denoiser.soft if isinstance(self.denoiser, Staged) else self.denoiser
+
+    @property
     def fingerprint(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of the weights, with their names."""
         digest = hashlib.sha256()
@@ -62,13 +69,15 @@ def folder_of(name: str | Path) -> Path:
     """The run folder of this name: the folder itself, or a model that comes with softmix ("fashion")."""
     folder = Path(name)
     shipped = SHIPPED / folder
-    return shipped if not folder.exists() and len(folder.parts) == 1 and (shipped / "config.json").is_file() else folder
+    # os.path says no where a name is too long, and Path raises
+    known = not os.path.exists(folder) and len(folder.parts) == 1 and os.path.isfile(shipped / "config.json")
+    return shipped if known else folder
 
 
 def read_run(folder: str | Path) -> Run:
     """The config.json of a run folder, or of a model that comes with softmix. Raises RunError with a sentence."""
     place = folder_of(folder) / "config.json"
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise RunError(
             f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made"
         )
@@ -123,9 +132,8 @@ def data_of(folder: str | Path, source: str | Path | None = None) -> Data:
     Raises RunError if what is found there are other items, and DataError if nothing can be read.
     """
     facts = read_run(folder).facts
-    origin = facts.origin.seen_from(folder_of(folder)) if facts.origin else None
-    place = source if source is not None else origin.source if origin else facts.data
-    options: Any = origin.options() if origin else _options_of_old(facts)
+    kept, options = reading(folder, facts)
+    place = source if source is not None else kept
     data = load_data(place, **options)
     if data.fingerprint != facts.fingerprint:
         raise RunError(
@@ -134,6 +142,14 @@ def data_of(folder: str | Path, source: str | Path | None = None) -> Data:
             f"{data.fingerprint}: name the data that it was trained on"
         )
     return data
+
+
+def reading(folder: str | Path, facts: Facts) -> tuple[str, dict[str, Any]]:
+    """Where the data of a run are, and the keywords of `load` by which they were read for it."""
+    if facts.origin is None:
+        return facts.data, _options_of_old(facts)
+    origin = facts.origin.seen_from(folder_of(folder))
+    return origin.source, origin.options()
 
 
 def _options_of_old(facts: Facts) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""The command line: README.md of a run folder."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from .common import uses
+
+if TYPE_CHECKING:
+    from ..train import Model
+
+
+def write_card(model: Model) -> None:
+    from ..recipe import PAPERS
+
+    facts, config = model.facts, model.config
+    began = (
+        f", from the weights {facts.start.fingerprint} of {facts.start.run} (step {facts.start.step})"
+        if facts.start
+        else ""
+    )
+    longer = [f"softmix train --out NEW --more {b - a}" for a, b in pairwise((*facts.ends, facts.steps or model.step))]
+    lines = [
+        f"# {model.path.name}",
+        "",
+        f"A diffusion model trained with softmix {facts.version} on {facts.data}: {facts.count} items of shape "
+        f"{tuple(facts.shape)}, fingerprint {facts.fingerprint}.",
+        "",
+        f"- network: `{config.net}`",
+        f"- posterior head: `{config.head}`",
+        f"- loss: `{config.loss}`",
+        f"- process: `{config.process}`",
+        f"- {model.step} steps of {config.batch} items, seed {config.seed}, {facts.precision}{began}",
+        "",
+        "Repeat it from this folder, on the same data:",
+        "",
+        "```sh",
+        "softmix train --config config.json --out NEW",
+        *longer,
+        "```",
+        "",
+        "Sample with `softmix sample`, measure with `softmix evaluate`.",
+        "",
+        "```bibtex",
+        *(module.PAPER.bibtex() for module in PAPERS.values() if uses(config, module.PAPER.name)),
+        "```",
+        "",
+    ]
+    (model.path / "README.md").write_text("\n".join(lines), encoding="utf-8")

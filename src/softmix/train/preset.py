@@ -1,0 +1,73 @@
+"""The room of training: configurations that are a good start."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal, get_args
+
+from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
+from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
+from ..net import MLPSpec, NetSpec, UNetSpec
+from ..process import VE, Flow
+from .config import Config, Optimiser, Times
+from .make import trainable
+
+Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
+MODELS: tuple[Model, ...] = get_args(Model)
+
+
+def preset(model: Model, shape: tuple[int, ...]) -> Config:
+    """A configuration that is a good start for items of this shape, on an ordinary machine.
+
+    smd : soft mixture; of points by the energy score, of images first by its mean and then, at high noise, by the
+    energy score in pixels and features (`FeatureEnergy`). plain : the usual diffusion model. published : SMD's form
+    and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
+    consistency, meanflow : flow maps trained for few steps, the rivals.
+
+    A step takes 64 images, and fewer of more than 64 x 64 pixels, so that it takes about as long. Raises TrainingError
+    for items that no network takes.
+    """
+    trainable(shape)
+    soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
+    base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=_batch(shape), optimiser=ease)
+    if len(shape) == 1:
+        base = replace(base, optimiser=replace(ease, rate=2e-3), precision="fp32")
+    else:
+        base = replace(base, head=SoftHead(), loss=FeatureEnergy())
+    if model == "plain":
+        return replace(base, head=PointHead(), loss=Square("v"))
+    if model == "published":
+        return replace(base, head=PublishedSMD(), loss=PublishedSquare())
+    if model == "mixture":
+        return replace(
+            base,
+            head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"),
+            loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
+        )
+    if model == "consistency":
+        # the authors' process, up to sigma = 80, and noise levels, whose data have a standard deviation of 0.5
+        times = Times("normal", logsnr=(1.5, 4.0))
+        return replace(base, process=VE(), head=PointHead(), loss=Consistency(), output="edm", times=times)
+    if model == "meanflow":
+        # logit(t) ~ N(-0.4, 1): logsnr is -2 logit(t)
+        times = Times("normal", logsnr=(0.8, 2.0))
+        return replace(base, process=Flow(), head=MapHead(), loss=MeanFlow(), output="flow", times=times)
+    if model == "normal":
+        return replace(base, head=NormalHead(), loss=Likelihood())
+    return base
+
+
+def _batch(shape: tuple[int, ...]) -> int:
+    """Items of a step: a power of two, from 8 to 64 for images."""
+    if len(shape) == 1:
+        return 256
+    return 2 ** min(6, max(3, round(math.log2(64 * 64**2 / math.prod(shape[1:])))))
+
+
+def _net(shape: tuple[int, ...]) -> NetSpec:
+    if len(shape) == 1:
+        return MLPSpec()
+    if max(shape[1:]) <= 16:
+        return UNetSpec(width=32, depth=1, patch=1)
+    return UNetSpec(width=64, depth=1, patch=2)

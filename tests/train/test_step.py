@@ -1,0 +1,549 @@
+"""Training: what a step does, against formulas: examples, times, rate, clipping, AdamW, averages, precision."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import softmix
+from softmix.data import Data, Report
+from softmix.data.store import make
+from softmix.denoiser import PointHead
+from softmix.loss import Consistency, Square
+from softmix.net import MLPSpec, UNetSpec
+from softmix.rng import Rng
+from softmix.train import (
+    Config,
+    Optimiser,
+    Run,
+    StoppedError,
+    Times,
+    Trainer,
+    TrainingError,
+    facts_of,
+    log_of,
+    preset,
+    training,
+)
+from softmix.train.ema import beta, gamma_of
+from softmix.train.examples import examples, mirrored, times
+from softmix.train.record import Earlier, rate
+
+CPU = torch.device("cpu")
+MAKE = sys.modules["softmix.train.make"]
+F64 = torch.float64
+
+
+def points(count: int = 300, labels: bool = True) -> Data:
+    """Item k is (k, -k) / count and has class k % 3."""
+    k = torch.arange(count)
+    values = torch.stack([k, -k], 1).float() / count
+    return make("points", values, k % 3 if labels else None, ("a", "b", "c") if labels else (), Report(count))
+
+
+def images(count: int = 40, channels: int = 1) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 256, (count, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    return make("images", values, torch.arange(count) % 4, tuple("abcd"), Report(count))
+
+
+def small(**changes: object) -> Config:
+    base = Config(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), batch=16, steps=40)
+    return replace(base, precision="fp32", **changes)  # type: ignore[arg-type]
+
+
+def trainer(config: Config, data: Data | None = None, out: Path | None = None) -> Trainer:
+    data = data or points()
+    return Trainer(Run(config, facts_of(data, config)), data, out or Path())
+
+
+# which examples
+
+
+def test_step_k_takes_the_items_from_k_batches_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, seen = trainer(small(batch=5)), list[list[int]]()
+    right = one.item_loss
+
+    def listening(items: torch.Tensor) -> torch.Tensor:
+        seen.append(items.tolist())
+        return right(items)
+
+    monkeypatch.setattr(one, "item_loss", listening)
+    for _ in range(3):
+        one.advance()
+    assert seen == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
+
+
+def test_an_example_has_the_label_of_its_item() -> None:
+    data = points()
+    noised, _ = examples(small(classes=True, drop=0.0), data, torch.arange(300), 0, CPU)
+    number = (noised.x0[:, 0] * 300).round().long()
+    assert noised.cond is not None and torch.equal(noised.cond, number % 3)
+    assert sorted(number.tolist()) == list(range(300))
+
+
+def test_each_epoch_has_every_item_once_in_an_order_of_its_own() -> None:
+    found = [examples(small(), points(), torch.arange(k * 300, (k + 1) * 300), 0, CPU)[0].x0[:, 0] for k in range(3)]
+    for epoch in found:
+        assert torch.equal(epoch.sort().values, points().values[:, 0])
+    for one, other in itertools.combinations(found, 2):
+        assert float((one == other).double().mean()) < 0.1
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.1, 0.5, 1.0])
+def test_a_share_drop_of_the_labels_is_left_out(drop: float) -> None:
+    noised, _ = examples(small(classes=True, drop=drop), points(), torch.arange(6000), 0, CPU)
+    assert noised.cond is not None
+    share = float((noised.cond == -1).double().mean())
+    # five standard deviations of a share of 6,000
+    assert abs(share - drop) <= 5 * math.sqrt(drop * (1 - drop) / 6000)
+
+
+def test_labels_are_told_only_where_classes_are_asked_for() -> None:
+    assert examples(small(), points(), torch.arange(8), 0, CPU)[0].cond is None
+    assert facts_of(points(), small()).class_names == ()
+    assert facts_of(points(), small(classes=True)).class_names == ("a", "b", "c")
+    assert trainer(small(classes=True)).network.classes == 3 and trainer(small()).network.classes == 0
+    with pytest.raises(TrainingError, match="has no labels"):
+        facts_of(points(labels=False), small(classes=True))
+
+
+@pytest.mark.parametrize("what", ["seed", "attempt"])
+def test_order_noise_and_times_are_others_for_another_seed_and_after_a_rollback(what: str) -> None:
+    items = torch.arange(50)
+    first, rng = examples(small(), points(), items, 0, CPU)
+    other = (small(seed=1), 0) if what == "seed" else (small(), 1)
+    second, another = examples(other[0], points(), items, other[1], CPU)
+    assert not torch.equal(first.z, second.z)
+    assert not torch.equal(first.t, second.t)
+    assert not torch.equal(rng.normal((50, 1)), another.normal((50, 1)))
+    # a rollback shows the same items again, with other draws
+    assert torch.equal(first.x0, second.x0) is (what == "attempt")
+    again, _ = examples(small(), points(), items, 0, CPU)
+    assert torch.equal(first.z, again.z) and torch.equal(first.t, again.t)
+
+
+def test_the_seed_decides_the_weights_and_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    a, b, c = trainer(small()), trainer(small()), trainer(small(seed=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    first, same, other = (next(one.network.parameters()) for one in (a, b, c))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+# mirrored images
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_half_of_the_images_are_mirrored_another_half_in_each_epoch(attempt: int) -> None:
+    data = images()
+    plain, _ = examples(small(), data, torch.arange(400), attempt, CPU)
+    turned, _ = examples(small(flip=True), data, torch.arange(400), attempt, CPU)
+    mirror = plain.x0.flip(-1)
+    which = (turned.x0 == mirror).flatten(1).all(1)
+    assert ((turned.x0 == plain.x0).flatten(1).all(1) ^ which).all()
+    assert abs(int(which.sum()) - 200) < 5 * math.sqrt(100)
+    # of one item, in its ten epochs, some are and some are not
+    order = torch.stack([plain.x0[k * 40 : k * 40 + 40].flatten(1).sum(1).argsort() for k in range(10)])
+    each = torch.stack([which[k * 40 : k * 40 + 40][order[k]] for k in range(10)])
+    assert (each.any(0) & ~each.all(0)).sum() >= 38
+    assert torch.equal(plain.z, turned.z) and torch.equal(plain.t, turned.t)
+
+
+def test_whether_an_image_is_mirrored_does_not_depend_on_its_batch() -> None:
+    many, _ = examples(small(flip=True), images(), torch.arange(64), 0, CPU)
+    one, _ = examples(small(flip=True), images(), torch.tensor([37]), 0, CPU)
+    assert torch.equal(many.x0[37], one.x0[0])
+
+
+def test_only_images_are_mirrored() -> None:
+    with pytest.raises(TrainingError, match="no images to be mirrored"):
+        facts_of(points(), small(flip=True))
+    x0 = torch.arange(6.0).reshape(1, 1, 2, 3)
+    for seed in range(4):
+        assert mirrored(x0, Rng(seed, 1)).tolist() in (x0.tolist(), [[[[2, 1, 0], [5, 4, 3]]]])
+
+
+# at which times
+
+
+def test_times_are_the_golden_sequence_over_their_range() -> None:
+    t = times(small(times=Times(low=0.2)), torch.arange(5000), 0)
+    assert t.dtype == F64 and float(t.min()) >= 0.2 and float(t.min()) < 0.2004 and 0.9996 < float(t.max()) < 1
+    u = (t - 0.2) / 0.8
+    step = (u[1:] - u[:-1]) % 1.0
+    assert float((step - (math.sqrt(5) - 1) / 2).abs().max()) < 1e-9
+
+
+def test_times_even_in_logsnr_cover_the_two_numbers() -> None:
+    config = small(times=Times("logsnr", logsnr=(-4.0, 6.0)))
+    found = config.process.logsnr(times(config, torch.arange(5000), 0))
+    assert float(found.min()) == pytest.approx(-4, abs=4e-3) and float(found.max()) == pytest.approx(6, abs=4e-3)
+    assert float(found.mean()) == pytest.approx(1, abs=4e-3)
+    assert float(found.std()) == pytest.approx(10 / math.sqrt(12), abs=4e-3)
+
+
+def test_times_normal_in_logsnr_have_their_mean_and_standard_deviation() -> None:
+    config = small(times=Times("normal", logsnr=(1.0, 1.5)))
+    found = config.process.logsnr(times(config, torch.arange(20000), 0))
+    assert float(found.mean()) == pytest.approx(1.0, abs=2e-3)
+    assert float(found.std()) == pytest.approx(1.5, abs=5e-3)
+    # a normal law's share within one standard deviation
+    assert float(((found - 1.0).abs() < 1.5).double().mean()) == pytest.approx(0.6827, abs=2e-3)
+
+
+# the rate
+
+
+def run_of(**settings: object) -> Run:
+    config = small(optimiser=Optimiser(rate=1.0, **settings))  # type: ignore[arg-type]
+    return Run(config, facts_of(points(), config))
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    run = run_of(warmup=4, decay=0.5)
+    assert [rate(run, step, 20) for step in (0, 1, 2, 3, 4, 10)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [rate(run, step, 20) for step in (11, 15, 19, 20)] == pytest.approx([0.9, 0.5, 0.1, 0])
+
+
+def test_without_warmup_and_decay_the_rate_is_one_number() -> None:
+    run = run_of(warmup=0, decay=0.0)
+    assert [rate(run, step, 20) for step in (0, 10, 19)] == [1, 1, 1]
+    assert [rate(run_of(warmup=0, decay=1.0), step, 20) for step in (0, 5, 19)] == pytest.approx([1, 0.75, 0.05])
+
+
+def test_the_rise_takes_at_most_its_share_of_the_run() -> None:
+    assert rate(run_of(warmup=100), 3, 40) == 0.04
+    short = run_of(warmup=100, warmup_share=0.1)
+    assert [rate(short, step, 40) for step in (0, 1, 3, 4)] == [0.25, 0.5, 1, 1]
+    # a long run rises as it would without a share
+    assert rate(short, 49, 100_000) == rate(run_of(warmup=100), 49, 100_000) == 0.5
+    assert rate(run_of(warmup=100, warmup_share=0.0), 0, 40) == 1
+    # until the length is known there is nothing to take a share of
+    assert rate(short, 0, None) == 0.01
+
+
+def test_a_loss_that_keeps_something_has_two_trainings_that_rise_and_fall() -> None:
+    run = run_of(warmup=2, decay=0.5)
+    found = [rate(run, step, 20, 0.4) for step in range(21)]
+    first = [rate(run, step, 8) for step in range(8)]
+    second = [rate(run, step, 12) for step in range(13)]
+    assert found == first + second
+    # of 7 steps the first part is the 3 that cover the share
+    assert rate(run, 3, 7, 0.4) == rate(run, 0, 4)
+
+
+def test_a_run_that_is_made_longer_rises_and_falls_again() -> None:
+    run = run_of(warmup=2, decay=0.5)
+    longer = replace(run, facts=replace(run.facts, steps=30, ends=(10, 20)))
+    parts = [rate(run, step, 10) for step in range(10)]
+    assert [rate(longer, step, 30) for step in range(30)] == 3 * parts
+    # its stages are those of the length that it was given at first
+    kept = [rate(run, step, 4) for step in range(4)] + [rate(run, step, 6) for step in range(6)]
+    assert [rate(longer, step, 30, 0.4) for step in range(30)] == kept + 2 * parts
+
+
+def test_a_rate_that_was_changed_holds_from_its_step_on() -> None:
+    run = run_of(warmup=0, decay=0.0)
+    changed = replace(run, earlier=(Earlier(3, 4.0, "stop"), Earlier(5, 2.0, "skip")))
+    assert [rate(changed, step, 10) for step in range(7)] == [4, 4, 4, 2, 2, 1, 1]
+    assert [changed.nonfinite(step) for step in (2, 3, 5)] == ["stop", "skip", "stop"]
+
+
+def test_the_rate_of_the_run_is_that_of_its_optimiser() -> None:
+    one = trainer(small(optimiser=Optimiser(rate=0.01, warmup=4)))
+    one.advance()
+    assert one.optimiser.param_groups[0]["lr"] == 0.0025
+    assert one.rate() == 0.005
+    feature = replace(preset("smd", (1, 8, 8)), net=UNetSpec(width=8, depth=1), steps=10)
+    assert trainer(feature, images()).keeps == 0.5 and trainer(small()).keeps is None
+
+
+# the step itself
+
+
+def gradient_of(one: Trainer, step: int) -> list[torch.Tensor]:
+    batch = one.run.config.batch
+    loss = one.item_loss(torch.arange(step * batch, (step + 1) * batch)).mean()
+    return list(torch.autograd.grad(loss, one.parameters))
+
+
+@pytest.mark.parametrize("clip", [0.05, 1e6])
+@pytest.mark.parametrize("weight_decay", [0.0, 3.0])
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.5, 0.7)])
+def test_a_step_is_adamw_on_the_clipped_gradient(clip: float, weight_decay: float, betas: tuple[float, float]) -> None:
+    """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w = (1 - r wd) w - r m / (1 - b1^k) / (sqrt(v / (1 - b2^k)) + e)
+    for the gradient g, cut to the norm `clip`."""
+    settings = Optimiser(rate=0.01, betas=betas, weight_decay=weight_decay, warmup=0, decay=0.0, clip=clip)
+    one = trainer(small(optimiser=settings))
+    first = [torch.zeros_like(p, dtype=F64) for p in one.parameters]
+    second = [torch.zeros_like(p, dtype=F64) for p in one.parameters]
+    for k in (1, 2, 3):
+        gradient = [g.double() for g in gradient_of(one, k - 1)]
+        length = math.sqrt(sum(float(g.square().sum()) for g in gradient))
+        gradient = [g * min(1.0, clip / length) for g in gradient]
+        expected = []
+        for i, (p, g) in enumerate(zip(one.parameters, gradient, strict=True)):
+            first[i] = betas[0] * first[i] + (1 - betas[0]) * g
+            second[i] = betas[1] * second[i] + (1 - betas[1]) * g.square()
+            mean, square = first[i] / (1 - betas[0] ** k), second[i] / (1 - betas[1] ** k)
+            expected.append((1 - 0.01 * weight_decay) * p.detach().double() - 0.01 * mean / (square.sqrt() + 1e-8))
+        _, norm = one.advance()
+        assert norm == pytest.approx(length, rel=1e-5)
+        for p, right in zip(one.parameters, expected, strict=True):
+            # steps are of size 1e-2; float32 in a square root of squares
+            assert torch.allclose(p.detach().double(), right, rtol=1e-5, atol=2e-6)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_the_batch() -> None:
+    one = trainer(small())
+    right = float(one.item_loss(torch.arange(16)).detach().mean())
+    assert one.advance()[0] == pytest.approx(right, rel=1e-6)
+
+
+def test_a_batch_is_computed_in_as_many_parts_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sizes(one: Trainer) -> list[int]:
+        seen: list[int] = []
+        right = one.item_loss
+        monkeypatch.setattr(one, "item_loss", lambda items: seen.append(len(items)) or right(items))
+        one.advance()
+        return sorted(seen)
+
+    assert sizes(trainer(small())) == [16]
+    assert sizes(trainer(small(optimiser=Optimiser(accumulate=4)))) == [4, 4, 4, 4]
+    laned = trainer(small(optimiser=Optimiser(accumulate=2)))
+    laned.run = replace(laned.run, facts=replace(laned.run.facts, lanes=2))
+    assert sizes(laned) == [4, 4, 4, 4]
+    later = trainer(small())
+    later.run = replace(later.run, facts=replace(later.run.facts, parts=((1, 2), (3, 8))))
+    assert [later.run.parts(step) for step in (0, 1, 2, 3, 9)] == [1, 2, 2, 8, 8]
+    later.step = 1
+    assert sizes(later) == [8, 8]
+
+
+def test_the_averages_follow_every_step() -> None:
+    """a_k = b_k a + (1 - b_k) w_k, b_k = (1 - 1/k)^(gamma + 1), for each width."""
+    one = trainer(small(ema=(0.05, 0.2), optimiser=Optimiser(rate=0.01, warmup=0)))
+    names = [name for name, _ in one.network.named_parameters()]
+    followed = {width: [p.detach().double() for p in one.parameters] for width in (0.05, 0.2)}
+    for k in range(1, 8):
+        one.advance()
+        for width, held in followed.items():
+            b = beta(gamma_of(width), k)
+            followed[width] = [b * a + (1 - b) * p.detach().double() for a, p in zip(held, one.parameters, strict=True)]
+    for width, held in followed.items():
+        found = one.ema.tensors(width)
+        for name, right in zip(names, held, strict=True):
+            assert torch.allclose(found[name].double(), right, atol=1e-6)
+    assert not torch.equal(one.ema.tensors(0.05)[names[0]], one.ema.tensors(0.2)[names[0]])
+
+
+def test_nothing_moves_where_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bad in ("loss", "gradient"):
+        one = trainer(small())
+        right = one.item_loss
+        if bad == "loss":
+            monkeypatch.setattr(one, "item_loss", lambda items, right=right: right(items) + float("inf"))
+        else:
+            one.parameters[0].register_hook(lambda g: g * float("nan"))
+        before = [p.detach().clone() for p in one.parameters]
+        one.advance()
+        assert one.step == 0 and not one.optimiser.state
+        assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, one.parameters, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_network_computes_in_the_precision_of_the_run(precision: str) -> None:
+    one = trainer(small())
+    one.run = replace(one.run, facts=replace(one.run.facts, precision=precision))  # type: ignore[arg-type]
+    seen: list[torch.dtype] = []
+    for module in one.network.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    assert one.item_loss(torch.arange(4)).dtype == torch.float32
+    assert torch.bfloat16 in seen if precision == "bf16" else set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_the_precision_is_what_was_asked_for_or_what_the_machine_is_good_at(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: able)
+    monkeypatch.setattr(MAKE, "find_device", lambda: CPU)
+    asked: dict[str, Callable[[], str]] = {
+        name: lambda name=name: facts_of(points(), replace(small(), precision=name)).precision  # type: ignore[misc]
+        for name in ("auto", "bf16", "fp32")
+    }
+    assert asked["auto"]() == ("bf16" if able else "fp32")
+    assert asked["bf16"]() == "bf16" and asked["fp32"]() == "fp32"
+
+
+def test_images_are_trained_in_a_lane_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MAKE, "find_device", lambda: CPU)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert facts_of(images(), small()).lanes == 3
+    assert facts_of(images(), small(), processes=2).lanes == 6
+    assert facts_of(points(), small()).lanes == 1
+
+
+def test_what_is_found_of_the_data() -> None:
+    """Their spread is of items from all over the set: here the first 10,000 have none."""
+    values = torch.cat([torch.zeros(10_000, 1), torch.tensor([-1.0, 1.0]).repeat(5_000)[:, None]])
+    found = facts_of(make("sorted", values, None, (), Report(20_000)), small())
+    assert found.data_sd == pytest.approx(math.sqrt(0.5), rel=0.02)
+    assert (found.data, found.count, found.shape, found.steps) == ("sorted", 20_000, (1,), 40)
+    assert found.shown == "chosen" and found.version == softmix.__version__
+
+
+# what a loss keeps
+
+
+def test_what_is_kept_has_the_averaged_weights_and_is_measured_on_items_from_all_over() -> None:
+    data = images(600)
+    config = replace(preset("smd", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=8, steps=20, precision="fp32")
+    one = trainer(replace(config, optimiser=Optimiser(rate=0.01, warmup=0)), data)
+    for _ in range(4):
+        one.advance()
+    kept, seen = one.keep(), list[torch.Tensor]()
+    averaged, raw = one.ema.tensors(0.05), one.network.state_dict()
+    for name, tensor in kept.network.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(tensor, averaged[name])
+    assert any(not torch.equal(averaged[name], raw[name]) for name in raw)
+    assert not any(p.requires_grad for p in kept.parameters())
+
+    class Loss:
+        def keep(self, network: nn.Module, x0: torch.Tensor) -> nn.Module:
+            seen.append(x0)
+            return network
+
+    one.loss = Loss()  # type: ignore[assignment]
+    one.keep()
+    one.run = replace(one.run, facts=replace(one.run.facts, shown="first"))
+    one.keep()
+    chosen, first = seen
+    assert len(chosen) == len(first) == 512
+    assert torch.equal(first, data.x0(slice(0, 512)))
+    assert not torch.equal(chosen, first)
+
+
+def test_progress_is_a_share_of_the_first_length() -> None:
+    one = trainer(small())
+    found = []
+    for step in (0, 10, 40):
+        one.step = step
+        found.append(one.progress)
+    assert found == [0, 0.25, 1]
+    one.run = replace(one.run, facts=replace(one.run.facts, steps=100, ends=(20,)))
+    one.total, one.step = 100, 10
+    assert one.progress == 0.5
+    one.step = 50
+    assert one.progress == 1
+    one.run, one.total = replace(one.run, facts=replace(one.run.facts, ends=(), steps=None)), None
+    assert one.progress == 0
+
+
+def test_the_loss_is_told_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consistency model's steps grow finer with it."""
+    config = replace(preset("consistency", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=8, steps=10)
+    seen: list[float] = []
+    right = Consistency.ask
+
+    def listening(self: Consistency, denoiser: object, noised: object, rng: object, stage: object) -> torch.Tensor:
+        seen.append(stage.progress)  # type: ignore[attr-defined]
+        return right(self, denoiser, noised, rng, stage)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Consistency, "ask", listening)
+    one = trainer(config, images())
+    one.advance()
+    one.step = 5
+    one.advance()
+    assert seen == [0.0, 0.5]
+
+
+# the log, pictures and checkpoints of a run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_tenth_of_the_run_apart_there_are_a_checkpoint_and_a_picture(tmp_path: Path) -> None:
+    config = replace(preset("plain", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=4, steps=30, keep=50)
+    for _ in training(images(), config, tmp_path / "run"):
+        pass
+    assert names(tmp_path / "run/checkpoints") == [f"step-{k:06d}" for k in range(0, 31, 3)]
+    assert names(tmp_path / "run/samples") == [f"step-{k:06d}.png" for k in range(3, 31, 3)]
+
+
+def test_checkpoints_and_pictures_are_as_far_apart_as_asked_for(tmp_path: Path) -> None:
+    config = replace(preset("plain", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=4, steps=11, keep=3)
+    for _ in training(images(), replace(config, save=4, show=5), tmp_path / "run"):
+        pass
+    assert names(tmp_path / "run/checkpoints") == ["step-000004", "step-000008", "step-000011"]
+    assert names(tmp_path / "run/samples") == ["step-000005.png", "step-000010.png", "step-000011.png"]
+
+
+def test_every_tenth_step_and_the_last_are_in_the_log_with_what_the_caller_saw(tmp_path: Path) -> None:
+    seen = {step.step: step for step in training(points(), small(steps=23), tmp_path / "run")}
+    lines = log_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [10, 20, 23]
+    for line in lines:
+        step = seen[line["step"]]
+        assert line == {"step": step.step, "loss": step.loss, "norm": step.norm, "rate": step.rate}
+    assert [step.total for step in seen.values()] == [23] * 23
+    speeds = log_of(tmp_path / "run", "speed.jsonl")
+    assert [line["step"] for line in speeds] == [10, 20, 23]
+    assert all(line["images_per_second"] > 0 and set(line) == {"step", "images_per_second"} for line in speeds)
+
+
+def test_the_log_holds_each_step_once_though_some_are_taken_twice(tmp_path: Path) -> None:
+    """Cut off after step 25 without a checkpoint of it, as by a kill: steps 21 to 25 are taken again."""
+    config = small(steps=40, save=20)
+    run = training(points(), config, tmp_path / "run")
+    for step in itertools.islice(run, 31):
+        last = step.step
+    assert last == 31 and [line["step"] for line in log_of(tmp_path / "run")] == [10, 20, 30]
+    # what leaving the loop would save is not there after a kill
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "run", kept)
+    run.close()
+    steps = [step.step for step in training(points(), config, kept)]
+    assert steps == list(range(21, 41))
+    for name in ("log.jsonl", "speed.jsonl"):
+        assert [line["step"] for line in log_of(kept, name)] == [10, 20, 30, 40]
+
+
+def test_a_damaged_log_gives_its_whole_lines(tmp_path: Path) -> None:
+    assert log_of(tmp_path) == []
+    (tmp_path / "log.jsonl").write_bytes(
+        b'{"step": 1, "loss": 2}\nnonsense\n[1]\n{"loss": 3}\n\xff\n{"step": 2}\n{"ste'
+    )
+    assert log_of(tmp_path) == [{"step": 1, "loss": 2}, {"step": 2}]
+
+
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
+    first = training(points(), small(), tmp_path / "run")
+    next(first)
+    with pytest.raises(TrainingError, match="trained by another process"):
+        next(training(points(), small(), tmp_path / "run"))
+    first.close()
+    assert next(training(points(), small(), tmp_path / "run")).step == 2
+
+
+def test_a_caller_who_asks_to_stop_gets_a_checkpoint(tmp_path: Path) -> None:
+    steps = []
+    with pytest.raises(StoppedError, match="stopped after step 2 of 40, and saved") as stop:
+        for step in training(points(), small(save=40), tmp_path / "run", lambda: 15 * (len(steps) == 2)):
+            steps.append(step.step)
+    assert stop.value.number == 15 and steps == [1, 2]
+    assert names(tmp_path / "run/checkpoints") == ["step-000000", "step-000002"]
