@@ -17,6 +17,8 @@ from diffusers import ModelMixin, SchedulerMixin
 
 from .export import SoftmixModel, SoftmixPipeline, export
 from .host import SoftmixScheduler
+from .keywords import Keywords
+from .reading import HubError
 from .schedulers import (
     SCHEDULERS,
     AdamsScheduler,
@@ -36,7 +38,7 @@ from .schedulers import (
     TransferScheduler,
     UniPCScheduler,
 )
-from .source import Borrowed, HubError, from_diffusers
+from .source import Borrowed, from_diffusers
 
 __all__ = [
     "SCHEDULERS",
@@ -53,6 +55,7 @@ __all__ = [
     "FPNDMScheduler",
     "HeunScheduler",
     "HubError",
+    "Keywords",
     "ModelMixin",
     "PLMSScheduler",
     "RenoiseScheduler",

@@ -27,7 +27,7 @@ from ..sampler import BY_NAME, sample
 from ..train import Model, Run, build
 from ..train.config import suited
 from ..train.trainer import assembled
-from .source import HubError
+from .reading import HubError
 
 TRAIN_STEPS = 1000
 
