@@ -195,7 +195,7 @@ def test_pipelines_and_folders(tmp_path: Path) -> None:
         from_diffusers(tmp_path / "whole" / "unet")
     # weights that would have to be unpickled are not read
     model.save_pretrained(tmp_path / "pickled", safe_serialization=False)
-    with pytest.raises(HubError, match="diffusion_pytorch_model.bin alone.*save_pretrained writes safetensors"):
+    with pytest.raises(HubError, match=r"diffusion_pytorch_model.bin alone.*save_pretrained writes safetensors"):
         from_diffusers(tmp_path / "pickled", scheduler)
 
 
@@ -280,7 +280,7 @@ def test_what_is_lacking_is_said(tmp_path: Path) -> None:
     assert sample(from_diffusers(unsized, scheduler, shape=(3, 8, 8)), 1, 2).shape == (1, 3, 8, 8)
     with pytest.raises(HubError, match="takes 9 channels"):
         from_diffusers(spoken(in_channels=9), scheduler)
-    with pytest.raises(HubError, match="Keywords\\(encoder_hidden_states=..., class_labels=...\\)"):
+    with pytest.raises(HubError, match=r"Keywords\(encoder_hidden_states=..., class_labels=...\)"):
         from_diffusers(spoken(num_class_embeds=10), scheduler)(noise(2, 4, 8, 8), 0.5, noise(2, 5, 12))
     pipeline = diffusers.DDPMPipeline(tiny(), scheduler)
     pipeline.save_pretrained(tmp_path)

@@ -61,8 +61,9 @@ def _by_frame(times: Tensor, x: Tensor) -> Tensor:
 class Call:
     """time : the scheduler's time -> the model's. sign : what the output is multiplied by, besides what the scheduler
     says. layout, beside : see `layouts`. needs : keywords that it cannot do without. gives : those that `beside` makes
-    although the signature demands them. spread : the time of each item, x -> the time as the model takes it. again :
-    a flow map's second time, which is the first where its velocity is asked for."""
+    although the signature demands them. turned : keywords as the class wants them in the place of rows. spread : the
+    time of each item, x -> the time as the model takes it. again : a flow map's second time, which is the first where
+    its velocity is asked for."""
 
     time: Time = _as_told
     sign: float = 1.0
@@ -70,6 +71,7 @@ class Call:
     beside: Beside = layouts.nothing
     needs: tuple[str, ...] = ()
     gives: tuple[str, ...] = ()
+    turned: Beside = layouts.nothing
     spread: Callable[[Tensor, Tensor], Tensor] = _by_item
     again: tuple[str, ...] = ()
 
@@ -90,6 +92,16 @@ def _listed(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
     """Texts as a list, which may differ in length."""
     words = told["cap_feats"]
     return {"cap_feats": list(words.unbind(0)) if isinstance(words, Tensor) else words}
+
+
+def _by_layer(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
+    """The layers of an encoder, [B, layers, L, D], layers first."""
+    return {"encoder_hidden_states_llama3": told["encoder_hidden_states_llama3"].transpose(0, 1)}
+
+
+def _for_frames(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
+    """The text once for each frame."""
+    return {"encoder_hidden_states": told["encoder_hidden_states"].repeat_interleave(x.shape[2], 0)}
 
 
 _TEXT = ("encoder_hidden_states",)
@@ -116,7 +128,9 @@ CALLS: dict[str, Call] = {
     "FluxTransformer2DModel": Call(_share, layout=layouts.HALVED, beside=layouts.flux, needs=_POOLED),
     "GlmImageTransformer2DModel": Call(beside=layouts.target, gives=_SIZES[1:]),
     "HiDreamImageTransformer2DModel": Call(
-        sign=-1.0, needs=("encoder_hidden_states_t5", "encoder_hidden_states_llama3", "pooled_embeds")
+        sign=-1.0,
+        needs=("encoder_hidden_states_t5", "encoder_hidden_states_llama3", "pooled_embeds"),
+        turned=_by_layer,
     ),
     "HunyuanDiT2DModel": Call(
         needs=(
@@ -131,6 +145,9 @@ CALLS: dict[str, Call] = {
         layout=layouts.CHANNELS_LAST, beside=layouts.kandinsky, gives=("visual_rope_pos", "text_rope_pos")
     ),
     "Krea2Transformer2DModel": Call(_share, layout=layouts.PATCHES, beside=layouts.krea, gives=("position_ids",)),
+    "LTX2VideoTransformer3DModel": Call(
+        layout=layouts.VIDEO_PATCHES, beside=layouts.ltx2, needs=("audio_hidden_states", "audio_encoder_hidden_states")
+    ),
     "LTXVideoTransformer3DModel": Call(layout=layouts.VIDEO_PATCHES, beside=layouts.ltx),
     "LatteTransformer3DModel": Call(needs=_TEXT),
     "LongCatAudioDiTTransformer": Call(_share),
@@ -147,8 +164,10 @@ CALLS: dict[str, Call] = {
     "SD3Transformer2DModel": Call(needs=_POOLED),
     "SanaTransformer2DModel": Call(_scaled),
     "StableAudioDiTModel": Call(needs=(*_TEXT, "global_hidden_states", "rotary_embedding")),
+    "UNetMotionModel": Call(turned=_for_frames),
     "UNetSpatioTemporalConditionModel": Call(layout=layouts.FRAMES_FIRST),
-    "ZImageTransformer2DModel": Call(_rest, sign=-1.0, layout=layouts.LISTED, beside=_listed),
+    "WanAnimateTransformer3DModel": Call(needs=("pose_hidden_states", "face_pixel_values")),
+    "ZImageTransformer2DModel": Call(_rest, sign=-1.0, layout=layouts.LISTED, turned=_listed),
 }
 VIDEO = ("UNetMotionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet", "OmniTransformer", "3D", "Video")
 
@@ -156,6 +175,15 @@ VIDEO = ("UNetMotionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet", 
 def call_of(model: Any) -> Call:
     """Of the model's class, or of the class that it is derived from."""
     return next((CALLS[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in CALLS), Call())
+
+
+def extra_channels(model: Any) -> int:
+    """How many of the model's channels are no latents of its own: an image to be filled in, a first frame, a mask."""
+    taken, made = model.config.get("in_channels"), model.config.get("out_channels")
+    side = call_of(model).layout.channels(model.config)
+    if not isinstance(taken, int) or not isinstance(made, int) or made in (taken, 2 * taken, taken // side):
+        return 0
+    return (taken - made) // side
 
 
 def is_video(model: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import MASKS, Call, needed, parameters_of, time_of
+from .calls import MASKS, Call, extra_channels, needed, parameters_of, time_of
 from .keywords import Keywords
 from .reading import HubError
 
@@ -21,9 +21,15 @@ WORDS = ("encoder_hidden_states", "cap_feats", "text_bth")
 
 def conditions_of(model: Any, call: Call, untold: int | None) -> Conditions:
     """cond, batch -> keywords of the model's call: of labels, of one embedding, or of `Keywords` that name them."""
-    wanted, name = needed(model, call), type(model).__name__
+    extra = extra_channels(model)
+    wanted = (*needed(model, call), *(("channels",) if extra else ()))
+    name = type(model).__name__ + (
+        f" (with {extra} channels of a picture, a mask or a frame beside x)" if extra else ""
+    )
     classes = model.config.get("num_class_embeds")
-    if name in ("DiTTransformer2DModel", "Transformer2DModel") and model.config.get("num_embeds_ada_norm"):
+    if type(model).__name__ in ("DiTTransformer2DModel", "Transformer2DModel") and model.config.get(
+        "num_embeds_ada_norm"
+    ):
         classes, wanted = model.config.num_embeds_ada_norm, ("class_labels",)
         untold = classes if untold is None else untold
 
@@ -83,7 +89,7 @@ def _known(found: dict[str, Any], model: Any) -> None:
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values()):
         return
     open_to = [each for each in list(known)[1:] if each not in ("return_dict", time_of(model))]
-    wrong = [each for each in found if each not in open_to]
+    wrong = [each for each in found if each not in open_to and each != "channels"]
     if wrong:
         raise HubError(f"{type(model).__name__} has no keyword {', '.join(wrong)}; it has {', '.join(open_to)}")
 

@@ -14,18 +14,19 @@ class Keywords:
 
         Keywords(encoder_hidden_states=embeddings, pooled_projections=pooled, guidance=3.5)
 
-    Tensors are [n, ...], in dictionaries as well; anything else is the same for every item. It is cut, moved and
-    repeated like the tensor of labels that it stands for, so that `sample` and `guided` take it. Raises ValueError
-    where tensors differ in n.
+    Tensors are [n, ...], in dictionaries and lists as well; anything else, a tuple of tensors too, is the same for
+    every item. It is cut, moved and repeated like the tensor of labels that it stands for, so that `sample` and
+    `guided` take it. `channels` [n, c, ...] is no keyword of the call: it is joined to x, for models that see a
+    picture, a mask or a frame beside it. Raises ValueError where tensors differ in n.
     """
 
     def __init__(self, **told: Any):
-        lengths = {name: len(each) for name, each in _tensors(told)}
-        if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        lengths = [(name, len(each)) for name, each in _tensors(told)]
+        if len({length for _, length in lengths}) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths)
             raise ValueError(f"one row an item was expected in each keyword; found {found} rows")
         self.told = told
-        self._length = next(iter(lengths.values()), 1)
+        self._length = lengths[0][1] if lengths else 1
 
     def __repr__(self) -> str:
         return f"Keywords({', '.join(self.told)}; {len(self)} rows)"
@@ -58,24 +59,32 @@ class Keywords:
 
 
 def _changed(told: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    return {
-        name: change(each)
-        if isinstance(each, Tensor) and each.ndim
-        else _changed(each, change)
-        if isinstance(each, dict)
-        else each
-        for name, each in told.items()
-    }
+    return {name: _part(each, change) for name, each in told.items()}
+
+
+def _part(each: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(each, dict):
+        return _changed(each, change)
+    if isinstance(each, list):
+        return [_part(one, change) for one in each]
+    return change(each) if _is_rows(each) else each
 
 
 def _tensors(told: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """By the name of their keyword."""
     found: list[tuple[str, Tensor]] = []
     for name, each in told.items():
         if isinstance(each, dict):
             found += _tensors(each)
-        elif isinstance(each, Tensor) and each.ndim:
+        elif isinstance(each, list):
+            found += [(name, one) for one in each if _is_rows(one)]
+        elif _is_rows(each):
             found.append((name, each))
     return found
+
+
+def _is_rows(each: Any) -> bool:
+    return isinstance(each, Tensor) and each.ndim > 0
 
 
 def moved(told: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

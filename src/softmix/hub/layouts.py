@@ -158,6 +158,10 @@ def ltx(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
     return {"num_frames": frames, "height": rows, "width": columns, "rope_interpolation_scale": scale}
 
 
+def ltx2(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
+    return {name: each for name, each in ltx(x, told, model).items() if name != "rope_interpolation_scale"}
+
+
 def kandinsky(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
     deep, high, wide = model.config.patch_size
     sides = [torch.arange(n // p, device=x.device) for n, p in zip(x.shape[2:], (deep, high, wide), strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..denoiser.parameterise import affine
 from ..posterior import Point
 from ..shape import column
-from .calls import Call, call_of, is_video, time_of
+from .calls import Call, call_of, extra_channels, is_video, time_of
 from .conditions import Conditions, conditions_of
 from .folder import net_of, opened
 from .keywords import Keywords, moved
@@ -63,14 +63,21 @@ class Borrowed(nn.Module):
         times = call.time(time, self.reading, config).to(x.device).expand(len(x))
         told = moved(self._conditions(cond, len(x)), x.device, known)
         times = call.spread(times, x)
-        told = {**call.beside(x, told, model), **told, **dict.fromkeys(call.again, times)}
+        channels = told.pop("channels", None)
+        told = {
+            **call.beside(x, told, model),
+            **told,
+            **call.turned(x, told, model),
+            **dict.fromkeys(call.again, times),
+        }
         asked = (times,) if self._time is None else ()
         if self._time is not None:
             told[self._time] = times
         # a model that is being trained goes on being trained
         training = model.training
         try:
-            output = model.eval()(call.layout.enter(x.to(known), x, config), *asked, **told)
+            whole = x.to(known) if channels is None else torch.cat([x.to(known), channels], 1)
+            output = model.eval()(call.layout.enter(whole, x, config), *asked, **told)
         finally:
             model.train(training)
         return call.layout.leave(output.sample if hasattr(output, "sample") else output[0], x, config)
@@ -116,10 +123,10 @@ def from_diffusers(
 
     source : a pipeline, any UNet or Transformer of diffusers, or another model with such a call, or the path of a
     folder (weights as safetensors; nothing is unpickled, no code of the folder is run). scheduler : of a model alone;
-    of a pipeline, another than its own. untold : the class that stands for "not told"; known for DiT. conditions : cond,
-    batch -> keywords of the model's call, where `cond` itself, labels, an embedding or `Keywords`, is not enough.
-    shape : (C, H, W) of what it denoises, (C, F, H, W) of videos, where its configuration does not say it. variant : of
-    a folder's weights, such as "fp16"; the only ones there need no name.
+    of a pipeline, another than its own. untold : the class that stands for "not told"; known for DiT. conditions :
+    cond, batch -> keywords of the model's call, where `cond` itself, labels, an embedding or `Keywords`, is not
+    enough. shape : (C, H, W) of what it denoises, (C, F, H, W) of videos, where its configuration does not say it.
+    variant : of a folder's weights, such as "fp16"; the only ones there need no name.
 
     The model stays the caller's: it is called in eval mode and left in its own. Raises HubError for a scheduler whose
     process is not known here, and for a model that needs what is not there.
@@ -141,12 +148,11 @@ def from_diffusers(
 def _shape(model: Any, call: Call, given: tuple[int, ...] | None, size: int | None) -> tuple[int, ...]:
     """As given, or as the configuration, or the pipeline, says."""
     config, name = model.config, type(model).__name__
-    taken = config.get("in_channels")
-    made = config.get("out_channels") or taken
-    if taken is not None and made not in (taken, 2 * taken):
+    taken, extra = config.get("in_channels"), extra_channels(model)
+    if extra < 0:
         raise HubError(
-            f"{name} takes {taken} channels and says {made}: where some of them are a condition (an image to be filled "
-            "in), wrap it in a module that takes the others alone, with its config, and adds them"
+            f"{name} takes {taken} channels and says {config.out_channels}: it has to say as many as its "
+            "latents have, or twice as many"
         )
     if given is not None:
         return tuple(given)
@@ -156,4 +162,4 @@ def _shape(model: Any, call: Call, given: tuple[int, ...] | None, size: int | No
     if sides is None or taken is None:
         raise HubError(f"{name} says no sample_size: give from_diffusers shape=(channels, height, width)")
     sides = (sides, sides) if isinstance(sides, int) else tuple(sides)
-    return (int(taken) // call.layout.channels(config), *map(int, sides))
+    return (int(taken) // call.layout.channels(config) - extra, *map(int, sides))
