@@ -38,7 +38,8 @@ def words(wide: int, name: str = "encoder_hidden_states") -> dict[str, Tensor]:
 class Row:
     """config and shape make the model; told is the condition; time, sign : what the model is told at t = 0.4, and what
     its output times sign is: z - x0. call : x, time, told, model -> the output laid out as x, by the class's own call.
-    needs : the names in the refusal of a call without a condition."""
+    needs : the names in the refusal of a call without a condition. common : tensors that are no rows, which only a
+    function of conditions can say."""
 
     config: dict[str, Any]
     shape: tuple[int, ...]
@@ -47,6 +48,7 @@ class Row:
     sign: float = 1.0
     call: Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor] | None = None
     needs: tuple[str, ...] = ()
+    common: dict[str, Any] = field(default_factory=dict)
 
 
 def patched(x: Tensor, side: int = 2) -> Tensor:
@@ -129,7 +131,7 @@ def video(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
 
 
 def two_modalities(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
-    more = {"num_frames": 2, "height": 4, "width": 4}
+    more = {"num_frames": 2, "height": 4, "width": 4, "audio_num_frames": 3}
     said = model(x.flatten(2).transpose(1, 2), timestep=time, **told, **more)[0]
     return said.transpose(1, 2).reshape(x.shape)
 
@@ -156,7 +158,8 @@ FLAT, VIDEO = (4, 4, 4), (4, 2, 4, 4)
 AXES = {"axes_dims_rope": (2, 2, 4)}
 FLUX = SINGLE | {"patch_size": 1, "in_channels": 16, "joint_attention_dim": 8, "axes_dims_rope": (2, 2, 4)}
 WAN = TWO | {"attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8, "freq_dim": 8, "ffn_dim": 8}
-HUNYUAN = SINGLE | {"num_refiner_layers": 1, "text_embed_dim": 8, "rope_axes_dim": (2, 2, 4), "patch_size_t": 1}
+HUNYUAN = TWO | {"num_refiner_layers": 1, "text_embed_dim": 8, "rope_axes_dim": (2, 2, 4)}
+DOUBLE = HUNYUAN | {"num_single_layers": 1}
 COG = TWO | {"in_channels": 4, "out_channels": 4, "text_embed_dim": 8, "time_embed_dim": 8, "patch_size": 2}
 COG_VIDEO = COG | {"sample_width": 4, "sample_height": 4, "sample_frames": 5, "max_text_seq_length": L}
 COG_VIEW = COG | {"condition_dim": 4, "pos_embed_max_size": 4, "sample_size": 4}
@@ -182,7 +185,8 @@ def blocks(kind: str) -> dict[str, tuple[str, str]]:
 ROWS: dict[str, Row] = {
     "AceStepTransformer1DModel": Row(
         {
-            **{"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8},
+            **{"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "head_dim": 8},
             **{"num_key_value_heads": 1, "in_channels": 24, "audio_acoustic_hidden_dim": 8, "encoder_hidden_size": 32},
         },
         (8, 8),
@@ -191,13 +195,15 @@ ROWS: dict[str, Row] = {
         needs=("encoder_hidden_states", "context_latents"),
     ),
     "AllegroTransformer3DModel": Row(
-        TWO | {"attention_head_dim": 24, "cross_attention_dim": 48, "sample_width": 4, "sample_height": 4, "sample_frames": 2,
+        TWO | {"attention_head_dim": 24, "cross_attention_dim": 48, "sample_width": 4, "sample_height": 4,
+            "sample_frames": 2,
                "caption_channels": 8, "in_channels": 4},
         VIDEO,
         words(8),
         needs=("encoder_hidden_states",),
     ),
-    "AnyFlowFARTransformer3DModel": Row(WAN | {"rope_max_seq_len": 32, "compressed_patch_size": (1, 4, 4)}, VIDEO, words(8) | {"chunk_partition": (1, 1)}, call=any_flow,
+    "AnyFlowFARTransformer3DModel": Row(WAN | {"rope_max_seq_len": 32, "compressed_patch_size": (1, 4, 4)}, VIDEO,
+        words(8) | {"chunk_partition": (1, 1)}, call=any_flow,
                                         needs=("encoder_hidden_states", "chunk_partition")),
     "AnyFlowTransformer3DModel": Row(
         WAN | {"rope_max_seq_len": 32}, VIDEO, words(8), call=any_flow, needs=("encoder_hidden_states",)
@@ -230,8 +236,8 @@ ROWS: dict[str, Row] = {
     "ConsisIDTransformer3DModel": Row(COG_VIDEO, VIDEO, words(8), call=frames_first, needs=("encoder_hidden_states",)),
     "CosmosTransformer3DModel": Row(
         TWO | {"in_channels": 4, "out_channels": 4, "attention_head_dim": 12, "text_embed_dim": 8, "adaln_lora_dim": 4,
-               "max_size": (4, 8, 8), "extra_pos_embed_type": None},
-        VIDEO, words(8), SHARE, call=with_more(padding_mask=torch.zeros(1, 1, 4, 4)), needs=("encoder_hidden_states",),
+               "max_size": (4, 8, 8), "extra_pos_embed_type": None, "concat_padding_mask": False},
+        VIDEO, words(8), SHARE, needs=("encoder_hidden_states",),
     ),
     "DiTTransformer2DModel": Row(
         TWO | {"in_channels": 4, "sample_size": 4, "norm_num_groups": 4, "num_embeds_ada_norm": 5}, FLAT,
@@ -243,7 +249,7 @@ ROWS: dict[str, Row] = {
     "DreamLiteUNetModel": Row(
         UNET | {"down_block_types": ("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"),
                 "up_block_types": ("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"), "cross_attention_dim": 8,
-                "attention_head_dim": 4, "num_attention_heads": 2},
+                "attention_head_dim": 4},
         (4, 8, 8), words(8), needs=("encoder_hidden_states",),
     ),
     "EasyAnimateTransformer3DModel": Row(
@@ -271,13 +277,15 @@ ROWS: dict[str, Row] = {
         TWO | {"in_channels": 4, "out_channels": 4, "text_embed_dim": 8, "time_embed_dim": 8, "condition_dim": 4,
                "prior_vq_quantizer_codebook_size": 16},
         FLAT,
-        words(8) | {"prior_token_id": torch.tensor([[1] * 4, [3] * 4]), "prior_token_drop": torch.zeros(B, 4, dtype=torch.bool)},
+        words(8) | {"prior_token_id": torch.tensor([[1] * 4, [3] * 4]), "prior_token_drop": torch.zeros(B, 4,
+            dtype=torch.bool)},
         call=with_more(target_size=SIZE, crop_coords=0 * SIZE),
         needs=("encoder_hidden_states", "prior_token_id", "prior_token_drop"),
     ),
     "HeliosTransformer3DModel": Row(WAN | {"rope_dim": (4, 4, 4)}, VIDEO, words(8), needs=("encoder_hidden_states",)),
     "HiDreamImageTransformer2DModel": Row(
-        SINGLE | {"patch_size": 2, "in_channels": 4, "out_channels": 4, "num_attention_heads": 4, "caption_channels": [8, 4],
+        SINGLE | {"patch_size": 2, "in_channels": 4, "out_channels": 4, "num_attention_heads": 4,
+            "caption_channels": [8, 4],
                   "text_emb_dim": 8, "num_routed_experts": 2, "axes_dims_rope": (4, 2, 2), "max_resolution": (8, 8),
                   "llama_layers": (0, 1), "force_inference_output": True},
         FLAT,
@@ -300,7 +308,7 @@ ROWS: dict[str, Row] = {
         needs=("encoder_hidden_states", "text_embedding_mask", "encoder_hidden_states_t5", "image_rotary_emb", "style"),
     ),
     "HunyuanImageTransformer2DModel": Row(
-        HUNYUAN | {"patch_size_t": None, "in_channels": 4, "out_channels": 4, "rope_axes_dim": (4, 4)} , FLAT, words(8),
+        DOUBLE | {"in_channels": 4, "out_channels": 4, "rope_axes_dim": (4, 4)}, FLAT, words(8),
         call=with_more(encoder_attention_mask=ONES), needs=("encoder_hidden_states",),
     ),
     "HunyuanVideo15Transformer3DModel": Row(
@@ -310,21 +318,26 @@ ROWS: dict[str, Row] = {
         call=with_channels, needs=("encoder_hidden_states", "channels"),
     ),
     "HunyuanVideoFramepackTransformer3DModel": Row(
-        HUNYUAN | {"in_channels": 4, "out_channels": 4, "pooled_projection_dim": 8, "has_image_proj": True, "image_proj_dim": 8,
+        DOUBLE | {"in_channels": 4, "out_channels": 4, "pooled_projection_dim": 8, "has_image_proj": True,
+            "image_proj_dim": 8, "has_clean_x_embedder": True,
                    "guidance_embeds": True},
         VIDEO,
-        words(8) | POOLED | {"image_embeds": noise(B, 3, 8), "indices_latents": torch.arange(2).expand(B, 2),
-                             "guidance": torch.tensor([6000.0] * B), "encoder_attention_mask": ONES},
-        needs=("encoder_hidden_states", "pooled_projections", "image_embeds", "indices_latents", "guidance"),
+        words(8) | POOLED | {"image_embeds": noise(B, 3, 8), "guidance": torch.tensor([6000.0] * B),
+                             "encoder_attention_mask": ONES, "latents_clean": noise(B, 4, 1, 4, 4),
+                             "latents_history_2x": noise(B, 4, 2, 4, 4), "latents_history_4x": noise(B, 4, 4, 8, 8)},
+        needs=("encoder_hidden_states", "pooled_projections", "image_embeds", "indices_latents", "latents_clean"),
+        common={"indices_latents": torch.arange(7, 9), "indices_latents_clean": torch.arange(6, 7),
+                "indices_latents_history_2x": torch.arange(4, 6), "indices_latents_history_4x": torch.arange(4)},
     ),
     "HunyuanVideoTransformer3DModel": Row(
-        HUNYUAN | {"in_channels": 4, "out_channels": 4, "pooled_projection_dim": 8, "guidance_embeds": False}, VIDEO,
+        DOUBLE | {"in_channels": 4, "out_channels": 4, "pooled_projection_dim": 8, "guidance_embeds": False}, VIDEO,
         words(8) | POOLED, call=with_more(encoder_attention_mask=ONES),
         needs=("encoder_hidden_states", "pooled_projections"),
     ),
     "I2VGenXLUNet": Row(
         UNET | blocks("3D") | SPATIAL | {"num_attention_heads": None, "attention_head_dim": 4}, (4, 2, 8, 8),
-        words(8) | {"fps": torch.tensor([16, 16]), "image_latents": noise(B, 4, 2, 8, 8), "image_embeddings": noise(B, 8)},
+        words(8) | {"fps": torch.tensor([16, 16]), "image_latents": noise(B, 4, 2, 8, 8),
+            "image_embeddings": noise(B, 8)},
         needs=("encoder_hidden_states", "fps", "image_latents"),
     ),
     "Ideogram4Transformer2DModel": Row(
@@ -341,7 +354,7 @@ ROWS: dict[str, Row] = {
         VIDEO, words(8), needs=("encoder_hidden_states",),
     ),
     "Kandinsky3UNet": Row(
-        {"time_embedding_dim": 8, "groups": 4, "attention_head_dim": 4, "layers_per_block": 1,
+        {"time_embedding_dim": 8, "groups": 4, "attention_head_dim": 4, "layers_per_block": 3,
          "block_out_channels": (8, 16), "cross_attention_dim": 8, "encoder_hid_dim": 8},
         (4, 8, 8), words(8) | {"encoder_attention_mask": torch.ones(B, L)},
         needs=("encoder_hidden_states",),
@@ -375,7 +388,8 @@ ROWS: dict[str, Row] = {
     ),
     "LatteTransformer3DModel": Row(
         TWO | {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 4, "caption_channels": 8,
-               "cross_attention_dim": 16, "norm_type": "ada_norm_single", "video_length": 2, "norm_elementwise_affine": False},
+               "cross_attention_dim": 16, "norm_type": "ada_norm_single", "video_length": 2,
+                   "norm_elementwise_affine": False},
         VIDEO, words(8), needs=("encoder_hidden_states",),
     ),
     "LongCatAudioDiTTransformer": Row(
@@ -391,7 +405,8 @@ ROWS: dict[str, Row] = {
         {"sample_size": 4, "in_channels": 4, "hidden_size": 24, "num_layers": 1, "num_refiner_layers": 1,
          "num_attention_heads": 3, "num_kv_heads": 1, "multiple_of": 2, "axes_dim_rope": (4, 2, 2),
          "axes_lens": (128, 16, 16), "cap_feat_dim": 8},
-        FLAT, words(8), REST, -1.0, call=with_more(encoder_attention_mask=ONES.bool()), needs=("encoder_hidden_states",),
+        FLAT, words(8), REST, -1.0, call=with_more(encoder_attention_mask=ONES.bool()),
+            needs=("encoder_hidden_states",),
     ),
     "LuminaNextDiT2DModel": Row(
         {"sample_size": 4, "hidden_size": 24, "num_layers": 1, "num_attention_heads": 3, "num_kv_heads": 1,
@@ -418,7 +433,8 @@ ROWS: dict[str, Row] = {
         needs=("encoder_hidden_states",),
     ),
     "OmniGenTransformer2DModel": Row(
-        {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 16, "num_layers": 1,
+        {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 16,
+            "num_layers": 1,
          "pad_token_id": 0, "vocab_size": 20, "in_channels": 4, "time_step_dim": 4,
          "rope_scaling": {"long_factor": [1, 2], "short_factor": [1, 2]}},
         FLAT,
@@ -434,7 +450,8 @@ ROWS: dict[str, Row] = {
         FLAT, words(8), SHARE, needs=("encoder_hidden_states",),
     ),
     "PixArtTransformer2DModel": Row(
-        TWO | {"in_channels": 4, "cross_attention_dim": 16, "sample_size": 4, "caption_channels": 8, "norm_num_groups": 1,
+        TWO | {"num_attention_heads": 3, "in_channels": 4, "cross_attention_dim": 24, "sample_size": 4,
+            "caption_channels": 8,
                "use_additional_conditions": True},
         FLAT, words(8),
         call=with_more(added_cond_kwargs={"resolution": SIZE, "aspect_ratio": torch.ones(B, 1)}),
@@ -446,7 +463,8 @@ ROWS: dict[str, Row] = {
     ),
     "QwenImageTransformer2DModel": Row(
         TWO | {"in_channels": 16, "out_channels": 4, "joint_attention_dim": 8, "axes_dims_rope": (2, 2, 4)}, FLAT,
-        words(8) | {"encoder_hidden_states_mask": ONES}, SHARE, call=tokens(2, lambda x: {"img_shapes": [[(1, 2, 2)]] * B}),
+        words(8) | {"encoder_hidden_states_mask": ONES}, SHARE, call=tokens(2, lambda x: {"img_shapes": [[(1, 2,
+            2)]] * B}),
         needs=("encoder_hidden_states",),
     ),
     "SD3Transformer2DModel": Row(
@@ -454,7 +472,8 @@ ROWS: dict[str, Row] = {
                "caption_projection_dim": 16, "pooled_projection_dim": 8, "pos_embed_max_size": 4},
         FLAT, words(8) | POOLED, needs=("encoder_hidden_states", "pooled_projections"),
     ),
-    "SanaTransformer2DModel": Row(SANA | {"timestep_scale": 0.001}, FLAT, words(8), SHARE, needs=("encoder_hidden_states",)),
+    "SanaTransformer2DModel": Row(SANA | {"timestep_scale": 0.001}, FLAT, words(8), SHARE,
+        needs=("encoder_hidden_states",)),
     "SanaVideoTransformer3DModel": Row(
         SANA | {"attention_head_dim": 12, "cross_attention_dim": 24, "cross_attention_head_dim": 12}, VIDEO, words(8),
         needs=("encoder_hidden_states",),
@@ -464,7 +483,8 @@ ROWS: dict[str, Row] = {
     ),
     "StableAudioDiTModel": Row(
         TWO | {"sample_size": 6, "in_channels": 4, "out_channels": 4, "num_key_value_attention_heads": 2,
-               "cross_attention_dim": 8, "time_proj_dim": 8, "global_states_input_dim": 8, "cross_attention_input_dim": 8},
+               "cross_attention_dim": 8, "time_proj_dim": 8, "global_states_input_dim": 8,
+                   "cross_attention_input_dim": 8},
         (4, 6),
         words(8) | {"global_hidden_states": noise(B, 1, 8), "rotary_embedding": (noise(7, 4), noise(7, 4, seed=1))},
         needs=("encoder_hidden_states", "global_hidden_states", "rotary_embedding"),
@@ -482,7 +502,8 @@ ROWS: dict[str, Row] = {
     ),
     "TransformerTemporalModel": Row(TWO | {"in_channels": 16, "norm_num_groups": 4}, (16, 4, 4)),
     "UNet1DModel": Row(
-        {"sample_size": 16, "in_channels": 2, "extra_in_channels": 16, "block_out_channels": (8, 8), "sample_rate": 16,
+        {"sample_size": 16, "in_channels": 2, "extra_in_channels": 64, "block_out_channels": (32, 32),
+            "sample_rate": 16,
          "down_block_types": ("DownBlock1DNoSkip", "DownBlock1D"), "up_block_types": ("UpBlock1D", "UpBlock1DNoSkip")},
         (2, 16),
     ),
@@ -493,7 +514,8 @@ ROWS: dict[str, Row] = {
         words(8) | {"added_cond_kwargs": {"text_embeds": noise(B, 8), "time_ids": noise(B, 6)}},
         needs=("encoder_hidden_states", "added_cond_kwargs"),
     ),
-    "UNet2DModel": Row(UNET | {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}, (4, 8, 8)),
+    "UNet2DModel": Row(UNET | {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}, (4,
+        8, 8)),
     "UNet3DConditionModel": Row(
         UNET | blocks("3D") | SPATIAL, (4, 2, 8, 8), words(8), needs=("encoder_hidden_states",)
     ),
@@ -516,7 +538,7 @@ ROWS: dict[str, Row] = {
         WAN | {"in_channels": 12, "latent_channels": 4, "image_dim": 8, "rope_max_seq_len": 32,
                "motion_encoder_channel_sizes": {"4": 4, "8": 4, "16": 4}, "motion_encoder_size": 16,
                "motion_style_dim": 4, "motion_dim": 2, "motion_encoder_dim": 8, "face_encoder_hidden_dim": 8,
-               "face_encoder_num_heads": 2, "inject_face_latents_blocks": 2},
+               "face_encoder_num_heads": 2, "inject_face_latents_blocks": 1},
         (4, 3, 4, 4),
         words(8) | {"encoder_hidden_states_image": noise(B, 3, 8), "pose_hidden_states": noise(B, 4, 2, 4, 4),
                     "face_pixel_values": noise(B, 3, 5, 16, 16), "channels": noise(B, 8, 3, 4, 4)},
@@ -525,7 +547,8 @@ ROWS: dict[str, Row] = {
     "WanTransformer3DModel": Row(WAN | {"rope_max_seq_len": 32}, VIDEO, words(8), needs=("encoder_hidden_states",)),
     "WanVACETransformer3DModel": Row(
         WAN | {"rope_max_seq_len": 32, "vace_layers": [0], "vace_in_channels": 8}, VIDEO,
-        words(8) | {"control_hidden_states": noise(B, 8, 2, 4, 4), "control_hidden_states_scale": torch.ones(1)},
+        words(8) | {"control_hidden_states": noise(B, 8, 2, 4, 4)},
+        common={"control_hidden_states_scale": torch.ones(1)},
         needs=("encoder_hidden_states",),
     ),
     "ZImageTransformer2DModel": Row(
@@ -567,12 +590,13 @@ def flow() -> Any:
 def test_each_class_says_what_its_own_call_says(name: str) -> None:
     row, model = ROWS[name], built(name)
     x = noise(B, *row.shape, seed=3)
-    told = dict(row.told)
+    told = row.told | row.common
     call = row.call or with_more()
     said = row.sign * call(model, x, torch.full((B,), row.time), told)
     said = said[:, : x.shape[1]]
-    borrowed = from_diffusers(model, flow(), shape=row.shape)
-    cond: Any = told["class_labels"] if list(told) == ["class_labels"] else Keywords(**told) if told else None
+    more = {"conditions": lambda cond, n: cond.told | row.common} if row.common else {}
+    borrowed = from_diffusers(model, flow(), shape=row.shape, **more)
+    cond: Any = told["class_labels"] if list(told) == ["class_labels"] else Keywords(**row.told) if told else None
     mean = borrowed(x, T, cond).mean
     # x0 = x - t (z - x0)
     right = x - T * said

@@ -106,6 +106,7 @@ def _for_frames(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
 
 _TEXT = ("encoder_hidden_states",)
 _POOLED = (*_TEXT, "pooled_projections")
+_HISTORY = tuple(f"{part}latents_{of}" for part in ("", "indices_") for of in ("clean", "history_2x", "history_4x"))
 _SIZES = ("original_size", "target_size", "crop_coords")
 CALLS: dict[str, Call] = {
     "AceStepTransformer1DModel": Call(again=("timestep_r",)),
@@ -132,12 +133,14 @@ CALLS: dict[str, Call] = {
         needs=("encoder_hidden_states_t5", "encoder_hidden_states_llama3", "pooled_embeds"),
         turned=_by_layer,
     ),
+    "HunyuanVideoFramepackTransformer3DModel": Call(needs=_HISTORY),
     "HunyuanDiT2DModel": Call(
         needs=(
             *(*_TEXT, "text_embedding_mask", "encoder_hidden_states_t5", "text_embedding_mask_t5"),
             "image_rotary_emb",
         )
     ),
+    "I2VGenXLUNet": Call(needs=(*_TEXT, "image_embeddings")),
     "Ideogram4Transformer2DModel": Call(_rest, sign=-1.0),
     "JoyImageEditTransformer3DModel": Call(needs=_TEXT),
     "Kandinsky3UNet": Call(needs=(*_TEXT, "encoder_attention_mask")),
@@ -217,8 +220,9 @@ def needed(model: Any, call: Call) -> tuple[str, ...]:
 def _of_configuration(config: Any, known: set[str], open_ended: bool) -> set[str]:
     """What the configuration turns on."""
     turned_on = {
-        "encoder_hidden_states": (config.get("cross_attention_dim") and "encoder_hid_dim" in config)
-        or config.get("caption_channels"),
+        "encoder_hidden_states": config.get("cross_attention_dim")
+        or config.get("encoder_hid_proj_type")
+        or (config.get("caption_channels") and "encoder_hidden_states" in known),
         "added_cond_kwargs": config.get("addition_embed_type") not in (None, "text")
         or config.get("encoder_hid_dim_type") == "image_proj",
         "class_labels": config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None,

@@ -159,7 +159,10 @@ def ltx(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def ltx2(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
-    return {name: each for name, each in ltx(x, told, model).items() if name != "rope_interpolation_scale"}
+    """The sound beside the video has its own length."""
+    sides = {name: each for name, each in ltx(x, told, model).items() if name != "rope_interpolation_scale"}
+    sound = told.get("audio_hidden_states")
+    return sides | ({"audio_num_frames": sound.shape[1]} if sound is not None else {})
 
 
 def kandinsky(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -193,7 +196,9 @@ def lumina(x: Tensor, told: dict[str, Any], model: Any) -> dict[str, Any]:
     return {
         "image_rotary_emb": get_2d_rotary_pos_embed_lumina(
             config.hidden_size // config.num_attention_heads, 384, 384, linear_factor=1.0, ntk_factor=1.0
-        ).to(x.device)
+        ).to(x.device),
+        # its default of none is taken apart as if it were some
+        "cross_attention_kwargs": {},
     }
 
 
