@@ -295,18 +295,6 @@ def test_what_is_lacking_is_said(tmp_path: Path) -> None:
 # out
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
-    """name -> a model of digits after a few steps."""
-    data, folder = load("digits"), tmp_path_factory.mktemp("runs")
-
-    def make(name: str, classes: bool = False, **more: Any) -> Model:
-        config = replace(preset(name, data.shape), steps=8, batch=32, classes=classes, **more)  # type: ignore[arg-type]
-        return softmix.train(data, config, folder / f"{name}-{classes}-{len(more)}")
-
-    return make
-
-
 LOADING = """
 import sys, torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler

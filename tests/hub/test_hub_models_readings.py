@@ -203,5 +203,5 @@ def test_solvers_of_betas_on_flow_models() -> None:
         scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=says, use_flow_sigmas=True, solver_order=1)
         found = reading(scheduler)
         assert isinstance(found.process, Flow) and found.output == output
-    with pytest.raises(HubError, match="flow_prediction.*was found; with betas go"):
+    with pytest.raises(HubError, match=r"flow_prediction.*was found; with betas go"):
         reading(diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"))

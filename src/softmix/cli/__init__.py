@@ -12,10 +12,11 @@ from .claims import cite, papers, reproduce
 from .common import UsageError, cache
 from .draw import sample
 from .edit import edit
+from .export import export
 from .fit import train
 from .measure import check, evaluate, statistics
 
-VERBS = (train, sample, edit, evaluate, statistics, repeat, reproduce, papers, check, cite)
+VERBS = (train, sample, edit, export, evaluate, statistics, repeat, reproduce, papers, check, cite)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,6 +15,7 @@ except ImportError as error:  # pragma: no cover
 # diffusers looks for these names where the class of a component is defined
 from diffusers import ModelMixin, SchedulerMixin
 
+from .drawing import Drawing, drawing, is_diffusers
 from .export import SoftmixModel, SoftmixPipeline, export
 from .host import SoftmixScheduler
 from .keywords import Keywords
@@ -50,6 +51,7 @@ __all__ = [
     "DPMSolver3MScheduler",
     "DPMSolver3SScheduler",
     "DPMSolverV3Scheduler",
+    "Drawing",
     "EVODiffScheduler",
     "FONScheduler",
     "FPNDMScheduler",
@@ -66,6 +68,8 @@ __all__ = [
     "SoftmixScheduler",
     "TransferScheduler",
     "UniPCScheduler",
+    "drawing",
     "export",
     "from_diffusers",
+    "is_diffusers",
 ]
