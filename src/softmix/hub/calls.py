@@ -193,6 +193,10 @@ def is_video(model: Any) -> bool:
     return any(part in kind.__name__ for kind in type(model).__mro__ for part in VIDEO)
 
 
+def is_sound(model: Any) -> bool:
+    return any(part in kind.__name__ for kind in type(model).__mro__ for part in ("1D", "Audio"))
+
+
 def parameters_of(model: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(model.forward).parameters)
 

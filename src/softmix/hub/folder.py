@@ -14,6 +14,7 @@ from torch import nn
 from .reading import HubError
 from .schedulers import SCHEDULERS
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 NETS = ("unet", "transformer", "prior", "decoder")
 
 
@@ -71,8 +72,8 @@ def _read(folder: Path, scheduled: bool, variant: str | None) -> Parts:
 def _pipeline(folder: Path, variant: str | None) -> Parts:
     index = json.loads((folder / "model_index.json").read_text())
     nets = {name: _net(folder / name, variant) for name in NETS if (index.get(name) or [""])[0] == "diffusers"}
-    kept = {_variant(each, variant) for each in folder.iterdir() if each.is_dir() and each.name in index}
-    others = sorted({each for each in kept if each} | ({variant} if variant else set()))
+    beside = [each for each in folder.iterdir() if each.name in index and each.name not in nets and _has_weights(each)]
+    others = sorted(each for each in {variant, *(_variant(each, None) for each in beside)} if each is not None)
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             str(folder), use_safetensors=True, low_cpu_mem_usage=False, variant=next(iter(others), None), **nets
@@ -98,6 +99,10 @@ def _net(folder: Path, variant: str | None) -> nn.Module:
     return _settled(model)
 
 
+def _has_weights(folder: Path) -> bool:
+    return folder.is_dir() and any(each.suffix in (".safetensors", *PICKLED) for each in folder.iterdir())
+
+
 def _variant(folder: Path, asked: str | None) -> str | None:
     """Which of a folder's weights to read: those without a name, or the only ones, such as fp16.
 
@@ -112,7 +117,7 @@ def _variant(folder: Path, asked: str | None) -> str | None:
         raise HubError(f"{folder} has weights of several kinds, {_listed(found)}: give from_diffusers variant")
     if found:
         return None if None in found else next(iter(found))
-    pickled = sorted(each.name for each in folder.iterdir() if each.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    pickled = sorted(each.name for each in folder.iterdir() if each.suffix in PICKLED)
     if pickled:
         raise HubError(
             f"{folder} has its weights as {pickled[0]} alone, which would have to be unpickled, and here nothing is. "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..denoiser.parameterise import affine
 from ..posterior import Point
 from ..shape import column
-from .calls import Call, call_of, extra_channels, is_video, time_of
+from .calls import Call, call_of, extra_channels, is_sound, is_video, time_of
 from .conditions import Conditions, conditions_of
 from .folder import net_of, opened
 from .keywords import Keywords, moved
@@ -161,5 +161,6 @@ def _shape(model: Any, call: Call, given: tuple[int, ...] | None, size: int | No
     sides = config.get("sample_size") or size
     if sides is None or taken is None:
         raise HubError(f"{name} says no sample_size: give from_diffusers shape=(channels, height, width)")
-    sides = (sides, sides) if isinstance(sides, int) else tuple(sides)
+    if isinstance(sides, int):
+        sides = (sides,) if is_sound(model) else (sides, sides)
     return (int(taken) // call.layout.channels(config) - extra, *map(int, sides))
