@@ -278,8 +278,12 @@ def test_what_is_lacking_is_said(tmp_path: Path) -> None:
     with pytest.raises(HubError, match="give from_diffusers shape"):
         from_diffusers(unsized, scheduler)
     assert sample(from_diffusers(unsized, scheduler, shape=(3, 8, 8)), 1, 2).shape == (1, 3, 8, 8)
-    with pytest.raises(HubError, match="takes 9 channels"):
-        from_diffusers(spoken(in_channels=9), scheduler)
+    filling = from_diffusers(spoken(in_channels=9), scheduler)
+    assert filling.shape == (4, 8, 8)
+    with pytest.raises(HubError, match=r"with 5 channels of a picture.*channels=\.\.\."):
+        filling(noise(2, 4, 8, 8), 0.5, noise(2, 5, 12))
+    with pytest.raises(HubError, match="takes 4 channels and says 6"):
+        from_diffusers(spoken(out_channels=6), scheduler)
     with pytest.raises(HubError, match=r"Keywords\(encoder_hidden_states=..., class_labels=...\)"):
         from_diffusers(spoken(num_class_embeds=10), scheduler)(noise(2, 4, 8, 8), 0.5, noise(2, 5, 12))
     pipeline = diffusers.DDPMPipeline(tiny(), scheduler)
