@@ -12,13 +12,14 @@ from .claims import cite, papers, reproduce
 from .common import Interrupted, UsageError, cache
 from .draw import sample
 from .edit import edit
+from .export import export
 from .fit import train
 from .measure import evaluate
 from .outputs import OutputError
 from .parse import named, overview, run, version
 from .statistics import statistics
 
-VERBS = (train, sample, edit, evaluate, statistics, repeat, reproduce, papers, check, cite)
+VERBS = (train, sample, edit, export, evaluate, statistics, repeat, reproduce, papers, check, cite)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,8 +15,11 @@ except ImportError as error:  # pragma: no cover
 # diffusers looks for these names where the class of a component is defined
 from diffusers import ModelMixin, SchedulerMixin
 
+from .drawing import Drawing, drawing, is_diffusers
 from .export import SoftmixModel, SoftmixPipeline, export
 from .host import SoftmixScheduler
+from .keywords import Keywords
+from .reading import HubError
 from .schedulers import (
     SCHEDULERS,
     AdamsScheduler,
@@ -36,7 +39,7 @@ from .schedulers import (
     TransferScheduler,
     UniPCScheduler,
 )
-from .source import Borrowed, HubError, from_diffusers
+from .source import Borrowed, from_diffusers
 
 __all__ = [
     "SCHEDULERS",
@@ -48,11 +51,13 @@ __all__ = [
     "DPMSolver3MScheduler",
     "DPMSolver3SScheduler",
     "DPMSolverV3Scheduler",
+    "Drawing",
     "EVODiffScheduler",
     "FONScheduler",
     "FPNDMScheduler",
     "HeunScheduler",
     "HubError",
+    "Keywords",
     "ModelMixin",
     "PLMSScheduler",
     "RenoiseScheduler",
@@ -63,6 +68,8 @@ __all__ = [
     "SoftmixScheduler",
     "TransferScheduler",
     "UniPCScheduler",
+    "drawing",
     "export",
     "from_diffusers",
+    "is_diffusers",
 ]

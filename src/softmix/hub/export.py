@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,11 +25,12 @@ from torch import Tensor
 from ..config import from_json, to_json
 from ..posterior import HasMean, need
 from ..process import VP, Gaussian, Table
+from ..rng import Rng
 from ..sampler import BY_NAME, sample
 from ..train import Model, Run, build
 from ..train.config import suited
 from ..train.make import assembled
-from .source import HubError
+from .reading import HubError, reading
 
 TRAIN_STEPS = 1000
 
@@ -123,32 +126,86 @@ class SoftmixPipeline(DiffusionPipeline):
         sampler: str | None = None,
         seed: int = 0,
         class_labels: Tensor | list[int] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Image k depends on the seed and k alone; a generator makes the seed. sampler : a name of softmix's; by
-        default the one that suits the model. class_labels : [n]. output_type : "pil", "np" [n, H, W, C] in [0, 1], or
-        "pt" [n, C, H, W] in [-1, 1]."""
-        denoiser = self.unet.denoiser
+        """Image k depends on the seed and k alone; a generator makes the seed, and a list of them, one an image, each
+        image's own. sampler : a name of softmix's; by default the one that suits the model. Another scheduler in the
+        place of the exported one takes the steps itself, from means. class_labels : [n]. output_type : "pil", "np"
+        [n, H, W, C] in [0, 1], or "pt" [n, C, H, W] in [-1, 1]."""
         if sampler is not None and sampler not in BY_NAME:
             raise HubError(f"the sampler {sampler!r} was asked for; there are {', '.join(BY_NAME)}")
-        chosen = suited(self.unet._run.config, denoiser) if sampler is None else BY_NAME[sampler]
         classes = self.unet.config.num_class_embeds or 0
         labels = torch.as_tensor(class_labels) if class_labels is not None else None
         if labels is not None and not (len(labels) == batch_size and (labels < classes).all()):
             raise HubError(f"{batch_size} labels below {classes} were expected; found {labels.tolist()[:8]}")
-        if generator is not None:
-            seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        draw = self._drawn_by(sampler)
         with self.unet.precision(self.device):
-            x = sample(
-                denoiser, batch_size, num_inference_steps, sampler=chosen, seed=seed, cond=labels, device=self.device
-            ).float()
-        images: Any = x
+            if isinstance(generator, list):
+                if len(generator) != batch_size:
+                    raise HubError(f"{len(generator)} generators were given for {batch_size} images")
+                x = torch.cat(
+                    [
+                        draw(1, num_inference_steps, _seed(each), labels if labels is None else labels[k : k + 1])
+                        for k, each in enumerate(generator)
+                    ]
+                )
+            else:
+                x = draw(batch_size, num_inference_steps, seed if generator is None else _seed(generator), labels)
+        images: Any = x.float()
         if output_type != "pt":
-            images = (x / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).numpy()
+            images = (images / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).numpy()
             images = self.numpy_to_pil(images) if output_type == "pil" else images
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _drawn_by(self, sampler: str | None) -> Draw:
+        """n, steps, seed, labels -> [n, C, H, W], by a sampler of softmix or by the scheduler that was put in."""
+        if _keys(self.scheduler) == _keys(scheduler_of(self.unet.network.process)):
+            denoiser = self.unet.denoiser
+            chosen = suited(self.unet._run.config, denoiser) if sampler is None else BY_NAME[sampler]
+            return lambda n, steps, seed, labels: sample(
+                denoiser, n, steps, sampler=chosen, seed=seed, cond=labels, device=self.device
+            )
+        if sampler is not None:
+            raise HubError(
+                f"the sampler {sampler!r} was asked for, and {type(self.scheduler).__name__} is in the place of the "
+                "exported scheduler: leave one of them away"
+            )
+        if not isinstance(reading(self.scheduler).process, Table):
+            raise HubError(
+                f"{type(self.scheduler).__name__} is for another process: this model was trained on betas. Make one "
+                "from_config(pipe.scheduler.config)"
+            )
+        return self._stepped
+
+    def _stepped(self, n: int, steps: int, seed: int, labels: Tensor | None) -> Tensor:
+        """diffusers' own loop. The noise of item k at its start is the seed's; later noise is one generator's."""
+        scheduler, config = self.scheduler, self.unet.config
+        shape = (n, config.in_channels, config.sample_size, config.sample_size)
+        scheduler.set_timesteps(steps, device=self.device)
+        x = Rng(seed, range(n), "sample", self.device).child("prior").normal(shape) * scheduler.init_noise_sigma
+        more = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            more["generator"] = torch.Generator(self.device).manual_seed(seed)
+        told = labels.to(self.device) if labels is not None else None
+        for t in self.progress_bar(scheduler.timesteps):
+            said = self.unet(scheduler.scale_model_input(x, t), t, told).sample
+            x = scheduler.step(said, t, x, **more).prev_sample
+        return x
+
+
+Draw = Callable[[int, int, int, Tensor | None], Tensor]
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+
+
+def _keys(scheduler: Any) -> tuple[str, dict[str, Any]]:
+    """What a scheduler is: its class, and its configuration but for who wrote it."""
+    kept = {name: each for name, each in scheduler.config.items() if not name.startswith("_")}
+    return type(scheduler).__name__, kept
 
 
 # folders name the room, whatever its files are called
@@ -161,6 +218,16 @@ def betas_of(process: Gaussian, steps: int = TRAIN_STEPS) -> Tensor:
     """The betas, float32 [steps], of a chain whose integer time k stands at t = (k + 1) / steps."""
     kept = process.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps) ** 2
     return (1 - kept[1:] / kept[:-1]).float()
+
+
+def scheduler_of(process: Gaussian) -> DDIMScheduler:
+    """The scheduler that a folder is written with."""
+    return DDIMScheduler(
+        trained_betas=betas_of(process).tolist(),
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
 
 
 def export(model: Model, folder: str | Path) -> Path:
@@ -184,12 +251,7 @@ def export(model: Model, folder: str | Path) -> Path:
     unet = SoftmixModel(shape[1], shape[0], shape[0], run, model.step, classes or None)
     network = getattr(model.denoiser, "soft", model.denoiser)
     unet.network.load_state_dict(network.state_dict())
-    scheduler = DDIMScheduler(
-        trained_betas=betas_of(process).tolist(),
-        prediction_type="v_prediction",
-        clip_sample=False,
-        timestep_spacing="trailing",
-    )
+    scheduler = scheduler_of(process)
     soft = type(config.head).__name__ not in ("PointHead", "NormalHead")
     kind: Any = SoftmixPipeline if soft else ConsistencyModelPipeline if classes else DDPMPipeline
     kind(unet.eval(), scheduler).save_pretrained(str(folder))

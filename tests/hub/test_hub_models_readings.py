@@ -1,0 +1,207 @@
+"""Room `hub`, models: what each scheduler of diffusers says of its model, by class; the rest is refused by name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+from softmix.hub import AdamsScheduler, HubError, from_diffusers  # noqa: E402
+from softmix.hub.reading import READERS, REFUSED, reading  # noqa: E402
+from softmix.process import VE, Flow, Table  # noqa: E402
+from softmix.rng import Rng  # noqa: E402
+from softmix.sampler import ddim, drive  # noqa: E402
+from softmix.sampler.drive import finish  # noqa: E402
+
+SD = 0.7
+X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+class Heard(nn.Module):
+    """A model that keeps what it is asked, and answers with a fixed function of x and its time."""
+
+    config: dict[str, Any] = {"sample_size": 2, "in_channels": 3, "out_channels": 3}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.asked: list[tuple[Tensor, float]] = []
+
+    def forward(self, sample: Tensor, timestep: Tensor | float) -> tuple[Tensor]:
+        time = float(torch.as_tensor(timestep).flatten()[0])
+        self.asked.append((sample.detach(), time))
+        return (0.3 * sample + math.tanh(time) + 0.1,)
+
+
+def schedulers() -> list[str]:
+    return [name for name in dir(diffusers.schedulers) if name.endswith("Scheduler") and "Flax" not in name]
+
+
+def test_every_scheduler_is_read_or_refused_by_name() -> None:
+    assert len(schedulers()) > 40
+    assert [name for name in schedulers() if name not in READERS and name not in REFUSED] == []
+    assert not set(READERS) & set(REFUSED)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_a_refusal_says_why(name: str) -> None:
+    kind = type(name, (), {"config": {}, "alphas_cumprod": torch.linspace(0.99, 0.01, 10)})
+    with pytest.raises(HubError, match=f"{name} is not known here: .*Known are"):
+        reading(kind())
+
+
+def test_a_class_of_ones_own_is_read_as_what_it_is_derived_from() -> None:
+    class Mine(diffusers.DDPMScheduler):  # type: ignore[misc]
+        pass
+
+    assert isinstance(reading(Mine()).process, Table)
+    stranger = type("Stranger", (), {"config": {}, "alphas_cumprod": torch.linspace(0.99, 0.01, 10)})
+    with pytest.raises(HubError, match="Stranger is not known here: it is none of diffusers'"):
+        reading(stranger())
+    assert isinstance(reading(AdamsScheduler()).process, Table)
+
+
+@torch.no_grad()
+def theirs(scheduler: Any, x: Tensor, times: Any, sigmas: Any = None) -> tuple[Tensor, Heard]:
+    """Their own loop; what the model was asked on the way."""
+    model = Heard()
+    for k, t in enumerate(times):
+        inner = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        said = model(inner, t if sigmas is None else sigmas[k])[0]
+        x = scheduler.step(said, t, x).prev_sample
+    return x, model
+
+
+def followed(scheduler: Any, x: Tensor, times: Tensor) -> tuple[Tensor, Heard]:
+    model = Heard()
+    borrowed = from_diffusers(model, scheduler)
+    return finish(drive(borrowed, ddim, x, times, Rng(0, len(x)))), model
+
+
+def alike(ours: tuple[Tensor, Heard], right: tuple[Tensor, Heard], within: float = 1e-5) -> bool:
+    """The same end, and the same questions: input and time."""
+    asked = zip(ours[1].asked, right[1].asked, strict=True)
+    same = all((a[0] - b[0]).abs().max() < within * max(1.0, float(b[0].abs().max())) and
+               abs(a[1] - b[1]) < within * max(1.0, abs(b[1])) for a, b in asked)  # fmt: skip
+    return same and bool((ours[0] - right[0]).abs().max() < within * max(1.0, float(right[0].abs().max())))
+
+
+def of_sigmas(process: VE, sigmas: Tensor) -> Tensor:
+    return torch.cat([torch.as_tensor(process.time(-2 * sigmas[:-1].double().log())), sigmas.new_zeros(1).double()])
+
+
+def test_continuous_times_of_stable_video_diffusion() -> None:
+    scheduler = diffusers.EulerDiscreteScheduler(
+        prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True, sigma_min=0.002,
+        sigma_max=700.0, beta_schedule="scaled_linear",
+    )  # fmt: skip
+    scheduler.set_timesteps(7)
+    x = X * scheduler.init_noise_sigma
+    right = theirs(scheduler, x, scheduler.timesteps)
+    process = reading(scheduler).process
+    assert isinstance(process, VE) and (process.low, process.high) == (0.002, 700.0)
+    assert alike(followed(scheduler, x, of_sigmas(process, scheduler.sigmas)), right)
+    # discrete times are a table's
+    assert isinstance(reading(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).process, Table)
+
+
+@pytest.mark.parametrize("says", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler"])
+def test_edm_and_the_cosine_clock_of_stable_audio(name: str, says: str) -> None:
+    """Karras et al. 2022, table 1; the second tells its model the angle of sigma."""
+    config = {"sigma_min": 0.3, "sigma_max": 500.0, "sigma_data": SD, "prediction_type": says}
+    # the second is there with torchsde alone, but a class is known by its name
+    scheduler = type(name, (), {"config": diffusers.configuration_utils.FrozenDict(config)})()
+    borrowed = from_diffusers(Heard(), scheduler)
+    process: Any = borrowed.process
+    for sigma in (0.5, 3.0, 40.0):
+        n, sign = SD**2 + sigma**2, 1.0 if says == "epsilon" else -1.0
+        time = math.atan(sigma) * 2 / math.pi if name.startswith("Cosine") else math.log(sigma) / 4
+        said = Heard()(X / math.sqrt(n), time)[0]
+        right = SD**2 / n * X + sign * sigma * SD / math.sqrt(n) * said
+        assert torch.allclose(borrowed(X, process.time(-2 * math.log(sigma))).mean, right, rtol=1e-6, atol=1e-6)
+    config["prediction_type"] = "sample"
+    wrong = type(name, (), {"config": diffusers.configuration_utils.FrozenDict(config)})()
+    with pytest.raises(HubError, match="goes with epsilon and v_prediction"):
+        from_diffusers(Heard(), wrong)
+
+
+def test_scores_of_a_variance_that_explodes() -> None:
+    """Their model says a score and is told sigma: with sigma^2 times it x0 is found."""
+    scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
+
+    class Scored(Heard):
+        def forward(self, sample: Tensor, timestep: Tensor | float) -> tuple[Tensor]:
+            sigma = torch.as_tensor(timestep).flatten()[0].double()
+            # of data N(1, sd^2)
+            return ((1 - sample) / (SD**2 + sigma**2),)
+
+    borrowed = from_diffusers(Scored(), scheduler)
+    process: Any = borrowed.process
+    assert (process.low, process.high) == (0.01, 50.0)
+    for t in (0.2, 0.6, 1.0):
+        variance = float(process.sigma(t)) ** 2
+        right = (SD**2 * X + variance) / (SD**2 + variance)
+        assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-6, atol=1e-6)
+
+
+def test_the_angle_of_dance_diffusion() -> None:
+    """One step of theirs is Euler's in the angle, DDIM: the first of their multistep rule."""
+    scheduler = diffusers.IPNDMScheduler()
+    scheduler.set_timesteps(4)
+    model = Heard()
+    said = model(X, scheduler.timesteps[1])[0]
+    beta, alpha = (float(part[1]) for part in (scheduler.betas, scheduler.alphas))
+    noise = X * beta + said * alpha
+    right = (X - beta * noise) / alpha
+    borrowed = from_diffusers(Heard(), scheduler)
+    t = borrowed.process.time(2 * math.log(alpha / beta))
+    assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-5, atol=1e-5)
+    assert abs(borrowed.model.asked[0][1] - float(scheduler.timesteps[1])) < 1e-6  # type: ignore[union-attr, index]
+
+
+@pytest.mark.parametrize("scaler", [1.0, 2.0, 0.5])
+def test_ratios_of_wuerstchen(scaler: float) -> None:
+    scheduler = diffusers.DDPMWuerstchenScheduler(scaler=scaler)
+    borrowed = from_diffusers(Heard(), scheduler)
+    for ratio in (0.2, 0.5, 0.8):
+        kept = float(scheduler._alpha_cumprod(torch.tensor([ratio]), "cpu"))
+        t = borrowed.process.time(math.log(kept / (1 - kept)))
+        said = Heard()(X, ratio)[0]
+        right = (X - math.sqrt(1 - kept) * said) / math.sqrt(kept)
+        assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-3, atol=1e-3)
+        assert abs(borrowed.model.asked[-1][1] - ratio) < 1e-3  # type: ignore[union-attr, index]
+    # their curve is cut off at 1e-4, and so is the process
+    assert 0.9e-4 < float(borrowed.process.alpha(1.0)) ** 2 < 1.1e-4
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_flow_matching_both_ways(inverted: bool) -> None:
+    """Mochi's time runs from 0, noise, to 1, and its velocity points to the data."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0, invert_sigmas=inverted)
+    scheduler.set_timesteps(6)
+    right = theirs(scheduler, X, scheduler.timesteps)
+    noise_left = 1 - scheduler.sigmas if inverted else scheduler.sigmas
+    assert alike(followed(scheduler, X, noise_left.double()), right)
+
+
+def test_ltx_with_fresh_noise_is_flow_matching_too() -> None:
+    scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=0.0)
+    scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.5, 0.2, 0.0])
+    right = theirs(scheduler, X, scheduler.timesteps[:-1])
+    assert alike(followed(scheduler, X, scheduler.sigmas.double()), right)
+
+
+def test_solvers_of_betas_on_flow_models() -> None:
+    for says, output in (("flow_prediction", "flow"), ("epsilon", "eps"), ("sample", "x0")):
+        scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=says, use_flow_sigmas=True, solver_order=1)
+        found = reading(scheduler)
+        assert isinstance(found.process, Flow) and found.output == output
+    with pytest.raises(HubError, match=r"flow_prediction.*was found; with betas go"):
+        reading(diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"))
