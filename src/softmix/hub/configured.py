@@ -116,10 +116,10 @@ class Configured(SchedulerMixin, ConfigMixin):
         if flow != (config.prediction_type == "flow_prediction") or not (flow or config.prediction_type in SAYS):
             what = " with flow matching" if flow else ""
             raise ValueError(
-                f"prediction_type {config.prediction_type!r} was asked for{what}; betas go with {', '.join(SAYS)}, with "
+                f"prediction_type {config.prediction_type!r} was asked for{what}; betas go with {', '.join(SAYS)}, "
                 "shift or use_flow_sigmas goes flow_prediction"
             )
-        return Flows(config) if flow else Betas(config, self.spaced_like)
+        return Flows(config, self.spaced_like) if flow else Betas(config, self.spaced_like)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

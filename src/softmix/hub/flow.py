@@ -29,8 +29,9 @@ class Flows:
 
     output: Output = "flow"
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, like: str):
         self.config, self.steps = config, int(config.num_train_timesteps)
+        self.to_the_last = like == "ddim" and config.shift is not None
         self.process: Gaussian = Flow(end=0.0)
         self.spread = chosen_spread(config)
         if config.time_shift_type not in ("exponential", "linear"):
@@ -45,8 +46,10 @@ class Flows:
     def places(
         self, n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None, mu: float | None
     ) -> tuple[list[float], float]:
-        """Between 1 and 1 / steps, both among n times (`shift`, as FlowMatchEuler), or of n + 1 times the first n
-        (`flow_shift`, as UniPC). sigmas : other times to be shifted; timesteps : what the model is told, as it is."""
+        """For what is like DDIM, between 1 and 1 / steps, both among n times, as FlowMatchEuler's. For what is like
+        DPM-Solver, and for use_flow_sigmas, of n + 1 such times the first n, as UniPC's: the step to 1 / steps would be
+        so much longer in log(alpha / sigma) than those before it that means are carried on too far (4 after 0.6, of 8
+        steps shifted by 3). sigmas : other times to be shifted; timesteps : what the model is told, as it is."""
         if timesteps is not None:
             found = torch.tensor([float(k) / self.steps for k in timesteps], dtype=torch.float64)
         else:
@@ -64,7 +67,7 @@ class Flows:
         if n < 1:
             raise ValueError(f"{n} inference steps were asked for; a sampler needs at least 1")
         first, last = 1.0, 1 / self.steps
-        if self.config.shift is None:
+        if not self.to_the_last:
             return torch.linspace(first, last, n + 1, dtype=torch.float64)[:-1]
         if not self.config.use_dynamic_shifting:
             # diffusers takes the ends from times that are shifted already, and shifts them again

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..denoiser.parameterise import affine
 from ..sampler import Sampler, traits
 from .configured import Configured
-from .hosted import Heard, Hosted, Nothing, heard, no_mean, steps_of, waits
+from .hosted import NEAR, Heard, Hosted, Nothing, heard, no_mean, steps_of, waits
 from .spacing import SAYS as SAYS
 
 
@@ -55,6 +55,8 @@ class SoftmixScheduler(Configured):
     `Flows`); base_shift to max_image_seq_len are read by pipelines. snr_shift_scale : CogVideoX's table.
     options : keywords of the sampler, for example {"order": 3} for unipc or {"form": "released"} for evodiff.
     """
+
+    _known: tuple[tuple[list[float], float], Heard] | None = None
 
     def _for_steps(self, n: int, clean: bool) -> Sampler:
         """The sampler for n steps, the last of which ends at t = 0 (`clean`) or before."""
@@ -133,7 +135,10 @@ class SoftmixScheduler(Configured):
         self._still = times[-1] <= end
         self._grid = torch.tensor(times + ([] if self._still else [end]), dtype=torch.float64)
         self._active = self._for_steps(len(times), end == 0)
-        self._heard = self._listen(self._grid)
+        # pipelines set the same times for every image
+        if self._known is None or self._known[0] != (times, end):
+            self._known = (times, end), self._listen(self._grid)
+        self._heard = self._known[1]
         self._asked = self._heard.times + ([end] if self._still else [])
         self.timesteps = self.schedule.told(self._asked).to(device)
         self.sigmas = self.schedule.levels([*self._asked, end])
@@ -154,7 +159,9 @@ class SoftmixScheduler(Configured):
             if len(told) not in (counts(n), counts(n + 1) - 1):
                 continue
             self._active = self.chosen
-            found = steps_of(asked, n, lambda times: self._listen(torch.tensor([*times, 0.0])).times)
+            found = steps_of(
+                asked, n, lambda times: self._listen(torch.tensor([*times, 0.0], dtype=torch.float64)).times
+            )
             if found is not None:
                 places = self.schedule.told(found).tolist()
                 self._plan(*self.schedule.places(None, places, None, None), device)
@@ -207,15 +214,24 @@ class SoftmixScheduler(Configured):
 
     def _begun(self, x: Tensor, at: int, rng: Drawn) -> Hosted | None:
         """A run from the time of that evaluation, None where a step begins with the next one, or none does."""
-        here = self._asked[at]
         grid, plan = self._grid, self._heard
         if at:
-            grid = torch.cat([grid.new_tensor([here]), grid[grid < here - 1e-12]])
+            grid = self._left(at)
             plan = self._listen(grid)
         ahead = self._asked[at : len(self._asked) - self._still]
         if len(grid) < 2 or waits(plan, ahead):
             return None
         return Hosted(self._active, self.process, x, grid, rng, self._nothing(), plan, ahead)
+
+    def _left(self, at: int) -> Tensor:
+        """The grid from the time of that evaluation on. In the middle of a step, the times of its other evaluations are
+        times of steps too."""
+        here = self._asked[at]
+        later = self._grid[self._grid < here - NEAR]
+        if bool((self._grid - here).abs().min() < NEAR):
+            return torch.cat([later.new_tensor([here]), later])
+        inner = [t for t in self._asked[at:] if not len(later) or t > float(later[0]) + NEAR]
+        return torch.cat([later.new_tensor(list(dict.fromkeys(inner))), later])
 
     def _believed(self, said: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """What is believed of x0; of a model that says a variance too, the first half of its channels counts."""
