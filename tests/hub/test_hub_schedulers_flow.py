@@ -123,11 +123,11 @@ def test_solvers_of_higher_order_are_nearer_than_eulers() -> None:
     """Data of N(CENTRE, SPREAD^2): x at t = 1 of noise alone ends at CENTRE + SPREAD x."""
     right = CENTRE + SPREAD * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     other = Match(shift=3.0)
-    for n in (8, 28):
+    for n, less in ((8, 0.8), (28, 0.4)):
         euler = float((end_of(other, num_inference_steps=n) - right).abs().mean())
         for kind in (AdamsScheduler, UniPCScheduler, DPMSolver2MScheduler, HeunScheduler, EVODiffScheduler):
             found = float((end_of(kind.from_config(other.config), num_inference_steps=n) - right).abs().mean())
-            assert found < euler / 2, (kind, n, found, euler)
+            assert found < less * euler, (kind, n, found, euler)
 
 
 @pytest.mark.parametrize("kind", LIT, ids=lambda kind: kind.__name__)
@@ -142,7 +142,7 @@ def test_saved_and_loaded_a_flow_is_the_same(kind: type[SoftmixScheduler], tmp_p
 
 def test_noise_is_added_as_a_flow_adds_it() -> None:
     other = Match(shift=3.0)
-    ours = AdamsScheduler.from_config(other.config)
+    ours = TransferScheduler.from_config(other.config)
     x, z = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     for each in (ours, other):
         each.set_timesteps(8)
@@ -166,7 +166,97 @@ def test_what_cannot_be_is_said() -> None:
             kind.from_config(Match().config).set_timesteps(5)
 
 
-# whole pipelines
+# pipelines: whole where transformers is installed, and their loops always
+
+
+def sd3_net() -> Any:
+    torch.manual_seed(0)
+    return diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        out_channels=4,
+    ).eval()
+
+
+def flux_net() -> Any:
+    torch.manual_seed(0)
+    return diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 4, 8],
+        guidance_embeds=False,
+    ).eval()
+
+
+@torch.no_grad()
+def sd3_loop(net: Any, scheduler: Any, n: int) -> Tensor:
+    """As StableDiffusion3Pipeline does it: no times of its own, and guidance of two halves."""
+    generator = torch.Generator().manual_seed(0)
+    x, text, pooled = (torch.randn(size, generator=generator) for size in ((1, 4, 8, 8), (2, 5, 32), (2, 16)))
+    scheduler.set_timesteps(n, device="cpu")
+    for k in scheduler.timesteps:
+        both = torch.cat([x] * 2)
+        said = net(both, timestep=k.expand(2), encoder_hidden_states=text, pooled_projections=pooled).sample
+        away, towards = said.chunk(2)
+        x = scheduler.step(away + 4.0 * (towards - away), k, x, return_dict=False)[0]
+    return x
+
+
+@torch.no_grad()
+def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
+    """As FluxPipeline does it: times of its own, the shift by the size of the image, and latents in a row."""
+    generator = torch.Generator().manual_seed(0)
+    x, text, pooled = (torch.randn(size, generator=generator) for size in ((1, 16, 16), (1, 5, 32), (1, 16)))
+    config = scheduler.config
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    mu = 16 * slope + config.base_shift - slope * config.base_image_seq_len
+    assert not config.get("use_flow_sigmas")  # else it would give no times
+    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / n, n).numpy(), device="cpu", mu=mu)
+    scheduler.set_begin_index(0)
+    for k in scheduler.timesteps:
+        places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))
+        said = net(
+            hidden_states=x,
+            timestep=k.expand(1).to(x.dtype) / 1000,
+            pooled_projections=pooled,
+            encoder_hidden_states=text,
+            txt_ids=torch.zeros(5, 3),
+            img_ids=places,
+            return_dict=False,
+        )[0]
+        x = scheduler.step(said, k, x, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make", "loop", "config"),
+    [(sd3_net, sd3_loop, {"shift": 3.0}), (flux_net, flux_loop, {"use_dynamic_shifting": True})],
+)
+def test_loops_of_flow_matching_run_with_ours(make: Any, loop: Any, config: dict[str, Any]) -> None:
+    """Their own result with DDIM's step, which is Euler's; and all solvers of the ODE have the same limit."""
+    net, other = make(), Match(**config)
+    own = loop(net, other, 8)
+    assert (loop(net, TransferScheduler.from_config(other.config), 8) - own).abs().max() < 1e-5
+    limit = loop(net, HeunScheduler.from_config(other.config), 60)
+    far = float((own - limit).abs().mean())
+    for kind in (AdamsScheduler, DPMSolver2MScheduler, UniPCScheduler):
+        found = float((loop(net, kind.from_config(other.config), 40) - limit).abs().mean())
+        assert found < far / 2, (kind, found, far)
+    for kind in LIT:
+        assert loop(net, kind.from_config(other.config), 3).isfinite().all()
 
 
 def latent_vae() -> Any:
@@ -184,66 +274,40 @@ def latent_vae() -> Any:
 
 
 def sd3() -> tuple[Any, dict[str, Any]]:
-    torch.manual_seed(0)
-    net = diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        caption_projection_dim=32,
-        joint_attention_dim=32,
-        pooled_projection_dim=16,
-        out_channels=4,
-    )
     none = dict.fromkeys(
         ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
     )
-    pipe = diffusers.StableDiffusion3Pipeline(transformer=net, vae=latent_vae(), scheduler=Match(shift=3.0), **none)
+    pipe = diffusers.StableDiffusion3Pipeline(
+        transformer=sd3_net(), vae=latent_vae(), scheduler=Match(shift=3.0), **none
+    )
     told = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
     told |= {"negative_prompt_embeds": torch.randn(1, 5, 32), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
     return pipe, told | {"guidance_scale": 4.0, "height": 8, "width": 8}
 
 
 def flux() -> tuple[Any, dict[str, Any]]:
-    torch.manual_seed(0)
-    net = diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=16,
-        axes_dims_rope=[4, 4, 8],
-        guidance_embeds=False,
-    )
     none = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    pipe = diffusers.FluxPipeline(transformer=net, vae=latent_vae(), scheduler=Match(use_dynamic_shifting=True), **none)
+    pipe = diffusers.FluxPipeline(
+        transformer=flux_net(), vae=latent_vae(), scheduler=Match(use_dynamic_shifting=True), **none
+    )
     told = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
     return pipe, told | {"height": 8, "width": 8, "max_sequence_length": 16}
 
 
 @pytest.mark.parametrize("make", [sd3, flux])
 def test_pipelines_of_flow_matching_run_with_ours(make: Any) -> None:
-    """Their own result with DDIM's step, which is Euler's; nearer to the limit with solvers of higher order."""
+    pytest.importorskip("transformers")
     pipe, told = make()
     pipe.set_progress_bar_config(disable=True)
     config = pipe.scheduler.config
 
-    def ended(scheduler: Any, n: int) -> Tensor:
+    def ended(scheduler: Any) -> Tensor:
         pipe.scheduler = scheduler
         generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            return pipe(**told, num_inference_steps=n, generator=generator, output_type="latent").images.double()
+        found: Tensor = pipe(**told, num_inference_steps=6, generator=generator, output_type="latent").images
+        return found
 
-    own = ended(Match.from_config(config), 6)
-    assert (ended(TransferScheduler.from_config(config), 6) - own).abs().max() < 1e-5
-    limit = ended(HeunScheduler.from_config(config), 60)
-    far = float((own - limit).abs().mean())
-    for kind in (AdamsScheduler, DPMSolver2MScheduler, UniPCScheduler):
-        assert float((ended(kind.from_config(config), 6) - limit).abs().mean()) < far, kind
+    own = ended(Match.from_config(config))
+    assert (ended(TransferScheduler.from_config(config)) - own).abs().max() < 1e-5
     for kind in LIT:
-        assert ended(kind.from_config(config), 3).isfinite().all()
+        assert ended(kind.from_config(config)).isfinite().all()
