@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: a sample that the pipeline changes between steps, and runs that begin in the middle."""
+"""Room `hub`, schedulers: a sample that the pipeline changes between steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from softmix.hub import (  # noqa: E402
     AncestralScheduler,
     DPMSolver2MScheduler,
     DPMSolver2SScheduler,
-    DPMSolver3SScheduler,
     DPMSolverV3Scheduler,
     EVODiffScheduler,
     FONScheduler,
@@ -27,10 +26,8 @@ from softmix.hub import (  # noqa: E402
     RenoiseScheduler,
     SDEDPMSolver2MScheduler,
     SoftmixScheduler,
-    TransferScheduler,
     UniPCScheduler,
 )
-from softmix.hub.hosted import served, waits  # noqa: E402
 from softmix.sampler import Statistics  # noqa: E402
 
 SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -263,97 +260,3 @@ def test_statistics_of_v3_remember_a_residue() -> None:
     # between alpha's ratio (l = 0) and sigma's (l = 1)
     ratios = [float(part(s) / part(t)) for part in (scheduler.process.alpha, scheduler.process.sigma)]
     assert min(ratios) < float(left[0, 0, 0, 0]) < max(ratios)
-
-
-# beginnings in the middle
-
-
-@EACH
-@pytest.mark.parametrize("n", [5, 7])
-def test_every_beginning_finds_its_evaluations(kind: type[SoftmixScheduler], n: int) -> None:
-    """From each of `timesteps` on, all evaluations that come but a first one are asked for, and the run ends."""
-    for final in ("zero", "sigma_min"):
-        scheduler = kind(timestep_spacing="trailing", final_sigmas_type=final)
-        scheduler.set_timesteps(n)
-        asked, last = scheduler._asked, float(scheduler._grid[-1])
-        for at in range(1, len(asked) - 1):
-            plan = scheduler._listen(scheduler._left(at))
-            # at the end there is nothing to be done
-            ahead = [t for t in asked[at:] if t > last]
-            if ahead and not waits(plan, ahead):
-                assert sum(served(plan.times, ahead)) == len(ahead)
-
-
-@EACH
-def test_begun_in_the_middle_it_reaches_the_data(kind: type[SoftmixScheduler]) -> None:
-    """As img2img, from each place on: x of the noised data ends near the data of an exact model, no worse than DDIM."""
-    n = 30
-    scheduler, plain = kind(**SD, timestep_spacing="trailing"), TransferScheduler(**SD, timestep_spacing="trailing")
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(8, 1, 2, 4, generator=generator) * WIDTH + CORNERS[:1]
-    z = torch.randn(8, 1, 2, 4, generator=generator)
-    exact = DPMSolver2MScheduler(**SD, timestep_spacing="trailing")
-    fresh = kind in (AncestralScheduler, RenoiseScheduler, SDEDPMSolver2MScheduler)
-    for share in (0.3, 0.5, 0.8):
-        scheduler.set_timesteps(n)
-        at = int(len(scheduler.timesteps) * share) // scheduler.order * scheduler.order
-        places = scheduler.timesteps[at:]
-        found = []
-        for each, steps in ((scheduler, None), (plain, n), (exact, 200)):
-            if steps is not None:
-                each.set_timesteps(steps)
-            start = places[:1]
-            if steps is not None:
-                inner = [k for k in each.timesteps.tolist() if k < int(start)]
-                each.set_timesteps(timesteps=[int(start), *inner])
-            left = places if steps is None else each.timesteps
-            each.set_begin_index(at if steps is None else 0)
-            x, generator = each.add_noise(truth, z, start), torch.Generator().manual_seed(0)
-            first = at if steps is None else 0
-            for i, k in enumerate(left):
-                x = each.step(said(each, x, first + i), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
-            found.append(x)
-        ours, ddim = ((each - found[2]).abs().mean() for each in found[:2])
-        near = (found[0] - CORNERS[:, None]).flatten(2).pow(2).mean(2).sqrt().min(0).values
-        assert float(near.max()) < 2 * WIDTH, (share, near)
-        assert fresh or ours < max(1.05 * ddim, 1e-3), (share, float(ours), float(ddim))
-
-
-@pytest.mark.parametrize(
-    "kind", [DPMSolver2SScheduler, DPMSolver3SScheduler, PLMSScheduler, FPNDMScheduler, HeunScheduler, FONScheduler]
-)
-@pytest.mark.parametrize("config", [{}, {"set_alpha_to_one": False}, {"final_sigmas_type": "sigma_min"}], ids=str)
-def test_its_own_timesteps_fed_back_are_the_same_run(kind: type[SoftmixScheduler], config: dict[str, Any]) -> None:
-    for n in (2, 10):
-        scheduler = kind(**SD, **config, timestep_spacing="trailing")
-        scheduler.set_timesteps(n)
-        told, grid = scheduler.timesteps.tolist(), scheduler._grid
-        scheduler.set_timesteps(timesteps=told)
-        assert scheduler.timesteps.tolist() == told and torch.equal(scheduler._grid, grid)
-        assert scheduler.num_inference_steps == n
-
-
-def test_times_that_are_no_run_are_steps() -> None:
-    scheduler = DPMSolver2SScheduler(**SD)
-    scheduler.set_timesteps(timesteps=[900, 600, 300])
-    assert scheduler.num_inference_steps == 3 and len(scheduler.timesteps) == 5
-    for given in ({"timesteps": [900, 100], "sigmas": [1.0]}, {"num_inference_steps": 3, "timesteps": [900, 100]}):
-        with pytest.raises(ValueError, match="give"):
-            scheduler.set_timesteps(**given)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="mu = 1"):
-        scheduler.set_timesteps(4, mu=1.0)
-
-
-def test_noise_is_added_at_the_exact_level_of_a_run() -> None:
-    """Karras' levels lie between the integer times that the model is told."""
-    scheduler, other = DPMSolver2MScheduler(**SD, use_karras_sigmas=True), DPM(**SD, use_karras_sigmas=True)
-    x, z = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
-    for each in (scheduler, other):
-        each.set_timesteps(10)
-        each.set_begin_index(4)
-    k = scheduler.timesteps[4:5]
-    assert torch.allclose(scheduler.add_noise(x, z, k), other.add_noise(x, z, k), rtol=1e-5)
-    free = DPMSolver2MScheduler(**SD, use_karras_sigmas=True)
-    free.set_timesteps(10)
-    alpha = free.alphas_cumprod[k]
-    assert torch.allclose(free.add_noise(x, z, k).mean(), (1 - alpha).sqrt())
