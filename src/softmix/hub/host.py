@@ -7,31 +7,20 @@ the sampler waits for. Nothing of a sampler is written again here.
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Generator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-import diffusers
-import numpy as np
 import torch
-from diffusers import ConfigMixin, DDIMScheduler, SchedulerMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import BaseOutput
-from diffusers.utils.import_utils import DummyObject
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..denoiser.parameterise import Output, affine
-from ..posterior import Point, Posterior
-from ..process import Table
-from ..rng import Rng
-from ..sampler import BY_NAME, Ask, Sampler, Statistics, traits
-
-SAYS: dict[str, Output] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+from ..denoiser.parameterise import affine
+from ..sampler import Sampler, traits
+from .configured import Configured
+from .hosted import NEAR, Heard, Hosted, Nothing, heard, no_mean, steps_of, waits
+from .spacing import SAYS as SAYS
 
 
 @dataclass
@@ -52,110 +41,34 @@ class Drawn:
         return randn_tensor(tuple(shape), generator=self.generator, device=self.device, dtype=dtype)
 
 
-class SoftmixScheduler(SchedulerMixin, ConfigMixin):
+class SoftmixScheduler(Configured):
     """A softmix sampler behind the interface of diffusers' schedulers.
 
         pipe.scheduler = softmix.hub.EVODiffScheduler.from_config(pipe.scheduler.config)
 
-    The configuration has the keys of diffusers' own and their meaning; what is not given is as in DDIMScheduler,
-    but for `clip_sample`, which is off: clipping x0 makes the steps that remember earlier ones wrong.
+    The configuration has the keys of diffusers' own and their meaning. What is not given is as in diffusers' scheduler
+    of the same family: `timestep_spacing` "linspace" for what is like DPM-Solver, "leading" for what is like DDIM;
+    `final_sigmas_type` "zero", but for what is like DDIM and has set_alpha_to_one=False. Only `clip_sample` is off:
+    clipping x0 makes the steps that remember earlier ones wrong.
 
+    shift, use_flow_sigmas : the model was trained by flow matching, with times as FlowMatchEuler's or as UniPC's (see
+    `Flows`); base_shift to max_image_seq_len are read by pipelines. snr_shift_scale : CogVideoX's table.
     options : keywords of the sampler, for example {"order": 3} for unipc or {"form": "released"} for evodiff.
-    "statistics" of dpm-solver-v3 is the path of a file that `Statistics.save` wrote.
     """
 
-    sampler: ClassVar[str] = "ddim"
-    # whose integer times for n steps: those of DDIM (n points) or of diffusers' DPM-Solver (n + 1 with the end)
-    spaced_like: ClassVar[str] = "ddim"
-    order = 1
-    _compatibles: ClassVar[list[str]] = [
-        each.name for each in KarrasDiffusionSchedulers if not isinstance(getattr(diffusers, each.name), DummyObject)
-    ]
+    _known: tuple[tuple[list[float], float], Heard] | None = None
 
-    @register_to_config
-    def __init__(
-        self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: str = "linear",
-        trained_betas: np.ndarray | list[float] | None = None,
-        prediction_type: str = "epsilon",
-        clip_sample: bool = False,
-        clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
-        timestep_spacing: str = "leading",
-        steps_offset: int = 0,
-        set_alpha_to_one: bool = True,
-        final_sigmas_type: str = "zero",
-        lambda_min_clipped: float = -math.inf,
-        rescale_betas_zero_snr: bool = False,
-        lower_order_final: bool = True,
-        use_flow_sigmas: bool = False,
-        options: dict[str, Any] | None = None,
-    ):
-        if prediction_type not in SAYS or use_flow_sigmas:
-            how = " with use_flow_sigmas" if use_flow_sigmas else ""
-            raise ValueError(
-                f"prediction_type {prediction_type!r}{how} was asked for; with betas go {', '.join(SAYS)}. "
-                "A flow model is to be taken with softmix.hub.from_diffusers"
-            )
-        if timestep_spacing not in ("linspace", "leading", "trailing"):
-            raise ValueError(
-                f"timestep_spacing {timestep_spacing!r} was asked for; there are linspace, leading, trailing"
-            )
-        # diffusers' own reading of the five keys that make a table
-        known = DDIMScheduler(
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-            rescale_betas_zero_snr=rescale_betas_zero_snr,
-        )
-        self.betas, self.alphas, self.alphas_cumprod = known.betas, known.alphas, known.alphas_cumprod
-        self.process = Table(self.alphas_cumprod)
-        self.chosen = self._chosen(dict(options or {}))
-        self.timesteps = known.timesteps
-        self.init_noise_sigma = 1.0
-        # evaluations for each step, as pipelines count them
-        self.order = round(traits(BY_NAME[self.sampler]).evaluations(1000) / 1000)
-        self.num_inference_steps: int | None = None
-        self._reset()
+    def _for_steps(self, n: int, clean: bool) -> Sampler:
+        """The sampler for n steps, the last of which ends at t = 0 (`clean`) or before."""
+        return self.chosen
 
-    @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """As everywhere in diffusers. Options of another sampler are left behind. Raises ValueError for the
-        configuration of a process that is no table of betas."""
-        known = dict(config or {})
-        betas = {"beta_start", "beta_end", "beta_schedule", "trained_betas"}
-        if not betas & {*known, *kwargs} and {"shift", "sigma_data"} & set(known):
-            raise ValueError(
-                "this configuration has no betas (flow matching, EDM): take the model with softmix.hub.from_diffusers"
-            )
-        if known.get("options") and "options" not in kwargs:
-            kwargs["options"] = {name: each for name, each in known["options"].items() if name in cls._takes()} or None
-        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+    def _nothing(self) -> Nothing:
+        """What leaves nothing to be remembered."""
+        return no_mean(self.process)
 
-    @classmethod
-    def _takes(cls) -> list[str]:
-        """The options of its sampler."""
-        return list(inspect.signature(BY_NAME[cls.sampler]).parameters)[4:]
-
-    def _chosen(self, options: dict[str, Any]) -> Sampler:
-        """The sampler with its options. Raises ValueError for one that it has not."""
-        found = BY_NAME[self.sampler]
-        takes = self._takes()
-        wrong = [name for name in options if name not in takes]
-        if wrong:
-            raise ValueError(f"{self.sampler} has no option {', '.join(wrong)}; it has {', '.join(takes) or 'none'}")
-        if isinstance(options.get("statistics"), str):
-            options["statistics"] = Statistics.load(options["statistics"])
-        if "settles" in takes:
-            options.setdefault("settles", self.config.lower_order_final)
-        return partial(found, **options) if options else found
+    def _items(self) -> tuple[int, ...]:
+        """A shape of items that the sampler can be tried on."""
+        return (1,)
 
     def _reset(self) -> None:
         self._step_index: int | None = None
@@ -163,7 +76,7 @@ class SoftmixScheduler(SchedulerMixin, ConfigMixin):
         self._forget()
 
     def _forget(self) -> None:
-        self._run: Generator[Ask, Posterior, Tensor] | None = None
+        self._run: Hosted | None = None
         self._last: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -196,61 +109,65 @@ class SoftmixScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        timesteps: list[int] | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
     ) -> None:
-        """The integer times of `num_inference_steps` steps, or these; everything of a run before is forgotten.
+        """The times of `num_inference_steps` steps, or these; everything of a run before is forgotten.
 
-        `timesteps` then has one entry for each evaluation of the model: a sampler that asks twice a step makes
-        it twice as long.
+        `timesteps` then has one entry for each evaluation of the model: a sampler that asks twice a step makes it twice
+        as long. timesteps : what the model is told at each step, or, as they were found here, at each evaluation.
+        sigmas : noise levels, sigma / alpha or flow matching's t before its shift; a 0 at the end may be there or not.
+        mu : the dynamic shift of flow matching.
         """
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ValueError("give either num_inference_steps or timesteps")
-        places = [int(k) for k in timesteps] if timesteps is not None else self._spaced(int(num_inference_steps or 0))
-        steps = len(self.alphas_cumprod)
-        if not places or sorted(set(places), reverse=True) != places or places[0] >= steps or places[-1] < 0:
-            raise ValueError(f"integer times fall, from {steps - 1} to 0 at most; found {places[:5]} ...")
-        # 0 is clean, 1 / steps the level of the first training step
-        end = 0.0 if self.config.set_alpha_to_one and self.config.final_sigmas_type == "zero" else 1 / steps
-        times = [(k + 1) / steps for k in places]
-        self._still = times[-1] <= end
-        self._grid = torch.tensor(times + ([] if self._still else [end]), dtype=torch.float64)
-        self._asked = self._heard(self._grid) + ([end] if self._still else [])
-        self.timesteps = torch.tensor([round(t * steps) - 1 for t in self._asked], dtype=torch.int64, device=device)
-        self.num_inference_steps = len(places)
+        given = [each for each in (timesteps, sigmas) if each is not None]
+        count = len(given[0]) if given else None
+        if len(given) == 2 or (not given and num_inference_steps is None):
+            raise ValueError("give either num_inference_steps or timesteps or sigmas")
+        if given and num_inference_steps not in (None, count) and not (sigmas is not None and sigmas[-1] == 0):
+            raise ValueError(f"{count} times were given for {num_inference_steps} steps: give one of them")
+        known = self._as_found(timesteps, device)
+        if not known:
+            self._plan(*self.schedule.places(num_inference_steps, timesteps, sigmas, mu), device)
         self._reset()
 
-    def _spaced(self, n: int) -> list[int]:
-        """The integer times of n steps, falling, as diffusers' schedulers of this family have them."""
-        config, steps = self.config, len(self.alphas_cumprod)
-        if not 1 <= n <= steps:
-            raise ValueError(f"{n} inference steps were asked for; the model was trained with {steps}")
-        last = steps
-        dpm = self.spaced_like == "dpm"
-        if dpm and math.isfinite(config.lambda_min_clipped):
-            clock = (self.process.logsnr((torch.arange(steps) + 1.0) / steps) / 2).flip(0)
-            last = steps - int(torch.searchsorted(clock, config.lambda_min_clipped))
-        found: Any
-        if config.timestep_spacing == "linspace":
-            points = np.linspace(0, last - 1, n + 1)[1:] if dpm else np.linspace(0, last - 1, n)
-            found = points.round()
-        elif config.timestep_spacing == "leading":
-            found = (np.arange(n + 1) * (last // (n + 1)))[1:] if dpm else np.arange(n) * (last // n)
-            found = found + config.steps_offset
-        else:
-            found = np.sort(np.arange(last, 0, -steps / n, dtype=float).round() - 1)
-        return [int(k) for k in dict.fromkeys(found[::-1].clip(0, steps - 1).tolist())]
+    def _plan(self, times: list[float], end: float, device: Any) -> None:
+        self._still = times[-1] <= end
+        self._grid = torch.tensor(times + ([] if self._still else [end]), dtype=torch.float64)
+        self._active = self._for_steps(len(times), end == 0)
+        # pipelines set the same times for every image
+        if self._known is None or self._known[0] != (times, end):
+            self._known = (times, end), self._listen(self._grid)
+        self._heard = self._known[1]
+        self._asked = self._heard.times + ([end] if self._still else [])
+        self.timesteps = self.schedule.told(self._asked).to(device)
+        self.sigmas = self.schedule.levels([*self._asked, end])
+        self.num_inference_steps = len(times)
 
-    def _heard(self, grid: Tensor) -> list[float]:
-        """The times that the sampler asks for on this grid: it is run on one number that stays 0."""
-        nothing = torch.zeros(1, 1)
-        run, asked = self.chosen(self.process, nothing, grid, Rng(0, 1)), []
-        try:
-            ask = next(run)
-            while True:
-                asked.append(float(ask.t))
-                ask = run.send(Point(nothing))
-        except StopIteration:
-            return asked
+    def _listen(self, grid: Tensor) -> Heard:
+        if len(grid) < 2:
+            return Heard([], [])
+        return heard(self._active, self.process, grid, self._nothing(), self._items())
+
+    def _as_found(self, told: Sequence[float] | None, device: Any) -> bool:
+        """Plans the steps whose evaluations these are, all of them, if there are such."""
+        if told is None or len(told) < 2:
+            return False
+        asked = self.schedule.times(torch.as_tensor([float(k) for k in told])).tolist()
+        counts = traits(self.chosen).evaluations
+        for n in range(1, len(told)):
+            if len(told) not in (counts(n), counts(n + 1) - 1):
+                continue
+            self._active = self.chosen
+            found = steps_of(
+                asked, n, lambda times: self._listen(torch.tensor([*times, 0.0], dtype=torch.float64)).times
+            )
+            if found is not None:
+                places = self.schedule.told(found).tolist()
+                self._plan(*self.schedule.places(None, places, None, None), device)
+                if self.timesteps.tolist() == [float(k) for k in told]:
+                    return True
+        return False
 
     # steps
 
@@ -264,9 +181,9 @@ class SoftmixScheduler(SchedulerMixin, ConfigMixin):
     ) -> SoftmixSchedulerOutput | tuple[Tensor, Tensor]:
         """x at the next time of `timesteps`, given what the model says at `timestep`.
 
-        A sample that is not what the last step gave (a callback has changed it, or one starts in the middle) makes the
-        sampler begin there, and forget what it remembered. Where it would need evaluations that `timesteps` has not,
-        DDIM's step is taken.
+        A sample that is not what the last step gave (a pipeline or a callback has changed it) is gone on from with all
+        that the sampler remembers, see `Hosted`. One starts in the middle as from noise; a question for which no
+        evaluation will come, since its step began before, is answered by the belief before it.
         """
         if self.num_inference_steps is None:
             raise ValueError(
@@ -279,29 +196,42 @@ class SoftmixScheduler(SchedulerMixin, ConfigMixin):
         x = sample.float() if sample.dtype in (torch.float16, torch.bfloat16) else sample
         x0 = self._believed(model_output.to(x.dtype), x, t)
         ends = self._still and at == len(self._asked) - 1
-        found = x if ends else self._moved(x, x0, sample, at, generator)
+        found = x if ends else self._advanced(x, x0, sample, at, generator)
         self._step_index += 1
         # what is handed out may be changed in place: the sampler's own x and the one to compare with are others
         previous = found.to(sample.dtype, copy=True)
         self._last = previous.clone()
         return SoftmixSchedulerOutput(previous, x0) if return_dict else (previous, x0)
 
-    def _moved(self, x: Tensor, x0: Tensor, sample: Tensor, at: int, generator: Any) -> Tensor:
-        if self._run is None or self._last is None or not torch.equal(sample, self._last):
-            here = self._asked[at]
-            left = self._grid[self._grid <= here + 1e-12]
-            if at and self._heard(left) != self._asked[at : len(self._asked) - self._still]:
-                # begun in the middle of a step, or where earlier evaluations are missed
-                self._forget()
-                after = self._asked[at + 1] if at + 1 < len(self._asked) else float(self._grid[-1])
-                return self.process.transfer(x, x0, here, after) if after < here else x
-            self._run = self.chosen(self.process, x, left, Drawn(generator, sample.device))  # type: ignore[arg-type]
-            next(self._run)
-        try:
-            return self._run.send(Point(x0)).x
-        except StopIteration as end:
-            self._run = None
-            return end.value
+    def _advanced(self, x: Tensor, x0: Tensor, sample: Tensor, at: int, generator: Any) -> Tensor:
+        if self._run is None or self._run.ended or self._last is None:
+            self._run = self._begun(x, at, Drawn(generator, sample.device))
+            if self._run is None:
+                return x
+        elif not torch.equal(sample, self._last):
+            self._run.move(x - self._last.to(x))
+        return self._run.answer(x0)
+
+    def _begun(self, x: Tensor, at: int, rng: Drawn) -> Hosted | None:
+        """A run from the time of that evaluation, None where a step begins with the next one, or none does."""
+        grid, plan = self._grid, self._heard
+        if at:
+            grid = self._left(at)
+            plan = self._listen(grid)
+        ahead = self._asked[at : len(self._asked) - self._still]
+        if len(grid) < 2 or waits(plan, ahead):
+            return None
+        return Hosted(self._active, self.process, x, grid, rng, self._nothing(), plan, ahead)
+
+    def _left(self, at: int) -> Tensor:
+        """The grid from the time of that evaluation on. In the middle of a step, the times of its other evaluations are
+        times of steps too."""
+        here = self._asked[at]
+        later = self._grid[self._grid < here - NEAR]
+        if bool((self._grid - here).abs().min() < NEAR):
+            return torch.cat([later.new_tensor([here]), later])
+        inner = [t for t in self._asked[at:] if not len(later) or t > float(later[0]) + NEAR]
+        return torch.cat([later.new_tensor(list(dict.fromkeys(inner))), later])
 
     def _believed(self, said: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """What is believed of x0; of a model that says a variance too, the first half of its channels counts."""
@@ -312,7 +242,7 @@ class SoftmixScheduler(SchedulerMixin, ConfigMixin):
                 "an estimate of the noise says nothing of the image where there is no signal (zero terminal SNR): such "
                 "models say v_prediction, or begin later"
             )
-        a, b = affine(SAYS[self.config.prediction_type], self.process.alpha(t), self.process.sigma(t))
+        a, b = affine(self.schedule.output, self.process.alpha(t), self.process.sigma(t))
         x0 = float(a) * x + float(b) * said
         if self.config.thresholding:
             size = x0.abs().flatten(1).float().quantile(self.config.dynamic_thresholding_ratio, dim=1)
@@ -330,15 +260,28 @@ class SoftmixScheduler(SchedulerMixin, ConfigMixin):
     # training scripts and img2img
 
     def _levels(self, like: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        kept = self.alphas_cumprod.to(like.device)[timesteps.to(like.device).flatten()]
-        kept = kept.reshape(-1, *[1] * (like.ndim - 1))
+        told = torch.as_tensor(timesteps).to(like.device).flatten()
+        times = self.schedule.times(told)
+        if self._begin_index is not None or self._step_index is not None:
+            # of a run the exact time, which the model is told rounded
+            known = self.timesteps.to(told.device)
+            for i, each in enumerate(told):
+                hits = (known == each).nonzero()[:, 0]
+                if len(hits):
+                    times[i] = self._asked[int(hits[0])]
         # in half precision the first levels have no noise
-        return kept.sqrt().to(like), (1 - kept).sqrt().to(like)
+        alpha, sigma = (part(times).to(like) for part in (self.process.alpha, self.process.sigma))
+        shape = (-1, *[1] * (like.ndim - 1))
+        return alpha.reshape(shape), sigma.reshape(shape)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """alpha x0 + sigma z at these integer times, [1] or [B]."""
+        """alpha x0 + sigma z at these timesteps, [1] or [B]."""
         alpha, sigma = self._levels(original_samples, timesteps)
         return alpha * original_samples + sigma * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise`, as pipelines of flow matching call it."""
+        return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha z - sigma x0: what a model of v_prediction is trained on."""

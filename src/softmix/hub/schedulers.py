@@ -2,7 +2,87 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any, ClassVar
+
+from ..sampler import Rule, Sampler, multistep
 from .host import SoftmixScheduler
+from .hosted import Nothing, no_noise, no_velocity
+from .statistics import WithStatistics
+
+LINES = {"midpoint": "bh2", "heun": "exact"}
+
+
+class Remembering(SoftmixScheduler):
+    """Of samplers that remember noises."""
+
+    def _nothing(self) -> Nothing:
+        return no_noise(self.process)
+
+
+class OfDPMSolver(SoftmixScheduler):
+    """Of the samplers that diffusers' DPM-Solver schedulers have too: a configuration that asks for another of them is
+    refused."""
+
+    spaced_like = "dpm"
+    solver_keys = ("solver_order", "algorithm_type", "solver_type")
+    solves: ClassVar[tuple[object, ...]] = (2, "dpmsolver++", "midpoint")
+    named: ClassVar[dict[object, str]] = {
+        1: "TransferScheduler",
+        2: "DPMSolver2MScheduler or DPMSolver2SScheduler",
+        3: "DPMSolver3MScheduler or DPMSolver3SScheduler",
+        "dpmsolver++": "DPMSolver2MScheduler",
+        "sde-dpmsolver++": "SDEDPMSolver2MScheduler",
+        "heun": "DPMSolver2MScheduler or SDEDPMSolver2MScheduler",
+    }
+
+    @classmethod
+    def _read_solver(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        """Values that other solvers have (a solver_type of UniPC's, diffusers' own defaults) ask for nothing."""
+        plain = (2, "dpmsolver++", "midpoint", "deis", "bh1", "bh2", "logrho", *cls.solves)
+        for name, value in keys.items():
+            if value not in plain:
+                other = cls.named.get(value)
+                raise ValueError(
+                    f"{name} {value!r} is another solver than {cls.__name__}: "
+                    + (f"take {other}" if other else "it is not here")
+                    + f", or {cls.__name__}.from_config(config, {name}={cls._own(name)!r})"
+                )
+        return {}
+
+    @classmethod
+    def _own(cls, name: str) -> object:
+        return cls.solves[cls.solver_keys.index(name)]
+
+
+class OfTwoMeans(OfDPMSolver):
+    """DPM-Solver++(2M) and its SDE; {"line": "exact"} among the options, or solver_type="heun", for exact integrals."""
+
+    eta: ClassVar[float] = 0.0
+
+    @classmethod
+    def _takes(cls) -> list[str]:
+        return ["line"]
+
+    @classmethod
+    def _read_solver(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        heun = keys.get("solver_type") == "heun"
+        super()._read_solver({name: each for name, each in keys.items() if each != "heun"})
+        return {"line": "exact"} if heun else {}
+
+    def _made(self, options: dict[str, Any]) -> Sampler:
+        self._line = options.get("line", "bh2")
+        if self._line not in LINES.values():
+            raise ValueError(f"line {self._line!r} was asked for; there are {', '.join(LINES.values())}")
+        return super()._made({}) if self._line == "bh2" else self._ruled(settles=False)
+
+    def _ruled(self, settles: bool) -> Sampler:
+        return partial(multistep, rule=Rule(line=self._line, eta=self.eta, settles=settles))
+
+    def _for_steps(self, n: int, clean: bool) -> Sampler:
+        """diffusers ends by a step of first order where that is asked for, or steps are few; a step to t = 0 is one."""
+        first = self.config.get("euler_at_final") or (self.config.lower_order_final and n < 15)
+        return self._ruled(settles=True) if first and not clean else self.chosen
 
 
 class AncestralScheduler(SoftmixScheduler):
@@ -27,15 +107,16 @@ class HeunScheduler(SoftmixScheduler):
     """`heun`: two evaluations a step."""
 
     sampler = "heun"
+    spacing = "linspace"
 
 
-class PLMSScheduler(SoftmixScheduler):
+class PLMSScheduler(Remembering):
     """`plms`; S-PNDM with {"order": 2}."""
 
     sampler = "plms"
 
 
-class FPNDMScheduler(SoftmixScheduler):
+class FPNDMScheduler(Remembering):
     """`f_pndm`: nine evaluations more than steps."""
 
     sampler = "f-pndm"
@@ -46,47 +127,63 @@ class FONScheduler(SoftmixScheduler):
 
     sampler = "fon"
 
+    def _nothing(self) -> Nothing:
+        return no_velocity(self.process)
 
-class DPMSolver2MScheduler(SoftmixScheduler):
+
+class DPMSolver2MScheduler(OfTwoMeans):
     """`dpm_solver_2m`."""
 
     sampler = "dpm-solver-2m"
-    spaced_like = "dpm"
 
 
-class DPMSolver3MScheduler(SoftmixScheduler):
+class DPMSolver3MScheduler(OfDPMSolver):
     """`dpm_solver_3m`, of third order."""
 
     sampler = "dpm-solver-3m"
-    spaced_like = "dpm"
+    solves = (3, "dpmsolver++", "midpoint")
 
 
-class DPMSolver2SScheduler(SoftmixScheduler):
+class DPMSolver2SScheduler(OfDPMSolver):
     """`dpm_solver_2s`: two evaluations a step."""
 
     sampler = "dpm-solver-2s"
-    spaced_like = "dpm"
 
 
-class DPMSolver3SScheduler(SoftmixScheduler):
+class DPMSolver3SScheduler(OfDPMSolver):
     """`dpm_solver_3s`: three evaluations a step."""
 
     sampler = "dpm-solver-3s"
-    spaced_like = "dpm"
+    solves = (3, "dpmsolver++", "midpoint")
 
 
-class SDEDPMSolver2MScheduler(SoftmixScheduler):
+class SDEDPMSolver2MScheduler(OfTwoMeans):
     """`sde_dpm_solver_2m`: fresh noise in each step."""
 
     sampler = "sde-dpm-solver-2m"
-    spaced_like = "dpm"
+    eta = 1.0
+    solves = (2, "sde-dpmsolver++", "midpoint")
 
 
 class UniPCScheduler(SoftmixScheduler):
-    """`unipc`; {"order": 3} or {"line": "bh1"} among the options."""
+    """`unipc`; {"order": 3} or {"line": "bh1"} among the options, or diffusers' solver_order and solver_type."""
 
     sampler = "unipc"
     spaced_like = "dpm"
+    solver_keys = ("solver_order", "solver_type", "predict_x0", "disable_corrector", "solver_p")
+
+    @classmethod
+    def _read_solver(cls, keys: dict[str, Any]) -> dict[str, Any]:
+        """As diffusers, the line of another solver's solver_type is bh2."""
+        for name, only in (("predict_x0", True), ("disable_corrector", []), ("solver_p", None)):
+            if keys.get(name, only) != only:
+                raise ValueError(f"{name} = {keys[name]!r} is not here: unipc reckons with x0, and corrects every step")
+        found: dict[str, Any] = {}
+        if keys.get("solver_order", 2) != 2:
+            found["order"] = keys["solver_order"]
+        if keys.get("solver_type") == "bh1":
+            found["line"] = "bh1"
+        return found
 
 
 class AdamsScheduler(SoftmixScheduler):
@@ -96,8 +193,9 @@ class AdamsScheduler(SoftmixScheduler):
     spaced_like = "dpm"
 
 
-class DPMSolverV3Scheduler(SoftmixScheduler):
-    """`dpm_solver_v3`; {"statistics": "path"} among the options, without which it is the exponential rule."""
+class DPMSolverV3Scheduler(WithStatistics, SoftmixScheduler):
+    """`dpm_solver_v3`; {"statistics": ...} among the options, a `Statistics` or the path of a file that it wrote, which
+    is saved and loaded with the scheduler. Without statistics it is the exponential rule."""
 
     sampler = "dpm-solver-v3"
     spaced_like = "dpm"

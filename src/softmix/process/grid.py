@@ -69,8 +69,12 @@ def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Te
         return uniform(process, 1)
     high = float((-process.logsnr(1.0) / 2).exp())
     low = float(torch.tensor(-last / 2, dtype=torch.float64).exp())
-    ratio = torch.linspace(high ** (1 / rho), low ** (1 / rho), n, dtype=torch.float64) ** rho
-    return _ends(process.time(-2 * ratio.log()))
+    return _ends(process.time(-2 * even_in_root(high, low, n, rho).log()))
+
+
+def even_in_root(high: float, low: float, n: int, rho: float = 7.0) -> Tensor:
+    """n numbers from high down to low in equal steps of their rho-th root, float64."""
+    return torch.linspace(high ** (1 / rho), low ** (1 / rho), n, dtype=torch.float64) ** rho
 
 
 def trailing(process: Process, n: int, train_steps: int = 1000) -> Tensor:

@@ -1,0 +1,110 @@
+"""Room `hub`, schedulers: which process a configuration of diffusers names, and which are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+from softmix.hub import SCHEDULERS, AdamsScheduler, TransferScheduler, UniPCScheduler  # noqa: E402
+from softmix.hub.keys import BETAS, FLOWS, OTHERS, _signatures  # noqa: E402
+from softmix.process import Flow, Table  # noqa: E402
+
+EXTRA: dict[str, dict[str, Any]] = {
+    "VQDiffusionScheduler": {"num_vec_classes": 4},
+    "AmusedScheduler": {"mask_token_id": 3},
+}
+SCHEDULERS_OF_THEIRS = sorted(_signatures())
+
+
+def made(name: str) -> Any:
+    try:
+        return getattr(diffusers, name)(**EXTRA.get(name, {}))
+    except ImportError:
+        pytest.skip(f"{name} needs what is not installed")
+
+
+@pytest.mark.parametrize("name", SCHEDULERS_OF_THEIRS)
+@pytest.mark.parametrize("saved", [False, True])
+def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool, tmp_path: Path) -> None:
+    """By its class, saved or not: the table that comes out is its own, to the last digit."""
+    other = made(name)
+    config = dict(other.config)
+    if saved:
+        other.save_pretrained(tmp_path)
+        config = AdamsScheduler.load_config(tmp_path)
+    if name == "FlowMapEulerDiscreteScheduler" and not saved:
+        return  # unsaved it has the keys of FlowMatchHeun
+    if name not in BETAS | FLOWS:
+        with pytest.raises(ValueError, match=r"is not taken|no betas"):
+            AdamsScheduler.from_config(config)
+        return
+    ours = AdamsScheduler.from_config(config)
+    if name in FLOWS:
+        assert isinstance(ours.process, Flow) and ours.config.prediction_type == "flow_prediction"
+    else:
+        assert isinstance(ours.process, Table)
+        assert torch.equal(ours.process.kept[1:-1], other.alphas_cumprod.double()[:-1])
+
+
+def test_each_is_named_once() -> None:
+    assert not BETAS & FLOWS and not (BETAS | FLOWS) & set(OTHERS)
+    assert {name for name in BETAS | FLOWS if name in _signatures()} >= BETAS - {"DPMSolverSDEScheduler"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"timestep_type": "continuous", "_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction"},
+        {"_class_name": "EulerDiscreteScheduler", "beta_start": 0.0001, "timestep_type": "continuous"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "invert_sigmas": True},
+        {"_class_name": "FlowMatchLCMScheduler", "shift": 1.0, "scale_factors": [1, 2]},
+        {"sigma_data": 0.5, "beta_start": 0.1},
+        {"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "beta_start": 0.0001},
+        {"_class_name": "ScoreSdeVpScheduler", "beta_min": 0.1},
+        {"_class_name": "KarrasVeScheduler", "sigma_min": 0.02},
+    ],
+    ids=str,
+)
+def test_what_keys_say_of_another_process_is_refused(config: dict[str, Any]) -> None:
+    for kind in SCHEDULERS:
+        with pytest.raises(ValueError, match=r"(is not taken|no betas).*from_diffusers"):
+            kind.from_config(config)
+
+
+def test_a_configuration_that_was_handed_on_is_known_still() -> None:
+    """A continuous Euler scheduler made into DDIM's keeps the key, and is refused still."""
+    euler = diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="timestep_type = 'continuous'"):
+        AdamsScheduler.from_config(diffusers.DDIMScheduler.from_config(euler.config).config)
+
+
+def test_defaults_of_the_process_are_those_of_the_class() -> None:
+    """diffusers drops what was left at a default on the way to another class; the process goes with it."""
+    heun = diffusers.HeunDiscreteScheduler()
+    ours = AdamsScheduler.from_config(heun.config)
+    assert ours.config.beta_start == 0.00085 and torch.equal(ours.alphas_cumprod, heun.alphas_cumprod)
+    # and ours are not dropped on the way to it
+    back = diffusers.HeunDiscreteScheduler.from_config(AdamsScheduler().config)
+    assert back.config.beta_start == 0.0001
+    # a word of the caller's is the last
+    assert AdamsScheduler.from_config(heun.config, beta_start=0.001).config.beta_start == 0.001
+    # CogVideoX's table is shifted
+    video = diffusers.CogVideoXDDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    assert torch.equal(TransferScheduler.from_config(video.config).process.kept[1:], video.alphas_cumprod)
+
+
+def test_flow_goes_with_its_prediction_and_betas_with_theirs() -> None:
+    for config in (
+        {"prediction_type": "flow_prediction"},
+        {"shift": 3.0},
+        {"use_flow_sigmas": True, "prediction_type": "epsilon"},
+        {"prediction_type": "mean"},
+    ):
+        with pytest.raises(ValueError, match="flow_prediction"):
+            UniPCScheduler(**config)  # type: ignore[arg-type]
