@@ -61,25 +61,40 @@ def prepared(
 ) -> tuple[Model, Any, Sampler]:
     """The model, its denoiser as asked for, and the sampler that was asked for or suits it."""
     from ..denoiser import averaged
-    from ..sampler import BY_NAME, Statistics, ancestral, ddim, dpm_solver_v3
+    from ..sampler import Statistics, dpm_solver_v3
     from ..train import load
 
     whole(0, MOST_DRAWS, average=average)
-    if sampler is not None and sampler not in BY_NAME:
-        raise UsageError(f"the sampler {sampler!r} was asked for; there are {', '.join(BY_NAME)}")
+    known_sampler(sampler)
     model = load(run, weights)
     if average:
         _check_average(model, average)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
-    chosen = BY_NAME[sampler] if sampler is not None else model.sampler
+    chosen = chosen_sampler(sampler, eta, model.sampler)
     if chosen is dpm_solver_v3 and statistics_of(model).is_file():
         chosen = partial(dpm_solver_v3, statistics=Statistics.load(statistics_of(model)))
-    if eta is not None:
-        plain = chosen.func if isinstance(chosen, partial) else chosen
-        if plain not in (ancestral, ddim) or not 0 <= eta <= 1:
-            raise UsageError(f"--eta {eta} was asked for; it runs from 0 to 1, and only ancestral and ddim have one")
-        chosen = partial(plain, eta=eta)
     return model, denoiser, chosen
+
+
+def known_sampler(name: str | None) -> None:
+    """Raises UsageError for a name that no sampler has. None was not asked for."""
+    from ..sampler import BY_NAME
+
+    if name is not None and name not in BY_NAME:
+        raise UsageError(f"the sampler {name!r} was asked for; there are {', '.join(BY_NAME)}")
+
+
+def chosen_sampler(name: str | None, eta: float | None, suits: Sampler) -> Sampler:
+    """The sampler of this name, or the one that suits the model, with its fresh noise as asked for."""
+    from ..sampler import BY_NAME, ancestral, ddim
+
+    chosen = BY_NAME[name] if name is not None else suits
+    if eta is None:
+        return chosen
+    plain = chosen.func if isinstance(chosen, partial) else chosen
+    if plain not in (ancestral, ddim) or not 0 <= eta <= 1:
+        raise UsageError(f"--eta {eta} was asked for; it runs from 0 to 1, and only ancestral and ddim have one")
+    return partial(plain, eta=eta)
 
 
 def _check_average(model: Model, average: int) -> None:

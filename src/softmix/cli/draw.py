@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from .borrowed import Wanted, draw_borrowed, is_borrowed
 from .common import (
     INT64,
     MOST_DRAWS,
@@ -21,8 +22,7 @@ from .common import (
     real,
     whole,
 )
-from .outputs import OutputError
-from .samples import check_form, check_place, write
+from .samples import check_form, check_place, drawn, finite, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,12 +47,13 @@ def sample(
     average: int = 0,
     first: int = 0,
     precision: Literal["fp32", "bf16"] = "fp32",
+    prompt: str | None = None,
     dry_run: bool = False,
 ) -> None:
     """Draw images from a trained model.
 
     Args:
-        run: a run folder, or a model that comes with softmix: fashion.
+        run: a run folder, a model that comes with softmix (fashion), or a folder that diffusers wrote.
         out: a .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), or a
             folder (single PNGs, which join those that are there if their numbers are free).
         n: how many.
@@ -69,6 +70,7 @@ def sample(
         average: take the mean of this many draws, for samplers that need a mean.
         first: number of the first image: --first 10 --n 1 is the eleventh image of a longer run.
         precision: of the network. bf16 is several times as fast where the machine has it, and rounds more coarsely.
+        prompt: what the picture shows, for a folder of diffusers with text encoders.
         dry_run: say what would be done.
     """
     positive(n=n)
@@ -78,12 +80,15 @@ def sample(
     real(guidance=guidance)
     _check_interval(interval, guidance)
     check_place(out, n, first)
-
-    from tqdm import tqdm
+    if is_borrowed(run):
+        _check_no(run, weights=weights, average=average or None)
+        wanted = Wanted(n, steps, sampler, eta, seed, label, guidance, interval, first, precision, prompt)
+        draw_borrowed(run, out, wanted, dry_run)
+        return
+    if prompt is not None:
+        raise UsageError("--prompt was given; it goes with a folder of diffusers that has text encoders")
 
     from ..sampler import label as label_of
-    from ..sampler import sample as draw
-    from ..sampler import traits
     from ..train import find_device
 
     model, denoiser, chosen = prepared(run, sampler, eta, weights, average)
@@ -120,28 +125,16 @@ def sample(
         return
     device = find_device()
     model.denoiser.to(device)
-    total = traits(chosen).evaluations(steps) * -(-n // 256)
-    with interrupted(f"stopped; {out} was not written"), tqdm(total=total, unit="evaluation", disable=None) as bar:
-        x = draw(
-            denoiser,
-            n,
-            steps,
-            sampler=chosen,
-            seed=seed,
-            cond=labels,
-            first=first,
-            device=device,
-            precision=precision,
-            look=lambda step: bar.update(1) and None,
-        )
-        bad = int((~x.isfinite()).flatten(1).any(1).sum())
-        if bad:
-            raise OutputError(
-                f"{bad} of {n} samples are not finite numbers, and {out} was not written: take --precision fp32, "
-                "another sampler, more steps, or less guidance"
-            )
+    with interrupted(f"stopped; {out} was not written"):
+        x = finite(drawn(denoiser, chosen, n, steps, seed, labels, first, precision, device), out)
         write(x.cpu(), out, recipe, labels)
     print(f"wrote {out}")
+
+
+def _check_no(run: Path, **options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{name} {value} was asked for; {run} is a folder of diffusers, and has no such thing")
 
 
 def _labels(model: Model, label: int | None, n: int, first: int) -> Tensor | None:

@@ -22,6 +22,8 @@ from .common import UsageError
 Form = Literal["grid", "single", "edit"]
 _FORMS: tuple[Form, ...] = ("grid", "single", "edit")
 EDIT_PANELS = 3
+# a prompt goes with a folder of diffusers, which `repeat` does not draw from
+_NOT_KEPT = ("out", "prompt", "dry_run")
 
 
 class Unfit(Exception):
@@ -97,7 +99,7 @@ def _arguments(verb: Callable[..., None], found: object, version: object) -> Map
     taken = [
         name
         for name, each in inspect.signature(verb).parameters.items()
-        if each.kind is not each.POSITIONAL_ONLY and name not in ("out", "dry_run")
+        if each.kind is not each.POSITIONAL_ONLY and name not in _NOT_KEPT
     ]
     if not isinstance(found, dict) or set(found) != set(taken):
         raise Unfit(f"it is of another softmix ({str(version)[:40]}) or was altered")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from .common import UsageError, fits_in_memory
-from .outputs import aside, file_to_write, folder_aside, folder_to_write
+from .outputs import OutputError, aside, file_to_write, folder_aside, folder_to_write
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..sampler import Sampler
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npy", ".npz")
@@ -67,6 +69,49 @@ def check_form(out: Path, n: int, shape: tuple[int, ...]) -> None:
                 f"a grid of {n:,} is {size[0]:,} x {size[1]:,} pixels, and a {suffix} has at most "
                 f"{LARGEST[suffix]:,} on a side: write to a .npz or a folder"
             )
+
+
+def drawn(
+    denoiser: Any,
+    sampler: Sampler,
+    n: int,
+    steps: int,
+    seed: int,
+    cond: Any,
+    first: int,
+    precision: Literal["fp32", "bf16"],
+    device: Any,
+) -> Tensor:
+    """n samples, with a bar that counts evaluations."""
+    from tqdm import tqdm
+
+    from ..sampler import sample, traits
+
+    total = traits(sampler).evaluations(steps) * -(-n // 256)
+    with tqdm(total=total, unit="evaluation", disable=None) as bar:
+        return sample(
+            denoiser,
+            n,
+            steps,
+            sampler=sampler,
+            seed=seed,
+            cond=cond,
+            first=first,
+            device=device,
+            precision=precision,
+            look=lambda step: bar.update(1) and None,
+        )
+
+
+def finite(x: Tensor, out: Path) -> Tensor:
+    """The samples. Raises OutputError if some are not finite, which a picture would show as black."""
+    bad = int((~x.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        raise OutputError(
+            f"{bad} of {len(x)} samples are not finite numbers, and {out} was not written: take --precision fp32, "
+            "another sampler, more steps, or less guidance"
+        )
+    return x
 
 
 def write(x: Tensor, out: Path, recipe: Mapping[str, Any], labels: Tensor | None) -> None:

@@ -15,7 +15,7 @@ except ImportError as error:  # pragma: no cover
 # diffusers looks for these names where the class of a component is defined
 from diffusers import ModelMixin, SchedulerMixin
 
-from .drawing import Drawing, drawing, is_diffusers
+from .drawing import Drawing, drawing
 from .export import SoftmixModel, SoftmixPipeline, export
 from .host import SoftmixScheduler
 from .keywords import Keywords
@@ -71,5 +71,4 @@ __all__ = [
     "drawing",
     "export",
     "from_diffusers",
-    "is_diffusers",
 ]

@@ -38,25 +38,15 @@ class Drawing:
     pixels: Callable[[Tensor], Tensor]
 
 
-def is_diffusers(folder: str | Path) -> bool:
-    """Whether a folder was written by diffusers: a pipeline, or a model with a class of its own."""
-    folder = Path(folder)
-    if (folder / "model_index.json").is_file():
-        return True
-    try:
-        return "_diffusers_version" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
-
-
 def drawing(
-    folder: str | Path, prompt: str | None = None, label: int | None = None, variant: str | None = None
+    folder: str | Path, prompt: str | None = None, label: str | int | None = None, variant: str | None = None
 ) -> Drawing:
     """Opens a folder that diffusers wrote, for pictures of it: unconditional or with classes, of pixels or of latents
     with their VAE, or of a prompt where its pipeline has the encoders.
 
-    label : one class for all; by default they take turns. Raises HubError for what is no picture (videos, sound), for
-    conditions that a prompt or a label cannot give, and for a prompt or label that would do nothing.
+    label : one class for all, by its name or number; by default they take turns. Raises HubError for what is no picture
+    (videos, sound), for conditions that a prompt or a label cannot give, and for a prompt or label that would do
+    nothing.
     """
     folder = Path(folder)
     denoiser = from_diffusers(folder, variant=variant)
@@ -68,14 +58,13 @@ def drawing(
         raise HubError(f"{folder}: a prompt was given, and this model takes {'labels' if classes else 'no condition'}")
     if wanted and prompt is None:
         raise HubError(f"{folder} needs a prompt: its {type(denoiser.model).__name__} takes {', '.join(wanted)}")
-    if label is not None and not 0 <= label < classes:
-        known = f"0 to {classes - 1}" if classes else "none"
-        raise HubError(f"{folder}: class {label} was asked for; its classes are {known}")
+    names = _names(folder, classes)
+    number = _number(folder, names, label)
     said = denoiser.text([prompt]) if prompt is not None else None
 
     def cond(n: int, first: int) -> Any:
         if classes:
-            return torch.full((n,), label) if label is not None else torch.arange(first, first + n) % classes
+            return torch.full((n,), number) if number is not None else (torch.arange(n) + first) % classes
         return said.expand(n, -1, -1) if isinstance(said, Tensor) else said and said.expand_as(torch.empty(n))
 
     latent = denoiser.vae is not None
@@ -84,7 +73,7 @@ def drawing(
         denoiser=denoiser,
         shape=denoiser.shape,
         classes=classes,
-        class_names=_names(folder, classes),
+        class_names=names,
         cond=cond,
         untold=denoiser.text([""]) if prompt is not None else None,
         what=f"{type(denoiser.model).__name__} {kind}, of {'latents' if latent else 'pixels'} {list(denoiser.shape)}, "
@@ -103,6 +92,19 @@ def _classes(model: Any) -> int:
     if type(model).__name__ in ("DiTTransformer2DModel", "Transformer2DModel"):
         return int(model.config.num_embeds_ada_norm or 0)
     return int(model.config.get("num_class_embeds") or 0)
+
+
+def _number(folder: Path, names: tuple[str, ...], label: str | int | None) -> int | None:
+    """The class of this name or number; None for None."""
+    if label is None:
+        return None
+    if str(label) in names:
+        return names.index(str(label))
+    number = int(label) if str(label).isdecimal() else -1
+    if not 0 <= number < len(names):
+        known = f"0 to {len(names) - 1}" if names else "none"
+        raise HubError(f"{folder}: class {label} was asked for; its classes are {known}")
+    return number
 
 
 def _names(folder: Path, classes: int) -> tuple[str, ...]:
