@@ -57,7 +57,7 @@ def ways() -> list[Way]:
         Way(
             "dpm-solver-v3, corrected",
             "ours",
-            lambda problem: partial(dpm_solver_v3, statistics=statistics(problem), corrects=True),
+            lambda problem: partial(dpm_solver_v3, statistics=statistics(problem), corrects="full"),
         ),
     ]
 

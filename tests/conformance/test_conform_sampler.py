@@ -391,6 +391,7 @@ def test_a_sampler_can_be_driven_by_hand(sampler: Sampler) -> None:
 @ALL
 @pytest.mark.parametrize("n", NS)
 def test_evaluations_are_counted(sampler: Sampler, n: int) -> None:
+    n = enough(sampler, n)
     counted = Counted(correlated().denoiser())
     steps: list[Step] = []
     sample(counted, 6, sampler=sampler, grid=VP().grid(n), batch=4, look=steps.append)

@@ -19,6 +19,7 @@ from softmix.sampler import Sampler, Statistics, dpm_solver_2m, dpm_solver_v3, d
 from softmix.sampler.drive import finish
 from softmix.sampler.multistep import ALL, Rule, _multistep
 from softmix.sampler.statistics import fit_statistics
+from softmix.sampler.v3 import Corrector, Differences
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -44,9 +45,9 @@ def even(process: Gaussian, n: int, low: float = -6.0, high: float = 4.0) -> Ten
 def test_without_statistics_v3_is_the_exponential_rule(process: Gaussian, p: int) -> None:
     problem = correlated((3,), process)
     x = process.prior((20, 3), Rng(0, 20)).double()
-    for corrects in (False, True):
+    for corrects in ("no", "full"):
         mine = ended(problem.denoiser(), partial(dpm_solver_v3, order=p, corrects=corrects), x, few(process, 9))
-        rule = ended(problem.denoiser(), ruled(Rule(p, corrects=ALL if corrects else 0)), x, few(process, 9))
+        rule = ended(problem.denoiser(), ruled(Rule(p, corrects=ALL if corrects == "full" else 0)), x, few(process, 9))
         assert (mine - rule).abs().max() < 1e-10
 
 
@@ -89,16 +90,44 @@ def test_l_is_the_curve_of_what_is_not_known() -> None:
     assert float(known.l[0].min()) > 0.98 and float(known.l[-1].max()) < 0.05
 
 
-@pytest.mark.parametrize("p, corrects", [(1, False), (2, False), (3, False), (2, True)])
-def test_order_with_statistics(found: Statistics, p: int, corrects: bool) -> None:
+@pytest.mark.parametrize("p, corrects", [(1, "no"), (2, "no"), (3, "no"), (2, "full")])
+def test_order_with_statistics(found: Statistics, p: int, corrects: Corrector) -> None:
     """On the mixture that they were made from. Orders above the first begin with lower ones, whose share is small here;
-    measured 1.0, 2.1, 2.8 and, corrected, 3.1."""
+    measured 1.0, 2.1, 2.8 and, corrected, 2.7 to 3.1."""
     problem = mixture()
     x = VP().noise(problem.sample(64, Rng(3, 64)), float(VP().time(-6.0)), Rng(4, 64)).xt
     right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))
     sampler, counts = partial(dpm_solver_v3, statistics=found, order=p, corrects=corrects), [32, 64, 128]
     errors = [float((ended(problem.denoiser(), sampler, x, even(VP(), n)) - right).norm(dim=1).mean()) for n in counts]
-    assert order(counts, errors) == pytest.approx(p + corrects, abs=0.35)
+    assert order(counts, errors) == pytest.approx(p + (corrects == "full"), abs=0.35)
+
+
+@pytest.mark.parametrize(
+    "p, corrects, differences, expected",
+    [
+        (2, "full", "exact", 3),
+        (2, "published", "exact", 2),
+        (3, "published", "exact", 3),
+        (3, "published", "pseudo", 3),
+        (2, "pseudo", "exact", 2),
+        (3, "no", "pseudo", 2),
+    ],
+)
+def test_the_correctors_have_their_orders(p: int, corrects: Corrector, differences: Differences, expected: int) -> None:
+    """Ours raises the order by one, the authors' keeps it, and pseudo differences are of order 2 however many times they
+    go through."""
+    problem = mixture()
+    x = VP().noise(problem.sample(16, Rng(3, 16)), float(VP().time(-6.0)), Rng(4, 16)).xt
+    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))
+    sampler, counts = partial(dpm_solver_v3, order=p, corrects=corrects, differences=differences), [128, 256, 512]
+    errors = [float((ended(problem.denoiser(), sampler, x, even(VP(), n)) - right).norm(dim=1).mean()) for n in counts]
+    assert order(counts, errors) == pytest.approx(expected, abs=0.35)
+
+
+def test_a_corrector_that_there_is_not() -> None:
+    for wrong in ({"corrects": True}, {"differences": "none"}):
+        with pytest.raises(ValueError, match="there are no, full, published, pseudo, and exact, pseudo"):
+            ended(mixture().denoiser(), partial(dpm_solver_v3, **wrong), torch.zeros(1, 4), few(VP(), 4))  # type: ignore[arg-type]
 
 
 def test_statistics_are_kept_and_read_back(found: Statistics, tmp_path: Path) -> None:

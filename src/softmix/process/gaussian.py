@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -37,6 +37,14 @@ def _real(t: Tensor | float) -> Tensor:
 
 def _is_number(t: Tensor | float) -> bool:
     return not isinstance(t, Tensor) or t.ndim == 0
+
+
+def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
+    with torch.enable_grad():
+        at = _real(t).detach().clone().requires_grad_()
+        value = part(at)
+        # a constant, such as VE's alpha, knows no t
+        return torch.autograd.grad(value.sum(), at)[0] if value.requires_grad else torch.zeros_like(at)
 
 
 @lru_cache(maxsize=4096)
@@ -65,6 +73,10 @@ class Gaussian(ABC):
     def logsnr(self, t: Tensor | float) -> Tensor:
         """log(alpha(t)^2 / sigma(t)^2); +inf at t = 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """d alpha / dt and d sigma / dt at these times, of the shape of t; float64."""
+        return _slope(self.alpha, t), _slope(self.sigma, t)
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
         """x_t = alpha(t) x_0 + sigma(t) z. `t` is one time for all items, or one for each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,20 @@ class Table(Gaussian):
         share = self._share(_real(t))
         return share.clamp(min=LEAST).log() - (1 - share).log()
 
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """By the slope of the polynomial through alpha^2 at the five integer times around t.
+
+        The slope of `alpha` itself is that of one segment, half a step to one side of an integer time, which costs a
+        solver its order.
+        """
+        place = (_real(t) * self.steps).clamp(0, self.steps)
+        points = min(5, self.steps + 1)
+        first = (place.round().long() - points // 2).clamp(0, self.steps + 1 - points)
+        nodes = torch.arange(points, device=place.device)
+        kept = self.kept.to(place)[first[..., None] + nodes]
+        slope = (kept * _slopes(place - first, points)).sum(-1) * self.steps
+        return slope / (2 * self.alpha(t)), -slope / (2 * self.sigma(t))
+
     def time(self, logsnr: Tensor | float) -> Tensor:
         ratio = (-_real(logsnr) / 2).exp()
         known = self.ratio.to(ratio.device)
@@ -62,3 +78,13 @@ class Table(Gaussian):
         kept, ratio = self.kept.to(t.device), self.ratio.to(t.device)
         line = 1 / (1 + torch.lerp(ratio[low], ratio[low + 1], place - low) ** 2)
         return torch.where((place - near).abs() < 1e-9, kept[near.long()] + (line - line.detach()), line)
+
+
+def _slopes(place: Tensor, points: int) -> Tensor:
+    """Slopes [..., points] at `place` of the Lagrange polynomials of the nodes 0, 1, ..., points - 1."""
+    found: list[Tensor] = []
+    for k in range(points):
+        others = [node for node in range(points) if node != k]
+        terms = [math.prod([place - b for b in others if b != a], start=torch.ones_like(place)) for a in others]
+        found.append(torch.stack(terms).sum(0) / math.prod(k - b for b in others))
+    return torch.stack(found, -1)

@@ -73,7 +73,7 @@ def _shuffled(found: Statistics) -> Statistics:
 WAYS = (
     _way("v3, order 1", "ours", order=1),
     _way("v3, order 2", "ours"),
-    _way("v3, order 2, corrected", "ours", corrects=True),
+    _way("v3, order 2, corrected", "ours", corrects="full"),
     _way("v3, order 3", "ours", order=3),
     Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, there=measured),
     _way("l alone", "control", _l_alone),
@@ -139,7 +139,7 @@ def _on_images(say: Callable[[str], None]) -> list[VerdictRow]:
     say("statistics on images: found")
     ways: tuple[tuple[str, dict[str, Any]], ...] = (
         ("v3, order 2", {}),
-        ("v3, order 2, corrected", {"corrects": True}),
+        ("v3, order 2, corrected", {"corrects": "full"}),
         ("v3, order 3", {"order": 3}),
     )
     rows = []

@@ -113,7 +113,7 @@ def _table(rows: Sequence[VerdictRow]) -> str:
 
 
 def _number(value: float) -> str:
-    if 0 < abs(value) < 1e-4:
+    if 0 < abs(value) < 1e-3:
         return f"{value:.0e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 

@@ -38,9 +38,10 @@ class Sampler(Protocol):
 class Traits:
     """name : on the command line. order : global error ~ n^-order, None for a sampler whose law is right for any n if
     the posterior is. needs : what it asks of a posterior. evaluations : how many questions n steps to t = 0
-    take. grid : the times that suit it for n steps, where they are not the process's own. stochastic : it solves
-    the reverse SDE and `order` is that of the law's error; else the probability-flow ODE. least : with fewer steps
-    than this, or from pure noise on a grid of another kind, x may leave the data's range altogether."""
+    take, from `least` steps on. grid : the times that suit it for n steps, where they are not the process's own.
+    stochastic : it solves the reverse SDE and `order` is that of the law's error; else the probability-flow ODE.
+    least : with fewer steps than this, or from pure noise on a grid of another kind, x may leave the data's range
+    altogether."""
 
     name: str
     order: int | None

@@ -139,10 +139,12 @@ def sample(
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
         starts = start(process, (n, *shape), float(grid[0]), pure).to(device)
+    # pure noise is of the size of the noise at the time where it begins
+    share = float(process.sigma(grid[0]) / process.sigma(1.0))
     for low in range(0, n, batch):
         high = min(low + batch, n)
         rng = Rng(seed, range(first + low, first + high), "sample", device)
-        x = starts[low:high] if starts is not None else process.prior((high - low, *shape), rng.child("prior"))
+        x = starts[low:high] if starts is not None else share * process.prior((high - low, *shape), rng.child("prior"))
         part = cond[low:high].to(device) if cond is not None else None
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             done.append(finish(drive(denoiser, sampler, x, grid, rng, part), look))

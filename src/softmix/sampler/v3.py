@@ -6,6 +6,7 @@ import math
 from collections.abc import Generator, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from ..posterior import HasMean, Posterior, need
 from ..process import Gaussian, uniform
 from ..rng import Rng
 from ..shape import column
-from .contract import Ask, declare
+from .contract import Ask, SamplerError, declare
 from .statistics import Statistics
 
 NODES = 24
+Corrector = Literal["no", "full", "published", "pseudo"]
+Differences = Literal["exact", "pseudo"]
 
 
 def measured(process: Gaussian, n: int) -> Tensor:
@@ -38,7 +41,8 @@ def dpm_solver_v3(
     rng: Rng,
     statistics: Statistics | None = None,
     order: int = 2,
-    corrects: bool = False,
+    corrects: Corrector = "no",
+    differences: Differences = "exact",
 ) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver-v3: the exponential step in the parameterisation that a model's statistics make the straightest.
 
@@ -48,18 +52,31 @@ def dpm_solver_v3(
 
     exact if g = e^-S f - B is known; g is the polynomial through the newest `order` times. Without statistics l = 1 and
     s = b = 0, which is the exponential rule for means, DPM-Solver++'s with exact integrals; so too before the first of
-    the statistics' levels, so that a grid that begins there gains most. corrects : take each step
-    again when the mean at its end is known.
-    Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16.
+    the statistics' levels, so that a grid that begins there gains most.
+
+    corrects : take each step again when the mean at its end is known. "full": by the polynomial through the `order`
+    times and the new one, which raises the order by one. "published": the authors' corrector, through as many times as
+    the step was made from, the new one among them. "pseudo": their other, through all of them, with pseudo differences.
+    differences : of the predictor. "pseudo": the authors' for 5 steps and fewer, a series in u with divided differences
+    in the place of derivatives; of order 2 at most. As a predictor of order 2 it is the exact one.
+    Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16 and appendix B; the correctors and pseudo
+    differences as their code has them.
     """
+    if corrects not in get_args(Corrector) or differences not in get_args(Differences):
+        raise SamplerError(
+            f"dpm-solver-v3 was asked for corrects={corrects!r} and differences={differences!r}; there are "
+            f"{', '.join(get_args(Corrector))}, and {', '.join(get_args(Differences))}"
+        )
     clock = (process.logsnr(grid) / 2).tolist()
     known: list[tuple[float, Tensor]] = []
     start = x
     for i, (t, s) in enumerate(pairwise(grid)):
         mean = need((yield Ask(t, x)), HasMean, "dpm-solver-v3").mean
-        if corrects and i > 0:
-            newest = clock[i], _f(statistics, process, x, mean, t, clock[i])
-            again = _step(statistics, process, start, [known[0], newest, *known[1:]], clock, i - 1, grid)
+        others = known[1:-1] if corrects == "published" else known[1:]
+        if i > 0 and corrects != "no" and (corrects != "published" or len(known) > 1):
+            points = [known[0], (clock[i], _f(statistics, process, x, mean, t, clock[i])), *others]
+            pseudo = corrects == "pseudo"
+            again = _step(statistics, process, start, points, clock, i - 1, grid, pseudo)
             # f stays what it was found to be: the mean moves with x
             mean = mean + _slack(statistics, clock[i], x) * (again - x) / _signal(process, x, t, clock[i])
             x = again
@@ -67,7 +84,7 @@ def dpm_solver_v3(
             return process.bridge(x, mean, t, s, rng, eta=0)
         known = [(clock[i], _f(statistics, process, x, mean, t, clock[i])), *known][:order]
         start = x
-        x = _step(statistics, process, x, known, clock, i, grid)
+        x = _step(statistics, process, x, known, clock, i, grid, differences == "pseudo")
     return x
 
 
@@ -95,6 +112,7 @@ def _step(
     clock: Sequence[float],
     i: int,
     grid: Tensor,
+    pseudo: bool,
 ) -> Tensor:
     """From clock[i] to clock[i + 1] by f at the times of `known`, the first of which is clock[i]."""
     origin = clock[i]
@@ -104,15 +122,32 @@ def _step(
         back = _Integrals(statistics, origin, at)
         values.append((-back.s_end).exp().to(x) * f - back.b_end.to(x))
     nodes = [at - origin for at, _ in known]
-    places = along.places.tolist()
+    lines = (_pseudo if pseudo else _through)(nodes, along.places)
     total: Tensor | float = along.offset.to(x)
-    for k, value in enumerate(values):
-        others = [node for j, node in enumerate(nodes) if j != k]
-        line = torch.tensor([math.prod((u - b) / (nodes[k] - b) for b in others) for u in places], dtype=torch.float64)
+    for line, value in zip(lines, values, strict=True):
         total = total + along.over(line).to(x) * value
     # alpha_s / alpha_t is e^h sigma_s / sigma_t, and alpha near t = 1 has few digits
     kept = column(process.sigma(grid[i + 1]) / process.sigma(grid[i]), x) * along.decay.to(x)
     return kept * x - column(process.alpha(grid[i + 1]), x) * total
+
+
+def _through(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
+    """What each node's value counts at these places in the polynomial through all."""
+    shares = []
+    for k, node in enumerate(nodes):
+        others = [b for j, b in enumerate(nodes) if j != k]
+        shares.append(math.prod(((places - b) / (node - b) for b in others), start=torch.ones_like(places)))
+    return shares
+
+
+def _pseudo(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
+    """What it counts in the sum of g[0, ..., m] u^m, the divided differences of the first m + 1 nodes, 0 the first."""
+    shares = [torch.zeros_like(places) for _ in nodes]
+    for m in range(len(nodes)):
+        for k in range(m + 1):
+            below = math.prod(nodes[k] - nodes[j] for j in range(m + 1) if j != k)
+            shares[k] = shares[k] + places**m / below
+    return shares
 
 
 class _Integrals:
