@@ -134,7 +134,7 @@ def test_a_wrong_word_points_to_the_help_of_its_verb(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("verb", "first"),
     [
-        ("train", "DATA"),
+        ("train", "[DATA]"),
         ("sample", "RUN"),
         ("edit", "RUN IMAGE"),
         ("cite", "RUN"),

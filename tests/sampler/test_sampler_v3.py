@@ -79,7 +79,7 @@ def integral(function: object, low: float, high: float) -> Tensor:
 
 
 # of `corrects`: without, and with as many f as there are
-PLAIN, CORRECTED = False, True
+PLAIN, CORRECTED = "no", "full"
 LOW, HIGH = -3.0, 3.0
 SHARE = lambda clock: (clock - LOW) / (HIGH - LOW)  # noqa: E731
 L = (torch.tensor([0.9, 0.7], dtype=F64), torch.tensor([0.1, 0.4], dtype=F64))
