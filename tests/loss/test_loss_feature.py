@@ -265,7 +265,6 @@ def test_the_parts_are_added_item_by_item() -> None:
     assert bool((both[10:12] != 0).all()) and not both[12:].any()
 
 
-@pytest.mark.xfail(strict=True, reason="the score of blank items is made in float32 and cannot be added to float64")
 def test_images_may_be_float64() -> None:
     whole, _ = ask(FeatureEnergy(), given(dtype=F64))
     half, _ = ask(FeatureEnergy(), given())

@@ -158,7 +158,6 @@ def test_weights_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         Mixture(torch.zeros(shape), torch.zeros(3, 2, 1, 4, 4), torch.ones(1))
 
 
-@pytest.mark.xfail(strict=True, reason="gaussian_log_prob with no axes to sum over: torch's sum(dim=()) sums over all")
 def test_a_mixture_of_numbers_has_a_density() -> None:
     """Items without axes, [B]: weights [B, K] are not taken for weights per pixel."""
     mixture = Mixture(torch.zeros(3, 2), torch.tensor([[0.0, 1.0]]).expand(3, 2), torch.ones(1))

@@ -146,7 +146,9 @@ def _seen(difference: Tensor) -> Tensor:
 
 def _all_pairs(draws: Tensor, truth: Tensor) -> Tensor:
     """E |truth - draw| - (1/2) E |draw - draw'| over all pairs of draws [n, C, places] and truths [k, C, places]."""
-    a, b = draws.permute(2, 0, 1).float(), truth.permute(2, 0, 1).float()
+    # half precision has too few digits for sums of squares
+    real = torch.promote_types(draws.dtype, torch.float32)
+    a, b = draws.permute(2, 0, 1).to(real), truth.permute(2, 0, 1).to(real)
     n, unit = a.shape[1], a.shape[2] ** 0.5
     return (torch.cdist(a, b).mean() - 0.5 * torch.cdist(a, a).sum() / (a.shape[0] * n * (n - 1))) / unit
 

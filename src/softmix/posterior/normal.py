@@ -15,7 +15,8 @@ from .ability import HasDensity, HasVariance
 def gaussian_log_prob(x: Tensor, mean: Tensor, var: Tensor, event: int) -> Tensor:
     """log N(x; mean, diag var) in nats, summed over the last `event` axes."""
     terms = (x - mean) ** 2 / var + var.log() + math.log(2 * math.pi)
-    return -0.5 * terms.sum(dim=tuple(range(-event, 0)) if event else ())
+    # torch sums over all axes where none are named
+    return -0.5 * (terms.sum(dim=tuple(range(-event, 0))) if event else terms)
 
 
 def factor_log_prob(x: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
