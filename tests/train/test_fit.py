@@ -257,9 +257,11 @@ def test_the_repeat_line_of_the_readme_repeats(photos: Path, monkeypatch: pytest
 
 def test_the_readme_repeats_what_was_made_longer_and_trained_for_minutes(tmp_path: Path) -> None:
     run = tmp_path / "a"
-    works("train", *POINTS, "--out", run, "--minutes", 0.005)
+    works("train", *POINTS, "--out", run, "--minutes", 0.02)
     steps = read_run(run).facts.steps
-    assert steps is not None
+    assert steps is not None and steps > 10
+    config = planned("--config", run, "--out", tmp_path / "c")["config"]
+    assert (config["steps"], config["minutes"]) == (steps, None)
     works("train", "--out", run, "--more", 3)
     lines = [line for line in (run / "README.md").read_text().splitlines() if line.startswith("softmix train ")]
     assert len(lines) == 2

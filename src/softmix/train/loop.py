@@ -14,7 +14,7 @@ import errno
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -228,9 +228,9 @@ def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) ->
         done = trainer.step - began - _WARM
         speed = done * config.batch / (now - clock) if done > 0 else 0.0
         report = TrainStep(trainer.step, trainer.total, loss, norm, trainer.rate(), speed, notes)
-        _record(trainer, report)
+        without = _record(trainer, report)
+        yield report if not without else replace(report, notes=(*notes, without))
         notes = ()
-        yield report
         number = stop()
         # all processes stop after the same step
         numbers, some = world.total([number, bool(number)])
@@ -251,19 +251,20 @@ def _in_more_parts(trainer: Trainer, error: MemoryLackError) -> str:
     return sentence
 
 
-def _record(trainer: Trainer, step: TrainStep) -> None:
-    """Log, pictures and checkpoints, as they fall due."""
+def _record(trainer: Trainer, step: TrainStep) -> str:
+    """Log, pictures and checkpoints, as they fall due. A sentence about a picture that could not be made."""
     config, tenth = trainer.run.config, max((trainer.total or 10**9) // 10, 1)
-    last = step.step == trainer.total
+    last, without = step.step == trainer.total, ""
     if step.step % 10 == 0 or last or step.notes:
         line = {"step": step.step, "loss": step.loss, "norm": step.norm, "rate": step.rate}
         _log(trainer, LOG, line | ({"notes": list(step.notes)} if step.notes else {}))
         if step.images_per_second:
             _log(trainer, SPEED, {"step": step.step, "images_per_second": round(step.images_per_second, 1)})
     if last or step.step % (config.show or tenth) == 0:
-        trainer.show()
+        without = trainer.show()
     if last or step.step % (config.save or tenth) == 0:
         trainer.save()
+    return without
 
 
 def _log(trainer: Trainer, name: str, line: dict[str, object]) -> None:

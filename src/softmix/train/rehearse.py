@@ -207,11 +207,20 @@ def _more(trainer: Trainer, took: list[float], limit: float) -> bool:
 def _beside(trainer: Trainer) -> tuple[float, float]:
     """Seconds that a picture and a checkpoint are likely to take."""
     began = time.perf_counter()
-    trainer.picture()
+    _picture(trainer)
     seen = time.perf_counter() - began
     weights = sum(p.numel() * p.element_size() for p in trainer.parameters)
     # the weights, two moments of each, and the averages
     return seen, 0.02 + weights * (3 + len(trainer.run.config.ema)) / _DISK
+
+
+def _picture(trainer: Trainer) -> None:
+    try:
+        trainer.picture()
+    except (RuntimeError, MemoryError) as error:
+        # a run goes on without pictures
+        if not is_lack(error):
+            raise
 
 
 def _steps_in(seconds: float, step: float, extra: tuple[float, float], run: Run) -> int:

@@ -209,17 +209,23 @@ class Trainer:
             self.total = int(str(found.state["total"]))
         return found.damaged
 
-    def show(self) -> None:
-        """A grid of samples, from the averaged weights, at 4 steps."""
-        images = self.picture()
+    def show(self) -> str:
+        """A grid of samples, from the averaged weights, at 4 steps. A sentence if memory does not suffice for it."""
+        try:
+            images = self.picture()
+        except (RuntimeError, MemoryError) as error:
+            if not is_lack(error):
+                raise
+            return f"memory does not suffice for a picture of step {self.step}; there is none"
         if images is None or not self.world.first:
-            return
+            return ""
         path = self.out / "samples" / f"step-{self.step:06d}.png"
         save_png(
             path,
             enlarge(to_image(tile(to_uint8(images.cpu())))),
             {"step": self.step, "steps": 4, "seed": self.run.config.seed, "weights": name_of(self.run.config.ema[0])},
         )
+        return ""
 
     def picture(self) -> Tensor | None:
         """16 samples from the averaged weights, at 4 steps; None for points, and on all processes but the first."""
