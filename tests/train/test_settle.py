@@ -567,3 +567,15 @@ def test_a_lock_or_a_half_written_config_of_ours_does_not_make_a_folder_anothers
     (tmp_path / "run/config.json").write_text("{}")
     with pytest.raises(TrainingError, match=r"config\.json cannot be read"):
         run(tmp_path / "run", small())
+
+
+def test_a_run_whose_last_step_is_skipped_has_a_checkpoint_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Trainer.item_loss
+    monkeypatch.setattr(
+        Trainer, "item_loss", lambda self, items: right(self, items) * (float("nan") if self.step == 7 else 1.0)
+    )
+    assert run(tmp_path, small(nonfinite="skip")) == [1, 2, 3, 4, 5, 6, 7]
+    assert checkpoint.newest(tmp_path / "checkpoints") == 8
+    assert run(tmp_path, small(nonfinite="skip")) == []
