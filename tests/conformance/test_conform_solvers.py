@@ -114,8 +114,8 @@ def test_order_with_statistics(found: Statistics, p: int, corrects: Corrector) -
     ],
 )
 def test_the_correctors_have_their_orders(p: int, corrects: Corrector, differences: Differences, expected: int) -> None:
-    """Ours raises the order by one, the authors' keeps it, and pseudo differences are of order 2 however many times they
-    go through."""
+    """Ours raises the order by one, the authors' keeps it, and pseudo differences are of order 2, however many times
+    they go through."""
     problem = mixture()
     x = VP().noise(problem.sample(16, Rng(3, 16)), float(VP().time(-6.0)), Rng(4, 16)).xt
     right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))

@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ LAW = json.loads((HERE / "law.json").read_text()) if (HERE / "law.json").exists(
 
 def mean_of(x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
     """E[x0 | x] of the mixture of law.json, whose components are diagonal."""
-    weights, means, variances = (torch.tensor(LAW[name], dtype=torch.float64) for name in ("weights", "means", "variances"))
+    weights, means, variances = (
+        torch.tensor(LAW[name], dtype=torch.float64) for name in ("weights", "means", "variances")
+    )
     alpha, sigma = torch.as_tensor(alpha).reshape(-1)[0], torch.as_tensor(sigma).reshape(-1)[0]
     off = x.flatten(1)[:, None] - alpha * means
     total = alpha**2 * variances + sigma**2
@@ -68,15 +71,28 @@ def loaded(repository: str, path: str, name: str, beside: dict[str, Any] | None 
 def functions(repository: str, path: str, *names: str) -> dict[str, Any]:
     """Some functions of a file of theirs that as a whole wants weights and a GPU."""
     source = (CLONES / repository.replace("/", "+") / path).read_text()
-    found = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names]
-    space: dict[str, Any] = {"torch": torch, "nn": torch.nn, "th": torch, "np": np, "math": math, "tqdm": lambda each: each}
+    found = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names
+    ]
+    space: dict[str, Any] = {
+        "torch": torch,
+        "nn": torch.nn,
+        "th": torch,
+        "np": np,
+        "math": math,
+        "tqdm": lambda each: each,
+    }
     exec(compile(ast.Module(found, []), path, "exec"), space)
     return space
 
 
 def commit_of(repository: str) -> str:
     folder = CLONES / repository.replace("/", "+")
-    return subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @contextmanager
@@ -144,7 +160,7 @@ def pndm() -> None:
         "pndm",
         "luping-liu/PNDM",
         ["runner/method.py"],
-        "the exact noise of law.json at the level of label + 1, alphas_cumprod of DDPM in float64; labels 0, s, 2 s, ...",
+        "the exact noise of law.json at the level of label + 1, alphas_cumprod of DDPM in float64; labels 0, s, ...",
         cases,
     )
 
@@ -153,7 +169,10 @@ def plms() -> None:
     """PLMSSampler.p_sample_plms, step by step as plms_sampling does."""
     space = functions("CompVis/latent-diffusion", "ldm/models/diffusion/plms.py", "PLMSSampler")
     more = functions(
-        "CompVis/latent-diffusion", "ldm/modules/diffusionmodules/util.py", "make_ddim_timesteps", "make_ddim_sampling_parameters"
+        "CompVis/latent-diffusion",
+        "ldm/modules/diffusionmodules/util.py",
+        "make_ddim_timesteps",
+        "make_ddim_sampling_parameters",
     )
     kept, cases = kept_of_ddpm(), []
     space["noise_like"] = lambda shape, device, repeat: torch.zeros(shape)
@@ -171,7 +190,9 @@ def plms() -> None:
         order = np.flip(times)
         for i, step in enumerate(order):
             t, after = (torch.full((2,), int(k)) for k in (step, order[min(i + 1, len(order) - 1)]))
-            x, _, eps = space["PLMSSampler"].p_sample_plms(own, x, None, t, index=len(order) - i - 1, old_eps=known, t_next=after)
+            x, _, eps = space["PLMSSampler"].p_sample_plms(
+                own, x, None, t, index=len(order) - i - 1, old_eps=known, t_next=after
+            )
             known = [*known, eps][-3:]
         cases.append({"steps": steps, "labels": [int(k) for k in order], "start": start, "end": x})
     write(
@@ -196,15 +217,25 @@ def unipc() -> None:
             for steps, settles in ((9, True), (27, False)):
                 solver = theirs.UniPC(model, schedule, variant=variant)
                 start = noises(2, 2, 2, 2, seed=3)
-                end = solver.sample(start, steps=steps, order=order, skip_type="time_uniform", lower_order_final=settles)
+                end = solver.sample(
+                    start, steps=steps, order=order, skip_type="time_uniform", lower_order_final=settles
+                )
                 cases.append(
-                    {"order": order, "variant": variant, "steps": steps, "lower_order_final": settles, "start": start, "end": end}
+                    {
+                        "order": order,
+                        "variant": variant,
+                        "steps": steps,
+                        "lower_order_final": settles,
+                        "start": start,
+                        "end": end,
+                    }
                 )
     write(
         "unipc",
         "wl-zhao/UniPC",
         ["uni_pc.py"],
-        "the exact noise of law.json, schedule 'discrete' of DDPM's alphas_cumprod in float64, time_uniform from 1 to 1/1000",
+        "the exact noise of law.json, schedule 'discrete' of DDPM's alphas_cumprod in float64, time_uniform from 1 to "
+        "1/1000",
         cases,
     )
 
@@ -295,8 +326,9 @@ def dpm_solver_v3() -> None:
         "dpm_solver_v3",
         "thu-ml/DPM-Solver-v3",
         [folder + "dpm_solver_v3.py"],
-        "the exact noise of law.json, x = x0 + sigma z, sigma from 80 to 0.002; with p = (0, 1, ..., 7) / 8 the statistics "
-        "l = sigmoid(1 - u + p), s = -0.3 cos(u + p), b = 0.1 sin(2 u + p) at 20,001 even levels u of log(alpha / sigma)",
+        "the exact noise of law.json, x = x0 + sigma z, sigma from 80 to 0.002; with p = (0, 1, ..., 7) / 8 the "
+        "statistics l = sigmoid(1 - u + p), s = -0.3 cos(u + p), b = 0.1 sin(2 u + p) at 20,001 even levels u of "
+        "log(alpha / sigma)",
         cases,
     )
 
@@ -371,7 +403,7 @@ def dpm_encoder() -> None:
         with given_noise(z), redirect_stdout(StringIO()):
             xt = space["sample_xt"](x0, torch.full((1,), labels[0]), betas)
             path_ = [xt]
-            for i, j in zip(labels[:-1], labels[1:], strict=True):
+            for i, j in pairwise(labels):
                 t, after = torch.full((1,), i), torch.full((1,), j)
                 following = space["sample_xt_next"](x0, xt, t, after, **more)
                 codes.append(
@@ -382,12 +414,20 @@ def dpm_encoder() -> None:
                 xt = following
                 path_.append(xt)
             x = path_[0]
-            for (i, j), eps in zip(zip(labels[:-1], labels[1:], strict=True), codes, strict=True):
+            for (i, j), eps in zip(pairwise(labels), codes, strict=True):
                 x = space["denoising_step_with_eps"](
                     x, eps, torch.full((1,), i), torch.full((1,), j), models=network(0.5), logvars=logvars, **more
                 )
         cases.append(
-            {"eta": eta, "labels": labels, "x0": x0, "z": z, "path": torch.stack(path_), "codes": torch.stack(codes), "end": x}
+            {
+                "eta": eta,
+                "labels": labels,
+                "x0": x0,
+                "z": z,
+                "path": torch.stack(path_),
+                "codes": torch.stack(codes),
+                "end": x,
+            }
         )
     write(
         "dpm_encoder",
@@ -456,7 +496,8 @@ def smd() -> None:
         "smd",
         "vanderschaarlab/smd",
         ["src/smd/nn.py", "src/smd/models.py"],
-        "x + HyperNet(x, z) with their own start; sigmoid_beta_schedule; p_losses of v = W x + b, buffers as they keep them",
+        "x + HyperNet(x, z) with their own start; sigmoid_beta_schedule; p_losses of v = W x + b, with their float32 "
+        "buffers",
         [
             {"x": x, "z": var, "out": gave, **state},
             {"places": [0, 99, 499, 899, 999], "kept": (1 - kept).cumprod(0)[[0, 99, 499, 899, 999]]},
