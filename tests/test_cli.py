@@ -254,7 +254,7 @@ def test_classes_are_learned_told_and_guided(tmp_path: Path) -> None:
 def test_check_cite_and_papers(runs: Path) -> None:
     code, out, _ = call("check", runs / "smd")
     assert code == 0 and "all whole" in out
-    assert "1437 items" in call("check", "digits")[1]
+    assert "1437 images" in call("check", "digits")[1]
     assert "2309.14068" in call("cite", runs / "smd")[1]
     assert "2309.14068" not in call("cite", runs / "plain")[1]
     assert "smd" in call("papers")[1]

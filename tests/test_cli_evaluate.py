@@ -392,7 +392,7 @@ def test_a_dry_run_measures_nothing(place: Path, tmp_path: Path) -> None:
 
 def test_a_report_that_is_a_folder_is_refused_and_no_folder_is_left(place: Path, tmp_path: Path) -> None:
     (tmp_path / "x.html").mkdir()
-    assert "it is a folder" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
+    assert "is a folder" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
     assert "at least 8" in refused("evaluate", place / "smd", "--out", tmp_path / "new" / "deep" / "x.html", "--n", 2)
     assert [file.name for file in tmp_path.iterdir()] == ["x.html"]
 

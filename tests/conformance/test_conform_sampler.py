@@ -39,8 +39,8 @@ from softmix.sampler.drive import finish
 from softmix.sampler.multistep import weights as _weights
 
 F64 = torch.float64
-# float32 sums in another order, amplified where a posterior is sharp: measured at most 1.2e-5
-ROUNDING = 3e-5
+# float32 sums in another order, amplified where a posterior is sharp: measured at most 3.2e-5
+ROUNDING = 8e-5
 NS = (1, 2, 3, 7, 260)
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 ALL = pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: traits(s).name)

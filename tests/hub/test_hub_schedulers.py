@@ -68,9 +68,9 @@ CONFIGS: list[dict[str, object]] = [
 def test_saved_and_loaded_it_steps_alike(
     kind: type[SoftmixScheduler], config: dict[str, object], tmp_path: Path
 ) -> None:
-    if "rescale_betas_zero_snr" in config and kind in (PLMSScheduler, FPNDMScheduler, FONScheduler):
+    if "rescale_betas_zero_snr" in config and kind is FONScheduler:
         scheduler = kind(**config)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="begin later, or take adams"):
+        with pytest.raises(ValueError, match="begin later, or take plms or adams"):
             scheduler.set_timesteps(10)
         return
     scheduler = kind(**config)  # type: ignore[arg-type]
@@ -293,7 +293,11 @@ def test_hosted_it_is_the_sampler_bit_for_bit(kind: type[SoftmixScheduler], n: i
     rng, net = Drawn(torch.Generator().manual_seed(0), torch.device("cpu")), Net()
     driven = finish(drive(net, scheduler.chosen, RAMP, scheduler._grid, rng))  # type: ignore[arg-type]
     assert torch.equal(hosted, driven)
-    assert net.calls == len(scheduler.timesteps) == traits(scheduler.chosen).evaluations(n)
+    assert net.calls == len(scheduler.timesteps)
+    # a step in which the signal grows much, as the first of 2 or 3, is DDIM's for the rules of the noise
+    steep = kind in (PLMSScheduler, FPNDMScheduler) and n in (2, 3)
+    counted = traits(scheduler.chosen).evaluations
+    assert net.calls == (1 + counted(n - 1) if steep else counted(n))
 
 
 def test_noise_comes_from_the_generators() -> None:

@@ -36,7 +36,8 @@ def is_borrowed(folder: Path) -> bool:
     if (folder / "model_index.json").is_file():
         return True
     try:
-        return "_diffusers_version" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return isinstance(found, dict) and "_diffusers_version" in found
     except (OSError, ValueError):
         return False
 

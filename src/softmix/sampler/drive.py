@@ -140,7 +140,7 @@ def sample(
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
         starts = start(process, (n, *shape), float(grid[0]), pure).to(device)
     # pure noise is of the size of the noise at the time where it begins
-    share = float(process.sigma(grid[0]) / process.sigma(1.0))
+    share = float(process.sigma(grid.flatten()[0]) / process.sigma(1.0))
     for low in range(0, n, batch):
         high = min(low + batch, n)
         rng = Rng(seed, range(first + low, first + high), "sample", device)
