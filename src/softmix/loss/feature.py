@@ -88,17 +88,20 @@ class FeatureEnergy:
         border = float(cast(Gaussian, noised.process).time(self.until))
         # where there are classes, items at t = 1 do not all have one posterior
         blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
-        items = torch.arange(count, device=noised.t.device)
+        # on the CPU, as times may be; sums take numbers of items where the sums are
+        items = torch.arange(count)
         at_1, rest = items[: round(blank * count)], items[round(blank * count) :]
         others, at_low = rest[: round(high * count)], items[count - round(self.mean * count) :]
         score = noised.x0.new_zeros(count)
         if len(at_low):
-            score = score.index_add(0, at_low, self._mean(denoiser, _moved(noised.take(at_low), 0.0, border)))
+            score = score.index_add(
+                0, at_low.to(score.device), self._mean(denoiser, _moved(noised.take(at_low), 0.0, border))
+            )
         if len(at_1) > 1:
-            score = score.index_add(0, at_1, self._blank(denoiser, noised, at_1, rng, eyes))
+            score = score.index_add(0, at_1.to(score.device), self._blank(denoiser, noised, at_1, rng, eyes))
         if len(others):
             moved = _moved(noised.take(others), border, 1.0)
-            score = score.index_add(0, others, self._each(denoiser, moved, rng.take(others), eyes))
+            score = score.index_add(0, others.to(score.device), self._each(denoiser, moved, rng.take(others), eyes))
         return score
 
     def _mean(self, denoiser: Denoiser, noised: Noised) -> Tensor:
