@@ -104,6 +104,8 @@ def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Ve
         whose = ("without statistics, order 2", "l alone", "l the same at all times", "each element another's")
         bare, alone, level, other = (sum(value[name, f"mean@{k}"] for k in FEW) / len(FEW) for name in whose)
         mine = sum(ours) / len(FEW)
+        published = value["v3, order 2, corrected as published", "mean@8"]
+        pseudo, third = (value[name, "mean@5"] for name in ("v3, order 3, pseudo", "v3, order 3"))
         return {
             f"of order 2 it is nearer than 2M at {better or 'no count'} of {list(FEW)}": len(better) == len(FEW),
             f"and, over these, than the same rule without statistics ({mine:.4f}, {bare:.4f})": mine < bare,
@@ -111,6 +113,8 @@ def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Ve
             f"with l the same at all times too ({level:.4f})": level > 1.05 * mine,
             f"with each element another's too ({other:.4f})": other > 1.05 * mine,
             f"corrected, it is nearer than UniPC at 8 ({corrected:.4f}, {rival:.4f})": corrected < rival,
+            f"with the authors' own corrector too ({published:.4f})": published < rival,
+            f"their pseudo differences are nearer at 5, of order 3 ({pseudo:.3f}, exact {third:.3f})": pseudo < third,
             **_checked(value),
         }
 

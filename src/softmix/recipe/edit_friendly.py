@@ -14,7 +14,7 @@ from ..data.toys import Mixture
 from ..denoiser import Denoiser
 from ..evaluate.points import sliced_wasserstein
 from ..oracle import Problem
-from ..process import VP, uniform_logsnr
+from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from ..sampler.drive import finish
@@ -37,12 +37,13 @@ FOUND = (
 )
 
 ENCODERS = {"edit-friendly": edit_friendly, "dpm-encoder": dpm_encoder}
-STEPS = 100
+STEPS, SKIP = 100, 36
+THEIRS = "the same, at the authors' own times: Stable Diffusion's table, of 100 steps the first 36 left out"
 DATA = "Gaussians in 16 dimensions, one position unlike another"
 SIDE = 16
 
 
-def placed(seed: int, mean: float, phase: float) -> Problem:
+def placed(mean: float, phase: float, process: Gaussian | None = None) -> Problem:
     """A signal of length 16, smooth, whose variance changes with the place: moved noise meets another prior."""
     place = torch.arange(SIDE, dtype=torch.float64)
     near = torch.exp(-((place[:, None] - place) ** 2) / 8)
@@ -52,7 +53,7 @@ def placed(seed: int, mean: float, phase: float) -> Problem:
     law = Mixture(
         "placed", torch.ones(1, dtype=torch.float64), torch.full((1, SIDE), mean, dtype=torch.float64), factor[None]
     )
-    return Problem("placed", law, VP(), (1, SIDE))
+    return Problem("placed", law, process or VP(), (1, SIDE))
 
 
 def _kin(a: Tensor, b: Tensor) -> float:
@@ -78,13 +79,14 @@ def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Ve
         "noise and sample again (SDEdit)": "baseline",
         "edit-friendly, other noise as strong": "control",
         "the sampler's own noise": "control",
+        "the image itself": "floor",
     }
 
     def keep(name: str, metric: str, value: float) -> None:
         found.setdefault((name, metric), []).append(value)
 
-    source, target = placed(0, 0.0, 0.0), placed(0, 0.6, 0.3)
-    grid, skip = uniform_logsnr(VP(), STEPS), 36
+    source, target = placed(0.0, 0.0), placed(0.6, 0.3)
+    grid, skip = uniform_logsnr(VP(), STEPS), SKIP
     for seed in seeds:
         x0 = source.sample(n, Rng(seed, n, "x0"))
         rng = Rng(seed, n, "codes")
@@ -110,8 +112,14 @@ def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Ve
             here = _played(code, source.denoiser(), 0)
             there = _played(code.shifted(3), source.denoiser(), 0)
             keep(name, "moved", _kin(there, here.roll(3, -1)))
+        for name, x in at_their_times(x0, seed).items():
+            keep(name, "kin, theirs", _kin(x, x0))
+            keep(name, "distance, theirs", sliced_wasserstein(x.flatten(1), exact, 64, seed=seed))
         say(f"seed {seed}: done")
-    rows = [row(name, roles[name], metric, each, DATA) for (name, metric), each in found.items()]
+    rows = [
+        row(name, roles[name], metric, each, THEIRS if metric.endswith("theirs") else DATA)
+        for (name, metric), each in found.items()
+    ]
     if scale is Scale.full:
         rows += _on_images(say)
 
@@ -120,6 +128,9 @@ def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Ve
         kin = {name: value[name, "kin"] for name in roles if (name, "kin") in value}
         moved, native = value["edit-friendly", "moved"], value["the sampler's own noise", "moved"]
         white = value["dpm-encoder", "moved"]
+        edit, sdedit = "edit-friendly", "noise and sample again (SDEdit)"
+        theirs, rival, again = (value[name, "kin, theirs"] for name in (edit, "dpm-encoder", sdedit))
+        near, before = (value[name, "distance, theirs"] for name in (edit, "the image itself"))
         images = [value[name, "error on images"] for name in ENCODERS if (name, "error on images") in value]
         exact = {f"and of Fashion-MNIST, by either code ({max(images):.1e})": max(images) < 1e-5} if images else {}
         return {
@@ -133,11 +144,30 @@ def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Ve
                 "edit-friendly, other noise as strong"
             ]
             < kin["edit-friendly"] - 0.2,
+            f"at the authors' own times too it is kin ({theirs:.2f}), more so than sampled again ({again:.2f}), and "
+            f"than by a sampler's noise ({rival:.2f})": theirs > again + 0.2 and theirs > rival,
+            f"and nearer to the target's law than the image was ({near:.3f}, {before:.3f})": near < before / 2,
             f"moved with its noise it stays itself ({moved:.2f}), and with native noise it does not ({native:.2f}; "
             f"dpm-encoder {white:.2f})": moved > native + 0.1,
         }
 
     return judged(PAPER, rows, checks, began)
+
+
+def at_their_times(x0: Tensor, seed: int) -> dict[str, Tensor]:
+    """Edits of x0 with labels 991, ..., 11, 1 of Stable Diffusion's table, begun at a logsnr of -1.9, not of -9.1."""
+    table = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
+    source, target = placed(0.0, 0.0, table).denoiser(), placed(0.6, 0.3, table).denoiser()
+    labels = 10 * torch.arange(STEPS, dtype=torch.float64).flip(0) + 1
+    grid, rng = torch.cat([(labels + 1) / 1000, labels.new_zeros(1)]), Rng(seed, len(x0), "their codes")
+    codes = {name: finish(drive(source, encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
+    codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, len(x0), "mixed"))
+    made = {name: _played(code, target, SKIP) for name, code in codes.items()}
+    noise = finish(drive(source, ddim_inversion, x0, grid[SKIP:], rng))
+    made["ddim inversion"] = finish(drive(target, ddim, noise, grid[SKIP:], rng))
+    noisy = table.noise(x0, float(grid[SKIP]), rng).xt
+    made["noise and sample again (SDEdit)"] = finish(drive(target, ancestral, noisy, grid[SKIP:], rng))
+    return made | {"the image itself": x0}
 
 
 def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:

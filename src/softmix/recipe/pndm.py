@@ -21,8 +21,8 @@ PAPER = Paper(
 )
 FOUND = (
     "on its chain F-PNDM at 59 evaluations is twice as near as DDIM at 250, and nearer than the same rule on x with "
-    "exact slopes; DDIM at 250 on times even in logsnr is nearer yet, and 2M at 59 seven times; on images at 20 PLMS is "
-    "a little better than 2M, and F-PNDM than DDIM"
+    "exact slopes; DDIM at 250 on times even in logsnr is nearer yet, and 2M at 59 seven times; on images at 20 PLMS "
+    "is a little better than 2M, and F-PNDM than DDIM"
 )
 
 WAYS = (

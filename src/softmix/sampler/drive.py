@@ -48,6 +48,13 @@ def _answer(denoiser: Denoiser, ask: Ask, cond: Tensor | None) -> Posterior:
     return denoiser(ask.x, ask.t, cond)
 
 
+def _falling(grid: Tensor) -> None:
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"a sampler needs a grid of at least two falling times; found shape {list(grid.shape)}")
+    if not (grid.diff() < 0).all():
+        raise ValueError(f"a step back needs s < t: give a grid of times that falls; found {grid.tolist()[:8]}")
+
+
 def drive(
     denoiser: Denoiser,
     sampler: Callable[[Gaussian, Tensor, Tensor, Rng], Generator[Ask, Posterior, T]],
@@ -63,10 +70,7 @@ def drive(
     `edit_friendly`, is driven the same way, from the images on, and its value is their code. gradients : through the
     whole run, where x, the code or the weights want them; all of its steps are then held in memory.
     """
-    if grid.ndim != 1 or len(grid) < 2:
-        raise ValueError(f"a sampler needs a grid of at least two falling times; found shape {list(grid.shape)}")
-    if not (grid.diff() < 0).all():
-        raise ValueError(f"a step back needs s < t: give a grid of times that falls; found {grid.tolist()[:8]}")
+    _falling(grid)
     # without gradients inside a question or an answer; between them the caller's own setting holds
     within = torch.enable_grad if gradients else torch.no_grad
     run = sampler(cast(Gaussian, denoiser.process), x, grid, rng)
@@ -135,6 +139,7 @@ def sample(
         )
     if grid is None:
         grid = known.grid(process, steps) if at == 1 else rest(process, steps, at)
+    _falling(grid)
     done, starts = [], None
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")

@@ -198,9 +198,14 @@ class Expressway:
         return road
 
     def __call__(self, process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
+        return process.noise(self.drawn(process, shape, t, rng), t, rng).xt
+
+    def drawn(self, process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
+        """T(z) as it is, [*shape]: the authors' own start, whose targets are stored with noise of the level t, once and
+        for all. A sampler without noise then makes as many different images as there are targets."""
         if self.shuffled:
             chosen = rng.integers(len(self.h), (shape[0], 1))[:, 0]
         else:
             chosen = self.index(rng.uniform((shape[0], self.flat.shape[1])))
         there = self.targets.to(chosen.device)[chosen].reshape(*shape)
-        return process.noise(there.to(torch.get_default_dtype()), t, rng).xt
+        return there.to(torch.get_default_dtype())
