@@ -56,7 +56,8 @@ def dpm_solver_v3(
 
     corrects : take each step again when the mean at its end is known. "full": by the polynomial through the `order`
     times and the new one, which raises the order by one. "published": the authors' corrector, through as many times as
-    the step was made from, the new one among them. "pseudo": their other, through all of them, with pseudo differences.
+    the step was made from, the new one among them; the first step is left as it was. "pseudo": their other, through
+    all of them, with pseudo differences.
     differences : of the predictor. "pseudo": the authors' for 5 steps and fewer, a series in u with divided differences
     in the place of derivatives; of order 2 at most. As a predictor of order 2 it is the exact one.
     Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16 and appendix B; the correctors and pseudo
