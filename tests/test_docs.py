@@ -133,7 +133,8 @@ def test_the_worked_example(tmp_path: Path) -> None:
     _listed(package / "sampler/__init__.py", "SAMPLERS", "from .ralston import ralston", "ralston")
     _listed(package / "recipe/__init__.py", "RECIPES", "from . import ralston", "ralston")
     command = [sys.executable, "-m", "softmix", "reproduce", "ralston", "--quick", "--out", "verdict"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     verdict = json.loads((tmp_path / "verdict/verdict.json").read_text())

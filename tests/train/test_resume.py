@@ -98,10 +98,12 @@ def test_a_run_that_is_told_to_stop_finishes_its_step_saves_and_says_how_to_go_o
     process = subprocess.Popen(command(run), env=quiet(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and steps_of(run) < 50:
         time.sleep(0.002)
-    # a second process is refused while the first is at it
+    # a second process is refused while the first is at it; held, for a quick machine would be at the end before that
+    process.send_signal(signal.SIGSTOP)
     other = subprocess.run(command(run), env=quiet(), capture_output=True, text=True, check=False)
     assert other.returncode == 2 and "by another process" in other.stderr
     process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
     assert process.stderr is not None
     said = process.stderr.read()
     assert process.wait(30) == 128 + number
