@@ -15,11 +15,14 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import data, denoiser, evaluate, loss, net, posterior, process, sampler
+    from .cond import Cond, CondSpec
     from .rng import Rng
     from .sampler import sample
     from .train import Config, load, preset, train, training
 
 __all__ = [
+    "Cond",
+    "CondSpec",
     "Config",
     "Rng",
     "__version__",
@@ -41,12 +44,14 @@ __all__ = [
 # The module that a name is taken from; rooms and the ground floor are taken whole. hub brings diffusers with it, an
 # extra.
 _FROM = {
+    "Cond": "cond",
+    "CondSpec": "cond",
     "Rng": "rng",
     "sample": "sampler",
     **dict.fromkeys(("Config", "load", "preset", "train", "training"), "train"),
 }
 _ROOMS = ("data", "denoiser", "evaluate", "hub", "loss", "net", "oracle", "posterior", "process", "sampler")
-_GROUND = ("config", "picture", "rng", "shape")
+_GROUND = ("cond", "config", "picture", "rng", "shape")
 
 
 class _Package(ModuleType):

@@ -1,0 +1,210 @@
+"""Ground floor: conditions, that is, what a denoiser is told of an item beside x_t."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Part = Literal["label", "image", "value", "context"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class CondError(ValueError):
+    """A condition that a model was not built for, or parts of it that do not fit each other."""
+
+
+@dataclass(frozen=True)
+class CondSpec:
+    """Which conditions there are: what data offer, and what a network is built for.
+
+    labels : (name, number of classes) of each label, for example (("class", 10),).
+    image : channels of an image on the grid of x_t, 0 for none.
+    values : how many real numbers.
+    context : the width of a token, 0 for none.
+    """
+
+    labels: tuple[tuple[str, int], ...] = ()
+    image: int = 0
+    values: int = 0
+    context: int = 0
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.labels]
+        if len(set(names)) != len(names) or set(names) & set(PARTS) - {"label"}:
+            raise CondError(f"labels need names of their own, other than {', '.join(PARTS)}; found {names}")
+        if any(count < 1 for _, count in self.labels) or min(self.image, self.values, self.context) < 0:
+            raise CondError(f"a label has at least one class, and no number is below 0; found {self}")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that there are, in the order of `PARTS`."""
+        sizes = (len(self.labels), self.image, self.values, self.context)
+        return tuple(part for part, size in zip(PARTS, sizes, strict=True) if size)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the first label, 0 without labels."""
+        return self.labels[0][1] if self.labels else 0
+
+    def __str__(self) -> str:
+        said = [f"the label {name} ({count} classes)" for name, count in self.labels]
+        said += [f"an image of {self.image} channels"] * bool(self.image)
+        said += [f"{self.values} real numbers"] * bool(self.values)
+        said += [f"a context of tokens of width {self.context}"] * bool(self.context)
+        return ", ".join(said) or "no condition"
+
+    def check(self, cond: Cond | None, size: tuple[int, ...] | None = None) -> None:
+        """Raises CondError for a part that is not in this specification, or is of another size.
+
+        size : of x_t, without its channels; an image has to be on the same grid.
+        """
+        if cond is None:
+            return
+        other = [part for part in cond.parts if part not in self.parts]
+        if other:
+            raise CondError(f"the condition has {' and '.join(other)}, and the model was built for {self}")
+        self._labels(cond.label)
+        sizes = {"image": self.image, "value": self.values}
+        for part, wanted in sizes.items():
+            tensor: Tensor | None = getattr(cond, part)
+            if tensor is not None and tensor.shape[1] != wanted:
+                raise CondError(f"{part} has the shape {list(tensor.shape)}, and the model was built for {self}")
+        if cond.context is not None and cond.context.shape[2] != self.context:
+            raise CondError(f"context has the shape {list(cond.context.shape)}, and the model was built for {self}")
+        if cond.image is not None and size is not None and tuple(cond.image.shape[2:]) != tuple(size):
+            raise CondError(f"the image has the size {list(cond.image.shape[2:])}, and x_t has {list(size)}")
+
+    def _labels(self, label: Tensor | None) -> None:
+        if label is None:
+            return
+        columns = label[:, None] if label.ndim == 1 else label
+        if columns.shape[1] != len(self.labels):
+            raise CondError(f"label has {columns.shape[1]} columns, and the model was built for {self}")
+
+    def only(self, parts: Sequence[Part]) -> CondSpec:
+        """The specification of these parts alone."""
+        full = {"label": "labels", "image": "image", "value": "values", "context": "context"}
+        return CondSpec(**{full[part]: getattr(self, full[part]) for part in self.parts if part in parts})
+
+
+@dataclass(frozen=True, eq=False)
+class Cond:
+    """What is known of a batch of items. Each part may be None, and may be missing for some items.
+
+    label : [B], or [B, K] for K labels: integers; -1 where it is not given.
+    image : [B, C', *size] on the grid of x_t; nan in the whole item where it is not given.
+    value : [B, K] real numbers; nan where one is not given.
+    context : [B, L, D] tokens, with `mask` [B, L], True where there is one; no mask: all are there. An item without
+        any token is one whose context is not given.
+
+    Raises CondError for parts of other types or of different lengths.
+    """
+
+    label: Tensor | None = None
+    image: Tensor | None = None
+    value: Tensor | None = None
+    context: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        axes = {"label": (1, 2), "image": (3, 4, 5), "value": (2,), "context": (3,), "mask": (2,)}
+        lengths = {}
+        for name, allowed in axes.items():
+            tensor: Tensor | None = getattr(self, name)
+            if tensor is None:
+                continue
+            if tensor.ndim not in allowed:
+                said = " or ".join(map(str, allowed))
+                raise CondError(f"{name} has {said} axes; found the shape {list(tensor.shape)}")
+            lengths[name] = len(tensor)
+        if len(set(lengths.values())) > 1:
+            raise CondError(f"the parts of a condition are for one batch; found {lengths}")
+        if self.label is not None and (self.label.is_floating_point() or self.label.dtype == torch.bool):
+            raise CondError(
+                f"label holds integers; found {self.label.dtype}. Real numbers are value, tokens are context"
+            )
+        if self.mask is not None and (self.context is None or self.mask.shape != self.context.shape[:2]):
+            raise CondError("mask says which tokens of context there are, and has its first two sizes")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that are not None."""
+        return tuple(part for part in PARTS if getattr(self, part) is not None)
+
+    def __len__(self) -> int:
+        return next((len(getattr(self, part)) for part in self.parts), 0)
+
+    def take(self, items: Tensor | slice) -> Cond:
+        """The condition of some of the items."""
+        return self._each(lambda tensor: tensor[items.to(tensor.device) if isinstance(items, Tensor) else items])
+
+    def to(self, device: torch.device | str) -> Cond:
+        return self._each(lambda tensor: tensor.to(device))
+
+    def repeat(self, m: int) -> Cond:
+        """The whole batch m times, draw by draw: [B, ...] -> [m B, ...]."""
+        return self._each(lambda tensor: tensor.repeat(m, *(1,) * (tensor.ndim - 1)))
+
+    def expand(self, n: int) -> Cond:
+        """A condition of one item for n items."""
+        return self._each(lambda tensor: tensor.expand(n, *tensor.shape[1:]))
+
+    def dropped(self, given: Tensor, part: Part, column: int | None = None) -> Cond:
+        """The same, with a part given to the items where `given` [B] is True and to no others.
+
+        column : of the labels, one of several.
+        """
+        tensor: Tensor | None = getattr(self, part)
+        if tensor is None:
+            raise CondError(f"{part} was to be dropped, and the condition has {', '.join(self.parts) or 'nothing'}")
+        keep = given.to(tensor.device).reshape(-1, *(1,) * (tensor.ndim - 1))
+        if part == "context":
+            mask = self.mask if self.mask is not None else keep.new_ones(tensor.shape[:2])
+            return replace(self, mask=mask & keep[:, :, 0])
+        if part == "label":
+            keep = keep.expand_as(tensor)
+            if column is not None:
+                others = torch.arange(tensor.shape[1], device=tensor.device) != column
+                keep = keep | others
+            return replace(self, label=torch.where(keep, tensor, -1))
+        return replace(self, **{part: torch.where(keep, tensor, torch.nan)})
+
+    def without(self, names: Sequence[str], spec: CondSpec) -> Cond:
+        """The same, with nothing given of the parts or labels of these names: what guidance is measured from."""
+        found = self
+        none = torch.zeros(len(self), dtype=torch.bool)
+        labels = [name for name, _ in spec.labels]
+        for name in names:
+            if name in labels and name != "label":
+                several = self.label is not None and self.label.ndim == 2
+                found = found.dropped(none, "label", labels.index(name) if several else None)
+            elif name in PARTS:
+                found = found.dropped(none, name)
+            else:
+                raise CondError(f"{name!r} was to be dropped; there are {', '.join([*self.parts, *labels])}")
+        return found
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
+        parts = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        return Cond(**{name: change(tensor) for name, tensor in parts if tensor is not None})
+
+
+def joined(conds: Sequence[Cond]) -> Cond:
+    """Batches one after another; all have the same parts."""
+    first = conds[0]
+    return Cond(
+        **{
+            name: torch.cat([getattr(cond, name) for cond in conds])
+            for name in first.__dataclass_fields__
+            if getattr(first, name) is not None
+        }
+    )
+
+
+def as_cond(cond: Cond | Tensor | None) -> Cond | None:
+    """A condition as it was given, or a tensor of labels [B] as one."""
+    return Cond(label=cond) if isinstance(cond, Tensor) else cond
