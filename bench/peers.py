@@ -17,7 +17,6 @@ import math
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,8 +90,8 @@ def throughput(python: Path, options: argparse.Namespace) -> None:
             extra = ["--compile"] if compiled else []
             found = ask(python, "speed", name, "--width", width, "--seconds", options.seconds, *extra)
             rows.append((name + (", compiled" if compiled else ""), found["images_per_second"], found["parameters"]))
-    plain = replace(preset("plain", (1, 28, 28)), batch=64, steps=10**6)
-    soft = replace(plain, head=SoftHead(mean="none"), loss=Energy(m=2, weight="v"))
+    plain = preset("plain", (1, 28, 28)).but(batch=64, steps=10**6)
+    soft = plain.but(head=SoftHead(mean="none"), loss=Energy(m=2, weight="v"))
     ours = {"softmix, plain": plain, "softmix, energy score of 2 draws": soft}
     for name, config in ours.items():
         made = trainer(config)
@@ -198,7 +197,7 @@ def clean(denoiser: Denoiser, x: torch.Tensor, ratio: float) -> torch.Tensor:
 def recommended(minutes: float) -> dict[str, Config]:
     """softmix as it recommends itself: its presets."""
     shape = (1, 28, 28)
-    return {name: replace(preset(name, shape), minutes=minutes) for name in ("plain", "smd")}  # type: ignore[arg-type]
+    return {name: preset(name, shape).but(minutes=minutes) for name in ("plain", "smd")}  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -40,16 +40,16 @@ NETS: dict[str, NetSpec] = {"U-Net 64": UNetSpec(width=64, depth=1), "DiT 192 x 
 
 def plain(net: NetSpec, batch: int = 64, side: int = 28) -> Config:
     """The row that the others are compared with."""
-    base = replace(preset("smd", (1, side, side)), net=net, batch=batch, steps=10**6)
-    return replace(base, head=PointHead(), loss=Square("v"))
+    base = preset("smd", (1, side, side)).but(net=net, batch=batch, steps=10**6)
+    return base.but(head=PointHead(), loss=Square("v"))
 
 
 def soft(base: Config, where: str, m: int) -> Config:
-    return replace(base, head=SoftHead(where, mean="none"), loss=Energy(m=m, weight="v"))  # type: ignore[arg-type]
+    return base.but(head=SoftHead(where, mean="none"), loss=Energy(m=m, weight="v"))  # type: ignore[arg-type]
 
 
 def feature(base: Config) -> Config:
-    return replace(base, head=SoftHead(), loss=FeatureEnergy())
+    return base.but(head=SoftHead(), loss=FeatureEnergy())
 
 
 def trainer(config: Config, side: int = 28, second: bool = False) -> Trainer:
@@ -103,7 +103,7 @@ def training(seconds: float) -> None:
             took = seconds_each(made.advance, seconds)
             first = first or took
             done = operations(made) / took / 1e9
-            count = sum(p.numel() for p in made.network.parameters())
+            count = sum(p.numel() for p in made.model.parameters())
             print(
                 f"| {name} | {label} | {64 / took:.0f} | {took / first:.2f} | {done:.0f} | {done / rate:.2f} "
                 f"| {count:,} |",

@@ -9,7 +9,6 @@ a report. Run again, it goes on where it was cut off.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +31,7 @@ def main() -> None:
     results, rows = [], [("real", to_uint8(held_out.x0(slice(0, 16))))]
     for name in MODELS:
         print(f"\n== {name}: training for {options.minutes:g} minutes on {len(train)} digits")
-        config = replace(softmix.preset(name, train.shape), minutes=options.minutes)
+        config = softmix.preset(name, train.shape).but(minutes=options.minutes)
         model = softmix.train(train, config, options.out / name)
         result = judge(
             model.denoiser, train, held_out, title=name, steps=STEPS, sampler=model.sampler, n=1000, cache=cache()

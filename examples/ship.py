@@ -29,8 +29,6 @@ def main() -> None:
     parser.add_argument("--made", required=True, help="the command that trained it")
     options = parser.parse_args()
     model = softmix.load(options.run)
-    if getattr(model.config.loss, "mean", 1) == 0:
-        raise SystemExit("this run believes in a network that it kept: two networks are not shipped")
     found = checkpoint.latest(options.run / "checkpoints", only=(model.weights,))
     assert found is not None
     half = {entry: {k: v.to(torch.float16) for k, v in parts.items()} for entry, parts in found.tensors.items()}

@@ -32,7 +32,7 @@ def test_every_row_trains(name: str, digits: Data, tmp_path: Path) -> None:
     for _ in range(config.steps or 0):
         loss, norm = trainer.advance()
         assert loss == loss and norm > 0
-    assert (trainer.kept is not None) == hasattr(config.loss, "keeps")
+    assert (trainer.kept is not None) == hasattr(config.task.loss, "keeps")
 
 
 def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
 
     def parameters(name: str) -> int:
         config = ROWS[name].change(base(digits.shape, SETS["digits"][2], 640, 0), digits.shape)
-        network = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path).network
+        network = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path).model
         return sum(p.numel() for p in network.parameters())
 
     assert parameters("feature score, eta = 0") == parameters("feature score")

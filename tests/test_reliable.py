@@ -10,7 +10,6 @@ import pickle
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def call(*arguments: object) -> tuple[int, str]:
 
 def small(**changes: object) -> softmix.Config:
     base = softmix.preset("smd", (2,))
-    return replace(base, net=MLPSpec(width=16, depth=2), batch=32, steps=12, save=4, **changes)  # type: ignore[arg-type]
+    return base.but(net=MLPSpec(width=16, depth=2), batch=32, steps=12, save=4, **changes)  # type: ignore[arg-type]
 
 
 # an item depends on nothing but itself
@@ -285,7 +284,7 @@ def test_data_that_vanish_while_a_run_goes_on_are_not_missed(tmp_path: Path) -> 
     for k in range(20):
         Image.fromarray(np.full((8, 8), 10 * k, dtype=np.uint8)).save(folder / f"{k}.png")
     data = load_data(folder)
-    config = replace(softmix.preset("plain", data.shape), net=UNetSpec(width=8, depth=1), batch=8, steps=4)
+    config = softmix.preset("plain", data.shape).but(net=UNetSpec(width=8, depth=1), batch=8, steps=4)
     for step in training(data, config, tmp_path / "run"):
         if step.step == 2:
             shutil.rmtree(folder)
@@ -295,7 +294,7 @@ def test_data_that_vanish_while_a_run_goes_on_are_not_missed(tmp_path: Path) -> 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read in /proc")
 def test_memory_and_open_files_do_not_grow(tmp_path: Path) -> None:
     data = load_data("toy:ring", limit=500)
-    config = replace(small(), steps=2100, save=50)
+    config = small().but(steps=2100, save=50)
 
     def held() -> tuple[float, int]:
         gc.collect()

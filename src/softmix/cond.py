@@ -91,6 +91,9 @@ class CondSpec:
         return CondSpec(**{full[part]: getattr(self, full[part]) for part in self.parts if part in parts})
 
 
+NONE = CondSpec()
+
+
 @dataclass(frozen=True, eq=False)
 class Cond:
     """What is known of a batch of items. Each part may be None, and may be missing for some items.
@@ -142,6 +145,9 @@ class Cond:
         """The condition of some of the items."""
         return self._each(lambda tensor: tensor[items.to(tensor.device) if isinstance(items, Tensor) else items])
 
+    # as of a tensor of labels
+    __getitem__ = take
+
     def to(self, device: torch.device | str) -> Cond:
         return self._each(lambda tensor: tensor.to(device))
 
@@ -172,6 +178,11 @@ class Cond:
                 keep = keep | others
             return replace(self, label=torch.where(keep, tensor, -1))
         return replace(self, **{part: torch.where(keep, tensor, torch.nan)})
+
+    def only(self, parts: Sequence[Part]) -> Cond:
+        """These parts alone, with the mask of a context."""
+        names = [*parts, *(("mask",) if "context" in parts else ())]
+        return Cond(**{name: getattr(self, name) for name in names})
 
     def without(self, names: Sequence[str], spec: CondSpec) -> Cond:
         """The same, with nothing given of the parts or labels of these names: what guidance is measured from."""

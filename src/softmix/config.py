@@ -13,8 +13,10 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any, Literal, TypeGuard, TypeVar, Union, cast
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, cast
 
 JSON = None | bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"]
 T = TypeVar("T")
@@ -25,12 +27,22 @@ _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a t
 _SUPPORTED = "int, float, bool, str, None, Literal, tuple, unions of these, and frozen dataclasses"
 
 
+# Classes of the caller's own, beside those of every union. They are given, and never looked up.
+_PARTS: ContextVar[tuple[type, ...]] = ContextVar("_PARTS", default=())
+
+
+class Open:
+    """Marks an annotation of one class, `Annotated[Denoise, Open]`, that is written as a union is: with its kind."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be read or written; the sentence begins with the path of the fault."""
 
 
-def to_json(obj: object) -> JSON:
+def to_json(obj: object, parts: Sequence[type] = ()) -> JSON:
     """The configuration `obj`, an instance of a frozen dataclass, as JSON values in the order of its fields.
+
+    parts : frozen dataclasses of the caller's own that may stand wherever a class of a union may.
 
     A tuple becomes a list, and an integer in a float field a float. A dataclass whose field is annotated
     with a union carries its class as {"kind": "ClassName"}.
@@ -40,10 +52,11 @@ def to_json(obj: object) -> JSON:
     """
     if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
         raise ConfigError(f"an instance of a frozen dataclass was expected as a configuration, {_show(obj)} was given")
-    return cast(JSON, _guarded(_encode, type(obj), obj))
+    with _also(parts):
+        return cast(JSON, _guarded(_encode, type(obj), obj))
 
 
-def from_json(cls: type[T], data: JSON) -> T:
+def from_json(cls: type[T], data: JSON, parts: Sequence[type] = ()) -> T:
     """The instance of the frozen dataclass `cls` that `to_json` turned into `data`: from_json(cls, to_json(x)) == x.
 
     No key may be unknown. A key that is missing takes its default, if it has one: `to_json` writes every key,
@@ -54,15 +67,28 @@ def from_json(cls: type[T], data: JSON) -> T:
     """
     if not _is_class(cls):
         raise ConfigError(f"a frozen dataclass was expected to read a configuration into, {cls!r} was given")
-    return cast(T, _guarded(_decode, cls, data))
+    with _also(parts):
+        return cast(T, _guarded(_decode, cls, data))
 
 
-def dumps(obj: object) -> str:
+@contextmanager
+def _also(parts: Sequence[type]) -> Iterator[None]:
+    for part in parts:
+        if not _is_class(part):
+            raise ConfigError(f"parts are frozen dataclasses, {part!r} was given")
+    before = _PARTS.set((*_PARTS.get(), *parts))
+    try:
+        yield
+    finally:
+        _PARTS.reset(before)
+
+
+def dumps(obj: object, parts: Sequence[type] = ()) -> str:
     """`to_json(obj)` as indented text that ends with a line break: what goes into config.json."""
-    return _text(to_json(obj), indent=2) + "\n"
+    return _text(to_json(obj, parts), indent=2) + "\n"
 
 
-def loads(cls: type[T], text: str | bytes) -> T:
+def loads(cls: type[T], text: str | bytes, parts: Sequence[type] = ()) -> T:
     """The instance of `cls` that `dumps` wrote; ConfigError for any other text."""
     try:
         data = json.loads(text, object_pairs_hook=_no_twins)
@@ -70,7 +96,7 @@ def loads(cls: type[T], text: str | bytes) -> T:
         raise
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config: JSON was expected, but the text cannot be read: {error}") from error
-    return from_json(cls, data)
+    return from_json(cls, data, parts)
 
 
 def canonical(data: JSON) -> str:
@@ -149,6 +175,8 @@ def _walk(step: _Step, kind: Any, value: Any, path: str) -> Any:
         return _tuple(step, typing.get_args(kind), value, path)
     if origin in (Union, types.UnionType):
         return _union(step, typing.get_args(kind), value, path)
+    if origin is Annotated and Open in typing.get_args(kind):
+        return _union(step, typing.get_args(kind)[:1], value, path)
     raise ConfigError(f"{path}: its annotation, {_name(kind)}, cannot be kept as JSON; use {_SUPPORTED}")
 
 
@@ -191,6 +219,8 @@ def _tuple(step: _Step, members: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _union(step: _Step, members: tuple[Any, ...], value: Any, path: str) -> Any:
+    own = _PARTS.get() if any(map(_is_class, members)) else ()
+    members = (*members, *(part for part in own if part not in members))
     classes = {member.__name__: member for member in members if _is_class(member)}
     plain = [member for member in members if not _is_class(member)]
     if len(classes) + len(plain) != len(members):
@@ -212,6 +242,11 @@ def _union(step: _Step, members: tuple[Any, ...], value: Any, path: str) -> Any:
     raise _expected(path, " or ".join([*map(_name, plain), *classes]), value)
 
 
+def _hint(kind: object) -> str:
+    known = isinstance(kind, str) and kind.isidentifier()
+    return "; a part of your own is given by parts=(ITS_CLASS,)" if known else ""
+
+
 def _tagged(cls: type, value: object, path: str) -> dict[str, Any]:
     fields = _encode_class(cls, value, path)
     if _KIND in fields:
@@ -223,7 +258,7 @@ def _untagged(classes: Mapping[str, type], value: Mapping[str, Any], path: str) 
     kind = value.get(_KIND)
     if not isinstance(kind, str) or kind not in classes:
         found = f"{_show(kind)} was found" if _KIND in value else "there is none"
-        raise ConfigError(f"{path}.{_KIND}: one of {', '.join(map(_show, classes))} was expected, {found}")
+        raise ConfigError(f"{path}.{_KIND}: one of {', '.join(map(_show, classes))} was expected, {found}{_hint(kind)}")
     rest = {key: one for key, one in value.items() if key != _KIND}
     return _decode_class(classes[kind], rest, path)
 
@@ -265,7 +300,7 @@ def _fields(cls: type) -> dict[str, Any]:
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ConfigError(f"{cls.__name__}: a configuration must be frozen; write @dataclass(frozen=True)")
     try:
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
     except Exception as error:
         raise ConfigError(
             f"{cls.__name__}: its annotations cannot be read ({error}); move it to a module's top"

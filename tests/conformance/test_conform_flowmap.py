@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,10 +166,10 @@ def test_flow_maps_learn_the_monotone_map(name: str, most: float, tmp_path: Path
     """
     config = preset(name, (1,))  # type: ignore[arg-type]
     net, optimiser = MLPSpec(width=64, depth=3, frequencies=4), Optimiser(rate=2e-3, decay=0.8)
-    config = replace(config, net=net, steps=600, batch=256, optimiser=optimiser)
-    problem = correlated((1,), config.process)
+    config = config.but(net=net, steps=600, batch=256, optimiser=optimiser)
+    problem = correlated((1,), config.task.process)
     data = make("line", problem.sample(20000, Rng(0, 20000)).float(), None, (), Report(read=20000))
     model = softmix.train(data, config, tmp_path / "run")
-    x = config.process.prior((2000, 1), Rng(5, 2000)).double().sort(0).values[20:-20]
-    end = finish(drive(model.denoiser, ddim, x.float(), config.process.grid(1), Rng(0, len(x))))
+    x = config.task.process.prior((2000, 1), Rng(5, 2000)).double().sort(0).values[20:-20]
+    end = finish(drive(model.denoiser, ddim, x.float(), config.task.process.grid(1), Rng(0, len(x))))
     assert float((end - problem.flow(x, 1.0, 0.0)).abs().mean()) < most

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ def test_softmix_export_writes_over_nothing(
 
 
 def test_softmix_export_says_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = softmix.train(load("toy:grid"), replace(preset("plain", (2,)), steps=2), tmp_path / "run")
+    few = softmix.train(load("toy:grid"), preset("plain", (2,)).but(steps=2), tmp_path / "run")
     with pytest.raises(SystemExit) as end:
         main(["export", str(few.path), str(tmp_path / "points")])
     assert end.value.code == 2 and "square images" in capsys.readouterr().err

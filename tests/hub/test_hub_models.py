@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +367,7 @@ def test_a_soft_mixture_keeps_its_draws(trained: Callable[..., Model], tmp_path:
 def test_what_is_not_exported(trained: Callable[..., Model], tmp_path: Path) -> None:
     with pytest.raises(HubError, match="which VE"):
         export(trained("plain", process=VE(), times=Times(by="logsnr")), tmp_path / "ve")
-    few = replace(preset("plain", (2,)), steps=2)
+    few = preset("plain", (2,)).but(steps=2)
     points = softmix.train(load("toy:grid"), few, tmp_path / "points")
     with pytest.raises(HubError, match="square images"):
         export(points, tmp_path / "points")

@@ -87,7 +87,8 @@ def test_a_second_set_adds_to_the_first(tmp_path: Path) -> None:
     found = planned(
         "digits", "--out", tmp_path / "x", "--steps", 1, "--set", "net.width=16", "--set", "batch=4", "drop=0.3"
     )
-    assert (found["config"]["net"]["width"], found["config"]["batch"], found["config"]["drop"]) == (16, 4, 0.3)
+    config = found["config"]
+    assert (config["task"]["net"]["width"], config["batch"], config["task"]["drop"]) == (16, 4, 0.3)
     twice = planned("digits", "--out", tmp_path / "x", "--steps", 1, "--set", "batch=4", "--set", "batch=6")
     assert twice["config"]["batch"] == 6
 
@@ -95,11 +96,11 @@ def test_a_second_set_adds_to_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "path", "value"),
     [
-        (("--classes",), "config.classes", True),
-        ((), "config.classes", False),
+        (("--classes",), "config.task.classes", True),
+        ((), "config.task.classes", False),
         (("--batch", 5), "config.batch", 5),
-        (("--flip",), "config.flip", True),
-        ((), "config.flip", False),
+        (("--flip",), "config.task.flip", True),
+        ((), "config.task.flip", False),
         (("--seed", 7), "config.seed", 7),
         (("--minutes", 2.5), "config.minutes", 2.5),
         (("--minutes", 2.5), "config.steps", None),
@@ -110,8 +111,8 @@ def test_a_second_set_adds_to_the_first(tmp_path: Path) -> None:
         (("--hold-out", 0.25), "facts.count", 12),
         (("--hold-out", 0.25), "facts.origin.hold_out", 0.25),
         (("--classes",), "facts.class_names", ["cats", "dogs"]),
-        (("--model", "plain"), "config.head.kind", "PointHead"),
-        ((), "config.head.kind", "SoftHead"),
+        (("--model", "plain"), "config.task.head.kind", "PointHead"),
+        ((), "config.task.head.kind", "SoftHead"),
     ],
 )
 def test_what_is_said_is_in_config_json(photos: Path, said: tuple[object, ...], path: str, value: object) -> None:
@@ -278,10 +279,10 @@ def test_the_card_says_what_the_run_is(ring: Path) -> None:
         "# ring",
         "trained with softmix 0.1.0 on toy:ring: 60 items of shape (2,)",
         run.facts.fingerprint,
-        f"- network: `{run.config.net}`",
-        f"- posterior head: `{run.config.head}`",
-        f"- loss: `{run.config.loss}`",
-        f"- process: `{run.config.process}`",
+        f"- network: `{run.config.task.net}`",
+        f"- posterior head: `{run.config.task.head}`",
+        f"- loss: `{run.config.task.loss}`",
+        f"- process: `{run.config.task.process}`",
         "- 6 steps of 8 items, seed 0, fp32",
         "2309.14068",
     ):
@@ -318,7 +319,7 @@ def test_a_run_starts_from_another_with_its_settings(ring: Path, tmp_path: Path)
     assert "trained steps 1 to 3" in works(*command)
     kept, parent = read_run(child), load(ring)
     assert kept.facts.start is not None and kept.facts.start.fingerprint == parent.fingerprint
-    assert kept.config.net == parent.config.net and (kept.facts.count, kept.config.steps) == (80, 3)
+    assert kept.config.task.net == parent.config.task.net and (kept.facts.count, kept.config.steps) == (80, 3)
     assert f"from the weights {parent.fingerprint} of" in (child / "README.md").read_text()
     assert "nothing was trained" in works(*command)
     assert "no data were named" in refused("train", "--out", tmp_path / "x", "--start", ring, "--steps", 3)

@@ -25,6 +25,7 @@ from softmix.sampler import adams, ancestral, ddim, renoise, soft_adams
 from softmix.train import (
     MODELS,
     Config,
+    Denoise,
     Optimiser,
     Run,
     StoppedError,
@@ -36,8 +37,7 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.config import suited
-from softmix.train.make import assembled, build, trainable
+from softmix.train.make import build, trainable
 from softmix.train.memory import MemoryLackError, enough, free_memory, held_by, is_lack
 from softmix.train.rehearse import fewer, lack, rehearse, too_short
 
@@ -55,13 +55,13 @@ def points(count: int = 200) -> Data:
 
 
 def small(**changes: object) -> Config:
-    base = Config(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), batch=16, steps=8)
-    return replace(base, precision="fp32", **changes)  # type: ignore[arg-type]
+    base = Config(Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v")), batch=16, steps=8)
+    return base.but(precision="fp32", **changes)  # type: ignore[arg-type]
 
 
 def staged(**changes: object) -> Config:
-    base = replace(preset("smd", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=8, steps=8, precision="fp32")
-    return replace(base, **changes)  # type: ignore[arg-type]
+    base = preset("smd", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=8, steps=8, precision="fp32")
+    return base.but(**changes)  # type: ignore[arg-type]
 
 
 def trainer(config: Config, data: Data) -> Trainer:
@@ -93,13 +93,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize("which", ["points", "two stages"])
 def test_a_rehearsal_leaves_weights_averages_and_step_as_they_were(which: str) -> None:
     config, data = (small(), points()) if which == "points" else (staged(), images())
-    one = trainer(replace(config, steps=None, minutes=0.01, optimiser=Optimiser(weight_decay=5.0)), data)
-    right = build(one.run).state_dict()
+    one = trainer(config.but(steps=None, minutes=0.01, optimiser=Optimiser(weight_decay=5.0)), data)
+    right = build(one.run)["model"].state_dict()
     rehearse(one, lambda sentence: None)
-    assert (one.step, one.attempt, one.saved, one.kept) == (0, 0, -1, None) and not one.optimiser.state
-    for found in (one.network.state_dict(), one.ema.tensors(0.05), one.ema.tensors(0.1)):
+    assert (one.step, one.attempt, one.saved, one.kept) == (0, 0, -1, None) and not any(one.optimisers.state().values())
+    for found in (one.model.state_dict(), one.ema.tensors(0.05), one.ema.tensors(0.1)):
         assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
-    assert all(p.grad is None for p in one.parameters)
+    assert all(p.grad is None for p in one.optimisers.parameters())
 
 
 def test_both_stages_of_a_loss_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_who_stops_while_steps_are_tried_leaves_nothing(tmp_path: Path) -> None:
 
 def total_of(config: Config, data: Data, minutes: float) -> tuple[int, list[str]]:
     said: list[str] = []
-    found = rehearse(trainer(replace(config, steps=None, minutes=minutes), data), said.append)
+    found = rehearse(trainer(config.but(steps=None, minutes=minutes), data), said.append)
     assert found.facts.steps is not None
     return found.facts.steps, said
 
@@ -164,13 +164,13 @@ def test_a_step_that_would_take_a_good_part_of_the_minutes_is_judged_by_a_few_it
 ) -> None:
     """Its batch of 16 takes four times what four items take; were it tried twice, half of the minute would be gone."""
     clock(16.0)
-    one, right, now = trainer(small(steps=None, minutes=1.0), points()), Trainer.item_loss, [0.0]
+    one, right, now = trainer(small(steps=None, minutes=1.0), points()), Trainer.losses, [0.0]
 
-    def item_loss(self: Trainer, items: torch.Tensor) -> torch.Tensor:
+    def losses(self: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
         now[0] += float(len(items))
         return right(self, items)
 
-    monkeypatch.setattr(Trainer, "item_loss", item_loss)
+    monkeypatch.setattr(Trainer, "losses", losses)
     monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
     found = rehearse(one, lambda sentence: None)
     # 56 of the 60 seconds are left, for steps of 16
@@ -231,7 +231,7 @@ def test_a_run_of_0_1_that_was_stopped_before_its_length_was_known_goes_on(tmp_p
         alone.advance()
     steps.close()
     ours = softmix.load(tmp_path / "run", "model").network.state_dict()
-    assert all(torch.allclose(ours[name], p, atol=1e-7) for name, p in alone.network.state_dict().items())
+    assert all(torch.allclose(ours[name], p, atol=1e-7) for name, p in alone.model.state_dict().items())
 
 
 def test_a_run_too_short_to_be_any_good_says_so(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_run_too_short_to_be_any_good_says_so(tmp_path: Path) -> None:
     softmix.train(points(), small(), tmp_path / "run", say=said.append)
     assert [sentence for sentence in said if "8 steps are few: a model of points" in sentence]
     said.clear()
-    softmix.train(points(), replace(small(), steps=10), tmp_path / "run", say=said.append)
+    softmix.train(points(), small().but(steps=10), tmp_path / "run", say=said.append)
     assert not any("few" in sentence for sentence in said)
     assert too_short(299, False) and too_short(999, True)
     assert too_short(300, False) is None and too_short(1000, True) is None
@@ -259,10 +259,10 @@ def test_the_bar_is_there_while_the_first_step_is_tried(
     softmix.train(points(), small(), tmp_path / "my run", say=lambda sentence: None)
     assert "my run:   0%" in seen[0] and "a step is tried" in seen[0]
     assert "8/8" in capsys.readouterr().err
-    for step in training(points(), replace(small(), steps=12), tmp_path / "my run"):
+    for step in training(points(), small().but(steps=12), tmp_path / "my run"):
         if step.step == 9:
             break
-    softmix.train(points(), replace(small(), steps=12), tmp_path / "my run", say=lambda sentence: None)
+    softmix.train(points(), small().but(steps=12), tmp_path / "my run", say=lambda sentence: None)
     assert "12/12" in capsys.readouterr().err
 
 
@@ -276,14 +276,14 @@ class Lacking:
         self.room, self.since = room, since
 
     def __call__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        right = Trainer.item_loss
+        right = Trainer.losses
 
-        def item_loss(one: Trainer, items: torch.Tensor) -> torch.Tensor:
+        def losses(one: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
             if len(items) > self.room and one.step >= self.since:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 byte")
             return right(one, items)
 
-        monkeypatch.setattr(Trainer, "item_loss", item_loss)
+        monkeypatch.setattr(Trainer, "losses", losses)
 
 
 def weights(out: Path) -> torch.Tensor:
@@ -308,7 +308,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved_before_the_run_begin
     assert 0 < apart < 2e-6
     monkeypatch.undo()
     # a run that is continued does the same, where there is room again too
-    for step in training(points(), replace(small(), steps=12), tmp_path / "parts"):
+    for step in training(points(), small().but(steps=12), tmp_path / "parts"):
         assert step.step > 8
     assert read_run(tmp_path / "parts").facts.parts == ((0, 4),)
 
@@ -336,7 +336,7 @@ def test_a_picture_that_memory_does_not_suffice_for_is_left_out(
     def lacking(self: Trainer) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Trainer, "picture", lacking)
+    monkeypatch.setattr(sys.modules["softmix.train.pictures"], "picture", lacking)
     config = staged(loss=Square("v"), head=PointHead(), steps=2, show=1)
     steps = list(training(images(), config, tmp_path / "run"))
     assert [step.notes for step in steps] == [
@@ -382,7 +382,7 @@ def test_on_a_cpu_the_batch_is_halved_beforehand_where_it_is_not_likely_to_fit(
 ) -> None:
     """A process that takes too much there is killed without an error."""
     one = trainer(small(), points())
-    _, held = held_by(lambda: one.item_loss(torch.arange(4)).sum(), one.parameters)
+    _, held = held_by(lambda: one.losses(torch.arange(4)).sum(), one.optimisers.parameters())
     monkeypatch.setattr(REHEARSE, "free_memory", lambda: held if free == 0 else free)
     if one.device.type != "cpu":
         pytest.skip("an accelerator says what it has not")
@@ -425,27 +425,27 @@ def test_errors_about_memory_are_told_from_others() -> None:
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     one = trainer(small(), points())
-    monkeypatch.setattr(one, "item_loss", lambda items: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(one, "losses", lambda items, turn="model": torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         one.advance()
 
 
 def test_a_step_that_fails_for_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     one = trainer(small(optimiser=Optimiser(accumulate=2)), points())
-    right, calls = one.item_loss, list[int]()
+    right, calls = one.losses, list[int]()
 
-    def second(items: torch.Tensor) -> torch.Tensor:
+    def second(items: torch.Tensor, turn: str = "model") -> torch.Tensor:
         calls.append(len(items))
         if len(calls) == 2:
             raise MemoryError
         return right(items)
 
-    monkeypatch.setattr(one, "item_loss", second)
-    before = [p.detach().clone() for p in one.parameters]
+    monkeypatch.setattr(one, "losses", second)
+    before = [p.detach().clone() for p in one.optimisers.parameters()]
     with pytest.raises(MemoryLackError):
         one.advance()
     assert one.step == 0 and all(
-        torch.equal(a, b) and b.grad is None for a, b in zip(before, one.parameters, strict=True)
+        torch.equal(a, b) and b.grad is None for a, b in zip(before, one.optimisers.parameters(), strict=True)
     )
 
 
@@ -496,9 +496,9 @@ values = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
 values[::2] = 255
 data = make("n", values, None, (), Report(64))
 base = preset("plain", data.shape)
-config = replace(base, batch=512, steps=2, net=UNetSpec(width=32, depth=1, patch=2), precision="fp32", show=99)
+config = base.but(batch=512, steps=2, net=UNetSpec(width=32, depth=1, patch=2), precision="fp32", show=99)
 # one step without a limit: what torch opens at its first step is not what is measured
-for step in training(data, replace(config, batch=8, steps=1), {str(tmp_path / "first")!r}):
+for step in training(data, config.but(batch=8, steps=1), {str(tmp_path / "first")!r}):
     pass
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20,) * 2)
@@ -517,7 +517,7 @@ print(read_run({str(tmp_path / "run")!r}).facts.parts)
 def test_presets_are_what_they_say() -> None:
     picture, point = (1, 28, 28), (2,)
     kinds = {name: preset(name, picture) for name in MODELS}
-    assert {name: type(config.head) for name, config in kinds.items()} == {
+    assert {name: type(config.task.head) for name, config in kinds.items()} == {
         "smd": SoftHead,
         "plain": PointHead,
         "published": PublishedSMD,
@@ -526,7 +526,7 @@ def test_presets_are_what_they_say() -> None:
         "consistency": PointHead,
         "meanflow": MapHead,
     }
-    assert {name: type(config.loss) for name, config in kinds.items()} == {
+    assert {name: type(config.task.loss) for name, config in kinds.items()} == {
         "smd": FeatureEnergy,
         "plain": Square,
         "published": PublishedSquare,
@@ -535,15 +535,23 @@ def test_presets_are_what_they_say() -> None:
         "consistency": Consistency,
         "meanflow": MeanFlow,
     }
-    assert {type(config.process) for name, config in kinds.items() if name not in ("consistency", "meanflow")} == {VP}
-    assert isinstance(kinds["consistency"].process, VE) and isinstance(kinds["meanflow"].process, Flow)
-    assert (kinds["consistency"].output, kinds["meanflow"].output, kinds["plain"].output) == ("edm", "flow", "v")
-    assert kinds["consistency"].times.logsnr == (1.5, 4.0) and kinds["meanflow"].times.logsnr == (0.8, 2.0)
-    assert kinds["smd"].head == SoftHead() and kinds["plain"].loss == Square("v")
-    assert kinds["mixture"].head == MixtureHead(8, "pixel") and kinds["mixture"].loss == Likelihood(0.5)
-    assert preset("mixture", point).head == MixtureHead(64, "item") and preset("mixture", point).loss == Likelihood(0.9)
+    assert {type(config.task.process) for name, config in kinds.items() if name not in ("consistency", "meanflow")} == {
+        VP
+    }
+    assert isinstance(kinds["consistency"].task.process, VE) and isinstance(kinds["meanflow"].task.process, Flow)
+    assert (kinds["consistency"].task.output, kinds["meanflow"].task.output, kinds["plain"].task.output) == (
+        "edm",
+        "flow",
+        "v",
+    )
+    assert kinds["consistency"].task.times.logsnr == (1.5, 4.0) and kinds["meanflow"].task.times.logsnr == (0.8, 2.0)
+    assert kinds["smd"].task.head == SoftHead() and kinds["plain"].task.loss == Square("v")
+    assert kinds["mixture"].task.head == MixtureHead(8, "pixel") and kinds["mixture"].task.loss == Likelihood(0.5)
+    assert preset("mixture", point).task.head == MixtureHead(64, "item") and preset(
+        "mixture", point
+    ).task.loss == Likelihood(0.9)
     ring = preset("smd", point)
-    assert ring.loss == Energy(m=2, weight="v") and ring.head == SoftHead(mean="none")
+    assert ring.task.loss == Energy(m=2, weight="v") and ring.task.head == SoftHead(mean="none")
     assert (ring.batch, ring.optimiser.rate, ring.precision) == (256, 2e-3, "fp32")
     assert (kinds["smd"].optimiser.rate, kinds["smd"].precision) == (1e-3, "auto")
     assert all(config.optimiser.warmup_share == 0.1 for config in (*kinds.values(), ring))
@@ -565,9 +573,9 @@ def test_larger_images_have_smaller_batches(shape: tuple[int, ...], batch: int) 
 
 
 def test_small_images_have_a_network_of_their_own() -> None:
-    assert preset("smd", (1, 16, 16)).net == UNetSpec(width=32, depth=1, patch=1)
-    assert preset("smd", (1, 17, 8)).net == UNetSpec(width=64, depth=1, patch=2)
-    assert preset("smd", (2,)).net == MLPSpec()
+    assert preset("smd", (1, 16, 16)).task.net == UNetSpec(width=32, depth=1, patch=1)
+    assert preset("smd", (1, 17, 8)).task.net == UNetSpec(width=64, depth=1, patch=2)
+    assert preset("smd", (2,)).task.net == MLPSpec()
 
 
 def test_sequences_are_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -588,28 +596,22 @@ def test_sequences_are_refused_with_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_sampler_suits_the_model() -> None:
-    picture = (1, 8, 8)
-    assert suited(preset("plain", picture)) is adams
-    assert suited(preset("mixture", picture)) is ancestral and suited(preset("normal", picture)) is ancestral
-    assert suited(preset("consistency", picture)) is renoise and suited(preset("meanflow", picture)) is ddim
-    soft = suited(preset("smd", picture))
+    suited = {name: preset(name, (1, 8, 8)).task.suited() for name in MODELS}
+    assert suited["plain"] is adams
+    assert suited["mixture"] is ancestral and suited["normal"] is ancestral and suited["published"] is ancestral
+    assert suited["consistency"] is renoise and suited["meanflow"] is ddim
+    soft = suited["smd"]
     assert soft.func is ancestral and soft.keywords == {"eta": 0.0}  # type: ignore[attr-defined]
     run = Run(staged(), facts_of(images(), staged()))
-    assert suited(staged(), Staged(build(run), build(run), -6.0)) is soft_adams
+    assert staged().task.suited(Staged(build(run)["model"], -6.0)) is soft_adams
 
 
 def test_a_run_in_two_stages_gives_a_staged_denoiser_from_its_second_on() -> None:
     run = Run(staged(), facts_of(images(), staged()))
-    network = build(run)
-    assert assembled(run, network, 4, None) is network
-    late = assembled(run, network, 5, None)
-    assert isinstance(late, Staged) and late.soft is late.mean is network and late.until == -6.0
-    longer = replace(run, facts=replace(run.facts, steps=100, ends=(8,)))
-    assert isinstance(assembled(longer, network, 5, None), Staged)
-    unknown = replace(run, facts=replace(run.facts, steps=None))
-    assert assembled(unknown, network, 10**6, None) is network
-    apart = replace(run, config=staged(loss=FeatureEnergy(mean=0.0)))
-    kept = trainer(apart.config, images()).keep()
-    found = assembled(apart, network, 5, kept)
-    assert isinstance(found, Staged) and found.mean is kept.network and found.soft is network
-    assert assembled(Run(small(), run.facts), network, 8, None) is network
+    network, task = build(run)["model"], staged().task
+    assert task.made(network, run.facts, 4) is network
+    late = task.made(network, run.facts, 5)
+    assert isinstance(late, Staged) and late.soft is network and late.until == -6.0
+    assert isinstance(task.made(network, replace(run.facts, steps=100, ends=(8,)), 5), Staged)
+    assert task.made(network, replace(run.facts, steps=None), 10**6) is network
+    assert small().task.made(network, run.facts, 8) is network

@@ -22,8 +22,11 @@ import softmix
 from softmix.data import load as load_data
 from softmix.denoiser import SoftHead
 from softmix.loss import Energy
+from softmix.process import Noised
+from softmix.rng import Rng
 from softmix.train import Run, Trainer, TrainingError, facts_of, read_run, training
-from softmix.train.examples import _index, times
+from softmix.train.denoise import times
+from softmix.train.examples import index_of
 
 COMMAND = ["train", "toy:ring", "--steps", "600", "--limit", "3000", "--set", "save=2", "batch=64", "net.width=32"]
 
@@ -116,7 +119,7 @@ def test_a_run_that_is_told_to_stop_finishes_its_step_saves_and_says_how_to_go_o
 
 def small(**changes: object) -> softmix.Config:
     base = softmix.preset("smd", (2,))
-    return replace(base, net=replace(base.net, width=16, depth=2), batch=32, steps=12, save=4, **changes)  # type: ignore[arg-type, type-var]
+    return base.but(net=replace(base.task.net, width=16, depth=2), batch=32, steps=12, save=4, **changes)  # type: ignore[arg-type, type-var]
 
 
 def test_the_comparison_of_bits_can_fail(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_accumulation_changes_nothing_but_the_order_of_sums(tmp_path: Path) -> N
     data = load_data("toy:ring", limit=500)
     whole = softmix.train(data, small(), tmp_path / "whole")
     config = small()
-    parts = softmix.train(data, replace(config, optimiser=replace(config.optimiser, accumulate=4)), tmp_path / "parts")
+    parts = softmix.train(data, config.but(optimiser=replace(config.optimiser, accumulate=4)), tmp_path / "parts")
     apart = max(
         float((a - b).abs().max())
         for a, b in zip(whole.denoiser.parameters(), parts.denoiser.parameters(), strict=True)
@@ -157,7 +160,7 @@ def test_another_configuration_or_other_data_are_refused_before_anything_is_writ
     softmix.train(data, small(), tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
     with pytest.raises(TrainingError, match="batch"):
-        next(training(data, replace(small(), batch=16), tmp_path / "run"))
+        next(training(data, small().but(batch=16), tmp_path / "run"))
     with pytest.raises(TrainingError, match="other data"):
         next(training(load_data("toy:moons", limit=500), small(), tmp_path / "run"))
     assert (tmp_path / "run" / "config.json").read_text() == before
@@ -173,29 +176,33 @@ def trainer(tmp_path: Path, **changes: object) -> Trainer:
     return Trainer(Run(config, facts_of(data, config)), data, tmp_path)
 
 
+def noised(one: Trainer, items: torch.Tensor) -> tuple[Noised, Rng]:
+    return one.task.examples(one.source, one.batch(items), one.task.told(one.source))
+
+
 def test_an_item_is_the_same_in_any_batch(tmp_path: Path) -> None:
     one = trainer(tmp_path)
-    many, _ = one.noised(torch.arange(495, 520))
-    single, _ = one.noised(torch.tensor([503]))
+    many, _ = noised(one, torch.arange(495, 520))
+    single, _ = noised(one, torch.tensor([503]))
     for name in ("x0", "xt", "t", "z"):
         assert torch.equal(getattr(many, name)[8], getattr(single, name)[0])
 
 
 def test_an_epoch_shows_every_example_once(tmp_path: Path) -> None:
     one = trainer(tmp_path)
-    count = len(one.data)
-    first, second = (_index(0, count, torch.arange(k * count, (k + 1) * count)) for k in (0, 1))
+    count = len(one.source)
+    first, second = (index_of(0, count, torch.arange(k * count, (k + 1) * count)) for k in (0, 1))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(count))
     assert not torch.equal(first, second)
 
 
-def test_times_are_even_over_every_stretch() -> None:
+def test_times_are_even_over_every_stretch(tmp_path: Path) -> None:
     config = small()
-    t = times(config, torch.arange(1000, 1064), 0).sort().values
+    t = times(config.task, trainer(tmp_path).batch(torch.arange(1000, 1064))).sort().values
     gaps = t.diff()
     # 64 independent times would leave a gap above 0.05 in nine of ten batches; this sequence never does
     assert float(gaps.max()) < 0.05
-    assert float(t[0]) >= config.times.low
+    assert float(t[0]) >= config.task.times.low
 
 
 @pytest.mark.slow
@@ -214,12 +221,12 @@ def test_a_loss_that_is_not_finite_follows_the_policy(
     tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = load_data("toy:ring", limit=500)
-    right = Trainer.item_loss
+    right = Trainer.losses
 
-    def broken(self: Trainer, items: torch.Tensor) -> torch.Tensor:
+    def broken(self: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
         return right(self, items) * (float("nan") if self.step == 6 and self.attempt == 0 else 1.0)
 
-    monkeypatch.setattr(Trainer, "item_loss", broken)
+    monkeypatch.setattr(Trainer, "losses", broken)
     steps, notes = [], []
     run = training(data, small(nonfinite=policy), tmp_path / "run")
     if policy == "stop":
@@ -243,8 +250,8 @@ def lanes(count: int) -> Trainer:
     base = softmix.preset("smd", data.shape)
     # a score that compares the items of a piece with each other is another sum for other pieces
     head, loss = SoftHead(mean="none"), Energy(m=2)
-    config = replace(base, net=replace(base.net, width=16), head=head, loss=loss, batch=32, steps=3, precision="fp32")
-    config = replace(config, optimiser=replace(config.optimiser, warmup_share=None))
+    config = base.but(net=replace(base.task.net, width=16), head=head, loss=loss, batch=32, steps=3, precision="fp32")
+    config = config.but(optimiser=replace(config.optimiser, warmup_share=None))
     one = Trainer(Run(config, replace(facts_of(data, config), lanes=count)), data, Path())
     for _ in range(3):
         one.advance()
@@ -253,9 +260,9 @@ def lanes(count: int) -> Trainer:
 
 def test_lanes_repeat_their_bits_and_change_nothing_but_the_order_of_sums() -> None:
     alone, two, again = lanes(1), lanes(2), lanes(2)
-    for first, second in zip(two.network.parameters(), again.network.parameters(), strict=True):
+    for first, second in zip(two.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(first, second)
-    pairs = zip(alone.network.parameters(), two.network.parameters(), strict=True)
+    pairs = zip(alone.model.parameters(), two.model.parameters(), strict=True)
     apart = max(float((a - b).detach().abs().max()) for a, b in pairs)
     # measured: 1e-7
     assert 0 < apart < 2e-6

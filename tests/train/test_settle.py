@@ -10,19 +10,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import softmix
-from softmix.config import dumps, loads, to_json
+from softmix.config import dumps, to_json
 from softmix.data import load as load_data
 from softmix.denoiser import PointHead
 from softmix.loss import Square
 from softmix.net import MLPSpec
 from softmix.train import (
     Config,
+    Denoise,
     Optimiser,
     Run,
     RunError,
@@ -36,14 +38,14 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.record import Earlier
+from softmix.train.record import Earlier, read
 
 RING = load_data("toy:ring", limit=300)
 
 
 def small(**changes: object) -> Config:
-    base = Config(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), batch=16, steps=8, save=2)
-    return replace(base, optimiser=Optimiser(rate=0.01, warmup=2), **changes)  # type: ignore[arg-type]
+    base = Config(Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v")), batch=16, steps=8, save=2)
+    return base.but(optimiser=Optimiser(rate=0.01, warmup=2), **changes)  # type: ignore[arg-type]
 
 
 def slower(rate: float, **changes: object) -> Config:
@@ -122,7 +124,7 @@ def test_a_second_change_replaces_what_it_overtakes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value"), [("nonfinite", "skip"), ("save", 3), ("show", 5), ("keep", 7)])
 def test_policy_and_distances_may_change(tmp_path: Path, name: str, value: object) -> None:
     run(tmp_path, small(), 4)
-    steps = list(training(RING, small(**{name: value}) if name != "save" else replace(small(), save=3), tmp_path))
+    steps = list(training(RING, small(**{name: value}) if name != "save" else small().but(save=3), tmp_path))
     before = getattr(small(), name)
     assert steps[0].notes == (f"from step 5 on {name} is {value}; before it was {before}",)
     assert getattr(read_run(tmp_path).config, name) == value
@@ -145,9 +147,9 @@ def test_nothing_else_may_change(tmp_path: Path, other: dict[str, object]) -> No
     run(tmp_path, small(), 2)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(TrainingError, match=rf"another {next(iter(other))}: .*only optimiser.rate, nonfinite"):
-        run(tmp_path, replace(small(), **other))  # type: ignore[arg-type]
+        run(tmp_path, small().but(**other))  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="another optimiser"):
-        run(tmp_path, replace(small(), optimiser=Optimiser(rate=0.01, warmup=2, clip=0.5)))
+        run(tmp_path, small().but(optimiser=Optimiser(rate=0.01, warmup=2, clip=0.5)))
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -156,15 +158,15 @@ def test_the_advice_after_a_loss_that_is_not_finite_can_be_followed(
     tmp_path: Path, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every change that the sentence names is taken by the run."""
-    right = Trainer.item_loss
+    right = Trainer.losses
 
-    def broken(self: Trainer, items: torch.Tensor) -> torch.Tensor:
+    def broken(self: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
         return right(self, items) * (float("nan") if self.run.peak(self.step) > 0.005 and self.step >= 5 else 1.0)
 
-    monkeypatch.setattr(Trainer, "item_loss", broken)
+    monkeypatch.setattr(Trainer, "losses", broken)
     config = small(nonfinite=policy)
     with pytest.raises(TrainingError, match=r"--set optimiser\.rate=0\.003") as error:
-        list(training(RING, replace(config, steps=30), tmp_path))
+        list(training(RING, config.but(steps=30), tmp_path))
     said = str(error.value)
     assert ("nonfinite=rollback" in said and "nonfinite=skip" in said) is (policy == "stop")
     assert "the run goes on from step" in said and "same command" in said
@@ -190,12 +192,12 @@ def test_a_run_that_gives_up_has_tried_ten_times(tmp_path: Path, monkeypatch: py
 def test_a_run_that_was_rolled_back_goes_on_with_its_other_draws_and_its_averages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Trainer.item_loss
+    right = Trainer.losses
 
-    def broken(self: Trainer, items: torch.Tensor) -> torch.Tensor:
+    def broken(self: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
         return right(self, items) * (float("nan") if self.step == 3 and self.attempt == 0 else 1.0)
 
-    monkeypatch.setattr(Trainer, "item_loss", broken)
+    monkeypatch.setattr(Trainer, "losses", broken)
     config = small(nonfinite="rollback")
     run(tmp_path / "alone", config)
     run(tmp_path / "cut", config, 5)
@@ -243,10 +245,10 @@ def test_more_steps_that_are_cut_off_go_on_and_are_not_added_twice(tmp_path: Pat
 
 def test_a_greater_number_of_steps_makes_a_run_longer_whether_it_has_ended_or_not(tmp_path: Path) -> None:
     run(tmp_path / "ended", small())
-    assert run(tmp_path / "ended", replace(small(), steps=12)) == [9, 10, 11, 12]
-    assert run(tmp_path / "ended", replace(small(), steps=12)) == []
+    assert run(tmp_path / "ended", small().but(steps=12)) == [9, 10, 11, 12]
+    assert run(tmp_path / "ended", small().but(steps=12)) == []
     run(tmp_path / "not", small(), 3)
-    assert run(tmp_path / "not", replace(small(), steps=12)) == list(range(4, 13))
+    assert run(tmp_path / "not", small().but(steps=12)) == list(range(4, 13))
     assert torch.equal(weights(tmp_path / "ended"), weights(tmp_path / "not"))
 
 
@@ -255,15 +257,15 @@ def test_what_cannot_be_made_of_a_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"has done 3 of 8 steps, and 5 more.*--steps 13"):
         run(tmp_path, small(), more=5)
     with pytest.raises(TrainingError, match=r"a run of 8 steps, and 4 steps were asked for.*not shorter"):
-        run(tmp_path, replace(small(), steps=4))
+        run(tmp_path, small().but(steps=4))
     with pytest.raises(TrainingError, match="a run of 8 steps, and 3 minutes were asked for"):
-        run(tmp_path, replace(small(), steps=None, minutes=3.0))
+        run(tmp_path, small().but(steps=None, minutes=3.0))
     with pytest.raises(TrainingError, match="-1 more steps"):
         run(tmp_path, small(), more=-1)
     with pytest.raises(TrainingError, match="holds no run"):
         run(tmp_path / "new", small(), more=5)
     with pytest.raises(TrainingError, match="how long to train was not said"):
-        run(tmp_path / "new", replace(small(), steps=None))
+        run(tmp_path / "new", small().but(steps=None))
     assert not (tmp_path / "new").exists() and read_run(tmp_path).facts.steps == 8
 
 
@@ -326,7 +328,7 @@ def test_a_kill_before_the_first_checkpoint_does_not_lose_the_start(parent: Path
 def test_weights_that_do_not_fit_and_another_start_are_refused(parent: Path, tmp_path: Path) -> None:
     model = load(parent)
     with pytest.raises(TrainingError, match=r"do not fit: net: MLPSpec\(width=16.*--config"):
-        run(tmp_path / "x", replace(small(), net=MLPSpec(width=16, depth=1)), start=model)
+        run(tmp_path / "x", small().but(net=MLPSpec(width=16, depth=1)), start=model)
     with pytest.raises(TrainingError, match="do not fit: output: eps here, v there"):
         run(tmp_path / "x", small(output="eps"), start=model)
     assert not (tmp_path / "x").exists()
@@ -400,7 +402,7 @@ def test_the_data_of_a_run_of_0_1_are_read_by_name_and_size(tmp_path: Path) -> N
     """Its config.json does not say how they were read."""
     base = softmix.preset("plain", (1, 8, 8))
     data = load_data("digits", limit=50)
-    config = replace(base, net=replace(base.net, width=8), batch=4, steps=1)  # type: ignore[type-var]
+    config = base.but(net=replace(base.task.net, width=8), batch=4, steps=1)  # type: ignore[type-var]
     for _ in training(data, config, tmp_path / "run"):
         pass
     old = read_run(tmp_path / "run")
@@ -417,14 +419,18 @@ def test_a_config_json_of_0_1_means_what_it_meant() -> None:
     config = small()
     now = Run(config, facts_of(RING, config))
     tree = json.loads(dumps(now))
+    # what is trained stood beside how
+    tree["config"] |= tree["config"].pop("task")
+    del tree["config"]["kind"]
     for part, names in OLD.items():
         holder = tree
         for key in part:
             holder = holder[key]
         for name in names:
             del holder[name]
-    old = loads(Run, json.dumps(tree))
-    assert old.config.optimiser.warmup_share is None and not old.config.flip
+    old = read(json.dumps(tree))
+    assert old.config == replace(config, optimiser=old.config.optimiser)
+    assert old.config.optimiser.warmup_share is None and not old.config.task.flip
     assert old.facts.shown == "first" and old.facts.start is None and old.facts.origin is None
     assert old.earlier == () and old.parts(5) == 1 and old.peak(5) == 0.01
 
@@ -432,15 +438,16 @@ def test_a_config_json_of_0_1_means_what_it_meant() -> None:
 OLD: dict[tuple[str, ...], tuple[str, ...]] = {
     ("config", "optimiser"): ("warmup_share",),
     ("config",): ("flip",),
-    ("facts",): ("origin", "ends", "parts", "shown", "start"),
+    ("facts",): ("origin", "ends", "parts", "shown", "start", "cond"),
     (): ("earlier",),
 }
 
 
 def test_defaults_are_what_they_say() -> None:
     """Each is written into config.json, and decides what a run without it is."""
-    found = to_json(Config())
-    assert isinstance(found, dict)
+    found: Any = to_json(Config())
+    found |= found.pop("task")
+    assert found.pop("kind") == "Denoise"
     parts = {name: found.pop(name) for name in ("process", "net", "head", "loss", "times", "optimiser")}
     assert {name: part["kind"] for name, part in parts.items() if "kind" in part} == {
         "process": "VP",
@@ -488,8 +495,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Config(minutes=float("inf")), "found inf"),
     (lambda: Config(seed=2**63), "64 bits"),
     (lambda: Config(seed=-(2**63) - 1), "64 bits"),
-    (lambda: Config(drop=1.1), "drop is a share"),
-    (lambda: Config(drop=-0.1), "drop is a share"),
+    (lambda: Denoise(drop=1.1), "drop is a share"),
+    (lambda: Denoise(drop=-0.1), "drop is a share"),
     (lambda: Config(save=-1), "save and show"),
     (lambda: Config(show=-1), "save and show"),
     (lambda: Config(keep=0), "1 checkpoint"),
@@ -519,8 +526,8 @@ def test_a_number_that_makes_no_sense_is_refused_when_it_is_written_down(made: C
 
 
 def test_the_edges_of_the_ranges_are_in_them() -> None:
-    Config(batch=1, steps=1, drop=0.0, seed=-(2**63), keep=1)
-    Config(batch=2**20, steps=10**9, drop=1.0, seed=2**63 - 1, minutes=1e-3)
+    Config(Denoise(drop=0.0), batch=1, steps=1, seed=-(2**63), keep=1)
+    Config(Denoise(drop=1.0), batch=2**20, steps=10**9, seed=2**63 - 1, minutes=1e-3)
     Optimiser(rate=10.0, betas=(0.0, 0.0), warmup=0, decay=0.0, accumulate=1, warmup_share=0.0)
     Optimiser(rate=1e-9, decay=1.0, accumulate=2**20, warmup_share=1.0, weight_decay=1.0)
 
@@ -572,9 +579,11 @@ def test_a_lock_or_a_half_written_config_of_ours_does_not_make_a_folder_anothers
 def test_a_run_whose_last_step_is_skipped_has_a_checkpoint_of_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Trainer.item_loss
+    right = Trainer.losses
     monkeypatch.setattr(
-        Trainer, "item_loss", lambda self, items: right(self, items) * (float("nan") if self.step == 7 else 1.0)
+        Trainer,
+        "losses",
+        lambda self, items, turn="model": right(self, items) * (float("nan") if self.step == 7 else 1.0),
     )
     assert run(tmp_path, small(nonfinite="skip")) == [1, 2, 3, 4, 5, 6, 7]
     assert checkpoint.newest(tmp_path / "checkpoints") == 8

@@ -20,9 +20,12 @@ from softmix.data.store import make
 from softmix.denoiser import PointHead
 from softmix.loss import Consistency, Square
 from softmix.net import MLPSpec, UNetSpec
+from softmix.process import Noised
 from softmix.rng import Rng
 from softmix.train import (
+    Batch,
     Config,
+    Denoise,
     Optimiser,
     Run,
     StoppedError,
@@ -34,8 +37,9 @@ from softmix.train import (
     preset,
     training,
 )
+from softmix.train.denoise import mirrored, times
 from softmix.train.ema import beta, gamma_of
-from softmix.train.examples import examples, mirrored, times
+from softmix.train.examples import index_of
 from softmix.train.record import Earlier, rate
 
 CPU = torch.device("cpu")
@@ -57,8 +61,8 @@ def images(count: int = 40, channels: int = 1) -> Data:
 
 
 def small(**changes: object) -> Config:
-    base = Config(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), batch=16, steps=40)
-    return replace(base, precision="fp32", **changes)  # type: ignore[arg-type]
+    base = Config(Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v")), batch=16, steps=40)
+    return base.but(precision="fp32", **changes)  # type: ignore[arg-type]
 
 
 def trainer(config: Config, data: Data | None = None, out: Path | None = None) -> Trainer:
@@ -66,18 +70,31 @@ def trainer(config: Config, data: Data | None = None, out: Path | None = None) -
     return Trainer(Run(config, facts_of(data, config)), data, out or Path())
 
 
+def batch_of(config: Config, data: Data, items: torch.Tensor, attempt: int = 0) -> Batch:
+    rng = Rng(config.seed, items, f"train.{attempt}", CPU)
+    return Batch(items, index_of(config.seed, len(data), items), rng, config.seed, attempt)
+
+
+def examples(config: Config, data: Data, items: torch.Tensor, attempt: int = 0) -> tuple[Noised, Rng]:
+    return config.task.examples(data, batch_of(config, data, items, attempt), config.task.told(data))
+
+
+def times_of(config: Config, items: torch.Tensor) -> torch.Tensor:
+    return times(config.task, batch_of(config, points(), items))
+
+
 # which examples
 
 
 def test_step_k_takes_the_items_from_k_batches_on(monkeypatch: pytest.MonkeyPatch) -> None:
     one, seen = trainer(small(batch=5)), list[list[int]]()
-    right = one.item_loss
+    right = one.losses
 
-    def listening(items: torch.Tensor) -> torch.Tensor:
+    def listening(items: torch.Tensor, turn: str) -> torch.Tensor:
         seen.append(items.tolist())
-        return right(items)
+        return right(items, turn)
 
-    monkeypatch.setattr(one, "item_loss", listening)
+    monkeypatch.setattr(one, "losses", listening)
     for _ in range(3):
         one.advance()
     assert seen == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
@@ -85,14 +102,14 @@ def test_step_k_takes_the_items_from_k_batches_on(monkeypatch: pytest.MonkeyPatc
 
 def test_an_example_has_the_label_of_its_item() -> None:
     data = points()
-    noised, _ = examples(small(classes=True, drop=0.0), data, torch.arange(300), 0, CPU)
+    noised, _ = examples(small(classes=True, drop=0.0), data, torch.arange(300))
     number = (noised.x0[:, 0] * 300).round().long()
-    assert noised.cond is not None and torch.equal(noised.cond, number % 3)
+    assert noised.cond is not None and torch.equal(noised.cond.label, number % 3)
     assert sorted(number.tolist()) == list(range(300))
 
 
 def test_each_epoch_has_every_item_once_in_an_order_of_its_own() -> None:
-    found = [examples(small(), points(), torch.arange(k * 300, (k + 1) * 300), 0, CPU)[0].x0[:, 0] for k in range(3)]
+    found = [examples(small(), points(), torch.arange(k * 300, (k + 1) * 300))[0].x0[:, 0] for k in range(3)]
     for epoch in found:
         assert torch.equal(epoch.sort().values, points().values[:, 0])
     for one, other in itertools.combinations(found, 2):
@@ -101,18 +118,18 @@ def test_each_epoch_has_every_item_once_in_an_order_of_its_own() -> None:
 
 @pytest.mark.parametrize("drop", [0.0, 0.1, 0.5, 1.0])
 def test_a_share_drop_of_the_labels_is_left_out(drop: float) -> None:
-    noised, _ = examples(small(classes=True, drop=drop), points(), torch.arange(6000), 0, CPU)
+    noised, _ = examples(small(classes=True, drop=drop), points(), torch.arange(6000))
     assert noised.cond is not None
-    share = float((noised.cond == -1).double().mean())
+    share = float((noised.cond.label == -1).double().mean())
     # five standard deviations of a share of 6,000
     assert abs(share - drop) <= 5 * math.sqrt(drop * (1 - drop) / 6000)
 
 
 def test_labels_are_told_only_where_classes_are_asked_for() -> None:
-    assert examples(small(), points(), torch.arange(8), 0, CPU)[0].cond is None
+    assert examples(small(), points(), torch.arange(8))[0].cond is None
     assert facts_of(points(), small()).class_names == ()
     assert facts_of(points(), small(classes=True)).class_names == ("a", "b", "c")
-    assert trainer(small(classes=True)).network.classes == 3 and trainer(small()).network.classes == 0
+    assert trainer(small(classes=True)).model.classes == 3 and trainer(small()).model.classes == 0
     with pytest.raises(TrainingError, match="has no labels"):
         facts_of(points(labels=False), small(classes=True))
 
@@ -120,15 +137,15 @@ def test_labels_are_told_only_where_classes_are_asked_for() -> None:
 @pytest.mark.parametrize("what", ["seed", "attempt"])
 def test_order_noise_and_times_are_others_for_another_seed_and_after_a_rollback(what: str) -> None:
     items = torch.arange(50)
-    first, rng = examples(small(), points(), items, 0, CPU)
+    first, rng = examples(small(), points(), items)
     other = (small(seed=1), 0) if what == "seed" else (small(), 1)
-    second, another = examples(other[0], points(), items, other[1], CPU)
+    second, another = examples(other[0], points(), items, other[1])
     assert not torch.equal(first.z, second.z)
     assert not torch.equal(first.t, second.t)
     assert not torch.equal(rng.normal((50, 1)), another.normal((50, 1)))
     # a rollback shows the same items again, with other draws
     assert torch.equal(first.x0, second.x0) is (what == "attempt")
-    again, _ = examples(small(), points(), items, 0, CPU)
+    again, _ = examples(small(), points(), items)
     assert torch.equal(first.z, again.z) and torch.equal(first.t, again.t)
 
 
@@ -137,7 +154,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_random_state_alone() -> Non
     state = torch.get_rng_state()
     a, b, c = trainer(small()), trainer(small()), trainer(small(seed=1))
     assert torch.equal(torch.get_rng_state(), state)
-    first, same, other = (next(one.network.parameters()) for one in (a, b, c))
+    first, same, other = (next(one.model.parameters()) for one in (a, b, c))
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
@@ -147,8 +164,8 @@ def test_the_seed_decides_the_weights_and_leaves_the_random_state_alone() -> Non
 @pytest.mark.parametrize("attempt", [0, 1])
 def test_half_of_the_images_are_mirrored_another_half_in_each_epoch(attempt: int) -> None:
     data = images()
-    plain, _ = examples(small(), data, torch.arange(400), attempt, CPU)
-    turned, _ = examples(small(flip=True), data, torch.arange(400), attempt, CPU)
+    plain, _ = examples(small(), data, torch.arange(400), attempt)
+    turned, _ = examples(small(flip=True), data, torch.arange(400), attempt)
     mirror = plain.x0.flip(-1)
     which = (turned.x0 == mirror).flatten(1).all(1)
     assert ((turned.x0 == plain.x0).flatten(1).all(1) ^ which).all()
@@ -161,8 +178,8 @@ def test_half_of_the_images_are_mirrored_another_half_in_each_epoch(attempt: int
 
 
 def test_whether_an_image_is_mirrored_does_not_depend_on_its_batch() -> None:
-    many, _ = examples(small(flip=True), images(), torch.arange(64), 0, CPU)
-    one, _ = examples(small(flip=True), images(), torch.tensor([37]), 0, CPU)
+    many, _ = examples(small(flip=True), images(), torch.arange(64))
+    one, _ = examples(small(flip=True), images(), torch.tensor([37]))
     assert torch.equal(many.x0[37], one.x0[0])
 
 
@@ -171,14 +188,14 @@ def test_only_images_are_mirrored() -> None:
         facts_of(points(), small(flip=True))
     x0 = torch.arange(6.0).reshape(1, 1, 2, 3)
     for seed in range(4):
-        assert mirrored(x0, Rng(seed, 1)).tolist() in (x0.tolist(), [[[[2, 1, 0], [5, 4, 3]]]])
+        assert mirrored(x0, None, Rng(seed, 1))[0].tolist() in (x0.tolist(), [[[[2, 1, 0], [5, 4, 3]]]])
 
 
 # at which times
 
 
 def test_times_are_the_golden_sequence_over_their_range() -> None:
-    t = times(small(times=Times(low=0.2)), torch.arange(5000), 0)
+    t = times_of(small(times=Times(low=0.2)), torch.arange(5000))
     assert t.dtype == F64 and float(t.min()) >= 0.2 and float(t.min()) < 0.2004 and 0.9996 < float(t.max()) < 1
     u = (t - 0.2) / 0.8
     step = (u[1:] - u[:-1]) % 1.0
@@ -187,7 +204,7 @@ def test_times_are_the_golden_sequence_over_their_range() -> None:
 
 def test_times_even_in_logsnr_cover_the_two_numbers() -> None:
     config = small(times=Times("logsnr", logsnr=(-4.0, 6.0)))
-    found = config.process.logsnr(times(config, torch.arange(5000), 0))
+    found = config.task.process.logsnr(times_of(config, torch.arange(5000)))
     assert float(found.min()) == pytest.approx(-4, abs=4e-3) and float(found.max()) == pytest.approx(6, abs=4e-3)
     assert float(found.mean()) == pytest.approx(1, abs=4e-3)
     assert float(found.std()) == pytest.approx(10 / math.sqrt(12), abs=4e-3)
@@ -195,7 +212,7 @@ def test_times_even_in_logsnr_cover_the_two_numbers() -> None:
 
 def test_times_normal_in_logsnr_have_their_mean_and_standard_deviation() -> None:
     config = small(times=Times("normal", logsnr=(1.0, 1.5)))
-    found = config.process.logsnr(times(config, torch.arange(20000), 0))
+    found = config.task.process.logsnr(times_of(config, torch.arange(20000)))
     assert float(found.mean()) == pytest.approx(1.0, abs=2e-3)
     assert float(found.std()) == pytest.approx(1.5, abs=5e-3)
     # a normal law's share within one standard deviation
@@ -263,10 +280,10 @@ def test_a_rate_that_was_changed_holds_from_its_step_on() -> None:
 def test_the_rate_of_the_run_is_that_of_its_optimiser() -> None:
     one = trainer(small(optimiser=Optimiser(rate=0.01, warmup=4)))
     one.advance()
-    assert one.optimiser.param_groups[0]["lr"] == 0.0025
+    assert one.optimisers._made["model"].param_groups[0]["lr"] == 0.0025
     assert one.rate() == 0.005
-    feature = replace(preset("smd", (1, 8, 8)), net=UNetSpec(width=8, depth=1), steps=10)
-    assert trainer(feature, images()).keeps == 0.5 and trainer(small()).keeps is None
+    feature = preset("smd", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), steps=10)
+    assert trainer(feature, images()).task.keeps == 0.5 and trainer(small()).task.keeps is None
 
 
 # the step itself
@@ -274,8 +291,8 @@ def test_the_rate_of_the_run_is_that_of_its_optimiser() -> None:
 
 def gradient_of(one: Trainer, step: int) -> list[torch.Tensor]:
     batch = one.run.config.batch
-    loss = one.item_loss(torch.arange(step * batch, (step + 1) * batch)).mean()
-    return list(torch.autograd.grad(loss, one.parameters))
+    loss = one.losses(torch.arange(step * batch, (step + 1) * batch)).mean()
+    return list(torch.autograd.grad(loss, one.optimisers.parameters()))
 
 
 @pytest.mark.parametrize("clip", [0.05, 1e6])
@@ -286,36 +303,36 @@ def test_a_step_is_adamw_on_the_clipped_gradient(clip: float, weight_decay: floa
     for the gradient g, cut to the norm `clip`."""
     settings = Optimiser(rate=0.01, betas=betas, weight_decay=weight_decay, warmup=0, decay=0.0, clip=clip)
     one = trainer(small(optimiser=settings))
-    first = [torch.zeros_like(p, dtype=F64) for p in one.parameters]
-    second = [torch.zeros_like(p, dtype=F64) for p in one.parameters]
+    first = [torch.zeros_like(p, dtype=F64) for p in one.optimisers.parameters()]
+    second = [torch.zeros_like(p, dtype=F64) for p in one.optimisers.parameters()]
     for k in (1, 2, 3):
         gradient = [g.double() for g in gradient_of(one, k - 1)]
         length = math.sqrt(sum(float(g.square().sum()) for g in gradient))
         gradient = [g * min(1.0, clip / length) for g in gradient]
         expected = []
-        for i, (p, g) in enumerate(zip(one.parameters, gradient, strict=True)):
+        for i, (p, g) in enumerate(zip(one.optimisers.parameters(), gradient, strict=True)):
             first[i] = betas[0] * first[i] + (1 - betas[0]) * g
             second[i] = betas[1] * second[i] + (1 - betas[1]) * g.square()
             mean, square = first[i] / (1 - betas[0] ** k), second[i] / (1 - betas[1] ** k)
             expected.append((1 - 0.01 * weight_decay) * p.detach().double() - 0.01 * mean / (square.sqrt() + 1e-8))
         _, norm = one.advance()
         assert norm == pytest.approx(length, rel=1e-5)
-        for p, right in zip(one.parameters, expected, strict=True):
+        for p, right in zip(one.optimisers.parameters(), expected, strict=True):
             # steps are of size 1e-2; float32 in a square root of squares
             assert torch.allclose(p.detach().double(), right, rtol=1e-5, atol=2e-6)
 
 
 def test_the_loss_of_a_step_is_the_mean_over_the_batch() -> None:
     one = trainer(small())
-    right = float(one.item_loss(torch.arange(16)).detach().mean())
+    right = float(one.losses(torch.arange(16)).detach().mean())
     assert one.advance()[0] == pytest.approx(right, rel=1e-6)
 
 
 def test_a_batch_is_computed_in_as_many_parts_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def sizes(one: Trainer) -> list[int]:
         seen: list[int] = []
-        right = one.item_loss
-        monkeypatch.setattr(one, "item_loss", lambda items: seen.append(len(items)) or right(items))
+        right = one.losses
+        monkeypatch.setattr(one, "losses", lambda items, turn: seen.append(len(items)) or right(items, turn))
         one.advance()
         return sorted(seen)
 
@@ -334,13 +351,15 @@ def test_a_batch_is_computed_in_as_many_parts_as_asked_for(monkeypatch: pytest.M
 def test_the_averages_follow_every_step() -> None:
     """a_k = b_k a + (1 - b_k) w_k, b_k = (1 - 1/k)^(gamma + 1), for each width."""
     one = trainer(small(ema=(0.05, 0.2), optimiser=Optimiser(rate=0.01, warmup=0)))
-    names = [name for name, _ in one.network.named_parameters()]
-    followed = {width: [p.detach().double() for p in one.parameters] for width in (0.05, 0.2)}
+    names = [name for name, _ in one.model.named_parameters()]
+    followed = {width: [p.detach().double() for p in one.optimisers.parameters()] for width in (0.05, 0.2)}
     for k in range(1, 8):
         one.advance()
         for width, held in followed.items():
             b = beta(gamma_of(width), k)
-            followed[width] = [b * a + (1 - b) * p.detach().double() for a, p in zip(held, one.parameters, strict=True)]
+            followed[width] = [
+                b * a + (1 - b) * p.detach().double() for a, p in zip(held, one.optimisers.parameters(), strict=True)
+            ]
     for width, held in followed.items():
         found = one.ema.tensors(width)
         for name, right in zip(names, held, strict=True):
@@ -351,15 +370,17 @@ def test_the_averages_follow_every_step() -> None:
 def test_nothing_moves_where_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("loss", "gradient"):
         one = trainer(small())
-        right = one.item_loss
+        right = one.losses
         if bad == "loss":
-            monkeypatch.setattr(one, "item_loss", lambda items, right=right: right(items) + float("inf"))
+            monkeypatch.setattr(one, "losses", lambda items, turn, right=right: right(items, turn) + float("inf"))
         else:
-            one.parameters[0].register_hook(lambda g: g * float("nan"))
-        before = [p.detach().clone() for p in one.parameters]
+            one.optimisers.parameters()[0].register_hook(lambda g: g * float("nan"))
+        before = [p.detach().clone() for p in one.optimisers.parameters()]
         one.advance()
-        assert one.step == 0 and not one.optimiser.state
-        assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, one.parameters, strict=True))
+        assert one.step == 0 and not any(one.optimisers.state().values())
+        assert all(
+            torch.equal(a, b) and b.grad is None for a, b in zip(before, one.optimisers.parameters(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -367,10 +388,10 @@ def test_the_network_computes_in_the_precision_of_the_run(precision: str) -> Non
     one = trainer(small())
     one.run = replace(one.run, facts=replace(one.run.facts, precision=precision))  # type: ignore[arg-type]
     seen: list[torch.dtype] = []
-    for module in one.network.modules():
+    for module in one.model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    assert one.item_loss(torch.arange(4)).dtype == torch.float32
+    assert one.losses(torch.arange(4)).dtype == torch.float32
     assert torch.bfloat16 in seen if precision == "bf16" else set(seen) == {torch.float32}
 
 
@@ -381,7 +402,7 @@ def test_the_precision_is_what_was_asked_for_or_what_the_machine_is_good_at(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: able)
     monkeypatch.setattr(MAKE, "find_device", lambda: CPU)
     asked: dict[str, Callable[[], str]] = {
-        name: lambda name=name: facts_of(points(), replace(small(), precision=name)).precision  # type: ignore[misc]
+        name: lambda name=name: facts_of(points(), small().but(precision=name)).precision  # type: ignore[misc]
         for name in ("auto", "bf16", "fp32")
     }
     assert asked["auto"]() == ("bf16" if able else "fp32")
@@ -410,12 +431,12 @@ def test_what_is_found_of_the_data() -> None:
 
 def test_what_is_kept_has_the_averaged_weights_and_is_measured_on_items_from_all_over() -> None:
     data = images(600)
-    config = replace(preset("smd", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=8, steps=20, precision="fp32")
-    one = trainer(replace(config, optimiser=Optimiser(rate=0.01, warmup=0)), data)
+    config = preset("smd", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=8, steps=20, precision="fp32")
+    one = trainer(config.but(optimiser=Optimiser(rate=0.01, warmup=0)), data)
     for _ in range(4):
         one.advance()
     kept, seen = one.keep(), list[torch.Tensor]()
-    averaged, raw = one.ema.tensors(0.05), one.network.state_dict()
+    averaged, raw = one.ema.tensors(0.05), one.model.state_dict()
     for name, tensor in kept.network.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, averaged[name])
     assert any(not torch.equal(averaged[name], raw[name]) for name in raw)
@@ -426,7 +447,7 @@ def test_what_is_kept_has_the_averaged_weights_and_is_measured_on_items_from_all
             seen.append(x0)
             return network
 
-    one.loss = Loss()  # type: ignore[assignment]
+    one.task = Loss()  # type: ignore[assignment]
     one.keep()
     one.run = replace(one.run, facts=replace(one.run.facts, shown="first"))
     one.keep()
@@ -454,7 +475,7 @@ def test_progress_is_a_share_of_the_first_length() -> None:
 
 def test_the_loss_is_told_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consistency model's steps grow finer with it."""
-    config = replace(preset("consistency", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=8, steps=10)
+    config = preset("consistency", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=8, steps=10)
     seen: list[float] = []
     right = Consistency.ask
 
@@ -478,7 +499,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_tenth_of_the_run_apart_there_are_a_checkpoint_and_a_picture(tmp_path: Path) -> None:
-    config = replace(preset("plain", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=4, steps=30, keep=50)
+    config = preset("plain", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=4, steps=30, keep=50)
     for _ in training(images(), config, tmp_path / "run"):
         pass
     assert names(tmp_path / "run/checkpoints") == [f"step-{k:06d}" for k in range(0, 31, 3)]
@@ -486,8 +507,8 @@ def test_a_tenth_of_the_run_apart_there_are_a_checkpoint_and_a_picture(tmp_path:
 
 
 def test_checkpoints_and_pictures_are_as_far_apart_as_asked_for(tmp_path: Path) -> None:
-    config = replace(preset("plain", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=4, steps=11, keep=3)
-    for _ in training(images(), replace(config, save=4, show=5), tmp_path / "run"):
+    config = preset("plain", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=4, steps=11, keep=3)
+    for _ in training(images(), config.but(save=4, show=5), tmp_path / "run"):
         pass
     assert names(tmp_path / "run/checkpoints") == ["step-000004", "step-000008", "step-000011"]
     assert names(tmp_path / "run/samples") == ["step-000005.png", "step-000010.png", "step-000011.png"]

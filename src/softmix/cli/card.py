@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def write_card(model: Model) -> None:
     from ..recipe import PAPERS
 
-    facts, config = model.facts, model.config
+    facts, config, task = model.facts, model.config, model.config.task
     began = (
         f", from the weights {facts.start.fingerprint} of {facts.start.run} (step {facts.start.step})"
         if facts.start
@@ -27,10 +27,10 @@ def write_card(model: Model) -> None:
         f"A diffusion model trained with softmix {facts.version} on {facts.data}: {facts.count} items of shape "
         f"{tuple(facts.shape)}, fingerprint {facts.fingerprint}.",
         "",
-        f"- network: `{config.net}`",
-        f"- posterior head: `{config.head}`",
-        f"- loss: `{config.loss}`",
-        f"- process: `{config.process}`",
+        f"- network: `{task.net}`",
+        f"- posterior head: `{task.head}`",
+        f"- loss: `{task.loss}`",
+        f"- process: `{task.process}`",
         f"- {model.step} steps of {config.batch} items, seed {config.seed}, {facts.precision}{began}",
         "",
         "Repeat it from this folder, on the same data:",

@@ -184,4 +184,4 @@ def fits_in_memory(what: str, size: int) -> None:
 
 
 def uses(config: Config, paper: str) -> bool:
-    return paper == "smd" and type(config.head).__name__ in ("SoftHead", "PublishedSMD")
+    return paper == "smd" and type(config.task.head).__name__ in ("SoftHead", "PublishedSMD")

@@ -101,7 +101,7 @@ def train(
     if world.first:
         for line in items.report.lines():
             print(line)
-        if not chosen.classes and len(items.classes) > 1:
+        if not chosen.task.classes and len(items.classes) > 1:
             print(_told_of_classes(items))
     begun = _begun(start, out)
     if dry_run:

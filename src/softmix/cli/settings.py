@@ -85,14 +85,16 @@ def configuration(
     flat = [change for group in changes for change in group]
     for change in sorted(flat, key=lambda change: not change.partition("=")[0].endswith(".kind")):
         path, _, text = change.partition("=")
-        _set(tree, path.split("."), text, change)
+        keys = path.split(".")
+        # the settings of the task need not say so: net.width is task.net.width
+        _set(tree["task"] if keys[0] in tree["task"] and keys[0] != "kind" else tree, keys, text, change)
     return from_json(Config, tree)
 
 
 def changed(config: Config, **values: Any) -> Config:
     """The configuration with these values, where they are not None. Raises UsageError for one that it refuses."""
     try:
-        return replace(config, **{name: value for name, value in values.items() if value is not None})
+        return config.but(**{name: value for name, value in values.items() if value is not None})
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -2,8 +2,9 @@
 
 from softmix.data import toys
 from softmix.data.origin import Origin
+from softmix.data.protocol import Source
 from softmix.data.report import DataError, NoSplitError, Report
 from softmix.data.source import load
 from softmix.data.store import Data, to_uint8
 
-__all__ = ["Data", "DataError", "NoSplitError", "Origin", "Report", "load", "to_uint8", "toys"]
+__all__ = ["Data", "DataError", "NoSplitError", "Origin", "Report", "Source", "load", "to_uint8", "toys"]

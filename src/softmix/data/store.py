@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from softmix.cond import Cond, CondSpec
 from softmix.data.origin import Origin
 from softmix.data.report import DataError, Report
-from softmix.rng import permutation
+from softmix.rng import Rng, permutation
 
 Kind = Literal["images", "points", "sequences", "grids"]
 
@@ -90,6 +91,15 @@ class Data:
         """Items as the model sees them, float32: value / 127.5 - 1 for images, as they are for points."""
         values = self.values if index is None else self.values[index]
         return values.float() / 127.5 - 1 if self.is_image else values
+
+    @property
+    def cond(self) -> CondSpec:
+        """The conditions that are known of the items: their labels, by the name "class"."""
+        return CondSpec((("class", len(self.classes)),)) if self.labels is not None and self.classes else CondSpec()
+
+    def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
+        """Items as the model sees them and what is known of them; rng : of each item, for a source that draws."""
+        return self.x0(index), Cond(label=self.labels[index]) if self.cond.parts and self.labels is not None else None
 
     def take(self, index: Tensor, note: str) -> Data:
         """The items at `index` (int64 [M]) as a data set of its own, with `note` added to the report."""

@@ -4,7 +4,7 @@ A denoiser is a network with a parameterisation and a head (`Network`), or a clo
 `ExactData`), or either of them wrapped (`guided`, `averaged`, `Counted`).
 """
 
-from .contract import Denoiser, Wrap
+from .contract import Denoiser, Suits, Wrap
 from .exact import ExactData, ExactMixture, wiener
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
@@ -28,6 +28,7 @@ __all__ = [
     "PublishedSMD",
     "SoftHead",
     "Staged",
+    "Suits",
     "Wrap",
     "adjusted",
     "affine",

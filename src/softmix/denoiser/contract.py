@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..posterior import Posterior
 from ..process import Process
+
+# The sampler that suits a part, by its name, with settings. A head, a loss or a denoiser has it as `suits`; a denoiser
+# speaks before its loss, and a loss before its head.
+Suits = tuple[str, Mapping[str, Any]]
 
 
 class Denoiser(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from ..net import Net, NetSpec
 from ..net.base import Embedding, at_least_one
 from ..posterior import Mixture, Normal, Point, Posterior
 from ..shape import column
+from .contract import Suits
 from .network import Inputs
 
 
@@ -25,6 +26,8 @@ class HeadSpec(Protocol):
 @dataclass(frozen=True)
 class PointHead:
     """The usual diffusion model: the network's x0, with certainty."""
+
+    suits: ClassVar[Suits] = ("adams", {})
 
     def channels(self, channels: int) -> int:
         return channels
@@ -46,6 +49,8 @@ class MapHead:
     row. For s = t it is the posterior's mean, for s = 0 the end of the path (a consistency model's answer);
     with `Flow`, (x_t - x0) / t is MeanFlow's average velocity.
     """
+
+    suits: ClassVar[Suits] = ("ddim", {})
 
     def channels(self, channels: int) -> int:
         return channels

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..cond import NONE, Cond, CondSpec, as_cond
 from ..net import DiTSpec, MLPSpec, NetSpec, UNetSpec
 from ..net.base import places
 from ..posterior import Posterior
@@ -51,7 +52,7 @@ class Network(nn.Module):
     net : the body's specification.
     head : what is believed: a point, a normal, a mixture, or a soft mixture.
     shape : of one item, (C, H, W) or (D,).
-    classes : number of classes, 0 for none. cond is then labels [B], with -1 for "not told".
+    cond : the conditions that it is built for.
     output : what the network is taken to say, a row of `softmix.denoiser.parameterise`.
     data_sd : the standard deviation of x0. The input is scaled by 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
     """
@@ -62,7 +63,7 @@ class Network(nn.Module):
         net: NetSpec,
         head: HeadSpec,
         shape: tuple[int, ...],
-        classes: int = 0,
+        cond: CondSpec = NONE,
         output: Output = "v",
         data_sd: float = 1.0,
     ):
@@ -71,15 +72,20 @@ class Network(nn.Module):
         if isinstance(net, UNetSpec | DiTSpec if points else MLPSpec):
             use = "MLPSpec" if points else "UNetSpec or DiTSpec"
             raise ValueError(f"{type(net).__name__} does not take items of shape {tuple(shape)}: use {use}")
-        self.process, self.shape, self.classes, self.output, self.data_sd = (
+        self.process, self.shape, self.cond, self.output, self.data_sd = (
             process,
             tuple(shape),
-            classes,
+            cond,
             output,
             data_sd,
         )
-        self.net = net.build(shape[0], head.channels(shape[0]), classes)
+        self.net = net.build(shape[0], head.channels(shape[0]), cond.classes)
         self.head = head.build(self.net, net, self.shape)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of its first label, 0 without labels."""
+        return self.cond.classes
 
     @property
     def two_times(self) -> bool:
@@ -87,7 +93,7 @@ class Network(nn.Module):
         return bool(getattr(self.head, "two_times", False))
 
     def forward(
-        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+        self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         other = xt.ndim != len(self.shape) + 1 or xt.shape[1] != self.shape[0]
         # a latent with a number for each place has the size of the images that it was made for
@@ -99,7 +105,9 @@ class Network(nn.Module):
         scaled = xt * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), xt)
         logsnr = self.process.logsnr(t).to(device=xt.device, dtype=xt.dtype)
         target = logsnr if to is None else self.process.logsnr(to).to(logsnr).expand(len(xt))
-        label = cond if self.classes else None
+        told = as_cond(cond)
+        self.cond.check(told, tuple(xt.shape[2:]))
+        label = None if told is None else told.label
         posterior: Posterior = self.head(self.net, Inputs(scaled, logsnr, label, xt, a, b, target))
         return posterior
 

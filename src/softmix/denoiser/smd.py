@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..net import MLPSpec, Net, NetSpec
 from ..net.base import State, Where, at_least_one, repeat
 from ..posterior import Implicit, ImplicitMean, Posterior
+from .contract import Suits
 from .network import Inputs
 
 
@@ -37,6 +38,7 @@ class SoftHead:
     local: int = 4
     mean: Literal["own", "none"] = "own"
     scale: float = 1.0
+    suits: ClassVar[Suits] = ("ancestral", {"eta": 0.0})
 
     def __post_init__(self) -> None:
         if self.latent < 1 or self.local < 0 or self.scale < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..posterior import HasMean, Implicit, Point, Posterior, need
 from ..process import Process
 from ..rng import Rng
-from .contract import Denoiser, Wrap
+from .contract import Denoiser, Suits, Wrap
 from .network import Network
 
 Call = Callable[[Denoiser, Tensor, "Tensor | float", "Tensor | None"], Posterior]
@@ -65,18 +65,19 @@ def towards(to: Tensor | float) -> Wrap:
 
 
 class Staged(nn.Module):
-    """Soft where noise is high, up to logsnr = `until`, and a point at another network's mean where it is low.
+    """Soft where noise is high, up to logsnr = `until`, and a point at the network's own mean where it is low.
 
     Where noise is high a step decides what the image is of, and only a draw can; where it is low the posterior is
-    close to one narrow Gaussian, and a mean and a good solver do as well for less. The mean's network keeps all
-    of its weights for that; it may be the same network. Every evaluation is of one of the two. Raises ValueError
-    for a batch with times on both sides.
+    close to one narrow Gaussian, and a mean and a good solver do as well for less. Raises ValueError for a batch with
+    times on both sides.
     """
 
-    def __init__(self, soft: Network, mean: Network, until: float):
+    suits: ClassVar[Suits] = ("soft-adams", {})
+
+    def __init__(self, soft: Network, until: float):
         super().__init__()
-        self.soft, self.mean, self.until = soft, mean, until
-        self.process, self.shape, self.classes = soft.process, soft.shape, soft.classes
+        self.soft, self.until = soft, until
+        self.process, self.shape, self.cond, self.classes = soft.process, soft.shape, soft.cond, soft.classes
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         soft = self.process.logsnr(t) <= self.until
@@ -84,7 +85,7 @@ class Staged(nn.Module):
             raise ValueError("a belief that is soft at some noise levels only needs one time for the whole batch")
         if soft.all():
             return cast(Posterior, self.soft(xt, t, cond))
-        return Point(need(self.mean(xt, t, cond), HasMean, "a staged belief").mean)
+        return Point(need(self.soft(xt, t, cond), HasMean, "a staged belief").mean)
 
 
 def averaged(n: int, seed: int = 0) -> Wrap:

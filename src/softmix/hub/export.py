@@ -22,14 +22,13 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
-from ..config import from_json, to_json
+from ..config import to_json
 from ..posterior import HasMean, need
 from ..process import VP, Gaussian, Table
 from ..rng import Rng
 from ..sampler import BY_NAME, sample
 from ..train import Model, Run, build
-from ..train.config import suited
-from ..train.make import assembled
+from ..train.record import run_of
 from .reading import HubError, reading
 
 TRAIN_STEPS = 1000
@@ -78,14 +77,14 @@ class SoftmixModel(ModelMixin, ConfigMixin):
         num_class_embeds: int | None = None,
     ):
         super().__init__()
-        self._run = from_json(Run, run)
-        self.network = build(self._run)
-        self.table = Table.of_betas(betas_of(self.network.process))
+        self._run = run_of(run)
+        self.network = build(self._run)["model"]
+        self.table = Table.of_betas(betas_of(self._run.config.task.process))
 
     @property
     def denoiser(self) -> Any:
         """The softmix denoiser."""
-        return assembled(self._run, self.network, self.config.step, None)
+        return self._run.config.task.made(self.network, self._run.facts, self.config.step)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True
@@ -163,7 +162,7 @@ class SoftmixPipeline(DiffusionPipeline):
         """n, steps, seed, labels -> [n, C, H, W], by a sampler of softmix or by the scheduler that was put in."""
         if _keys(self.scheduler) == _keys(scheduler_of(self.unet.network.process)):
             denoiser = self.unet.denoiser
-            chosen = suited(self.unet._run.config, denoiser) if sampler is None else BY_NAME[sampler]
+            chosen = self.unet._run.config.task.suited(denoiser) if sampler is None else BY_NAME[sampler]
             return lambda n, steps, seed, labels: sample(
                 denoiser, n, steps, sampler=chosen, seed=seed, cond=labels, device=self.device
             )
@@ -244,15 +243,12 @@ def export(model: Model, folder: str | Path) -> Path:
     if not isinstance(process, VP):
         raise HubError(f"a folder for diffusers holds betas, which {process} has not: train with VP")
     config = model.config
-    if getattr(config.loss, "mean", 1) == 0:
-        raise HubError("this model believes in a network that it kept: two networks are not exported")
-    classes = len(model.facts.class_names) if config.classes else 0
+    classes = model.facts.told.classes
     run = cast(dict[str, Any], to_json(Run(config, model.facts)))
     unet = SoftmixModel(shape[1], shape[0], shape[0], run, model.step, classes or None)
-    network = getattr(model.denoiser, "soft", model.denoiser)
-    unet.network.load_state_dict(network.state_dict())
+    unet.network.load_state_dict(model.network.state_dict())
     scheduler = scheduler_of(process)
-    soft = type(config.head).__name__ not in ("PointHead", "NormalHead")
+    soft = type(config.task.head).__name__ not in ("PointHead", "NormalHead")
     kind: Any = SoftmixPipeline if soft else ConsistencyModelPipeline if classes else DDPMPipeline
     kind(unet.eval(), scheduler).save_pretrained(str(folder))
     return Path(folder)

@@ -6,7 +6,7 @@ is smallest when the draws no longer vary, and the mixture collapses to its mean
 """
 
 from .collapse import gain, mixture_pays
-from .contract import Keeper, Loss, Objective, Stage, score
+from .contract import Group, Keeper, Loss, Objective, Owner, Stage, score
 from .energy import Energy
 from .feature import Eyes, FeatureEnergy
 from .flowmap import Consistency, MeanFlow
@@ -24,6 +24,7 @@ __all__ = [
     "Energy",
     "Eyes",
     "FeatureEnergy",
+    "Group",
     "Importance",
     "Keeper",
     "Likelihood",
@@ -31,6 +32,7 @@ __all__ = [
     "LossSpec",
     "MeanFlow",
     "Objective",
+    "Owner",
     "PublishedSquare",
     "Square",
     "Stage",

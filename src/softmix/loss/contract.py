@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -16,10 +17,29 @@ from ..rng import Rng
 @dataclass(frozen=True)
 class Stage:
     """Where training stands. progress : the share that is done. kept : the module that the loss has kept of an
-    earlier state of the network, or None before that."""
+    earlier state of the network, or None before that. modules : the network, "model", and the modules of the loss, by
+    name. turn : the module whose loss is asked for, "model" or a rival."""
 
     progress: float = 0.0
     kept: nn.Module | None = None
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    turn: str = "model"
+
+
+@dataclass(frozen=True)
+class Group:
+    """How a module that stands beside the network is trained: by AdamW with settings of its own.
+
+    rate : at its peak; it rises and falls as the network's does. None: the network's own. clip : the largest norm of
+    its gradient. rival : it is trained before the network in each step, by a loss of its own; otherwise by the same
+    loss as the network and with it.
+    """
+
+    rate: float | None = None
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    rival: bool = False
 
 
 class Objective(Protocol):
@@ -38,6 +58,20 @@ class Keeper(Objective, Protocol):
 
     def keep(self, network: Network, x0: Tensor) -> nn.Module:
         """What is kept of a copy of the network's averaged weights; x0 : some of the data, to measure scales."""
+        ...
+
+
+class Owner(Objective, Protocol):
+    """An objective with modules of its own, such as a discriminator. They are trained, averaged over nothing, and kept
+    in the checkpoints beside the network."""
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """How each is trained, by its name."""
+        ...
+
+    def build(self, network: Network) -> Mapping[str, nn.Module]:
+        """The modules, by the same names; network : for what they are beside, with the weights of its start."""
         ...
 
 

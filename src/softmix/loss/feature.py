@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser, Network
+from ..denoiser import Denoiser, Network, SoftHead, Staged
 from ..posterior import HasMean, need
 from ..process import Gaussian, Noised
 from ..rng import Rng
@@ -30,13 +30,13 @@ class FeatureEnergy:
     first part, with averaged weights, looking at a clean image as if at time `at`: at each place, and averaged over
     places. A sum of scores of which one, in pixels, is strictly proper is so.
 
-    In the second part a share `mean` of the items goes on to teach the mean, where logsnr > `until`; with 0 none
-    does, and there the mean of the kept network is believed (`softmix.denoiser.Staged`). For a share `blank` of the
+    In the second part a share `mean` of the items goes on to teach the mean, where logsnr > `until`, and there the mean
+    is believed (`softmix.denoiser.Staged`). For a share `blank` of the
     same items draws are made at t = 1. There x_t says nothing, all items have one posterior, and the score may
     compare every draw with every x0 and every other draw: the same expectation with a fraction of its noise. Each
     draw has its own x_t, which is noise and may play the latent's part: then the law over all x_t is learned, which
-    is what sampling needs, and not that for each. With `alike` the draws of a step are all for one x_t, so that only
-    the latent can tell them apart: right for each x_t, and less sharp (docs/experiments.md).
+    is what sampling needs, and not that for each. (All draws for one x_t, which only the latent can tell apart, are
+    right for each x_t and less sharp: docs/experiments.md.)
     Another share `high` is put at times uniform between that of `until` and 1.
 
     The score's weight is small beside the mean's, whose error is what is left at eight evaluations and more; the
@@ -56,23 +56,32 @@ class FeatureEnergy:
     high: float = 0.05
     mean: float = 1.0
     m: int = 2
-    alike: bool = False
     pixels: float = 0.1
     features: float = 0.1
     at: float = 0.05
     weight: Weight = "v"
 
     def __post_init__(self) -> None:
-        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank + self.high <= 1 or not 0 <= self.mean <= 1:
+        if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank + self.high <= 1 or not 0 < self.mean <= 1:
             raise ValueError(
-                "the feature score needs m >= 2 draws, a first part of 0 < share < 1, blank + high and mean at most "
-                f"1; found m = {self.m}, share = {self.share}, blank = {self.blank}, high = {self.high}, "
+                "the feature score needs m >= 2 draws, a first part of 0 < share < 1, blank + high at most 1 and "
+                f"0 < mean <= 1; found m = {self.m}, share = {self.share}, blank = {self.blank}, high = {self.high}, "
                 f"mean = {self.mean}"
             )
 
     @property
     def proper(self) -> bool:
         return self.pixels > 0
+
+    def fits(self, head: object, process: object) -> None:
+        if not (isinstance(head, SoftHead) and head.mean == "own"):
+            raise ValueError(
+                f'the loss FeatureEnergy needs a SoftHead with mean = "own"; the head is {type(head).__name__}'
+            )
+
+    def made(self, network: Network, step: int, end: float) -> Denoiser:
+        """The network in the first part; in the second it draws where noise is high."""
+        return network if step <= self.share * end else Staged(network, self.until)
 
     @property
     def keeps(self) -> float:
@@ -120,10 +129,9 @@ class FeatureEnergy:
     def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
         """The score at t = 1 of m draws for each of these items: every pair is compared."""
         process, x0 = cast(Gaussian, noised.process), noised.x0
-        places = items[:1] if self.alike else items
-        xt = process.alpha(1.0).to(x0) * x0[places] + process.sigma(1.0).to(x0) * noised.z[places]
-        posterior = denoiser(xt, torch.ones(len(places), dtype=torch.float64, device=xt.device))
-        draws = posterior.draws(self.m * len(items) // len(places), rng.take(places)).flatten(0, 1)
+        xt = process.alpha(1.0).to(x0) * x0[items] + process.sigma(1.0).to(x0) * noised.z[items]
+        posterior = denoiser(xt, torch.ones(len(items), dtype=torch.float64, device=xt.device))
+        draws = posterior.draws(self.m, rng.take(items)).flatten(0, 1)
         score = self.pixels * _all_pairs(draws.flatten(1)[:, :, None], x0.flatten(1)[:, :, None])
         if self.features:
             seen = list(zip(eyes(draws), eyes(x0), strict=True))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, MapHead, Suits
 from ..posterior import HasMean, need
 from ..process import Flow, Gaussian, Noised
 from ..rng import Rng
@@ -37,6 +37,7 @@ class Consistency:
 
     first: int = 10
     last: int = 160
+    suits: ClassVar[Suits] = ("renoise", {})
 
     @property
     def proper(self) -> bool:
@@ -87,6 +88,13 @@ class MeanFlow:
     @property
     def proper(self) -> bool:
         return False
+
+    def fits(self, head: object, process: object) -> None:
+        if not (isinstance(head, MapHead) and isinstance(process, Flow)):
+            raise ValueError(
+                f"the loss MeanFlow needs a MapHead and the process Flow; found {type(head).__name__} and "
+                f"{type(process).__name__}"
+            )
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         process = noised.process

@@ -25,7 +25,7 @@ import torch
 from .. import training
 from ..data import Data, load
 from ..data.store import choose
-from ..denoiser import Denoiser, MixtureHead, PointHead, PublishedSMD, SoftHead
+from ..denoiser import Denoiser, MixtureHead, Network, PointHead, PublishedSMD, SoftHead
 from ..denoiser.wrap import Wrapped, averaged
 from ..evaluate.judge import Reference, features_for
 from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
@@ -97,35 +97,34 @@ class Row:
 
 
 def change(**values: object) -> Callable[[Config, tuple[int, ...]], Config]:
-    return lambda config, shape: replace(config, **values)  # type: ignore[arg-type]
+    return lambda config, shape: config.but(**values)
 
 
 def wider(config: Config, shape: tuple[int, ...]) -> Config:
     """Plain, with a width that gives it the parameters of the soft mixture."""
-    aim = _parameters(replace(config, head=SoftHead()), shape)
-    net = config.net
+    aim = _parameters(config.but(head=SoftHead()), shape)
+    net = config.task.net
     assert isinstance(net, UNetSpec)
     width = min(range(net.width, 3 * net.width, 4), key=lambda w: abs(_parameters(_width(config, w), shape) - aim))
     return _width(config, width)
 
 
 def _width(config: Config, width: int) -> Config:
-    return replace(config, net=replace(config.net, width=width))
+    return config.but(net=replace(config.task.net, width=width))
 
 
 def _parameters(config: Config, shape: tuple[int, ...]) -> int:
-    net = config.net.build(shape[0], config.head.channels(shape[0]))
-    return sum(p.numel() for p in net.parameters()) + sum(
-        p.numel() for p in config.head.build(net, config.net, shape).parameters()
-    )
+    task = config.task
+    network = Network(task.process, task.net, task.head, shape)
+    return sum(p.numel() for p in network.parameters())
 
 
 def as_preset(name: str) -> Callable[[Config, tuple[int, ...]], Config]:
     """All that a preset says, on the table's own net and budget."""
 
     def make(config: Config, shape: tuple[int, ...]) -> Config:
-        kept = {key: getattr(config, key) for key in ("net", "steps", "batch", "seed", "show", "save", "precision")}
-        return replace(preset(name, shape), **kept)  # type: ignore[arg-type]
+        kept = {key: getattr(config, key) for key in ("steps", "batch", "seed", "show", "save", "precision")}
+        return preset(name, shape).but(net=config.task.net, **kept)  # type: ignore[arg-type]
 
     return make
 
@@ -176,9 +175,6 @@ ROWS: dict[str, Row] = {
     "feature score": Row("ours", change(head=OWN, loss=FeatureEnergy()), SOFT),
     "feature score, twice the images": Row("ours", change(head=OWN, loss=FeatureEnergy()), SOFT, longer=2.0),
     "feature score, eta = 0": Row("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
-    "feature score, one noise for all": Row(
-        "ours", change(head=replace(OWN, where="all"), loss=FeatureEnergy(alike=True)), SOFT
-    ),
     "feature score, pixels only": Row("control", change(head=OWN, loss=FeatureEnergy(features=0.0)), SOFT),
     "consistency": Row("rival", as_preset("consistency"), (Way("renoise", renoise), Way("ddim", ddim, most=8))),
     "meanflow": Row("rival", as_preset("meanflow"), (Way("ddim", ddim),)),
@@ -188,8 +184,8 @@ ROWS: dict[str, Row] = {
 def base(shape: tuple[int, ...], net: NetSpec, images: int, seed: int, batch: int = 64) -> Config:
     """The plain row's configuration."""
     steps = images // batch
-    config = replace(preset("plain", shape), net=net, batch=batch, steps=steps, seed=seed, save=steps, show=steps)
-    assert isinstance(config.head, PointHead) and isinstance(config.loss, Square)
+    config = preset("plain", shape).but(net=net, batch=batch, steps=steps, seed=seed, save=steps, show=steps)
+    assert isinstance(config.task.head, PointHead) and isinstance(config.task.loss, Square)
     return config
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from ..data import Report, toys
 from ..data.store import make
-from ..denoiser import Denoiser, ExactMixture, MixtureHead, PointHead, PublishedSMD, SoftHead
+from ..denoiser import Denoiser, ExactMixture, MixtureHead, Network, PointHead, PublishedSMD, SoftHead
 from ..denoiser.wrap import Wrapped
 from ..evaluate.carried import carried
 from ..evaluate.points import mode_statistics, sliced_wasserstein
@@ -32,7 +32,7 @@ from ..posterior import FullMixture, Implicit, Posterior
 from ..process import VP, Noised
 from ..rng import Rng
 from ..sampler import sample
-from ..train import Config, Optimiser, Run, Trainer, build, facts_of
+from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from . import images
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
@@ -119,14 +119,14 @@ VARIANTS = (
 def config(variant: Variant, steps: int, seed: int) -> Config:
     """The configuration of one training."""
     base = Config(
-        net=NET,
+        Denoise(net=NET),
         steps=steps,
         batch=256,
         seed=seed,
         precision="fp32",
         optimiser=Optimiser(rate=2e-3, warmup=100, decay=0.6),
     )
-    return replace(base, **variant.change)  # type: ignore[arg-type]
+    return base.but(**variant.change)
 
 
 def oracle() -> ExactMixture:
@@ -186,10 +186,9 @@ def trained(name: str, steps: int, seed: int, n: int) -> dict[str, float]:
     trainer = Trainer(Run(chosen, facts_of(data, chosen)), data, Path())
     for _ in range(chosen.steps or 0):
         trainer.advance()
-    network = build(trainer.run).eval()
-    trainer.ema.copy_to(network, chosen.ema[0])
-    denoiser: Denoiser = silent(network) if isinstance(chosen.loss, Silent) else network
-    return measure(denoiser, seed, n, rho=not isinstance(chosen.head, PointHead))
+    network = cast(Network, trainer.averaged())
+    denoiser: Denoiser = silent(network) if isinstance(chosen.task.loss, Silent) else network
+    return measure(denoiser, seed, n, rho=not isinstance(chosen.task.head, PointHead))
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..data import Data
-from .config import Config, Optimiser, Times
+from ..data import Source
+from .config import Config, Optimiser
+from .denoise import Denoise, Times
 from .ema import Ema
 from .halt import StoppedError, asked
 from .loop import TrainStep, log_of, training
@@ -18,12 +19,13 @@ from .model import Model, RunError, data_of, load, read_run
 from .preset import MODELS, preset
 from .record import Earlier, Facts, Run, Start
 from .rehearse import too_short
+from .task import Batch, Task
 from .trainer import Trainer
 from .world import LostError, join, leave
 
 
 def train(
-    data: Data,
+    source: Source,
     config: Config,
     out: str | Path,
     say: Callable[[str], None] = tqdm.write,
@@ -31,6 +33,7 @@ def train(
     *,
     more: int = 0,
     start: Model | None = None,
+    parts: Sequence[type] = (),
 ) -> Model:
     """Trains to the end, with a progress bar, and gives the model. See `training` for the loop itself.
 
@@ -48,11 +51,11 @@ def train(
 
     with asked() as stop, bar:
         try:
-            for step in training(data, config, out, stop, shard, more=more, start=start, say=told):
+            for step in training(source, config, out, stop, shard, more=more, start=start, say=told, parts=parts):
                 if not first:
                     continue
                 _shown(bar, step)
-                sentence = too_short(step.total, data.is_image) if step.step == 1 and step.total else None
+                sentence = too_short(step.total, source.is_image) if step.step == 1 and step.total else None
                 if sentence:
                     say(sentence)
                 for note in step.notes:
@@ -61,7 +64,7 @@ def train(
             # at once, while signals are still ours: the launcher is about to end this process
             print(f"\nsoftmix: {error}", file=sys.stderr, flush=True)
             raise
-    return load(out)
+    return load(out, parts=parts)
 
 
 def _shown(bar: tqdm[None], step: TrainStep) -> None:
@@ -75,7 +78,9 @@ def _shown(bar: tqdm[None], step: TrainStep) -> None:
 
 __all__ = [
     "MODELS",
+    "Batch",
     "Config",
+    "Denoise",
     "Earlier",
     "Ema",
     "Facts",
@@ -86,6 +91,7 @@ __all__ = [
     "RunError",
     "Start",
     "StoppedError",
+    "Task",
     "Times",
     "TrainStep",
     "Trainer",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,16 +21,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..config import dumps, loads
-from ..data import Data
+from ..data import Source
 from .config import Config
-from .examples import times
 from .halt import StoppedError
 from .log import LOG, SPEED, add, forget, log_of, write
 from .make import TrainingError
 from .memory import MemoryLackError, is_lack
 from .model import Model, RunError
 from .model import load as load_model
-from .record import Run
+from .pictures import show
+from .record import Run, read
 from .rehearse import Say, lack, no_room, rehearse, try_out
 from .settle import Wish, noted, settle, start_of
 from .trainer import Trainer
@@ -79,7 +79,7 @@ def _taken(out: Path) -> TrainingError:
 
 
 def training(
-    data: Data,
+    source: Source,
     config: Config,
     out: str | Path,
     stop: Callable[[], int] = lambda: 0,
@@ -88,6 +88,7 @@ def training(
     more: int = 0,
     start: Model | None = None,
     say: Say = lambda sentence: None,
+    parts: Sequence[type] = (),
 ) -> Generator[TrainStep, None, None]:
     """Trains, or goes on training, the run in folder `out`, yielding after every step.
 
@@ -103,12 +104,13 @@ def training(
     more : steps to be added to a run that has ended; the same call, cut off, goes on and adds no others.
     start : a model whose weights, averaged unless it was loaded with others, the run begins with.
     say : told, before the first step of a new run, what is tried and what was found: its speed, the memory.
+    parts : classes of your own that the configuration has: a task, a loss, a network (docs/extend.md).
 
     Raises TrainingError, before anything is written, if the folder holds another run or cannot be written, if memory
     does not suffice or another process trains it, and when the loss is not finite under the policy "stop"; LostError
     if another process of the run has ended.
     """
-    out, world, wish = Path(out), join(), Wish(more, start)
+    out, world, wish = Path(out), join(), Wish(more, start, tuple(parts))
     if shard and world.size == 1:
         raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")
 
@@ -117,20 +119,24 @@ def training(
         if world.size == 1 and stop():
             raise StoppedError("stopped before the first step, and nothing was written", stop())
 
-    run = loads(Run, world.told(dumps(settle(out, data, config, world.size, wish))))
+    def heard_by(run: Run) -> Run:
+        """The run as the first process has it."""
+        return loads(Run, world.told(dumps(run, parts)), parts)
+
+    run = heard_by(settle(out, source, config, world.size, wish))
     new = world.told("new" if not (out / "config.json").exists() else "old") == "new"
-    trainer = _able(run, data, out, world, shard)
+    trainer = _able(run, source, out, world, shard, wish.parts)
     if new:
-        run = loads(Run, world.told(dumps(rehearse(trainer, heard))))
+        run = heard_by(rehearse(trainer, heard))
     with alone(out) if world.first else nullcontext():
         now = run
         if world.first and (not new or (out / "config.json").exists()):
             # again, since another process may have made or continued it in the meantime
-            now = settle(out, data, config, world.size, wish)
-        now = loads(Run, world.told(dumps(now)))
+            now = settle(out, source, config, world.size, wish)
+        now = heard_by(now)
         if now != run:
-            trainer = Trainer(now, data, out, world, shard)
-        notes = _ready(trainer, start, heard)
+            trainer = Trainer(now, source, out, world, shard, wish.parts)
+        notes = _ready(trainer, wish, heard, heard_by)
         try:
             yield from _steps(trainer, notes, stop)
         except GeneratorExit:
@@ -147,24 +153,24 @@ def training(
             ) from error
 
 
-def _ready(trainer: Trainer, start: Model | None, say: Say) -> tuple[str, ...]:
+def _ready(trainer: Trainer, wish: Wish, say: Say, heard_by: Callable[[Run], Run]) -> tuple[str, ...]:
     """Brings a trainer to where its run stands, and writes down what has changed. Sentences about it."""
     out, world, place = trainer.out, trainer.world, trainer.out / "config.json"
-    before = loads(Run, place.read_text(encoding="utf-8")) if world.first and place.exists() else trainer.run
+    before = read(place.read_text(encoding="utf-8"), wish.parts) if world.first and place.exists() else trainer.run
     if world.first and not place.exists():
-        write(place, dumps(trainer.run))
+        write(place, dumps(trainer.run, wish.parts))
     notes = trainer.load()
     if trainer.total is None:
         # of 0.1, which set its length while it trained, and was stopped before
         rehearse(trainer, say)
         trainer.load()
     if trainer.saved < 0 and trainer.run.facts.start:
-        trainer.begin_from(_weights(trainer, start))
+        trainer.begin_from(_weights(trainer, wish.start))
     run, changes = noted(before, trainer.run, trainer.step)
-    trainer.run = loads(Run, world.told(dumps(run)))
+    trainer.run = heard_by(run)
     if world.first:
         if trainer.run != before:
-            write(place, dumps(trainer.run))
+            write(place, dumps(trainer.run, wish.parts))
         forget(out, trainer.step)
     if trainer.step == 0:
         # so that there is always something to roll back to
@@ -188,19 +194,19 @@ def _weights(trainer: Trainer, start: Model | None) -> dict[str, torch.Tensor]:
     return found.network.state_dict()
 
 
-def _able(run: Run, data: Data, out: Path, world: World, shard: bool) -> Trainer:
+def _able(run: Run, source: Source, out: Path, world: World, shard: bool, own: tuple[type, ...]) -> Trainer:
     """A trainer that has shown that it can compute a loss and its gradient."""
     try:
-        trainer = Trainer(run, data, out, world, shard)
+        trainer = Trainer(run, source, out, world, shard, own)
         try_out(trainer)
     except (LostError, TrainingError):
         raise
     except Exception as error:  # parts that do not fit each other fail in any way they like
         if is_lack(error):
-            raise no_room("two items", data.shape, error) from error
+            raise no_room("two items", source.shape, error) from error
         told = " ".join(str(error).split()) or type(error).__name__
         raise TrainingError(
-            f"this configuration cannot be trained on {data.name}, items {data.shape}: {told}"
+            f"this configuration cannot be trained on {source.name}, items {source.shape}: {told}"
         ) from error
     return trainer
 
@@ -247,7 +253,7 @@ def _in_more_parts(trainer: Trainer, error: MemoryLackError) -> str:
     """Halves the parts of a batch from here on, in config.json too, so that a run that is continued does the same."""
     sentence = lack(trainer, error)
     if trainer.world.first:
-        write(trainer.out / "config.json", dumps(trainer.run))
+        write(trainer.out / "config.json", dumps(trainer.run, trainer.own))
     return sentence
 
 
@@ -261,7 +267,7 @@ def _record(trainer: Trainer, step: TrainStep) -> str:
         if step.images_per_second:
             _log(trainer, SPEED, {"step": step.step, "images_per_second": round(step.images_per_second, 1)})
     if last or step.step % (config.show or tenth) == 0:
-        without = trainer.show()
+        without = show(trainer)
     if last or step.step % (config.save or tenth) == 0:
         trainer.save()
     return without
@@ -276,12 +282,11 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     """What happens after a loss or gradient that is not finite, and a sentence about it."""
     policy, first = trainer.run.nonfinite(trainer.step), trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
-    t = times(trainer.run.config, items, trainer.attempt)
-    worst = {name: float(whole(p.detach()).abs().max()) for name, p in trainer.network.named_parameters()}
+    worst = {name: float(whole(p.detach()).abs().max()) for name, p in trainer.model.named_parameters()}
     name = max(worst, key=lambda key: worst[key] if worst[key] == worst[key] else float("inf"))
     what = (
         f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
-        f"t from {float(t.min()):.4f} to {float(t.max()):.4f}; largest weight {worst[name]:.3g} in {name}"
+        f"{trainer.task.said(trainer.batch(items))}; largest weight {worst[name]:.3g} in {name}"
     )
     _log(trainer, LOG, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})
     if policy == "stop" or failures >= _TRIES:

@@ -1,17 +1,13 @@
-"""The room of training: what a run is made of: its facts, its network, the denoiser that comes of it."""
+"""The room of training: what a run is made of: its facts and its modules."""
 
 from __future__ import annotations
-
-import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Data
+from ..data import Source
 from ..data.store import choose
-from ..denoiser import Network, Staged
-from ..loss import Eyes, FeatureEnergy, Keeper
+from ..rng import Rng
 from ..version import __version__
 from .config import Config
 from .record import Facts, Run
@@ -41,51 +37,58 @@ def find_device() -> torch.device:
     )
 
 
-def facts_of(data: Data, config: Config, processes: int = 1) -> Facts:
+def some(source: Source, count: int, first: bool = False) -> Tensor:
+    """x0 of at most so many items: a fixed random choice, or the first."""
+    index = torch.arange(min(count, len(source))) if first else choose(len(source), count)
+    return source.batch(index, Rng(0, index, "some"))[0]
+
+
+def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
     """What a run finds of its data and machine, and how many processes it begins with."""
-    trainable(data.shape)
-    if config.classes and data.labels is None:
-        raise TrainingError(f"training with classes was asked for, but {data.name} has no labels; leave `classes` off")
-    if config.flip and not data.is_image:
-        raise TrainingError(f"flip was asked for, and {data.name} holds no images to be mirrored; leave `flip` off")
+    trainable(source.shape)
+    try:
+        told = config.task.told(source)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
     bf16 = find_device().type == "cuda" or torch.cpu._is_amx_tile_supported()
     precision = config.precision if config.precision != "auto" else "bf16" if bf16 else "fp32"
+    lanes = torch.get_num_threads() * processes if find_device().type == "cpu" and source.is_image else 1
+    x0 = some(source, 10000)
     return Facts(
-        data.name,
-        data.fingerprint,
-        len(data),
-        data.shape,
-        data.classes if config.classes else (),
-        float(data.x0(choose(len(data), 10000)).std().item()),
+        source.name,
+        source.fingerprint,
+        len(source),
+        source.shape,
+        getattr(source, "classes", ()) if told.labels else (),
+        float(x0.std().item()) if x0.is_floating_point() else 1.0,
         precision,
         config.steps,
         __version__,
-        torch.get_num_threads() * processes if find_device().type == "cpu" and data.is_image else 1,
-        data.origin,
+        1 if config.task.whole else lanes,
+        getattr(source, "origin", None),
         shown="chosen",
+        cond=told,
     )
 
 
-def build(run: Run) -> Network:
-    """The network of a run, with the weights that its seed gives. The caller's random state is left alone."""
-    config, facts = run.config, run.facts
+def build(run: Run) -> nn.ModuleDict:
+    """The modules of a run, with the weights that its seed gives. The caller's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        classes = len(facts.class_names) if config.classes else 0
-        return Network(config.process, config.net, config.head, facts.shape, classes, config.output, facts.data_sd)
-
-
-def assembled(run: Run, network: Network, step: int, kept: nn.Module | None) -> Network | Staged:
-    """The denoiser that a run has made by this step: its network, beside what the loss has kept of it if need be."""
-    loss = run.config.loss
-    if not isinstance(loss, FeatureEnergy) or step <= loss.share * (run.facts.first_end or math.inf):
-        return network
-    return Staged(network, kept.network if loss.mean == 0 and isinstance(kept, Eyes) else network, loss.until)
+        torch.manual_seed(run.config.seed)
+        return run.config.task.build(run.facts)
 
 
 def restored(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
-    """What the loss has kept, from a checkpoint."""
-    some = torch.zeros(2, *run.facts.shape)
-    kept = cast(Keeper, run.config.loss).keep(build(run), some)
+    """What the task has kept, from a checkpoint."""
+    kept = run.config.task.keep(build(run)["model"], torch.zeros(2, *run.facts.shape))
     kept.load_state_dict(tensors)
     return kept.requires_grad_(False).eval()
+
+
+def compiled(model: nn.Module) -> None:
+    """Compiles the blocks of a network where it has some, and the whole of another model."""
+    inner = getattr(model, "net", None)
+    if inner is not None and hasattr(inner, "run"):
+        inner.run = torch.compile(inner.run, dynamic=False)
+    else:
+        model.forward = torch.compile(model.forward, dynamic=False)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from ..config import ConfigError, loads
+from torch import nn
+
+from ..config import ConfigError
 from ..data import Data
 from ..data import load as load_data
-from ..denoiser import Network, Staged
-from ..loss import FeatureEnergy
+from ..denoiser import Denoiser
 from ..process import Gaussian
 from ..sampler import Sampler
 from . import checkpoint
-from .config import Config, suited
+from .config import Config
+from .denoise import Denoise
 from .ema import name_of
-from .make import assembled, build, restored
-from .record import Facts, Run
+from .make import build
+from .record import Facts, Run, read
 
 
 class RunError(RuntimeError):
@@ -29,9 +32,11 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser with all that is known of it. weights: "ema-0.050" and so on, or "model" for the raw ones."""
+    """What a run has made, with all that is known of it. network : the module that was trained. made : what the task
+    makes of it, for `Denoise` a denoiser. weights: "ema-0.050" and so on, or "model" for the raw ones."""
 
-    denoiser: Network | Staged
+    network: nn.Module
+    made: Any
     config: Config
     facts: Facts
     path: Path
@@ -40,26 +45,33 @@ class Model:
     damaged: tuple[str, ...]
 
     @property
-    def process(self) -> Gaussian:
-        return self.denoiser.process
+    def denoiser(self) -> Any:
+        """What a `Denoise` run makes. Raises RunError for a run of another task."""
+        self._denoise()
+        return self.made
+
+    def _denoise(self) -> Denoise:
+        task = self.config.task
+        if not isinstance(task, Denoise):
+            raise RunError(f"{self.path} was trained for {type(task).__name__} and makes no denoiser: see `made`")
+        return task
 
     @property
-    def network(self) -> Network:
-        """The network that was trained; the denoiser may be that beside another."""
-        return self.denoiser.soft if isinstance(self.denoiser, Staged) else self.denoiser
+    def process(self) -> Gaussian:
+        return cast(Gaussian, cast(Denoiser, self.denoiser).process)
 
     @property
     def fingerprint(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of the weights, with their names."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.denoiser.state_dict().items()):
+        for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 
     @property
     def sampler(self) -> Sampler:
-        """The sampler that suits the model: see `suited`."""
-        return suited(self.config, self.denoiser)
+        """The sampler that suits the model: see `Denoise.suited`."""
+        return self._denoise().suited(self.made)
 
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -74,48 +86,49 @@ def folder_of(name: str | Path) -> Path:
     return shipped if known else folder
 
 
-def read_run(folder: str | Path) -> Run:
-    """The config.json of a run folder, or of a model that comes with softmix. Raises RunError with a sentence."""
+def read_run(folder: str | Path, parts: Sequence[type] = ()) -> Run:
+    """The config.json of a run folder, or of a model that comes with softmix. Raises RunError with a sentence.
+
+    parts : classes of your own that the run was trained with.
+    """
     place = folder_of(folder) / "config.json"
     if not os.path.isfile(place):
         raise RunError(
             f"{folder} is not a run folder: it has no config.json. Give the folder that `softmix train ... --out` made"
         )
     try:
-        return loads(Run, place.read_text())
+        return read(place.read_text(encoding="utf-8"), parts)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         raise RunError(f"{place} cannot be read: {error}") from error
 
 
-def load(folder: str | Path, weights: str | None = None) -> Model:
+def load(folder: str | Path, weights: str | None = None, parts: Sequence[type] = ()) -> Model:
     """The newest whole checkpoint of a run, with averaged weights unless told otherwise, ready to sample.
 
     weights : "model" for the weights as trained, or the name of an average such as "ema-0.100".
+    parts : classes of your own that the run was trained with.
     A damaged checkpoint is named in a warning and the one before it is taken.
     Raises RunError if the folder is not a run, has no checkpoint, or no such weights.
     """
-    run, folder = read_run(folder), folder_of(folder)
+    run, folder = read_run(folder, parts), folder_of(folder)
     wanted = weights or name_of(run.config.ema[0])
     known = ("model", *map(name_of, run.config.ema))
     if wanted not in known:
         raise RunError(f"the weights {wanted!r} were asked for; this run keeps {', '.join(known)}")
-    # a mean that is believed as it was kept is kept from some step on: then all there is is read
-    loss = run.config.loss
-    only = None if isinstance(loss, FeatureEnergy) and loss.mean == 0 else (wanted,)
     try:
-        found = checkpoint.latest(Path(folder) / "checkpoints", only=only)
+        found = checkpoint.latest(Path(folder) / "checkpoints", only=(wanted,))
     except checkpoint.CheckpointError as error:
         raise RunError(str(error)) from error
     if found is None:
         raise RunError(f"{folder} has no checkpoint yet: run the same `softmix train` command to go on")
     for sentence in found.damaged:
         warnings.warn(sentence, stacklevel=2)
-    network = build(run)
+    network = build(run)["model"]
     network.load_state_dict(found.tensors[wanted])
-    kept = found.tensors.get("kept")
-    denoiser = assembled(run, network, found.step, None if kept is None else restored(run, kept))
+    network.eval().requires_grad_(False)
     return Model(
-        denoiser.eval().requires_grad_(False),
+        network,
+        run.config.task.made(network, run.facts, found.step),
         run.config,
         run.facts,
         Path(folder),

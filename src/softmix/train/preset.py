@@ -10,7 +10,8 @@ from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD
 from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, Flow
-from .config import Config, Optimiser, Times
+from .config import Config, Optimiser
+from .denoise import Denoise, Times
 from .make import trainable
 
 Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
@@ -30,31 +31,31 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     """
     trainable(shape)
     soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
-    base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=_batch(shape), optimiser=ease)
+    task = Denoise(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"))
+    base = Config(task, batch=_batch(shape), optimiser=ease)
     if len(shape) == 1:
-        base = replace(base, optimiser=replace(ease, rate=2e-3), precision="fp32")
+        base = base.but(optimiser=replace(ease, rate=2e-3), precision="fp32")
     else:
-        base = replace(base, head=SoftHead(), loss=FeatureEnergy())
+        base = base.but(head=SoftHead(), loss=FeatureEnergy())
     if model == "plain":
-        return replace(base, head=PointHead(), loss=Square("v"))
+        return base.but(head=PointHead(), loss=Square("v"))
     if model == "published":
-        return replace(base, head=PublishedSMD(), loss=PublishedSquare())
+        return base.but(head=PublishedSMD(), loss=PublishedSquare())
     if model == "mixture":
-        return replace(
-            base,
+        return base.but(
             head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"),
             loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
         )
     if model == "consistency":
         # the authors' process, up to sigma = 80, and noise levels, whose data have a standard deviation of 0.5
         times = Times("normal", logsnr=(1.5, 4.0))
-        return replace(base, process=VE(), head=PointHead(), loss=Consistency(), output="edm", times=times)
+        return base.but(process=VE(), head=PointHead(), loss=Consistency(), output="edm", times=times)
     if model == "meanflow":
         # logit(t) ~ N(-0.4, 1): logsnr is -2 logit(t)
         times = Times("normal", logsnr=(0.8, 2.0))
-        return replace(base, process=Flow(), head=MapHead(), loss=MeanFlow(), output="flow", times=times)
+        return base.but(process=Flow(), head=MapHead(), loss=MeanFlow(), output="flow", times=times)
     if model == "normal":
-        return replace(base, head=NormalHead(), loss=Likelihood())
+        return base.but(head=NormalHead(), loss=Likelihood())
     return base
 
 

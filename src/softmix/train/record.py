@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from ..cond import NONE, CondSpec
+from ..config import from_json, loads
 from ..data import Origin
-from .config import Config
+from .config import Config, up_to_date
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Facts:
     shown : the items by which a loss that keeps something of the network measures it: the first 512, or 512 from
     anywhere in the data.
     start : the run whose weights this one began with.
+    cond : the conditions that the model is told.
     """
 
     data: str
@@ -52,6 +57,15 @@ class Facts:
     parts: tuple[tuple[int, int], ...] = ()
     shown: Literal["first", "chosen"] = "first"
     start: Start | None = None
+    cond: CondSpec = NONE
+
+    @property
+    def told(self) -> CondSpec:
+        """The conditions that the model is told."""
+        if not self.cond.parts and self.class_names:
+            # of 0.1, which knew of classes only
+            return CondSpec((("class", len(self.class_names)),))
+        return self.cond
 
     @property
     def first_end(self) -> int | None:
@@ -92,6 +106,24 @@ class Run:
         """In how many parts, one after another, the batch of the step after `step` is computed."""
         found = [number for since, number in self.facts.parts if since <= step]
         return found[-1] if found else self.config.optimiser.accumulate
+
+
+def read(text: str, parts: Sequence[type] = ()) -> Run:
+    """The run of a config.json, of this version or an earlier one. Raises ConfigError."""
+    try:
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if isinstance(data, Mapping) and isinstance(data.get("config"), Mapping) and "task" not in data["config"]:
+        return run_of(data, parts)
+    # this reading sees keys that stand twice
+    return loads(Run, text, parts)
+
+
+def run_of(data: Mapping[str, Any], parts: Sequence[type] = ()) -> Run:
+    """As `read`, of the JSON values."""
+    config = data.get("config")
+    return from_json(Run, {**data, "config": up_to_date(config)} if isinstance(config, Mapping) else data, parts)
 
 
 def rate(run: Run, step: int, total: int | None, keeps: float | None = None) -> float:

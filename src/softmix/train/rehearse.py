@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from ..sampler import sample
-from .config import suited
 from .make import TrainingError
 from .memory import MemoryLackError, enough, free_memory, held_by, is_lack
+from .pictures import picture
 from .record import Run
 from .trainer import Trainer
 
@@ -34,12 +33,17 @@ def try_out(trainer: Trainer) -> None:
     Of several processes each tries an item.
     """
     if trainer.team is not None:
-        trainer.team.backward(torch.arange(trainer.world.size), trainer.world.size)
-        trainer.optimiser.zero_grad(set_to_none=True)
+        for turn in trainer.optimisers.turns:
+            trainer.team.backward(torch.arange(trainer.world.size), trainer.world.size, turn)
+            trainer.optimisers.clear()
         return
-    torch.autograd.grad(trainer.item_loss(torch.arange(2)).sum(), trainer.parameters, allow_unused=True)
-    label = torch.zeros(1, dtype=torch.long) if trainer.network.classes else None
-    sample(trainer.network, 1, 1, sampler=suited(trainer.run.config), cond=label, device=trainer.device)
+    for turn in trainer.optimisers.turns:
+        loss = trainer.losses(torch.arange(2), turn)
+        if loss.shape != (2,):
+            raise ValueError(f"a loss gives one number for each item, [2] for two; found the shape {list(loss.shape)}")
+        torch.autograd.grad(loss.sum(), trainer.optimisers.parameters(turn), allow_unused=True)
+    made = trainer.task.made(trainer.model, trainer.run.facts, 0)
+    trainer.task.tried(made, trainer.device)
 
 
 def rehearse(trainer: Trainer, say: Say) -> Run:
@@ -51,7 +55,7 @@ def rehearse(trainer: Trainer, say: Say) -> Run:
     not. Raises TrainingError if memory does not suffice for one item at a time.
     """
     began, step, minutes = time.perf_counter(), trainer.step, trainer.run.config.minutes
-    keeps = 1.0 if trainer.keeps is None else trainer.keeps
+    keeps = 1.0 if trainer.task.keeps is None else trainer.task.keeps
     stages = [False, True] if keeps < 1 else [False]
     took = []
     for later in stages:
@@ -78,7 +82,7 @@ def rehearse(trainer: Trainer, say: Say) -> Run:
         speed = trainer.run.config.batch / mean
         say(f"{speed:.3g} items a second: {trainer.total:,} steps in {minutes:g} minutes")
     trainer.kept = None
-    trainer.optimiser.state.clear()
+    trainer.optimisers.forget()
     return trainer.run
 
 
@@ -96,7 +100,7 @@ def too_short(total: int, is_image: bool) -> str | None:
 def fewer(run: Run, step: int) -> Run | None:
     """The run with each part of a batch halved from the step after `step` on; None if a part is one item for a lane."""
     batch, lanes, now = run.config.batch, run.facts.lanes, run.parts(step)
-    if -(-batch // (now * lanes)) == 1:
+    if -(-batch // (now * lanes)) == 1 or run.config.task.whole:
         return None
     before = tuple(one for one in run.facts.parts if one[0] < step)
     return replace(run, facts=replace(run.facts, parts=(*before, (step, 2 * now))))
@@ -130,7 +134,9 @@ def no_room(what: str, shape: tuple[int, ...], error: BaseException, before: str
 def _parted(trainer: Trainer) -> str:
     batch, parts = trainer.run.config.batch, trainer.run.parts(trainer.step)
     alike = (
-        "" if trainer.keeps is None else "; its loss compares the items of a part with each other, now fewer of them"
+        ""
+        if trainer.task.keeps is None
+        else "; its loss compares the items of a part with each other, now fewer of them"
     )
     return (
         f"memory does not suffice for {-(-2 * batch // parts)} items at once: from step {trainer.step + 1} on a batch "
@@ -157,11 +163,11 @@ def _plan(trainer: Trainer, say: Say) -> float:
     if trainer.device.type != "cpu" or trainer.team is not None or trainer.run.config.compile:
         return 0.0
     free = free_memory()
-    count = min(4, trainer.run.config.batch)
+    count, parameters = min(4, trainer.run.config.batch), trainer.optimisers.parameters()
     try:
         began = time.perf_counter()
-        loss, held = held_by(lambda: trainer.item_loss(torch.arange(count)).sum(), trainer.parameters)
-        torch.autograd.grad(loss, trainer.parameters, allow_unused=True)
+        loss, held = held_by(lambda: trainer.losses(torch.arange(count)).sum(), parameters)
+        torch.autograd.grad(loss, parameters, allow_unused=True)
         took = (time.perf_counter() - began) / count
     except (RuntimeError, MemoryError) as error:
         if not is_lack(error):
@@ -209,14 +215,14 @@ def _beside(trainer: Trainer) -> tuple[float, float]:
     began = time.perf_counter()
     _picture(trainer)
     seen = time.perf_counter() - began
-    weights = sum(p.numel() * p.element_size() for p in trainer.parameters)
+    weights = sum(p.numel() * p.element_size() for p in trainer.modules.parameters())
     # the weights, two moments of each, and the averages
     return seen, 0.02 + weights * (3 + len(trainer.run.config.ema)) / _DISK
 
 
 def _picture(trainer: Trainer) -> None:
     try:
-        trainer.picture()
+        picture(trainer)
     except (RuntimeError, MemoryError) as error:
         # a run goes on without pictures
         if not is_lack(error):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-from ..config import ConfigError, loads
-from ..data import Data
+from ..config import ConfigError
+from ..data import Source
 from ..data.origin import Origin
 from . import checkpoint
 from .config import Config
 from .make import TrainingError, facts_of
 from .model import Model
 from .place import require_writable
-from .record import Earlier, Facts, Run, Start
+from .record import Earlier, Facts, Run, Start, read
 
 OURS = ("config.json.tmp", ".lock")
 # what a run may change while it goes on, beside the rate of its optimiser
@@ -25,14 +26,16 @@ _FREE = ("nonfinite", "save", "show", "keep")
 class Wish:
     """What a call of `training` asks for beside its configuration.
 
-    more : steps to be added to a run that has ended. start : a trained model whose weights the run begins with.
+    more : steps to be added to a run that has ended. start : a trained model whose weights the run begins with. parts :
+    classes of the caller's own that the configuration has.
     """
 
     more: int = 0
     start: Model | None = None
+    parts: tuple[type, ...] = ()
 
 
-def settle(out: Path, data: Data, config: Config, processes: int = 1, wish: Wish | None = None) -> Run:
+def settle(out: Path, source: Source, config: Config, processes: int = 1, wish: Wish | None = None) -> Run:
     """The run that lives in `out`, with the changes asked for, or the one that would be made there; nothing is written.
 
     Raises TrainingError if the folder holds something else or cannot be written, and for changes that cannot be.
@@ -47,14 +50,14 @@ def settle(out: Path, data: Data, config: Config, processes: int = 1, wish: Wish
         )
     if config.steps is None and config.minutes is None:
         raise TrainingError("how long to train was not said: give steps or minutes")
-    facts = facts_of(data, config, processes)
+    facts = facts_of(source, config, processes)
     if facts.origin:
         facts = replace(facts, origin=facts.origin.kept_in(out))
     if not place.exists():
         _require_free(out)
         return _started(Run(config, facts), out, wish.start) if wish.start else Run(config, facts)
     try:
-        found = loads(Run, place.read_text(encoding="utf-8"))
+        found = read(place.read_text(encoding="utf-8"), wish.parts)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{place} cannot be read: {error}") from error
     if found.facts.fingerprint != facts.fingerprint:
@@ -95,10 +98,11 @@ def _require_free(out: Path) -> None:
 def _started(run: Run, out: Path, start: Model) -> Run:
     """A new run that begins with the weights of another, if they fit."""
     config, theirs = run.config, start.config
-    classes = (run.facts.class_names, start.facts.class_names)
-    pairs = [(name, getattr(config, name), getattr(theirs, name)) for name in ("net", "head", "output")]
+    parts = dict.fromkeys(name for task in (config.task, theirs.task) for name in getattr(task, "model_settings", ()))
+    pairs = [(name, getattr(config.task, name, None), getattr(theirs.task, name, None)) for name in parts]
+    pairs.append(("task", type(config.task).__name__, type(theirs.task).__name__))
     pairs.append(("shape of an item", run.facts.shape, start.facts.shape))
-    pairs.append(("classes", len(classes[0]), len(classes[1])))
+    pairs.append(("conditions", str(run.facts.told), str(start.facts.told)))
     apart = "; ".join(f"{name}: {ours} here, {other} there" for name, ours, other in pairs if ours != other)
     if apart:
         raise TrainingError(
@@ -134,13 +138,20 @@ def _changed(found: Run, config: Config, out: Path) -> Run:
     wanted = replace(found.config, **free, optimiser=optimiser)
     same = replace(config, steps=wanted.steps, minutes=wanted.minutes)
     if same != wanted:
-        other = [name for name in Config.__dataclass_fields__ if getattr(wanted, name) != getattr(same, name)]
+        other = _apart(wanted, same)
+        if "task" in other and type(wanted.task) is type(same.task):
+            other = [*_apart(wanted.task, same.task), *(name for name in other if name != "task")]
         raise TrainingError(
             f"{out} holds a run with another {', '.join(other)}: name another folder, or repeat the settings in "
             f"{out / 'config.json'} (`softmix train --out {out}` goes on with them). While a run goes on only "
             f"optimiser.rate, {', '.join(_FREE)} may change, and it may be made longer"
         )
     return replace(found, config=wanted)
+
+
+def _apart(one: Any, other: Any) -> list[str]:
+    """The fields of two dataclasses of one class that differ."""
+    return [field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name)]
 
 
 def _lengthened(found: Run, config: Config, out: Path, more: int) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, cast
 
@@ -23,9 +23,9 @@ class _Share(nn.Module):
     A posterior draws after the network has answered; only the loss is where all of its work is over.
     """
 
-    def __init__(self, network: nn.Module, loss: Callable[[Tensor], Tensor]):
+    def __init__(self, modules: Iterable[nn.Module], loss: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.network, self._loss = network, loss
+        self.modules_of_turn, self._loss = nn.ModuleList(modules), loss
 
     def forward(self, items: Tensor) -> Tensor:
         return self._loss(items)
@@ -42,44 +42,55 @@ class Team:
         self.world, self.batch = trainer.world, trainer.run.config.batch
         if self.batch < self.world.size:
             raise ValueError(f"a batch of {self.batch} items was to be divided among {self.world.size} processes")
-        share = _Share(trainer.network, trainer.item_loss)
+        self.turns = {turn: self._shared(trainer, turn, shard) for turn in trainer.optimisers.turns}
+
+    @staticmethod
+    def _shared(trainer: Trainer, turn: str, shard: bool) -> nn.Module:
+        modules = trainer.optimisers.modules(turn)
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        share = _Share(modules, lambda items: trainer.losses(items, turn))
         if shard:
+            if len(trainer.modules) > 1:
+                raise ValueError(
+                    f"shard divides the weights of one model, and this run trains {', '.join(trainer.modules)}: leave "
+                    "it out"
+                )
             # it takes a second to import, and most runs do without
             from torch.distributed.fsdp import fully_shard
 
             # nothing here writes into what a block returns
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
-            for parameter in trainer.network.parameters():
+            for parameter in parameters:
                 # weights stored channels last cannot be shared
                 parameter.data = parameter.data.contiguous()
-            for block in trainer.network.net.body:
+            for block in getattr(getattr(trainer.model, "net", None), "body", ()):
                 fully_shard(block)
-            self.share: nn.Module = cast(nn.Module, fully_shard(share))
-        else:
-            some = share(torch.arange(2)).sum()
-            gradient = torch.autograd.grad(some, list(trainer.network.parameters()), allow_unused=True)
-            # a loss need not ask for all of the network: the mean's part of training leaves the latent alone
-            self.share = DistributedDataParallel(share, find_unused_parameters=any(g is None for g in gradient))
+            return cast(nn.Module, fully_shard(share))
+        some = share(torch.arange(2)).sum()
+        gradient = torch.autograd.grad(some, parameters, allow_unused=True)
+        # a loss need not ask for all of the network: the mean's part of training leaves the latent alone
+        return DistributedDataParallel(share, find_unused_parameters=any(g is None for g in gradient))
 
-    def backward(self, items: Tensor, pieces: int) -> float:
+    def backward(self, items: Tensor, pieces: int, turn: str = "model") -> float:
         """The loss of these items; leaves the gradient of it in the parameters, or this process's part of it."""
         size = self.world.size
         # as many for each, since what they do together they do equally often
         pieces = min(-(-pieces // size) * size, len(items) // size * size)
         mine = items.tensor_split(pieces)[self.world.rank :: size]
-        total = 0.0
+        share, total = self.turns[turn], 0.0
         with self.world.listening():
             for k, piece in enumerate(mine):
-                with self._apart(k + 1 < len(mine)):
+                with _apart(share, k + 1 < len(mine)):
                     # what the processes have is averaged, and a sum is wanted
-                    loss = self.share(piece).sum() / self.batch
+                    loss = share(piece).sum() / self.batch
                     (size * loss).backward()
                     total += float(loss.detach())
         return self.world.total([total])[0]
 
-    def _apart(self, more: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged with the last piece only."""
-        if isinstance(self.share, DistributedDataParallel):
-            return self.share.no_sync() if more else nullcontext()
-        cast("FSDPModule", self.share).set_requires_gradient_sync(not more)
-        return nullcontext()
+
+def _apart(share: nn.Module, more: bool) -> AbstractContextManager[None]:
+    """Gradients are exchanged with the last piece only."""
+    if isinstance(share, DistributedDataParallel):
+        return share.no_sync() if more else nullcontext()
+    cast("FSDPModule", share).set_requires_gradient_sync(not more)
+    return nullcontext()

@@ -1,0 +1,221 @@
+"""The room of training: the task `Denoise`, by which a model learns what to believe of x_0 when it sees x_t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..cond import Cond, CondSpec, Part
+from ..data import Source
+from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..loss import Energy, Group, Keeper, LossSpec, Stage, score
+from ..net import NetSpec, UNetSpec
+from ..process import VE, VP, Flow, Noised
+from ..rng import Rng
+from ..sampler import BY_NAME, Sampler, sample
+from .task import Batch
+
+if TYPE_CHECKING:
+    from .record import Facts
+
+HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+
+_GOLDEN = 0.6180339887498949
+
+
+def demand(holds: bool, sentence: str) -> None:
+    """Raises ValueError with the sentence unless it holds."""
+    if not holds:
+        raise ValueError(sentence)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Which times are trained on: t uniform in [low, 1], logsnr uniform between the two numbers given, or logsnr
+    normal with the two as mean and standard deviation.
+
+    Item k of a run has the k-th point of a golden-ratio sequence, so that every batch covers the range evenly.
+    """
+
+    by: Literal["t", "logsnr", "normal"] = "t"
+    low: float = 1e-3
+    logsnr: tuple[float, float] = (-10.0, 10.0)
+
+    def __post_init__(self) -> None:
+        a, b = self.logsnr
+        demand(0 <= self.low < 1, f"times begin at low, 0 <= low < 1; found {self.low}")
+        demand(self.by != "logsnr" or a < b, f"logsnr runs from a smaller number to a larger; found {a}, {b}")
+        demand(self.by != "normal" or b > 0, f"the standard deviation of logsnr is above 0; found {b}")
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """The usual task: a loss judges the posterior of x_0 that the model gives at x_t.
+
+    process, net, head, loss, output : the model and what it learns by, see their rooms.
+    times : which times are trained on.
+    classes : tell the model the labels of the items. Other conditions that a source offers (an image, real numbers, a
+    context) are always told.
+    drop : the share of the items that are not told a condition, drawn for each condition on its own, so that guidance
+    by it is possible.
+    flip : show half of the images mirrored, left for right, another half each time. For images alone, and only where a
+    mirrored one could have been among the data: not for digits or writing.
+    """
+
+    # what decides the weights and what they mean: a run can begin with those of another where these are equal
+    model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
+
+    process: VP | VE | Flow = field(default_factory=VP)
+    net: NetSpec = field(default_factory=UNetSpec)
+    head: HeadSpec = field(default_factory=SoftHead)
+    loss: LossSpec = field(default_factory=Energy)
+    output: Output = "v"
+    times: Times = field(default_factory=Times)
+    classes: bool = False
+    drop: float = 0.1
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        demand(0 <= self.drop <= 1, f"drop is a share of the items, from 0 to 1; found {self.drop}")
+        fits = getattr(self.loss, "fits", None)
+        if fits is not None:
+            fits(self.head, self.process)
+
+    @property
+    def whole(self) -> bool:
+        return bool(getattr(self.loss, "whole", False))
+
+    @property
+    def keeps(self) -> float | None:
+        return getattr(self.loss, "keeps", None)
+
+    def told(self, source: Source) -> CondSpec:
+        offered = source.cond
+        if self.classes and "label" not in offered.parts:
+            raise ValueError(
+                f"training with classes was asked for, but {source.name} has no labels; leave `classes` off"
+            )
+        if self.flip and not source.is_image:
+            raise ValueError(f"flip was asked for, and {source.name} holds no images to be mirrored; leave `flip` off")
+        return offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
+
+    def build(self, facts: Facts) -> nn.ModuleDict:
+        network = Network(self.process, self.net, self.head, facts.shape, facts.told, self.output, facts.data_sd)
+        modules = nn.ModuleDict({"model": network})
+        if hasattr(self.loss, "build"):
+            modules.update(self.loss.build(network))
+        return modules
+
+    def groups(self) -> Mapping[str, Group]:
+        return dict(getattr(self.loss, "groups", {}))
+
+    def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
+        network = cast(Network, modules["model"])
+        noised, rng = self.examples(source, batch, network.cond)
+        return score(
+            self.loss, network, noised, rng, Stage(batch.progress, batch.kept, dict(modules.items()), batch.turn)
+        )
+
+    def examples(self, source: Source, batch: Batch, told: CondSpec) -> tuple[Noised, Rng]:
+        """The training examples, and the stream for their loss: a function of the number of each."""
+        rng = batch.rng
+        x0, cond = source.batch(batch.index, rng.child("source"))
+        x0, cond = x0.to(batch.device), None if cond is None else cond.to(batch.device)
+        if self.flip:
+            x0, cond = mirrored(x0, cond, rng.child("flip"))
+        cond = None if cond is None or not told.parts else self._dropped(cond.only(told.parts), rng)
+        t = times(self, batch)
+        return self.process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
+
+    def _dropped(self, cond: Cond, rng: Rng) -> Cond:
+        """The conditions without those that an item is not told, each on its own."""
+        for part in cond.parts:
+            for column in _columns(cond, part):
+                role = "drop" if part == "label" else f"drop.{part}"
+                given = rng.child(f"{role}.{column}" if column else role).uniform((len(cond),)) >= self.drop
+                cond = cond.dropped(given, part, column)
+        return cond
+
+    def keep(self, model: nn.Module, x0: Tensor) -> nn.Module:
+        return cast(Keeper, self.loss).keep(cast(Network, model), x0)
+
+    def made(self, model: nn.Module, facts: Facts, step: int) -> Denoiser:
+        made: Callable[..., Denoiser] | None = getattr(self.loss, "made", None)
+        return cast(Denoiser, model) if made is None else made(model, step, facts.first_end or math.inf)
+
+    def suited(self, made: Denoiser | None = None) -> Sampler:
+        """The sampler that suits a model: what its denoiser, its loss or its head says, in this order.
+
+        For soft mixtures everywhere with eta = 0: from an exact posterior every eta is as good, but a learned one's
+        draws are not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
+        """
+        said = (getattr(part, "suits", None) for part in (made, self.loss, self.head))
+        name, settings = next((suits for suits in said if suits is not None), ("ancestral", {}))
+        return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
+
+    def tried(self, made: Any, device: torch.device) -> None:
+        sample(made, 1, 1, sampler=self.suited(), cond=_nothing(made.cond, made.shape, 1), device=device)
+
+    def picture(self, made: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
+        """16 samples at 4 steps, of the classes in turn; of other conditions those of items of the data."""
+        told, items = cast(CondSpec, made.cond), torch.arange(16)
+        index = items % len(source)
+        cond = source.batch(index, Rng(seed, index, "picture"))[1] if told.parts else None
+        if cond is not None:
+            cond = cond.only(told.parts)
+        if cond is not None and told.labels:
+            columns = [items % count for _, count in told.labels]
+            cond = replace(cond, label=columns[0] if len(columns) == 1 else torch.stack(columns, 1))
+        return sample(made, 16, 4, sampler=self.suited(made), seed=seed, cond=cond, device=device)
+
+    def said(self, batch: Batch) -> str:
+        t = times(self, batch)
+        return f"t from {float(t.min()):.4f} to {float(t.max()):.4f}"
+
+
+def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
+    """The labels of a condition, which are dropped one by one; any other part is one."""
+    return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
+
+
+def _nothing(told: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
+    """n items of which nothing is told; None where there is nothing to be told."""
+    if not told.parts:
+        return None
+    label = torch.full((n,) if len(told.labels) == 1 else (n, len(told.labels)), -1) if told.labels else None
+    image = torch.full((n, told.image, *shape[1:]), torch.nan) if told.image else None
+    value = torch.full((n, told.values), torch.nan) if told.values else None
+    context = torch.zeros(n, 1, told.context) if told.context else None
+    mask = torch.zeros(n, 1, dtype=torch.bool) if told.context else None
+    return Cond(label, image, value, context, mask)
+
+
+def mirrored(x0: Tensor, cond: Cond | None, rng: Rng) -> tuple[Tensor, Cond | None]:
+    """The images [B, C, H, W], each mirrored left for right with a chance of one half, and with it the image that is
+    its condition."""
+    turned = (rng.uniform((len(x0),)) < 0.5)[:, None, None, None]
+    x0 = torch.where(turned, x0.flip(-1), x0)
+    if cond is not None and cond.image is not None:
+        cond = replace(cond, image=torch.where(turned, cond.image.flip(-1), cond.image))
+    return x0, cond
+
+
+def times(task: Denoise, batch: Batch) -> Tensor:
+    """The times of these examples, float64 [B]: a golden-ratio sequence, even over any stretch."""
+    start = float(Rng(batch.seed, 1, f"times.{batch.attempt}").uniform((1,), torch.float64))
+    u = (start + batch.items.double() * _GOLDEN) % 1.0
+    chosen = task.times
+    if chosen.by == "t":
+        return chosen.low + (1 - chosen.low) * u
+    low, high = chosen.logsnr
+    if chosen.by == "normal":
+        # the ends of the sequence would be infinite
+        logsnr = low + high * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
+        return task.process.time(logsnr.clamp(min=float(task.process.logsnr(1.0)))).clamp(max=1.0)
+    return task.process.time(low + (high - low) * u).clamp(max=1.0)
