@@ -51,7 +51,7 @@ _FROM = {
     **dict.fromkeys(("Config", "load", "preset", "train", "training"), "train"),
 }
 _ROOMS = ("data", "denoiser", "evaluate", "hub", "loss", "net", "oracle", "posterior", "process", "sampler")
-_GROUND = ("cond", "config", "picture", "rng", "shape")
+_GROUND = ("bibliography", "cond", "config", "picture", "rng", "shape")
 
 
 class _Package(ModuleType):

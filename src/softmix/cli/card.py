@@ -5,15 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .common import uses
+from .claims import used_by
 
 if TYPE_CHECKING:
     from ..train import Model
 
 
 def write_card(model: Model) -> None:
-    from ..recipe import PAPERS
-
     facts, config, task = model.facts, model.config, model.config.task
     began = (
         f", from the weights {facts.start.fingerprint} of {facts.start.run} (step {facts.start.step})"
@@ -43,7 +41,7 @@ def write_card(model: Model) -> None:
         "Sample with `softmix sample`, measure with `softmix evaluate`.",
         "",
         "```bibtex",
-        *(module.PAPER.bibtex() for module in PAPERS.values() if uses(config, module.PAPER.name)),
+        *(reference.bibtex() for reference in used_by(model)),
         "```",
         "",
     ]

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from .common import UsageError, interrupted, uses
+from .common import UsageError, chosen_sampler, interrupted, known_sampler
 from .outputs import aside, file_to_write, folder_to_write, write_text
 
 if TYPE_CHECKING:
+    from ..bibliography import Reference
     from ..recipe import Verdict
+    from ..train import Model
 
 
 def reproduce(paper: Positional[str], /, out: Path | None = None, quick: bool = False, dry_run: bool = False) -> None:
@@ -118,15 +120,23 @@ def _page() -> str:
     return "\n".join([*lines, *below]) + "\n"
 
 
-def cite(run: Positional[Path], /) -> None:
-    """BibTeX of what a run used.
+def cite(run: Positional[Path], /, sampler: str | None = None) -> None:
+    """BibTeX of every paper that a run used: of its process, network, head, loss and averages, and of the sampler that
+    suits it.
 
     Args:
         run: a run folder.
+        sampler: the one that you sampled with, if it was another.
     """
-    from ..recipe import PAPERS
-    from ..train import read_run
+    from ..train import load
 
-    config = read_run(run).config
-    used = [module.PAPER for module in PAPERS.values() if uses(config, module.PAPER.name)]
-    print("\n".join(paper.bibtex() for paper in used) or f"% {run} uses no paper that softmix has a recipe for")
+    known_sampler(sampler)
+    print("\n".join(reference.bibtex() for reference in used_by(load(run), sampler)))
+
+
+def used_by(model: Model, sampler: str | None = None) -> list[Reference]:
+    """The papers of a model and of its sampler."""
+    from ..bibliography import cited
+    from ..sampler import traits
+
+    return cited(model.config, traits(chosen_sampler(sampler, None, model.sampler)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from ..data import Data
     from ..sampler import Sampler
-    from ..train import Config, Model
+    from ..train import Model
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
 
@@ -181,7 +181,3 @@ def fits_in_memory(what: str, size: int) -> None:
         return
     if size > there:
         raise UsageError(f"{what} take {size / 2**30:,.1f} GB of memory, and this machine has {there / 2**30:,.1f} GB")
-
-
-def uses(config: Config, paper: str) -> bool:
-    return paper == "smd" and type(config.task.head).__name__ in ("SoftHead", "PublishedSMD")

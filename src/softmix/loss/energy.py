@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Energy:
     lam: float = 1.0
     weight: Weight = "eps"
     mean: float = 1.0
+    cites: ClassVar[tuple[str, ...]] = ("scoring_rules", "distributional")
 
     def __post_init__(self) -> None:
         if self.m < 2 or not 0 < self.beta <= 2:

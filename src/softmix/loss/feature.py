@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class FeatureEnergy:
     features: float = 0.1
     at: float = 0.05
     weight: Weight = "v"
+    cites: ClassVar[tuple[str, ...]] = ("scoring_rules", "distributional")
 
     def __post_init__(self) -> None:
         if self.m < 2 or not 0 < self.share < 1 or not 0 <= self.blank + self.high <= 1 or not 0 < self.mean <= 1:

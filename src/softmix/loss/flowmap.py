@@ -38,6 +38,7 @@ class Consistency:
     first: int = 10
     last: int = 160
     suits: ClassVar[Suits] = ("renoise", {})
+    cites: ClassVar[tuple[str, ...]] = ("consistency", "improved_consistency")
 
     @property
     def proper(self) -> bool:
@@ -84,6 +85,7 @@ class MeanFlow:
     power: float = 1.0
     mean: float = -0.4
     sd: float = 1.0
+    cites: ClassVar[tuple[str, ...]] = ("meanflow",)
 
     @property
     def proper(self) -> bool:

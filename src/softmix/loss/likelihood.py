@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class Likelihood:
     """
 
     ratio: float = 0.5
+    cites: ClassVar[tuple[str, ...]] = ("gmflow",)
 
     @property
     def proper(self) -> bool:
@@ -67,6 +69,7 @@ class Importance:
     ratio: float = 0.5
     tau: float = 0.0
     temper: float = 1.0
+    cites: ClassVar[tuple[str, ...]] = ("iwae", "smd")
 
     @property
     def proper(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from ..posterior import HasMean, Posterior, need
 from ..process import Noised
 from ..rng import Rng
-from .weight import Weight, weight
+from .weight import CITES, Weight, weight
 
 
 def squared_error(estimate: Tensor, noised: Noised, name: Weight) -> Tensor:
@@ -30,6 +31,10 @@ class Square:
     def proper(self) -> bool:
         return False
 
+    @property
+    def cites(self) -> tuple[str, ...]:
+        return CITES[self.weight]
+
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
         return squared_error(need(posterior, HasMean, "squared error").mean, noised, self.weight)
 
@@ -44,6 +49,7 @@ class PublishedSquare:
     """
 
     weight: Weight = "eps"
+    cites: ClassVar[tuple[str, ...]] = ("smd",)
 
     @property
     def proper(self) -> bool:

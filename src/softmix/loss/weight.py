@@ -21,6 +21,16 @@ from torch import Tensor
 
 Weight = Literal["x0", "eps", "v", "flow", "edm", "min-snr", "snr-half"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
+# the papers that a weight is from
+CITES: dict[Weight, tuple[str, ...]] = {
+    "x0": (),
+    "eps": ("ddpm",),
+    "v": ("progressive_distillation",),
+    "flow": ("flow_matching",),
+    "edm": ("edm",),
+    "min-snr": ("min_snr",),
+    "snr-half": (),
+}
 
 
 def weight(name: Weight, logsnr: Tensor) -> Tensor:

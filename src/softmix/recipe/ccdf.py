@@ -19,15 +19,9 @@ from ..sampler.drive import finish
 from .contest import Numbers, judged, row
 from .paper import Paper, Role, Scale, Verdict
 
-PAPER = Paper(
-    name="ccdf",
-    title="Come-Closer-Diffuse-Faster: Accelerating Conditional Diffusion Models for Inverse Problems through "
-    "Stochastic Contraction",
-    authors="Chung, Hyungjin and Sim, Byeongsu and Ye, Jong Chul",
-    venue="CVPR",
-    year=2022,
-    arxiv="2112.05146",
-    claim="Reconstruction that starts from a noised first estimate, not from noise, needs fewer steps and is better.",
+PAPER = Paper.of(
+    "ccdf",
+    "Reconstruction that starts from a noised first estimate, not from noise, needs fewer steps and is better.",
 )
 FOUND = "ten steps from a noised estimate are better than a hundred from noise"
 

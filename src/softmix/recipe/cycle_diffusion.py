@@ -20,14 +20,9 @@ from ..sampler.drive import finish
 from .contest import Numbers, judged, row
 from .paper import Paper, Role, Scale, Verdict
 
-PAPER = Paper(
-    name="cycle_diffusion",
-    title="Unifying Diffusion Models' Latent Space, with Applications to CycleDiffusion and Guidance",
-    authors="Wu, Chen Henry and De la Torre, Fernando",
-    venue="arXiv",
-    year=2022,
-    arxiv="2210.05559",
-    claim="Two models trained apart share the Gaussian code of a stochastic sampler: encoded by one and decoded by the "
+PAPER = Paper.of(
+    "cycle_diffusion",
+    "Two models trained apart share the Gaussian code of a stochastic sampler: encoded by one and decoded by the "
     "other, an image is translated without pairs.",
 )
 FOUND = (

@@ -17,15 +17,9 @@ from ..sampler import Outline, Start, adams, noised, sample
 from .contest import IMAGES, Numbers, fashion, judged, row
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
-PAPER = Paper(
-    name="diffusion_time",
-    title="How Much is Enough? A Study on Diffusion Times in Score-based Generative Models",
-    authors="Franzese, Giulio and Rossi, Simone and Yang, Lixuan and Finamore, Alessandro and Rossi, Dario and "
-    "Filippone, Maurizio and Michiardi, Pietro",
-    venue="Entropy",
-    year=2023,
-    arxiv="2206.05173",
-    claim="A finite diffusion time is best, and with an auxiliary law in the place of noise it can be short.",
+PAPER = Paper.of(
+    "diffusion_time",
+    "A finite diffusion time is best, and with an auxiliary law in the place of noise it can be short.",
 )
 FOUND = (
     "from the data's Gaussian a short way is better than the whole one, where answers are known; from noise no "

@@ -18,14 +18,9 @@ from ..sampler import Expressway, Start, adams, ddim, sample
 from .contest import Numbers, judged, row
 from .paper import Paper, Role, Scale, Verdict
 
-PAPER = Paper(
-    name="dpm_ot",
-    title="DPM-OT: A New Diffusion Probabilistic Model Based on Optimal Transport",
-    authors="Li, Zezeng and Li, Shenghao and Wang, Zhanpeng and Lei, Na and Luo, Zhongxuan and Gu, Xianfeng",
-    venue="ICCV",
-    year=2023,
-    arxiv="2307.11308",
-    claim="An optimal-transport map from noise to noisy data leaves some ten evaluations to do, and fewer samples "
+PAPER = Paper.of(
+    "dpm_ot",
+    "An optimal-transport map from noise to noisy data leaves some ten evaluations to do, and fewer samples "
     "between modes.",
 )
 FOUND = (

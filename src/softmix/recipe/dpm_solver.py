@@ -26,14 +26,9 @@ from ..sampler import (
 from .contest import Numbers, Way, contest, on_oracle
 from .paper import Paper, Scale, Verdict, VerdictRow
 
-PAPER = Paper(
-    name="dpm_solver",
-    title="DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
-    authors="Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun",
-    venue="Machine Intelligence Research",
-    year=2025,
-    arxiv="2211.01095",
-    claim="For guided sampling a second-order multistep solver of the mean, not of the noise, needs 15 to 20 "
+PAPER = Paper.of(
+    "dpm_solver",
+    "For guided sampling a second-order multistep solver of the mean, not of the noise, needs 15 to 20 "
     "evaluations where DDIM needs many times as many.",
 )
 FOUND = (

@@ -21,14 +21,9 @@ from ..sampler.drive import finish
 from .contest import Numbers, fashion, judged, row
 from .paper import Paper, Role, Scale, Verdict
 
-PAPER = Paper(
-    name="edit_friendly",
-    title="An Edit Friendly DDPM Noise Space: Inversion and Manipulations",
-    authors="Huberman-Spiegelglas, Inbar and Kulikov, Vladimir and Michaeli, Tomer",
-    venue="CVPR",
-    year=2024,
-    arxiv="2304.06140",
-    claim="Noise taken from independently noised copies of an image gives it back exactly and, unlike a sampler's own "
+PAPER = Paper.of(
+    "edit_friendly",
+    "Noise taken from independently noised copies of an image gives it back exactly and, unlike a sampler's own "
     "noise, keeps its shape through edits.",
 )
 FOUND = (

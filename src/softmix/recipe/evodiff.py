@@ -14,14 +14,9 @@ from ..sampler import dpm_solver_2m, evodiff, unipc
 from .contest import Numbers, Way, contest
 from .paper import Paper, Scale, Verdict
 
-PAPER = Paper(
-    name="evodiff",
-    title="EVODiff: Entropy-aware Variance Optimized Diffusion Inference",
-    authors="Li, Shigui and Chen, Wei and Zeng, Delu",
-    venue="NeurIPS",
-    year=2025,
-    arxiv="2509.26096",
-    claim="Two weights a step, chosen to lower the variance of the reverse transition, beat DPM-Solver++ and UniPC at "
+PAPER = Paper.of(
+    "evodiff",
+    "Two weights a step, chosen to lower the variance of the reverse transition, beat DPM-Solver++ and UniPC at "
     "equal evaluations.",
 )
 FOUND = (

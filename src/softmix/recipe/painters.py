@@ -21,14 +21,9 @@ from .contest import IMAGES, Numbers, end_of, fashion, judged, row
 from .diffusion_time import pure
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
-PAPER = Paper(
-    name="painters",
-    title="The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models and its Applications",
-    authors="Wang, Binxu and Vastola, John J.",
-    venue="TMLR",
-    year=2024,
-    arxiv="2412.09726",
-    claim="While noise is high a learned flow is that of the data's Gaussian, in closed form, so that the first 15 to "
+PAPER = Paper.of(
+    "painters",
+    "While noise is high a learned flow is that of the data's Gaussian, in closed form, so that the first 15 to "
     "30 % of the steps can be skipped.",
 )
 FOUND = (

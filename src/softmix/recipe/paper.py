@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from ..bibliography import REFERENCES, Reference
 from ..version import __version__
 
 
@@ -23,24 +24,15 @@ class Scale(Enum):
 
 
 @dataclass(frozen=True)
-class Paper:
-    """A paper of the collection, its claim in one sentence, and how to cite it."""
+class Paper(Reference):
+    """A paper of the collection with its claim in one sentence."""
 
-    name: str
-    title: str
-    authors: str
-    venue: str
-    year: int
-    arxiv: str
     claim: str
 
-    def bibtex(self) -> str:
-        """An entry for a bibliography."""
-        return (
-            f"@article{{{self.name}{self.year},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
-            f"  journal = {{{self.venue}}},\n  year = {{{self.year}}},\n"
-            f"  eprint = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
-        )
+    @classmethod
+    def of(cls, name: str, claim: str) -> Paper:
+        """The paper of this name in the bibliography."""
+        return cls(**asdict(REFERENCES[name]), claim=claim)
 
 
 Role = Literal["ours", "baseline", "rival", "control", "oracle", "floor"]

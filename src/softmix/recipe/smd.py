@@ -36,14 +36,9 @@ from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from . import images
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
-PAPER = Paper(
-    name="smd",
-    title="Soft Mixture Denoising: Beyond the Expressive Bottleneck of Diffusion Models",
-    authors="Li, Yangming and van Breugel, Boris and van der Schaar, Mihaela",
-    venue="ICLR",
-    year=2024,
-    arxiv="2309.14068",
-    claim="A denoising step that is one Gaussian is a bottleneck; a soft mixture over a latent removes it, "
+PAPER = Paper.of(
+    "smd",
+    "A denoising step that is one Gaussian is a bottleneck; a soft mixture over a latent removes it, "
     "most of all at few steps.",
 )
 FOUND = (

@@ -19,14 +19,9 @@ from ..sampler.multistep import ALL, Rule, multistep
 from .contest import Numbers, Way, contest, row
 from .paper import Paper, Role, Scale, Verdict, VerdictRow
 
-PAPER = Paper(
-    name="unipc",
-    title="UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
-    authors="Zhao, Wenliang and Bai, Lujia and Rao, Yongming and Zhou, Jie and Lu, Jiwen",
-    venue="NeurIPS",
-    year=2023,
-    arxiv="2302.04867",
-    claim="A corrector without further evaluations raises a solver's order by one, and few steps gain most.",
+PAPER = Paper.of(
+    "unipc",
+    "A corrector without further evaluations raises a solver's order by one, and few steps gain most.",
 )
 FOUND = (
     "nearer than its predictor at 10 and 20, and its order is higher by one: of order 1 and 2 from 40 steps on, of 3 "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ..config import Open
 from .denoise import Denoise, demand
@@ -59,6 +59,9 @@ class Config:
     save, show : steps between checkpoints and between sample grids (0: a tenth of the run).
     nonfinite : what a loss that is not finite does: stop, skip the step, or roll back to the last checkpoint.
     """
+
+    # of the averages
+    cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
     task: Annotated[Denoise, Open] = field(default_factory=Denoise)
     optimiser: Optimiser = field(default_factory=Optimiser)

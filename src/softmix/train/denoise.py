@@ -19,7 +19,7 @@ from ..net import NetSpec, UNetSpec
 from ..process import VE, VP, Flow, Noised
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
-from .task import Batch
+from .task import Batch, Task
 
 if TYPE_CHECKING:
     from .record import Facts
@@ -55,7 +55,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Denoise:
+class Denoise(Task):
     """The usual task: a loss judges the posterior of x_0 that the model gives at x_t.
 
     process, net, head, loss, output : the model and what it learns by, see their rooms.
@@ -68,7 +68,6 @@ class Denoise:
     mirrored one could have been among the data: not for digits or writing.
     """
 
-    # what decides the weights and what they mean: a run can begin with those of another where these are equal
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
     process: VP | VE | Flow = field(default_factory=VP)

@@ -29,13 +29,7 @@ class Trainer:
     """The state of a run in memory: its modules, their optimisers, the averages, and the counter `step`."""
 
     def __init__(
-        self,
-        run: Run,
-        source: Source,
-        out: Path,
-        world: World = ALONE,
-        shard: bool = False,
-        own: tuple[type, ...] = (),
+        self, run: Run, source: Source, out: Path, world: World = ALONE, shard: bool = False, own: Sequence[type] = ()
     ):
         # own : the caller's classes, which config.json may name
         self.run, self.source, self.out, self.world, self.own = run, source, out, world, own
@@ -172,7 +166,7 @@ class Trainer:
         if self.kept is not None:
             tensors["kept"] = self.kept.state_dict()
         with self.world.listening():
-            tensors = {entry: {name: whole(one) for name, one in group.items()} for entry, group in tensors.items()}
+            tensors = {entry: {name: whole(each) for name, each in group.items()} for entry, group in tensors.items()}
         if self.world.first:
             state = {"step": self.step, "attempt": self.attempt, "total": self.total}
             checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.run.config.keep)
