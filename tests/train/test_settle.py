@@ -17,11 +17,12 @@ import pytest
 import torch
 
 import softmix
-from softmix.config import dumps, to_json
+from softmix.cond import CondSpec
+from softmix.config import ConfigError, dumps, to_json
 from softmix.data import load as load_data
-from softmix.denoiser import PointHead
-from softmix.loss import Square
-from softmix.net import MLPSpec
+from softmix.denoiser import PointHead, SoftHead
+from softmix.loss import FeatureEnergy, Square
+from softmix.net import MLPSpec, UNetSpec
 from softmix.train import (
     Config,
     Denoise,
@@ -433,6 +434,26 @@ def test_a_config_json_of_0_1_means_what_it_meant() -> None:
     assert old.config.optimiser.warmup_share is None and not old.config.task.flip
     assert old.facts.shown == "first" and old.facts.start is None and old.facts.origin is None
     assert old.earlier == () and old.parts(5) == 1 and old.peak(5) == 0.01
+
+
+def test_a_config_json_that_0_1_wrote_is_read(tmp_path: Path) -> None:
+    """The file is as 0.1 wrote it: what is trained beside how, no conditions but classes, a setting that is gone."""
+    text = (Path(__file__).parent / "config-0.1.json").read_text()
+    run = read(text)
+    assert run.config.task == Denoise(
+        net=UNetSpec(width=16, depth=1),
+        head=SoftHead(),
+        loss=FeatureEnergy(),
+        classes=True,
+        drop=0.2,
+    )
+    assert (run.config.batch, run.config.steps, run.config.ema) == (64, 7, (0.05, 0.1))
+    assert run.facts.told == CondSpec((("class", 3),)) and run.facts.class_names == ("shoe", "coat", "bag")
+    # written as today, it is the same run
+    assert read(dumps(run)) == run
+    alike = text.replace('"alike": false', '"alike": true')
+    with pytest.raises(ConfigError, match=r'config\.config\.task\.loss: the key "alike" is unknown'):
+        read(alike)
 
 
 OLD: dict[tuple[str, ...], tuple[str, ...]] = {
