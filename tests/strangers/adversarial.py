@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from softmix import sample
 from softmix.data import Data, load
 from softmix.denoiser import Denoiser, Network, SoftHead
 from softmix.loss import Group, Stage
 from softmix.net import MLPSpec
 from softmix.process import Noised
 from softmix.rng import Rng
-from softmix.train import Config, Denoise
+from softmix.train import Config, Denoise, Model
 
 
 class Discriminator(nn.Module):
@@ -66,10 +68,14 @@ class Adversarial:
 PARTS = (Adversarial,)
 
 
-def source() -> Data:
+def source(place: Path) -> Data:
     return load("toy:grid", limit=2000)
 
 
 def config(steps: int) -> Config:
     task = Denoise(net=MLPSpec(width=32, depth=2), head=SoftHead(mean="none"), loss=Adversarial())  # type: ignore[arg-type]
     return Config(task, batch=64, steps=steps, save=2, precision="fp32")
+
+
+def sampled(model: Model, place: Path) -> Tensor:
+    return sample(model.denoiser, 8, 4)

@@ -1,6 +1,7 @@
 """Papers that a stranger writes: parts in files of their own train, go on after a kill with the same bits, and sample.
 
-Each file here has PARTS, source() and config(steps), and nothing of softmix is changed for it.
+Each file here has PARTS, source(folder for earlier stages), config(steps) and sampled(model, folder), and nothing of
+softmix is changed for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import softmix
 from softmix.config import ConfigError, dumps, loads
 from softmix.train import Run, RunError, Trainer, TrainingError, facts_of, load, read_run, training
 
@@ -29,11 +29,12 @@ STEPS = 60
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import {name} as paper
 from softmix.train import training
-for step in training(paper.source(), paper.config({steps}), sys.argv[2], parts=paper.PARTS):
+for step in training(paper.source(Path(sys.argv[3])), paper.config({steps}), sys.argv[2], parts=paper.PARTS):
     pass
 """
 
@@ -47,10 +48,10 @@ def paper_of(name: str) -> ModuleType:
     return module
 
 
-def started(name: str, out: Path) -> subprocess.Popen[bytes]:
+def started(name: str, out: Path, place: Path) -> subprocess.Popen[bytes]:
     code = SCRIPT.format(name=name, steps=STEPS)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen([sys.executable, "-c", code, str(HERE), str(out)], env=environment)
+    return subprocess.Popen([sys.executable, "-c", code, str(HERE), str(out), str(place)], env=environment)
 
 
 def tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -62,21 +63,21 @@ def tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("name", PAPERS)
 def test_it_trains_goes_on_after_a_kill_with_the_same_bits_and_samples(name: str, tmp_path: Path) -> None:
     paper = paper_of(name)
-    for _ in training(paper.source(), paper.config(STEPS), tmp_path / "alone", parts=paper.PARTS):
+    for _ in training(paper.source(tmp_path), paper.config(STEPS), tmp_path / "alone", parts=paper.PARTS):
         pass
-    process = started(name, tmp_path / "killed")
+    process = started(name, tmp_path / "killed", tmp_path)
     while process.poll() is None and not (tmp_path / "killed/checkpoints/step-000010").is_dir():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert started(name, tmp_path / "killed").wait() == 0
+    assert started(name, tmp_path / "killed", tmp_path).wait() == 0
     alone, killed = tensors(tmp_path / "alone"), tensors(tmp_path / "killed")
     assert alone.keys() == killed.keys() and {"model", "optimizer"} <= alone.keys()
     for entry in alone:
         assert alone[entry].keys() == killed[entry].keys()
         assert all(torch.equal(tensor, killed[entry][key]) for key, tensor in alone[entry].items()), entry
     model = load(tmp_path / "killed", parts=paper.PARTS)
-    x = getattr(paper, "sampled", lambda model: softmix.sample(model.denoiser, 8, 4))(model)
+    x = paper.sampled(model, tmp_path)
     assert len(x) == 8 and torch.isfinite(x.float()).all()
 
 
@@ -89,8 +90,8 @@ def adversarial() -> ModuleType:
 
 def rival_run(out: Path = Path(), **changes: object) -> Trainer:
     paper = adversarial()
-    config = paper.config(10).but(**changes)
-    return Trainer(Run(config, facts_of(paper.source(), config)), paper.source(), out)
+    config, source = paper.config(10).but(**changes), paper.source(out)
+    return Trainer(Run(config, facts_of(source, config)), source, out)
 
 
 def test_a_rival_is_trained_in_its_turn_by_its_own_settings_and_kept(tmp_path: Path) -> None:
@@ -149,13 +150,13 @@ def test_a_step_that_cannot_be_finished_leaves_the_rival_as_it_was(monkeypatch: 
 
 def test_a_run_with_a_part_of_ones_own_is_refused_without_it(tmp_path: Path) -> None:
     paper = adversarial()
-    for step in training(paper.source(), paper.config(4), tmp_path / "run", parts=paper.PARTS):
+    for step in training(paper.source(tmp_path), paper.config(4), tmp_path / "run", parts=paper.PARTS):
         if step.step == 2:
             break
     with pytest.raises(RunError, match=r"config\.task\.loss\.kind: one of .*\"Adversarial\" was found.*parts=\("):
         read_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="Adversarial"):
-        next(training(paper.source(), paper.config(4), tmp_path / "other"))
+        next(training(paper.source(tmp_path), paper.config(4), tmp_path / "other"))
     assert not (tmp_path / "other").exists()
     run = read_run(tmp_path / "run", parts=paper.PARTS)
     assert loads(Run, dumps(run, paper.PARTS), paper.PARTS) == run
@@ -166,7 +167,8 @@ def test_modules_without_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(paper.Adversarial, "groups", {})
     with pytest.raises(ValueError, match=r"modules \['rival'\] and the groups \[\]"):
         config = paper.config(4)
-        Trainer(Run(config, facts_of(paper.source(), config)), paper.source(), Path())
+        source = paper.source(Path())
+        Trainer(Run(config, facts_of(source, config)), source, Path())
 
 
 def test_a_loss_that_gives_one_number_for_all_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,4 +176,4 @@ def test_a_loss_that_gives_one_number_for_all_is_refused(tmp_path: Path, monkeyp
     right = paper.Adversarial.ask
     monkeypatch.setattr(paper.Adversarial, "ask", lambda self, *asked: right(self, *asked).mean())
     with pytest.raises(TrainingError, match=r"a loss gives one number for each item, \[2\] for two; found .*\[\]"):
-        next(training(paper.source(), paper.config(4), tmp_path / "run", parts=paper.PARTS))
+        next(training(paper.source(tmp_path), paper.config(4), tmp_path / "run", parts=paper.PARTS))

@@ -6,17 +6,20 @@ bottleneck in the place of their regularised codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from softmix.cond import NONE, CondSpec
-from softmix.data import Source
-from softmix.loss import Group
-from softmix.train import Batch, Facts
+from softmix import Rng, sample
+from softmix.data import Encoded, Source, load
+from softmix.denoiser import PointHead
+from softmix.loss import Square
+from softmix.net import MLPSpec
+from softmix.train import Batch, Config, Denoise, Facts, Model, Task, training
+from softmix.train import load as load_run
 
 
 class Codec(nn.Module):
@@ -29,43 +32,26 @@ class Codec(nn.Module):
         self.enter = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, code))
         self.leave = nn.Sequential(nn.Linear(code, width), nn.SiLU(), nn.Linear(width, size))
 
-    def encode(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.enter(x.flatten(1)))
+    def encode(self, x0: Tensor) -> Tensor:
+        return cast(Tensor, self.enter(x0.flatten(1)))
 
-    def decode(self, z: Tensor) -> Tensor:
-        return cast(Tensor, self.leave(z)).unflatten(1, self.shape)
+    def decode(self, latents: Tensor) -> Tensor:
+        return cast(Tensor, self.leave(latents)).unflatten(1, self.shape)
 
 
 @dataclass(frozen=True)
-class Autoencode:
+class Autoencode(Task):
     """mean (decode(encode(x)) - x)^2: a task without noise, times or posterior."""
 
     code: int = 8
     width: int = 64
 
-    @property
-    def whole(self) -> bool:
-        return False
-
-    @property
-    def keeps(self) -> float | None:
-        return None
-
-    def told(self, source: Source) -> CondSpec:
-        return NONE
-
     def build(self, facts: Facts) -> nn.ModuleDict:
         return nn.ModuleDict({"model": Codec(facts.shape, self.code, self.width)})
-
-    def groups(self) -> Mapping[str, Group]:
-        return {}
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         x, codec = source.batch(batch.index, batch.rng)[0].to(batch.device), cast(Codec, modules["model"])
         return (codec.decode(codec.encode(x)) - x).square().flatten(1).mean(1)
-
-    def keep(self, model: nn.Module, x0: Tensor) -> nn.Module:
-        raise NotImplementedError
 
     def made(self, model: nn.Module, facts: Facts, step: int) -> Codec:
         return cast(Codec, model)
@@ -74,8 +60,31 @@ class Autoencode:
         made.decode(made.encode(torch.zeros(1, *made.shape, device=device)))
 
     def picture(self, made: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        x = source.batch(torch.arange(16) % len(source), batch_rng(16))[0].to(device)
-        return cast(Tensor, made.decode(made.encode(x)))
+        index = torch.arange(16) % len(source)
+        x = source.batch(index, Rng(seed, index))[0].to(device)
+        return cast(Tensor, made.decode(made.encode(x))).clamp(-1, 1)
 
-    def said(self, batch: Batch) -> str:
-        return f"{len(batch.items)} images"
+
+PARTS = (Autoencode,)
+
+
+def first(place: Path) -> Model:
+    """The first stage, in a folder of its own; one that has ended trains nothing."""
+    config = Config(Autoencode(), batch=32, steps=150, precision="fp32")
+    for _ in training(load("digits", limit=400), config, place / "codec", parts=PARTS):
+        pass
+    return load_run(place / "codec", parts=PARTS)
+
+
+def source(place: Path) -> Encoded:
+    return Encoded(load("digits", limit=400), first(place).made)
+
+
+def config(steps: int) -> Config:
+    task = Denoise(net=MLPSpec(width=32, depth=2), head=PointHead(), loss=Square("v"))
+    return Config(task, batch=64, steps=steps, save=2, precision="fp32")
+
+
+def sampled(model: Model, place: Path) -> Tensor:
+    """Images: samples of codes, decoded."""
+    return source(place).decode(sample(model.denoiser, 8, 4))
