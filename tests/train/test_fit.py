@@ -260,7 +260,7 @@ def test_the_readme_repeats_what_was_made_longer_and_trained_for_minutes(tmp_pat
     run = tmp_path / "a"
     works("train", *POINTS, "--out", run, "--minutes", 0.02)
     steps = read_run(run).facts.steps
-    assert steps is not None and steps > 10
+    assert steps is not None and steps > 0
     config = planned("--config", run, "--out", tmp_path / "c")["config"]
     assert (config["steps"], config["minutes"]) == (steps, None)
     works("train", "--out", run, "--more", 3)
