@@ -176,6 +176,14 @@ def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -
     return wrap
 
 
+def mean_only(denoiser: Denoiser) -> Denoiser:
+    """Keeps the mean of what is believed, as a `Point`: what a usual diffusion model knows.
+
+    A control for whatever a belief knows beside its mean. Raises TypeError, when asked, for a belief without one.
+    """
+    return adjusted(lambda posterior, xt, t: Point(need(posterior, HasMean, "mean_only").mean))(denoiser)
+
+
 def _joined(first: Posterior, second: Posterior, join: Rule, who: str) -> Posterior:
     """Draws with the same latent where both can be drawn from, else means."""
     if isinstance(first, Implicit) and isinstance(second, Implicit):

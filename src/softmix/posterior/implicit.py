@@ -7,12 +7,13 @@ called as often as one likes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import HasMean, Posterior
+from .ability import SPREAD, HasDensity, HasMean, HasVariance, Posterior
 
 Head = Callable[[Tensor], Tensor]
 
@@ -23,6 +24,16 @@ class Implicit(Posterior):
     head : takes latents [m, B, *latent_shape] to draws [m, B, ...] for one evaluation of the trunk.
     Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
     """
+
+    remedies = MappingProxyType(
+        {
+            HasMean: "Wrap the denoiser in `softmix.denoiser.averaged(n)` (--average n), which takes the mean of n "
+            "draws, give the model a mean head, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
+            HasVariance: f"Estimate it from draws, `posterior.draws(m, rng).var(0)`. {SPREAD}",
+            HasDensity: "Use a Normal or Mixture head: a posterior that is only drawn from has no density; "
+            "train it with the energy score instead.",
+        }
+    )
 
     def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor):
         self.head, self._items, self._latent_shape, self._like = head, items, latent_shape, like

@@ -144,8 +144,8 @@ def sample(
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
         starts = start(process, (n, *shape), float(grid[0]), pure).to(device)
-    # pure noise is of the size of the noise at the time where it begins
-    share = float(process.sigma(grid.flatten()[0]) / process.sigma(1.0))
+    # pure noise is of the size of the noise at the time where it begins; at t = 1 it may be anything, tokens too
+    share = 1 if grid[0] == 1 else float(process.sigma(grid[0]) / process.sigma(1.0))
     for low in range(0, n, batch):
         high = min(low + batch, n)
         rng = Rng(seed, range(first + low, first + high), "sample", device)

@@ -1,0 +1,287 @@
+"""Room `posterior`: one of K values at each place: exact probabilities, draws by their law, moments of levels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats  # type: ignore[import-untyped]
+from torch import Tensor, distributions
+
+from softmix.posterior import Categorical, HasDensity, HasMean, HasVariance, Levels
+from softmix.rng import Rng
+
+F64 = torch.float64
+PLACES = pytest.mark.parametrize("places", [(), (5,), (3, 3, 3), (3, 2)], ids=str)
+PIXELS = torch.tensor([-1.0, 0.25, 3.0, 0.5], dtype=F64)
+
+
+def logits(*places: int, items: int = 3, count: int = 4, dtype: torch.dtype = F64) -> Tensor:
+    return 2 * Rng(0, items, "logits").normal((items, count, *places), dtype)
+
+
+def by_torch(given: Tensor) -> distributions.Categorical:
+    """The same law by torch, whose values stand on the last axis."""
+    return distributions.Categorical(logits=given.movedim(1, -1))
+
+
+# probabilities
+
+
+@PLACES
+def test_probabilities_are_the_softmax_over_axis_1(places: tuple[int, ...]) -> None:
+    given = logits(*places)
+    assert torch.allclose(Categorical(given).probabilities.movedim(1, -1), by_torch(given).probs, rtol=1e-12)
+
+
+@PLACES
+def test_the_log_probability_of_an_item_is_the_sum_over_its_places(places: tuple[int, ...]) -> None:
+    given = logits(*places)
+    x0 = Rng(1, 3).integers(4, (3, *places))
+    right = by_torch(given).log_prob(x0)
+    assert torch.allclose(Categorical(given).log_prob_each(x0), right, rtol=1e-12)
+    assert torch.allclose(Categorical(given).log_prob(x0), right.reshape(3, -1).sum(1), rtol=1e-12)
+
+
+def test_probabilities_of_all_items_sum_to_one() -> None:
+    """Four values at each of three places: 64 items."""
+    every = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    belief = Categorical(logits(3, items=1).expand(64, 4, 3))
+    assert float(belief.log_prob(every).exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_any_integers_are_values(dtype: torch.dtype) -> None:
+    x0 = Rng(1, 3).integers(4, (3, 5))
+    belief = Categorical(logits(5))
+    assert torch.equal(belief.log_prob(x0.to(dtype)), belief.log_prob(x0))
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_a_number_that_is_no_value_has_probability_zero(wrong: int) -> None:
+    """A label that is not given (-1), a mask (K): no gradient is made of another value's."""
+    x0 = torch.tensor([[0, 1], [0, wrong], [3, 2]])
+    given = logits(2).requires_grad_()
+    found = Categorical(given).log_prob(x0)
+    assert found.isneginf().tolist() == [False, True, False]
+    (slope,) = torch.autograd.grad(found[[0, 2]].sum(), given)
+    assert slope.isfinite().all() and not slope[1].any()
+
+
+def test_the_gradient_is_that_of_the_cross_entropy() -> None:
+    given, x0 = logits(5).requires_grad_(), Rng(1, 3).integers(4, (3, 5))
+    (mine,) = torch.autograd.grad(-Categorical(given).log_prob(x0).sum(), given)
+    (right,) = torch.autograd.grad(torch.nn.functional.cross_entropy(given, x0, reduction="sum"), given)
+    assert torch.allclose(mine, right, atol=1e-12)
+
+
+# entropy and mode
+
+
+@PLACES
+def test_the_entropy_is_of_each_place(places: tuple[int, ...]) -> None:
+    given = logits(*places)
+    assert torch.allclose(Categorical(given).entropy, by_torch(given).entropy(), rtol=1e-10)
+
+
+def test_an_impossible_value_adds_nothing_to_the_entropy_nor_to_its_gradient() -> None:
+    given = torch.tensor([[0.0, -math.inf, 0.0], [-math.inf, 0.0, -math.inf]], dtype=F64, requires_grad=True)
+    entropy = Categorical(given).entropy
+    assert entropy.tolist() == pytest.approx([math.log(2), 0], abs=1e-12)
+    (slope,) = torch.autograd.grad(entropy.sum(), given)
+    assert slope.abs().max() < 1e-12
+
+
+@PLACES
+def test_the_mode_is_the_most_probable_value_of_each_place(places: tuple[int, ...]) -> None:
+    given = logits(*places)
+    belief = Categorical(given)
+    assert torch.equal(belief.mode, given.argmax(1)) and belief.mode.dtype == torch.int64
+    assert torch.equal(Levels(given, PIXELS).mode, PIXELS[given.argmax(1)])
+
+
+# draws
+
+
+@PLACES
+def test_draws_have_their_probabilities_at_each_place(places: tuple[int, ...]) -> None:
+    """Chi square over 4000 draws of each place of each item, p > 0.001 / 100; a tilted law is found out."""
+    given = logits(*places)
+    drawn = Categorical(given.repeat(4000, *(1,) * (given.ndim - 1))).sample(Rng(2, 12_000))
+    counts = torch.nn.functional.one_hot(drawn, 4).reshape(4000, -1, 4).sum(0)
+    right = Categorical(given).probabilities.movedim(1, -1).reshape(-1, 4)
+    assert drawn.dtype == torch.int64 and drawn.shape == (12_000, *places)
+
+    def least(law: Tensor) -> float:
+        return min(
+            float(stats.chisquare(c.numpy(), (p * 4000).numpy()).pvalue) for c, p in zip(counts, law, strict=True)
+        )
+
+    assert least(right) > 1e-5
+    assert least((0.9 * right + 0.025)) < 1e-5
+
+
+def test_places_choose_apart() -> None:
+    """The joint law of two places is the product of their own, over 20,000 draws."""
+    given = logits(2, items=1)
+    drawn = Categorical(given.expand(20_000, 4, 2)).sample(Rng(3, 20_000))
+    found = torch.zeros(4, 4, dtype=F64).index_put_((drawn[:, 0], drawn[:, 1]), torch.tensor(1.0, dtype=F64), True)
+    p = Categorical(given).probabilities[0]
+    right = p[:, 0, None] * p[None, :, 1] * 20_000
+    assert stats.chisquare(found.flatten().numpy(), right.flatten().numpy()).pvalue > 1e-3
+
+
+def test_impossible_values_are_never_drawn() -> None:
+    given = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
+    for dtype in (torch.float32, F64):
+        drawn = Categorical(given.to(dtype).expand(4000, 5)).sample(Rng(0, 4000))
+        assert set(drawn.tolist()) == {1, 3}
+
+
+def test_logits_of_half_precision_are_drawn_by_as_exactly() -> None:
+    """bfloat16 knows 256 numbers between 1/2 and 1: of 2000 equal values most would never be drawn."""
+    given = torch.zeros(20_000, 2000, dtype=torch.bfloat16)
+    belief = Categorical(given)
+    counts = belief.sample(Rng(0, 20_000)).bincount(minlength=2000)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    assert float(belief.entropy[0]) == pytest.approx(math.log(2000), rel=1e-5)
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 7, 260])
+@PLACES
+def test_a_batch_of_k_is_k_batches_of_one(items: int, places: tuple[int, ...]) -> None:
+    given = logits(*places, items=items)
+    several = Categorical(given).draws(2, Rng(5, items))
+    for k in {0, items // 2, items - 1}:
+        alone = Categorical(given[k : k + 1]).draws(2, Rng(5, [k]))
+        assert torch.equal(several[:, k], alone[:, 0])
+
+
+def test_draws_differ() -> None:
+    first, second = Categorical(torch.zeros(3, 50, 9)).draws(2, Rng(0, 3))
+    assert not torch.equal(first, second)
+
+
+# averages
+
+
+def test_an_average_is_of_the_table_by_the_probabilities() -> None:
+    """Numbers, and embeddings, which become channels: E[e(token)] [B, D, *places]."""
+    given, table = logits(3, 2), Rng(3, 4).normal((4, 6), F64)
+    belief = Categorical(given)
+    assert torch.allclose(belief.average(table[:, 0]), torch.einsum("bkhw,k->bhw", belief.probabilities, table[:, 0]))
+    assert torch.allclose(belief.average(table), torch.einsum("bkhw,kd->bdhw", belief.probabilities, table))
+    labels = Categorical(logits())
+    assert torch.allclose(labels.average(table), labels.probabilities @ table)
+    assert torch.allclose(labels.average(table.reshape(4, 2, 3)), (labels.probabilities @ table).reshape(3, 2, 3))
+
+
+# levels
+
+
+@PLACES
+def test_moments_of_levels_are_sums_over_their_values(places: tuple[int, ...]) -> None:
+    given = logits(*places)
+    p, belief = by_torch(given).probs, Levels(given, PIXELS)
+    mean = (p * PIXELS).sum(-1)
+    assert torch.allclose(belief.mean, mean, rtol=1e-12)
+    assert torch.allclose(belief.var, (p * PIXELS**2).sum(-1) - mean**2, rtol=1e-10)
+
+
+def test_the_variance_of_levels_far_from_zero_is_not_lost() -> None:
+    """E x^2 - (E x)^2 would be a difference of numbers of size 1e8 in float32; one certain level has none."""
+    values = torch.tensor([10_000.0, 10_001.0])
+    given = torch.tensor([[0.0, 0.0], [0.0, -math.inf]])
+    assert Levels(given, values).var.tolist() == [0.25, 0.0]
+
+
+def test_draws_of_levels_are_the_numbers_of_the_draws_of_values() -> None:
+    given = logits(3, 2)
+    numbers, names = Levels(given, PIXELS).sample(Rng(0, 3)), Categorical(given).sample(Rng(0, 3))
+    assert torch.equal(numbers, PIXELS[names])
+
+
+def test_the_probability_of_levels_is_that_of_their_values() -> None:
+    given, x0 = logits(3, 2), Rng(1, 3).integers(4, (3, 3, 2))
+    assert torch.allclose(Levels(given, PIXELS).log_prob(PIXELS[x0]), Categorical(given).log_prob(x0), rtol=1e-12)
+
+
+def test_a_level_is_known_in_spite_of_rounding_and_nothing_else_is() -> None:
+    """256 levels of a pixel, computed in another order of operations; half way between two is none."""
+    given = logits(count=256, dtype=torch.float32)
+    belief = Levels(given, torch.linspace(-1, 1, 256))
+    index = torch.tensor([3, 128, 254])
+    right = Categorical(given).log_prob(index)
+    assert torch.equal(belief.log_prob((index.float() / 255 - 0.5) * 2), right)
+    assert belief.log_prob((index.float() + 0.5) / 127.5 - 1).isneginf().all()
+
+
+def test_a_number_that_stands_twice_has_the_probability_of_both() -> None:
+    belief = Levels(torch.zeros(1, 4, dtype=F64), torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=F64))
+    assert float(belief.log_prob(torch.zeros(1, dtype=F64)).exp()) == pytest.approx(0.5)
+
+
+def test_a_single_level_is_certain() -> None:
+    for value in (0.0, 3.0):
+        belief = Levels(torch.zeros(2, 1, 3), torch.tensor([value]))
+        assert float(belief.mean[0, 0]) == value and not belief.var.any()
+        assert belief.log_prob(torch.full((2, 3), value)).tolist() == [0, 0]
+        assert belief.log_prob(torch.full((2, 3), value + 1)).isneginf().all()
+
+
+def test_values_make_levels_of_a_categorical() -> None:
+    given = logits(5)
+    belief = Categorical(given).with_values(PIXELS)
+    assert isinstance(belief, Levels) and torch.equal(belief.values, PIXELS)
+    assert torch.allclose(belief.mean, Levels(given, PIXELS).mean, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_levels_have_the_type_of_the_logits(dtype: torch.dtype) -> None:
+    belief = Levels(logits(5, dtype=dtype), torch.arange(4))
+    assert belief.mean.dtype == belief.var.dtype == belief.sample(Rng(0, 3)).dtype == belief.mode.dtype == dtype
+
+
+# abilities and refusals
+
+
+def test_names_have_a_density_and_no_mean() -> None:
+    belief = Categorical(logits(5))
+    assert isinstance(belief, HasDensity) and not isinstance(belief, HasMean)
+    assert not hasattr(belief, "mean") and not hasattr(belief, "var")
+
+
+def test_numbers_have_a_density_and_a_variance() -> None:
+    belief = Levels(logits(5), PIXELS)
+    assert isinstance(belief, HasDensity) and isinstance(belief, HasVariance)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(3), torch.zeros(3, 4, dtype=torch.int64), torch.tensor(0.0)], ids=str)
+def test_logits_without_an_axis_of_values_are_refused(given: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"give real numbers \[B, K\] for one choice"):
+        Categorical(given)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 5, 1), (2, 5), (1, 5)], ids=str)
+def test_an_item_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    for belief in (Categorical(logits(5)), Levels(logits(5), PIXELS)):
+        with pytest.raises(ValueError, match=r"belief of 3 items with places \[5\]; give \[3, 5\]"):
+            belief.log_prob(torch.zeros(shape, dtype=torch.int64))
+
+
+def test_names_that_are_no_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"float32 was given.*give integers.*with_values"):
+        Categorical(logits(5)).log_prob(torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("values", [torch.zeros(3), torch.zeros(4, 1), torch.zeros(4, dtype=torch.complex64)], ids=str)
+def test_values_that_are_not_one_number_each_are_refused(values: Tensor) -> None:
+    with pytest.raises(ValueError, match="give one real number for each of the 4 values"):
+        Levels(logits(5), values)
+
+
+def test_a_table_of_another_length_is_refused() -> None:
+    for table in (torch.zeros(3, 2), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="for 4 values; give one entry for each"):
+            Categorical(logits(5)).average(table)
