@@ -119,7 +119,7 @@ def test_draws_have_their_probabilities_at_each_place(places: tuple[int, ...]) -
         )
 
     assert least(right) > 1e-5
-    assert least((0.9 * right + 0.025)) < 1e-5
+    assert least(0.9 * right + 0.025) < 1e-5
 
 
 def test_places_choose_apart() -> None:

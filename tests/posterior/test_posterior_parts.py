@@ -11,15 +11,12 @@ from torch import Tensor
 from softmix.posterior import (
     Empirical,
     FullMixture,
-    HasDensity,
     HasMean,
-    HasVariance,
     Implicit,
     ImplicitMean,
     Mixture,
     Normal,
     Point,
-    need,
 )
 from softmix.posterior.implicit import spread
 from softmix.posterior.mixture import choose
@@ -192,24 +189,3 @@ def test_blurring_adds_a_variance_to_each_item() -> None:
         Mixture(torch.zeros(3, 1, dtype=F64), mean[:, None], own).blurred(var),
     ):
         assert torch.allclose(blurred.var, (0.25 + var)[:, None, None].expand(3, 2, 2), rtol=1e-12)
-
-
-# what is missing
-
-
-@pytest.mark.parametrize(
-    "ability, what, remedy",
-    [
-        (HasMean, "a mean", "averaged"),
-        (HasVariance, "a variance", "Normal or Mixture head, or an exact denoiser"),
-        (HasDensity, "a density", "energy score"),
-    ],
-)
-def test_a_missing_ability_is_named_with_its_remedy(ability: type, what: str, remedy: str) -> None:
-    with pytest.raises(TypeError, match=rf"the test needs {what} of the posterior, and Implicit has none.*{remedy}"):
-        need(soft(), ability, "the test")
-
-
-def test_an_ability_of_ones_own_is_named_by_its_class() -> None:
-    with pytest.raises(TypeError, match=r"the test needs Empirical of the posterior, and Point has none"):
-        need(Point(torch.zeros(1, 1)), Empirical, "the test")
