@@ -9,7 +9,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, distributions
 
-from softmix.posterior import Categorical, HasDensity, HasMean, HasVariance, Levels
+from softmix.posterior import Categorical, HasDensity, HasMean, HasVariance, Levels, Point, joined
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -241,6 +241,42 @@ def test_values_make_levels_of_a_categorical() -> None:
 def test_levels_have_the_type_of_the_logits(dtype: torch.dtype) -> None:
     belief = Levels(logits(5, dtype=dtype), torch.arange(4))
     assert belief.mean.dtype == belief.var.dtype == belief.sample(Rng(0, 3)).dtype == belief.mode.dtype == dtype
+
+
+# what two of them make together
+
+
+def weighted(first: Tensor, second: Tensor) -> Tensor:
+    return second + 1.5 * (first - second)
+
+
+def test_two_beliefs_are_joined_by_their_log_probabilities() -> None:
+    """p ~ p_1^1.5 p_2^-0.5 at each place."""
+    first, second = logits(5), Rng(7, 3).normal((3, 4, 5), F64)
+    right = first.softmax(1) ** 1.5 * second.softmax(1) ** -0.5
+    right = right / right.sum(1, keepdim=True)
+    both = joined(Categorical(first), Categorical(second), weighted, "the test")
+    assert isinstance(both, Categorical) and torch.allclose(both.probabilities, right, rtol=1e-10)
+    numbers = joined(Levels(first, PIXELS), Levels(second, PIXELS), weighted, "the test")
+    assert isinstance(numbers, Levels) and torch.allclose(numbers.mean, Levels(right.log(), PIXELS).mean, rtol=1e-10)
+
+
+def test_what_both_rule_out_stays_out_and_what_one_rules_out_follows_the_rule() -> None:
+    """Value 0 is out in both. Value 1 only with the condition: out. Value 2 only without it: certain."""
+    first = torch.tensor([[-math.inf, -math.inf, 0.0, 0.0], [-math.inf, -math.inf, -math.inf, 0.0]])
+    second = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0], [-math.inf, 0.0, -math.inf, 0.0]])
+    both = joined(Categorical(first), Categorical(second), weighted, "the test")
+    assert both.probabilities.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1]]  # type: ignore[attr-defined]
+    assert both.log_prob(torch.tensor([0, 2])).isneginf().all()  # type: ignore[attr-defined]
+
+
+def test_beliefs_in_other_values_are_joined_by_their_means_if_they_have_any() -> None:
+    first, second = Levels(logits(5), PIXELS), Levels(logits(5), -PIXELS)
+    both = joined(first, second, weighted, "the test")
+    assert isinstance(both, Point) and torch.allclose(both.mean, weighted(first.mean, second.mean))
+    for other in (Categorical(logits(5, count=3)), first):
+        with pytest.raises(TypeError, match="the test needs a mean of the posterior, and Categorical has none"):
+            joined(Categorical(logits(5)), other, weighted, "the test")
 
 
 # abilities and refusals

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from softmix.posterior import (
     Categorical,
@@ -21,6 +22,7 @@ from softmix.posterior import (
     Normal,
     Point,
     Posterior,
+    joined,
     need,
 )
 from softmix.rng import Rng
@@ -148,6 +150,50 @@ def test_parts_cannot_be_exchanged_behind_its_back() -> None:
     assert list(belief.parts) == ["image"]
     with pytest.raises(TypeError):
         belief.parts["label"] = label()  # type: ignore[index]
+
+
+# what two of them make together
+
+
+def difference(first: Tensor, second: Tensor) -> Tensor:
+    return 3 * first - 2 * second
+
+
+def test_two_joints_are_joined_part_by_part() -> None:
+    """Labels by their log-probabilities, latents by their draws, of all else the means."""
+    first = Joint({"image": normal(), "label": label(), "soft": soft()})
+    logits = Rng(1, 3).normal((3, 5), F64)
+    other = Joint(
+        {
+            "soft": Implicit(lambda eta: eta, 3, (4,), torch.zeros(3, 4, dtype=F64)),
+            "image": point_like(),
+            "label": Categorical(logits),
+        }
+    )
+    both = joined(first, other, difference, "the test")
+    assert isinstance(both, Joint) and list(both.parts) == ["image", "label", "soft"]
+    image, named, latent = both.parts["image"], both.parts["label"], both.parts["soft"]
+    assert isinstance(image, Point) and torch.equal(image.mean, 3 * normal().mean - 2)
+    right = difference(label().log_probabilities, logits.log_softmax(1)).log_softmax(1)
+    assert isinstance(named, Categorical) and torch.allclose(named.log_probabilities, right, atol=1e-12)
+    assert isinstance(latent, Implicit)
+    eta = latent.latents(2, Rng(0, 3))
+    assert torch.allclose(latent.draws(2, Rng(0, 3)), 3 * (2 * eta + 1) - 2 * eta)
+
+
+def point_like() -> Point:
+    return Point(torch.ones(3, 2, 4, dtype=F64))
+
+
+def test_joints_of_other_parts_are_not_joined() -> None:
+    for other in (Joint({"label": label()}), label()):
+        with pytest.raises(ValueError, match=r"a Joint of \['image', 'label'\] meets one of .*give the same parts"):
+            joined(Joint({"image": normal(), "label": label()}), other, difference, "the test")
+
+
+def test_a_part_without_anything_to_join_is_named() -> None:
+    with pytest.raises(TypeError, match="^part 'a' needs a mean of the posterior, and Categorical has none"):
+        joined(Joint({"a": label()}), Joint({"a": Categorical(torch.zeros(3, 9))}), difference, "the test")
 
 
 # refusals

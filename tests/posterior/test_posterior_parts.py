@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
 from softmix.posterior import (
@@ -130,6 +131,12 @@ def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> N
     assert int(choice.min()) >= 0 and int(choice.max()) <= 299
     means = torch.arange(300.0, dtype=torch.bfloat16)[None, :, None].expand(4000, 300, 1)
     assert Mixture(logs, means, torch.zeros(1, dtype=torch.bfloat16)).sample(Rng(0, 4000)).isfinite().all()
+
+
+def test_weights_of_half_precision_choose_each_component_as_often() -> None:
+    """bfloat16 has 256 numbers between 1/2 and 1, so that of 2000 equal parts most would never be chosen."""
+    counts = choose(torch.zeros(20_000, 2000, dtype=torch.bfloat16), Rng(0, 20_000))[:, 0].bincount(minlength=2000)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0])

@@ -19,7 +19,7 @@ from softmix.posterior import Categorical, Empirical, HasMean, Joint, Mixture, P
 from softmix.process import Flow, Noised
 from softmix.process.grid import uniform
 from softmix.rng import Rng
-from softmix.sampler import ancestral, drive, sample
+from softmix.sampler import SamplerError, ancestral, drive, noised, sample
 from softmix.sampler.drive import finish
 from softmix.shape import column
 
@@ -160,7 +160,7 @@ def distance(x: Tensor, law: Tensor) -> float:
 
 
 def floor(law: Tensor) -> float:
-    """What as many exact draws keep of distance: the mean and four spreads of 20 sets (0.017 + 4 0.0018 for the chain)."""
+    """The distance of as many exact draws: mean and four spreads of 20 sets (0.017 + 4 0.0018 for the chain)."""
     drawn = torch.multinomial(law, 20 * DRAWN, replacement=True, generator=torch.Generator().manual_seed(0))
     apart = torch.tensor([distance(rows(SYMBOLS)[part], law) for part in drawn.reshape(20, DRAWN)])
     return float(apart.mean() + 4 * apart.std())
@@ -227,6 +227,27 @@ def test_whole_rows_are_exact_in_any_number_of_steps(n: int) -> None:
     """The bridge is exact: what few steps lack is only what places have in common."""
     x = tokens(WholeRows(whole()), DRAWN, n)  # type: ignore[arg-type]
     assert distance(x, chain()) < floor(chain())
+
+
+@pytest.mark.parametrize("at", [0.25, 0.75])
+def test_a_walk_from_half_hidden_rows_ends_at_the_joint_law(at: float) -> None:
+    """Exact rows, hidden up to a time and then restored: each is another, and all have the law again."""
+    x0 = rows(SYMBOLS)[torch.multinomial(chain(), DRAWN, replacement=True, generator=torch.Generator().manual_seed(1))]
+    believer = WholeRows(whole())
+    x = tokens(believer, DRAWN, grid=torch.tensor([at, at / 2, 0], dtype=F64), start=noised(x0), at=at)  # type: ignore[arg-type]
+    assert x.dtype == torch.int64 and distance(x, chain()) < floor(chain())
+    alike = float((x == x0).double().mean())
+    assert 1 - at < alike < 1
+
+
+def test_a_start_of_masks_at_another_time_than_1_is_refused() -> None:
+    with pytest.raises(SamplerError, match=r"start at t = 0.5.*Masking has no pure noise.*start=noised"):
+        sample(Believer(each_place()), 2, grid=torch.tensor([0.5, 0]))  # type: ignore[arg-type]
+
+
+def test_no_rows_are_rows_of_integers() -> None:
+    none = sample(Believer(each_place()), 0, 3)  # type: ignore[arg-type]
+    assert none.dtype == torch.int64 and none.shape == (0, LENGTH)
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..posterior import HasMean, Implicit, Point, Posterior, need
+from ..posterior import HasMean, Implicit, Point, Posterior, joined, need
 from ..process import Process
 from ..rng import Rng
 from .contract import Denoiser, Wrap
@@ -121,8 +121,8 @@ def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
 
     untold : the condition that stands for none, [1, ...]; by default the label -1. For text, the embedding of "", or
     of what the picture should not be. rule : a function of two estimates of x0, or a number for `classifier_free`. It
-    acts on the means; on an implicit posterior it acts on draws with the same latent, so that the mixture survives;
-    of any other only the mean is left.
+    acts on the means; on an implicit posterior it acts on draws with the same latent, so that the mixture survives; on
+    a Categorical or Levels on the log-probabilities, and on a Joint part by part. Of any other only the mean is left.
     """
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
 
@@ -133,7 +133,7 @@ def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
             if untold is None and cond.is_floating_point():
                 raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
             nothing = torch.full_like(cond, -1) if untold is None else untold.to(cond).expand_as(cond)
-            return _joined(inner(xt, t, cond), inner(xt, t, nothing), join, "guidance")
+            return joined(inner(xt, t, cond), inner(xt, t, nothing), join, "guidance")
 
         return Wrapped(denoiser, call)
 
@@ -161,7 +161,7 @@ class _Autoguided(Wrapped):
         self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         first, second = (each if to is None else towards(to)(each) for each in (self.inner, self.weak))
-        return _joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
+        return joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
 
 
 def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -> Wrap:
@@ -182,13 +182,6 @@ def mean_only(denoiser: Denoiser) -> Denoiser:
     A control for whatever a belief knows beside its mean. Raises TypeError, when asked, for a belief without one.
     """
     return adjusted(lambda posterior, xt, t: Point(need(posterior, HasMean, "mean_only").mean))(denoiser)
-
-
-def _joined(first: Posterior, second: Posterior, join: Rule, who: str) -> Posterior:
-    """Draws with the same latent where both can be drawn from, else means."""
-    if isinstance(first, Implicit) and isinstance(second, Implicit):
-        return first.joined(second, join)
-    return Point(join(need(first, HasMean, who).mean, need(second, HasMean, who).mean))
 
 
 def within(low: float, high: float, wrap: Wrap) -> Wrap:

@@ -8,6 +8,7 @@ from .ability import HasDensity, HasMean, HasVariance, Posterior, need
 from .categorical import Categorical, Levels
 from .empirical import Empirical
 from .implicit import Implicit, ImplicitMean
+from .join import joined
 from .joint import Joint
 from .mixture import FullMixture, Mixture
 from .normal import Normal
@@ -28,5 +29,6 @@ __all__ = [
     "Normal",
     "Point",
     "Posterior",
+    "joined",
     "need",
 ]

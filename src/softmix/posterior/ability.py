@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic
 
@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from ..rng import Rng
 
 X = TypeVar("X", default=Tensor)  # what x0 is: a tensor, or for `Joint` a mapping of names to tensors
+Join = Callable[[Tensor, Tensor], Tensor]
 
 
 class Posterior(ABC, Generic[X]):
@@ -33,6 +34,10 @@ class Posterior(ABC, Generic[X]):
         """m independent draws for each item, [m, B, ...]."""
         # of tensors; a belief about anything else draws in its own way
         return torch.stack([self.sample(rng) for _ in range(m)])  # type: ignore[misc, return-value]
+
+    def joined(self, other: Posterior[Any], join: Join) -> Posterior[X] | None:
+        """What a rule of two estimates makes of this belief and of another; None where it can only join their means."""
+        return None
 
     def remedy(self, ability: type[Posterior[Any]]) -> str:
         """What to do where this belief is asked for an ability that it lacks; "" if nothing is known."""

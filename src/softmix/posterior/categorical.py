@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import HasDensity, HasMean, HasVariance
+from .ability import HasDensity, HasMean, HasVariance, Join, Posterior
 from .mixture import choose
 
 
@@ -79,6 +80,23 @@ class _Finite(HasDensity):
         mean = torch.einsum("bkl,kd->bdl", p.flatten(2) if p.ndim > 2 else p[..., None], table.to(p).reshape(count, -1))
         return mean.reshape(len(p), *table.shape[1:], *p.shape[2:])
 
+    def joined(self, other: Posterior[Any], join: Join) -> Self | None:
+        """join(log p, other's log p), normalised, of two beliefs in the same values; what both rule out stays so."""
+        if type(other) is not type(self) or not self._knows(other):
+            return None
+        mine, theirs = self._log_probabilities, other._log_probabilities
+        # a rule takes differences, which of two infinities are none; e^-10000 is 0 in every type
+        logs = join(mine.clamp(min=-1e4), theirs.clamp(min=-1e4))
+        return self._like(logs.masked_fill(mine.isneginf() & theirs.isneginf(), -torch.inf))
+
+    @abstractmethod
+    def _like(self, logits: Tensor) -> Self:
+        """Another belief in the same values."""
+
+    @abstractmethod
+    def _knows(self, other: Self) -> bool:
+        """Whether another belief of this kind is in the same values at the same places."""
+
     @abstractmethod
     def _value(self, index: Tensor) -> Tensor:
         """x0 from the number of its value."""
@@ -115,6 +133,12 @@ class Categorical(_Finite):
     def with_values(self, values: Tensor) -> Levels:
         """The same belief about numbers: value k of x0 is values[k], [K]."""
         return Levels(self._log_probabilities, values)
+
+    def _like(self, logits: Tensor) -> Categorical:
+        return Categorical(logits)
+
+    def _knows(self, other: Categorical) -> bool:
+        return self._log_probabilities.shape == other._log_probabilities.shape
 
     def _value(self, index: Tensor) -> Tensor:
         return index
@@ -167,6 +191,14 @@ class Levels(_Finite, HasVariance):
     def _column(self) -> Tensor:
         """The values on axis 1, ready to meet [B, K, *places]."""
         return self._values.reshape(1, -1, *(1,) * (self._log_probabilities.ndim - 2))
+
+    def _like(self, logits: Tensor) -> Levels:
+        return Levels(logits, self._values)
+
+    def _knows(self, other: Levels) -> bool:
+        return self._log_probabilities.shape == other._log_probabilities.shape and (
+            self._values is other._values or torch.equal(self._values, other._values)
+        )
 
     def _value(self, index: Tensor) -> Tensor:
         return self._values[index]

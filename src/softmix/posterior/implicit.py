@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import SPREAD, HasDensity, HasMean, HasVariance, Posterior
+from .ability import SPREAD, HasDensity, HasMean, HasVariance, Join, Posterior
 
 Head = Callable[[Tensor], Tensor]
 
@@ -53,8 +54,10 @@ class Implicit(Posterior):
     def sample(self, rng: Rng) -> Tensor:
         return self.draws(1, rng)[0]
 
-    def joined(self, other: Implicit, join: Callable[[Tensor, Tensor], Tensor]) -> Implicit:
+    def joined(self, other: Posterior[Any], join: Join) -> Implicit | None:
         """join(draw, other's draw) with the same latent in both; the same of the means if both have one."""
+        if not isinstance(other, Implicit):
+            return None
         head: Head = lambda eta: join(self.head(eta), other.head(eta))  # noqa: E731
         if isinstance(self, ImplicitMean) and isinstance(other, ImplicitMean):
             mine, theirs = self, other

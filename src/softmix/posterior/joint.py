@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import Ability, HasDensity, HasMean, HasVariance, Posterior, need
+from .ability import Ability, HasDensity, HasMean, HasVariance, Join, Posterior, need
+from .join import joined
 
 Parts = Mapping[str, Any]
 
@@ -54,6 +55,13 @@ class Joint(Posterior[Parts]):
     def draws(self, m: int, rng: Rng) -> Parts:
         """m independent draws, a mapping of [m, B, ...]."""
         return {name: part.draws(m, rng) for name, part in self._parts.items()}
+
+    def joined(self, other: Posterior[Any], join: Join) -> Joint:
+        """Part by part. Raises ValueError for a belief with other parts."""
+        theirs = other.parts if isinstance(other, Joint) else {}
+        if theirs.keys() != self._parts.keys():
+            raise ValueError(f"a Joint of {sorted(self._parts)} meets one of {sorted(theirs)}; give the same parts")
+        return Joint({name: joined(part, theirs[name], join, f"part {name!r}") for name, part in self._parts.items()})
 
     def _each(self, ability: type[Ability]) -> Mapping[str, Ability]:
         """The parts, as what they are known to be."""
