@@ -318,3 +318,15 @@ def test_guidance_sharpens_the_probabilities_of_names() -> None:
         assert torch.allclose(
             both["image"].mean, untold["image"].mean + scale * (told["image"].mean - untold["image"].mean)
         )
+
+
+def test_an_average_reaches_the_parts_of_a_joint() -> None:
+    """The soft part gets the mean that it gets alone, and the others stay as they are."""
+
+    def both(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Posterior:
+        return Joint({"image": posterior, "token": Categorical(torch.zeros(3, 4))})  # type: ignore[return-value]
+
+    x = torch.ones(3, 2)
+    parts = averaged(4)(adjusted(both)(Soft()))(x, 0.5).parts  # type: ignore[attr-defined]
+    assert torch.equal(parts["image"].mean, averaged(4)(Soft())(x, 0.5).mean)  # type: ignore[attr-defined]
+    assert type(parts["token"]) is Categorical

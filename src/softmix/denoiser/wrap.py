@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..posterior import HasMean, Implicit, Point, Posterior, joined, need
+from ..posterior import HasMean, Implicit, Joint, Point, Posterior, joined, need
 from ..process import Process
 from ..rng import Rng
 from .contract import Denoiser, Wrap
@@ -88,7 +88,7 @@ class Staged(nn.Module):
 
 
 def averaged(n: int, seed: int = 0) -> Wrap:
-    """Gives an implicit posterior a mean: the average of its head over n fixed latents.
+    """Gives an implicit posterior, alone or as a part of a Joint, a mean: the average of its head over n fixed latents.
 
     The latents are the same for every item and every call, so that the mean is a smooth function of x_t,
     as an ODE sampler needs. Costs n heads for each evaluation of the trunk; its error falls as n^(-1/2).
@@ -96,16 +96,14 @@ def averaged(n: int, seed: int = 0) -> Wrap:
     if n < 1:
         raise ValueError(f"an average of {n} draws was asked for; take at least 1")
 
-    def wrap(denoiser: Denoiser) -> Denoiser:
-        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
-            posterior = inner(xt, t, cond)
-            if not isinstance(posterior, Implicit):
-                return posterior
-            return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), xt.dtype))
+    def change(posterior: Posterior[Any]) -> Posterior[Any]:
+        if isinstance(posterior, Joint):
+            return posterior.changed(change)
+        if not isinstance(posterior, Implicit):
+            return posterior
+        return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), posterior.dtype))
 
-        return Wrapped(denoiser, call)
-
-    return wrap
+    return adjusted(lambda posterior, xt, t: change(posterior))
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]

@@ -43,6 +43,11 @@ class Implicit(Posterior):
     def latent_shape(self) -> tuple[int, ...]:
         return self._latent_shape
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the draws, and of the latents that suit them."""
+        return self._like.dtype
+
     def latents(self, m: int, rng: Rng) -> Tensor:
         """m latents for each item, [m, B, *latent_shape]."""
         eta = rng.normal((self._items, m, *self._latent_shape), self._like.dtype).to(self._like.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +62,10 @@ class Joint(Posterior[Parts]):
         if theirs.keys() != self._parts.keys():
             raise ValueError(f"a Joint of {sorted(self._parts)} meets one of {sorted(theirs)}; give the same parts")
         return Joint({name: joined(part, theirs[name], join, f"part {name!r}") for name, part in self._parts.items()})
+
+    def changed(self, change: Callable[[Posterior[Any]], Posterior[Any]]) -> Joint:
+        """The same names with a function of each part's belief."""
+        return Joint({name: change(part) for name, part in self._parts.items()})
 
     def _each(self, ability: type[Ability]) -> Mapping[str, Ability]:
         """The parts, as what they are known to be."""
