@@ -192,7 +192,7 @@ def test_joints_of_other_parts_are_not_joined() -> None:
 
 
 def test_a_part_without_anything_to_join_is_named() -> None:
-    with pytest.raises(TypeError, match="^part 'a' needs a mean of the posterior, and Categorical has none"):
+    with pytest.raises(TypeError, match=r"^part 'a' needs a mean of the posterior, and Categorical has none"):
         joined(Joint({"a": label()}), Joint({"a": Categorical(torch.zeros(3, 9))}), difference, "the test")
 
 

@@ -53,7 +53,8 @@ class _Finite(HasDensity):
         return self._value(choose(self._log_probabilities, rng)[:, 0])
 
     def log_prob(self, x0: Tensor) -> Tensor:
-        return self.log_prob_each(x0).reshape(len(x0), -1).sum(1)
+        each = self.log_prob_each(x0)
+        return each if each.ndim == 1 else each.flatten(1).sum(1)
 
     def log_prob_each(self, x0: Tensor) -> Tensor:
         """log p of x0 at each place, in nats, [B, *places], such as the confidence in a token.
@@ -77,7 +78,10 @@ class _Finite(HasDensity):
                 f"a table of shape {list(table.shape)} was given for {count} values; give one entry for each"
             )
         p = self.probabilities
-        mean = torch.einsum("bkl,kd->bdl", p.flatten(2) if p.ndim > 2 else p[..., None], table.to(p).reshape(count, -1))
+        # where a network runs in bf16 its products do too, and these are no network's
+        with torch.autocast(p.device.type, enabled=False):
+            places = p.flatten(2) if p.ndim > 2 else p[..., None]
+            mean = torch.einsum("bkl,kd->bdl", places, table.to(p).reshape(count, -1))
         return mean.reshape(len(p), *table.shape[1:], *p.shape[2:])
 
     def joined(self, other: Posterior[Any], join: Join) -> Self | None:
