@@ -140,7 +140,7 @@ def test_impossible_values_are_never_drawn() -> None:
 
 
 def test_logits_of_half_precision_are_drawn_by_as_exactly() -> None:
-    """bfloat16 knows 256 numbers between 1/2 and 1: of 600 equal values most would never be drawn."""
+    """bfloat16 knows 128 numbers between 1/2 and 1: of 600 equal values a third would never be drawn."""
     belief = Categorical(torch.zeros(6000, 600, dtype=torch.bfloat16))
     counts = belief.sample(Rng(0, 6000)).bincount(minlength=600)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3

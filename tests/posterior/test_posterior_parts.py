@@ -134,7 +134,7 @@ def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> N
 
 
 def test_weights_of_half_precision_choose_each_component_as_often() -> None:
-    """bfloat16 has 256 numbers between 1/2 and 1, so that of 600 equal parts most would never be chosen."""
+    """bfloat16 has 128 numbers between 1/2 and 1, so that of 600 equal parts a third would never be chosen."""
     counts = choose(torch.zeros(6000, 600, dtype=torch.bfloat16), Rng(0, 6000))[:, 0].bincount(minlength=600)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
