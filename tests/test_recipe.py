@@ -9,10 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from softmix.data import Data, load
+from softmix.data import Data, Report, load
+from softmix.data.store import make
+from softmix.denoiser import Network, wiener
+from softmix.net import MLPSpec
+from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
 from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
-from softmix.recipe.images import COUNTS, ROWS, SETS, Job, base, best, compute, near, results, train_and_measure, values
+from softmix.recipe.images import (
+    COUNTS,
+    ROWS,
+    SETS,
+    Job,
+    base,
+    best,
+    best_variance,
+    compute,
+    near,
+    results,
+    train_and_measure,
+    values,
+)
+from softmix.recipe.smd import SOFT, silent
+from softmix.rng import Rng
 from softmix.sampler import traits
 from softmix.train import Run, Trainer, facts_of
 
@@ -156,3 +175,31 @@ def test_a_verdict_is_kept_whole(tmp_path: Path) -> None:
     assert Verdict.load(tmp_path / "verdict.json") == verdict
     # what is all but nothing is not written as nothing
     assert "2e-09±1e-10" in verdict.table() and "0.250" in verdict.table()
+
+
+# controls that keep a mean alone
+
+
+def test_the_silent_network_knows_the_mean_at_a_latent_of_zero() -> None:
+    network = Network(VP(), MLPSpec(width=32, depth=2), SOFT, (2,))
+    x = Rng(0, 5).normal((5, 2))
+    with torch.no_grad():
+        belief, right = (
+            silent(network)(x, 0.4),
+            network(x, 0.4).head(torch.zeros(1, 5, *network(x, 0.4).latent_shape))[0],
+        )
+    assert type(belief) is Point and torch.equal(belief.mean, right)
+
+
+def test_the_best_variance_of_a_gaussian_is_that_of_its_posterior() -> None:
+    """x0 ~ N(0, 1): sigma^2 / (alpha^2 + sigma^2) at each time, from 500 items within 5 standard errors."""
+    points = Rng(0, 2000).normal((2000, 1), torch.float64)
+    exact = wiener(VP(), torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
+    grid = torch.tensor([0.8, 0.4, 0.0], dtype=torch.float64)
+    widened = best_variance(exact, make("line", points, None, (), Report(read=2000)), grid)
+    for t in (0.8, 0.4):
+        belief = widened(points[:3], t)
+        right = float(VP().sigma(t)) ** 2
+        assert isinstance(belief, Normal) and torch.equal(belief.mean, exact(points[:3], t).mean)
+        assert torch.allclose(belief.var, torch.full((3, 1), right, dtype=torch.float64), rtol=5 * (2 / 500) ** 0.5)
+        assert len(set(belief.var.flatten().tolist())) == 1

@@ -11,6 +11,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, distributions
 
 from softmix.posterior import (
+    Categorical,
     Empirical,
     FullMixture,
     HasDensity,
@@ -18,6 +19,8 @@ from softmix.posterior import (
     HasVariance,
     Implicit,
     ImplicitMean,
+    Joint,
+    Levels,
     Mixture,
     Normal,
     Point,
@@ -91,10 +94,18 @@ def empirical(shape: tuple[int, ...], draw: Draw) -> Empirical:
     return Empirical(draw("weight", 3, 6), draw("points", 6, *shape))
 
 
-KINDS = (normal, item_normal, mixture, pixel_mixture, full, shared_full, empirical)
+def levels(shape: tuple[int, ...], draw: Draw) -> Levels:
+    return Levels(draw("logits", 3, 5, *shape), torch.tensor([-1.0, -0.2, 0.1, 0.6, 2.0]))
+
+
+def categorical(shape: tuple[int, ...], draw: Draw) -> Categorical:
+    return Categorical(draw("logits", 3, 5, *shape))
+
+
+KINDS = (normal, item_normal, mixture, pixel_mixture, full, shared_full, empirical, levels)
 Make = Callable[[tuple[int, ...], Draw], HasVariance]
 EVERY = pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
-DENSE = pytest.mark.parametrize("make", KINDS[:-1], ids=lambda make: make.__name__)
+DENSE = pytest.mark.parametrize("make", KINDS[:-2], ids=lambda make: make.__name__)
 
 
 def deviation(draws: Tensor, mean: Tensor, var: Tensor) -> float:
@@ -140,6 +151,8 @@ def test_an_item_alone_has_the_same_draw() -> None:
             (Normal(mean[:, 0], var[:, 0]), Normal(mean[one, 0], var[one, 0])),
             (Mixture(weight, mean, var), Mixture(weight[one], mean[one], var[one])),
             (Empirical(log_weights, points), Empirical(log_weights[one], points)),
+            (Levels(mean, mean[0, :, 0, 0]), Levels(mean[one], mean[0, :, 0, 0])),
+            (Categorical(mean), Categorical(mean[one])),
             (
                 FullMixture(weight, mean.flatten(2), factors, (2, 3)),
                 FullMixture(weight[one], mean[one].flatten(2), factors[one], (2, 3)),
@@ -235,6 +248,37 @@ def test_densities_integrate_to_one(make: Callable[..., HasDensity]) -> None:
     posterior = make((1,), PLAIN)
     total = sum(posterior.log_prob(point.expand(3, 1)).exp() for point in line) * 24 / 1200
     assert (total - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("make", [levels, categorical], ids=lambda make: make.__name__)
+@SHAPES
+def test_probabilities_of_all_values_of_a_place_sum_to_one(
+    make: Callable[..., HasDensity], shape: tuple[int, ...]
+) -> None:
+    """Summed over the values of all places at once, the product over places of sums that are each 1."""
+    posterior = make(shape, PLAIN)
+    values = posterior.values if isinstance(posterior, Levels) else torch.arange(5)
+    each = torch.stack([posterior.log_prob_each(value.expand(3, *shape)) for value in values])  # type: ignore[attr-defined]
+    assert (each.exp().sum(0) - 1).abs().max() < 1e-12
+    assert (posterior.log_prob(values[1].expand(3, *shape)) - each[1].flatten(1).sum(1)).abs().max() < 1e-12
+
+
+@EVERY
+@SHAPES
+@DTYPES
+def test_a_joint_belief_is_its_parts(make: Make, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Beside a label: drawn as it is alone with the numbers that come next, and no more or less able."""
+    part, label = make(shape, source(dtype)), categorical((), source(dtype))
+    belief, numbers = Joint({"label": label, "signal": part}), Rng(1, 3)
+    drawn = belief.sample(Rng(1, 3))
+    assert torch.equal(drawn["label"], label.sample(numbers)) and torch.equal(drawn["signal"], part.sample(numbers))
+    assert not isinstance(belief, HasMean) and isinstance(belief, HasDensity) == isinstance(part, HasDensity)
+    if isinstance(part, HasDensity) and isinstance(belief, HasDensity):
+        total = part.log_prob(drawn["signal"]) + label.log_prob(drawn["label"])
+        assert (belief.log_prob(drawn) - total).abs().max() < 1e-12
+    twice = Joint({"a": part, "b": part})
+    assert isinstance(twice, HasVariance) and torch.equal(twice.mean["b"], part.mean)
+    assert torch.equal(twice.var["a"], part.var)
 
 
 @SHAPES

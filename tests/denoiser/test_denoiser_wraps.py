@@ -19,11 +19,13 @@ from softmix.denoiser import (
     autoguided,
     averaged,
     guided,
+    mean_only,
+    wiener,
     within,
 )
 from softmix.denoiser.exact import gaussian_flow
 from softmix.denoiser.wrap import classifier_free, towards
-from softmix.posterior import Implicit, ImplicitMean, Point, Posterior
+from softmix.posterior import Categorical, Implicit, ImplicitMean, Joint, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
 
@@ -268,3 +270,63 @@ def test_the_table_takes_unit_data_unless_told() -> None:
     alpha, sigma = torch.tensor(0.6), torch.tensor(0.8)
     assert affine("edm", alpha, sigma) == affine("edm", alpha, sigma, 1.0) != affine("edm", alpha, sigma, 0.5)
     assert inspect.signature(affine).parameters["data_sd"].default == 1.0
+
+
+# means alone
+
+
+def test_what_is_kept_of_a_belief_is_its_mean() -> None:
+    exact = wiener(VP(), torch.tensor([0.5, -1.0], dtype=F64), torch.eye(2, dtype=F64))
+    x = torch.tensor([[0.3, 0.2], [1.0, -2.0]], dtype=F64)
+    belief = mean_only(exact)(x, 0.4)
+    assert type(belief) is Point and torch.equal(belief.mean, exact(x, 0.4).mean)
+    assert mean_only(exact).process is exact.process
+
+
+def test_a_belief_without_a_mean_is_refused_by_what_keeps_it() -> None:
+    with pytest.raises(TypeError, match=r"mean_only needs a mean of the posterior, and Implicit has none.*averaged"):
+        mean_only(Soft())(torch.zeros(3, 2), 0.5)
+    assert type(mean_only(averaged(2)(Soft()))(torch.zeros(3, 2), 0.5)) is Point
+
+
+def test_the_mean_of_a_flow_map_is_that_of_the_time_it_goes_to() -> None:
+    x = torch.ones(3, 2)
+    assert torch.equal(mean_only(Maps())(x, 0.5, to=0.2).mean, Maps()(x, 0.5, to=0.2).mean)  # type: ignore[call-arg, attr-defined]
+    assert not torch.equal(Maps()(x, 0.5, to=0.2).mean, Maps()(x, 0.5, to=0.4).mean)  # type: ignore[attr-defined]
+
+
+# guidance of names
+
+
+class Names(Plain):
+    """A token's logits, and for each label others; with an image beside it that knows only a mean."""
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+        label = torch.full((len(xt),), -1) if cond is None else cond
+        logits = torch.sin(torch.arange(12.0).reshape(1, 4, 3) * (label + 2)[:, None, None])
+        return Joint({"token": Categorical(logits), "image": super().forward(xt, t, label)})  # type: ignore[return-value]
+
+
+def test_guidance_sharpens_the_probabilities_of_names() -> None:
+    """p ~ p(told)^w p(untold)^(1 - w); beside them the means of the image."""
+    x = torch.ones(3, 2)
+    told, untold = (Names()(x, 0.5, label).parts for label in (LABELS, torch.full((3,), -1)))  # type: ignore[attr-defined]
+    for scale in (1.0, 2.5):
+        both = guided(scale)(Names())(x, 0.5, LABELS).parts  # type: ignore[attr-defined]
+        right = told["token"].probabilities ** scale * untold["token"].probabilities ** (1 - scale)
+        assert torch.allclose(both["token"].probabilities, right / right.sum(1, keepdim=True), rtol=1e-4)
+        assert torch.allclose(
+            both["image"].mean, untold["image"].mean + scale * (told["image"].mean - untold["image"].mean)
+        )
+
+
+def test_an_average_reaches_the_parts_of_a_joint() -> None:
+    """The soft part gets the mean that it gets alone, and the others stay as they are."""
+
+    def both(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Posterior:
+        return Joint({"image": posterior, "token": Categorical(torch.zeros(3, 4))})  # type: ignore[return-value]
+
+    x = torch.ones(3, 2)
+    parts = averaged(4)(adjusted(both)(Soft()))(x, 0.5).parts  # type: ignore[attr-defined]
+    assert torch.equal(parts["image"].mean, averaged(4)(Soft())(x, 0.5).mean)  # type: ignore[attr-defined]
+    assert type(parts["token"]) is Categorical

@@ -6,20 +6,18 @@ import math
 
 import pytest
 import torch
+from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
 from softmix.posterior import (
     Empirical,
     FullMixture,
-    HasDensity,
     HasMean,
-    HasVariance,
     Implicit,
     ImplicitMean,
     Mixture,
     Normal,
     Point,
-    need,
 )
 from softmix.posterior.implicit import spread
 from softmix.posterior.mixture import choose
@@ -135,6 +133,12 @@ def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> N
     assert Mixture(logs, means, torch.zeros(1, dtype=torch.bfloat16)).sample(Rng(0, 4000)).isfinite().all()
 
 
+def test_weights_of_half_precision_choose_each_component_as_often() -> None:
+    """bfloat16 has 128 numbers between 1/2 and 1, so that of 600 equal parts a third would never be chosen."""
+    counts = choose(torch.zeros(6000, 600, dtype=torch.bfloat16), Rng(0, 6000))[:, 0].bincount(minlength=600)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("shift", [0.0, 5.0])
 def test_weights_need_not_be_normalised(shift: float) -> None:
     logs = Rng(0, 3).normal((3, 2), F64) + shift
@@ -192,24 +196,3 @@ def test_blurring_adds_a_variance_to_each_item() -> None:
         Mixture(torch.zeros(3, 1, dtype=F64), mean[:, None], own).blurred(var),
     ):
         assert torch.allclose(blurred.var, (0.25 + var)[:, None, None].expand(3, 2, 2), rtol=1e-12)
-
-
-# what is missing
-
-
-@pytest.mark.parametrize(
-    "ability, what, remedy",
-    [
-        (HasMean, "a mean", "averaged"),
-        (HasVariance, "a variance", "Normal or Mixture head, or an exact denoiser"),
-        (HasDensity, "a density", "energy score"),
-    ],
-)
-def test_a_missing_ability_is_named_with_its_remedy(ability: type, what: str, remedy: str) -> None:
-    with pytest.raises(TypeError, match=rf"the test needs {what} of the posterior, and Implicit has none.*{remedy}"):
-        need(soft(), ability, "the test")
-
-
-def test_an_ability_of_ones_own_is_named_by_its_class() -> None:
-    with pytest.raises(TypeError, match=r"the test needs Empirical of the posterior, and Point has none"):
-        need(Point(torch.zeros(1, 1)), Empirical, "the test")

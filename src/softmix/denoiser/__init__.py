@@ -10,7 +10,7 @@ from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .smd import PublishedSMD, SoftHead
-from .wrap import Counted, Staged, adjusted, autoguided, averaged, guided, within
+from .wrap import Counted, Staged, adjusted, autoguided, averaged, guided, mean_only, within
 
 __all__ = [
     "OUTPUTS",
@@ -35,6 +35,7 @@ __all__ = [
     "autoguided",
     "averaged",
     "guided",
+    "mean_only",
     "wiener",
     "within",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..posterior import HasMean, Implicit, Point, Posterior, need
+from ..posterior import HasMean, Implicit, Joint, Point, Posterior, joined, need
 from ..process import Process
 from ..rng import Rng
 from .contract import Denoiser, Suits, Wrap
@@ -89,7 +89,7 @@ class Staged(nn.Module):
 
 
 def averaged(n: int, seed: int = 0) -> Wrap:
-    """Gives an implicit posterior a mean: the average of its head over n fixed latents.
+    """Gives an implicit posterior, alone or as a part of a Joint, a mean: the average of its head over n fixed latents.
 
     The latents are the same for every item and every call, so that the mean is a smooth function of x_t,
     as an ODE sampler needs. Costs n heads for each evaluation of the trunk; its error falls as n^(-1/2).
@@ -97,16 +97,14 @@ def averaged(n: int, seed: int = 0) -> Wrap:
     if n < 1:
         raise ValueError(f"an average of {n} draws was asked for; take at least 1")
 
-    def wrap(denoiser: Denoiser) -> Denoiser:
-        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
-            posterior = inner(xt, t, cond)
-            if not isinstance(posterior, Implicit):
-                return posterior
-            return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), xt.dtype))
+    def change(posterior: Posterior[Any]) -> Posterior[Any]:
+        if isinstance(posterior, Joint):
+            return posterior.changed(change)
+        if not isinstance(posterior, Implicit):
+            return posterior
+        return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), posterior.dtype))
 
-        return Wrapped(denoiser, call)
-
-    return wrap
+    return adjusted(lambda posterior, xt, t: change(posterior))
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -122,8 +120,8 @@ def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
 
     untold : the condition that stands for none, [1, ...]; by default the label -1. For text, the embedding of "", or
     of what the picture should not be. rule : a function of two estimates of x0, or a number for `classifier_free`. It
-    acts on the means; on an implicit posterior it acts on draws with the same latent, so that the mixture survives;
-    of any other only the mean is left.
+    acts on the means; on an implicit posterior it acts on draws with the same latent, so that the mixture survives; on
+    a Categorical or Levels on the log-probabilities, and on a Joint part by part. Of any other only the mean is left.
     """
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
 
@@ -134,7 +132,7 @@ def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
             if untold is None and cond.is_floating_point():
                 raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
             nothing = torch.full_like(cond, -1) if untold is None else untold.to(cond).expand_as(cond)
-            return _joined(inner(xt, t, cond), inner(xt, t, nothing), join, "guidance")
+            return joined(inner(xt, t, cond), inner(xt, t, nothing), join, "guidance")
 
         return Wrapped(denoiser, call)
 
@@ -162,7 +160,7 @@ class _Autoguided(Wrapped):
         self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         first, second = (each if to is None else towards(to)(each) for each in (self.inner, self.weak))
-        return _joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
+        return joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
 
 
 def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -> Wrap:
@@ -177,11 +175,12 @@ def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -
     return wrap
 
 
-def _joined(first: Posterior, second: Posterior, join: Rule, who: str) -> Posterior:
-    """Draws with the same latent where both can be drawn from, else means."""
-    if isinstance(first, Implicit) and isinstance(second, Implicit):
-        return first.joined(second, join)
-    return Point(join(need(first, HasMean, who).mean, need(second, HasMean, who).mean))
+def mean_only(denoiser: Denoiser) -> Denoiser:
+    """Keeps the mean of what is believed, as a `Point`: what a usual diffusion model knows.
+
+    A control for whatever a belief knows beside its mean. Raises TypeError, when asked, for a belief without one.
+    """
+    return adjusted(lambda posterior, xt, t: Point(need(posterior, HasMean, "mean_only").mean))(denoiser)
 
 
 def within(low: float, high: float, wrap: Wrap) -> Wrap:

@@ -5,13 +5,17 @@ base classes (`HasMean`, `HasVariance`, `HasDensity`) and asked for by `need`.
 """
 
 from .ability import HasDensity, HasMean, HasVariance, Posterior, need
+from .categorical import Categorical, Levels
 from .empirical import Empirical
 from .implicit import Implicit, ImplicitMean
+from .join import joined
+from .joint import Joint
 from .mixture import FullMixture, Mixture
 from .normal import Normal
 from .point import Point
 
 __all__ = [
+    "Categorical",
     "Empirical",
     "FullMixture",
     "HasDensity",
@@ -19,9 +23,12 @@ __all__ = [
     "HasVariance",
     "Implicit",
     "ImplicitMean",
+    "Joint",
+    "Levels",
     "Mixture",
     "Normal",
     "Point",
     "Posterior",
+    "joined",
     "need",
 ]

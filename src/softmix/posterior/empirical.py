@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import HasVariance
+from .ability import HasDensity, HasVariance
 from .mixture import choose
 
 
@@ -15,6 +17,13 @@ class Empirical(HasVariance):
 
     The exact optimum of denoising on that set; a model that equals it has memorised.
     """
+
+    remedies = MappingProxyType(
+        {
+            HasDensity: "Points without a width have no density. Take a Mixture with the points as its means and a "
+            "variance that you choose, or the exact denoiser of a law that has a density."
+        }
+    )
 
     def __init__(self, log_weights: Tensor, points: Tensor):
         self._log_weights, self._points = log_weights.log_softmax(1), points

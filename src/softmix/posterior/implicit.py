@@ -7,12 +7,14 @@ called as often as one likes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import HasMean, Posterior
+from .ability import SPREAD, HasDensity, HasMean, HasVariance, Join, Posterior
 
 Head = Callable[[Tensor], Tensor]
 
@@ -24,12 +26,27 @@ class Implicit(Posterior):
     Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
     """
 
+    remedies = MappingProxyType(
+        {
+            HasMean: "Wrap the denoiser in `softmix.denoiser.averaged(n)` (--average n), which takes the mean of n "
+            "draws, give the model a mean head, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
+            HasVariance: f"Estimate it from draws, `posterior.draws(m, rng).var(0)`. {SPREAD}",
+            HasDensity: "Use a Normal or Mixture head: a posterior that is only drawn from has no density; "
+            "train it with the energy score instead.",
+        }
+    )
+
     def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor):
         self.head, self._items, self._latent_shape, self._like = head, items, latent_shape, like
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
         return self._latent_shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the draws, and of the latents that suit them."""
+        return self._like.dtype
 
     def latents(self, m: int, rng: Rng) -> Tensor:
         """m latents for each item, [m, B, *latent_shape]."""
@@ -42,8 +59,10 @@ class Implicit(Posterior):
     def sample(self, rng: Rng) -> Tensor:
         return self.draws(1, rng)[0]
 
-    def joined(self, other: Implicit, join: Callable[[Tensor, Tensor], Tensor]) -> Implicit:
+    def joined(self, other: Posterior[Any], join: Join) -> Implicit | None:
         """join(draw, other's draw) with the same latent in both; the same of the means if both have one."""
+        if not isinstance(other, Implicit):
+            return None
         head: Head = lambda eta: join(self.head(eta), other.head(eta))  # noqa: E731
         if isinstance(self, ImplicitMean) and isinstance(other, ImplicitMean):
             mine, theirs = self, other

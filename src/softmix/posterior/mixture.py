@@ -12,8 +12,9 @@ from .normal import factor_log_prob, gaussian_log_prob
 
 def choose(log_weights: Tensor, rng: Rng) -> Tensor:
     """A component for each item (and each pixel) by inverting the cumulated weights, [B, 1, ...]."""
-    cumulated = log_weights.softmax(1).cumsum(1)
-    u = rng.uniform((len(log_weights), 1, *log_weights.shape[2:]), log_weights.dtype).to(log_weights.device)
+    # half precision has too few numbers between 0 and 1 to choose by
+    cumulated = log_weights.to(torch.promote_types(log_weights.dtype, torch.float32)).softmax(1).cumsum(1)
+    u = rng.uniform((len(log_weights), 1, *log_weights.shape[2:]), cumulated.dtype).to(log_weights.device)
     return (u * cumulated[:, -1:] > cumulated).sum(1, keepdim=True).clamp(max=log_weights.shape[1] - 1)
 
 

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from ..data import Data, DataError, load
-from ..denoiser import Denoiser, adjusted
+from ..denoiser import Denoiser, mean_only
 from ..evaluate import place
 from ..evaluate.judge import Reference, features_for
 from ..evaluate.points import sliced_wasserstein
 from ..oracle import Problem, eight
-from ..posterior import HasMean, Point, need
 from ..process import VP, Gaussian, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Sampler, Start, adams, drive, sample, traits
@@ -165,8 +164,7 @@ def fashion(say: Callable[[str], None]) -> Fashion | None:
         say(f"without images: {error}")
         return None
     model = load_run("fashion")
-    means = adjusted(lambda posterior, xt, t: Point(need(posterior, HasMean, "the contest").mean))(model.denoiser)
-    return Fashion(means, model, data, Reference(data, held_out, features_for(data, place.cache())))
+    return Fashion(mean_only(model.denoiser), model, data, Reference(data, held_out, features_for(data, place.cache())))
 
 
 def on_images(ways: Sequence[Way], counts: Sequence[int], n: int, say: Callable[[str], None]) -> list[VerdictRow]:

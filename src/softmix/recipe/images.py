@@ -25,12 +25,21 @@ import torch
 from .. import training
 from ..data import Data, load
 from ..data.store import choose
-from ..denoiser import Denoiser, MixtureHead, Network, PointHead, PublishedSMD, SoftHead
-from ..denoiser.wrap import Wrapped, averaged
+from ..denoiser import (
+    Denoiser,
+    MixtureHead,
+    Network,
+    PointHead,
+    PublishedSMD,
+    SoftHead,
+    adjusted,
+    averaged,
+    mean_only,
+)
 from ..evaluate.judge import Reference, features_for
 from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
 from ..net import NetSpec, UNetSpec
-from ..posterior import HasMean, Normal, Posterior, need
+from ..posterior import Normal, Point, Posterior, need
 from ..process import Gaussian, uniform
 from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_adams, traits
@@ -54,18 +63,18 @@ def as_it_is(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
 def best_variance(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
     """The mean with the best one variance for each step: its mean squared error on 500 training items."""
     x0 = data.x0(choose(len(data), 500))
-    process = denoiser.process
+    means, process = mean_only(denoiser), denoiser.process
     found: dict[float, float] = {}
     for t in grid[:-1].tolist():
         noised = process.noise(x0, t, Rng(0, len(x0), "variance"))
         with torch.no_grad():
-            found[t] = float(((need(denoiser(noised.xt, t), HasMean, "variance").mean - x0) ** 2).mean())
+            found[t] = float(((need(means(noised.xt, t), Point, "best_variance").mean - x0) ** 2).mean())
 
-    def call(inner: Denoiser, xt: torch.Tensor, t: torch.Tensor | float, cond: torch.Tensor | None) -> Posterior:
-        mean = need(inner(xt, t, cond), HasMean, "variance").mean
+    def widened(posterior: Posterior, xt: torch.Tensor, t: torch.Tensor | float) -> Posterior:
+        mean = need(posterior, Point, "best_variance").mean
         return Normal(mean, torch.full_like(mean[:, :1], found[float(t)]))
 
-    return Wrapped(denoiser, call)
+    return adjusted(widened)(means)
 
 
 def eight(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:

@@ -21,14 +21,24 @@ from torch import Tensor
 
 from ..data import Report, toys
 from ..data.store import make
-from ..denoiser import Denoiser, ExactMixture, MixtureHead, Network, PointHead, PublishedSMD, SoftHead
+from ..denoiser import (
+    Denoiser,
+    ExactMixture,
+    MixtureHead,
+    Network,
+    PointHead,
+    PublishedSMD,
+    SoftHead,
+    adjusted,
+    mean_only,
+)
 from ..denoiser.wrap import Wrapped
 from ..evaluate.carried import carried
 from ..evaluate.points import mode_statistics, sliced_wasserstein
 from ..loss import Energy, Likelihood, PublishedSquare, Square
 from ..loss.square import squared_error
 from ..net import MLPSpec
-from ..posterior import FullMixture, Implicit, Posterior
+from ..posterior import FullMixture, Implicit, ImplicitMean, Posterior
 from ..process import VP, Noised
 from ..rng import Rng
 from ..sampler import sample
@@ -59,29 +69,17 @@ class Silent:
     proper: bool = False
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
-        assert isinstance(posterior, Implicit)
         return squared_error(_silenced(posterior).mean, noised, "eps")
 
 
-def _silenced(posterior: Implicit):  # type: ignore[no-untyped-def]
+def _silenced(posterior: Posterior) -> ImplicitMean:
+    assert isinstance(posterior, Implicit)
     return posterior.averaged(torch.zeros(1, *posterior.latent_shape))
 
 
 def silent(denoiser: Denoiser) -> Denoiser:
-    """The soft network with its latent fixed at 0, as a denoiser with a mean."""
-
-    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
-        posterior = inner(xt, t, cond)
-        assert isinstance(posterior, Implicit)
-        found = _silenced(posterior)
-        return FullMixture(
-            xt.new_zeros(len(xt), 1),
-            found.mean[:, None],
-            xt.new_zeros(1, 1, xt.shape[1], xt.shape[1]),
-            tuple(xt.shape[1:]),
-        )
-
-    return Wrapped(denoiser, call)
+    """The soft network with its latent fixed at 0, as a denoiser that knows a mean alone."""
+    return mean_only(adjusted(lambda posterior, xt, t: _silenced(posterior))(denoiser))
 
 
 @dataclass(frozen=True)
@@ -142,13 +140,6 @@ def best_gaussian(own: bool) -> Denoiser:
         return FullMixture(xt.new_zeros(len(xt), 1), posterior.mean[:, None], factor[:, None], tuple(xt.shape[1:]))
 
     return Wrapped(exact, call)
-
-
-def point(denoiser: Denoiser) -> Denoiser:
-    """A denoiser that keeps the mean alone."""
-    from ..posterior import HasMean, Point, need
-
-    return Wrapped(denoiser, lambda inner, xt, t, cond: Point(need(inner(xt, t, cond), HasMean, "point").mean))
 
 
 def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float]:
@@ -222,7 +213,7 @@ def on_grid(seeds: Sequence[int], steps: int, n: int, say: Callable[[str], None]
         futures = [pool.submit(trained, variant.name, steps, seed, n) for variant, seed in jobs]
         exact = {
             ("exact posterior", "oracle"): [measure(oracle(), seed, n, True) for seed in seeds],
-            ("exact, mean only", "control"): [measure(point(oracle()), seed, n, False) for seed in seeds],
+            ("exact, mean only", "control"): [measure(mean_only(oracle()), seed, n, False) for seed in seeds],
             ("exact, best Gaussian", "control"): [measure(best_gaussian(False), seed, n, False) for seed in seeds],
             ("exact, Gaussian of each x_t", "control"): [
                 measure(best_gaussian(True), seed, n, False) for seed in seeds

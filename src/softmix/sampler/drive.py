@@ -87,6 +87,16 @@ def drive(
         return cast(T, end.value)
 
 
+def _share(process: Gaussian, t: Tensor) -> float:
+    """The size of pure noise at the time where it begins, over that at t = 1."""
+    if not hasattr(process, "sigma"):
+        raise SamplerError(
+            f"a start at t = {float(t):g} was asked for, where {type(process).__name__} has no pure noise: "
+            "begin at 1, or say where x comes from, for example start=noised(x0)"
+        )
+    return float(process.sigma(t) / process.sigma(1.0))
+
+
 def finish(steps: Generator[Step, None, T], look: Callable[[Step], None] | None = None) -> T:
     """Runs `drive` to its end and gives the final x; `look` sees each step."""
     try:
@@ -144,8 +154,7 @@ def sample(
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
         starts = start(process, (n, *shape), float(grid[0]), pure).to(device)
-    # pure noise is of the size of the noise at the time where it begins
-    share = float(process.sigma(grid.flatten()[0]) / process.sigma(1.0))
+    share = 1 if start is not None or grid[0] == 1 else _share(process, grid[0])
     for low in range(0, n, batch):
         high = min(low + batch, n)
         rng = Rng(seed, range(first + low, first + high), "sample", device)
@@ -153,4 +162,4 @@ def sample(
         part = cond[low:high].to(device) if cond is not None else None
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             done.append(finish(drive(denoiser, sampler, x, grid, rng, part), look))
-    return torch.cat(done) if done else torch.empty(0, *shape)
+    return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))

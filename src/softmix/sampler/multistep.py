@@ -145,7 +145,7 @@ def soft_adams(
     With `below` steps or more, of a learned model, no single step is long enough for a draw to say more than the mean
     (docs/experiments.md), and a belief that has a mean is solved by it all the way, with a solver's error.
     """
-    solved = HasMean if len(grid) > below else Point
+    solved: type[Posterior] = HasMean if len(grid) > below else Point
     return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL), solved))
 
 

@@ -44,7 +44,9 @@ def noised(x0: Tensor | Callable[[int, Rng], Tensor]) -> Start:
                 f"{shape[0]} items were asked for and {len(first)} first estimates given: give one or as many"
             )
         first = first.reshape(len(first), *shape[1:]).expand(*shape)
-        return process.noise(first.to(torch.get_default_dtype()), t, rng).xt
+        # a process of another family, such as one of tokens, has a type of its own
+        first = first.to(torch.get_default_dtype()) if hasattr(process, "sigma") else first
+        return process.noise(first, t, rng).xt
 
     return start
 
