@@ -154,7 +154,10 @@ def _guided(
     if guidance == 1:
         return denoiser
     if not model.denoiser.classes:
-        raise UsageError(f"--guidance needs a model that was trained with classes, and {model.path} was not: softmix train ... --classes")
+        raise UsageError(
+            f"--guidance needs a model that was trained with classes (softmix train ... --classes), which {model.path} "
+            "was not"
+        )
     if interval is None:
         return guided(guidance)(denoiser)
     require_guided(interval, sampler, model.process, model.facts.shape, steps)

@@ -30,17 +30,20 @@ def check_interval(interval: Interval | None, guidance: float) -> None:
 
 def require_guided(interval: Interval, sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> None:
     """Raises UsageError, with the levels next to the interval, if the sampler never asks within it."""
+    import torch
+
+    from ..denoiser.wrap import covers
     from ..sampler import label
 
     low, high = interval
     levels = asked_at(sampler, process, shape, steps)
-    if any(low <= level <= high for level in levels):
+    if covers(low, high, torch.tensor(levels, dtype=torch.float64)).any():
         return
     below, above = [level for level in levels if level < low], [level for level in levels if level > high]
     near = [f"{level:.4g}" for level in (*below[-1:], *above[:1])]
     raise UsageError(
-        f"--interval {low:g} {high:g} was asked for, and nothing would be guided: in {steps} steps {label(sampler)} asks "
-        f"the model at logsnr {levels[0]:.4g} to {levels[-1]:.4g}, next to the interval at {' and '.join(near)}. "
+        f"--interval {low:g} {high:g} was asked for, and nothing would be guided: in {steps} steps {label(sampler)} "
+        f"asks the model at logsnr {levels[0]:.4g} to {levels[-1]:.4g}, next to the interval at {' and '.join(near)}. "
         "Widen it past one of these, or take other --steps"
     )
 
