@@ -122,6 +122,11 @@ def test_an_image_of_another_size(runs: Path, tmp_path: Path) -> None:
     assert "other data" in err
 
 
+def test_a_folder_is_no_image(runs: Path, tmp_path: Path) -> None:
+    error = refused("edit", runs / "plain", tmp_path, "--shift", 1, 0, "--out", tmp_path / "o.png")
+    assert "it is a folder: name one picture" in error
+
+
 def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp_path: Path) -> None:
     for sampler in ("ddim", "heun", "dpm-solver-2m", "adams"):
         err = refused("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", sampler)

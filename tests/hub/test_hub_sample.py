@@ -110,7 +110,7 @@ def test_a_picture_says_what_made_it(plain: Path, tmp_path: Path, capsys: Any) -
     assert recipe["run"] == "shapes" and recipe["arguments"]["steps"] == 2
     assert "Table(1000 steps" in recipe["what"]
     capsys.readouterr()
-    assert "its recipe cannot be believed" in refused(capsys, "repeat", tmp_path / "x.png")
+    assert "was drawn from a folder of diffusers" in refused(capsys, "repeat", tmp_path / "x.png")
 
 
 def test_a_dry_run_draws_nothing(plain: Path, tmp_path: Path, capsys: Any) -> None:

@@ -34,6 +34,7 @@ from softmix.train import (
     facts_of,
     preset,
     read_run,
+    train,
     training,
 )
 from softmix.train.config import suited
@@ -538,6 +539,15 @@ print(read_run({str(tmp_path / "run")!r}).facts.parts)
 
 
 # good starts
+
+
+def test_what_is_no_model_and_no_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the model 'SMD' was asked for; there are smd, plain"):
+        preset("SMD", (1, 28, 28))  # type: ignore[arg-type]
+    for name in ("digits", Path("photos")):
+        with pytest.raises(TrainingError, match="is a name: give softmix"):
+            train(name, small(), tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
 
 
 def test_presets_are_what_they_say() -> None:

@@ -108,6 +108,8 @@ def training(
     does not suffice or another process trains it, and when the loss is not finite under the policy "stop"; LostError
     if another process of the run has ended.
     """
+    if isinstance(data, str | Path):
+        raise TrainingError(f"{data} was given as the data, and is a name: give softmix.data.load({str(data)!r})")
     out, world, wish = Path(out), join(), Wish(more, start)
     if shard and world.size == 1:
         raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")

@@ -11,7 +11,7 @@ from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, Pub
 from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, Flow
 from .config import Config, Optimiser, Times
-from .make import trainable
+from .make import TrainingError, trainable
 
 Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -26,8 +26,10 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     consistency, meanflow : flow maps trained for few steps, the rivals.
 
     A step takes 64 images, and fewer of more than 64 x 64 pixels, so that it takes about as long. Raises TrainingError
-    for items that no network takes.
+    for a name that is none, and for items that no network takes.
     """
+    if model not in MODELS:
+        raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(MODELS)}")
     trainable(shape)
     soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
     base = Config(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"), batch=_batch(shape), optimiser=ease)
