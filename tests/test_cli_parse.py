@@ -180,6 +180,13 @@ def test_what_stands_first_says_what_it_is(verb: str, first: str) -> None:
     assert f" {first}" in usage and "PATH [" not in usage.replace("[--out PATH]", "")
 
 
+@pytest.mark.parametrize("verb", ["train", "sample", "edit", "evaluate", "repeat"])
+def test_what_was_not_said_has_no_default_and_a_list_is_shown_plainly(verb: str) -> None:
+    out = " ".join(call(verb, "--help")[1].replace("│", " ").split())
+    assert "default: None" not in out and "[STR [" not in out
+    assert ("--set NAME=VALUE ..." in out) == (verb == "train")
+
+
 def test_options_show_plain_types() -> None:
     out = call("sample", "--help")[1]
     assert "{None}" not in out and "default: None" not in out

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from .card import write_card
 from .common import ModelName, UsageError, told_again
@@ -45,7 +45,7 @@ def train(
     layout: LayoutName | None = None,
     config: Path | None = None,
     start: Path | None = None,
-    set: UseAppendAction[tuple[tuple[str, ...], ...]] = (),
+    set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="NAME=VALUE ...")] = (),
     seed: int | None = None,
     shard: bool = False,
     dry_run: bool = False,

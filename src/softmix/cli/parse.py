@@ -95,9 +95,10 @@ def shown(verb: Verb) -> Verb:
 def _plain(parameter: inspect.Parameter, hint: Any) -> Any:
     extras = getattr(hint, "__metadata__", ())
     bare = get_args(hint)[0] if extras else hint
-    if bare is bool or any(getattr(extra, "metavar", None) for extra in extras):
+    if bare is bool:
         return hint
-    metavar = _place(parameter) if parameter.kind is parameter.POSITIONAL_ONLY else metavar_of(bare)
+    own = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), None)
+    metavar = own or (_place(parameter) if parameter.kind is parameter.POSITIONAL_ONLY else metavar_of(bare))
     # a default of None is no value: the words beside it say what happens then
     silent = "" if parameter.default is None else None
     return Annotated[hint, arg(metavar=metavar, help_behavior_hint=silent)]
