@@ -78,6 +78,25 @@ def test_how_long_must_be_said(tmp_path: Path) -> None:
     assert "--minutes" in refused("train", "digits", "--out", tmp_path / "run")
 
 
+def test_what_would_spoil_a_training_is_said_before_it_and_after_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "dark.npy", np.arange(20 * 64).reshape(20, 8, 8).astype(np.uint8) % 20)
+    _, out, _ = call("train", tmp_path / "dark.npy", "--out", tmp_path / "run", "--steps", 2, *TINY)
+    lines = [line for line in out.splitlines() if "nearly black: the largest pixel is 19 of 255" in line]
+    assert len(lines) == 2 and out.rstrip().splitlines()[-1] == lines[-1] and lines[-1].startswith("WARNING: ")
+    assert out.index(lines[0]) < out.index("trained steps 1 to")
+
+
+def test_pictures_too_large_for_any_network_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("softmix.cli.fit._LARGEST", 20 * 30 - 1)
+    np.save(tmp_path / "large.npy", np.full((4, 20, 30), 200, np.uint8))
+    error = refused("train", tmp_path / "large.npy", "--out", tmp_path / "run", "--steps", 2)
+    assert "the pictures are 30x20" in error and "give --size 64" in error and not (tmp_path / "run").exists()
+    code, _, err = call("train", tmp_path / "large.npy", "--out", tmp_path / "run", "--size", 8, "--steps", 1, *TINY)
+    assert code == 0, err
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(runs: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -101,6 +120,11 @@ def test_an_image_of_another_size(runs: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "other.npy", np.zeros((20, 9, 8), dtype=np.uint8), allow_pickle=False)
     err = refused("train", tmp_path / "other.npy", "--out", runs / "smd", "--steps", 4, *TINY)
     assert "other data" in err
+
+
+def test_a_folder_is_no_image(runs: Path, tmp_path: Path) -> None:
+    error = refused("edit", runs / "plain", tmp_path, "--shift", 1, 0, "--out", tmp_path / "o.png")
+    assert "it is a folder: name one picture" in error
 
 
 def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp_path: Path) -> None:

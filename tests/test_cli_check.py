@@ -139,3 +139,29 @@ def test_a_data_folder_with_a_config_of_another_program_is_data(
     # with checkpoints it is a run, whose config.json is damaged
     (root / "checkpoints").mkdir()
     assert "is a run folder" in refused(capsys, root, "--size", 12)
+
+
+def test_what_would_spoil_a_training_is_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = np.arange(144, dtype=np.uint16).reshape(12, 12) * 28
+    for i in range(4):
+        Image.fromarray(wide + np.uint16(i)).save(tmp_path / f"{i}.png")
+    warning = (
+        "WARNING: no value of 4 16-bit pictures is above 4007, which 12 bits hold, so they come out 16 times too dark "
+        "if these are all their bits: give --bits 12"
+    )
+    out = said(capsys, tmp_path)
+    assert out.rstrip().splitlines()[-2:] == ["", warning] and out.count("give --bits 12") == 2
+    assert "WARNING" not in said(capsys, tmp_path, "--bits", 12)
+
+
+def test_pictures_of_a_camera_are_not_left_as_large_as_they_are_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path / "photos", {str(i): (400, 300) for i in range(3)})
+    last = said(capsys, root).rstrip().splitlines()[-1]
+    assert last.startswith("WARNING: no size was asked for") and "400x300" in last and "give --size 64" in last
+    np.save(tmp_path / "a.npy", np.full((2, 300, 400), 200, np.uint8))
+    assert "as large as they are, 400x300" in said(capsys, tmp_path / "a.npy")
+    for words in ((root, "--size", 32), (tmp_path / "a.npy", "--size", 32)):
+        assert "WARNING" not in said(capsys, *words)
+    assert "WARNING" not in said(capsys, pictures(tmp_path / "small", {str(i): (256, 256) for i in range(3)}))

@@ -132,6 +132,39 @@ def test_a_wrong_word_points_to_the_help_of_its_verb(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["check", "digits", "--size", "32x48"],
+            "--size 32x48 was asked for; --size takes one number, and makes squares",
+        ),
+        (["check", "digits", "--size=32x48"], "--size 32x48 was asked for; --size takes one number"),
+        (
+            ["train", "digits", "--size", "32", "48", "--out", "x"],
+            "--size 32 48 was asked for; --size takes one number",
+        ),
+        (["train", "--size", "32", "48", "--out", "x"], "--size 32 48 was asked for; --size takes one number"),
+        (
+            ["train", "digits", "--out", "x", "--minutes", "2min"],
+            "--minutes 2min was asked for; it takes a number. See",
+        ),
+        (["sample", "fashion", "--out", "x.png", "--n", "1.5"], "--n 1.5 was asked for; it takes a whole number"),
+        (["sample", "fashion", "--out", "x.png", "--guidance=two"], "--guidance two was asked for; it takes a number"),
+    ],
+)
+def test_a_word_where_a_number_belongs(words: list[str], says: str) -> None:
+    code, out, err = call(*words)
+    assert code == 2 and not out and says in err and len(err.splitlines()) == 1
+    assert f"See softmix {words[0]} --help" in err
+
+
+def test_a_folder_whose_name_is_a_number_may_follow_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "48").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "48: pictures were asked for, but there is no file in it" in call("check", "--size", 32, "48")[2]
+
+
+@pytest.mark.parametrize(
     ("verb", "first"),
     [
         ("train", "[DATA]"),
@@ -145,6 +178,13 @@ def test_a_wrong_word_points_to_the_help_of_its_verb(words: list[str]) -> None:
 def test_what_stands_first_says_what_it_is(verb: str, first: str) -> None:
     usage = call(verb, "--help")[1].split("\n\n")[0]
     assert f" {first}" in usage and "PATH [" not in usage.replace("[--out PATH]", "")
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", "edit", "evaluate", "repeat"])
+def test_what_was_not_said_has_no_default_and_a_list_is_shown_plainly(verb: str) -> None:
+    out = " ".join(call(verb, "--help")[1].replace("│", " ").split())
+    assert "default: None" not in out and "[STR [" not in out
+    assert ("--set NAME=VALUE ..." in out) == (verb == "train")
 
 
 def test_options_show_plain_types() -> None:

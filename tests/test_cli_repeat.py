@@ -156,7 +156,14 @@ NOT_BELIEVED = "cannot be believed"
         (lambda recipe: recipe.update(run=7), "run is 7"),
         (lambda recipe: recipe.update(step="4"), 'step is "4"'),
         (lambda recipe: recipe.update(weights_fingerprint=[]), "weights_fingerprint is []"),
-        (lambda recipe: recipe.update(weights_fingerprint="0" * 12), "was made by weights 000000000000"),
+        (
+            lambda recipe: recipe.update(weights_fingerprint="0" * 12),
+            "those weights are gone, and `softmix sample` draws",
+        ),
+        (
+            lambda recipe: recipe.update(what="a DDPM") or (recipe.pop("step") and None),
+            "was drawn from a folder of diffusers",
+        ),
         (lambda recipe: recipe.pop("run") and None, "it has no run"),
         (lambda recipe: [1], "no table"),
         (lambda recipe: "text", "no table"),
@@ -400,3 +407,17 @@ def test_data_that_moved_and_data_that_are_others(runs: Path, tmp_path: Path) ->
     assert code == 0 and "loss all" in out, err
     assert "fingerprint" in refused("repeat", moved / "plain", "--steps", 10, "--data", runs / "wide.npy")
     assert "--data" not in refused("repeat", moved / "plain", "--data", tmp_path / "nothing.npy")
+
+
+def test_a_log_that_begins_later_says_how_many_steps_to_repeat(runs: Path) -> None:
+    first = json.loads((runs / "plain/log.jsonl").read_text().splitlines()[0])["step"]
+    assert f"there is nothing to compare; give --steps {first} or more" in refused(
+        "repeat", runs / "plain", "--steps", first - 1
+    )
+
+
+def test_data_that_moved_are_asked_for_when_a_run_goes_on(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "plain")
+    error = refused("train", "--out", tmp_path / "plain", "--more", 2)
+    assert f"the data that {tmp_path / 'plain'} was trained on cannot be read" in error
+    assert error.rstrip().endswith("If they are elsewhere now, say where: softmix train DATA ...")

@@ -17,9 +17,10 @@ from torch import Tensor
 
 import softmix
 from softmix.cli import main
+from softmix.cli.interval import asked_at
 from softmix.data import to_uint8
 from softmix.denoiser import averaged, guided, within
-from softmix.sampler import adams, ancestral, ddim, heun
+from softmix.sampler import BY_NAME, adams, ancestral, ddim, heun, traits
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
 NAMES = ("10", "cat", "ox")
@@ -314,6 +315,9 @@ def test_non_square_images(runs: Path, tmp_path: Path) -> None:
         (["--interval", 60, 90, "--guidance", 2], "nothing would be guided"),
         (["--interval", 4, 90, "--guidance", 2, "--steps", 1], "nothing would be guided"),
         (["--interval", -90, -60, "--guidance", 2], "nothing would be guided"),
+        # adams asks at -20, -2.667, 0.667, 4, and the two stages of dpm-solver-2s at 2.333 too
+        (["--interval", 1, 2, "--guidance", 2], "next to the interval at 0.6667 and 4. Widen it past one of these"),
+        (["--interval", 2.4, 3.9, "--guidance", 2, "--sampler", "dpm-solver-2s"], "at 2.333 and 4. Widen it past"),
         (["--eta", "nan", "--sampler", "ddim"], "runs from 0 to 1"),
         (["--weights", "best"], "this run keeps model, ema-0.050"),
         (["--sampler", "euler"], "there are"),
@@ -331,6 +335,30 @@ def test_what_has_no_effect_or_no_end_is_refused(
     out = [] if "--out" in more else ["--out", "x.npy"]
     assert says in refused("sample", runs / "classes", *out, *more)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interval_is_held_against_every_time_that_is_asked_about(runs: Path, tmp_path: Path) -> None:
+    words = ("--n", 4, "--steps", 4, "--sampler", "dpm-solver-2s")
+    without = drawn(runs / "classes", tmp_path, *words)
+    assert not np.array_equal(drawn(runs / "classes", tmp_path, *words, "--guidance", 9, "--interval", 2, 3), without)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("steps", [5, 20])
+def test_where_a_sampler_will_ask_is_where_it_asks(name: str, steps: int, runs: Path) -> None:
+    if steps < traits(BY_NAME[name]).least:
+        return
+    model = softmix.load(runs / "smd")
+    found: set[float] = set()
+    softmix.sample(
+        model.denoiser,
+        2,
+        steps,
+        sampler=BY_NAME[name],
+        seed=1,
+        look=lambda step: found.add(float(model.process.logsnr(step.t))),
+    )
+    assert asked_at(BY_NAME[name], model.process, model.facts.shape, steps) == sorted(found)
 
 
 def test_the_last_images_that_64_bits_can_number(runs: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from softmix.denoiser import Counted, ExactMixture, Network, PointHead, SoftHead
 from softmix.net import MLPSpec
 from softmix.oracle import correlated
 from softmix.posterior import FullMixture, HasMean, Implicit, ImplicitMean
-from softmix.process import VP
+from softmix.process import VP, few
 from softmix.rng import Rng
-from softmix.sampler import ancestral, ddim, sample
+from softmix.sampler import adams, ancestral, ddim, sample
 
 F64 = torch.float64
 
@@ -107,6 +107,16 @@ def test_an_interval_is_the_same_for_any_number_of_steps() -> None:
         sample(within(-2.0, 2.0, guided(2.0))(inner), 3, n, sampler=ddim, cond=torch.zeros(3, dtype=torch.long))
         inside = [t for t in VP().grid(n)[:-1] if abs(float(VP().logsnr(t))) <= 2]
         assert inner.calls == n + len(inside) and len(inside) > n / 3
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 6])
+def test_an_end_that_is_a_level_of_the_grid_is_inside(n: int) -> None:
+    """The last time asked about, of n steps for few, has logsnr n, but for the rounding of `time` and `logsnr`."""
+    for low, high in ((-5.0, float(n)), (float(n), 9.0)):
+        inner = Counted(Told())
+        sample(within(low, high, guided(2.0))(inner), 3, n, sampler=adams, cond=torch.zeros(3, dtype=torch.long))
+        levels = [float(VP().logsnr(t)) for t in few(VP(), n)[:-1]]
+        assert inner.calls == n + sum(low - 1e-4 < level < high + 1e-4 for level in levels) > n
 
 
 def test_a_network_is_told_by_its_label_alone() -> None:

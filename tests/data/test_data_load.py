@@ -263,3 +263,11 @@ def test_a_share_is_held_out_and_the_origin_reads_the_same_again(tmp_path: Path)
         assert load(part.origin.source, **part.origin.options()).fingerprint == part.fingerprint  # type: ignore[arg-type]
     with pytest.raises(DataError, match="a test split of its own"):
         load("digits", hold_out=0.2)
+
+
+def test_a_data_set_is_shown_in_a_line(tmp_path: Path) -> None:
+    digits = load("digits")
+    shown = f"Data('digits': 1437 images of shape (1, 8, 8), 10 classes, fingerprint {digits.fingerprint})"
+    assert repr(digits) == shown
+    points = load(save(tmp_path, np.zeros((3, 2))))
+    assert repr(points) == f"Data({points.name!r}: 3 points of shape (2,), fingerprint {points.fingerprint})"

@@ -91,6 +91,17 @@ def test_nearly_black_pictures_are_pointed_out(tmp_path: Path) -> None:
     assert not any("black" in note for note in load(tmp_path).report.notes)
 
 
+def test_sixteen_bit_colour_of_few_bits_says_that_bits_do_not_help(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + (row * 16).astype(">u2").tobytes() for row in COLOUR.astype(np.uint16))
+    data = load(fill(tmp_path, {"a.png": png(12, 12, 16, 2, rows)}))
+    assert data.report.converted == (("a.png", "16 bits reduced to 8"),)
+    [warning] = data.report.warnings
+    assert (
+        "nearly black: the largest pixel is 15 of 255; --bits is for grey" in warning and "save them with 8" in warning
+    )
+    assert data.report.lines()[-1] == f"  WARNING    {warning}" and warning in data.report.to_json()["notes"]
+
+
 def test_four_channels_keep_transparency(tmp_path: Path) -> None:
     clear = np.dstack([COLOUR, GREY])
     fill(tmp_path, {"a.png": encoded(clear), "b.png": encoded(COLOUR), "c.png": encoded(GREY)})

@@ -90,6 +90,14 @@ def test_latents_of_a_class_by_its_name_with_guidance_in_an_interval(classes: Pa
     assert kept["arr_1"].tolist() == [2, 2]
 
 
+def test_an_interval_between_two_steps_is_refused(classes: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["--n", 2, "--steps", 3, "--guidance", 3, "--out", tmp_path / "x.npz", "--interval"]
+    for low, high in ((3.1, 3.2), (60, 90)):
+        error = refused(capsys, "sample", classes, *words, low, high)
+        assert f"--interval {low:g} {high:g} was asked for, and nothing would be guided" in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_classes_take_turns(classes: Path, tmp_path: Path) -> None:
     run("sample", classes, "--out", tmp_path / "x.npz", "--n", 4, "--first", 1, "--steps", 1)
     assert np.load(tmp_path / "x.npz")["arr_1"].tolist() == [1, 2, 0, 1]
@@ -102,7 +110,7 @@ def test_a_picture_says_what_made_it(plain: Path, tmp_path: Path, capsys: Any) -
     assert recipe["run"] == "shapes" and recipe["arguments"]["steps"] == 2
     assert "Table(1000 steps" in recipe["what"]
     capsys.readouterr()
-    assert "its recipe cannot be believed" in refused(capsys, "repeat", tmp_path / "x.png")
+    assert "was drawn from a folder of diffusers" in refused(capsys, "repeat", tmp_path / "x.png")
 
 
 def test_a_dry_run_draws_nothing(plain: Path, tmp_path: Path, capsys: Any) -> None:

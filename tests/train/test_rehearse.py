@@ -35,6 +35,7 @@ from softmix.train import (
     facts_of,
     preset,
     read_run,
+    train,
     training,
 )
 from softmix.train.make import build, trainable
@@ -162,7 +163,8 @@ def test_a_step_longer_than_all_the_minutes_is_tried_once_and_taken_once(clock: 
 def test_a_step_that_would_take_a_good_part_of_the_minutes_is_judged_by_a_few_items(
     clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its batch of 16 takes four times what four items take; were it tried twice, half of the minute would be gone."""
+    """Its batch of 16 takes four times what four items take; were it tried twice, half of the minute would be gone.
+    The four are seen twice, the first time to make ready."""
     clock(16.0)
     one, right, now = trainer(small(steps=None, minutes=1.0), points()), Trainer.losses, [0.0]
 
@@ -173,8 +175,33 @@ def test_a_step_that_would_take_a_good_part_of_the_minutes_is_judged_by_a_few_it
     monkeypatch.setattr(Trainer, "losses", losses)
     monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
     found = rehearse(one, lambda sentence: None)
-    # 56 of the 60 seconds are left, for steps of 16
-    assert found.facts.steps == 3 and now[0] == 4
+    # 52 of the 60 seconds are left, for steps of 16
+    assert found.facts.steps == 3 and now[0] == 8
+
+
+def test_what_is_made_ready_once_is_not_taken_for_a_long_step(
+    clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first four items take 30 s, by which a step of 16 would take two minutes; all others are quick."""
+    clock(0.5)
+    one, right, now = trainer(small(steps=None, minutes=2.0), points()), Trainer.losses, [0.0]
+    step, taken = Trainer.advance, []
+
+    def losses(self: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
+        now[0] += 30.0 if not now[0] else 0.01
+        return right(self, items)
+
+    def advance(self: Trainer, rate: float | None = None) -> tuple[float, float]:
+        taken.append(1)
+        now[0] += 0.5
+        return step(self, rate)
+
+    monkeypatch.setattr(Trainer, "losses", losses)
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
+    found = rehearse(one, lambda sentence: None)
+    # about 87 seconds are left, for steps of half a second; judged by the first items there would be none
+    assert taken and 140 < found.facts.steps < 180
 
 
 def test_both_stages_count_by_their_share(clock: Callable[..., None]) -> None:
@@ -512,6 +539,15 @@ print(read_run({str(tmp_path / "run")!r}).facts.parts)
 
 
 # good starts
+
+
+def test_what_is_no_model_and_no_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the model 'SMD' was asked for; there are smd, plain"):
+        preset("SMD", (1, 28, 28))  # type: ignore[arg-type]
+    for name in ("digits", Path("photos")):
+        with pytest.raises(TrainingError, match="is a name: give softmix"):
+            train(name, small(), tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
 
 
 def test_presets_are_what_they_say() -> None:

@@ -100,7 +100,8 @@ def _model(what: Path, recipe: Recipe, run: Path | None) -> Model:
     if model.fingerprint != recipe.weights_fingerprint:
         raise UsageError(
             f"{what} was made by weights {recipe.weights_fingerprint[:40]} (step {recipe.step}); {model.path} has "
-            f"{model.fingerprint} (step {model.step})"
+            f"{model.fingerprint} (step {model.step}). Name the run it was made from with --run; if that run has "
+            "trained on since, those weights are gone, and `softmix sample` draws anew"
         )
     return model
 
@@ -205,9 +206,12 @@ def _run(what: Path, data: str | None, steps: int, out: Path | None, folder: Pat
     found = read_run(what)
     then = {line["step"]: line for line in log_of(what) if "loss" in line}
     if not any(step <= steps for step in then):
-        known = f"the first is of step {min(then)}" if then else "it has none at all"
+        known, remedy = "it has none at all", ""
+        if then:
+            known, remedy = f"the first is of step {min(then)}", f"; give --steps {min(then)} or more"
         raise UsageError(
             f"{what / 'log.jsonl'} has no line for the first {steps} steps, {known}: there is nothing to compare"
+            f"{remedy}"
         )
     place = out or folder / what.name
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .common import UsageError, chosen_sampler, interrupted, known_sampler
+from .interval import Interval, require_guided
 from .samples import check_form, drawn, finite, write
 
 if TYPE_CHECKING:
     from ..hub import Drawing
+    from ..sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Wanted:
     seed: int
     label: str | int | None
     guidance: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     first: int
     precision: Literal["fp32", "bf16"]
     prompt: str | None
@@ -59,7 +61,7 @@ def draw_borrowed(run: Path, out: Path, wanted: Wanted, dry_run: bool) -> None:
     try:
         found = drawing(run, prompt=wanted.prompt, label=wanted.label)
         cond = found.cond(wanted.n, wanted.first)
-        denoiser = _guided(found, cond, wanted)
+        denoiser = _guided(found, cond, wanted, chosen)
         check_form(out, wanted.n, found.shape)
         recipe = {
             "run": found.name,
@@ -92,7 +94,7 @@ def draw_borrowed(run: Path, out: Path, wanted: Wanted, dry_run: bool) -> None:
     print(f"wrote {out}")
 
 
-def _guided(found: Drawing, cond: Any, wanted: Wanted) -> Any:
+def _guided(found: Drawing, cond: Any, wanted: Wanted, sampler: Sampler) -> Any:
     from ..denoiser import guided, within
 
     if wanted.guidance == 1:
@@ -100,4 +102,7 @@ def _guided(found: Drawing, cond: Any, wanted: Wanted) -> Any:
     if cond is None:
         raise UsageError(f"--guidance needs classes or a prompt to guide to; {found.name} is a {found.what}")
     wrap = guided(wanted.guidance, untold=found.untold)
-    return (within(*wanted.interval, wrap) if wanted.interval else wrap)(found.denoiser)
+    if wanted.interval is None:
+        return wrap(found.denoiser)
+    require_guided(wanted.interval, sampler, found.denoiser.process, found.shape, wanted.steps)
+    return within(*wanted.interval, wrap)(found.denoiser)

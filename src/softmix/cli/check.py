@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from .common import UsageError, load_data
+from .common import UsageError, load_data, told_again
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -29,10 +29,10 @@ def check(
 
     Args:
         what: a run folder, or anything that `softmix train` takes as data.
-        size: side that pictures are brought to, if they differ.
+        size: one number: pictures are brought to so many pixels a side, from the centre square of each.
         channels: 1 for grey, 3 for colour, 4 for colour with transparency.
         limit: use at most this many items.
-        bits: how many bits 16-bit grey pictures hold, such as 12.
+        bits: how many bits 16-bit grey pictures, or whole numbers of an array, hold, such as 12.
         values: the range of a float array.
         layout: which axis of an array holds the channels.
         hold_out: the share that is held out, of data without a test split.
@@ -70,10 +70,12 @@ def _data(what: str, options: dict[str, Any]) -> None:
         test = load_data(what, split="test", **options)
     except NoSplitError:
         print("no test split: --hold-out 0.1 keeps a tenth apart for `softmix evaluate`")
+        told_again(items)
         return
     print(f"test split: {len(test)} items")
     if test.shape != items.shape:
         raise UsageError(f"items of the test split are {test.shape}, those of training {items.shape}: give --size")
+    told_again(items)
 
 
 def _range(items: Data) -> str:

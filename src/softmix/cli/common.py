@@ -56,6 +56,12 @@ def load_data(source: str, **options: Any) -> Data:
     return items
 
 
+def told_again(items: Data) -> None:
+    """What would spoil a training, once more, where it is read last."""
+    for warning in items.report.warnings:
+        print(f"\nWARNING: {warning}")
+
+
 def prepared(
     run: Path, sampler: str | None, eta: float | None, weights: str | None, average: int
 ) -> tuple[Model, Any, Sampler]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +21,7 @@ from .common import (
     real,
     whole,
 )
+from .interval import Interval, check_interval, require_guided
 from .samples import check_form, check_place, drawn, finite, write
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def sample(
     whole(0, MOST_DRAWS, average=average)
     whole(0, INT64 - n, first=first)
     real(guidance=guidance)
-    _check_interval(interval, guidance)
+    check_interval(interval, guidance)
     check_place(out, n, first)
     if is_borrowed(run):
         _check_no(run, weights=weights, average=average or None)
@@ -146,33 +146,19 @@ def _labels(model: Model, label: int | None, n: int, first: int) -> Tensor | Non
     return torch.full((n,), label) if label is not None else (torch.arange(n) + first) % model.denoiser.classes
 
 
-def _check_interval(interval: tuple[float, float] | None, guidance: float) -> None:
-    if interval is None:
-        return
-    low, high = interval
-    if math.isnan(low) or math.isnan(high) or low >= high:
-        raise UsageError(f"--interval {low:g} {high:g} was asked for; the smaller logsnr comes first")
-    if guidance == 1:
-        raise UsageError("--interval says where to guide, and nothing guides: give --guidance above 1 with it")
-
-
 def _guided(
-    model: Model, denoiser: Any, guidance: float, interval: tuple[float, float] | None, sampler: Sampler, steps: int
+    model: Model, denoiser: Any, guidance: float, interval: Interval | None, sampler: Sampler, steps: int
 ) -> Any:
     from ..denoiser import guided, within
-    from ..sampler import traits
 
     if guidance == 1:
         return denoiser
     if not model.denoiser.classes:
-        raise UsageError("--guidance needs a model that was trained with classes (--set classes=true)")
+        raise UsageError(
+            f"--guidance needs a model that was trained with classes (softmix train ... --classes), which {model.path} "
+            "was not"
+        )
     if interval is None:
         return guided(guidance)(denoiser)
-    grid = traits(sampler).grid(model.process, steps)
-    least, most = (float(model.process.logsnr(t)) for t in (grid[0], grid[grid > 0][-1]))
-    if interval[1] < least or interval[0] > most:
-        raise UsageError(
-            f"--interval {interval[0]:g} {interval[1]:g} was asked for; the steps begin at logsnr {least:.1f} to "
-            f"{most:.1f}, and nothing would be guided"
-        )
+    require_guided(interval, sampler, model.process, model.facts.shape, steps)
     return within(*interval, guided(guidance))(denoiser)

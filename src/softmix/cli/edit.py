@@ -159,7 +159,8 @@ def _picture(path: Path, model: Model) -> Tensor:
         raise UsageError("points are not edited: the model must be one of images")
     channels, height, width = shape
     if not path.is_file():
-        raise UsageError(f"{path} cannot be read: there is no such file")
+        found = "it is a folder: name one picture" if path.is_dir() else "there is no such file"
+        raise UsageError(f"{path} cannot be read: {found}")
     try:
         with path.open("rb") as stream:
             pixels, _ = decode(stream, channels, height if height == width else None)

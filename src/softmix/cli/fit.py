@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from .card import write_card
-from .common import ModelName
+from .common import ModelName, UsageError, told_again
 from .settings import behind, changed, configuration, items_of, require_length
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # those of softmix.data, which takes a second to import
 ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
 LayoutName = Literal["channels-first", "channels-last"]
+# pixels of a picture that is more than memory holds of a step, whatever the network
+_LARGEST = 2048 * 2048
 
 
 def train(
@@ -43,19 +45,20 @@ def train(
     layout: LayoutName | None = None,
     config: Path | None = None,
     start: Path | None = None,
-    set: UseAppendAction[tuple[tuple[str, ...], ...]] = (),
+    set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="NAME=VALUE ...")] = (),
     seed: int | None = None,
     shard: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Train a model on your data, or go on training it: the same command continues where it was cut off.
 
-    softmix train photos/ --out runs/photos --size 32 --minutes 60
-    softmix train --out runs/photos --more 5000
+    For example `softmix train photos/ --out runs/photos --size 32 --minutes 60`; then, if that was not enough,
+    `softmix train --out runs/photos --more 5000`.
 
     Args:
-        data: digits, fashion-mnist, toy:NAME, a folder or zip of images, an IDX or npy file. May be left out for a run
-            that exists, and with --config: then those that it was trained on.
+        data: a folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images;
+            or digits, fashion-mnist, toy:NAME. May be left out for a run that exists, and with --config: then those
+            that it was trained on.
         out: the run folder: configuration, log, checkpoints, sample grids.
         model: smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which
             collapses), mixture (explicit Gaussian mixture), normal (one Gaussian). smd if not said, or what the run
@@ -66,11 +69,11 @@ def train(
         classes: tell the model the class of each item, so that it can be asked for one.
         batch: items of a step; images of more than 64 x 64 pixels have fewer by themselves.
         flip: show half of the images mirrored, left for right. Not for digits or writing.
-        size: side that images are brought to, if they differ.
+        size: one number: images are brought to so many pixels a side, from the centre square of each.
         channels: 1 (grey), 3 (colour) or 4 (with alpha), instead of what the files have.
         limit: use at most this many items.
         hold_out: a share of the items, such as 0.1, that is not trained on, for `softmix evaluate`.
-        bits: of images of 16 bits: how many their values use, such as 12.
+        bits: of grey images of 16 bits, and arrays of whole numbers: how many their values use, such as 12.
         values: of an array of numbers: their range.
         layout: of an array of images: where its channels are.
         config: a config.json, or its run folder, to repeat, instead of the model's own settings.
@@ -103,6 +106,8 @@ def train(
             print(line)
         if not chosen.task.classes and len(items.classes) > 1:
             print(_told_of_classes(items))
+        if source is None:
+            _require_size(items, size)
     begun = _begun(start, out)
     if dry_run:
         _show(items, chosen, out, more, begun)
@@ -113,7 +118,17 @@ def train(
         write_card(trained)
         print(_end(trained, done, out))
         print(f"next: {_next(trained.facts, out)}")
+        told_again(items)
     leave()
+
+
+def _require_size(items: Data, size: int | None) -> None:
+    """Raises UsageError for pictures so large that a single one takes all memory, unless that was asked for."""
+    if items.is_image and size is None and items.shape[1] * items.shape[2] > _LARGEST:
+        raise UsageError(
+            f"the pictures are {items.shape[2]}x{items.shape[1]}, and no network here trains on so large ones: "
+            "give --size 64, or another side"
+        )
 
 
 def _begun(start: Path | None, out: Path) -> Model | None:

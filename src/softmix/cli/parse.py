@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import platform
 import re
 import shutil
@@ -36,6 +37,7 @@ def named(name: str, verbs: Mapping[str, Verb]) -> Verb:
 def run(verb: Verb, words: Sequence[str]) -> None:
     """Calls the verb with what the words say. Exits with code 2, and names the verb's own help, if they are wrong."""
     _said_once(verb, words)
+    _are_numbers(verb, words)
     tyro.cli(shown(verb), prog=f"softmix {verb.__name__}", args=list(words), config=(FlagCreatePairsOff,))
 
 
@@ -93,9 +95,10 @@ def shown(verb: Verb) -> Verb:
 def _plain(parameter: inspect.Parameter, hint: Any) -> Any:
     extras = getattr(hint, "__metadata__", ())
     bare = get_args(hint)[0] if extras else hint
-    if bare is bool or any(getattr(extra, "metavar", None) for extra in extras):
+    if bare is bool:
         return hint
-    metavar = _place(parameter) if parameter.kind is parameter.POSITIONAL_ONLY else metavar_of(bare)
+    own = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), None)
+    metavar = own or (_place(parameter) if parameter.kind is parameter.POSITIONAL_ONLY else metavar_of(bare))
     # a default of None is no value: the words beside it say what happens then
     silent = "" if parameter.default is None else None
     return Annotated[hint, arg(metavar=metavar, help_behavior_hint=silent)]
@@ -131,3 +134,40 @@ def _said_once(verb: Verb, words: Sequence[str]) -> None:
         if name in seen and UseAppendAction not in getattr(hints[name], "__metadata__", ()):
             raise UsageError(f"{option(name)} was given twice: give it once, with all that belongs to it")
         seen.add(name)
+
+
+def _are_numbers(verb: Verb, words: Sequence[str]) -> None:
+    """Raises UsageError for a word where an option takes a number, and for two numbers where --size takes one."""
+    hints = typing.get_type_hints(verb)
+    for place, word in enumerate(words):
+        name, equals, text = word.removeprefix("--").partition("=")
+        kind = _number(hints.get(name.replace("-", "_")))
+        after = list(words[place + 1 : place + 3])
+        if equals:
+            after.insert(0, text)
+        if not word.startswith("--") or kind is None or not after or after[0].startswith("--"):
+            continue
+        pair = name == "size" and len(after) > 1 and _is(int, after[1]) and not os.path.exists(after[1])
+        if _is(kind, after[0]) and not pair:
+            continue
+        asked = " ".join(after[: 1 + pair])
+        told = "--size takes one number, and makes squares of so many pixels a side" if name == "size" else _TAKES[kind]
+        raise UsageError(f"{option(name)} {asked} was asked for; {told}. See softmix {verb.__name__} --help")
+
+
+_TAKES: dict[type, str] = {int: "it takes a whole number", float: "it takes a number"}
+
+
+def _number(hint: Any) -> type | None:
+    """int for int and int | None, float likewise; None for what takes anything else, or more than one number."""
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 and kinds[0] in _TAKES and get_origin(hint) is not tuple else None
+
+
+def _is(kind: type, text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        # how an option is told that it is not given
+        return text == "None"
+    return True

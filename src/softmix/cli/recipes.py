@@ -50,6 +50,11 @@ def read(what: Path, verbs: Mapping[Form, Callable[..., None]]) -> Recipe:
         found = json.loads(text, parse_constant=_refused)
         if not isinstance(found, dict):
             raise Unfit("it is no table of names and values")
+        if "what" in found and "step" not in found:
+            raise UsageError(
+                f"{what} was drawn from a folder of diffusers, which `softmix repeat` does not draw from; its recipe "
+                "has the options of the `softmix sample` that made it"
+            )
         form = fitted(Form, _part(found, "form"), "form")
         run = fitted(str, _part(found, "run"), "run")
         if run in ("", ".", "..") or Path(run).name != run or "\0" in run:

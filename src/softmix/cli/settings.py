@@ -61,7 +61,17 @@ def items_of(data: str | None, source: Behind | None, said: dict[str, Any]) -> D
     added = {name: value for name, value in kept.items() if name not in said and value not in (None, 0.0, "train")}
     if added:
         print(f"read as for {source.folder}: {', '.join(f'{name} {value}' for name, value in added.items())}")
-    return load_data(place if data is None else data, **(added | said))
+    if data is not None:
+        return load_data(data, **(added | said))
+    from ..data import DataError
+
+    try:
+        return load_data(place, **(added | said))
+    except DataError as error:
+        raise UsageError(
+            f"the data that {source.folder} was trained on cannot be read: {error}. If they are elsewhere now, say "
+            "where: softmix train DATA ..."
+        ) from None
 
 
 def configuration(

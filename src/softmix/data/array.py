@@ -24,6 +24,7 @@ from softmix.data.values import (
     said,
     scaled,
     to_pixels,
+    vast,
 )
 from softmix.data.want import Want
 
@@ -128,6 +129,7 @@ def _images(name: str, array: NDArray[Any], chosen: Tensor, want: Want, notes: l
         bits = "" if want.bits else "; if they hold fewer bits, give --bits"
         notes += dark(int(pixels.max()), bits)
     _, had, height, width = pixels.shape
+    notes += vast(width, height) if want.size is None else ()
     if want.channels in (None, had) and want.size in (None, height if height == width else None):
         return torch.from_numpy(np.array(pixels, dtype=np.uint8, order="C")), good
     how: list[str] = []

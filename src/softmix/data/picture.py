@@ -24,6 +24,8 @@ from softmix.data.values import stretched
 
 MAX_PIXELS = 1 << 26
 MAX_ENLARGED = 4
+# What is said of a picture of 16 bits, grey or colour, whose lower 8 are lost.
+REDUCED = "16 bits reduced to 8"
 # No EPS, which runs a program, and no TGA, which has no magic number and so accepts text.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "HEIF")
 # By the number of channels that is asked for.
@@ -179,7 +181,7 @@ def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None
         largest = 0
         if wide:
             image, largest = _eight_bit(image, bits)
-            how.append("16 bits reduced to 8" if bits is None else f"{bits} of 16 bits reduced to 8")
+            how.append(REDUCED if bits is None else f"{bits} of 16 bits reduced to 8")
         image = to_mode(image, MODES[channels], how)
         return Decoded(to_array(fit(image, size)), tuple(how), largest)
 

@@ -19,16 +19,19 @@ from softmix.data.entries import Entry, Listing, archive, folder, open_archive
 from softmix.data.labels import from_names
 from softmix.data.manifest import listed, with_dataset_json
 from softmix.data.memory import room_for
-from softmix.data.picture import MAX_ENLARGED, Header, Unusable, decoded, look
-from softmix.data.report import DataError, Report, grouped, printable
+from softmix.data.picture import MAX_ENLARGED, REDUCED, Header, Unusable, decoded, look
+from softmix.data.report import DataError, Grave, Report, grouped, printable
 from softmix.data.splits import Part, of_split, shared_depth
 from softmix.data.store import Data, make
-from softmix.data.values import bits_for, dark
+from softmix.data.values import bits_for, dark, vast
 from softmix.data.want import Want
 from softmix.rng import permutation
 
 # More than one in so many pictures are not dropped for their size alone.
 _DROPPED = 10
+_COLOUR_OF_FEW_BITS = (
+    "; --bits is for grey: if these 16-bit colour files use fewer bits, save them with 8, so that 255 is white"
+)
 
 
 @dataclass
@@ -93,6 +96,7 @@ def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> Data:
     size, channels = _decided(scan, part.reference, want)
     if want.size is None:
         _keep_size(scan, size)
+        scan.notes += vast(*size)
     else:
         _tell_sizes(scan, want.size)
     found = labelled(scan)
@@ -258,7 +262,7 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], want: Want) -> tu
 
 
 def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: int | None) -> tuple[str, ...]:
-    """A note on the bits that the 16-bit pictures hold. Raises DataError if bits were asked for and none has 16."""
+    """A warning about the bits of the 16-bit pictures. Raises DataError if bits were asked for and none has 16."""
     if not len(pixels):
         return ()
     if bits is not None and not largest:
@@ -270,7 +274,10 @@ def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: i
     if bits is None and 0 < highest < 1 << 15:
         fewer = bits_for(highest)
         return (
-            f"no value of {len(largest)} 16-bit pictures is above {highest}, which {fewer} bits hold, so they come out "
-            f"{65535 / highest:.0f} times too dark if these are all their bits: give --bits {fewer}",
+            Grave(
+                f"no value of {len(largest)} 16-bit pictures is above {highest}, which {fewer} bits hold, so they come "
+                f"out {65535 / highest:.0f} times too dark if these are all their bits: give --bits {fewer}"
+            ),
         )
-    return dark(int(pixels.max()), "")
+    wide = pixels.shape[1] > 1 and not largest and any(how == REDUCED for _, how in scan.converted)
+    return dark(int(pixels.max()), _COLOUR_OF_FEW_BITS if wide else "")

@@ -31,6 +31,10 @@ def grouped(pairs: Iterable[tuple[str, str]], most: int) -> list[str]:
     return lines
 
 
+class Grave(str):
+    """A note about what would spoil a training, such as pictures that are nearly black."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What became of the items of a source.
@@ -38,7 +42,7 @@ class Report:
     read : how many items are in the data set.
     skipped : (name, reason) of each item that was left out.
     converted : (name, how) of each item that was changed on its way in, beyond the resizing that was asked for.
-    notes : whatever else a reader should know, a sentence each.
+    notes : whatever else a reader should know, a sentence each; those that are `Grave` are its warnings.
     """
 
     read: int
@@ -46,12 +50,18 @@ class Report:
     converted: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes about what would spoil a training."""
+        return tuple(note for note in self.notes if isinstance(note, Grave))
+
     def lines(self, most: int = 3) -> list[str]:
-        """The report for a terminal: items grouped by reason, at most `most` names for each."""
+        """The report for a terminal: items grouped by reason, at most `most` names for each; warnings come last."""
         head = f"read {self.read}, skipped {len(self.skipped)}, converted {len(self.converted)}"
         skipped = [f"  skipped    {line}" for line in grouped(self.skipped, most)]
         converted = [f"  converted  {line}" for line in grouped(self.converted, most)]
-        return [head, *skipped, *converted, *(f"  note       {note}" for note in self.notes)]
+        notes = [f"  note       {note}" for note in self.notes if not isinstance(note, Grave)]
+        return [head, *skipped, *converted, *notes, *(f"  WARNING    {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, object]:
         """The whole report as a dict that `json.dumps` takes, with nothing shortened."""

@@ -67,6 +67,13 @@ class Data:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.labels is not None else ""
+        return (
+            f"Data({self.name!r}: {len(self)} {self.kind} of shape {self.shape}{classes}, "
+            f"fingerprint {self.fingerprint})"
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one item: (C, H, W) for images, (D,) for points."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmix.data.origin import Values
-from softmix.data.report import DataError
+from softmix.data.report import DataError, Grave
 from softmix.data.want import Want
 
 # (lowest, highest) value of each range.
@@ -26,6 +26,8 @@ _EXACT = 0.01
 _CHUNK = 1 << 22
 # The largest pixel of a set that can hardly be meant: an eighth of 255.
 DARK = 31
+# Pixels of a picture, above which a model is seldom trained of it as it is.
+LARGE = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,22 @@ def has_pixel_levels(array: NDArray[Any], found: Range) -> bool:
 
 
 def dark(high: int, remedy: str) -> tuple[str, ...]:
-    """A note if `high`, the largest pixel of a set, is so low that all are nearly black."""
+    """A warning if `high`, the largest pixel of a set, is so low that all are nearly black."""
     if high > DARK:
         return ()
-    return (f"all pictures are nearly black: the largest pixel is {high} of 255{remedy}",)
+    return (Grave(f"all pictures are nearly black: the largest pixel is {high} of 255{remedy}"),)
+
+
+def vast(width: int, height: int) -> tuple[str, ...]:
+    """A warning if pictures that no size was asked of are larger than models are trained of as they are."""
+    if width * height <= LARGE:
+        return ()
+    return (
+        Grave(
+            f"no size was asked for, so pictures stay as large as they are, {width}x{height}; few machines have the "
+            "memory and the time for a model of these: give --size 64, or another side"
+        ),
+    )
 
 
 def scaled(array: NDArray[np.float32], found: Range, name: str, values: Values | None) -> NDArray[np.float32]:

@@ -14,6 +14,9 @@ from ..rng import Rng
 from .contract import Denoiser, Suits, Wrap
 from .network import Network
 
+# by which a logsnr that was computed may differ from the number that it is
+_ROUNDING = 1e-5
+
 Call = Callable[[Denoiser, Tensor, "Tensor | float", "Tensor | None"], Posterior]
 
 
@@ -183,8 +186,13 @@ def mean_only(denoiser: Denoiser) -> Denoiser:
     return adjusted(lambda posterior, xt, t: Point(need(posterior, HasMean, "mean_only").mean))(denoiser)
 
 
+def covers(low: float, high: float, logsnr: Tensor) -> Tensor:
+    """Whether low <= logsnr <= high, to within rounding: an end that is a level of the grid is inside."""
+    return (logsnr >= low - _ROUNDING) & (logsnr <= high + _ROUNDING)
+
+
 def within(low: float, high: float, wrap: Wrap) -> Wrap:
-    """`wrap` where low <= logsnr(t) <= high, and the bare denoiser elsewhere.
+    """`wrap` where low <= logsnr(t) <= high (`covers`), and the bare denoiser elsewhere.
 
     Guidance in an interval of noise levels (Kynkaanniemi et al. 2024): stated in logsnr, it does not move
     when the number of steps changes. Outside the interval only one evaluation is spent.
@@ -193,7 +201,7 @@ def within(low: float, high: float, wrap: Wrap) -> Wrap:
     def both(denoiser: Denoiser) -> Denoiser:
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
             logsnr = denoiser.process.logsnr(t)
-            inside = (logsnr >= low) & (logsnr <= high)
+            inside = covers(low, high, logsnr)
             if inside.any() and not inside.all():
                 raise ValueError("an interval of guidance needs one time for the whole batch")
             return (wrap(inner) if inside.all() else inner)(xt, t, cond)

@@ -137,7 +137,10 @@ def sample(
     """
     shape = shape or getattr(denoiser, "shape", None)
     if shape is None:
-        raise ValueError("this denoiser does not say what shape its items have: give shape=(C, H, W) or (D,)")
+        raise ValueError(
+            f"a {type(denoiser).__name__} does not say what shape its items have: give shape=(C, H, W) or (D,); of a "
+            "model that softmix.load gave, its denoiser says so: sample(model.denoiser)"
+        )
     process = cast(Gaussian, denoiser.process)
     if at != 1 and start is None:
         raise ValueError(f"a start at t = {at} is no pure noise: say where x comes from, for example start=noised(x0)")

@@ -110,6 +110,8 @@ def training(
     does not suffice or another process trains it, and when the loss is not finite under the policy "stop"; LostError
     if another process of the run has ended.
     """
+    if isinstance(source, str | Path):
+        raise TrainingError(f"{source} was given as the data, and is a name: give softmix.data.load({str(source)!r})")
     out, world, wish = Path(out), join(), Wish(more, start, tuple(parts))
     if shard and world.size == 1:
         raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")

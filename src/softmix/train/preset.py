@@ -12,7 +12,7 @@ from ..net import MLPSpec, NetSpec, UNetSpec
 from ..process import VE, Flow
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
-from .make import trainable
+from .make import TrainingError, trainable
 
 Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -27,8 +27,10 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     consistency, meanflow : flow maps trained for few steps, the rivals.
 
     A step takes 64 images, and fewer of more than 64 x 64 pixels, so that it takes about as long. Raises TrainingError
-    for items that no network takes.
+    for a name that is none, and for items that no network takes.
     """
+    if model not in MODELS:
+        raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(MODELS)}")
     trainable(shape)
     soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
     task = Denoise(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"))

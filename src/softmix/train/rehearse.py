@@ -19,6 +19,8 @@ from .trainer import Trainer
 _SHARE, _STEPS = 0.02, 25
 # a step that is likely to take a larger share of the minutes than this is not tried
 _LONG = 0.1
+# items that a step is judged by before it is tried
+_FEW = 4
 # bytes a second at which a checkpoint is taken to be hashed, written and synced
 _DISK = 1e8
 # pictures and checkpoints of a run, if their distance was not said (`Config.save`, `Config.show`)
@@ -62,6 +64,9 @@ def rehearse(trainer: Trainer, say: Say) -> Run:
         say("a step is tried" + (", of the second stage" if later else ""))
         trainer.kept = trainer.keep() if later else None
         guess, timed = _plan(trainer, say), trainer.total is None and minutes is not None
+        if minutes is not None and timed and guess > _LONG * 60 * minutes:
+            # in the first items much is made ready, which is no part of a step
+            guess = _likely(trainer)
         if minutes is not None and timed and guess > _LONG * 60 * minutes:
             # to try it would take a good part of the minutes
             took.append(guess)
@@ -163,7 +168,7 @@ def _plan(trainer: Trainer, say: Say) -> float:
     if trainer.device.type != "cpu" or trainer.team is not None or trainer.run.config.compile:
         return 0.0
     free = free_memory()
-    count, parameters = min(4, trainer.run.config.batch), trainer.optimisers.parameters()
+    count, parameters = min(_FEW, trainer.run.config.batch), trainer.optimisers.parameters()
     try:
         began = time.perf_counter()
         loss, held = held_by(lambda: trainer.losses(torch.arange(count)).sum(), parameters)
@@ -183,6 +188,14 @@ def _plan(trainer: Trainer, say: Say) -> float:
     if trainer.run != before:
         say(_parted(trainer))
     return took * trainer.run.config.batch / trainer.run.facts.lanes
+
+
+def _likely(trainer: Trainer) -> float:
+    """The seconds that a step is likely to take, judged by a few items, after others were seen."""
+    count = min(_FEW, trainer.run.config.batch)
+    began = time.perf_counter()
+    torch.autograd.grad(trainer.losses(torch.arange(count)).sum(), trainer.optimisers.parameters(), allow_unused=True)
+    return (time.perf_counter() - began) / count * trainer.run.config.batch / trainer.run.facts.lanes
 
 
 def _at_once(run: Run, step: int) -> int:

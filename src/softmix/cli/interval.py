@@ -1,0 +1,79 @@
+"""The command line: --interval, the noise levels in which guidance acts, and whether it would act at all."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .common import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..posterior import Normal
+    from ..process import Gaussian
+    from ..sampler import Sampler
+
+Interval = tuple[float, float]
+
+
+def check_interval(interval: Interval | None, guidance: float) -> None:
+    """Raises UsageError for an interval without an inside, or without guidance."""
+    if interval is None:
+        return
+    low, high = interval
+    if math.isnan(low) or math.isnan(high) or low >= high:
+        raise UsageError(f"--interval {low:g} {high:g} was asked for; the smaller logsnr comes first")
+    if guidance == 1:
+        raise UsageError("--interval says where to guide, and nothing guides: give --guidance above 1 with it")
+
+
+def require_guided(interval: Interval, sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> None:
+    """Raises UsageError, with the levels next to the interval, if the sampler never asks within it."""
+    import torch
+
+    from ..denoiser.wrap import covers
+    from ..sampler import label
+
+    low, high = interval
+    levels = asked_at(sampler, process, shape, steps)
+    if covers(low, high, torch.tensor(levels, dtype=torch.float64)).any():
+        return
+    below, above = [level for level in levels if level < low], [level for level in levels if level > high]
+    near = [f"{level:.4g}" for level in (*below[-1:], *above[:1])]
+    raise UsageError(
+        f"--interval {low:g} {high:g} was asked for, and nothing would be guided: in {steps} steps {label(sampler)} "
+        f"asks the model at logsnr {levels[0]:.4g} to {levels[-1]:.4g}, next to the interval at {' and '.join(near)}. "
+        "Widen it past one of these, or take other --steps"
+    )
+
+
+def asked_at(sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> list[float]:
+    """The logsnr, rising, at which a sampler asks for a belief; between the times of its grid too, where it does so.
+
+    They do not depend on the answers: one item is drawn, of a model that always believes N(0, 1).
+    """
+    from ..sampler import sample
+
+    levels: set[float] = set()
+    sample(
+        _Silent(process),
+        1,
+        steps,
+        sampler=sampler,
+        shape=shape,
+        look=lambda step: levels.add(float(process.logsnr(step.t))),
+    )
+    return sorted(levels)
+
+
+class _Silent:
+    """A denoiser that learns nothing from what it sees."""
+
+    def __init__(self, process: Gaussian):
+        self.process = process
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Any = None) -> Normal:
+        from ..posterior import Normal
+
+        return Normal(xt.new_zeros(xt.shape), xt.new_ones(xt.shape))
