@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import sys
 import types
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from softmix.data import Data, Report
 from softmix.data.store import make
@@ -84,3 +87,24 @@ def test_a_run_is_loaded_with_its_first_average_unless_told(tmp_path: Path) -> N
         assert all(torch.equal(found[name][key], held[name][key]) for key in held[name])
     for one, other in itertools.combinations(found.values(), 2):
         assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_fingerprint_is_the_hash_of_names_and_weights(tmp_path: Path) -> None:
+    """Pictures name it, and runs that begin with these weights: it may not change from one version to the next."""
+    for _ in training(points(), small(), tmp_path):
+        pass
+    model, digest = load(tmp_path), hashlib.sha256()
+    for name in sorted(model.network.state_dict()):
+        digest.update(name.encode())
+        digest.update(model.network.state_dict()[name].numpy().tobytes())
+    assert model.fingerprint == digest.hexdigest()[:12] != load(tmp_path, "model").fingerprint
+
+
+def test_a_picture_says_which_samples_it_shows(tmp_path: Path) -> None:
+    config = replace(preset("plain", (1, 8, 8)), net=UNetSpec(width=8, depth=1), batch=8, steps=4, show=2, seed=3)
+    for _ in training(images(), replace(config, precision="fp32", ema=(0.1, 0.25)), tmp_path):
+        pass
+    for step in (2, 4):
+        with Image.open(tmp_path / "samples" / f"step-{step:06d}.png") as picture:
+            said = json.loads(picture.info["softmix"])
+        assert said == {"step": step, "steps": 4, "seed": 3, "weights": "ema-0.100"}
