@@ -135,6 +135,15 @@ def test_each_option_does_what_it_says(
     assert not np.array_equal(found, right(runs, run, **other))
 
 
+def test_an_edit_of_no_strength_takes_the_last_step_alone_and_gives_the_image(runs: Path, tmp_path: Path) -> None:
+    found = edited(runs, "classes", tmp_path / "x.npy", "--to-class", "3", "--strength", "0")
+    assert np.array_equal(found, right(runs, "classes", wanted=3, skip=19))
+    before = np.asarray(Image.open(runs / "digit.png").convert("L"), dtype=int)
+    # there sigma is below 0.007 alpha, and a class changes what is left of the noise alone
+    assert abs(found - before).max() <= 2
+    assert abs(edited(runs, "classes", tmp_path / "y.npy", "--to-class", "3", "--strength", "1") - before).max() > 20
+
+
 def test_the_recipe_of_an_edit_says_every_setting(runs: Path, tmp_path: Path) -> None:
     more = ["--from-class", "7", "--to-class", "3", "--guidance", "2", "--strength", "0.5", "--seed", "8"]
     more += ["--steps", "6", "--code", "dpm-encoder", "--weights", "model"]

@@ -22,7 +22,7 @@ from torch import Tensor
 import softmix
 from softmix.cli import main
 from softmix.cli.against import with_held_out
-from softmix.cli.common import UsageError
+from softmix.cli.common import UsageError, statistics_of
 from softmix.cli.measure_runs import _curves
 from softmix.cli.measuring import counted
 from softmix.data import load
@@ -569,6 +569,15 @@ def test_statistics_are_those_of_the_runs_own_items(place: Path, run: str) -> No
     for part in ("clock", "l", "s", "b"):
         assert torch.equal(getattr(found, part), getattr(by_hand, part))
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_statistics_of_a_model_that_comes_with_softmix_are_kept_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What pip has installed is not written to, and may belong to another user."""
+    monkeypatch.setenv("SOFTMIX_CACHE", str(tmp_path))
+    model = load_run("fashion")
+    assert statistics_of(model) == tmp_path / "statistics" / f"{model.weights}-{model.fingerprint}.safetensors"
 
 
 def test_statistics_decide_the_rows_of_the_sampler_that_uses_them(place: Path, tmp_path: Path) -> None:

@@ -196,6 +196,14 @@ def test_the_recipe_says_every_setting(runs: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "y.png").exists()
 
 
+def test_the_recipe_names_the_weights_that_were_taken_though_none_were_asked_for(runs: Path, tmp_path: Path) -> None:
+    assert call("sample", runs / "classes", "--out", tmp_path / "x.png", "--n", 1, "--steps", 1)[0] == 0
+    recipe = json.loads(Image.open(tmp_path / "x.png").info["softmix"])
+    assert recipe["weights"] == recipe["arguments"]["weights"] == "ema-0.050"
+    # what else was not said stays open: the model says it again
+    assert recipe["arguments"]["sampler"] is None and recipe["arguments"]["eta"] is None
+
+
 # Classes by name.
 
 
@@ -266,6 +274,18 @@ def test_a_folder_is_numbered_on_and_nothing_in_it_is_replaced(runs: Path, tmp_p
     assert len(list((tmp_path / "x").iterdir())) == 5
     (tmp_path / "x" / "photo.JPG").touch()
     assert "holds other pictures (photo.JPG)" in refused(*sample, "--n", 1, "--first", 9)
+
+
+def test_numbers_that_meet_one_that_is_there_are_refused_and_their_neighbours_are_free(
+    runs: Path, tmp_path: Path
+) -> None:
+    sample = ("sample", runs / "smd", "--out", tmp_path / "x", "--steps", 1)
+    assert call(*sample, "--n", 1, "--first", 5)[0] == 0
+    for first, n in ((5, 1), (4, 2), (5, 2), (3, 3)):
+        assert "000005.png among them: --first 6" in refused(*sample, "--n", n, "--first", first)
+    for first, n in ((3, 2), (6, 1)):
+        assert call(*sample, "--n", n, "--first", first)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [f"{k:06d}.png" for k in (3, 4, 5, 6)]
 
 
 def test_a_folder_with_other_files_is_no_hindrance(runs: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from softmix.cli import main  # noqa: E402
+from softmix.cli.borrowed import Wanted, _guided  # noqa: E402
 from softmix.data import to_uint8  # noqa: E402
 from softmix.denoiser import guided, within  # noqa: E402
 from softmix.hub import drawing  # noqa: E402
+from softmix.posterior import Point  # noqa: E402
+from softmix.process import VP  # noqa: E402
 from softmix.sampler import adams, ancestral, dpm_solver_2m, sample  # noqa: E402
 
 
@@ -78,6 +82,38 @@ def test_fresh_noise(plain: Path, tmp_path: Path) -> None:
     run("sample", plain, "--out", tmp_path / "x.npy", "--n", 2, "--sampler", "ancestral", "--eta", 0.5)
     right = sample(drawing(plain).denoiser, 2, 4, sampler=partial(ancestral, eta=0.5))
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(right))
+
+
+def test_the_precision_is_that_of_the_network(plain: Path, tmp_path: Path) -> None:
+    run("sample", plain, "--out", tmp_path / "x.npy", "--n", 2, "--steps", 2, "--precision", "bf16")
+    rough, fine = (sample(drawing(plain).denoiser, 2, 2, sampler=adams, precision=each) for each in ("bf16", "fp32"))
+    assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(rough))
+    assert not np.array_equal(pixels(rough), pixels(fine))
+
+
+def test_guidance_by_a_prompt_leads_away_from_what_stands_for_none() -> None:
+    """The embedding of no words is a condition of its own, not a class of -1."""
+    process = VP()
+
+    class Echo:
+        """It believes in what it is told."""
+
+        def __init__(self) -> None:
+            self.process = process
+
+        def __call__(self, xt: torch.Tensor, t: Any, cond: torch.Tensor) -> Point:
+            return Point(cond)
+
+    told, untold = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
+    found: Any = SimpleNamespace(denoiser=Echo(), untold=untold, name="words", what="text")
+    for interval, logsnr, right in (
+        (None, 0.0, untold + 3 * (told - untold)),
+        ((-4.0, 2.0), 0.0, untold + 3 * (told - untold)),
+        ((-4.0, 2.0), 5.0, told),
+    ):
+        wanted = Wanted(1, 2, None, None, 0, None, 3.0, interval, 0, "fp32", "a boat")
+        belief = _guided(found, told, wanted)(torch.zeros(1, 2), process.time(logsnr), told)
+        assert torch.equal(belief.mean, right)
 
 
 def test_latents_of_a_class_by_its_name_with_guidance_in_an_interval(classes: Path, tmp_path: Path) -> None:

@@ -261,6 +261,18 @@ def test_a_run_of_0_1_that_was_stopped_before_its_length_was_known_goes_on(tmp_p
     assert all(torch.allclose(ours[name], p, atol=1e-7) for name, p in alone.model.state_dict().items())
 
 
+def test_a_run_of_0_1_whose_checkpoint_knows_its_length_keeps_it(tmp_path: Path) -> None:
+    """Its config.json does not: the length was found while it trained."""
+    for step in training(points(), small(), tmp_path / "run"):
+        if step.step == 3:
+            break
+    kept, config = read_run(tmp_path / "run"), small(steps=None, minutes=0.01)
+    old = replace(kept, config=config, facts=replace(kept.facts, steps=None))
+    (tmp_path / "run/config.json").write_text(dumps(old))
+    steps = [(step.step, step.total) for step in training(points(), config, tmp_path / "run")]
+    assert steps == [(k, 8) for k in (4, 5, 6, 7, 8)]
+
+
 def test_a_run_too_short_to_be_any_good_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     softmix.train(points(), small(), tmp_path / "run", say=said.append)

@@ -183,6 +183,16 @@ def test_whether_an_image_is_mirrored_does_not_depend_on_its_batch() -> None:
     assert torch.equal(many.x0[37], one.x0[0])
 
 
+def test_whether_an_image_is_mirrored_says_nothing_of_whether_its_class_is_told() -> None:
+    data, items = images(), torch.arange(2000)
+    plain, _ = examples(small(), data, items)
+    turned, _ = examples(small(flip=True, classes=True, drop=0.5), data, items)
+    assert turned.cond is not None and turned.cond.label is not None
+    which, told = (turned.x0 != plain.x0).flatten(1).any(1), turned.cond.label >= 0
+    # five standard deviations of the number of agreements of two independent coins
+    assert abs(int((which == told).sum()) - 1000) < 5 * math.sqrt(500)
+
+
 def test_only_images_are_mirrored() -> None:
     with pytest.raises(TrainingError, match="no images to be mirrored"):
         facts_of(points(), small(flip=True))
