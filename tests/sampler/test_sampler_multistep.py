@@ -31,7 +31,8 @@ from softmix.sampler import (
     unipc,
 )
 from softmix.sampler.drive import finish
-from softmix.sampler.multistep import ALL, weights
+from softmix.sampler.average import weights
+from softmix.sampler.multistep import ALL
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
