@@ -41,10 +41,17 @@ def is_number(t: Tensor | float) -> bool:
 
 
 def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
-    """d part / dt by forward differentiation: of an array each element's own slope."""
-    at = _real(t).detach()
-    slope: Tensor = torch.func.jvp(part, (at,), (torch.ones_like(at),))[1]
-    return slope
+    """d part / dt by automatic differentiation: of an array each element's own slope."""
+    with torch.enable_grad():
+        at = _real(t).detach().clone().requires_grad_()
+        value = part(at)
+        # a constant, such as VE's alpha, knows no t
+        if not value.requires_grad:
+            return torch.zeros_like(value)
+        # sum_i w_i d value_i / dt is linear in w, with the slopes for its own derivative
+        w = torch.zeros_like(value, requires_grad=True)
+        (along,) = torch.autograd.grad(value, at, w, create_graph=True)
+        return torch.autograd.grad(along.sum(), w)[0].detach()
 
 
 @lru_cache(maxsize=4096)

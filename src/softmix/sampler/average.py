@@ -58,8 +58,14 @@ def _kept(nodes: tuple[float, ...], end: float, rate: float) -> tuple[float, ...
     return tuple(float(weight) for weight in _weights(nodes, end, rate))
 
 
+@lru_cache
+def _gauss() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Places and shares of Gauss' and Legendre's rule on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(24)
+
+
 def _weights(nodes: Sequence[Level], end: Level, rate: float) -> tuple[Level, ...]:
-    places, shares = np.polynomial.legendre.leggauss(24)
+    places, shares = _gauss()
     u = np.multiply.outer(places + 1, end) / 2
     shares = shares.reshape(-1, *(1,) * np.ndim(end)) * np.exp(rate * (u - end))
     lines = [math.prod((u - b) / (a - b) for j, b in enumerate(nodes) if j != k) for k, a in enumerate(nodes)]
