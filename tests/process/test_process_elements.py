@@ -33,10 +33,12 @@ def test_each_channel_runs_through_the_base_at_its_own_pace(base: Gaussian) -> N
 
 
 @EVERY
-def test_the_clock_is_the_bases_and_each_elements_is_its_own(base: Gaussian) -> None:
+def test_the_clock_is_the_noisiest_elements_and_each_has_its_own(base: Gaussian) -> None:
     process, t = PerElement(base, PACES), torch.tensor([0.1, 0.5, 0.9], dtype=F64)
     assert process.per_element and not base.per_element
-    assert torch.equal(process.logsnr(t), base.logsnr(t)) and torch.equal(process.time(1.0), base.time(1.0))
+    assert torch.allclose(process.logsnr(t), base.logsnr(t.sqrt()), rtol=1e-12)
+    assert torch.equal(process.logsnr(t), process.element_logsnr(t).amin((1, 2, 3)))
+    assert torch.allclose(process.time(process.logsnr(t)), t, rtol=1e-9) and float(process.time(torch.inf)) == 0
     for k in range(3):
         assert torch.allclose(process.element_logsnr(t)[:, k, 0, 0], base.logsnr(own(base, k, t)), rtol=1e-12)
     assert torch.equal(base.element_logsnr(t), base.logsnr(t))
@@ -83,7 +85,9 @@ def test_a_bridge_to_zero_is_x0_in_every_element(base: Gaussian, eta: float) -> 
 @EVERY
 def test_one_pace_is_the_base(base: Gaussian) -> None:
     process, x, x0 = PerElement(base, torch.ones(1, 1, 1)), Rng(0, 3).normal(SHAPE), Rng(1, 3).normal(SHAPE)
-    assert torch.allclose(process.bridge(x, x0, 0.8, 0.3, Rng(2, 3)), base.bridge(x, x0, 0.8, 0.3, Rng(2, 3)), rtol=1e-5)
+    assert torch.allclose(
+        process.bridge(x, x0, 0.8, 0.3, Rng(2, 3)), base.bridge(x, x0, 0.8, 0.3, Rng(2, 3)), rtol=1e-5
+    )
     assert torch.equal(process.prior(SHAPE, Rng(0, 3)), base.prior(SHAPE, Rng(0, 3)))
 
 
@@ -95,7 +99,9 @@ def test_a_step_of_arrays_is_refused_like_any_other() -> None:
         process.bridge(x, x, 0.5, 0.4, Rng(0, 3), eta=1.1)
 
 
-@pytest.mark.parametrize("power", [torch.zeros(2), torch.tensor([1.0, -1.0]), torch.tensor([1.0, torch.inf]), torch.tensor(2.0)])
+@pytest.mark.parametrize(
+    "power", [torch.zeros(2), torch.tensor([1.0, -1.0]), torch.tensor([1.0, torch.inf]), torch.tensor(2.0)]
+)
 def test_what_is_no_pace_is_refused(power: Tensor) -> None:
     with pytest.raises(ValueError, match="powers above 0 were expected"):
         PerElement(VP(), power)
@@ -121,7 +127,7 @@ class Nameless(Gaussian):
 
 
 def test_arrays_without_a_clock_are_refused_where_one_is_needed() -> None:
-    with pytest.raises(TypeError, match="clock of Nameless .* number for each element.*`logsnr` and `time`"):
+    with pytest.raises(TypeError, match=r"clock of Nameless .* number for each element.*`logsnr` and `time`"):
         Nameless().logsnr(0.5)
     right = 2 * (torch.tensor([0.75, 0.875]) / torch.tensor([0.5, 0.25])).log()
     assert torch.allclose(Nameless().element_logsnr(0.5), right.double()[None])

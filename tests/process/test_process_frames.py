@@ -15,6 +15,7 @@ from softmix.process.frame import Given
 from softmix.rng import Rng
 
 F64 = torch.float64
+PLAIN = VP()
 BASES = pytest.mark.parametrize("base", [VP(), VE(), Flow()], ids=str)
 
 
@@ -22,7 +23,7 @@ BASES = pytest.mark.parametrize("base", [VP(), VE(), Flow()], ids=str)
 class ByLabel(Shifted):
     """Shifted by 2 t (1 + label) (1, -1, ...): an author's whole process."""
 
-    base: Gaussian = VP()
+    base: Gaussian = PLAIN
 
     def k(self, t: Tensor | float) -> Tensor:
         return 2 * torch.as_tensor(t, dtype=F64)
@@ -224,9 +225,9 @@ def test_what_needs_a_plain_process_says_so() -> None:
     assert unframed(VP(), "a part") == VP() and one_clock(VE(), "a part") == VE()
     apart = PerElement(VP(), torch.ones(3))
     assert unframed(apart, "a part") is apart
-    with pytest.raises(TypeError, match="a part reckons with .* states of ByLabel .*in_frame"):
+    with pytest.raises(TypeError, match=r"a part reckons with .* states of ByLabel .*in_frame"):
         unframed(ByLabel(), "a part")
-    with pytest.raises(TypeError, match="a part reckons with one alpha .* PerElement has a number for each"):
+    with pytest.raises(TypeError, match=r"a part reckons with one alpha .* PerElement has a number for each"):
         one_clock(apart, "a part")
     with pytest.raises(TypeError, match="a part needs a Gaussian process, and found object"):
         unframed(object(), "a part")  # type: ignore[arg-type]

@@ -30,8 +30,8 @@ from softmix.sampler import (
     traits,
     unipc,
 )
-from softmix.sampler.drive import finish
 from softmix.sampler.average import weights
+from softmix.sampler.drive import finish
 from softmix.sampler.multistep import ALL
 
 F64 = torch.float64

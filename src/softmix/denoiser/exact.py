@@ -22,9 +22,10 @@ class ExactMixture:
     means  mu_k + U diag(alpha l / (alpha^2 l + sigma^2)) U^T (x_t - alpha mu_k);
     covariances  U diag(l sigma^2 / (alpha^2 l + sigma^2)) U^T.
 
-    Where alpha and sigma are arrays, with A = diag(alpha), R = diag(sigma^2) and a root S_k = L L^T, by the eigenvectors
-    of L^T A R^-1 A L = V diag(m) V^T at each time: a root F = L V diag(1 + m)^(-1/2) of the covariance, and means
-    mu_k + F F^T A R^-1 (x_t - A mu_k). Of numbers it is the same law, and the eigenvectors of S_k serve all times.
+    Where alpha and sigma are arrays, with A = diag(alpha), R = diag(sigma^2) and a root S_k = L L^T, by the
+    eigenvectors of L^T A R^-1 A L = V diag(m) V^T at each time: F = L V diag(1 + m)^(-1/2) is a root of the covariance,
+    and the means are mu_k + F F^T A R^-1 (x_t - A mu_k). Of numbers this is the same law; there the eigenvectors of S_k
+    serve all times.
 
     weights [K], means [K, D], covariances [K, D, D]; items of any shape with D elements.
     """

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..config import from_json, to_json
 from ..posterior import HasMean, need
-from ..process import VP, Gaussian, Table
+from ..process import VP, Gaussian, Table, unframed
 from ..rng import Rng
 from ..sampler import BY_NAME, sample
 from ..train import Model, Run, build
@@ -80,7 +80,7 @@ class SoftmixModel(ModelMixin, ConfigMixin):
         super().__init__()
         self._run = from_json(Run, run)
         self.network = build(self._run)
-        self.table = Table.of_betas(betas_of(self.network.process))
+        self.table = Table.of_betas(betas_of(unframed(self.network.process, "a folder for diffusers")))
 
     @property
     def denoiser(self) -> Any:

@@ -64,13 +64,13 @@ class Problem:
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         """The probability-flow ODE's map from time t to time s, exactly: for one Gaussian, or in one dimension.
 
-        x [B, *shape], float64. Raises ValueError for any other law, whose map has no closed form, and for a process with
-        an alpha for each element.
+        x [B, *shape], float64. Raises ValueError for any other law, whose map has no closed form, and for a process
+        with an alpha for each element.
         """
         if self.process.per_element:
             raise ValueError(
-                f"the flow of {self.name} has no closed form by {type(self.process).__name__}, which has an alpha for each "
-                "element: take a process whose alpha and sigma are numbers"
+                f"the flow of {self.name} has no closed form by {type(self.process).__name__}, which has an alpha for "
+                "each element: take a process whose alpha and sigma are numbers"
             )
         if len(self.law.weights) == 1:
             moved = gaussian_flow(self.process, self.law.mean, self.law.covariance, x.flatten(1), t, s)

@@ -12,11 +12,12 @@ from .gaussian import Gaussian, _real
 
 @dataclass(frozen=True, eq=False)
 class PerElement(Gaussian):
-    """alpha_i(t) = alpha(t^p_i), sigma_i(t) = sigma(t^p_i): each element runs through the base's schedule at its own pace.
+    """alpha_i(t) = alpha(t^p_i), sigma_i(t) = sigma(t^p_i): each element runs through the base's schedule at its pace.
 
-    base : a process whose alpha and sigma are numbers; its clock is the clock of all. power : p, above 0, of the rank
-    of one item, with sizes of 1 where elements share a number: [C, 1, 1] for channels. Where p is above 1 an
-    element keeps its signal longer, and a sampler decides it earlier. All elements are clean at t = 0 and noise at 1.
+    base : a process whose alpha and sigma are numbers. power : p, above 0, of the rank of one item, with sizes of 1
+    where elements share a number: [C, 1, 1] for channels. Where p is above 1 an element keeps its signal longer, and a
+    sampler decides it earlier. All elements are clean at t = 0 and noise at 1. The one clock is that of the noisiest
+    element, which has the least p: grids that end where little noise is left then end so for every element.
 
     For an order in which the parts of an image are made: channels, places, or frequencies (`InBasis`). Raises
     ValueError for a power of 0 or below and for a base that is per element already.
@@ -41,11 +42,11 @@ class PerElement(Gaussian):
         return self.base.sigma(self._own(t))
 
     def logsnr(self, t: Tensor | float) -> Tensor:
-        """The base's: that of an element with p = 1."""
-        return self.base.logsnr(t)
+        """The noisiest element's."""
+        return self.base.logsnr(_real(t) ** float(self.power.min()))
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        return self.base.time(logsnr)
+        return self.base.time(logsnr) ** (1 / float(self.power.min()))
 
     def element_logsnr(self, t: Tensor | float) -> Tensor:
         return self.base.logsnr(self._own(t))

@@ -98,8 +98,8 @@ class Shifted(Framed):
         share, u = self.k(t), self.u(cond).to(x)
         if is_number(t) and float(t) == 0 and (share != 0).any():
             raise ValueError(
-                f"the shift of {type(self).__name__} is k(0) = {share.flatten()[:4].tolist()} at t = 0, where x is the "
-                "clean item: give a k(t) with k(0) = 0"
+                f"the shift of {type(self).__name__} is k(0) = {share.flatten()[:4].tolist()} at t = 0, where x is "
+                "the clean item: give a k(t) with k(0) = 0"
             )
         if not fits(u, x):
             raise ValueError(
@@ -111,7 +111,7 @@ class Shifted(Framed):
 
 @dataclass(frozen=True, eq=False)
 class Given(Framed):
-    """A framed process whose condition is known: for a part that is handed a process and no condition, as a start is."""
+    """A framed process whose condition is known, for a part that is handed a process alone, as a start is."""
 
     process: Framed
     cond: Any

@@ -36,9 +36,7 @@ class Noised:
     def take(self, items: Tensor) -> Noised:
         """The record of some of the items."""
         at = items.to(self.t.device)
-        return Noised(
-            self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, take(self.cond, items)
-        )
+        return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, take(self.cond, items))
 
 
 class Process(Protocol):

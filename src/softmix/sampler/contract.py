@@ -45,8 +45,8 @@ class Traits:
     take, from `least` steps on. grid : the times that suit it for n steps, where they are not the process's own.
     stochastic : it solves the reverse SDE and `order` is that of the law's error; else the probability-flow ODE.
     least : with fewer steps than this, or from pure noise on a grid of another kind, x may leave the data's range
-    altogether. per_element : it takes a process with an alpha and a sigma for each element of x, with the same order; one
-    that does not say so needs numbers. codes : it makes or replays a `Code`, whose states are those of a plain
+    altogether. per_element : it takes a process with an alpha and a sigma for each element of x, with the same order;
+    one that does not say so needs numbers. codes : it makes or replays a `Code`, whose states are those of a plain
     process, so that a process with a frame is entered by `in_frame` and not by the driver."""
 
     name: str

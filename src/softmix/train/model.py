@@ -14,7 +14,7 @@ from ..data import Data
 from ..data import load as load_data
 from ..denoiser import Network, Staged
 from ..loss import FeatureEnergy
-from ..process import Gaussian
+from ..process import Gaussian, unframed
 from ..sampler import Sampler
 from . import checkpoint
 from .config import Config, suited
@@ -41,7 +41,7 @@ class Model:
 
     @property
     def process(self) -> Gaussian:
-        return self.denoiser.process
+        return unframed(self.denoiser.process, "a model of a run")
 
     @property
     def network(self) -> Network:
