@@ -55,9 +55,12 @@ def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float]:
+def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float] | None:
     """The bridge's shares as numbers: a sampler asks for the same few again and again, and a dozen operations
-    on tensors of one element take longer than the step itself."""
+    on tensors of one element take longer than the step itself. None where they are arrays: thousands of these would
+    fill the memory."""
+    if process.per_element:
+        return None
     clean, kept, fresh = process.shares(t, s, eta)
     return float(clean), float(kept), float(fresh)
 
@@ -95,12 +98,13 @@ class Gaussian(ABC):
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         """log(alpha(t)^2 / sigma(t)^2); +inf at t = 0."""
-        if self.per_element:
+        level = self._level(t)
+        if level.ndim > (t.ndim if isinstance(t, Tensor) else 0):
             raise TypeError(
                 f"the clock of {type(self).__name__} was asked for, and it has a number for each element of x: say by "
                 "its `logsnr` and `time` what the one clock is that grids and networks go by"
             )
-        return self._level(t)
+        return level
 
     def element_logsnr(self, t: Tensor | float) -> Tensor:
         """log(alpha^2 / sigma^2) of each element, in the shape of alpha; of a schedule of numbers it is the clock."""
@@ -151,11 +155,10 @@ class Gaussian(ABC):
         """Mean and standard deviation of the bridge's step, in the shape and type of xt."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
-        shares: tuple[Tensor | float, ...]
-        # arrays are not kept: thousands of them would fill the memory
-        if is_number(t) and is_number(s) and not self.per_element:
+        shares: tuple[Tensor | float, ...] | None = None
+        if is_number(t) and is_number(s):
             shares = _between(self, float(t), float(s), eta)
-        else:
+        if shares is None:
             shares = tuple(column(share, xt) for share in self.shares(t, s, eta))
         clean, kept, fresh = shares
         return kept * xt + clean * x0, fresh
