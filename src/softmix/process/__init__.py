@@ -11,7 +11,7 @@ from .basis import InBasis, cosine
 from .element import PerElement
 from .frame import Framed, Shifted, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
-from .grid import few, karras, rest, trailing, uniform, uniform_logsnr
+from .grid import even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
 from .table import Table
 
@@ -34,6 +34,7 @@ __all__ = [
     "Shifted",
     "Table",
     "cosine",
+    "even_logsnr",
     "few",
     "karras",
     "one_clock",
