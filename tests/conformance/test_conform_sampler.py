@@ -35,8 +35,8 @@ from softmix.sampler import (
     sample,
     traits,
 )
+from softmix.sampler.average import weights as _weights
 from softmix.sampler.drive import finish
-from softmix.sampler.multistep import weights as _weights
 
 F64 = torch.float64
 # float32 sums in another order, amplified where a posterior is sharp: measured at most 3.2e-5

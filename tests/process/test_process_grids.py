@@ -8,7 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.process import GRIDS, VE, VP, Flow, Gaussian, Table, few, karras, rest, trailing, uniform, uniform_logsnr
+from softmix.process import (
+    GRIDS,
+    VE,
+    VP,
+    Flow,
+    Gaussian,
+    Table,
+    even_logsnr,
+    few,
+    karras,
+    rest,
+    trailing,
+    uniform,
+    uniform_logsnr,
+)
 
 F64 = torch.float64
 WIDE = pytest.mark.parametrize("process", [VP(), VP("linear"), VE(), Flow()], ids=str)
@@ -145,3 +159,18 @@ def test_the_rest_begins_at_its_start_to_the_last_digit() -> None:
 def test_a_start_that_is_no_time_is_refused(first: float) -> None:
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         rest(VP(), 3, first)
+
+
+@WIDE
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_even_goes_through_the_levels_that_it_is_given(process: Gaussian, n: int) -> None:
+    times = even_logsnr(process, n, -4.0, 9.0)
+    assert len(times) == n + 1 and times[-1] == 0 and times.dtype == F64
+    assert same(levels(process, times[:-1]), even(-4.0, 9.0, n))
+
+
+def test_even_refuses_levels_that_fall_and_no_steps() -> None:
+    with pytest.raises(ValueError, match=r"from 3 to 2 were asked for; they rise"):
+        even_logsnr(VP(), 4, 3.0, 2.0)
+    with pytest.raises(ValueError, match="at least 1"):
+        even_logsnr(VP(), 0, 2.0, 3.0)

@@ -30,8 +30,9 @@ from softmix.sampler import (
     traits,
     unipc,
 )
+from softmix.sampler.average import weights
 from softmix.sampler.drive import finish
-from softmix.sampler.multistep import ALL, weights
+from softmix.sampler.multistep import ALL
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)

@@ -6,6 +6,7 @@ A denoiser is a network with a parameterisation and a head (`Network`), or a clo
 
 from .contract import Denoiser, Suits, Wrap
 from .exact import ExactData, ExactMixture, wiener
+from .frame import in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
@@ -35,6 +36,7 @@ __all__ = [
     "autoguided",
     "averaged",
     "guided",
+    "in_frame",
     "mean_only",
     "wiener",
     "within",

@@ -22,6 +22,11 @@ class ExactMixture:
     means  mu_k + U diag(alpha l / (alpha^2 l + sigma^2)) U^T (x_t - alpha mu_k);
     covariances  U diag(l sigma^2 / (alpha^2 l + sigma^2)) U^T.
 
+    Where alpha and sigma are arrays, with A = diag(alpha), R = diag(sigma^2) and a root S_k = L L^T, by the
+    eigenvectors of L^T A R^-1 A L = V diag(m) V^T at each time: F = L V diag(1 + m)^(-1/2) is a root of the covariance,
+    and the means are mu_k + F F^T A R^-1 (x_t - A mu_k). Of numbers this is the same law; there the eigenvectors of S_k
+    serve all times.
+
     weights [K], means [K, D], covariances [K, D, D]; items of any shape with D elements.
     """
 
@@ -33,6 +38,8 @@ class ExactMixture:
         self.eigenvalues = eigenvalues.clamp(min=0)
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> FullMixture:
+        if self.process.per_element:
+            return self._by_element(xt, t)
         alpha, sigma = (
             _per_item(self.process.alpha(t), xt)[:, None, None],
             _per_item(self.process.sigma(t), xt)[:, None, None],
@@ -44,6 +51,28 @@ class ExactMixture:
         centres = means + torch.einsum("bke,kde->bkd", alpha * spread / total * offset, vectors)
         factors = vectors * (sigma**2 * spread / total).sqrt()[..., None, :]
         return FullMixture(log_weights, centres, factors, tuple(xt.shape[1:]))
+
+    def _by_element(self, xt: Tensor, t: Tensor | float) -> FullMixture:
+        alpha, sigma = (_by_item(part(t), xt)[:, None] for part in (self.process.alpha, self.process.sigma))
+        means, weights = self.means.to(alpha), self.log_weights.to(alpha)
+        root = (self.vectors * self.eigenvalues.sqrt()[:, None, :]).to(alpha)
+        seen = (alpha / sigma)[..., None] * root
+        gains, vectors = torch.linalg.eigh(seen.mT @ seen)
+        gains = gains.clamp(min=0)
+        factors = root @ (vectors / (1 + gains).sqrt()[..., None, :])
+        residual = (xt.flatten(1).to(alpha)[:, None] - alpha * means) / sigma
+        found = torch.einsum("bkde,bkd->bke", factors, alpha / sigma * residual)
+        centres = means + torch.einsum("bkde,bke->bkd", factors, found)
+        distance = residual.square().sum(-1) - found.square().sum(-1) + torch.log1p(gains).sum(-1)
+        log_weights, centres, factors = (part.to(xt) for part in (weights - distance / 2, centres, factors))
+        return FullMixture(log_weights, centres, factors, tuple(xt.shape[1:]))
+
+
+def _by_item(value: Tensor, x: Tensor) -> Tensor:
+    """An array of x's rank, or numbers beside one, as [1 or B, D]; float64."""
+    value = value.to(x.device)
+    value = value.reshape(-1, *(1,) * (x.ndim - 1)) if value.ndim < 2 else value
+    return value.expand(-1, *x.shape[1:]).flatten(1)
 
 
 def wiener(process: Gaussian, mean: Tensor, covariance: Tensor) -> ExactMixture:

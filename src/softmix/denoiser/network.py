@@ -12,7 +12,7 @@ from ..cond import NONE, Cond, CondSpec, as_cond
 from ..net import DiTSpec, MLPSpec, NetSpec, UNetSpec
 from ..net.base import places
 from ..posterior import Posterior
-from ..process import Gaussian
+from ..process import Framed, Gaussian
 from ..shape import column
 from .parameterise import Output, affine
 
@@ -48,7 +48,8 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    process : which x_t the network is trained on.
+    process : which x_t the network is trained on. Of a process with a frame that keeps x0, a shift, the net sees the
+        state in the frame. In another basis it sees x itself, scaled by frequency, and `output` must be "x0".
     net : the body's specification.
     head : what is believed: a point, a normal, a mixture, or a soft mixture.
     shape : of one item, (C, H, W) or (D,).
@@ -59,7 +60,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        process: Gaussian,
+        process: Gaussian | Framed,
         net: NetSpec,
         head: HeadSpec,
         shape: tuple[int, ...],
@@ -72,6 +73,11 @@ class Network(nn.Module):
         if isinstance(net, UNetSpec | DiTSpec if points else MLPSpec):
             use = "MLPSpec" if points else "UNetSpec or DiTSpec"
             raise ValueError(f"{type(net).__name__} does not take items of shape {tuple(shape)}: use {use}")
+        if isinstance(process, Framed) and not process.keeps_x0 and output != "x0":
+            raise ValueError(
+                f"{type(process).__name__} moves x0 into another frame, where the table of outputs holds, and the net "
+                f'sees x itself: output {output!r} is not known there; take output="x0"'
+            )
         self.process, self.shape, self.cond, self.output, self.data_sd = (
             process,
             tuple(shape),
@@ -100,9 +106,9 @@ class Network(nn.Module):
         if tuple(xt.shape[1:]) != self.shape and (other or hasattr(self.head, "latent_shape")):
             raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has {tuple(xt.shape[1:])}")
         t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None).expand(len(xt))
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        alpha, sigma = self._base.alpha(t), self._base.sigma(t)
         a, b = affine(self.output, alpha, sigma, self.data_sd)
-        scaled = xt * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), xt)
+        scaled, xt = self._seen(xt, t, (alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), cond)
         logsnr = self.process.logsnr(t).to(device=xt.device, dtype=xt.dtype)
         target = logsnr if to is None else self.process.logsnr(to).to(logsnr).expand(len(xt))
         told = as_cond(cond)
@@ -111,10 +117,22 @@ class Network(nn.Module):
         posterior: Posterior = self.head(self.net, Inputs(scaled, logsnr, label, xt, a, b, target))
         return posterior
 
+    @property
+    def _base(self) -> Gaussian:
+        return self.process.base if isinstance(self.process, Framed) else self.process
+
+    def _seen(self, xt: Tensor, t: Tensor, scale: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the net is given, of unit size, and the state that the table is about."""
+        if not isinstance(self.process, Framed):
+            return xt * column(scale, xt), xt
+        y = self.process.enter(xt, t, cond)
+        scaled = y * column(scale, y)
+        return (scaled, y) if self.process.keeps_x0 else (self.process.leave(scaled, t, cond), xt)
+
     def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:
         """What the first half of the net makes of x, taken for an x_t at time t: a [B, C, places] for each block."""
         t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        alpha, sigma = self._base.alpha(t), self._base.sigma(t)
         scaled = x * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), x)
         emb = self.net.time(self.process.logsnr(t).to(device=x.device, dtype=x.dtype))
         state, seen = self.net.stem(scaled), []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..posterior import HasMean, Implicit, Joint, Point, Posterior, joined, need
-from ..process import Process
+from ..process import Framed, Process
 from ..rng import Rng
 from .contract import Denoiser, Suits, Wrap
 from .network import Network
@@ -135,11 +135,19 @@ def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
             if untold is None and cond.is_floating_point():
                 raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
             nothing = torch.full_like(cond, -1) if untold is None else untold.to(cond).expand_as(cond)
-            return joined(inner(xt, t, cond), inner(xt, t, nothing), join, "guidance")
+            other = _elsewhere(denoiser.process, xt, t, cond, nothing)
+            return joined(inner(xt, t, cond), inner(other, t, nothing), join, "guidance")
 
         return Wrapped(denoiser, call)
 
     return wrap
+
+
+def _elsewhere(process: Process, xt: Tensor, t: Tensor | float, cond: Tensor, other: Tensor) -> Tensor:
+    """The state that is for another condition what xt is for this one: the same in the frame, if there is one."""
+    if not isinstance(process, Framed):
+        return xt
+    return process.leave(process.enter(xt, t, cond), t, other)
 
 
 def autoguided(weak: Denoiser, scale: float) -> Wrap:

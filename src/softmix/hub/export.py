@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..config import to_json
 from ..posterior import HasMean, need
-from ..process import VP, Gaussian, Table
+from ..process import VP, Gaussian, Table, unframed
 from ..rng import Rng
 from ..sampler import BY_NAME, sample
 from ..train import Model, Run, build
@@ -79,7 +79,7 @@ class SoftmixModel(ModelMixin, ConfigMixin):
         super().__init__()
         self._run = run_of(run)
         self.network = build(self._run)["model"]
-        self.table = Table.of_betas(betas_of(self._run.config.task.process))
+        self.table = Table.of_betas(betas_of(unframed(self._run.config.task.process, "a folder for diffusers")))
 
     @property
     def denoiser(self) -> Any:

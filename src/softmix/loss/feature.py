@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..denoiser import Denoiser, Network, SoftHead, Staged
 from ..posterior import HasMean, need
-from ..process import Gaussian, Noised
+from ..process import Noised, one_clock
 from ..rng import Rng
 from ..shape import column
 from .contract import Stage
@@ -95,7 +95,7 @@ class FeatureEnergy:
         if stage.kept is None:
             return self._mean(denoiser, noised)
         eyes, count = cast(Eyes, stage.kept), len(noised.t)
-        border = float(cast(Gaussian, noised.process).time(self.until))
+        border = float(one_clock(noised.process, "the feature score").time(self.until))
         # where there are classes, items at t = 1 do not all have one posterior
         blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
         # on the CPU, as times may be; sums take numbers of items where the sums are
@@ -129,7 +129,7 @@ class FeatureEnergy:
 
     def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
         """The score at t = 1 of m draws for each of these items: every pair is compared."""
-        process, x0 = cast(Gaussian, noised.process), noised.x0
+        process, x0 = one_clock(noised.process, "the feature score"), noised.x0
         xt = process.alpha(1.0).to(x0) * x0[items] + process.sigma(1.0).to(x0) * noised.z[items]
         posterior = denoiser(xt, torch.ones(len(items), dtype=torch.float64, device=xt.device))
         draws = posterior.draws(self.m, rng.take(items)).flatten(0, 1)
@@ -143,7 +143,7 @@ class FeatureEnergy:
 
 def _moved(noised: Noised, low: float, high: float) -> Noised:
     """The same items and noise with their times squeezed from [0, 1] into [low, high]."""
-    process = cast(Gaussian, noised.process)
+    process = one_clock(noised.process, "the feature score")
     t = low + (high - low) * noised.t
     xt = column(process.alpha(t), noised.x0) * noised.x0 + column(process.sigma(t), noised.x0) * noised.z
     return replace(noised, t=t, xt=xt)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..denoiser import Denoiser, MapHead, Suits
 from ..posterior import HasMean, need
-from ..process import Flow, Gaussian, Noised
+from ..process import Flow, Gaussian, Noised, one_clock
 from ..rng import Rng
 from ..shape import column
 from .contract import Stage
@@ -45,7 +45,7 @@ class Consistency:
         return False
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
-        process = cast(Gaussian, noised.process)
+        process = one_clock(noised.process, "consistency")
         doublings = max(math.log2(self.last / self.first), 0.0)
         count = self.first * 2 ** min(int(stage.progress * (doublings + 1)), int(doublings))
         r = self.before(process, noised.t, count)

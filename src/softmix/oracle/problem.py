@@ -50,9 +50,13 @@ class Problem:
         return self.law.sample(n, rng).reshape(n, *self.shape)
 
     def at(self, t: float) -> Mixture:
-        """The law of x_t, flattened: sum_k w_k N(alpha mu_k, alpha^2 S_k + sigma^2 I)."""
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-        total = alpha**2 * self.law.covariances + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64)
+        """The law of x_t, flattened: sum_k w_k N(alpha mu_k, alpha S_k alpha + sigma^2 I), alpha and sigma diagonal."""
+        alpha, sigma = (
+            part(t).expand(1, *self.shape).flatten() if self.process.per_element else part(t)
+            for part in (self.process.alpha, self.process.sigma)
+        )
+        seen = alpha.reshape(-1, 1) * self.law.covariances * alpha
+        total = seen + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64)
         return Mixture(
             f"{self.law.name} at {t}", self.law.weights, alpha * self.law.means, torch.linalg.cholesky(total)
         )
@@ -60,8 +64,14 @@ class Problem:
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         """The probability-flow ODE's map from time t to time s, exactly: for one Gaussian, or in one dimension.
 
-        x [B, *shape], float64. Raises ValueError for any other law, whose map has no closed form.
+        x [B, *shape], float64. Raises ValueError for any other law, whose map has no closed form, and for a process
+        with an alpha for each element.
         """
+        if self.process.per_element:
+            raise ValueError(
+                f"the flow of {self.name} has no closed form by {type(self.process).__name__}, which has an alpha for "
+                "each element: take a process whose alpha and sigma are numbers"
+            )
         if len(self.law.weights) == 1:
             moved = gaussian_flow(self.process, self.law.mean, self.law.covariance, x.flatten(1), t, s)
             return moved.reshape(x.shape)

@@ -7,8 +7,11 @@ the clock that all processes share is logsnr = log(alpha^2 / sigma^2).
 
 import torch
 
+from .basis import InBasis, cosine
+from .element import PerElement
+from .frame import Framed, Shifted, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
-from .grid import few, karras, rest, trailing, uniform, uniform_logsnr
+from .grid import even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
 from .table import Table
 
@@ -22,14 +25,22 @@ __all__ = [
     "VE",
     "VP",
     "Flow",
+    "Framed",
     "Gaussian",
+    "InBasis",
     "Noised",
+    "PerElement",
     "Process",
+    "Shifted",
     "Table",
+    "cosine",
+    "even_logsnr",
     "few",
     "karras",
+    "one_clock",
     "rest",
     "trailing",
+    "unframed",
     "uniform",
     "uniform_logsnr",
 ]

@@ -35,28 +35,49 @@ def _real(t: Tensor | float) -> Tensor:
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
 
 
-def _is_number(t: Tensor | float) -> bool:
+def is_number(t: Tensor | float) -> bool:
+    """Whether t is one time for the whole batch."""
     return not isinstance(t, Tensor) or t.ndim == 0
 
 
 def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
+    """d part / dt by automatic differentiation: of an array each element's own slope."""
     with torch.enable_grad():
         at = _real(t).detach().clone().requires_grad_()
         value = part(at)
         # a constant, such as VE's alpha, knows no t
-        return torch.autograd.grad(value.sum(), at)[0] if value.requires_grad else torch.zeros_like(at)
+        if not value.requires_grad:
+            return torch.zeros_like(value)
+        # sum_i w_i d value_i / dt is linear in w, with the slopes for its own derivative
+        w = torch.zeros_like(value, requires_grad=True)
+        (along,) = torch.autograd.grad(value, at, w, create_graph=True)
+        return torch.autograd.grad(along.sum(), w)[0].detach()
 
 
 @lru_cache(maxsize=4096)
-def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float]:
+def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float] | None:
     """The bridge's shares as numbers: a sampler asks for the same few again and again, and a dozen operations
-    on tensors of one element take longer than the step itself."""
+    on tensors of one element take longer than the step itself. None where they are arrays: thousands of these would
+    fill the memory."""
+    if process.per_element:
+        return None
     clean, kept, fresh = process.shares(t, s, eta)
     return float(clean), float(kept), float(fresh)
 
 
+@lru_cache(maxsize=256)
+def _has_axes(process: Gaussian) -> bool:
+    return any(part(0.5).ndim > 0 for part in (process.alpha, process.sigma))
+
+
 class Gaussian(ABC):
-    """x_t = alpha(t) x_0 + sigma(t) z with z ~ N(0, I) independent of x_0."""
+    """x_t = alpha(t) x_0 + sigma(t) z with z ~ N(0, I) independent of x_0.
+
+    alpha and sigma are numbers for each time, of the shape of t; or arrays with one number for each element of x, a
+    channel, a pixel or a frequency (`per_element`). An array has x's rank: [1, ...] for one time, [B, ...] for t [B],
+    with sizes of 1 where elements share a number. A process of arrays says by `logsnr` and `time` what its one clock
+    is, and every element's own log(alpha^2 / sigma^2), `element_logsnr`, must fall wherever t rises.
+    """
 
     @abstractmethod
     def alpha(self, t: Tensor | float) -> Tensor:
@@ -70,12 +91,30 @@ class Gaussian(ABC):
     def time(self, logsnr: Tensor | float) -> Tensor:
         """The t at which log(alpha^2 / sigma^2) has this value."""
 
+    @property
+    def per_element(self) -> bool:
+        """Whether alpha and sigma are arrays, with a number for each element of x."""
+        return _has_axes(self)
+
     def logsnr(self, t: Tensor | float) -> Tensor:
         """log(alpha(t)^2 / sigma(t)^2); +inf at t = 0."""
+        level = self._level(t)
+        if level.ndim > (t.ndim if isinstance(t, Tensor) else 0):
+            raise TypeError(
+                f"the clock of {type(self).__name__} was asked for, and it has a number for each element of x: say by "
+                "its `logsnr` and `time` what the one clock is that grids and networks go by"
+            )
+        return level
+
+    def element_logsnr(self, t: Tensor | float) -> Tensor:
+        """log(alpha^2 / sigma^2) of each element, in the shape of alpha; of a schedule of numbers it is the clock."""
+        return self._level(t) if self.per_element else self.logsnr(t)
+
+    def _level(self, t: Tensor | float) -> Tensor:
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """d alpha / dt and d sigma / dt at these times, of the shape of t; float64."""
+        """d alpha / dt and d sigma / dt at times t > 0, in the shapes of alpha and sigma; float64."""
         return _slope(self.alpha, t), _slope(self.sigma, t)
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
@@ -116,10 +155,10 @@ class Gaussian(ABC):
         """Mean and standard deviation of the bridge's step, in the shape and type of xt."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
-        shares: tuple[Tensor | float, ...]
-        if _is_number(t) and _is_number(s):
+        shares: tuple[Tensor | float, ...] | None = None
+        if is_number(t) and is_number(s):
             shares = _between(self, float(t), float(s), eta)
-        else:
+        if shares is None:
             shares = tuple(column(share, xt) for share in self.shares(t, s, eta))
         clean, kept, fresh = shares
         return kept * xt + clean * x0, fresh
@@ -130,7 +169,7 @@ class Gaussian(ABC):
         if (s >= t).any():
             raise ValueError("a step back needs s < t: give a grid of times that falls")
         sigma_s = self.sigma(s)
-        fresh = eta * sigma_s * (-torch.expm1(self.logsnr(t) - self.logsnr(s))).sqrt()
+        fresh = eta * sigma_s * (-torch.expm1(self.element_logsnr(t) - self.element_logsnr(s))).sqrt()
         kept = (sigma_s**2 - fresh**2).clamp(min=0).sqrt() / self.sigma(t)
         return self.alpha(s) - kept * self.alpha(t), kept, fresh
 
@@ -175,6 +214,21 @@ class VP(Gaussian):
         low, high = _logistic(-3.0), _logistic(3.0)
         return (torch.logit(low + share * (high - low)) + 3) / 6
 
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """From sigma^2 = share, alpha^2 = 1 - share: sigma' = share' / (2 sigma), alpha' = -share' / (2 alpha)."""
+        slope = self._share_slope(_real(t))
+        return -slope / (2 * self.alpha(t)), slope / (2 * self.sigma(t))
+
+    def _share_slope(self, t: Tensor) -> Tensor:
+        if self.schedule == "cosine":
+            slope = (math.pi / 2) * (t * math.pi).sin()
+        elif self.schedule == "linear":
+            slope = (0.1 + 19.9 * t) * (-(0.1 * t + 9.95 * t**2)).exp()
+        else:
+            along = torch.sigmoid(6 * t - 3)
+            slope = 6 * along * (1 - along) / (_logistic(3.0) - _logistic(-3.0))
+        return slope * _logistic(-LOGSNR_MIN)
+
     def _noise_share(self, t: Tensor) -> Tensor:
         if self.schedule == "cosine":
             share = (t * (math.pi / 2)).sin() ** 2
@@ -210,6 +264,11 @@ class VE(Gaussian):
     def time(self, logsnr: Tensor | float) -> Tensor:
         return torch.log1p((-_real(logsnr)).exp() / self.low**2) / (2 * math.log(self.high / self.low))
 
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """From (sigma^2)' = 2 log(high / low) (sigma^2 + low^2)."""
+        sigma = self.sigma(t)
+        return torch.zeros_like(sigma), math.log(self.high / self.low) * (sigma**2 + self.low**2) / sigma
+
 
 @dataclass(frozen=True)
 class Flow(Gaussian):
@@ -225,6 +284,10 @@ class Flow(Gaussian):
 
     def sigma(self, t: Tensor | float) -> Tensor:
         return _real(t)
+
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        one = torch.ones_like(_real(t))
+        return (self.end - 1) * one, one
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         return 2 * (self.alpha(t).clamp(min=math.exp(LOGSNR_MIN / 2)).log() - self.sigma(t).log())

@@ -31,8 +31,18 @@ def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
     if _checked(n) == 1:
         return uniform(process, 1)
     first = float(process.logsnr(1.0))
-    times = process.time(torch.linspace(first, max(last, first), n, dtype=torch.float64))
-    return _ends(times)
+    return _from_one(even_logsnr(process, n, first, max(last, first)))
+
+
+def even_logsnr(process: Process, n: int, first: float, last: float) -> Tensor:
+    """n times in equal steps of logsnr from `first` to `last`, then t = 0: n steps in all. It need not begin at t = 1.
+
+    For a range of noise levels of one's own, such as that of a discrete model's chain.
+    """
+    if last < first:
+        raise ValueError(f"levels of logsnr from {first:g} to {last:g} were asked for; they rise as noise falls")
+    times = process.time(torch.linspace(first, last, _checked(n), dtype=torch.float64))
+    return torch.cat([times, times.new_zeros(1)])
 
 
 def rest(process: Process, n: int, first: float) -> Tensor:
@@ -40,8 +50,7 @@ def rest(process: Process, n: int, first: float) -> Tensor:
     if not 0 < first <= 1:
         raise ValueError(f"a start at t = {first} was asked for; times of a start are above 0 and at most 1")
     low = float(process.logsnr(first))
-    inner = process.time(torch.linspace(low, max(6.0, low + 1), _checked(n), dtype=torch.float64))
-    times = torch.cat([inner, inner.new_zeros(1)])
+    times = even_logsnr(process, n, low, max(6.0, low + 1))
     times[0] = first
     return times
 
@@ -57,7 +66,7 @@ def few(process: Process, n: int) -> Tensor:
     if _checked(n) == 1:
         return uniform(process, 1)
     first = max(-6.0, float(process.logsnr(1.0)))
-    return _ends(process.time(torch.linspace(first, max(min(6.0, n), first + 1), n, dtype=torch.float64)))
+    return _from_one(even_logsnr(process, n, first, max(min(6.0, n), first + 1)))
 
 
 def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:
@@ -69,7 +78,8 @@ def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Te
         return uniform(process, 1)
     high = float((-process.logsnr(1.0) / 2).exp())
     low = float(torch.tensor(-last / 2, dtype=torch.float64).exp())
-    return _ends(process.time(-2 * even_in_root(high, low, n, rho).log()))
+    times = process.time(-2 * even_in_root(high, low, n, rho).log())
+    return _from_one(torch.cat([times, times.new_zeros(1)]))
 
 
 def even_in_root(high: float, low: float, n: int, rho: float = 7.0) -> Tensor:
@@ -89,7 +99,6 @@ def trailing(process: Process, n: int, train_steps: int = 1000) -> Tensor:
     return places / train_steps
 
 
-def _ends(times: Tensor) -> Tensor:
-    times = torch.cat([times, times.new_zeros(1)])
+def _from_one(times: Tensor) -> Tensor:
     times[0] = 1.0
     return times

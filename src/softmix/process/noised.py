@@ -9,14 +9,16 @@ from typing import Protocol
 from torch import Tensor
 
 from ..rng import Rng
+from ..shape import take
 
 
 @dataclass(frozen=True)
 class Noised:
     """What the process did to a batch: the only source of training targets.
 
-    x0, xt : [B, ...]. t : [B]. z : the noise that was really used, after any pairing. process : whose doing
-    it was. cond : what the denoiser is told beside xt (class labels [B], -1 for "not told"), or None.
+    x0, xt : [B, ...]. t : [B]. z : the noise that was really used, after any pairing; of a process with a frame, in the
+    frame. process : whose doing it was. cond : what the denoiser is told beside xt (class labels [B], -1 for "not
+    told"), or None.
     """
 
     x0: Tensor
@@ -33,9 +35,8 @@ class Noised:
 
     def take(self, items: Tensor) -> Noised:
         """The record of some of the items."""
-        cond = None if self.cond is None else self.cond[items]
         at = items.to(self.t.device)
-        return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, cond)
+        return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, take(self.cond, items))
 
 
 class Process(Protocol):

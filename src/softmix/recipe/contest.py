@@ -14,7 +14,6 @@ from functools import cache
 from statistics import mean, stdev
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..data import Data, DataError, load
@@ -23,7 +22,7 @@ from ..evaluate import place
 from ..evaluate.judge import Reference, features_for
 from ..evaluate.points import sliced_wasserstein
 from ..oracle import Problem, eight
-from ..process import VP, Gaussian, uniform_logsnr
+from ..process import VP, Gaussian, even_logsnr, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Sampler, Start, adams, drive, sample, traits
 from ..sampler.drive import finish
@@ -70,10 +69,8 @@ def end_of(problem: Problem, x: Tensor, first: float, denoiser: Denoiser | None 
     """Where the flow leads from x at time `first`, to about 1e-6: 1500 steps of `adams`. denoiser : another than the
     problem's."""
     process = problem.process
-    low = float(process.logsnr(first))
-    times = process.time(torch.linspace(low, 14, 1501, dtype=torch.float64))
+    times = even_logsnr(process, 1501, float(process.logsnr(first)), 14.0)
     times[0] = first
-    times = torch.cat([times, times.new_zeros(1)])
     return finish(drive(denoiser or problem.denoiser(), adams, x, times, Rng(0, len(x))))
 
 

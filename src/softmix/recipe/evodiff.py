@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from ..process import Gaussian
+from ..process import Gaussian, even_logsnr
 from ..sampler import dpm_solver_2m, evodiff, unipc
 from .contest import Numbers, Way, contest
 from .paper import Paper, Scale, Verdict
@@ -31,8 +30,7 @@ MIDDLE = 0.34
 def ddpm(process: Gaussian, n: int) -> Tensor:
     """Even in logsnr through the range of DDPM's chain, -10 to 9.1, then t = 0. The released form's numbers are made
     for such grids; on `few`, whose first step is from t = 1, it runs away."""
-    times = process.time(torch.linspace(-10.0, 9.1, n, dtype=torch.float64))
-    return torch.cat([times, times.new_zeros(1)])
+    return even_logsnr(process, n, -10.0, 9.1)
 
 
 RELEASED = partial(evodiff, form="released")

@@ -29,7 +29,11 @@ class SamplerError(ValueError):
 
 
 class Sampler(Protocol):
-    """From x at the first time of a falling grid to x at its last."""
+    """From x at the first time of a falling grid to x at its last.
+
+    x is the state of a plain Gaussian process. Of a process with a frame it is the state in the frame, and `process` is
+    its base.
+    """
 
     def __call__(self, process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]: ...
 
@@ -41,7 +45,9 @@ class Traits:
     take, from `least` steps on. grid : the times that suit it for n steps, where they are not the process's own.
     stochastic : it solves the reverse SDE and `order` is that of the law's error; else the probability-flow ODE.
     least : with fewer steps than this, or from pure noise on a grid of another kind, x may leave the data's range
-    altogether."""
+    altogether. per_element : it takes a process with an alpha and a sigma for each element of x, with the same order;
+    one that does not say so needs numbers. codes : it makes or replays a `Code`, whose states are those of a plain
+    process, so that a process with a frame is entered by `in_frame` and not by the driver."""
 
     name: str
     order: int | None
@@ -50,6 +56,8 @@ class Traits:
     grid: Callable[[Gaussian, int], Tensor] = lambda process, n: process.grid(n)
     stochastic: bool = False
     least: int = 1
+    per_element: bool = False
+    codes: bool = False
 
 
 _TRAITS: dict[object, Traits] = {}
@@ -64,11 +72,13 @@ def declare(
     grid: Callable[[Gaussian, int], Tensor] = Traits.grid,
     stochastic: bool = False,
     least: int = 1,
+    per_element: bool = False,
+    codes: bool = False,
 ) -> Callable[[S], S]:
     """Says what a sampler is; the conformance tests hold it to that."""
 
     def mark(sampler: S) -> S:
-        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least)
+        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least, per_element, codes)
         return sampler
 
     return mark
@@ -79,6 +89,11 @@ def traits(sampler: object) -> Traits:
     while isinstance(sampler, partial):
         sampler = sampler.func
     return _TRAITS.get(sampler, Traits(getattr(sampler, "__name__", "sampler"), None))
+
+
+def able(pick: Callable[[Traits], bool]) -> str:
+    """The names of the samplers that have declared so, for a sentence that says what to take."""
+    return ", ".join(known.name for known in _TRAITS.values() if pick(known) and not known.codes)
 
 
 def label(sampler: object) -> str:

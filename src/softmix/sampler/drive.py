@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from ..denoiser.frame import entered
 from ..posterior import HasMean, Posterior
-from ..process import Gaussian, rest
+from ..process import Framed, Gaussian, Process, rest
+from ..process.frame import Given
 from ..rng import Rng
-from .contract import Ask, Sampler, SamplerError, traits
+from ..shape import column, take
+from .contract import Ask, Sampler, SamplerError, able, traits
 from .start import Start
 from .walk import ancestral
 
@@ -55,6 +58,66 @@ def _falling(grid: Tensor) -> None:
         raise ValueError(f"a step back needs s < t: give a grid of times that falls; found {grid.tolist()[:8]}")
 
 
+class _NoFrame:
+    """How a driver sees a process without a frame: as it is."""
+
+    def __init__(self, process: Process):
+        # a process that is no Gaussian one is run by samplers that need no more than the contract
+        self.base = cast(Gaussian, process)
+
+    def enter(self, x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+    def asked(self, ask: Ask) -> Ask:
+        return ask
+
+    def told(self, posterior: Posterior) -> Posterior:
+        return posterior
+
+    def left(self, end: T, t: Tensor) -> T:
+        return end
+
+
+class _InFrame(_NoFrame):
+    """Of a process with a frame: the sampler is inside, all else outside."""
+
+    def __init__(self, process: Framed, cond: Tensor | None):
+        super().__init__(process.base)
+        self.process, self.cond = process, cond
+
+    def enter(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.process.enter(x, t, self.cond)
+
+    def asked(self, ask: Ask) -> Ask:
+        return replace(ask, x=self.process.leave(ask.x, ask.t, self.cond))
+
+    def told(self, posterior: Posterior) -> Posterior:
+        return entered(posterior, self.process, self.cond)
+
+    def left(self, end: T, t: Tensor) -> T:
+        return cast(T, self.process.leave(cast(Tensor, end), t, self.cond))
+
+
+def _frame(process: Process, cond: Tensor | None) -> _NoFrame:
+    return _InFrame(process, cond) if isinstance(process, Framed) else _NoFrame(process)
+
+
+def _suits(sampler: object, process: Process) -> None:
+    """Refuses a sampler that the process is not for."""
+    known, name = traits(sampler), type(process).__name__
+    if known.codes and isinstance(process, Framed):
+        raise SamplerError(
+            f"{known.name} works with codes, whose states are those of a plain process, and {name} has a frame: give "
+            "softmix.denoiser.in_frame(denoiser), and images that are in the frame"
+        )
+    base = process.base if isinstance(process, Framed) else process
+    if getattr(base, "per_element", False) and not known.per_element:
+        raise SamplerError(
+            f"{known.name} needs one alpha and one sigma for all elements, and {name} has a number for each: take "
+            f"{able(lambda each: each.per_element)}"
+        )
+
+
 def drive(
     denoiser: Denoiser,
     sampler: Callable[[Gaussian, Tensor, Tensor, Rng], Generator[Ask, Posterior, T]],
@@ -69,32 +132,45 @@ def drive(
     x and the grid come from the caller: a start that is no pure noise needs nothing else. An inversion, such as
     `edit_friendly`, is driven the same way, from the images on, and its value is their code. gradients : through the
     whole run, where x, the code or the weights want them; all of its steps are then held in memory.
+
+    A process with a frame: x and what is returned are its own states, and so is what the denoiser and a `Step` see;
+    the sampler runs in the frame, on the base. cond is told to the denoiser and to the frame.
     """
     _falling(grid)
+    _suits(sampler, denoiser.process)
+    frame = _frame(denoiser.process, cond)
     # without gradients inside a question or an answer; between them the caller's own setting holds
     within = torch.enable_grad if gradients else torch.no_grad
-    run = sampler(cast(Gaussian, denoiser.process), x, grid, rng)
-    posterior: Posterior | None = None
+    with within():
+        run = sampler(frame.base, frame.enter(x, grid[0]), grid, rng)
+    told: Posterior | None = None
     evaluations = 0
     try:
         while True:
             with within():
-                ask = _ask(run, posterior)
+                ask = frame.asked(_ask(run, told))
                 posterior = _answer(denoiser, ask, cond)
+                told = frame.told(posterior)
             evaluations += 1
             yield Step(ask.t, ask.x, posterior, evaluations)
     except StopIteration as end:
-        return cast(T, end.value)
+        with within():
+            return frame.left(cast(T, end.value), grid[-1])
 
 
-def _share(process: Gaussian, t: Tensor) -> float:
-    """The size of pure noise at the time where it begins, over that at t = 1."""
-    if not hasattr(process, "sigma"):
+def _pure(process: Process, shape: tuple[int, ...], t: Tensor, rng: Rng, cond: Tensor | None) -> Tensor:
+    """x at time t where nothing is known of x0: noise of the size of that time, in the frame if there is one."""
+    x = process.prior(shape, rng.child("prior"), cond)
+    if t == 1:
+        return x
+    frame = _frame(process, cond)
+    if not hasattr(frame.base, "sigma"):
         raise SamplerError(
             f"a start at t = {float(t):g} was asked for, where {type(process).__name__} has no pure noise: "
             "begin at 1, or say where x comes from, for example start=noised(x0)"
         )
-    return float(process.sigma(t) / process.sigma(1.0))
+    share = column(frame.base.sigma(t) / frame.base.sigma(1.0), x)
+    return frame.left(share * frame.enter(x, torch.ones_like(t)), t)
 
 
 def finish(steps: Generator[Step, None, T], look: Callable[[Step], None] | None = None) -> T:
@@ -141,7 +217,7 @@ def sample(
             f"a {type(denoiser).__name__} does not say what shape its items have: give shape=(C, H, W) or (D,); of a "
             "model that softmix.load gave, its denoiser says so: sample(model.denoiser)"
         )
-    process = cast(Gaussian, denoiser.process)
+    process = denoiser.process
     if at != 1 and start is None:
         raise ValueError(f"a start at t = {at} is no pure noise: say where x comes from, for example start=noised(x0)")
     known = traits(sampler)
@@ -151,18 +227,18 @@ def sample(
             "asked for: take more, or ddim, adams, evodiff"
         )
     if grid is None:
-        grid = known.grid(process, steps) if at == 1 else rest(process, steps, at)
+        grid = known.grid(cast(Gaussian, process), steps) if at == 1 else rest(process, steps, at)
     _falling(grid)
     done, starts = [], None
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
-        starts = start(process, (n, *shape), float(grid[0]), pure).to(device)
-    share = 1 if start is not None or grid[0] == 1 else _share(process, grid[0])
+        given = Given(process, cond if cond is None else cond.to(device)) if isinstance(process, Framed) else process
+        starts = start(cast(Gaussian, given), (n, *shape), float(grid[0]), pure).to(device)
     for low in range(0, n, batch):
         high = min(low + batch, n)
         rng = Rng(seed, range(first + low, first + high), "sample", device)
-        x = starts[low:high] if starts is not None else share * process.prior((high - low, *shape), rng.child("prior"))
-        part = cond[low:high].to(device) if cond is not None else None
+        part = cond if cond is None else take(cond, slice(low, high)).to(device)
+        x = starts[low:high] if starts is not None else _pure(process, (high - low, *shape), grid[0], rng, part)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             done.append(finish(drive(denoiser, sampler, x, grid, rng, part), look))
     return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from ..posterior import HasMean, Posterior
 from ..process import Gaussian
 from ..rng import Rng
-from .contract import Ask, Sampler
+from ..shape import column
+from .contract import Ask, Sampler, declare
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,7 @@ def _came(shape: tuple[int, ...] | torch.Size, by: tuple[int, ...]) -> Tensor:
     return found
 
 
+@declare("edit-friendly", order=None, needs=Posterior, per_element=True, codes=True)
 def edit_friendly(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Code]:
@@ -89,6 +92,7 @@ def edit_friendly(
     return (yield from _encoded(process, x, grid, rng, eta, path))
 
 
+@declare("dpm-encoder", order=None, needs=Posterior, per_element=True, codes=True)
 def dpm_encoder(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Code]:
@@ -161,24 +165,29 @@ def replay(code: Code, skip: int = 0, tint: Tint | None = None, rest: bool = Tru
     are left out; the more, the nearer to the image. rest : the last step to t = 0 adds what the first model missed.
     """
 
-    def sampler(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
-        if not torch.equal(grid, code.grid[skip:]):
-            raise ValueError(
-                f"a code of {len(code.noise)} steps is replayed on its own times, from the {skip}th on, and "
-                f"{len(grid) - 1} steps were given: take grid=code.grid[{skip}:]"
-            )
-        for i, (t, s) in enumerate(pairwise(grid), start=skip):
-            x0 = _clean((yield Ask(t, x)), code.latents, i)
-            mean, fresh = process.kernel(x, x0, t, s, code.eta)
-            noise = code.noise[i]
-            if tint is not None and s > 0:
-                noise = tint(noise, x0, float(process.logsnr(t)))
-            x = mean + fresh * noise if s > 0 else mean + noise if rest else mean
-        return x
-
-    return sampler
+    return partial(_replay, code=code, skip=skip, tint=tint, rest=rest)
 
 
+@declare("replay", order=None, needs=Posterior, per_element=True, codes=True)
+def _replay(
+    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, code: Code, skip: int, tint: Tint | None, rest: bool
+) -> Generator[Ask, Posterior, Tensor]:
+    if not torch.equal(grid, code.grid[skip:]):
+        raise ValueError(
+            f"a code of {len(code.noise)} steps is replayed on its own times, from the {skip}th on, and "
+            f"{len(grid) - 1} steps were given: take grid=code.grid[{skip}:]"
+        )
+    for i, (t, s) in enumerate(pairwise(grid), start=skip):
+        x0 = _clean((yield Ask(t, x)), code.latents, i)
+        mean, fresh = process.kernel(x, x0, t, s, code.eta)
+        noise = code.noise[i]
+        if tint is not None and s > 0:
+            noise = tint(noise, x0, float(process.logsnr(t)))
+        x = mean + fresh * noise if s > 0 else mean + noise if rest else mean
+    return x
+
+
+@declare("ddim-inversion", order=1, needs=Posterior, per_element=True, codes=True)
 def ddim_inversion(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """x at grid[0] that `ddim` would lead near the images x from: its steps taken backwards, each with the mean
     before it.
@@ -191,9 +200,10 @@ def ddim_inversion(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gene
     for t, s in pairwise(grid.flip(0).tolist()):
         if t == 0:
             # nothing is said of a clean image: the first step stands at its end
-            x = float(process.alpha(s)) * clean
+            alpha = column(process.alpha(s), clean)
+            x = alpha * clean
             mean = _clean((yield Ask(grid.new_tensor(s), x)), rng, 0)
-            x = x + float(process.alpha(s)) * (clean - mean)
+            x = x + alpha * (clean - mean)
             continue
         x = process.transfer(x, _clean((yield Ask(grid.new_tensor(t), x)), rng, 0), t, s)
     return x

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..process import Gaussian
+from ..process import unframed
 from ..rng import Rng
+from ..shape import column
 from .drive import drive, finish
 from .invert import Code, replay
 
@@ -32,9 +33,8 @@ def decoded(
     z [B, n, *shape], white; the step to t = 0 has no noise. Differentiable in z, unless within `torch.no_grad()`.
     latents : for beliefs without a mean, the rng of the items; by default of items 0, 1, ...
     """
-    process = denoiser.process
-    assert isinstance(process, Gaussian)
-    start = float(process.sigma(grid[0])) * z[:, 0]
+    process = unframed(denoiser.process, "a code")
+    start = column(process.sigma(grid[0]), z[:, 0]) * z[:, 0]
     noise = [*z[:, 1:].unbind(1), torch.zeros_like(start)]
     # only where a replay begins is looked at, and it begins at the beginning
     code = Code(grid, start[None], torch.stack(noise), eta, latents or Rng(0, len(z), "latents", z.device))

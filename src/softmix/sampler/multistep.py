@@ -11,12 +11,10 @@ exact or a shortcut. A step to t = 0, where h is infinite, takes the newest mean
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from torch import Tensor
 from ..posterior import HasMean, Point, Posterior, need
 from ..process import Gaussian, few
 from ..rng import Rng
+from .average import Level, averaged, clock_of, endless, ready
 from .contract import Ask, declare
 
 Line = Literal["exact", "bh1", "bh2"]
@@ -48,31 +47,32 @@ class Rule:
         if self.corrects and self.eta:
             raise ValueError("a corrector takes its step again, and would take its fresh noise away: give corrects=0")
 
-    def predicted(self, means: Sequence[Tensor], clock: Sequence[float], i: int) -> Tensor:
+    def predicted(self, means: Sequence[Tensor], clock: Sequence[Level], i: int) -> Tensor:
         """What stands for the mean from clock[i] to clock[i + 1]: `means` are those at clock[i] and before."""
         order = min(len(means), self._most(clock, i))
         h = clock[i + 1] - clock[i]
-        if order == 2 and self.line != "exact" and math.isfinite(h):
-            return torch.lerp(means[-2], means[-1], 1 + self._half(h) * h / (clock[i] - clock[i - 1]))
+        if order == 2 and self.line != "exact" and not endless(h):
+            share = 1 + self._half(h) * h / (clock[i] - clock[i - 1])
+            return torch.lerp(means[-2], means[-1], ready(share, means[-1]))
         return averaged(means[-order:], [at - clock[i] for at in clock[i + 1 - order : i + 1]], h, 1 + self.eta**2)
 
-    def corrected(self, means: Sequence[Tensor], clock: Sequence[float], i: int) -> Tensor:
+    def corrected(self, means: Sequence[Tensor], clock: Sequence[Level], i: int) -> Tensor:
         """The same, when the last of `means` is the one at clock[i + 1]."""
         order = min(len(means) - 1, self._most(clock, i)) + 1
         h = clock[i + 1] - clock[i]
         if order == 2 and self.line != "exact":
-            return torch.lerp(means[-2], means[-1], self._half(h))
+            return torch.lerp(means[-2], means[-1], ready(self._half(h), means[-1]))
         return averaged(means[-order:], [at - clock[i] for at in clock[i + 2 - order : i + 2]], h)
 
-    def _most(self, clock: Sequence[float], i: int) -> int:
+    def _most(self, clock: Sequence[Level], i: int) -> int:
         return min(self.order, len(clock) - 1 - i) if self.settles else self.order
 
-    def _half(self, h: float) -> float:
+    def _half(self, h: Level) -> Level:
         """How far on the line the average is taken to lie, as a share of h."""
-        return 0.5 if self.line == "bh2" else h / -math.expm1(-h) / 2
+        return 0.5 if self.line == "bh2" else h / -np.expm1(-h) / 2
 
 
-@declare("multistep", order=2, grid=few)
+@declare("multistep", order=2, grid=few, per_element=True)
 def multistep(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, rule: Rule | None = None
 ) -> Generator[Ask, Posterior, Tensor]:
@@ -80,7 +80,7 @@ def multistep(
     return (yield from _multistep(process, x, grid, rng, "multistep", rule or Rule()))
 
 
-@declare("dpm-solver-2m", order=2, grid=few)
+@declare("dpm-solver-2m", order=2, grid=few, per_element=True)
 def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(2M): the mean's average is D = m + (m - m_before) h / (2 h_before).
 
@@ -89,7 +89,7 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return (yield from _multistep(process, x, grid, rng, "dpm-solver-2m", Rule(line="bh2")))
 
 
-@declare("dpm-solver-3m", order=3, grid=few)
+@declare("dpm-solver-3m", order=3, grid=few, per_element=True)
 def dpm_solver_3m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(3M): the integral of the parabola through three means.
 
@@ -101,7 +101,7 @@ def dpm_solver_3m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return (yield from _multistep(process, x, grid, rng, "dpm-solver-3m", Rule(3, corrects=1)))
 
 
-@declare("unipc", order=3, grid=few)
+@declare("unipc", order=3, grid=few, per_element=True)
 def unipc(
     process: Gaussian,
     x: Tensor,
@@ -121,7 +121,7 @@ def unipc(
     return (yield from _multistep(process, x, grid, rng, "unipc", Rule(order, ALL, line, settles)))
 
 
-@declare("adams", order=3, grid=few)
+@declare("adams", order=3, grid=few, per_element=True)
 def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Exponential Adams rule: a predictor through two means, a corrector through three, at one evaluation a step.
 
@@ -132,7 +132,7 @@ def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask
     return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL)))
 
 
-@declare("soft-adams", order=None, needs=Posterior, grid=few)
+@declare("soft-adams", order=None, needs=Posterior, grid=few, per_element=True)
 def soft_adams(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, below: int = 8
 ) -> Generator[Ask, Posterior, Tensor]:
@@ -149,7 +149,7 @@ def soft_adams(
     return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL), solved))
 
 
-@declare("sde-dpm-solver-2m", order=2, grid=few, stochastic=True)
+@declare("sde-dpm-solver-2m", order=2, grid=few, stochastic=True, per_element=True)
 def sde_dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """SDE-DPM-Solver++(2M): the ancestral step with the mean's average over it in the place of a draw,
 
@@ -172,7 +172,7 @@ def _multistep(
     solved: type[Posterior] = Posterior,
 ) -> Generator[Ask, Posterior, Tensor]:
     """`solved`: of beliefs that are not of this kind a draw is taken in the place of the mean."""
-    clock = (process.logsnr(grid) / 2).tolist()
+    clock = clock_of(process, grid)
     means: list[Tensor] = []
     start = x
     for i, (t, s) in enumerate(pairwise(grid)):
@@ -186,22 +186,3 @@ def _multistep(
         start = x
         x = process.bridge(x, rule.predicted(means, clock, i), t, s, rng, eta=rule.eta)
     return x
-
-
-def averaged(values: Sequence[Tensor], nodes: Sequence[float], end: float, rate: float = 1.0) -> Tensor:
-    """The average of the polynomial through `values` at `nodes` over [0, end], weighted by e^(rate u); the last value
-    where the step has no end, and where there is only one."""
-    if len(values) == 1 or math.isinf(end):
-        return values[-1]
-    found = weights(tuple(nodes), end, rate)
-    return cast(Tensor, sum(weight * value for weight, value in zip(found, values, strict=True)))
-
-
-@lru_cache(maxsize=4096)
-def weights(nodes: tuple[float, ...], end: float, rate: float = 1.0) -> tuple[float, ...]:
-    """int_0^end e^(rate u) l_k(u) du / int_0^end e^(rate u) du for the Lagrange polynomials l_k of these nodes."""
-    places, shares = np.polynomial.legendre.leggauss(24)
-    u = (places + 1) * end / 2
-    shares = shares * np.exp(rate * (u - end))
-    found = [shares @ np.prod([(u - b) / (a - b) for b in nodes if b != a], axis=0) for a in nodes]
-    return tuple(float(weight / shares.sum()) for weight in found)

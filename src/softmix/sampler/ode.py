@@ -12,11 +12,11 @@ from ..posterior import HasMean, Posterior, need
 from ..process import Gaussian, few
 from ..rng import Rng
 from ..shape import column
+from .average import averaged, clock_of
 from .contract import Ask, declare
-from .multistep import averaged
 
 
-@declare("heun", order=2, evaluations=lambda n: 2 * n - 1, grid=few)
+@declare("heun", order=2, evaluations=lambda n: 2 * n - 1, grid=few, per_element=True)
 def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Heun's rule in y = x / r against the angle phi, where (alpha, sigma) = r (cos phi, sin phi) and
     dy/dphi = (alpha eps_hat - sigma mean) / r: two questions a step, but the last one to t = 0, which is DDIM's.
@@ -37,7 +37,7 @@ def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask,
     return x
 
 
-@declare("dpm-solver-2s", order=2, evaluations=lambda n: 2 * n - 1, grid=few)
+@declare("dpm-solver-2s", order=2, evaluations=lambda n: 2 * n - 1, grid=few, per_element=True)
 def dpm_solver_2s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(2S): the exponential step with the mean half way on, in log(alpha / sigma), where DDIM's step leads.
 
@@ -54,7 +54,7 @@ def dpm_solver_2s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return x
 
 
-@declare("dpm-solver-3s", order=3, evaluations=lambda n: 3 * n - 2, grid=few)
+@declare("dpm-solver-3s", order=3, evaluations=lambda n: 3 * n - 2, grid=few, per_element=True)
 def dpm_solver_3s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(3S): means at a third and two thirds of the step, each where the line through the ones before leads.
 
@@ -66,12 +66,13 @@ def dpm_solver_3s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
         first = need((yield Ask(t, x)), HasMean, who).mean
         if s == 0:
             return process.bridge(x, first, t, s, rng, eta=0)
-        h = float(process.logsnr(s) - process.logsnr(t)) / 2
         third, thirds = between(process, t, s, 1 / 3), between(process, t, s, 2 / 3)
+        here, *later = clock_of(process, torch.stack([t, third, thirds, s]))
+        first_node, second_node, h = (level - here for level in later)
         mean = need((yield Ask(third, process.bridge(x, first, t, third, rng, eta=0))), HasMean, who).mean
-        mean = averaged([first, mean], [0.0, h / 3], 2 * h / 3)
+        mean = averaged([first, mean], [0.0, first_node], second_node)
         mean = need((yield Ask(thirds, process.bridge(x, mean, t, thirds, rng, eta=0))), HasMean, who).mean
-        x = process.bridge(x, averaged([first, mean], [0.0, 2 * h / 3], h), t, s, rng, eta=0)
+        x = process.bridge(x, averaged([first, mean], [0.0, second_node], h), t, s, rng, eta=0)
     return x
 
 

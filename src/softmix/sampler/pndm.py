@@ -14,8 +14,8 @@ from ..posterior import HasMean, Posterior, need
 from ..process import VP, Gaussian, uniform
 from ..rng import Rng
 from ..shape import column
+from .average import averaged
 from .contract import Ask, declare
-from .multistep import averaged
 
 Asking = Generator[Ask, Posterior, Tensor]
 Estimate = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -59,7 +59,7 @@ def chain(process: Gaussian, n: int) -> Tensor:
     return torch.cat([times, times.new_zeros(1)])
 
 
-@declare("plms", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4)
+@declare("plms", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True)
 def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -> Asking:
     """Pseudo linear multistep: DDIM's step with the noise that Adams' and Bashforth's rule makes of the last four
     estimates, begun by improved Euler. What Stable Diffusion was first sampled with (diffusers' `skip_prk_steps`).
@@ -72,7 +72,7 @@ def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "plms", order, _euler))
 
 
-@declare("s-pndm", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4)
+@declare("s-pndm", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True)
 def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     """S-PNDM: `plms` through two estimates.
 
@@ -81,7 +81,7 @@ def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "s-pndm", 2, _euler))
 
 
-@declare("f-pndm", order=2, evaluations=lambda n: n + 3 * min(n - 1, 3), grid=chain, least=5)
+@declare("f-pndm", order=2, evaluations=lambda n: n + 3 * min(n - 1, 3), grid=chain, least=5, per_element=True)
 def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     """F-PNDM: pseudo Runge-Kutta for three steps, four estimates each, then pseudo linear multistep through four.
 
@@ -92,7 +92,7 @@ def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "f-pndm", 4, _runge_kutta))
 
 
-@declare("fon", order=4, evaluations=lambda n: n + 3 * min(n - 1, 3), least=20)
+@declare("fon", order=4, evaluations=lambda n: n + 3 * min(n - 1, 3), least=20, per_element=True)
 def fon(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     """The classical fourth-order rule that PNDM is set against: Adams and Bashforth, begun by Runge and Kutta, on
 
@@ -135,14 +135,16 @@ def _pseudo(process: Gaussian, grid: Tensor, rng: Rng) -> Terms:
 
 
 def _steep(process: Gaussian, grid: Tensor) -> list[bool]:
-    """Over which steps the share of the signal, alpha / sqrt(alpha^2 + sigma^2), grows more than `MOST` times.
+    """Over which steps the share of the signal, alpha / sqrt(alpha^2 + sigma^2), grows more than `MOST` times, of any
+    element.
 
     There the noise at the end differs from that at the beginning by some of the signal at the end, so that a
     combination of the two is wrong by as many images as the share grows times. A cosine schedule begins so, and one
     that begins without signal too.
     """
-    share = torch.sigmoid(process.logsnr(grid)).sqrt()
-    return ((share[1:] > MOST * share[:-1]) | (process.alpha(grid[:-1]) == 0)).tolist()
+    share = torch.sigmoid(process.element_logsnr(grid)).sqrt()
+    steep = (share[1:] > MOST * share[:-1]) | (process.alpha(grid[:-1]) == 0)
+    return steep.reshape(len(steep), -1).any(1).tolist()
 
 
 def _noise(process: Gaussian, x: Tensor, mean: Tensor, t: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..denoiser.exact import gaussian_flow
 from ..posterior import HasMean, need
-from ..process import Gaussian
+from ..process import Gaussian, one_clock
 from ..rng import Rng
+from ..shape import take
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
@@ -64,6 +65,7 @@ def contraction(process: Gaussian, t: float, s: float = 0.0, variance: float | N
     times this. Above 1 it grows. Projections onto measurements only make it smaller.
     Source: Chung, Sim & Ye, CVPR 2022, theorem 1, with the factors of independent noise left out.
     """
+    process = one_clock(process, "contraction")
     alpha_t, sigma_t, alpha_s, sigma_s = (float(part(at)) for at in (t, s) for part in (process.alpha, process.sigma))
     kept = sigma_s**2 * alpha_t / (sigma_t**2 * alpha_s)
     if variance is None:
@@ -91,15 +93,14 @@ def where_to_start(
     Source: Franzese et al., "How much is enough?", Entropy 2023, for the trade-off; the integral is the I-MMSE
     relation.
     """
-    process = denoiser.process
-    assert isinstance(process, Gaussian)
+    process = one_clock(denoiser.process, "where_to_start")
     apart = []
     for level in logsnr.tolist():
         t, total = float(process.time(level)), 0.0
         for low in range(0, len(x0), batch):
             rows = slice(low, low + batch)
             xt = process.noise(x0[rows], t, rng.take(rows)).xt
-            told = cond[rows] if cond is not None else None
+            told = take(cond, rows)
             with torch.no_grad():
                 means = [need(each(xt, t, told), HasMean, "where_to_start").mean for each in (start, denoiser)]
             wrong = [(mean - x0[rows]).double().square().sum() for mean in means]
@@ -133,6 +134,7 @@ class Outline:
 
     def flow(self, process: Gaussian, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """From x [B, ...] at time t to time s."""
+        process = one_clock(process, "an Outline")
         mean, variances, vectors = (part.to(x.device) for part in (self.mean, self.variances, self.vectors))
         moved = gaussian_flow(process, mean, variances, vectors, x.flatten(1).double(), t, s)
         return moved.reshape(x.shape).to(x.dtype)
@@ -145,6 +147,7 @@ class Outline:
     def divergence(self, process: Gaussian, t: float) -> float:
         """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, sigma_1^2)) in nats: what starting from pure noise at t gives
         away."""
+        process = one_clock(process, "an Outline")
         alpha, total = float(process.alpha(t)), float(process.sigma(1.0)) ** 2
         spread = (alpha**2 * self.variances + process.sigma(t) ** 2) / total
         shift = alpha**2 * float(self.mean.square().sum()) / total

@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..posterior import HasMean, HasVariance, need
-from ..process import Gaussian, Table
+from ..process import Gaussian, Table, one_clock
 from ..rng import Rng
-from ..shape import column
+from ..shape import column, take
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
@@ -122,14 +122,14 @@ class _Source:
 
     @property
     def process(self) -> Gaussian:
-        return cast(Gaussian, self.denoiser.process)
+        return one_clock(self.denoiser.process, "fit_statistics")
 
     def parts(self, t: Tensor) -> Iterator[tuple[Tensor, Rng, Tensor | None]]:
         """x_t of some items at a time, their rng and their conditions."""
         for low in range(0, len(self.x0), self.batch):
             rows = slice(low, low + self.batch)
             rng = self.rng.take(rows)
-            yield self.process.noise(self.x0[rows], t, rng).xt, rng, self.cond[rows] if self.cond is not None else None
+            yield self.process.noise(self.x0[rows], t, rng).xt, rng, take(self.cond, rows)
 
     def slope(self, at: float) -> Tensor:
         """l = 1 - alpha E[diag dD/dx]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..posterior import HasMean, Posterior, need
-from ..process import Gaussian, uniform
+from ..process import Gaussian, even_logsnr, uniform
 from ..rng import Rng
 from ..shape import column
 from .contract import Ask, SamplerError, declare
@@ -29,8 +29,7 @@ def measured(process: Gaussian, n: int) -> Tensor:
     if n < 2:
         return uniform(process, n)
     first = max(-8.8, float(process.logsnr(1.0)))
-    times = process.time(torch.linspace(first, max(min(6.0, n), first + 1), n, dtype=torch.float64))
-    return torch.cat([times, times.new_zeros(1)])
+    return even_logsnr(process, n, first, max(min(6.0, n), first + 1))
 
 
 @declare("dpm-solver-v3", order=2, grid=measured)

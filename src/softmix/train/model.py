@@ -16,7 +16,7 @@ from ..config import ConfigError
 from ..data import Data
 from ..data import load as load_data
 from ..denoiser import Denoiser
-from ..process import Gaussian
+from ..process import Gaussian, unframed
 from ..sampler import Sampler
 from . import checkpoint
 from .config import Config
@@ -58,7 +58,7 @@ class Model:
 
     @property
     def process(self) -> Gaussian:
-        return cast(Gaussian, cast(Denoiser, self.denoiser).process)
+        return unframed(cast(Denoiser, self.denoiser).process, "a model of a run")
 
     @property
     def fingerprint(self) -> str:

@@ -1,0 +1,77 @@
+"""The room of denoisers: a denoiser of a process with a frame, seen from inside the frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..posterior import HasMean, Point, Posterior
+from ..process import Framed, Gaussian
+from ..rng import Rng
+from .contract import Denoiser
+from .wrap import Wrapped
+
+
+def in_frame(denoiser: Denoiser) -> Denoiser:
+    """The same beliefs as a denoiser of the plain process `base`: of states in the frame, about x0 in the frame.
+
+    For what reckons with x_t = alpha x0 + sigma z itself: inversions, codes, statistics. `drive` and `sample` need no
+    such wrap. A denoiser of a process without a frame is given back as it is.
+    """
+    return InFrame(denoiser) if isinstance(denoiser.process, Framed) else denoiser
+
+
+class InFrame(Wrapped):
+    """What `in_frame` gives."""
+
+    def __init__(self, inner: Denoiser):
+        super().__init__(inner, self._answer)
+
+    @property
+    def process(self) -> Gaussian:
+        framed = self.inner.process
+        assert isinstance(framed, Framed)
+        return framed.base
+
+    def _answer(self, inner: Denoiser, y: Tensor, t: Tensor | float, cond: Any) -> Posterior:
+        framed = self.inner.process
+        assert isinstance(framed, Framed)
+        return entered(inner(framed.leave(y, t, cond), t, cond), framed, cond)
+
+
+def entered(posterior: Posterior, process: Framed, cond: Any) -> Posterior:
+    """What is believed of x0, as a belief about enter(x0): the same where the frame keeps clean items as they are.
+
+    Else a mean, if there is one, and draws are taken into the frame. An orthogonal change of basis keeps neither
+    variances of elements nor a density that is stated by element, so these abilities are left outside.
+    """
+    if process.keeps_x0:
+        return posterior
+    if isinstance(posterior, Point):
+        return Point(process.enter(posterior.mean, 0.0, cond))
+    return (_SeenWithMean if isinstance(posterior, HasMean) else _Seen)(posterior, process, cond)
+
+
+class _Seen(Posterior):
+    """The law of enter(x0) for x0 from another posterior."""
+
+    def __init__(self, outside: Posterior, process: Framed, cond: Any):
+        self._outside, self._process, self._cond = outside, process, cond
+
+    def _inside(self, x0: Tensor) -> Tensor:
+        return self._process.enter(x0, 0.0, self._cond)
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self._inside(self._outside.sample(rng))
+
+    def draws(self, m: int, rng: Rng) -> Tensor:
+        return torch.stack([self._inside(draw) for draw in self._outside.draws(m, rng)])
+
+
+class _SeenWithMean(_Seen, HasMean):
+    @property
+    def mean(self) -> Tensor:
+        assert isinstance(self._outside, HasMean)
+        return self._inside(self._outside.mean)

@@ -1,0 +1,64 @@
+"""The room of processes: a Gaussian process in another basis, and the basis of cosines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .frame import Framed
+from .gaussian import Gaussian
+
+
+@dataclass(frozen=True, eq=False)
+class InBasis(Framed):
+    """y = T x with an orthogonal T: noise by `base` is added to the coordinates of x in a basis.
+
+    With one alpha and sigma for all elements nothing changes, since white noise is white in every basis. With
+    `PerElement` each frequency has a schedule of its own.
+
+    axes : an orthogonal matrix [n, n] for each of the last axes of x; its rows are the basis. For images [B, C, H, W]
+    (cosine(H), cosine(W)), for points [B, D] one matrix [D, D]. Raises ValueError for what is not orthogonal.
+    """
+
+    base: Gaussian
+    axes: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise ValueError("a basis needs an orthogonal matrix for at least one axis of x, such as (cosine(n),)")
+        for turn in self.axes:
+            square = turn.ndim == 2 and turn.shape[0] == turn.shape[1]
+            if not square or float((turn @ turn.mT - torch.eye(len(turn)).to(turn)).abs().max()) > 1e-4:
+                raise ValueError(
+                    f"a basis is an orthogonal matrix [n, n] for each of the last axes of x; one of shape "
+                    f"{list(turn.shape)} is not: its rows must have length 1 and be at right angles, as `cosine(n)`"
+                )
+
+    def enter(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        return self._turned(x, [turn.mT for turn in self.axes])
+
+    def leave(self, y: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        return self._turned(y, list(self.axes))
+
+    def _turned(self, x: Tensor, turns: list[Tensor]) -> Tensor:
+        sizes = tuple(len(turn) for turn in turns)
+        if len(sizes) >= x.ndim or tuple(x.shape[-len(sizes) :]) != sizes:
+            raise ValueError(
+                f"a basis for axes of sizes {list(sizes)} was given, and the items have shape {list(x.shape[1:])}"
+            )
+        for axis, turn in zip(range(-len(turns), 0), turns, strict=True):
+            x = (x.movedim(axis, -1) @ turn.to(x)).movedim(-1, axis)
+        return x
+
+
+def cosine(n: int) -> Tensor:
+    """The orthonormal basis of n cosines, a row each, from low to high: the type-II discrete cosine transform, float64.
+
+    Row k is sqrt(2 / n) cos(pi k (i + 1/2) / n), and the first is 1 / sqrt(n).
+    """
+    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    rows = math.sqrt(2 / n) * (math.pi * k * (i + 0.5) / n).cos()
+    return torch.cat([rows[:1] / math.sqrt(2), rows[1:]])

@@ -1,0 +1,71 @@
+"""The room of processes: a schedule that differs between the elements of x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .gaussian import Gaussian, _real
+
+
+@dataclass(frozen=True, eq=False)
+class PerElement(Gaussian):
+    """alpha_i(t) = alpha(t^p_i), sigma_i(t) = sigma(t^p_i): each element runs through the base's schedule at its pace.
+
+    base : a process whose alpha and sigma are numbers. power : p, above 0, of the rank of one item, with sizes of 1
+    where elements share a number: [C, 1, 1] for channels. Where p is above 1 an element keeps its signal longer, and a
+    sampler decides it earlier. All elements are clean at t = 0 and noise at 1. The one clock is that of the noisiest
+    element, which has the least p: grids that end where little noise is left then end so for every element.
+
+    For an order in which the parts of an image are made: channels, places, or frequencies (`InBasis`). Raises
+    ValueError for a power of 0 or below and for a base that is per element already.
+    """
+
+    base: Gaussian
+    power: Tensor
+
+    def __post_init__(self) -> None:
+        if not (self.power > 0).all() or not self.power.isfinite().all() or not self.power.ndim:
+            raise ValueError(
+                f"powers above 0 were expected, of the rank of one item, such as [C, 1, 1]; found "
+                f"{self.power.flatten()[:4].tolist()} of shape {list(self.power.shape)}"
+            )
+        if self.base.per_element:
+            raise ValueError(f"{type(self.base).__name__} has a number for each element already: give one that has not")
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return self.base.alpha(self._own(t))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return self.base.sigma(self._own(t))
+
+    def logsnr(self, t: Tensor | float) -> Tensor:
+        """The noisiest element's."""
+        return self.base.logsnr(_real(t) ** float(self.power.min()))
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        return self.base.time(logsnr) ** (1 / float(self.power.min()))
+
+    def element_logsnr(self, t: Tensor | float) -> Tensor:
+        return self.base.logsnr(self._own(t))
+
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The base's at t^p, times p t^(p - 1)."""
+        own = self._own(t)
+        pace = self._power(own) * own / self._spread(t)
+        alpha, sigma = self.base.rates(own)
+        return pace * alpha, pace * sigma
+
+    def _spread(self, t: Tensor | float) -> Tensor:
+        return _real(t).reshape(-1, *(1,) * self.power.ndim)
+
+    def _power(self, like: Tensor) -> Tensor:
+        return self.power.to(like)[None]
+
+    def _own(self, t: Tensor | float) -> Tensor:
+        """Each element's own time, [1 or B, *power.shape]."""
+        t = self._spread(t)
+        own: Tensor = torch.pow(t, self._power(t))
+        return own
