@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..cond import class_label
 from ..data import Data
 from ..data.store import choose
 from ..denoiser import Network, Staged
@@ -72,7 +73,8 @@ def build(run: Run) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         classes = len(facts.class_names) if config.classes else 0
-        return Network(config.process, config.net, config.head, facts.shape, classes, config.output, facts.data_sd)
+        cond = class_label(classes)
+        return Network(config.process, config.net, config.head, facts.shape, cond, config.output, facts.data_sd)
 
 
 def assembled(run: Run, network: Network, step: int, kept: nn.Module | None) -> Network | Staged:
