@@ -99,15 +99,16 @@ class Values(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Tokens [B, L, D] -> [B, 1 + L, D] for cross-attention: normalised, after a learned one that is always there.
+    """Tokens [B, L, D] -> [B, 1 + L, D] for cross-attention: after a learned one that is always there.
 
     To that first token looks whoever has no other: an item without a context is well defined. What stands in a place
-    that the mask says is empty is not looked at, nan included.
+    that the mask says is empty is not looked at, nan included. Tokens are taken as they are, since a norm over a few
+    numbers would lose what they say: give them at about unit size.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.none, self.norm = nn.Parameter(torch.randn(width)), nn.LayerNorm(width)
+        self.none = nn.Parameter(torch.randn(width))
 
     def forward(self, context: Tensor | None, mask: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tokens and their mask [B, 1 + L], None where all are there. like [B] : for number, dtype and device."""
@@ -116,9 +117,9 @@ class Tokens(nn.Module):
             return first, None
         context = context.to(like)
         if mask is None:
-            return torch.cat([first, self.norm(context)], dim=1), None
+            return torch.cat([first, context], dim=1), None
         mask = mask.to(device=like.device, dtype=torch.bool)
-        rest = self.norm(context.masked_fill(~mask[..., None], 0))
+        rest = context.masked_fill(~mask[..., None], 0)
         return torch.cat([first, rest], dim=1), torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
 
 
