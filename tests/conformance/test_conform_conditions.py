@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond, CondError, CondSpec, Part, joined
+from softmix.cond import UNCONDITIONED, Cond, CondError, CondSpec, Part, joined
 from softmix.denoiser import HeadSpec, MapHead, MixtureHead, Network, NormalHead, PointHead, PublishedSMD, SoftHead
-from softmix.net import DiTSpec, MLPSpec, NetSpec, SequenceSpec, UNetSpec
+from softmix.net import MLP, DiTSpec, MLPSpec, Net, NetSpec, SequenceSpec, UNetSpec
 from softmix.posterior import HasMean
 from softmix.process import VP
 from softmix.rng import Rng
@@ -218,6 +218,19 @@ def test_a_class_that_there_is_not_is_refused_by_its_labels_name() -> None:
         model(x, t, torch.zeros(N, dtype=torch.long))
     with pytest.raises(CondError, match="a condition is a Cond, or a tensor of labels; found list"):
         model(x, t, [0, 1])  # type: ignore[arg-type]
+
+
+def test_a_net_of_ones_own_is_not_built_for_what_it_does_not_handle() -> None:
+    class Own(MLP):
+        parts = Net.parts
+
+    class OwnSpec(MLPSpec):
+        def build(self, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED) -> MLP:
+            return Own(self, channels, out_channels, cond)
+
+    assert network(OwnSpec(16, 2), (3,), FULL.only(["label", "value"])).cond.parts == ("label", "value")
+    with pytest.raises(CondError, match="OwnSpec takes label, value, and was asked for with a context of tokens"):
+        network(OwnSpec(16, 2), (3,), FULL.only(["context"]))
 
 
 # items that no net takes

@@ -185,6 +185,24 @@ def test_a_mixture_has_components_a_x_plus_b_u_and_one_spread(per: str, shape: t
     assert torch.allclose(found._var, var.reshape(-1, *[1] * (x.ndim)).expand_as(found.means))
 
 
+@pytest.mark.parametrize(
+    "head", [PointHead(), NormalHead(), NormalHead("element"), MixtureHead(3), MixtureHead(3, "item")], ids=str
+)
+def test_a_sequence_is_believed_as_an_image_of_one_column(head: object) -> None:
+    """The same numbers of the net, with the channels last, give the same draws' law: mean, variance and density."""
+    x = x_of((2, 5, 1))
+    says = Rng(1, 3).normal((3, head.channels(2), 5, 1), F64)  # type: ignore[attr-defined]
+    image = saying(head, says, (2, 5, 1))(x, T)
+    network = Network(VP(), SEQUENCE, head, (5, 2))  # type: ignore[arg-type]
+    network.net = Saying(says[..., 0].mT)  # type: ignore[assignment]
+    sequence = network(x[..., 0].mT, T)
+    assert torch.allclose(sequence.mean, image.mean[..., 0].mT)  # type: ignore[attr-defined]
+    if not isinstance(image, Point):
+        assert torch.allclose(sequence.log_prob(0.3 * x[..., 0].mT), image.log_prob(0.3 * x))  # type: ignore[attr-defined]
+        var = image.var.expand_as(x)[..., 0].mT  # type: ignore[attr-defined]
+        assert torch.allclose(sequence.var.expand(3, 5, 2), var)  # type: ignore[attr-defined]
+
+
 # flow maps
 
 

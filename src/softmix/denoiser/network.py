@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, Cond, CondSpec
+from ..cond import UNCONDITIONED, Cond, CondError, CondSpec
 from ..net import NetSpec, SideInputs, channels_of
 from ..net.base import places
 from ..posterior import Posterior
@@ -75,6 +75,9 @@ class Network(nn.Module):
         self.output, self.data_sd = output, data_sd
         channels, self._channels_at = channels_of(net, self.shape)
         self.net = net.build(channels, head.channels(channels), cond)
+        without = [part for part in cond.parts if part not in self.net.parts]
+        if without:
+            raise CondError(f"{type(net).__name__} takes {', '.join(self.net.parts)}, and was asked for with {cond}")
         self.head = head.build(self.net, net, self.shape)
 
     @property

@@ -9,7 +9,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from ..cond import Cond, CondError, CondSpec, as_cond
+from ..cond import Cond, CondError, CondSpec, Part, as_cond
 from .embedding import Embedding, with_given
 
 State = tuple[Tensor, ...]
@@ -63,7 +63,8 @@ class Net(nn.Module):
 
     Attributes: `time`, the embedding; `body`, the list of blocks; `splits`, for each place where a latent
     may enter, the number of blocks that come before it; `width`, the channels of the state where it enters and leaves;
-    `channel_axis`, of x: 1, or 2 for sequences [B, L, C]
+    `channel_axis`, of x: 1, or 2 for sequences [B, L, C]; `parts`, the parts of a condition that it can be built for:
+    those that enter by `time`, unless a net says more
     """
 
     time: Embedding
@@ -72,6 +73,7 @@ class Net(nn.Module):
     width: int
     embed_width: int
     channel_axis: int = 1
+    parts: tuple[Part, ...] = ("label", "value")
 
     @property
     def cond(self) -> CondSpec:

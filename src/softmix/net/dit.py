@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, CondSpec
+from ..cond import PARTS, UNCONDITIONED, CondSpec
 from .base import Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
 from .tokens import TokenBlock, checked_heads
@@ -50,6 +50,8 @@ class DiT(Net):
 
     A context is looked at by every block.
     """
+
+    parts = PARTS
 
     def __init__(self, spec: DiTSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()

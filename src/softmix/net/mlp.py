@@ -54,6 +54,7 @@ class MLP(Net):
     """x [B, D] -> [B, D_out]. A point has no grid: in the place of an image give its numbers as `value`."""
 
     freqs: Tensor
+    parts = ("label", "value", "context")
 
     def __init__(self, spec: MLPSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()

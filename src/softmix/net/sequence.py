@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, CondSpec
+from ..cond import PARTS, UNCONDITIONED, CondSpec
 from .base import Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
 from .tokens import TokenBlock, checked_heads
@@ -42,6 +42,7 @@ class SequenceNet(Net):
     """
 
     channel_axis = 2
+    parts = PARTS
 
     def __init__(self, spec: SequenceSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, CondSpec
+from ..cond import PARTS, UNCONDITIONED, CondSpec
 from .attention import Attention, CrossAttention, heads_for
 from .base import Modulation, Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
@@ -155,6 +155,8 @@ class UNet(Net):
 
     A context is looked at where the image is smallest: in the middle and in the blocks up from there.
     """
+
+    parts = PARTS
 
     def __init__(self, spec: UNetSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()
