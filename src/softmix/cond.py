@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -39,7 +40,7 @@ class CondSpec:
         if any(count < 1 for _, count in self.labels) or min(self.image, self.values, self.context) < 0:
             raise CondError(f"a label has at least one class, and no number is below 0; found {self}")
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The parts that there are, in the order of `PARTS`."""
         sizes = (len(self.labels), self.image, self.values, self.context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal, overload
 
 import torch
@@ -100,19 +101,23 @@ class Net(nn.Module):
         cond : of each item, or of one for all; a tensor is one of labels. Raises CondError for a condition that the net
         was not built for, or of another number of items. seen : see `forward`.
         """
-        given = as_cond(cond)
-        self.cond.check(given, self.size(x), self.channel_axis)
-        if given is not None and given.parts and len(given) != len(x):
-            if len(given) != 1:
-                raise CondError(f"a condition of {len(given)} items was given for {len(x)}; give one row an item")
-            given = given.expand(len(x))
-        given = given or Cond()
-        emb = self.time(logsnr, given)
-        context, mask = (None, None)
-        if self.time.context is not None:
-            context, mask = self.time.context(given.context, given.mask, logsnr)
-        image = with_given(given.image, x, self.cond.image, self.channel_axis) if self.cond.image else None
+        time, spec, given = self.time, self.cond, self._given(x, cond)
+        emb = time(logsnr, given)
+        context, mask = (None, None) if time.context is None else time.context(given.context, given.mask, logsnr)
+        image = with_given(given.image, x, spec.image, self.channel_axis) if spec.image else None
         return SideInputs(emb, logsnr, context, mask, image, frozenset(map(self._number, seen)))
+
+    def _given(self, x: Tensor, cond: Cond | Tensor | None) -> Cond:
+        """The condition of each item, checked."""
+        given = as_cond(cond)
+        if given is None:
+            return Cond()
+        self.cond.check(given, self.size(x), self.channel_axis)
+        if not given.parts or len(given) == len(x):
+            return given
+        if len(given) != 1:
+            raise CondError(f"a condition of {len(given)} items was given for {len(x)}; give one row an item")
+        return given.expand(len(x))
 
     def start(self, x: Tensor, side: SideInputs) -> State:
         """The stem, of x and the image of the condition if the net has one."""
@@ -120,7 +125,8 @@ class Net(nn.Module):
 
     def run(self, state: State, side: SideInputs, start: int, stop: int) -> State:
         """Blocks start .. stop - 1."""
-        for number, block in enumerate(self.body[start:stop], start):
+        # a slice of a ModuleList would be a new module at every call
+        for number, block in enumerate(islice(self.body, start, stop), start):
             state = block(state, side)
             if number in side.wanted:
                 side.seen[number] = state[0]

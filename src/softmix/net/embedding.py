@@ -44,7 +44,7 @@ class Embedding(nn.Module):
         looked at here."""
         phase = logsnr.clamp(-20, 20)[:, None] * self.freqs / 2
         out: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], dim=1))
-        given = as_cond(cond) or Cond()
+        given = cond if isinstance(cond, Cond) else as_cond(cond) or Cond()
         if self.classes is not None:
             out = out + self._classes(given.label, logsnr, self.classes)
         if self.values is not None:
