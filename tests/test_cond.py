@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softmix.cond import Cond, CondError, CondSpec, as_cond, joined
+from softmix.cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond, class_label, joined
 
 SPEC = CondSpec((("top", 3), ("shoe", 4)), image=2, values=2, context=5)
 
@@ -108,3 +108,29 @@ def test_a_tensor_is_a_label() -> None:
     assert as_cond(None) is None
     assert SPEC.classes == 3 and SPEC.parts == ("label", "image", "value", "context")
     assert SPEC.only(("value", "label")) == CondSpec(SPEC.labels, values=2)
+
+
+def test_one_class_label_is_a_specification() -> None:
+    assert class_label(3) == CondSpec((("class", 3),)) and class_label(0) == CondSpec() == UNCONDITIONED
+
+
+@pytest.mark.parametrize(
+    ("label", "says"), [([0, 4], "shoe has the classes 0 to 3"), ([3, 0], "top has the classes 0 to 2")]
+)
+def test_a_class_that_there_is_not_is_refused_by_its_labels_name(label: list[int], says: str) -> None:
+    SPEC.check(Cond(label=torch.tensor([[2, 3], [-1, -1]])))
+    with pytest.raises(CondError, match=says):
+        SPEC.check(Cond(label=torch.tensor([[0, 0], label])))
+
+
+def test_the_image_of_a_sequence_has_its_channels_last() -> None:
+    spec = CondSpec(image=2)
+    spec.check(Cond(image=torch.zeros(3, 6, 2)), (6,), axis=2)
+    for wrong in ((3, 5, 2), (3, 2, 6), (3, 6, 2, 1)):
+        with pytest.raises(CondError):
+            spec.check(Cond(image=torch.zeros(wrong)), (6,), axis=2)
+
+
+def test_what_is_no_condition_is_refused() -> None:
+    with pytest.raises(CondError, match="a condition is a Cond, or a tensor of labels; found list"):
+        SPEC.check([1, 2])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import softmix
 from softmix.cli import main
+from softmix.cond import class_label
 from softmix.data import load as load_data
 from softmix.denoiser import (
     Denoiser,
@@ -101,7 +102,7 @@ def network(head: str, net: str) -> Network:
     torch.manual_seed(0)
     spec, shape = NETS[net]
     process = Flow() if head == "map" else VP()
-    made = Network(process, spec, HEADS[head], shape, classes=3).eval()
+    made = Network(process, spec, HEADS[head], shape, class_label(3)).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             # layers that begin at zero would hide what they depend on

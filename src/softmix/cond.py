@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -39,7 +40,7 @@ class CondSpec:
         if any(count < 1 for _, count in self.labels) or min(self.image, self.values, self.context) < 0:
             raise CondError(f"a label has at least one class, and no number is below 0; found {self}")
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The parts that there are, in the order of `PARTS`."""
         sizes = (len(self.labels), self.image, self.values, self.context)
@@ -57,26 +58,31 @@ class CondSpec:
         said += [f"a context of tokens of width {self.context}"] * bool(self.context)
         return ", ".join(said) or "no condition"
 
-    def check(self, cond: Cond | None, size: tuple[int, ...] | None = None) -> None:
+    def check(self, cond: Cond | None, size: tuple[int, ...] | None = None, axis: int = 1) -> None:
         """Raises CondError for a part that is not in this specification, or is of another size.
 
-        size : of x_t, without its channels; an image has to be on the same grid.
+        size : of x_t, without its channels; an image has to be on the same grid. axis : of the channels of x_t, and of
+        the image: 2 for sequences [B, L, C]. A label is compared with its number of classes on a CPU only: on an
+        accelerator the comparison would wait for it.
         """
         if cond is None:
             return
+        if not isinstance(cond, Cond):
+            raise CondError(f"a condition is a Cond, or a tensor of labels; found {type(cond).__name__}")
         other = [part for part in cond.parts if part not in self.parts]
         if other:
             raise CondError(f"the condition has {' and '.join(other)}, and the model was built for {self}")
         self._labels(cond.label)
-        sizes = {"image": self.image, "value": self.values}
-        for part, wanted in sizes.items():
+        sizes = {"image": (self.image, axis), "value": (self.values, 1), "context": (self.context, 2)}
+        for part, (wanted, at) in sizes.items():
             tensor: Tensor | None = getattr(cond, part)
-            if tensor is not None and tensor.shape[1] != wanted:
+            if tensor is not None and (at >= tensor.ndim or tensor.shape[at] != wanted):
                 raise CondError(f"{part} has the shape {list(tensor.shape)}, and the model was built for {self}")
-        if cond.context is not None and cond.context.shape[2] != self.context:
-            raise CondError(f"context has the shape {list(cond.context.shape)}, and the model was built for {self}")
-        if cond.image is not None and size is not None and tuple(cond.image.shape[2:]) != tuple(size):
-            raise CondError(f"the image has the size {list(cond.image.shape[2:])}, and x_t has {list(size)}")
+        if cond.image is None or size is None:
+            return
+        grid = [length for at, length in enumerate(cond.image.shape) if at not in (0, axis)]
+        if grid != list(size):
+            raise CondError(f"the image has the size {grid}, and x_t has {list(size)}")
 
     def _labels(self, label: Tensor | None) -> None:
         if label is None:
@@ -84,6 +90,13 @@ class CondSpec:
         columns = label[:, None] if label.ndim == 1 else label
         if columns.shape[1] != len(self.labels):
             raise CondError(f"label has {columns.shape[1]} columns, and the model was built for {self}")
+        if label.device.type != "cpu" or not len(label):
+            return
+        for (name, count), found in zip(self.labels, columns.amax(0).tolist(), strict=True):
+            if found >= count:
+                raise CondError(
+                    f"the label {name} has the classes 0 to {count - 1}, and -1 for not given; found {found}"
+                )
 
     def only(self, parts: Sequence[Part]) -> CondSpec:
         """The specification of these parts alone."""
@@ -91,7 +104,7 @@ class CondSpec:
         return CondSpec(**{full[part]: getattr(self, full[part]) for part in self.parts if part in parts})
 
 
-NONE = CondSpec()
+UNCONDITIONED = CondSpec()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +112,8 @@ class Cond:
     """What is known of a batch of items. Each part may be None, and may be missing for some items.
 
     label : [B], or [B, K] for K labels: integers; -1 where it is not given.
-    image : [B, C', *size] on the grid of x_t; nan in the whole item where it is not given.
+    image : [B, C', *size] on the grid of x_t, or [B, L, C'] for a sequence [B, L, D]; nan where it is not given: in the
+        whole item, or at some places of it.
     value : [B, K] real numbers; nan where one is not given.
     context : [B, L, D] tokens, with `mask` [B, L], True where there is one; no mask: all are there. An item without
         any token is one whose context is not given.
@@ -214,6 +228,11 @@ def joined(conds: Sequence[Cond]) -> Cond:
             if getattr(first, name) is not None
         }
     )
+
+
+def class_label(classes: int) -> CondSpec:
+    """One label, `class`, of so many classes; no condition for 0."""
+    return CondSpec((("class", classes),)) if classes else UNCONDITIONED
 
 
 def as_cond(cond: Cond | Tensor | None) -> Cond | None:

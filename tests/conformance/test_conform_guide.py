@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from softmix.cond import class_label
 from softmix.denoiser import Counted, ExactMixture, Network, PointHead, SoftHead, guided, within
 from softmix.net import MLPSpec
 from softmix.oracle import correlated
@@ -59,7 +60,7 @@ def test_guidance_needs_a_condition() -> None:
 def soft(mean: str = "own") -> Network:
     torch.manual_seed(0)
     head = SoftHead(mean=mean)  # type: ignore[arg-type]
-    return Network(VP(), MLPSpec(width=32, depth=2), head, (2,), classes=3).double()
+    return Network(VP(), MLPSpec(width=32, depth=2), head, (2,), class_label(3)).double()
 
 
 def test_implicit_posteriors_share_the_latent() -> None:
@@ -121,7 +122,7 @@ def test_an_end_that_is_a_level_of_the_grid_is_inside(n: int) -> None:
 
 def test_a_network_is_told_by_its_label_alone() -> None:
     torch.manual_seed(0)
-    network = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,), classes=3).double()
+    network = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,), class_label(3)).double()
     untold = mean(network, None)
     assert torch.equal(mean(network, torch.full((4,), -1)), untold)
     each = [mean(network, torch.full((4,), k)) for k in range(3)]

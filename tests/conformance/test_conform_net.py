@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from softmix.cond import class_label
 from softmix.denoiser import (
     OUTPUTS,
     HeadSpec,
@@ -21,7 +22,7 @@ from softmix.denoiser import (
 )
 from softmix.denoiser.smd import _Hyper
 from softmix.loss import Energy
-from softmix.net import DiTSpec, MLPSpec, NetSpec, UNetSpec
+from softmix.net import DiTSpec, MLPSpec, NetSpec, SequenceSpec, UNetSpec
 from softmix.posterior import HasDensity, HasMean, Implicit, ImplicitMean, Mixture, Normal, Point
 from softmix.posterior.implicit import spread
 from softmix.process import VP
@@ -31,8 +32,9 @@ from softmix.sampler import ancestral, sample
 MLP = MLPSpec(width=32, depth=3, frequencies=4)
 UNET = UNetSpec(width=16, mults=(1, 2), depth=1)
 DIT = DiTSpec(width=32, depth=3, patch=2)
-SPECS = [(MLP, (3,)), (UNET, (3, 4, 3)), (DIT, (3, 4, 3))]
-NETS = pytest.mark.parametrize(("spec", "shape"), SPECS, ids=["mlp", "unet", "dit"])
+SEQUENCE = SequenceSpec(width=32, depth=3)
+SPECS = [(MLP, (3,)), (UNET, (3, 4, 3)), (DIT, (3, 4, 3)), (SEQUENCE, (3, 3))]
+NETS = pytest.mark.parametrize(("spec", "shape"), SPECS, ids=["mlp", "unet", "dit", "sequence"])
 HEADS: list[HeadSpec] = [
     PointHead(),
     NormalHead(),
@@ -53,7 +55,7 @@ LABELS = torch.tensor([0, -1, 1])
 
 def network(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec, classes: int = 2, output: Output = "v") -> Network:
     torch.manual_seed(0)
-    return Network(VP(), spec, head, shape, classes, output)
+    return Network(VP(), spec, head, shape, class_label(classes), output)
 
 
 def inputs(shape: tuple[int, ...], n: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -93,29 +95,29 @@ def test_a_width_that_does_not_fit_is_refused(spec: DiTSpec) -> None:
 def test_the_splits_cut_the_net_without_changing_it(spec: NetSpec, shape: tuple[int, ...]) -> None:
     net = spec.build(shape[0], shape[0])
     x, logsnr = inputs(shape)[0], torch.tensor([-3.0, 0.0, 3.0])
-    emb, whole, depth = net.time(logsnr), net(x, logsnr), len(net.body)
+    side, whole, depth = net.side(x, logsnr), net(x, logsnr), len(net.body)
     assert net.splits["all"] == 0 < net.splits["decoder"] < net.splits["head"] == depth - 1
     for split in net.splits.values():
-        state = net.run(net.run(net.stem(x), emb, 0, split), emb, split, depth)
-        assert torch.equal(net.out(state, emb, shape[1:]), whole)
+        state = net.run(net.run(net.start(x, side), side, 0, split), side, split, depth)
+        assert torch.equal(net.out(state, side, net.size(x)), whole)
 
 
 @NETS
-def test_taps_can_be_looked_at(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    net, seen = spec.build(shape[0], shape[0]), []
-    assert list(net.taps) == [f"body.{i}" for i in range(len(net.body))]
-    for name, module in net.taps.items():
-        assert module is dict(net.named_modules())[name]
-        module.register_forward_hook(lambda *call, name=name: seen.append(name))
-    net(inputs(shape)[0], torch.zeros(3))
-    assert seen == list(net.taps)
+def test_hidden_states_are_what_the_blocks_of_their_names_leave(spec: NetSpec, shape: tuple[int, ...]) -> None:
+    net, left = spec.build(shape[0], shape[0]), {}
+    for name, module in net.named_modules():
+        if name in (f"body.{k}" for k in range(len(net.body))):
+            module.register_forward_hook(lambda *call, name=name: left.update({name: call[2][0]}))
+    _, seen = net(inputs(shape)[0], torch.zeros(3), seen=[f"body.{k}" for k in range(len(net.body))])
+    assert list(seen) == list(left) and len(left) == len(net.body)
+    assert all(seen[name] is left[name] for name in left)
 
 
 @NETS
 def test_a_net_hears_its_input_noise_level_and_class(spec: NetSpec, shape: tuple[int, ...]) -> None:
     """Each changes every item's output, and of one item only its own; -1 is "not told", as None is."""
     torch.manual_seed(0)
-    net = spec.build(shape[0], shape[0], classes=2)
+    net = spec.build(shape[0], shape[0], class_label(2))
     x, logsnr, label = inputs(shape)[0], torch.tensor([-3.0, 0.0, 3.0]), LABELS
     base = net(x, logsnr, label)
     changed = {
@@ -168,7 +170,8 @@ def test_which_head_believes_what() -> None:
                 assert posterior.var.shape == (3, *size) and (posterior.var > 0).all()
             if isinstance(posterior, Mixture):
                 per_pixel = len(shape) > 1 and head == MixtureHead(3)
-                assert posterior.log_weights.shape == ((3, 3, 1, *shape[1:]) if per_pixel else (3, 3))
+                size = (3, 1) if spec is SEQUENCE else (1, *shape[1:])
+                assert posterior.log_weights.shape == ((3, 3, *size) if per_pixel else (3, 3))
 
 
 @NETS
@@ -201,7 +204,7 @@ def test_the_latent_matters_from_the_start(spec: NetSpec, shape: tuple[int, ...]
             assert (posterior.head(moved) - base).abs().max() > 1e-5, place
 
 
-@pytest.mark.parametrize(("spec", "shape"), SPECS[1:], ids=["unet", "dit"])
+@pytest.mark.parametrize(("spec", "shape"), SPECS[1:], ids=["unet", "dit", "sequence"])
 def test_local_latents_act_at_their_place(spec: NetSpec, shape: tuple[int, ...]) -> None:
     """In the head of a DiT a local latent enters at one token; it moves that token's pixels the most."""
     shape = (1, 8, 8)
@@ -290,7 +293,7 @@ def test_a_network_at_the_clean_end_believes_what_it_sees(
 @NETS
 def test_a_wrong_shape_is_said(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model = network(spec, shape, PointHead())
-    for wrong in ((2, 5, *shape[1:]), (2, *shape, 4), (2,)):
+    for wrong in ((2, *shape[:-1], 5) if spec is SEQUENCE else (2, 5, *shape[1:]), (2, *shape, 4), (2,), (2, 0, 3, 3)):
         with pytest.raises(ValueError, match="made for items of shape"):
             model(torch.zeros(wrong), 0.5)
 

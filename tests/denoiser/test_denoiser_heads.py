@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from softmix.cond import Cond, CondError, class_label
 from softmix.denoiser import (
     MapHead,
     MixtureHead,
@@ -19,7 +21,7 @@ from softmix.denoiser import (
     SoftHead,
     affine,
 )
-from softmix.net import DiTSpec, MLPSpec, UNetSpec
+from softmix.net import DiTSpec, MLPSpec, SequenceSpec, SideInputs, UNetSpec
 from softmix.posterior import Mixture, Normal, Point
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
@@ -30,8 +32,11 @@ T = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
 MLP = MLPSpec(width=16, depth=3, frequencies=2)
 UNET = UNetSpec(width=8, depth=1)
 DIT = DiTSpec(width=16, depth=3, patch=2)
+SEQUENCE = SequenceSpec(width=16, depth=3)
 NETS = pytest.mark.parametrize(
-    ("spec", "shape"), [(MLP, (2,)), (UNET, (2, 4, 4)), (DIT, (2, 4, 4))], ids=["mlp", "unet", "dit"]
+    ("spec", "shape"),
+    [(MLP, (2,)), (UNET, (2, 4, 4)), (DIT, (2, 4, 4)), (SEQUENCE, (5, 2))],
+    ids=["mlp", "unet", "dit", "sequence"],
 )
 
 
@@ -43,8 +48,13 @@ class Saying(nn.Module):
         self.says = says
         self.heard: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
-    def forward(self, x: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
-        self.heard.append((x, logsnr, label))
+    def side(
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: Sequence[int | str] = ()
+    ) -> SideInputs:
+        self.heard.append((x, logsnr, cond))
+        return SideInputs(x, logsnr)
+
+    def through(self, x: Tensor, side: SideInputs) -> Tensor:
         return self.says
 
 
@@ -100,7 +110,7 @@ def test_a_net_for_points_takes_no_images_and_the_other_way_round() -> None:
 @pytest.mark.parametrize("head", [PointHead(), NormalHead(), MixtureHead(2)], ids=str)
 def test_the_net_hears_x_of_unit_size_its_noise_level_and_its_class(process: Gaussian, sd: float, head: object) -> None:
     x, cond = x_of((2,)), torch.tensor([0, 1, -1])
-    network = saying(head, torch.zeros(3, head.channels(2)), (2,), process=process, classes=2, data_sd=sd)  # type: ignore[attr-defined]
+    network = saying(head, torch.zeros(3, head.channels(2)), (2,), process=process, cond=class_label(2), data_sd=sd)  # type: ignore[attr-defined]
     network(x, T, cond)
     heard, logsnr, label = network.net.heard[0]  # type: ignore[attr-defined]
     size = (process.alpha(T) ** 2 * sd**2 + process.sigma(T) ** 2).sqrt()
@@ -108,14 +118,15 @@ def test_the_net_hears_x_of_unit_size_its_noise_level_and_its_class(process: Gau
 
 
 def test_the_net_has_a_place_for_each_class_and_one_for_none() -> None:
-    table = Network(VP(), MLP, PointHead(), (2,), classes=3).net.time.classes
+    table = Network(VP(), MLP, PointHead(), (2,), class_label(3)).net.time.classes
     assert table is not None and table.num_embeddings == 4
 
 
-def test_a_net_without_classes_is_told_none() -> None:
-    network = saying(PointHead(), torch.zeros(3, 2), (2,))
-    network(x_of((2,)), T, torch.tensor([0, 1, -1]))
-    assert network.net.heard[0][2] is None  # type: ignore[attr-defined]
+def test_a_condition_that_a_network_was_not_built_for_is_refused() -> None:
+    network = Network(VP(), MLP, PointHead(), (2,)).double()
+    assert torch.equal(network(x_of((2,)), T, None).mean, network(x_of((2,)), T, Cond()).mean)  # type: ignore[attr-defined]
+    with pytest.raises(CondError, match="the condition has label, and the model was built for no condition"):
+        network(x_of((2,)), T, torch.tensor([0, 1, -1]))
 
 
 # what it is taken to say
@@ -174,6 +185,24 @@ def test_a_mixture_has_components_a_x_plus_b_u_and_one_spread(per: str, shape: t
     assert torch.allclose(found._var, var.reshape(-1, *[1] * (x.ndim)).expand_as(found.means))
 
 
+@pytest.mark.parametrize(
+    "head", [PointHead(), NormalHead(), NormalHead("element"), MixtureHead(3), MixtureHead(3, "item")], ids=str
+)
+def test_a_sequence_is_believed_as_an_image_of_one_column(head: object) -> None:
+    """The same numbers of the net, with the channels last, give the same draws' law: mean, variance and density."""
+    x = x_of((2, 5, 1))
+    says = Rng(1, 3).normal((3, head.channels(2), 5, 1), F64)  # type: ignore[attr-defined]
+    image = saying(head, says, (2, 5, 1))(x, T)
+    network = Network(VP(), SEQUENCE, head, (5, 2))  # type: ignore[arg-type]
+    network.net = Saying(says[..., 0].mT)  # type: ignore[assignment]
+    sequence = network(x[..., 0].mT, T)
+    assert torch.allclose(sequence.mean, image.mean[..., 0].mT)  # type: ignore[attr-defined]
+    if not isinstance(image, Point):
+        assert torch.allclose(sequence.log_prob(0.3 * x[..., 0].mT), image.log_prob(0.3 * x))  # type: ignore[attr-defined]
+        var = image.var.expand_as(x)[..., 0].mT  # type: ignore[attr-defined]
+        assert torch.allclose(sequence.var.expand(3, 5, 2), var)  # type: ignore[attr-defined]
+
+
 # flow maps
 
 
@@ -181,11 +210,12 @@ def test_a_mixture_has_components_a_x_plus_b_u_and_one_spread(per: str, shape: t
 def test_a_flow_map_hears_its_second_time_and_its_class(spec: object, shape: tuple[int, ...]) -> None:
     """Its embedding is that of the level and the class, and that of the second level."""
     torch.manual_seed(0)
-    network = Network(VP(), spec, MapHead(), shape, classes=2).double()  # type: ignore[arg-type]
+    network = Network(VP(), spec, MapHead(), shape, class_label(2)).double()  # type: ignore[arg-type]
     x, cond, to = x_of(shape), torch.tensor([0, 1, -1]), T / 2
     net = network.net
     emb = net.time(VP().logsnr(T), cond) + network.head.target(VP().logsnr(to))  # type: ignore[operator, union-attr]
-    said = net.out(net.run(net.stem(x), emb, 0, len(net.body)), emb, shape[1:])
+    side = SideInputs(emb, VP().logsnr(T))
+    said = net.out(net.run(net.stem(x), side, 0, len(net.body)), side, net.size(x))
     a, b = row(VP(), "v", 1.0, x)
     assert torch.allclose(network(x, T, cond, to).mean, a * x + b * said)  # type: ignore[attr-defined]
     assert torch.equal(network(x, T, cond).mean, network(x, T, cond, T).mean)  # type: ignore[attr-defined]
@@ -207,7 +237,7 @@ def test_features_are_the_states_of_the_first_half_at_unit_size(spec: object, sh
     found = network.features(x, t)
     assert len(found) == net.splits["decoder"] > 0
     for k, block in enumerate(list(net.body)[: net.splits["decoder"]]):
-        state = block(state, emb)
+        state = block(state, SideInputs(emb, emb[:, 0]))
         h = state[0]
         right = h[:, :, None] if h.ndim == 2 else h.transpose(1, 2) if h.ndim == 3 else h.flatten(2)
         assert torch.allclose(found[k], right)

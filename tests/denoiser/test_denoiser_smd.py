@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from softmix.cond import class_label
 from softmix.denoiser import (
     Network,
     Output,
@@ -17,7 +18,7 @@ from softmix.denoiser import (
     affine,
 )
 from softmix.denoiser.smd import _Hyper
-from softmix.net import DiTSpec, MLPSpec, UNetSpec
+from softmix.net import DiTSpec, MLPSpec, SequenceSpec, SideInputs, UNetSpec
 from softmix.posterior import Implicit, ImplicitMean
 from softmix.process import VP, Gaussian
 from softmix.rng import Rng
@@ -28,8 +29,11 @@ T = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
 MLP = MLPSpec(width=16, depth=3, frequencies=2)
 UNET = UNetSpec(width=8, depth=1)
 DIT = DiTSpec(width=16, depth=3, patch=2)
+SEQUENCE = SequenceSpec(width=16, depth=3)
 NETS = pytest.mark.parametrize(
-    ("spec", "shape"), [(MLP, (2,)), (UNET, (2, 4, 4)), (DIT, (2, 4, 4))], ids=["mlp", "unet", "dit"]
+    ("spec", "shape"),
+    [(MLP, (2,)), (UNET, (2, 4, 4)), (DIT, (2, 4, 4)), (SEQUENCE, (5, 2))],
+    ids=["mlp", "unet", "dit", "sequence"],
 )
 
 
@@ -47,7 +51,7 @@ def row(process: Gaussian, output: Output, sd: float, x: Tensor) -> tuple[Tensor
 
 def soft(spec: object, shape: tuple[int, ...], **options: object) -> Network:
     torch.manual_seed(0)
-    network = Network(VP(), spec, SoftHead(**options), shape, classes=2).double()  # type: ignore[arg-type]
+    network = Network(VP(), spec, SoftHead(**options), shape, class_label(2)).double()  # type: ignore[arg-type]
     nn.init.normal_(network.head.off)  # type: ignore[arg-type, union-attr]
     return network
 
@@ -73,9 +77,9 @@ def test_the_mean_goes_through_the_modulated_blocks_with_a_learned_vector(
     assert isinstance(found, ImplicitMean)
     emb = net.time(VP().logsnr(T), cond)
     size = column((VP().alpha(T) ** 2 + VP().sigma(T) ** 2).sqrt(), x)
-    state = net.run(net.stem(x / size), emb, 0, net.splits[where])  # type: ignore[index]
-    emb = emb + network.head.off  # type: ignore[operator, union-attr]
-    said = net.out(net.run(state, emb, net.splits[where], len(net.body)), emb, shape[1:])  # type: ignore[index]
+    state = net.run(net.stem(x / size), SideInputs(emb, emb), 0, net.splits[where])  # type: ignore[index]
+    side = SideInputs(emb + network.head.off, emb)  # type: ignore[operator, union-attr]
+    said = net.out(net.run(state, side, net.splits[where], len(net.body)), side, net.size(x))  # type: ignore[index]
     a, b = row(VP(), "v", 1.0, x)
     assert torch.allclose(found.mean, a * x + b * said)
 
@@ -94,15 +98,15 @@ def test_a_draw_goes_through_g_and_f_and_mixes_its_local_latents_in(
     emb = net.time(VP().logsnr(T), cond)
     size = column((VP().alpha(T) ** 2 + VP().sigma(T) ** 2).sqrt(), x)
     split = net.splits[where]  # type: ignore[index]
-    state = net.run(net.stem(x / size), emb, 0, split)
+    state = net.run(net.stem(x / size), SideInputs(emb, emb), 0, split)
     h = state[0]
     flat = h[:, None] if h.ndim == 2 else h if h.ndim == 3 else h.flatten(2).mT
     z = head.g(torch.cat([eta[0][:, :5], flat.mean(1), emb], 1))  # type: ignore[operator, union-attr]
     if h.ndim > 2:
         flat = flat + head.g_local(torch.cat([flat, eta[0][:, 5:].unflatten(1, (-1, 2))], -1))  # type: ignore[operator, union-attr]
         state = (flat if h.ndim == 3 else flat.mT.reshape(h.shape), *state[1:])
-    emb = emb + head.f(nn.functional.silu(z))  # type: ignore[operator, union-attr]
-    said = net.out(net.run(state, emb, split, len(net.body)), emb, shape[1:])
+    side = SideInputs(emb + head.f(nn.functional.silu(z)), emb)  # type: ignore[operator, union-attr]
+    said = net.out(net.run(state, side, split, len(net.body)), side, net.size(x))
     a, b = row(VP(), "v", 1.0, x)
     assert torch.allclose(found.head(eta)[0], a * x + b * said)
 
@@ -115,8 +119,8 @@ def test_a_soft_head_without_a_mean_has_none() -> None:
 @NETS
 def test_the_latent_has_its_shared_numbers_and_some_for_each_place(spec: object, shape: tuple[int, ...]) -> None:
     """Points have one place, which shares all; of 4 x 4 pixels a patch of 2 makes 4 places, and the U-Net's coarsest
-    level 1."""
-    places = {2: 0, 4: {"UNetSpec": 1, "DiTSpec": 4}.get(type(spec).__name__, 0)}[shape[-1]]
+    level 1; a sequence of 5 has 5."""
+    places = {MLPSpec: 0, UNetSpec: 1, DiTSpec: 4, SequenceSpec: 5}[type(spec)]  # type: ignore[index]
     for latent, local in ((32, 4), (5, 2), (5, 0)):
         found = soft(spec, shape, latent=latent, local=local)(x_of(shape), T)
         assert found.latent_shape == (latent + local * places,)  # type: ignore[attr-defined]
@@ -137,7 +141,7 @@ def test_the_latents_layers_begin_orthogonal_with_a_gain_of_2(spec: object, shap
 @NETS
 def test_draws_hear_the_class(spec: object, shape: tuple[int, ...], head: object) -> None:
     torch.manual_seed(0)
-    network, x = Network(VP(), spec, head, shape, classes=2).double(), x_of(shape)  # type: ignore[arg-type]
+    network, x = Network(VP(), spec, head, shape, class_label(2)).double(), x_of(shape)  # type: ignore[arg-type]
     draws = [network(x, T, torch.full((3,), k)).draws(1, Rng(0, 3)) for k in (-1, 0, 1)]
     none = network(x, T).draws(1, Rng(0, 3))
     assert not torch.allclose(draws[1], draws[2]) and not torch.allclose(draws[0], draws[1])
@@ -162,7 +166,7 @@ def test_the_published_draw_is_its_two_layers_around_the_net(spec: object, shape
     """z from g(x, eta) at the noise level; M(z) after the stem and, another, before the output."""
     torch.manual_seed(0)
     network, x, cond = (
-        Network(VP(), spec, PublishedSMD(7), shape, classes=2).double(),
+        Network(VP(), spec, PublishedSMD(7), shape, class_label(2)).double(),
         x_of(shape),
         torch.tensor([0, 1, -1]),
     )  # type: ignore[arg-type]
@@ -173,15 +177,16 @@ def test_the_published_draw_is_its_two_layers_around_the_net(spec: object, shape
     scaled = x / column((VP().alpha(T) ** 2 + VP().sigma(T) ** 2).sqrt(), x)
     last = lambda h: h.permute(0, 2, 3, 1) if h.ndim == 4 else h  # noqa: E731
     back = lambda h: h.permute(0, 3, 1, 2) if h.ndim == 4 else h  # noqa: E731
-    small = head.g.time(logsnr)  # type: ignore[union-attr, operator]
-    z = head.z(last(head.g.run(head.g.stem(torch.cat([scaled, eta[0]], 1)), small, 0, len(head.g.body))[0]))  # type: ignore[union-attr, operator, arg-type]
-    emb = net.time(logsnr, cond)
+    small = SideInputs(head.g.time(logsnr), logsnr)  # type: ignore[union-attr, operator]
+    both = torch.cat([scaled, eta[0]], net.channel_axis)
+    z = head.z(last(head.g.run(head.g.stem(both), small, 0, len(head.g.body))[0]))  # type: ignore[union-attr, operator, arg-type]
+    side = SideInputs(net.time(logsnr, cond), logsnr)
     state = net.stem(scaled)
     state = (back(head.first(last(state[0]), z)), *state[1:])  # type: ignore[operator, union-attr]
-    state = net.run(state, emb, 0, len(net.body))
+    state = net.run(state, side, 0, len(net.body))
     state = (back(head.last(last(state[0]), z)), *state[1:])  # type: ignore[operator, union-attr]
     a, b = row(VP(), "v", 1.0, x)
-    assert torch.allclose(found.head(eta)[0], a * x + b * net.out(state, emb, shape[1:]))
+    assert torch.allclose(found.head(eta)[0], a * x + b * net.out(state, side, net.size(x)))
 
 
 def test_a_published_layer_is_a_residual_of_two_rank_one_matrices() -> None:

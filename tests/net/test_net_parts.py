@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softmix.net import MLP, DiT, DiTSpec, Embedding, MLPSpec, Net, NetSpec, UNet, UNetSpec
-from softmix.net.base import Modulation, at_least_one, attend, heads_for, places, repeat
+from softmix.cond import class_label
+from softmix.net import MLP, DiT, DiTSpec, Embedding, MLPSpec, Net, NetSpec, SequenceNet, SequenceSpec, UNet, UNetSpec
+from softmix.net.attention import attend, heads_for
+from softmix.net.base import Modulation, SideInputs, at_least_one, places, repeat
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -22,7 +24,12 @@ def random(*shape: int, role: str = "x") -> Tensor:
 
 def seeded(spec: NetSpec, channels: int, out: int, classes: int = 0) -> Net:
     torch.manual_seed(0)
-    return spec.build(channels, out, classes).double()
+    return spec.build(channels, out, class_label(classes)).double()
+
+
+def side(emb: Tensor) -> SideInputs:
+    """For a block that looks at the embedding alone."""
+    return SideInputs(emb, emb[:, 0])
 
 
 def layer(h: Tensor) -> Tensor:
@@ -37,6 +44,7 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
     assert MLPSpec() == MLPSpec(width=128, depth=4, frequencies=16)
     assert UNetSpec() == UNetSpec(width=64, mults=(1, 2), depth=2, patch=2, attention=True)
     assert DiTSpec() == DiTSpec(width=192, depth=6, patch=4, heads=0)
+    assert SequenceSpec() == SequenceSpec(width=128, depth=4, heads=0)
 
 
 def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
@@ -44,12 +52,14 @@ def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
         (MLPSpec(16, 2), MLP, (3, 2)),
         (UNetSpec(8), UNet, (3, 2, 8, 8)),
         (DiTSpec(16), DiT, (3, 2, 8, 8)),
+        (SequenceSpec(16), SequenceNet, (3, 8, 2)),
     ):
         net = spec.build(2, 5)
         assert type(net) is kind and net.time.classes is None
         assert net.width == spec.width and net.embed_width == (4 if kind is UNet else 1) * spec.width
-        assert net(torch.zeros(shape), torch.zeros(3)).shape == (3, 5, *shape[2:])
-        assert spec.build(2, 5, 4).time.classes.num_embeddings == 5  # type: ignore[union-attr]
+        out = (3, 8, 5) if kind is SequenceNet else (3, 5, *shape[2:])
+        assert net(torch.zeros(shape), torch.zeros(3)).shape == out
+        assert spec.build(2, 5, class_label(4)).time.classes.num_embeddings == 5  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +75,8 @@ def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
         (lambda: DiTSpec(width=0), "width"),
         (lambda: DiTSpec(depth=0), "depth"),
         (lambda: DiTSpec(patch=0), "patch"),
+        (lambda: SequenceSpec(width=0), "width"),
+        (lambda: SequenceSpec(depth=0), "depth"),
     ],
 )
 def test_a_size_of_nothing_is_refused(make: object, name: str) -> None:
@@ -99,7 +111,7 @@ def test_beyond_20_a_noise_level_is_20() -> None:
 
 def test_a_class_has_an_embedding_and_so_has_none() -> None:
     """It is added; -1 and no label are the last of the table."""
-    embedding = Embedding(8, classes=3)
+    embedding = Embedding(8, class_label(3))
     assert embedding.classes is not None
     level = torch.zeros(4)
     bare = embedding.layers(torch.cat([torch.zeros(4, 16), torch.ones(4, 16)], 1))
@@ -157,8 +169,13 @@ def test_places_are_last_in_any_state() -> None:
 
 NETS = pytest.mark.parametrize(
     ("spec", "shape"),
-    [(MLPSpec(16, 5, 3), (2,)), (UNetSpec(8, depth=2), (2, 8, 8)), (DiTSpec(16, 5, 2), (2, 8, 8))],
-    ids=["mlp", "unet", "dit"],
+    [
+        (MLPSpec(16, 5, 3), (2,)),
+        (UNetSpec(8, depth=2), (2, 8, 8)),
+        (DiTSpec(16, 5, 2), (2, 8, 8)),
+        (SequenceSpec(16, 5), (7, 2)),
+    ],
+    ids=["mlp", "unet", "dit", "sequence"],
 )
 
 
@@ -170,18 +187,22 @@ def test_a_net_is_its_stem_its_blocks_and_its_output(spec: NetSpec, shape: tuple
         torch.tensor([-3.0, 0.0, 9.0]).double(),
         torch.tensor([1, -1, 3]),
     )
-    emb, state = net.time(level, label), net.stem(x)
+    told, state, left = side(net.time(level, label)), net.stem(x), []
     for block in net.body:
-        state = block(state, emb)
-    assert torch.allclose(net(x, level, label), net.out(state, emb, shape[1:]))
-    assert list(net.taps) == [f"body.{k}" for k in range(len(net.body))]
-    assert all(net.taps[f"body.{k}"] is block for k, block in enumerate(net.body))
+        state = block(state, told)
+        left.append(state[0])
+    assert torch.allclose(net(x, level, label), net.out(state, told, net.size(x)))
+    names = [f"body.{k}" for k in range(len(net.body))]
+    out, seen = net(x, level, label, seen=names)
+    assert torch.equal(out, net(x, level, label)) and list(seen) == names
+    assert all(torch.allclose(seen[name], h) for name, h in zip(names, left, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_a_latent_enters_before_all_blocks_before_the_second_half_or_before_the_last(depth: int) -> None:
     right = {"all": 0, "decoder": depth // 2, "head": depth - 1}
     assert MLPSpec(16, depth).build(2, 2).splits == right == DiTSpec(16, depth).build(2, 2).splits
+    assert SequenceSpec(16, depth).build(2, 2).splits == right
 
 
 @pytest.mark.parametrize("mults", [(1,), (1, 2), (1, 2, 3)])
@@ -214,8 +235,8 @@ def test_a_block_of_the_mlp_is_its_formula() -> None:
     block, h = net.body[0], random(4, 16)
     scale, shift = block.modulation(emb)
     right = h + block.second(silu((1 + scale) * layer(block.first(h)) + shift))
-    assert torch.allclose(block((h,), emb)[0], right)
-    assert torch.allclose(net.out((h,), emb, ()), net.leave(silu(h)))  # type: ignore[operator]
+    assert torch.allclose(block((h,), side(emb))[0], right)
+    assert torch.allclose(net.out((h,), side(emb), ()), net.leave(silu(h)))  # type: ignore[operator]
 
 
 # the transformer
@@ -244,12 +265,14 @@ def test_a_block_of_the_transformer_is_its_formula(heads: int) -> None:
     parts, u = [y[..., 16 * k : 16 * k + 16].unflatten(-1, (heads, -1)).transpose(1, 2) for k in range(3)], y[..., 48:]
     mixed = nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
     right = h + block.leave(torch.cat([mixed, u.clamp(min=0)], -1))
-    assert torch.allclose(block((h,), emb)[0], right)
+    assert torch.allclose(block((h,), side(emb))[0], right)
 
 
 def test_heads_are_as_told_or_of_32_channels() -> None:
-    assert DiTSpec(64, 1).build(3, 3).body[0].heads == 2 and DiTSpec(64, 1, heads=8).build(3, 3).body[0].heads == 8
-    assert DiTSpec().build(1, 1).body[0].heads == 6
+    for spec in (DiTSpec, SequenceSpec):
+        heads = [spec(64, 1, heads=heads).build(3, 3).body[0].attention.heads for heads in (0, 8)]
+        assert heads == [2, 8]
+    assert DiTSpec().build(1, 1).body[0].attention.heads == 6
     with pytest.raises(ValueError, match="5 heads were asked for in a DiT of width 64"):
         DiTSpec(64, 1, heads=5).build(3, 3)
     with pytest.raises(ValueError, match="multiple of 4"):
@@ -258,7 +281,7 @@ def test_heads_are_as_told_or_of_32_channels() -> None:
 
 def test_the_transformer_ends_in_pixels_of_a_normalised_state() -> None:
     net, h = seeded(DiTSpec(16, 1, 2), 3, 3), random(2, 6, 16)
-    found = net.out((h,), h, (4, 6))
+    found = net.out((h,), side(h[:, 0]), (4, 6))
     said = net.leave(layer(h))  # type: ignore[operator]
     for row in range(2):
         for column in range(3):

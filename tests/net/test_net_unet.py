@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softmix.net import DiTSpec, Net, NetSpec, UNet, UNetSpec
+from softmix.cond import class_label
+from softmix.net import DiTSpec, Net, NetSpec, SideInputs, UNet, UNetSpec
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -19,7 +20,7 @@ def random(*shape: int, role: str = "x") -> Tensor:
 
 def seeded(spec: NetSpec, channels: int, out: int, classes: int = 0) -> Net:
     torch.manual_seed(0)
-    return spec.build(channels, out, classes).double()
+    return spec.build(channels, out, class_label(classes)).double()
 
 
 def layer(h: Tensor) -> Tensor:
@@ -48,8 +49,8 @@ def residual(res: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
 
 def attention(part: nn.Module, h: Tensor) -> Tensor:
     batch, width, height, wide = h.shape
-    assert part.heads == max(width // 32, 1)
-    qkv = part.qkv(normed(part.norm, h)).flatten(2).unflatten(1, (3, part.heads, -1)).transpose(-1, -2)  # type: ignore[operator, arg-type]
+    assert part.attention.heads == max(width // 32, 1)
+    qkv = part.qkv(normed(part.norm, h)).flatten(2).unflatten(1, (3, part.attention.heads, -1)).transpose(-1, -2)  # type: ignore[operator, arg-type]
     mixed = nn.functional.scaled_dot_product_attention(*qkv.unbind(1))
     return h + part.join(mixed.transpose(-1, -2).reshape(batch, width, height, wide))  # type: ignore[operator]
 
@@ -82,9 +83,10 @@ def test_a_unet_is_its_blocks_written_out(attends: bool, side: tuple[int, int], 
             h = nn.functional.interpolate(h, scale_factor=2, mode="nearest")[..., : skip.shape[-2], : skip.shape[-1]]
         h = residual(next(blocks).res, torch.cat([h, skip], 1), emb)
     h = residual(next(blocks).res, h, emb)
-    state = net.run(net.stem(x), emb, 0, len(net.body))
+    told = SideInputs(emb, emb[:, 0])
+    state = net.run(net.stem(x), told, 0, len(net.body))
     assert torch.allclose(state[0], h) and len(state) == 1 and next(blocks, None) is None
-    assert torch.allclose(net.out(state, emb, side), net.leave(silu(normed(net.norm, h))))
+    assert torch.allclose(net.out(state, told, side), net.leave(silu(normed(net.norm, h))))
 
 
 def test_a_unets_levels_are_as_wide_as_its_multiples() -> None:

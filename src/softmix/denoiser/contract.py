@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..cond import Cond
 from ..posterior import Posterior
 from ..process import Process
 
@@ -18,6 +19,9 @@ Suits = tuple[str, Mapping[str, Any]]
 class Denoiser(Protocol):
     """What is believed of x0 when x_t is seen at time t (one for all, or [B]) and cond is known.
 
+    cond is a `Cond`, or a tensor of labels [B]. A denoiser that was built for some conditions says which by `cond`, a
+    `CondSpec`.
+
     A flow map is a denoiser of two times: it says so by `two_times`, takes `to` as a fourth argument, and
     answers with the x0 that takes DDIM's step from t to `to` along the ODE without error.
     """
@@ -25,7 +29,7 @@ class Denoiser(Protocol):
     @property
     def process(self) -> Process: ...
 
-    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior: ...
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior: ...
 
 
 Wrap = Callable[[Denoiser], Denoiser]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..posterior import Empirical, FullMixture
 from ..process import Gaussian
 from ..shape import column
@@ -37,7 +38,7 @@ class ExactMixture:
         eigenvalues, self.vectors = torch.linalg.eigh(covariances)
         self.eigenvalues = eigenvalues.clamp(min=0)
 
-    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> FullMixture:
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> FullMixture:
         if self.process.per_element:
             return self._by_element(xt, t)
         alpha, sigma = (
@@ -113,7 +114,7 @@ class ExactData:
     def __init__(self, process: Gaussian, points: Tensor):
         self.process, self.points = process, points
 
-    def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Empirical:
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Empirical:
         points = self.points.to(xt)
         alpha, sigma = (column(part(t), xt).reshape(-1, 1) for part in (self.process.alpha, self.process.sigma))
         x, y = xt.flatten(1), points.flatten(1)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, Protocol
 from torch import nn
 
 from ..net import Net, NetSpec
-from ..net.base import Embedding, at_least_one
+from ..net.base import at_least_one
+from ..net.embedding import Embedding
 from ..posterior import Mixture, Normal, Point, Posterior
 from ..shape import column
 from .contract import Suits
@@ -38,7 +39,7 @@ class PointHead:
 
 class _Point(nn.Module):
     def forward(self, net: Net, given: Inputs) -> Posterior:
-        return Point(given.x0(net(given.x, given.logsnr, given.label)))
+        return Point(given.x0(net.through(given.x, given.side)))
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,8 @@ class _Map(nn.Module):
         self.target = Embedding(net.embed_width)
 
     def forward(self, net: Net, given: Inputs) -> Posterior:
-        emb = net.time(given.logsnr, given.label) + self.target(given.target)
-        state = net.run(net.stem(given.x), emb, 0, len(net.body))
-        return Point(given.x0(net.out(state, emb, tuple(given.x.shape[2:]))))
+        side = given.side.with_emb(given.side.emb + self.target(given.target))
+        return Point(given.x0(net.through(given.x, side)))
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,18 @@ class NormalHead:
         return channels + (1 if self.per == "item" else channels)
 
     def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
-        return _Normal(shape[0], self.per)
+        return _Normal(self.per)
 
 
 class _Normal(nn.Module):
-    def __init__(self, channels: int, per: Literal["item", "element"]):
+    def __init__(self, per: Literal["item", "element"]):
         super().__init__()
-        self.channels, self.per = channels, per
+        self.per = per
 
     def forward(self, net: Net, given: Inputs) -> Posterior:
-        output = net(given.x, given.logsnr, given.label).to(given.xt.dtype)
-        mean, log_sd = output[:, : self.channels], output[:, self.channels :]
+        output = net.through(given.x, given.side).to(given.xt.dtype)
+        channels = given.xt.shape[given.axis]
+        mean, log_sd = output.split([channels, output.shape[given.axis] - channels], dim=given.axis)
         if self.per == "item":
             log_sd = log_sd.flatten(1).mean(1).reshape(-1, *(1,) * (mean.ndim - 1))
         return Normal(given.x0(mean), (column(given.b, given.xt) * log_sd.exp()) ** 2)
@@ -126,14 +127,16 @@ class _Mixture(nn.Module):
         self.k, self.per = k, per
 
     def forward(self, net: Net, given: Inputs) -> Posterior:
-        batch, channels, *size = given.xt.shape
-        output = net(given.x, given.logsnr, given.label).to(given.xt.dtype)
-        means, weights, log_sd = output.split([self.k * channels, self.k, 1], dim=1)
-        means = means.reshape(batch, self.k, channels, *size).transpose(0, 1).flatten(0, 1)
-        means = given.x0(means).reshape(self.k, batch, channels, *size).transpose(0, 1)
+        channels, axis = given.xt.shape[given.axis], given.axis
+        output = net.through(given.x, given.side).to(given.xt.dtype)
+        means, weights, log_sd = output.split([self.k * channels, self.k, 1], dim=axis)
+        means = means.unflatten(axis, (self.k, channels)).movedim(axis, 0)
+        means = given.x0(means.flatten(0, 1)).unflatten(0, (self.k, -1)).transpose(0, 1)
         sd = column(given.b, given.xt).abs() * log_sd.flatten(1).mean(1).reshape(-1, *(1,) * (given.xt.ndim - 1)).exp()
-        if self.per == "item" or not size:
-            weights = weights.flatten(2).mean(2) if size else weights
+        # [B, K, ...]: with 1 in the place of the channels, or of everything
+        weights = weights.movedim(axis, 1)
+        if self.per == "item" or weights.ndim == 2:
+            weights = weights.flatten(2).mean(2) if weights.ndim > 2 else weights
         else:
-            weights = weights[:, :, None]
+            weights = weights.unsqueeze(axis + 1)
         return Mixture(weights, means, (sd**2)[:, None])

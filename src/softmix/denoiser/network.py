@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..cond import NONE, Cond, CondSpec, as_cond
-from ..net import DiTSpec, MLPSpec, NetSpec, UNetSpec
+from ..cond import UNCONDITIONED, Cond, CondError, CondSpec
+from ..net import NetSpec, SideInputs, channels_of
 from ..net.base import places
 from ..posterior import Posterior
 from ..process import Framed, Gaussian
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a head is given: the scaled input, the noise level, the class, and the way back to x0.
+    """What a head is given: the scaled input, what the blocks are told beside it, and the way back to x0.
 
-    x [B, C, ...]; logsnr [B]; label [B] or None; a, b : x0 = a x_t + b F; xt [B, C, ...]; target [B] : logsnr
-    of the second time, for a flow map.
+    x [B, C, ...], or with the channels at `axis`; side : noise level and condition, as `Net.side` made them; a, b :
+    x0 = a x_t + b F; xt, of the same shape as x; target [B] : logsnr of the second time, for a flow map.
     """
 
     x: Tensor
-    logsnr: Tensor
-    label: Tensor | None
+    side: SideInputs
     xt: Tensor
     a: Tensor
     b: Tensor
     target: Tensor
+    axis: int = 1
 
     def x0(self, output: Tensor) -> Tensor:
         """x0 = a x_t + b F for F [B, ...], or [m B, ...] with the batch repeated draw by draw."""
@@ -44,7 +45,7 @@ class Inputs:
 
 
 class Network(nn.Module):
-    """posterior = head(net(c_in x_t, logsnr, label)), with x0 = a x_t + b F from the affine table.
+    """posterior = head(net(c_in x_t, logsnr, cond)), with x0 = a x_t + b F from the affine table.
 
     Parameters
     ----------
@@ -52,10 +53,12 @@ class Network(nn.Module):
         state in the frame. In another basis it sees x itself, scaled by frequency, and `output` must be "x0".
     net : the body's specification.
     head : what is believed: a point, a normal, a mixture, or a soft mixture.
-    shape : of one item, (C, H, W) or (D,).
-    cond : the conditions that it is built for.
+    shape : of one item, (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
+    cond : the conditions that it is built for. A call's `cond` is a `Cond` with any of these parts, or labels [B].
     output : what the network is taken to say, a row of `softmix.denoiser.parameterise`.
     data_sd : the standard deviation of x0. The input is scaled by 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
+
+    Raises ValueError for items that the net does not take, and CondError, a ValueError, for conditions.
     """
 
     def __init__(
@@ -64,33 +67,28 @@ class Network(nn.Module):
         net: NetSpec,
         head: HeadSpec,
         shape: tuple[int, ...],
-        cond: CondSpec = NONE,
+        cond: CondSpec = UNCONDITIONED,
         output: Output = "v",
         data_sd: float = 1.0,
     ):
         super().__init__()
-        points = len(shape) == 1
-        if isinstance(net, UNetSpec | DiTSpec if points else MLPSpec):
-            use = "MLPSpec" if points else "UNetSpec or DiTSpec"
-            raise ValueError(f"{type(net).__name__} does not take items of shape {tuple(shape)}: use {use}")
         if isinstance(process, Framed) and not process.keeps_x0 and output != "x0":
             raise ValueError(
                 f"{type(process).__name__} moves x0 into another frame, where the table of outputs holds, and the net "
                 f'sees x itself: output {output!r} is not known there; take output="x0"'
             )
-        self.process, self.shape, self.cond, self.output, self.data_sd = (
-            process,
-            tuple(shape),
-            cond,
-            output,
-            data_sd,
-        )
-        self.net = net.build(shape[0], head.channels(shape[0]), cond.classes)
+        self.process, self.shape, self.cond = process, tuple(shape), cond
+        self.output, self.data_sd = output, data_sd
+        channels, self._channels_at = channels_of(net, self.shape)
+        self.net = net.build(channels, head.channels(channels), cond)
+        without = [part for part in cond.parts if part not in self.net.parts]
+        if without:
+            raise CondError(f"{type(net).__name__} takes {', '.join(self.net.parts)}, and was asked for with {cond}")
         self.head = head.build(self.net, net, self.shape)
 
     @property
     def classes(self) -> int:
-        """The number of classes of its first label, 0 without labels."""
+        """The number of classes of the first label, 0 without labels."""
         return self.cond.classes
 
     @property
@@ -99,44 +97,77 @@ class Network(nn.Module):
         return bool(getattr(self.head, "two_times", False))
 
     def forward(
-        self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
+        self,
+        xt: Tensor,
+        t: Tensor | float,
+        cond: Cond | Tensor | None = None,
+        to: Tensor | float | None = None,
     ) -> Posterior:
-        other = xt.ndim != len(self.shape) + 1 or xt.shape[1] != self.shape[0]
-        # a latent with a number for each place has the size of the images that it was made for
-        if tuple(xt.shape[1:]) != self.shape and (other or hasattr(self.head, "latent_shape")):
-            raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has {tuple(xt.shape[1:])}")
-        t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None).expand(len(xt))
+        return self.observed(xt, t, cond, to)[0]
+
+    def observed(
+        self,
+        xt: Tensor,
+        t: Tensor | float,
+        cond: Cond | Tensor | None = None,
+        to: Tensor | float | None = None,
+        seen: Sequence[int | str] = (),
+    ) -> tuple[Posterior, SideInputs]:
+        """The posterior, and what the net's blocks were told and leave beside it: `.seen`, the states of the blocks in
+        `seen` by number, and `.extra`, the outputs that blocks put there for a loss.
+
+        A posterior of draws runs blocks when it is asked for draws or for its mean; what they leave comes then.
+        """
+        self._of_my_shape(xt)
+        t = self._times(t, xt)
         alpha, sigma = self._base.alpha(t), self._base.sigma(t)
         a, b = affine(self.output, alpha, sigma, self.data_sd)
-        scaled, xt = self._seen(xt, t, (alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), cond)
         logsnr = self.process.logsnr(t).to(device=xt.device, dtype=xt.dtype)
         target = logsnr if to is None else self.process.logsnr(to).to(logsnr).expand(len(xt))
-        told = as_cond(cond)
-        self.cond.check(told, tuple(xt.shape[2:]))
-        label = None if told is None else told.label
-        posterior: Posterior = self.head(self.net, Inputs(scaled, logsnr, label, xt, a, b, target))
-        return posterior
+        scaled, xt = self._seen(xt, t, self._unit(alpha, sigma), cond)
+        side = self.net.side(scaled, logsnr, cond, seen)
+        posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1))
+        return posterior, side
+
+    def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:
+        """What the first half of the net makes of x, taken for an x_t at time t: a [B, C, places] for each block."""
+        t = self._times(t, x)
+        half = self.net.splits["decoder"]
+        scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
+        logsnr = self.process.logsnr(t).to(device=x.device, dtype=x.dtype)
+        side = self.net.side(scaled, logsnr, seen=range(half))
+        self.net.run(self.net.start(scaled, side), side, 0, half)
+        return [places(side.seen[number]) for number in range(half)]
 
     @property
     def _base(self) -> Gaussian:
         return self.process.base if isinstance(self.process, Framed) else self.process
 
-    def _seen(self, xt: Tensor, t: Tensor, scale: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _unit(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """c_in, by which x_t has a standard deviation of 1."""
+        return (alpha**2 * self.data_sd**2 + sigma**2).rsqrt()
+
+    def _seen(self, xt: Tensor, t: Tensor, unit: Tensor, cond: Cond | Tensor | None) -> tuple[Tensor, Tensor]:
         """What the net is given, of unit size, and the state that the table is about."""
         if not isinstance(self.process, Framed):
-            return xt * column(scale, xt), xt
+            return xt * column(unit, xt), xt
         y = self.process.enter(xt, t, cond)
-        scaled = y * column(scale, y)
+        scaled = y * column(unit, y)
         return (scaled, y) if self.process.keeps_x0 else (self.process.leave(scaled, t, cond), xt)
 
-    def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:
-        """What the first half of the net makes of x, taken for an x_t at time t: a [B, C, places] for each block."""
-        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
-        alpha, sigma = self._base.alpha(t), self._base.sigma(t)
-        scaled = x * column((alpha**2 * self.data_sd**2 + sigma**2).rsqrt(), x)
-        emb = self.net.time(self.process.logsnr(t).to(device=x.device, dtype=x.dtype))
-        state, seen = self.net.stem(scaled), []
-        for block in self.net.body[: self.net.splits["decoder"]]:
-            state = block(state, emb)
-            seen.append(places(state[0]))
-        return seen
+    def _times(self, t: Tensor | float, xt: Tensor) -> Tensor:
+        """One time an item. Raises ValueError for another number of times."""
+        t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None)
+        if t.ndim > 1 or t.numel() not in (1, len(xt)):
+            raise ValueError(
+                f"one time, or one for each of {len(xt)} items, was expected; found the shape {list(t.shape)}"
+            )
+        return t.expand(len(xt))
+
+    def _of_my_shape(self, xt: Tensor) -> None:
+        """Raises ValueError for items that this model was not made for. Size may differ where the net takes any."""
+        at, found = self._channels_at, tuple(xt.shape[1:])
+        other = len(found) != len(self.shape) or found[at] != self.shape[at] or 0 in found
+        # a latent with a number for each place has the size of the items that it was made for
+        if found != self.shape and (other or getattr(self.head, "fixed_size", hasattr(self.head, "latent_shape"))):
+            raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has {found}")

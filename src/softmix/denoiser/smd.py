@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ..net import MLPSpec, Net, NetSpec
-from ..net.base import State, Where, at_least_one, repeat
+from ..net import MLPSpec, Net, NetSpec, channels_of
+from ..net.base import SideInputs, State, Where, at_least_one, repeat
 from ..posterior import Implicit, ImplicitMean, Posterior
 from .contract import Suits
 from .network import Inputs
@@ -27,7 +27,7 @@ class SoftHead:
 
     where : which blocks the latent modulates: only the last ("head"), the second half ("decoder"), or "all".
     latent : numbers in the part of eta that the whole item shares.
-    local : numbers at each place of the state where eta enters (images only): detail that is not shared.
+    local : numbers at each place of the state where eta enters (images and sequences): detail that is not shared.
     mean : "own" gives the posterior a mean by running the modulated blocks once more with a learned vector
         in the place of f(z, t), to be trained by squared error; "none" leaves it without one.
     scale : the standard deviation of eta. With 0 it says nothing: the control with the same parameters and operations.
@@ -57,12 +57,9 @@ class SoftHead:
 def _places(net: Net, shape: tuple[int, ...], split: int) -> torch.Size:
     """The shape of the state's first tensor where eta enters, for one item."""
     with torch.no_grad():
-        emb = net.time(torch.zeros(1))
-        return net.run(net.stem(torch.zeros(1, *shape)), emb, 0, split)[0].shape[1:]
-
-
-def _channel_axis(net: Net, h: Tensor) -> int:
-    return 2 if h.ndim == 3 else 1
+        x = torch.zeros(1, *shape)
+        side = net.side(x, torch.zeros(1))
+        return net.run(net.start(x, side), side, 0, split)[0].shape[1:]
 
 
 class _Soft(nn.Module):
@@ -76,6 +73,7 @@ class _Soft(nn.Module):
         width = entering[1] if self.tokens else entering[0]
         self.size = () if len(entering) == 1 else entering[:1] if self.tokens else entering[1:]
         self.local = spec.local if self.size else 0
+        self.fixed_size = bool(self.local)
         self.g = nn.Sequential(
             nn.Linear(spec.latent + width + net.embed_width, net.embed_width),
             nn.SiLU(),
@@ -92,26 +90,28 @@ class _Soft(nn.Module):
         self.latent_shape = (spec.latent + self.local * torch.Size(self.size).numel(),)
 
     def forward(self, net: Net, given: Inputs) -> Posterior:
-        emb = net.time(given.logsnr, given.label)
-        state = net.run(net.stem(given.x), emb, 0, self.split)
-        size = tuple(given.x.shape[2:])
+        side, size = given.side, net.size(given.x)
+        state = net.run(net.start(given.x, side), side, 0, self.split)
+        # what the stem has seen is not needed again: one copy of it for each draw would be
+        side = replace(side, image=None)
 
-        def finish(state: State, emb: Tensor) -> Tensor:
-            return given.x0(net.out(net.run(state, emb, self.split, len(net.body)), emb, size))
+        def finish(state: State, side: SideInputs) -> Tensor:
+            return given.x0(net.out(net.run(state, side, self.split, len(net.body)), side, size))
 
         def head(eta: Tensor) -> Tensor:
             m = len(eta)
-            several, emb_m = repeat(state, m), repeat((emb,), m)[0]
+            several, side_m = repeat(state, m), side.repeat(m)
+            emb = side_m.emb
             eta = self.spec.scale * eta.flatten(0, 1)
             shared, local = eta.split([self.spec.latent, eta.shape[-1] - self.spec.latent], dim=1)
             pooled = several[0] if not self.size else several[0].mean(1) if self.tokens else several[0].mean((2, 3))
-            z = self.g(torch.cat([shared.to(emb_m.dtype), pooled.to(emb_m.dtype), emb_m], dim=1))
+            z = self.g(torch.cat([shared.to(emb.dtype), pooled.to(emb.dtype), emb], dim=1))
             if self.local:
                 several = (self._placed(several[0], local), *several[1:])
-            return finish(several, emb_m + self.f(nn.functional.silu(z))).unflatten(0, (m, -1))
+            return finish(several, side_m.with_emb(emb + self.f(nn.functional.silu(z)))).unflatten(0, (m, -1))
 
         def mean() -> Tensor:
-            return finish(state, emb + self.off)
+            return finish(state, side.with_emb(side.emb + self.off))
 
         if self.spec.mean == "none":
             return Implicit(head, len(given.xt), self.latent_shape, given.xt)
@@ -174,21 +174,23 @@ class _Published(nn.Module):
             if not isinstance(spec, MLPSpec)
             else replace(spec, width=max(spec.width // 4, 8), depth=2)
         )
-        self.g = small.build(2 * shape[0], shape[0])
+        channels, _ = channels_of(spec, shape)
+        self.g = small.build(2 * channels, channels)
         self.z = nn.Linear(self.g.width, latent)
         self.first, self.last = _Hyper(net.width, latent), _Hyper(net.width, latent)
-        self.latent_shape = shape
+        self.latent_shape, self.fixed_size = shape, True
 
     def forward(self, net: Net, given: Inputs) -> Posterior:
         def head(eta: Tensor) -> Tensor:
             m = len(eta)
-            x, emb, logsnr = repeat((given.x, net.time(given.logsnr, given.label), given.logsnr), m)
-            small = self.g.time(logsnr)
-            features = self.g.run(self.g.stem(torch.cat([x, eta.flatten(0, 1)], dim=1)), small, 0, len(self.g.body))
+            (x,), side = repeat((given.x,), m), given.side.repeat(m)
+            both = torch.cat([x, eta.flatten(0, 1).to(x.dtype)], dim=given.axis)
+            small = self.g.side(both, side.logsnr)
+            features = self.g.run(self.g.start(both, small), small, 0, len(self.g.body))
             z = self.z(_channels_last(features[0]))
-            state = _on_first(net.stem(x), lambda h: self.first(h, z))
-            state = _on_first(net.run(state, emb, 0, len(net.body)), lambda h: self.last(h, z))
-            return given.x0(net.out(state, emb, tuple(x.shape[2:]))).unflatten(0, (m, -1))
+            state = _on_first(net.start(x, side), lambda h: self.first(h, z))
+            state = _on_first(net.run(state, side, 0, len(net.body)), lambda h: self.last(h, z))
+            return given.x0(net.out(state, side, net.size(x))).unflatten(0, (m, -1))
 
         return Implicit(head, len(given.xt), self.latent_shape, given.xt)
 

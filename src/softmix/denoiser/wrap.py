@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..cond import UNCONDITIONED, Cond, CondSpec, as_cond
 from ..posterior import HasMean, Implicit, Joint, Point, Posterior, joined, need
 from ..process import Framed, Process
 from ..rng import Rng
@@ -17,7 +18,8 @@ from .network import Network
 # by which a logsnr that was computed may differ from the number that it is
 _ROUNDING = 1e-5
 
-Call = Callable[[Denoiser, Tensor, "Tensor | float", "Tensor | None"], Posterior]
+# the last is a Cond, a tensor or None; a function may take fewer of them
+Call = Callable[[Denoiser, Tensor, "Tensor | float", Any], Posterior]
 
 
 class Wrapped:
@@ -34,7 +36,7 @@ class Wrapped:
         return self.inner.process
 
     def __call__(
-        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+        self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         return self._call(self.inner if to is None else towards(to)(self.inner), xt, t, cond)
 
@@ -52,7 +54,7 @@ class Counted(Wrapped):
         super().__init__(inner, self._count)
         self.calls = self.items = 0
 
-    def _count(self, inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+    def _count(self, inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
         self.calls += 1
         self.items += len(xt)
         return inner(xt, t, cond)
@@ -80,9 +82,14 @@ class Staged(nn.Module):
     def __init__(self, soft: Network, until: float):
         super().__init__()
         self.soft, self.until = soft, until
-        self.process, self.shape, self.cond, self.classes = soft.process, soft.shape, soft.cond, soft.classes
+        self.process, self.shape, self.classes = soft.process, soft.shape, soft.classes
 
-    def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
+    @property
+    def cond(self) -> CondSpec:
+        """The conditions that it was built for."""
+        return self.soft.cond
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior:
         soft = self.process.logsnr(t) <= self.until
         if soft.any() and not soft.all():
             raise ValueError("a belief that is soft at some noise levels only needs one time for the whole batch")
@@ -118,36 +125,74 @@ def classifier_free(scale: float) -> Rule:
     return lambda told, untold: untold + scale * (told - untold)
 
 
-def guided(rule: Rule | float, untold: Tensor | None = None) -> Wrap:
-    """Guidance by a rule that joins what is believed with the condition and without it.
+def guided(rule: Rule | float, untold: Cond | Tensor | None = None, drop: str | Sequence[str] | None = None) -> Wrap:
+    """Guidance by a rule that joins what is believed with the condition and with less of it.
 
-    untold : the condition that stands for none, [1, ...]; by default the label -1. For text, the embedding of "", or
-    of what the picture should not be. rule : a function of two estimates of x0, or a number for `classifier_free`. It
-    acts on the means; on an implicit posterior it acts on draws with the same latent, so that the mixture survives; on
-    a Categorical or Levels on the log-probabilities, and on a Joint part by part. Of any other only the mean is left.
+    Give one of the two, or none: then all that is given is dropped.
+
+    drop : the parts, or the labels by their names, that the second question goes without: ("label",), ("image",
+        "context"), ("shoe",). Wraps of several parts combine: guided(2, drop="image")(guided(5, drop="label")(model)).
+    untold : the condition that stands for none, [1, ...]. For text, the embedding of "", or of what the picture should
+        not be.
+    rule : a function of two estimates of x0, or a number for `classifier_free`. It acts on the means; on an implicit
+        posterior it acts on draws with the same latent, so that the mixture survives; on a Categorical or Levels on
+        the log-probabilities, and on a Joint part by part. Of any other only the mean is left.
+
+    Raises ValueError without a condition, for parts that are not given, and for an embedding without `untold`.
     """
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
+    names = (drop,) if isinstance(drop, str) else drop
+    if names is not None and (untold is not None or not names):
+        raise ValueError(
+            "guidance goes without the parts in drop, at least one, or has untold in place of the condition"
+        )
 
     def wrap(denoiser: Denoiser) -> Denoiser:
-        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
-            if cond is None:
+        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
+            if cond is None or (isinstance(cond, Cond) and not cond.parts):
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
-            if untold is None and cond.is_floating_point():
-                raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
-            nothing = torch.full_like(cond, -1) if untold is None else untold.to(cond).expand_as(cond)
-            other = _elsewhere(denoiser.process, xt, t, cond, nothing)
-            return joined(inner(xt, t, cond), inner(other, t, nothing), join, "guidance")
+            less = _in_place_of(cond, untold) if untold is not None else _without(cond, names, inner)
+            other = _elsewhere(denoiser.process, xt, t, cond, less)
+            return joined(inner(xt, t, cond), inner(other, t, less), join, "guidance")
 
         return Wrapped(denoiser, call)
 
     return wrap
 
 
-def _elsewhere(process: Process, xt: Tensor, t: Tensor | float, cond: Tensor, other: Tensor) -> Tensor:
+def _elsewhere(process: Process, xt: Tensor, t: Tensor | float, cond: Any, other: Any) -> Tensor:
     """The state that is for another condition what xt is for this one: the same in the frame, if there is one."""
     if not isinstance(process, Framed):
         return xt
     return process.leave(process.enter(xt, t, cond), t, other)
+
+
+def _in_place_of(cond: Cond | Tensor, untold: Cond | Tensor) -> Cond | Tensor:
+    """`untold`, a row for each of the condition's, where they are."""
+    if len(untold) not in (1, len(cond)):
+        raise ValueError(
+            f"what stands for none has {len(untold)} rows, and the condition {len(cond)}: give one, or as many"
+        )
+    if isinstance(untold, Cond):
+        return untold.to(_device(cond)).expand(len(cond))
+    if isinstance(cond, Cond):
+        raise ValueError("the condition is a Cond and what stands for none is a tensor: give untold as a Cond too")
+    return untold.to(cond).expand_as(cond)
+
+
+def _device(cond: Cond | Tensor) -> torch.device:
+    return cond.device if isinstance(cond, Tensor) else next(getattr(cond, part).device for part in cond.parts)
+
+
+def _without(cond: Cond | Tensor, names: Sequence[str] | None, denoiser: Denoiser) -> Cond | Tensor:
+    """The condition without these parts and labels, or without any; a tensor of labels stays one."""
+    if not isinstance(cond, Cond) and cond.is_floating_point():
+        raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
+    if not isinstance(cond, Cond) and names is None:
+        return torch.full_like(cond, -1)
+    given = cast(Cond, as_cond(cond))
+    less = given.without(given.parts if names is None else names, getattr(denoiser, "cond", UNCONDITIONED))
+    return less if isinstance(cond, Cond) else cast(Tensor, less.label)
 
 
 def autoguided(weak: Denoiser, scale: float) -> Wrap:
@@ -168,7 +213,7 @@ class _Autoguided(Wrapped):
         self.weak, self.join = weak, join
 
     def __call__(
-        self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None, to: Tensor | float | None = None
+        self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         first, second = (each if to is None else towards(to)(each) for each in (self.inner, self.weak))
         return joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
@@ -207,7 +252,7 @@ def within(low: float, high: float, wrap: Wrap) -> Wrap:
     """
 
     def both(denoiser: Denoiser) -> Denoiser:
-        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+        def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
             logsnr = denoiser.process.logsnr(t)
             inside = covers(low, high, logsnr)
             if inside.any() and not inside.all():

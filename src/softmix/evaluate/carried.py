@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softmix.cond import Cond
 from softmix.denoiser import Denoiser
 from softmix.posterior import HasMean, HasVariance, Implicit, need
 from softmix.posterior.implicit import spread
@@ -48,7 +49,7 @@ def carried(
     x0: Tensor,
     *,
     oracle: Denoiser | None = None,
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     levels: Sequence[float] = LEVELS,
     m: int = 16,
     seed: int = 0,
@@ -74,7 +75,7 @@ def _level(
     denoiser: Denoiser,
     x0: Tensor,
     oracle: Denoiser | None,
-    cond: Tensor | None,
+    cond: Cond | Tensor | None,
     level: float,
     m: int,
     seed: int,

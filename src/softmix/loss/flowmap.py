@@ -15,6 +15,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..denoiser import Denoiser, MapHead, Suits
 from ..posterior import HasMean, need
 from ..process import Flow, Gaussian, Noised, one_clock
@@ -131,7 +132,7 @@ class MeanFlow:
         return torch.sigmoid(self.mean + self.sd * rng.child("other").normal((items,), torch.float64))
 
     @staticmethod
-    def _velocity(denoiser: Denoiser, cond: Tensor | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def _velocity(denoiser: Denoiser, cond: Cond | Tensor | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         def velocity(x: Tensor, t: Tensor, r: Tensor) -> Tensor:
             mean = need(denoiser(x, t, cond, to=r), HasMean, "mean flow").mean  # type: ignore[call-arg]
             return (x - mean) / column(t, x)

@@ -1,50 +1,71 @@
-"""The room of networks: the contract, and the embedding of noise level and class that all share."""
+"""The room of networks: the contract of a net, and what its blocks are told beside the state."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
+from ..cond import Cond, CondError, CondSpec, Part, as_cond
+from .embedding import Embedding, with_given
+
 State = tuple[Tensor, ...]
 Where = Literal["all", "decoder", "head"]
+Seen = dict[int | str, Tensor]
 
 
-class Embedding(nn.Module):
-    """logsnr (and a class, if there are any) -> [B, width].
+@dataclass(frozen=True, eq=False)
+class SideInputs:
+    """What every block receives beside the state, made by `Net.side` anew for each call.
 
-    Fourier features of logsnr, frequencies from 1/8 to 4 in geometric steps, and two layers. The class
-    -1 stands for "not told" and has an embedding of its own, so that guidance can be trained and used.
+    emb : [B, E], the embedding of noise level, labels and real numbers.
+    logsnr : [B].
+    context, mask : tokens [B, 1 + L, D] to attend to and [B, 1 + L], False where there is none; None for a net without
+        a context, and no mask where all are there.
+    image : [B, C' + 1, *size], the image of the condition and where it is given; for `Net.start` alone.
+    wanted : the numbers of the blocks whose states are kept in `seen`.
+    seen : by number, the first tensor of the state as a block leaves it.
+    extra : by name, what blocks put there for a loss, such as a balance of experts: side.put("balance", tensor).
+
+    The two dictionaries are shared by all records that are made of one by `with_emb` and `repeat`.
     """
 
-    freqs: Tensor
+    emb: Tensor
+    logsnr: Tensor
+    context: Tensor | None = None
+    mask: Tensor | None = None
+    image: Tensor | None = None
+    wanted: frozenset[int] = frozenset()
+    seen: dict[int, Tensor] = field(default_factory=dict)
+    extra: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def __init__(self, width: int, classes: int = 0, features: int = 32):
-        super().__init__()
-        self.register_buffer("freqs", torch.logspace(math.log10(1 / 8), math.log10(4), features // 2))
-        self.layers = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
-        self.classes = nn.Embedding(classes + 1, width) if classes else None
+    def with_emb(self, emb: Tensor) -> SideInputs:
+        return replace(self, emb=emb)
 
-    def forward(self, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
-        phase = logsnr.clamp(-20, 20)[:, None] * self.freqs / 2
-        out: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], dim=1))
-        if self.classes is None:
-            return out
-        known = self.classes.num_embeddings - 1
-        label = (
-            torch.full_like(logsnr, known, dtype=torch.long) if label is None else torch.where(label < 0, known, label)
+    def put(self, name: str, value: Tensor) -> None:
+        """Leaves an output of a block beside the state."""
+        self.extra.setdefault(name, []).append(value)
+
+    def repeat(self, m: int) -> SideInputs:
+        """For m draws of each item, draw by draw: [B, ...] -> [m B, ...]."""
+        emb, logsnr = repeat((self.emb, self.logsnr), m)
+        context, mask, image = (
+            None if part is None else repeat((part,), m)[0] for part in (self.context, self.mask, self.image)
         )
-        return out + self.classes(label)
+        return replace(self, emb=emb, logsnr=logsnr, context=context, mask=mask, image=image)
 
 
 class Net(nn.Module):
     """A stem, blocks and an output layer: x [B, C, ...] -> [B, C_out, ...].
 
     Attributes: `time`, the embedding; `body`, the list of blocks; `splits`, for each place where a latent
-    may enter, the number of blocks that come before it; `taps`, named modules whose outputs losses and
-    quantisers may look at (by forward hooks); `width`, the channels of the state where it enters and leaves
+    may enter, the number of blocks that come before it; `width`, the channels of the state where it enters and leaves;
+    `channel_axis`, of x: 1, or 2 for sequences [B, L, C]; `parts`, the parts of a condition that it can be built for:
+    those that enter by `time`, unless a net says more
     """
 
     time: Embedding
@@ -52,28 +73,100 @@ class Net(nn.Module):
     splits: dict[Where, int]
     width: int
     embed_width: int
+    channel_axis: int = 1
+    parts: tuple[Part, ...] = ("label", "value")
+
+    @property
+    def cond(self) -> CondSpec:
+        """The conditions that the net was built for."""
+        return self.time.cond
 
     def stem(self, x: Tensor) -> State:
-        """The first layer: x to the state."""
+        """The first layer: x, with the channels of an image condition after its own, to the state."""
         raise NotImplementedError
 
-    def out(self, state: State, emb: Tensor, size: tuple[int, ...]) -> Tensor:
+    def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
         """The last layer: the state to [B, C_out, *size]."""
         raise NotImplementedError
 
-    @property
-    def taps(self) -> dict[str, nn.Module]:
-        return {f"body.{i}": block for i, block in enumerate(self.body)}
+    def size(self, x: Tensor) -> tuple[int, ...]:
+        """x's shape without items and channels."""
+        return tuple(length for axis, length in enumerate(x.shape) if axis not in (0, self.channel_axis))
 
-    def run(self, state: State, emb: Tensor, start: int, stop: int) -> State:
+    def side(
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: Sequence[int | str] = ()
+    ) -> SideInputs:
+        """What the blocks are told beside x. Of x only the shape is used.
+
+        cond : of each item, or of one for all; a tensor is one of labels. Raises CondError for a condition that the net
+        was not built for, or of another number of items. seen : see `forward`.
+        """
+        time, spec, given = self.time, self.cond, self._given(x, cond)
+        emb = time(logsnr, given)
+        context, mask = (None, None) if time.context is None else time.context(given.context, given.mask, logsnr)
+        image = with_given(given.image, x, spec.image, self.channel_axis) if spec.image else None
+        return SideInputs(emb, logsnr, context, mask, image, frozenset(map(self._number, seen)))
+
+    def _given(self, x: Tensor, cond: Cond | Tensor | None) -> Cond:
+        """The condition of each item, checked."""
+        given = as_cond(cond)
+        if given is None:
+            return Cond()
+        self.cond.check(given, self.size(x), self.channel_axis)
+        if not given.parts or len(given) == len(x):
+            return given
+        if len(given) != 1:
+            raise CondError(f"a condition of {len(given)} items was given for {len(x)}; give one row an item")
+        return given.expand(len(x))
+
+    def start(self, x: Tensor, side: SideInputs) -> State:
+        """The stem, of x and the image of the condition if the net has one."""
+        return self.stem(x if side.image is None else torch.cat([x, side.image], dim=self.channel_axis))
+
+    def run(self, state: State, side: SideInputs, start: int, stop: int) -> State:
         """Blocks start .. stop - 1."""
-        for block in self.body[start:stop]:
-            state = block(state, emb)
+        # a slice of a ModuleList would be a new module at every call
+        for number, block in enumerate(islice(self.body, start, stop), start):
+            state = block(state, side)
+            if number in side.wanted:
+                side.seen[number] = state[0]
         return state
 
-    def forward(self, x: Tensor, logsnr: Tensor, label: Tensor | None = None) -> Tensor:
-        emb = self.time(logsnr, label)
-        return self.out(self.run(self.stem(x), emb, 0, len(self.body)), emb, tuple(x.shape[2:]))
+    def through(self, x: Tensor, side: SideInputs) -> Tensor:
+        """The whole net, for what `side` has made."""
+        return self.out(self.run(self.start(x, side), side, 0, len(self.body)), side, self.size(x))
+
+    @overload
+    def forward(self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: None = None) -> Tensor: ...
+    @overload
+    def forward(
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, *, seen: Sequence[int | str]
+    ) -> tuple[Tensor, Seen]: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        logsnr: Tensor,
+        cond: Cond | Tensor | None = None,
+        seen: Sequence[int | str] | None = None,
+    ) -> Tensor | tuple[Tensor, Seen]:
+        """[B, C_out, ...]; with `seen` also the hidden states of these blocks, by the names that were asked for.
+
+        seen : numbers of blocks, negative ones from the end, or their names "body.0", ... A hidden state is the first
+        tensor of the state as the block leaves it, in the net's own layout; `places` gives [B, C, places] of any.
+        Nothing is stored in the net: threads may run it at the same time. Raises ValueError for blocks that it has not.
+        """
+        side = self.side(x, logsnr, cond, seen or ())
+        out = self.through(x, side)
+        return out if seen is None else (out, {each: side.seen[self._number(each)] for each in seen})
+
+    def _number(self, block: int | str) -> int:
+        """The number of a block that is asked for."""
+        name = block.removeprefix("body.") if isinstance(block, str) else str(block)
+        number = int(name) if name.removeprefix("-").isdecimal() else len(self.body)
+        if not -len(self.body) <= number < len(self.body):
+            raise ValueError(f"block {block!r} was asked for; there are body.0 to body.{len(self.body) - 1}")
+        return number % len(self.body)
 
 
 class Modulation(nn.Module):
@@ -91,23 +184,9 @@ class Modulation(nn.Module):
         return self.linear(nn.functional.silu(emb)).chunk(self.parts, dim=1)
 
 
-def heads_for(width: int) -> int:
-    """How many heads of attention a state of this width gets: of 32 channels, or the next larger that divide it."""
-    return next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
-
-
 def repeat(state: State, m: int) -> State:
     """Each tensor m times, draw by draw: [B, ...] -> [m B, ...]."""
     return tuple(x.expand(m, *x.shape).reshape(m * x.shape[0], *x.shape[1:]) for x in state)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, for q, k, v [..., places, d].
-
-    Written out because for the few places of our nets the fused kernel's backward pass takes half of a
-    training step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
-    """
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
 def places(h: Tensor) -> Tensor:

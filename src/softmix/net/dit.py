@@ -5,17 +5,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, at_least_one, attend, heads_for
+from ..cond import PARTS, UNCONDITIONED, CondSpec
+from .base import Net, SideInputs, State, at_least_one
+from .embedding import Embedding, image_channels
+from .tokens import TokenBlock, checked_heads
 
 
 @dataclass(frozen=True)
 class DiTSpec:
-    """width : of a token. depth : blocks. patch : side of a token's pixels. heads : of 64 channels if 0."""
+    """width : of a token. depth : blocks. patch : side of a token's pixels. heads : if 0, of 32 channels or the next
+    larger that divide the width."""
 
+    axes: ClassVar[str] = "CHW"
     width: int = 192
     depth: int = 6
     patch: int = 4
@@ -24,32 +31,8 @@ class DiTSpec:
     def __post_init__(self) -> None:
         at_least_one(width=self.width, depth=self.depth, patch=self.patch)
 
-    def build(self, channels: int, out_channels: int, classes: int = 0) -> DiT:
-        return DiT(self, channels, out_channels, classes)
-
-
-class _Block(nn.Module):
-    """h + W_out [attention(q, k, v), relu(u)] with [q, k, v, u] = W_in y, y = scale * norm(h) + shift.
-
-    Attention and the two-layer MLP side by side (Dehghani et al. 2023): one norm, one modulation and two large
-    matrix products a block, which is where a CPU is quick (and its exponentials are not: hence relu).
-    """
-
-    def __init__(self, width: int, embed_width: int, heads: int):
-        super().__init__()
-        self.width, self.heads = width, heads
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.enter, self.leave = nn.Linear(width, 7 * width), nn.Linear(5 * width, width)
-        self.modulation = Modulation(embed_width, width, 2)
-
-    def forward(self, state: State, emb: Tensor) -> State:
-        (h,) = state
-        batch, tokens, width = h.shape
-        scale, shift = (part[:, None] for part in self.modulation(emb))
-        qkv, u = self.enter(torch.addcmul(shift, self.norm(h), 1 + scale)).split([3 * width, 4 * width], dim=-1)
-        q, k, v = qkv.reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
-        return (h + self.leave(torch.cat([mixed, nn.functional.relu(u)], dim=-1)),)
+    def build(self, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED) -> DiT:
+        return DiT(self, channels, out_channels, cond)
 
 
 def _positions(height: int, wide: int, width: int, like: Tensor) -> Tensor:
@@ -63,21 +46,24 @@ def _positions(height: int, wide: int, width: int, like: Tensor) -> Tensor:
 
 
 class DiT(Net):
-    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again."""
+    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again.
 
-    def __init__(self, spec: DiTSpec, channels: int, out_channels: int, classes: int = 0):
+    A context is looked at by every block.
+    """
+
+    parts = PARTS
+
+    def __init__(self, spec: DiTSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()
         if spec.width % 4:
             raise ValueError(f"a DiT of width {spec.width} was asked for; the width must be a multiple of 4")
-        heads = spec.heads or heads_for(spec.width)
-        if spec.width % heads:
-            raise ValueError(
-                f"{heads} heads were asked for in a DiT of width {spec.width}; give a number that divides it, or 0"
-            )
+        heads = checked_heads("a DiT", spec.width, spec.heads)
         self.patch, self.width, self.embed_width = spec.patch, spec.width, spec.width
-        self.time = Embedding(self.embed_width, classes)
-        self.enter = nn.Linear(channels * spec.patch**2, spec.width)
-        self.body = nn.ModuleList(_Block(spec.width, self.embed_width, heads) for _ in range(spec.depth))
+        self.time = Embedding(self.embed_width, cond)
+        self.enter = nn.Linear((channels + image_channels(cond)) * spec.patch**2, spec.width)
+        self.body = nn.ModuleList(
+            TokenBlock(spec.width, self.embed_width, heads, cond.context) for _ in range(spec.depth)
+        )
         self.splits = {"all": 0, "decoder": spec.depth // 2, "head": max(spec.depth - 1, 0)}
         self.norm = nn.LayerNorm(spec.width, elementwise_affine=False)
         self.leave = nn.Linear(spec.width, out_channels * spec.patch**2)
@@ -86,11 +72,11 @@ class DiT(Net):
         high, wide = (-x.shape[-2]) % self.patch, (-x.shape[-1]) % self.patch
         if high or wide:
             x = nn.functional.pad(x, (0, wide, 0, high), mode="replicate")
-        tokens = self.enter(nn.functional.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2))
-        return (tokens + _positions(x.shape[-2] // self.patch, x.shape[-1] // self.patch, self.width, tokens),)
+        pixels = nn.functional.pixel_unshuffle(x, self.patch)
+        tokens = self.enter(rearrange(pixels, "b c y x -> b (y x) c"))
+        return (tokens + _positions(pixels.shape[-2], pixels.shape[-1], self.width, tokens),)
 
-    def out(self, state: State, emb: Tensor, size: tuple[int, ...]) -> Tensor:
+    def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
         tokens = self.leave(self.norm(state[0]))
-        height, wide = -(-size[0] // self.patch), -(-size[1] // self.patch)
-        grid = tokens.transpose(1, 2).reshape(len(tokens), -1, height, wide)
-        return nn.functional.pixel_shuffle(grid, self.patch)[..., : size[0], : size[1]]
+        pixels = rearrange(tokens, "b (y x) c -> b c y x", y=-(-size[0] // self.patch))
+        return nn.functional.pixel_shuffle(pixels, self.patch)[..., : size[0], : size[1]]

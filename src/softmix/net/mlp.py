@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, at_least_one
+from ..cond import UNCONDITIONED, CondError, CondSpec
+from .attention import CrossAttention
+from .base import Modulation, Net, SideInputs, State, at_least_one
+from .embedding import Embedding, waves
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class MLPSpec:
     """width : neurons. depth : residual blocks. frequencies : Fourier features per coordinate, at periods
     8, 8/2, 8/3, ... of the data's unit; 0 for none."""
 
+    axes: ClassVar[str] = "D"
     width: int = 128
     depth: int = 4
     frequencies: int = 16
@@ -23,43 +28,49 @@ class MLPSpec:
     def __post_init__(self) -> None:
         at_least_one(width=self.width, depth=self.depth)
 
-    def build(self, channels: int, out_channels: int, classes: int = 0) -> MLP:
-        return MLP(self, channels, out_channels, classes)
+    def build(self, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED) -> MLP:
+        return MLP(self, channels, out_channels, cond)
 
 
 class _Block(nn.Module):
-    """h + W2 silu(scale * norm(W1 h) + shift)."""
+    """h + W2 silu(scale * norm(W1 h) + shift); with a context the point then looks at its tokens."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, context: int):
         super().__init__()
         self.first, self.norm = nn.Linear(width, width), nn.LayerNorm(width, elementwise_affine=False)
         self.second, self.modulation = nn.Linear(width, width), Modulation(width, width, 2)
+        self.cross = CrossAttention(width, context) if context else None
 
-    def forward(self, state: State, emb: Tensor) -> State:
+    def forward(self, state: State, side: SideInputs) -> State:
         (h,) = state
-        scale, shift = self.modulation(emb)
-        return (h + self.second(nn.functional.silu(self.norm(self.first(h)) * (1 + scale) + shift)),)
+        scale, shift = self.modulation(side.emb)
+        h = h + self.second(nn.functional.silu(self.norm(self.first(h)) * (1 + scale) + shift))
+        if self.cross is not None and side.context is not None:
+            h = self.cross(h[:, None], side.context, side.mask)[:, 0]
+        return (h,)
 
 
 class MLP(Net):
-    """x [B, D] -> [B, D_out]."""
+    """x [B, D] -> [B, D_out]. A point has no grid: in the place of an image give its numbers as `value`."""
 
     freqs: Tensor
+    parts = ("label", "value", "context")
 
-    def __init__(self, spec: MLPSpec, channels: int, out_channels: int, classes: int = 0):
+    def __init__(self, spec: MLPSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()
+        if cond.image:
+            raise CondError(f"an MLP was asked for with {cond}: points have no grid; give the numbers as value")
         self.width = self.embed_width = spec.width
-        self.time = Embedding(spec.width, classes)
+        self.time = Embedding(spec.width, cond)
         self.register_buffer("freqs", torch.arange(1, spec.frequencies + 1) * (2 * math.pi / 8))
         self.enter = nn.Linear(channels * (1 + 2 * spec.frequencies), spec.width)
-        self.body = nn.ModuleList(_Block(spec.width) for _ in range(spec.depth))
+        self.body = nn.ModuleList(_Block(spec.width, cond.context) for _ in range(spec.depth))
         self.leave = nn.Linear(spec.width, out_channels)
         self.splits = {"all": 0, "decoder": spec.depth // 2, "head": max(spec.depth - 1, 0)}
 
     def stem(self, x: Tensor) -> State:
-        phase = (x[..., None] * self.freqs).flatten(1)
-        return (self.enter(torch.cat([x, phase.sin(), phase.cos()], dim=1)),)
+        return (self.enter(waves(x, self.freqs)),)
 
-    def out(self, state: State, emb: Tensor, size: tuple[int, ...]) -> Tensor:
+    def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
         leave: Tensor = self.leave(nn.functional.silu(state[0]))
         return leave

@@ -7,11 +7,16 @@ with more channels each: on a CPU the time goes into the large matrix products a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from .base import Embedding, Modulation, Net, State, at_least_one, attend, heads_for
+from ..cond import PARTS, UNCONDITIONED, CondSpec
+from .attention import Attention, CrossAttention, heads_for
+from .base import Modulation, Net, SideInputs, State, at_least_one
+from .embedding import Embedding, image_channels
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class UNetSpec:
     the side. depth : residual blocks for each level and direction. patch : side of the stem's pixels.
     attention : whether the coarsest level attends."""
 
+    axes: ClassVar[str] = "CHW"
     width: int = 64
     mults: tuple[int, ...] = (1, 2)
     depth: int = 2
@@ -30,8 +36,8 @@ class UNetSpec:
         at_least_one(width=self.width, depth=self.depth, patch=self.patch, levels=len(self.mults))
         at_least_one(**{f"mults[{k}]": mult for k, mult in enumerate(self.mults)})
 
-    def build(self, channels: int, out_channels: int, classes: int = 0) -> UNet:
-        return UNet(self, channels, out_channels, classes)
+    def build(self, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED) -> UNet:
+        return UNet(self, channels, out_channels, cond)
 
 
 class _Norm(nn.Module):
@@ -63,19 +69,19 @@ class _Res(nn.Module):
         return self.skip(h) + inner
 
 
-class _Attention(nn.Module):
+class _SelfAttention(nn.Module):
     """Self-attention over the places of a level, heads of 32 channels."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.heads = heads_for(width)
         self.norm, self.qkv, self.join = _Norm(width), nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        self.attention = Attention(heads_for(width))
 
     def forward(self, h: Tensor) -> Tensor:
-        batch, width, height, side = h.shape
-        qkv = self.qkv(self.norm(h)).flatten(2).reshape(batch, 3, self.heads, width // self.heads, -1).transpose(-1, -2)
-        mixed = attend(qkv[:, 0], qkv[:, 1], qkv[:, 2])
-        return h + self.join(mixed.transpose(-1, -2).reshape(batch, width, height, side))
+        qkv = rearrange(self.qkv(self.norm(h)), "b c y x -> b (y x) c")
+        mixed = self.attention(*qkv.chunk(3, dim=-1))
+        joined: Tensor = self.join(rearrange(mixed, "b (y x) c -> b c y x", y=h.shape[-2]))
+        return h + joined
 
 
 class _Encode(nn.Module):
@@ -86,36 +92,43 @@ class _Encode(nn.Module):
         self.halve = nn.Conv2d(before, before, 3, stride=2, padding=1) if halve else nn.Identity()
         self.res = _Res(before, after, embed_width)
 
-    def forward(self, state: State, emb: Tensor) -> State:
-        h = self.res(self.halve(state[0]), emb)
+    def forward(self, state: State, side: SideInputs) -> State:
+        h = self.res(self.halve(state[0]), side.emb)
         return (h, h, *state[1:])
 
 
 class _Middle(nn.Module):
-    """A residual block at the coarsest level, with attention or without."""
+    """A residual block at the coarsest level, with attention or without, and then to the tokens of a context."""
 
-    def __init__(self, width: int, embed_width: int, attention: bool):
+    def __init__(self, width: int, embed_width: int, attention: bool, context: int):
         super().__init__()
         self.res = _Res(width, width, embed_width)
-        self.attention = _Attention(width) if attention else nn.Identity()
+        self.attention = _SelfAttention(width) if attention else nn.Identity()
+        self.cross = CrossAttention(width, context) if context else None
 
-    def forward(self, state: State, emb: Tensor) -> State:
-        return (self.attention(self.res(state[0], emb)), *state[1:])
+    def forward(self, state: State, side: SideInputs) -> State:
+        h = self.attention(self.res(state[0], side.emb))
+        return (_looked(self.cross, h, side), *state[1:])
 
 
 class _Decode(nn.Module):
-    """A residual block that takes up what the way down left, after an optional doubling of the side."""
+    """A residual block that takes up what the way down left, after an optional doubling of the side.
 
-    def __init__(self, before: int, skip: int, after: int, embed_width: int):
+    context : the width of the tokens that it looks at then, 0 for none.
+    """
+
+    def __init__(self, before: int, skip: int, after: int, embed_width: int, context: int):
         super().__init__()
         self.res = _Res(before + skip, after, embed_width)
+        self.cross = CrossAttention(after, context) if context else None
 
-    def forward(self, state: State, emb: Tensor) -> State:
+    def forward(self, state: State, side: SideInputs) -> State:
         h, left, *rest = state
         if h.shape[-2:] != left.shape[-2:]:
             # nearest, and cut to the size of an odd side on the way down
             h = h.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : left.shape[-2], : left.shape[-1]]
-        return (self.res(torch.cat([h, left], dim=1), emb), *rest)
+        h = self.res(torch.cat([h, left], dim=1), side.emb)
+        return (_looked(self.cross, h, side), *rest)
 
 
 class _Head(nn.Module):
@@ -125,18 +138,31 @@ class _Head(nn.Module):
         super().__init__()
         self.res = _Res(before, after, embed_width)
 
-    def forward(self, state: State, emb: Tensor) -> State:
-        return (self.res(state[0], emb),)
+    def forward(self, state: State, side: SideInputs) -> State:
+        return (self.res(state[0], side.emb),)
+
+
+def _looked(cross: CrossAttention | None, h: Tensor, side: SideInputs) -> Tensor:
+    """h after its places have looked at the context's tokens, if there are any."""
+    if cross is None or side.context is None:
+        return h
+    tokens = cross(rearrange(h, "b c y x -> b (y x) c"), side.context, side.mask)
+    return rearrange(tokens, "b (y x) c -> b c y x", y=h.shape[-2])
 
 
 class UNet(Net):
-    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again."""
+    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again.
 
-    def __init__(self, spec: UNetSpec, channels: int, out_channels: int, classes: int = 0):
+    A context is looked at where the image is smallest: in the middle and in the blocks up from there.
+    """
+
+    parts = PARTS
+
+    def __init__(self, spec: UNetSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()
         self.patch, self.width, self.embed_width = spec.patch, spec.width, 4 * spec.width
-        self.time = Embedding(self.embed_width, classes)
-        self.enter = nn.Conv2d(channels * spec.patch**2, spec.width, 3, padding=1)
+        self.time = Embedding(self.embed_width, cond)
+        self.enter = nn.Conv2d((channels + image_channels(cond)) * spec.patch**2, spec.width, 3, padding=1)
         widths = [spec.width * mult for mult in spec.mults]
         self.body = nn.ModuleList()
         skips, before = [], spec.width
@@ -145,11 +171,12 @@ class UNet(Net):
                 self.body.append(_Encode(before, width, self.embed_width, halve=level > 0 and i == 0))
                 skips.append(width)
                 before = width
-        self.body.append(_Middle(before, self.embed_width, spec.attention))
+        self.body.append(_Middle(before, self.embed_width, spec.attention, cond.context))
         decoder = len(self.body)
-        for width in reversed(widths):
+        for up, width in enumerate(reversed(widths)):
+            context = cond.context if up == 0 else 0
             for _ in range(spec.depth):
-                self.body.append(_Decode(before, skips.pop(), width, self.embed_width))
+                self.body.append(_Decode(before, skips.pop(), width, self.embed_width, context))
                 before = width
         self.body.append(_Head(before, spec.width, self.embed_width))
         self.splits = {"all": 0, "decoder": decoder, "head": len(self.body) - 1}
@@ -164,6 +191,6 @@ class UNet(Net):
         x = nn.functional.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
         return (self.enter(x),)
 
-    def out(self, state: State, emb: Tensor, size: tuple[int, ...]) -> Tensor:
+    def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
         y = self.leave(nn.functional.silu(self.norm(state[0])))
         return nn.functional.pixel_shuffle(y, self.patch)[..., : size[0], : size[1]]

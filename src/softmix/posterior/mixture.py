@@ -22,7 +22,8 @@ class Mixture(HasVariance, HasDensity):
     """x0 | x_t ~ sum_k w_k N(mean_k, var_k), with independent elements inside a component.
 
     log_weights : [B, K] for a choice per item; [B, K, 1, H, W] for a choice per pixel, joint over channels
-        (as in GMFlow, Chen et al. 2025). Need not be normalised.
+        (as in GMFlow, Chen et al. 2025), or [B, K, L, 1] per place of a sequence [B, L, C]: a choice is for all of an
+        axis of size 1. Need not be normalised.
     means : [B, K, ...].
     var : broadcastable to means.
     """
@@ -68,9 +69,9 @@ class Mixture(HasVariance, HasDensity):
         if not self._per_pixel:
             each = gaussian_log_prob(x0[:, None], self._means, self._var, x0.ndim - 1)
             return torch.logsumexp(self._log_weights + each, 1)
-        each = -0.5 * ((x0[:, None] - self._means) ** 2 / self._var + (2 * torch.pi * self._var).log()).sum(
-            2, keepdim=True
-        )
+        each = -0.5 * ((x0[:, None] - self._means) ** 2 / self._var + (2 * torch.pi * self._var).log())
+        shared = [axis for axis in range(2, each.ndim) if self._log_weights.shape[axis] == 1]
+        each = each.sum(shared, keepdim=True) if shared else each
         return torch.logsumexp(self._log_weights + each, 1).flatten(1).sum(1)
 
     def blurred(self, var: Tensor) -> Mixture:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from .frame import Framed
 from .gaussian import Gaussian
 
@@ -37,10 +38,10 @@ class InBasis(Framed):
                     f"{list(turn.shape)} is not: its rows must have length 1 and be at right angles, as `cosine(n)`"
                 )
 
-    def enter(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def enter(self, x: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         return self._turned(x, [turn.mT for turn in self.axes])
 
-    def leave(self, y: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def leave(self, y: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         return self._turned(y, list(self.axes))
 
     def _turned(self, x: Tensor, turns: list[Tensor]) -> Tensor:

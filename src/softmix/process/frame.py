@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..cond import Cond
 from ..rng import Rng
 from ..shape import column, fits
 from .gaussian import Gaussian, is_number
@@ -32,19 +33,19 @@ class Framed(ABC):
     keeps_x0: ClassVar[bool] = False
 
     @abstractmethod
-    def enter(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def enter(self, x: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         """y, the state in the frame, of a state x [B, ...] at t."""
 
     @abstractmethod
-    def leave(self, y: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def leave(self, y: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         """x of a state y in the frame: the inverse of `enter`."""
 
-    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
+    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
         """x_t = leave(alpha(t) enter(x_0) + sigma(t) z). The record's z is that of the frame."""
         inside = self.base.noise(self.enter(x0, 0.0, cond), t, rng)
         return Noised(x0, self.leave(inside.xt, inside.t, cond), inside.t, inside.z, self, cond)
 
-    def prior(self, shape: Sequence[int], rng: Rng, cond: Tensor | None = None) -> Tensor:
+    def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
         """x_1 = leave(y_1), y_1 the base's noise."""
         return self.leave(self.base.prior(shape, rng), 1.0, cond)
 
@@ -55,7 +56,7 @@ class Framed(ABC):
         t: Tensor | float,
         s: Tensor | float,
         rng: Rng,
-        cond: Tensor | None = None,
+        cond: Cond | Tensor | None = None,
         eta: float = 1.0,
     ) -> Tensor:
         """The base's step between the frame's y_t and y_s: q(x_s | x_t, x_0) for eta = 1."""
@@ -88,10 +89,10 @@ class Shifted(Framed):
     def u(self, cond: Any) -> Tensor:
         """Where the condition shifts to, of x's rank: [B, ...], or with sizes of 1. cond may be None."""
 
-    def enter(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def enter(self, x: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         return x - self._offset(x, t, cond)
 
-    def leave(self, y: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def leave(self, y: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         return y + self._offset(y, t, cond)
 
     def _offset(self, x: Tensor, t: Tensor | float, cond: Any) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..rng import Rng
 from ..shape import column
 from .grid import uniform
@@ -117,14 +118,14 @@ class Gaussian(ABC):
         """d alpha / dt and d sigma / dt at times t > 0, in the shapes of alpha and sigma; float64."""
         return _slope(self.alpha, t), _slope(self.sigma, t)
 
-    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
+    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
         """x_t = alpha(t) x_0 + sigma(t) z. `t` is one time for all items, or one for each."""
         t = _real(t).expand(len(x0))
         z = rng.normal(x0.shape, x0.dtype).to(x0.device)
         xt = column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
         return Noised(x0=x0, xt=xt, t=t, z=z, process=self, cond=cond)
 
-    def prior(self, shape: Sequence[int], rng: Rng, cond: Tensor | None = None) -> Tensor:
+    def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
         """x_1 ~ N(0, sigma(1)^2 I): what is left of any x_0 is of size alpha(1)."""
         z = rng.normal(shape)
         return column(self.sigma(1.0), z) * z
@@ -136,7 +137,7 @@ class Gaussian(ABC):
         t: Tensor | float,
         s: Tensor | float,
         rng: Rng,
-        cond: Tensor | None = None,
+        cond: Cond | Tensor | None = None,
         eta: float = 1.0,
     ) -> Tensor:
         """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) z_hat + eta sqrt(v) z,  z_hat = (x_t - alpha_t x_0) / sigma_t.

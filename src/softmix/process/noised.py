@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..cond import Cond
 from ..rng import Rng
 from ..shape import take
 
@@ -26,7 +27,7 @@ class Noised:
     t: Tensor
     z: Tensor
     process: Process
-    cond: Tensor | None = None
+    cond: Cond | Tensor | None = None
 
     @property
     def logsnr(self) -> Tensor:
@@ -42,11 +43,11 @@ class Noised:
 class Process(Protocol):
     """How clean data becomes noise. Times are numbers or tensors of shape [] or [B], in [0, 1]."""
 
-    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Tensor | None = None) -> Noised:
+    def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
         """A draw of x_t given x_0."""
         ...
 
-    def prior(self, shape: Sequence[int], rng: Rng, cond: Tensor | None = None) -> Tensor:
+    def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
         """A draw of x_1 where nothing is known of x_0."""
         ...
 
@@ -57,7 +58,7 @@ class Process(Protocol):
         t: Tensor | float,
         s: Tensor | float,
         rng: Rng,
-        cond: Tensor | None = None,
+        cond: Cond | Tensor | None = None,
         eta: float = 1.0,
     ) -> Tensor:
         """A draw of q(x_s | x_t, x_0) for s < t."""

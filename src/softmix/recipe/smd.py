@@ -19,6 +19,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..data import Report, toys
 from ..data.store import make
 from ..denoiser import (
@@ -133,7 +134,7 @@ def best_gaussian(own: bool) -> Denoiser:
     whose step has one; or each x_t's own covariance, the best of all whose belief is any Gaussian."""
     exact = oracle()
 
-    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Posterior:
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
         posterior = exact(xt, t)
         covariance = posterior.covariance if own else posterior.covariance.mean(0, keepdim=True)
         factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(covariance.shape[-1]).to(covariance))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..denoiser.frame import entered
 from ..posterior import HasMean, Posterior
 from ..process import Framed, Gaussian, Process, rest
@@ -45,7 +46,7 @@ def _ask(run: Generator[Ask, Posterior, T], answer: Posterior | None) -> Ask:
     return next(run) if answer is None else run.send(answer)
 
 
-def _answer(denoiser: Denoiser, ask: Ask, cond: Tensor | None) -> Posterior:
+def _answer(denoiser: Denoiser, ask: Ask, cond: Cond | Tensor | None) -> Posterior:
     if ask.to is not None and getattr(denoiser, "two_times", False):
         return denoiser(ask.x, ask.t, cond, to=ask.to)  # type: ignore[call-arg]
     return denoiser(ask.x, ask.t, cond)
@@ -81,7 +82,7 @@ class _NoFrame:
 class _InFrame(_NoFrame):
     """Of a process with a frame: the sampler is inside, all else outside."""
 
-    def __init__(self, process: Framed, cond: Tensor | None):
+    def __init__(self, process: Framed, cond: Cond | Tensor | None):
         super().__init__(process.base)
         self.process, self.cond = process, cond
 
@@ -98,7 +99,7 @@ class _InFrame(_NoFrame):
         return cast(T, self.process.leave(cast(Tensor, end), t, self.cond))
 
 
-def _frame(process: Process, cond: Tensor | None) -> _NoFrame:
+def _frame(process: Process, cond: Cond | Tensor | None) -> _NoFrame:
     return _InFrame(process, cond) if isinstance(process, Framed) else _NoFrame(process)
 
 
@@ -124,7 +125,7 @@ def drive(
     x: Tensor,
     grid: Tensor,
     rng: Rng,
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     gradients: bool = False,
 ) -> Generator[Step, None, T]:
     """Runs a sampler from x at grid[0] to grid[-1], yielding each step; its value is the final x.
@@ -158,7 +159,7 @@ def drive(
             return frame.left(cast(T, end.value), grid[-1])
 
 
-def _pure(process: Process, shape: tuple[int, ...], t: Tensor, rng: Rng, cond: Tensor | None) -> Tensor:
+def _pure(process: Process, shape: tuple[int, ...], t: Tensor, rng: Rng, cond: Cond | Tensor | None) -> Tensor:
     """x at time t where nothing is known of x0: noise of the size of that time, in the frame if there is one."""
     x = process.prior(shape, rng.child("prior"), cond)
     if t == 1:
@@ -192,7 +193,7 @@ def sample(
     sampler: Sampler = ancestral,
     seed: int = 0,
     shape: tuple[int, ...] | None = None,
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     grid: Tensor | None = None,
     start: Start | None = None,
     at: float = 1.0,

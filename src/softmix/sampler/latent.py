@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..process import unframed
 from ..rng import Rng
 from ..shape import column
@@ -25,7 +26,7 @@ def decoded(
     z: Tensor,
     grid: Tensor,
     eta: float = 1.0,
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     latents: Rng | None = None,
 ) -> Tensor:
     """G(z): the image that the sampler makes of x_T = sigma_T z_0 and the noises z_1, z_2, ... of its steps.
@@ -51,7 +52,7 @@ def steered(
     steps: int = 200,
     size: float = 0.05,
     eta: float = 1.0,
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     look: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Images from p(z) exp(-E(G(z))): guidance by any function of the image, without a word to the sampler.

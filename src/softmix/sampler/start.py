@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ..cond import Cond
 from ..denoiser.exact import gaussian_flow
 from ..posterior import HasMean, need
 from ..process import Gaussian, one_clock
@@ -80,7 +81,7 @@ def where_to_start(
     x0: Tensor,
     rng: Rng,
     logsnr: Tensor,
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     batch: int = 256,
 ) -> Tensor:
     """How many nats of the bound on log p a start at each of these rising logsnr is worth, next to one at the last.

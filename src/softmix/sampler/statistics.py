@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..cond import Cond
 from ..posterior import HasMean, HasVariance, need
 from ..process import Gaussian, Table, one_clock
 from ..rng import Rng
@@ -68,7 +69,7 @@ def fit_statistics(
     rng: Rng,
     nodes: int = 120,
     logsnr: tuple[float, float] = (-9.0, 9.0),
-    cond: Tensor | None = None,
+    cond: Cond | Tensor | None = None,
     batch: int = 256,
     look: Callable[[int], None] | None = None,
 ) -> Statistics:
@@ -117,14 +118,14 @@ class _Source:
     denoiser: Denoiser
     x0: Tensor
     rng: Rng
-    cond: Tensor | None
+    cond: Cond | Tensor | None
     batch: int
 
     @property
     def process(self) -> Gaussian:
         return one_clock(self.denoiser.process, "fit_statistics")
 
-    def parts(self, t: Tensor) -> Iterator[tuple[Tensor, Rng, Tensor | None]]:
+    def parts(self, t: Tensor) -> Iterator[tuple[Tensor, Rng, Cond | Tensor | None]]:
         """x_t of some items at a time, their rng and their conditions."""
         for low in range(0, len(self.x0), self.batch):
             rows = slice(low, low + self.batch)
@@ -169,7 +170,7 @@ class _Source:
         return s, er - s * ef
 
 
-def _mean(denoiser: Denoiser, xt: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+def _mean(denoiser: Denoiser, xt: Tensor, t: Tensor, cond: Cond | Tensor | None) -> Tensor:
     with torch.no_grad():
         return need(denoiser(xt, t, cond), HasMean, "the statistics of dpm-solver-v3").mean
 

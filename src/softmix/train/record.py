@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..cond import NONE, CondSpec
+from ..cond import UNCONDITIONED, CondSpec
 from ..config import from_json, loads
 from ..data import Origin
 from .config import Config, up_to_date
@@ -57,7 +57,7 @@ class Facts:
     parts: tuple[tuple[int, int], ...] = ()
     shown: Literal["first", "chosen"] = "first"
     start: Start | None = None
-    cond: CondSpec = NONE
+    cond: CondSpec = UNCONDITIONED
 
     @property
     def told(self) -> CondSpec:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..cond import NONE, CondSpec
+from ..cond import UNCONDITIONED, CondSpec
 from ..data import Source
 from ..loss import Group
 from ..rng import Rng
@@ -66,7 +66,7 @@ class Task(ABC):
     def told(self, source: Source) -> CondSpec:
         """Which of the conditions that a source offers the model is told. Raises ValueError for a source that this
         task cannot learn from."""
-        return NONE
+        return UNCONDITIONED
 
     @abstractmethod
     def build(self, facts: Facts) -> nn.ModuleDict:

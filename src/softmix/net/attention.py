@@ -1,0 +1,82 @@
+"""The room of networks: attention, of places to each other and of places to tokens of a condition."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def heads_for(width: int) -> int:
+    """How many heads of attention a state of this width gets: of 32 channels, or the next larger that divide it."""
+    return next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
+    """softmax(scale q k^T) v, for q, k, v [..., places, d]; scale is 1 / sqrt(d) if it is None.
+
+    mask : booleans that broadcast to [..., places of q, places of k]; where it is False, nothing is looked at.
+    Written out because for the few places of our nets the fused kernel's backward pass takes half of a
+    training step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
+    """
+    alike = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        alike = alike.masked_fill(~mask, -torch.inf)
+    return alike.softmax(-1) @ v
+
+
+class Attention(nn.Module):
+    """Attention in heads, for q [B, N, width], k and v [B, M, width] -> [B, N, width]. It has no weights.
+
+    heads : numbers 0 .. width / heads - 1 of the width are the first head's, and so on.
+    scale : what q k^T is multiplied with before the softmax; 1 / sqrt(width / heads) if it is None. It may be set at
+        any time: the smaller it is, the more evenly a place looks at the others.
+    """
+
+    def __init__(self, heads: int, scale: float | None = None):
+        super().__init__()
+        self.heads, self.scale = heads, scale
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, angles: Tensor | None = None
+    ) -> Tensor:
+        """mask : [B, M], True where there is something to look at. angles : [N, width / heads / 2] of `turned`."""
+        q, k, v = (rearrange(part, "b n (heads d) -> b heads n d", heads=self.heads) for part in (q, k, v))
+        if angles is not None:
+            q, k = turned(q, angles), turned(k, angles)
+        mixed = attend(q, k, v, self.scale, None if mask is None else mask[:, None, None])
+        return rearrange(mixed, "b heads n d -> b n (heads d)")
+
+
+class CrossAttention(nn.Module):
+    """h + W attention(q(norm(h)), k(c), v(c)): places h [B, N, width] look at tokens c [B, L, context]."""
+
+    def __init__(self, width: int, context: int):
+        super().__init__()
+        self.norm, self.q = nn.LayerNorm(width), nn.Linear(width, width)
+        self.kv, self.join = nn.Linear(context, 2 * width), nn.Linear(width, width)
+        self.attention = Attention(heads_for(width))
+
+    def forward(self, h: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        k, v = self.kv(context).chunk(2, dim=-1)
+        joined: Tensor = self.join(self.attention(self.q(self.norm(h)), k, v, mask))
+        return h + joined
+
+
+def angles_of(places: int, d: int, like: Tensor) -> Tensor:
+    """The angles of rotary positions, [places, d / 2]: place n turns the pair i by n / 10000^(2 i / d).
+
+    Source: Su et al., "RoFormer: Enhanced transformer with rotary position embedding", 2021, eq. 15.
+    """
+    freqs = 10000.0 ** (-torch.arange(0, d, 2, device=like.device, dtype=torch.float32) / d)
+    return torch.arange(places, device=like.device)[:, None] * freqs
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Each pair (x_i, x_{i + d/2}) of x [..., places, d] turned by its angle.
+
+    q_n . k_m then depends on the places through n - m alone, so that a sequence may have any length.
+    """
+    cos, sin = (part.to(x.dtype) for part in (angles.cos(), angles.sin()))
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

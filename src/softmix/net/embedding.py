@@ -1,0 +1,142 @@
+"""The room of networks: how the noise level and the conditions enter: one vector an item, channels, or tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..cond import UNCONDITIONED, Cond, CondSpec, as_cond
+
+
+def waves(x: Tensor, freqs: Tensor) -> Tensor:
+    """x [B, D] -> [x, sin(x f), cos(x f)] for each frequency f, [B, D (1 + 2 F)]."""
+    phase = (x[..., None] * freqs).flatten(1)
+    return torch.cat([x, phase.sin(), phase.cos()], dim=1)
+
+
+class Embedding(nn.Module):
+    """logsnr, and the labels and real numbers of a condition if there are any -> [B, width].
+
+    Fourier features of logsnr, frequencies from 1/8 to 4 in geometric steps, and two layers. Each class of each label
+    has a vector that is added; the class -1 stands for "not given" and has one of its own, so that guidance can be
+    trained and used. Real numbers: see `Values`. Tokens of a context: see `Tokens`, kept here as `context`.
+
+    cond : what the net is built for.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, width: int, cond: CondSpec = UNCONDITIONED, features: int = 32):
+        super().__init__()
+        self.cond = cond
+        self.register_buffer("freqs", torch.logspace(math.log10(1 / 8), math.log10(4), features // 2))
+        self.layers = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+        # the table of the first label, then that of the second, ...; the last row of each is for "not given"
+        rows = sum(count + 1 for _, count in cond.labels)
+        self.classes = nn.Embedding(rows, width) if rows else None
+        self.values = Values(cond.values, width) if cond.values else None
+        self.context = Tokens(cond.context) if cond.context else None
+
+    def forward(self, logsnr: Tensor, cond: Cond | Tensor | None = None) -> Tensor:
+        """cond : a condition, or a tensor of labels; with parts that the embedding has no place for, which are not
+        looked at here."""
+        phase = logsnr.clamp(-20, 20)[:, None] * self.freqs / 2
+        out: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], dim=1))
+        given = cond if isinstance(cond, Cond) else as_cond(cond) or Cond()
+        if self.classes is not None:
+            out = out + self._classes(given.label, logsnr, self.classes)
+        if self.values is not None:
+            out = out + self.values(given.value, logsnr)
+        return out
+
+    def _classes(self, label: Tensor | None, logsnr: Tensor, table: nn.Embedding) -> Tensor:
+        """The sum of the vectors of all labels."""
+        counts = [count for _, count in self.cond.labels]
+        columns = (None,) * len(counts) if label is None else (label,) if label.ndim == 1 else label.unbind(1)
+        found, first = [], 0
+        for column, count in zip(columns, counts, strict=True):
+            if column is None:
+                row = torch.full_like(logsnr, count, dtype=torch.long)
+            else:
+                row = torch.where(column < 0, count, column.long())
+                # a class that there is not would be another label's: beyond the table it raises on every device
+                row = torch.where(column >= count, table.num_embeddings, row)
+            found.append(table(row + first if first else row))
+            first += count + 1
+        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+
+class Values(nn.Module):
+    """Real numbers v [B, K] -> [B, width]: two layers over the number itself and its sines at periods 16, 16/2, ...
+
+    Both, because each fails alone: two layers on the number itself learn a dependence finer than its spread slowly,
+    and sines alone give v and v + 16 the same meaning. Numbers are best given in units of their standard deviation. In
+    the place of a number that is not given (nan) stands a learned vector of its own, so that any of them may lack.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, count: int, width: int, frequencies: int = 8):
+        super().__init__()
+        self.register_buffer("freqs", torch.arange(1, frequencies + 1) * (2 * math.pi / 16))
+        self.none = nn.Parameter(torch.randn(count, 1 + 2 * frequencies))
+        self.layers = nn.Sequential(nn.Linear(self.none.numel(), width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, value: Tensor | None, logsnr: Tensor) -> Tensor:
+        """logsnr [B] : for the number of items, dtype and device."""
+        if value is None:
+            features = self.none.expand(len(logsnr), *self.none.shape)
+        else:
+            value = value.to(logsnr)
+            lacking = value.isnan()
+            known = value.masked_fill(lacking, 0)
+            features = waves(known.reshape(-1, 1), self.freqs).unflatten(0, known.shape)
+            features = torch.where(lacking[..., None], self.none, features)
+        out: Tensor = self.layers(features.flatten(1))
+        return out
+
+
+class Tokens(nn.Module):
+    """Tokens [B, L, D] -> [B, 1 + L, D] for cross-attention: after a learned one that is always there.
+
+    To that first token looks whoever has no other: an item without a context is well defined. What stands in a place
+    that the mask says is empty is not looked at, nan included. Tokens are taken as they are, since a norm over a few
+    numbers would lose what they say: give them at about unit size.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.none = nn.Parameter(torch.randn(width))
+
+    def forward(self, context: Tensor | None, mask: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens and their mask [B, 1 + L], None where all are there. like [B] : for number, dtype and device."""
+        first = self.none.expand(len(like), 1, -1)
+        if context is None:
+            return first, None
+        context = context.to(like)
+        if mask is None:
+            return torch.cat([first, context], dim=1), None
+        mask = mask.to(device=like.device, dtype=torch.bool)
+        rest = context.masked_fill(~mask[..., None], 0)
+        return torch.cat([first, rest], dim=1), torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+
+
+def with_given(image: Tensor | None, x: Tensor, channels: int, axis: int) -> Tensor:
+    """The image of a condition and one channel that is 1 where it is given and 0 where it is nan, along x's axis.
+
+    image [B, C', *size], nan in all channels or in one where it is not given; None where no item has one. x : the
+    state that it stands beside, [B, C, *size], or with the channels at another axis. channels : C'.
+    """
+    shape = list(x.shape)
+    shape[axis] = channels + 1
+    if image is None:
+        return x.new_zeros(shape)
+    given = ~image.isnan().any(axis, keepdim=True)
+    return torch.cat([torch.where(given, image, 0).to(x), given.to(x)], dim=axis)
+
+
+def image_channels(cond: CondSpec) -> int:
+    """How many channels an image condition adds to x: its own and the one that says where it is given."""
+    return cond.image + 1 if cond.image else 0

@@ -1,0 +1,70 @@
+"""The room of networks: a transformer for sequences of any length, channels last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..cond import PARTS, UNCONDITIONED, CondSpec
+from .base import Net, SideInputs, State, at_least_one
+from .embedding import Embedding, image_channels
+from .tokens import TokenBlock, checked_heads
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """width : of the state at a place. depth : blocks. heads : of 32 channels or the next larger that divide if 0.
+
+    For time series, motion, embeddings of text: items [L, D] with an order. For an order that does not matter, and for
+    images, take another net.
+    """
+
+    axes: ClassVar[str] = "LC"
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_one(width=self.width, depth=self.depth)
+
+    def build(self, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED) -> SequenceNet:
+        return SequenceNet(self, channels, out_channels, cond)
+
+
+class SequenceNet(Net):
+    """x [B, L, D] -> [B, L, D_out], for any L; an image condition is a sequence of the same length, [B, L, C'].
+
+    The blocks are those of `DiT`, a token for each place, and know the places by rotary positions
+    (Su et al. 2021): what a place makes of another depends on how far it is from there, and nothing on the length.
+    """
+
+    channel_axis = 2
+    parts = PARTS
+
+    def __init__(self, spec: SequenceSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
+        super().__init__()
+        heads = checked_heads("a sequence net", spec.width, spec.heads)
+        if spec.width // heads % 2:
+            raise ValueError(
+                f"{heads} heads of {spec.width // heads} channels were asked for in a sequence net; rotary positions "
+                "turn pairs of channels: give a width that is a multiple of twice the heads"
+            )
+        self.width = self.embed_width = spec.width
+        self.time = Embedding(self.embed_width, cond)
+        self.enter = nn.Linear(channels + image_channels(cond), spec.width)
+        self.body = nn.ModuleList(
+            TokenBlock(spec.width, self.embed_width, heads, cond.context, rotary=True) for _ in range(spec.depth)
+        )
+        self.splits = {"all": 0, "decoder": spec.depth // 2, "head": max(spec.depth - 1, 0)}
+        self.norm = nn.LayerNorm(spec.width, elementwise_affine=False)
+        self.leave = nn.Linear(spec.width, out_channels)
+
+    def stem(self, x: Tensor) -> State:
+        return (self.enter(x),)
+
+    def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
+        leave: Tensor = self.leave(self.norm(state[0]))
+        return leave

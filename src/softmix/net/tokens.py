@@ -1,0 +1,51 @@
+"""The room of networks: the block of a transformer, which the one for images and the one for sequences share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Attention, CrossAttention, angles_of, heads_for
+from .base import Modulation, SideInputs, State
+
+
+def checked_heads(who: str, width: int, heads: int) -> int:
+    """The number of heads asked for, or one that suits the width for 0. Raises ValueError where it does not divide."""
+    heads = heads or heads_for(width)
+    if width % heads:
+        raise ValueError(f"{heads} heads were asked for in {who} of width {width}; give a number that divides it, or 0")
+    return heads
+
+
+class TokenBlock(nn.Module):
+    """h + W_out [attention(q, k, v), relu(u)] with [q, k, v, u] = W_in y, y = scale * norm(h) + shift.
+
+    Attention and the two-layer MLP side by side (Dehghani et al. 2023): one norm, one modulation and two large
+    matrix products a block, which is where a CPU is quick (and its exponentials are not: hence relu). With a context
+    the tokens then look at it (`CrossAttention`).
+
+    context : the width of a context's token, 0 for none. rotary : whether q and k are turned by their places; without
+    it the places have to be told in the tokens.
+    """
+
+    def __init__(self, width: int, embed_width: int, heads: int, context: int = 0, rotary: bool = False):
+        super().__init__()
+        self.width, self.rotary, self.attention = width, rotary, Attention(heads)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.enter, self.leave = nn.Linear(width, 7 * width), nn.Linear(5 * width, width)
+        self.modulation = Modulation(embed_width, width, 2)
+        self.cross = CrossAttention(width, context) if context else None
+
+    def forward(self, state: State, side: SideInputs) -> State:
+        (h,) = state
+        scale, shift = (part[:, None] for part in self.modulation(side.emb))
+        y = self.enter(torch.addcmul(shift, self.norm(h), 1 + scale))
+        q, k, v, u = y.split([*(self.width,) * 3, 4 * self.width], dim=-1)
+        mixed = self.attention(q, k, v, angles=self._angles(h))
+        h = h + self.leave(torch.cat([mixed, nn.functional.relu(u)], dim=-1))
+        if self.cross is not None and side.context is not None:
+            h = self.cross(h, side.context, side.mask)
+        return (h,)
+
+    def _angles(self, h: Tensor) -> Tensor | None:
+        return angles_of(h.shape[1], self.width // self.attention.heads, h) if self.rotary else None
