@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from softmix.cond import class_label
 from softmix.denoiser import Denoiser, Network, PointHead, SoftHead, guided, in_frame
 from softmix.denoiser.wrap import Wrapped
 from softmix.loss import Square, score
@@ -344,7 +345,7 @@ def test_a_network_of_a_shifted_process_is_that_of_its_base_on_the_state_in_the_
     networks = []
     for process in (ByLabel(), VP()):
         torch.manual_seed(0)
-        networks.append(Network(process, MLPSpec(width=16, depth=2), head, (2,), classes=2).double().eval())
+        networks.append(Network(process, MLPSpec(width=16, depth=2), head, (2,), class_label(2)).double().eval())
     shifted, plain = networks
     x = Rng(0, 3).normal((3, 2), F64)
     for t in (1.0, 0.3):
@@ -357,7 +358,7 @@ def test_a_network_learns_a_shifted_process() -> None:
     frame, in the network or in the driver, they are elsewhere."""
     torch.manual_seed(0)
     process = ByLabel()
-    network = Network(process, MLPSpec(width=32, depth=2), PointHead(), (2,), classes=2)
+    network = Network(process, MLPSpec(width=32, depth=2), PointHead(), (2,), class_label(2))
     optimiser, loss = torch.optim.Adam(network.parameters(), 5e-3), Square()
     centre = torch.tensor([0.6, -0.4])
     for step in range(120):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from softmix.cond import class_label
 from softmix.denoiser import (
     MapHead,
     MixtureHead,
@@ -38,7 +39,7 @@ NETS = {
 def network(head: object, net: str = "unet") -> Network:
     shape = (2,) if net == "mlp" else (1, 8, 8)
     process = Flow() if isinstance(head, MapHead) else VP()
-    return Network(process, NETS[net], head, shape, 3, "v", 0.5).to(META).eval()  # type: ignore[arg-type]
+    return Network(process, NETS[net], head, shape, class_label(3), "v", 0.5).to(META).eval()  # type: ignore[arg-type]
 
 
 def asked(denoiser: object, shape: tuple[int, ...], t: object) -> None:
@@ -69,7 +70,7 @@ def test_a_wrapped_belief_is_where_x_is(name: str) -> None:
         "guided": guided(2.0)(network(SoftHead())),
         "within": within(-5.0, 5.0, guided(2.0))(plain),
         "autoguided": autoguided(network(PointHead()), 2.0)(plain),
-        "staged": Staged(network(SoftHead()), plain, -6.0),
+        "staged": Staged(network(SoftHead()), -6.0),
     }[name]
     for t in (0.3, torch.tensor(0.3), 1.0):
         asked(wrapped, (1, 8, 8), t)
