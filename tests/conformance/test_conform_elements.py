@@ -46,6 +46,7 @@ from softmix.sampler import (
 from softmix.sampler.average import averaged, clock_of, weights
 from softmix.sampler.contract import declare
 from softmix.sampler.drive import finish
+from softmix.sampler.pndm import _steep
 
 F64 = torch.float64
 NS = (1, 2, 3, 7, 260)
@@ -371,3 +372,21 @@ def test_a_clock_is_numbers_or_an_array_for_each_time() -> None:
     assert [part.shape for part in found] == [(1, 3)] * 3  # type: ignore[union-attr]
     assert float(found[1][0, 2]) == pytest.approx(float(VP().logsnr(0.3**1.5)) / 2)  # type: ignore[index]
     assert math.isinf(float(found[2][0, 0]))  # type: ignore[index]
+
+
+def test_a_step_that_is_long_for_one_element_is_taken_by_the_mean() -> None:
+    """From t = 1 to a logsnr of -6 a cosine schedule's signal grows a thousand times; at a pace near 0 an element is
+    as noisy as before. One long step among the elements is enough."""
+    grid = torch.tensor([1.0, float(VP().time(-6.0)), 0.8], dtype=F64)
+    paces = [torch.tensor(pair, dtype=F64) for pair in ([1.0, 1.0], [1e-6, 1.0], [1e-6, 1e-6])]
+    assert [_steep(PerElement(VP(), pace), grid)[0] for pace in paces] == [True, True, False]
+    assert _steep(VP(), grid) == [True, False]
+
+
+def test_an_inversion_begins_with_each_elements_signal() -> None:
+    """A model that knows the item leads from it to alpha x0, of each element: there is no noise to be found."""
+    problem, x0 = independent(VP()), torch.tensor([[0.7, -0.4, 0.2]], dtype=F64)
+    sure = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: Point(x0))
+    times = torch.tensor([0.6, 0.3, 0.0], dtype=F64)
+    found = run(sure, ddim_inversion, x0, times)
+    assert torch.allclose(found, problem.process.alpha(0.6) * x0, rtol=1e-9)
