@@ -23,6 +23,7 @@ def check(
     values: Literal["0..1", "-1..1", "0..255", "as-is"] | None = None,
     layout: Literal["channels-first", "channels-last"] | None = None,
     hold_out: float = 0.0,
+    cache: Path | None = None,
 ) -> None:
     """Verify a run folder (every file of every checkpoint), or show what training would take of data (every file that
     is left out, with a reason). The options for data are those of `softmix train`.
@@ -36,6 +37,7 @@ def check(
         values: the range of a float array.
         layout: which axis of an array holds the channels.
         hold_out: the share that is held out, of data without a test split.
+        cache: the folder given to `softmix train` as such: every byte of what is kept there is verified.
     """
     options = {
         "size": size,
@@ -45,6 +47,7 @@ def check(
         "values": values,
         "layout": layout,
         "hold_out": hold_out or None,
+        "cache": cache,
     }
     given = {name: value for name, value in options.items() if value is not None}
     from ..data.entries import is_run_folder
@@ -66,6 +69,8 @@ def _data(what: str, options: dict[str, Any]) -> None:
     print(f"{what}: {len(items)} {items.kind} of shape {items.shape}, fingerprint {items.fingerprint}")
     for line in (*items.report.lines(), _range(items), *_classes(items)):
         print(line)
+    if "cache" in options:
+        print(_verified(items, options["cache"]))
     try:
         test = load_data(what, split="test", **options)
     except NoSplitError:
@@ -76,9 +81,21 @@ def _data(what: str, options: dict[str, Any]) -> None:
         raise UsageError(f"items of the test split are {test.shape}, those of training {items.shape}: give --size")
 
 
+def _verified(items: Data, cache: Path) -> str:
+    from ..data.store import make
+
+    if make(items.name, items.values, items.labels, items.classes, items.report, like=items).fingerprint != (
+        items.fingerprint
+    ):
+        raise UsageError(f"what {cache} keeps of {items.name} is damaged: remove it, and it is built again")
+    return f"every byte of the cache in {cache} is as it was written"
+
+
 def _range(items: Data) -> str:
     low, high = items.values.min().item(), items.values.max().item()
-    if items.is_image:
+    if items.kind == "tokens":
+        return f"tokens from {low} to {high} of {items.vocabulary}"
+    if not items.values.is_floating_point():
         return f"pixels from {low} to {high} of 0 to 255"
     sd = float(items.values.std(correction=0))
     return f"values from {low:.4g} to {high:.4g}, standard deviation {sd:.3g}"

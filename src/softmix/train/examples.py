@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..data import Data
+from ..data import Data, mirrored
 from ..process import Noised
 from ..rng import Rng, permutation
 from .config import Config, Times
@@ -24,19 +24,13 @@ def examples(config: Config, data: Data, items: Tensor, attempt: int, device: to
     index = _index(config.seed, len(data), items)
     x0 = data.x0(index).to(device)
     if config.flip:
-        x0 = mirrored(x0, rng.child("flip"))
+        x0, _ = mirrored(x0, None, rng.child("flip"))
     cond = None
     if config.classes and data.labels is not None:
         told = rng.child("drop").uniform((len(items),)) >= config.drop
         cond = torch.where(told, data.labels[index].to(device), -1)
     t = times(config, items, attempt)
     return config.process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
-
-
-def mirrored(x0: Tensor, rng: Rng) -> Tensor:
-    """The images [B, C, H, W], each mirrored left for right with a chance of one half."""
-    turned = rng.uniform((len(x0),)) < 0.5
-    return torch.where(turned[:, None, None, None], x0.flip(-1), x0)
 
 
 def _index(seed: int, count: int, items: Tensor) -> Tensor:
