@@ -38,6 +38,6 @@ class Source(Protocol):
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
         """(x0 [B, *shape], float32, or int64 of tokens; its condition, None if there is none).
 
-        index : int64 [B], the numbers of the items. rng : serves B items; whatever is random is a function of it, item
-        by item, so that a batch of k is k batches of one.
+        index : int64 [B], the numbers of the items. rng : serves B items, and is not advanced; whatever is random is a
+        function of it, item by item, so that a batch of k is k batches of one.
         """

@@ -96,18 +96,19 @@ class FromDataset:
         return x0, Cond(labels, image, value, context, mask)
 
     def _read(self, index: Tensor, rng: Rng) -> list[Given]:
-        seeds = rng.bits((len(rng),)).tolist()
-        found = []
+        seeds = rng.child("item").bits((len(rng),)).tolist()
+        found: list[Given] = []
         with _ONE_AT_A_TIME:
             for number, seed in zip(index.tolist(), seeds, strict=True):
                 with _seeded(seed):
                     item = self.dataset[number]
-                found.append(self._checked(item_of(item, f"{self.name}, item {number}"), number))
+                given = item_of(item, f"{self.name}, item {number}")
+                found.append(self._checked(given, self._first or (found[0] if found else given), number))
         return found
 
-    def _checked(self, item: Given, number: int) -> Given:
+    def _checked(self, item: Given, first: Given, number: int) -> Given:
+        """The item. Raises DataError if it is not like the first one, or not finite."""
         who = f"{self.name}, item {number}"
-        first = self._first or item
         for part, tensor in item.tensors():
             other = getattr(first, part)
             # Contexts may have different lengths.

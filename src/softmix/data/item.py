@@ -95,7 +95,7 @@ def _x0(found: Any, who: str) -> Tensor:
             found = found[None]
         elif found.ndim == 3 and found.shape[2] in MODES:
             found = found.transpose(2, 0, 1)
-        found = torch.from_numpy(np.ascontiguousarray(found))
+        found = torch.from_numpy(np.array(found, order="C"))
     if not isinstance(found, Tensor):
         raise DataError(f"{who} is a {type(found).__name__}; give a tensor, an array or a picture, or a dict by name")
     if found.dtype == torch.uint8 or found.is_floating_point():

@@ -38,7 +38,7 @@ def paired_pictures(first: Path, second: Path, want: Want) -> tuple[Data, Data]:
         limit = f"limit: {len(chosen)} pairs were taken, chosen at random from {len(common)}"
         noted = (limit,) if len(chosen) < len(common) else ()
         read = [side.read(chosen, set(common), replace(want, limit=None), noted) for side in sides]
-    both = set(read[0][1]) & set(read[1][1])
+    both = set(map(_key, read[0][1])) & set(map(_key, read[1][1]))
     return _both(read[0], both, want), _both(read[1], both, want)
 
 
@@ -65,12 +65,11 @@ class _Side:
                 self.several.append((entry.name, "another file has the same name, but for its ending"))
 
     def read(self, chosen: list[str], common: set[str], want: Want, notes: tuple[str, ...]) -> tuple[Data, list[str]]:
-        """(the pictures of these names, the name of each)."""
+        """(the pictures of these names, the file of each)."""
         lonely = [(e.name, "no partner of this name") for key, e in self.entries.items() if key not in common]
         listing = replace(self.listing, skipped=[*self.listing.skipped, *lonely, *self.several])
         part = Part([self.entries[key] for key in chosen], self.part.reference, (*self.part.notes, *notes))
-        data, names = read_part(self.name, listing, self.told, part, want)
-        return data, [_key(name) for name in names]
+        return read_part(self.name, listing, self.told, part, want)
 
 
 def _key(name: str) -> str:
@@ -80,10 +79,10 @@ def _key(name: str) -> str:
 def _both(read: tuple[Data, list[str]], both: set[str], want: Want) -> Data:
     """The items whose partner could be read too."""
     data, names = read
-    keep = torch.tensor([name in both for name in names])
+    keep = torch.tensor([_key(name) in both for name in names])
     if keep.all():
         return data
-    lost = tuple((name, "its partner cannot be used") for name in names if name not in both)
+    lost = tuple((name, "its partner cannot be used") for name in names if _key(name) not in both)
     if len(lost) == len(names):
         raise DataError(f"{data.name}: no picture has a partner that can be used; see what softmix check says of both")
     found = data.take(keep.nonzero()[:, 0], f"{len(lost)} pictures have a partner that cannot be used", want.place)
