@@ -367,7 +367,7 @@ def test_a_cache_without_room_is_refused(small_disk: Any, tmp_path: Path) -> Non
 
 def test_what_cannot_be_a_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be a cache: .*; name another folder as cache"):
+    with pytest.raises(DataError, match=r"cannot be a cache: .*; name another folder as cache"):
         load(folder(tmp_path), cache=tmp_path / "file")
     with pytest.raises(DataError, match="there is no such name or path"):
         load(tmp_path / "nothing", cache=tmp_path / "cache")
@@ -393,7 +393,7 @@ def test_a_damaged_byte_that_an_open_does_not_see_is_found_by_check(
         byte = file.read(1)[0]
         file.seek(HEAD + _SAMPLE + 1000)
         file.write(bytes([byte ^ 1]))
-    with pytest.raises(UsageError, match="what .*cache keeps of a is damaged: remove it"):
+    with pytest.raises(UsageError, match=r"what .*cache keeps of a is damaged: remove it"):
         check(str(path), cache=tmp_path / "cache")
 
 

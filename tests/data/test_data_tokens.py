@@ -114,7 +114,7 @@ def test_texts_that_are_refused(tmp_path: Path, options: dict[str, Any], reason:
 
 def test_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match="cannot be read as text .* save it as UTF-8"):
+    with pytest.raises(DataError, match=r"cannot be read as text .* save it as UTF-8"):
         load(tmp_path / "t.txt", tokens="characters", length=1)
     with pytest.raises(DataError, match="was to be read as characters, and is no file"):
         load(tmp_path, tokens="characters", length=1)
@@ -131,6 +131,6 @@ def test_numbers_that_stand_for_nothing() -> None:
     for tokens, alphabet in ((torch.tensor([[3]]), "abc"), (torch.tensor([[-1]]), "abc"), (torch.tensor([[256]]), "")):
         with pytest.raises(ValueError, match="tokens are whole numbers from 0 to"):
             to_text(tokens, alphabet)
-    with pytest.raises(ValueError, match="found torch.float32"):
+    with pytest.raises(ValueError, match=r"found torch\.float32"):
         to_text(torch.tensor([[1.0]]), "abc")
     assert to_text(torch.zeros(0, 4, dtype=torch.int64), "abc") == []

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import softmix
-from softmix.data import Data, Report
+from softmix.data import Data, Report, mirrored
 from softmix.data.store import make
 from softmix.denoiser import PointHead
 from softmix.loss import Consistency, Square
