@@ -30,7 +30,9 @@ PICTURES = np.random.RandomState(0).randint(0, 256, (14, 7, 6, 3)).astype(np.uin
 
 def folder(root: Path) -> Path:
     files = {f"{'abc'[i % 3]}/{i:02}.png": encoded(picture) for i, picture in enumerate(PICTURES)}
-    return fill(root / "photos", files | {"a/broken.png": b"no", "b/small.png": encoded(PICTURES[0, :3])})
+    half = encoded(PICTURES[0], compress_level=0)[:-60]
+    bad = {"a/broken.png": b"no", "b/small.png": encoded(PICTURES[0, :3]), "c/half.png": half}
+    return fill(root / "photos", files | bad)
 
 
 def stores(root: Path) -> list[Path]:
@@ -167,7 +169,7 @@ def test_files_that_changed_are_read_again(tmp_path: Path, case: str) -> None:
     changed(photos, case)
     again = load(photos, cache=tmp_path / "cache")
     assert equal(again, load(photos))
-    assert "was built again: the files have changed (16 were read then, 1" in again.report.notes[-1]
+    assert "was built again: the files have changed (17 were read then, 1" in again.report.notes[-1]
     assert not any("built again" in note for note in load(photos, cache=tmp_path / "cache").report.notes)
     assert len(stores(tmp_path / "cache")) == 1
 
@@ -374,6 +376,16 @@ def test_what_cannot_be_a_cache(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no path"):
         load("digits", cache="~nobody-of-that-name/x")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_within_the_data_is_refused(tmp_path: Path) -> None:
+    photos = folder(tmp_path)
+    for cache in (photos, photos / "cache", photos / "a/cache"):
+        with pytest.raises(DataError, match=r"lies within the data, .*photos; name a folder outside of them"):
+            load(photos, cache=cache)
+        with pytest.raises(DataError, match="lies within the data"):
+            load(saved(tmp_path / "a.npy", PICTURES), beside=photos, cache=cache)
+    assert not (photos / "cache").exists() and len(load(photos, cache=tmp_path / "photos-kept")) == 14
 
 
 def test_a_damaged_byte_that_an_open_does_not_see_is_found_by_check(

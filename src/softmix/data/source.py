@@ -125,6 +125,7 @@ def load(
         None if beside is None else _place(beside),
         None if cache is None else _absolute(cache),
     )
+    _check_cache(origin)
     by_name = beside is not None and all(map(_has_pictures, (source, beside)))
 
     def read(place: Place) -> tuple[Data, ...]:
@@ -162,6 +163,17 @@ def _check(source: str | Path) -> None:
     """Raises DataError where a source is a path that leads nowhere."""
     if not _is_name(source):
         _path(source)
+
+
+def _check_cache(origin: Origin) -> None:
+    """Raises DataError for a cache that would be part of what it keeps."""
+    for source in filter(None, (origin.source, origin.beside)):
+        if (
+            origin.cache
+            and os.path.isdir(source)
+            and Path(origin.cache).resolve().is_relative_to(Path(source).resolve())
+        ):
+            raise DataError(f"the cache {origin.cache} lies within the data, {source}; name a folder outside of them")
 
 
 def _whole(source: str | Path, want: Want) -> Data:
