@@ -505,3 +505,23 @@ def test_the_command_line_trains_from_a_cache(tmp_path: Path, capsys: pytest.Cap
     main(["train", "--out", str(tmp_path / "run"), "--more", "1"])
     assert "read from the cache" in capsys.readouterr().out
     assert data_of(tmp_path / "run").report.notes[-1].startswith("read from the cache")
+
+
+def test_a_bar_shows_what_is_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softmix.data import aside
+
+    shown: list[tuple[str, int]] = []
+
+    def bar(items: Any, **options: Any) -> Any:
+        shown.append((options["desc"], len(items)))
+        # Shown on a terminal, and nowhere else.
+        assert options["disable"] is None
+        return items
+
+    monkeypatch.setattr(aside, "tqdm", bar)
+    photos = folder(tmp_path)
+    load(photos, cache=tmp_path / "cache", limit=8)
+    assert shown == [("cache: headers", 17), ("cache: pictures", 15), ("cache: parts", 1)]
+    load(photos, cache=tmp_path / "cache", limit=8)
+    load(photos)
+    assert len(shown) == 3

@@ -152,6 +152,10 @@ def test_a_part_of_pairs_keeps_partners_together() -> None:
     second = make("numbers", torch.arange(COUNT).float()[:, None], None, (), Report(COUNT))
     kept, out = Paired(first, second).split(1 / 3, seed=2)
     assert (len(kept), len(out)) == (6, 3)
+    # In proportion to the classes of the first.
+    for seed in range(4):
+        held = Paired(first, second).split(1 / 3, seed)[1]
+        assert sorted(held.first.labels.tolist()) == [0, 1, 2]  # type: ignore[attr-defined]
     for part in (kept, out):
         x0, cond = batch(part, torch.arange(len(part)))
         assert cond.value is not None and torch.equal(x0, first.x0(cond.value[:, 0].long()))

@@ -203,6 +203,13 @@ def test_floats_with_three_axes_are_sequences_unless_they_are_pixels(tmp_path: P
     assert np.allclose(scaled, 2 * waves - 1, atol=1e-6)
 
 
+def test_pictures_are_dark_only_if_all_are(tmp_path: Path) -> None:
+    array = np.full((3, 4, 4), 9, np.uint8)
+    assert "nearly black: the largest pixel is 9 of 255" in read(tmp_path, array).report.notes[0]
+    array[2, 3, 3] = 200
+    assert read(tmp_path, array).report.notes == ()
+
+
 def test_points_are_scaled_only_if_asked(tmp_path: Path) -> None:
     array = np.array([[0.0, 127.5], [255.0, 51.0]])
     assert read(tmp_path, array).kind == "points" and read(tmp_path, array).x0().tolist() == array.tolist()
