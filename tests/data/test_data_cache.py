@@ -281,6 +281,23 @@ def test_a_process_that_is_killed_leaves_no_half_cache(tmp_path: Path) -> None:
     assert [path.name.startswith("photos-") for path in stores(cache)] == [True]
 
 
+def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
+    photos, cache = folder(tmp_path), tmp_path / "cache"
+    load(photos, cache=cache)
+    store = stores(cache)[0]
+    changed(photos, "content")
+    store.rename(cache / f".{store.name}.old")
+    fill(cache / f".{store.name}.aside", {"0.npy": b"whole, and not yet in its place"})
+    assert equal(load(photos, cache=cache), load(photos)) and stores(cache) == [store]
+
+
+def test_a_cache_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, cache = folder(tmp_path), tmp_path / "cache"
+    load(photos, cache=cache)
+    monkeypatch.setattr("softmix.data.cache.FileLock", None)
+    assert equal(load(photos, cache=cache), load(photos))
+
+
 def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     photos, cache = folder(tmp_path), tmp_path / "cache"
     child = building(photos, cache, 9)
