@@ -14,7 +14,7 @@ from PIL import Image
 from softmix.cli import main
 from softmix.cli.check import check
 from softmix.data import load
-from softmix.data.origin import Layout, Values
+from softmix.data.origin import Layout, Tokens, Values
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -43,6 +43,7 @@ def test_options_are_those_of_load() -> None:
     assert names == set(known) - {"source", "split"}
     assert set(get_args(get_args(hints["values"])[0])) == set(get_args(Values))
     assert set(get_args(get_args(hints["layout"])[0])) == set(get_args(Layout))
+    assert hints["tokens"] == Tokens | None
     for name in names:
         assert inspect.signature(check).parameters[name].default == known[name].default
 
@@ -165,3 +166,20 @@ def test_pictures_of_a_camera_are_not_left_as_large_as_they_are_in_silence(
     for words in ((root, "--size", 32), (tmp_path / "a.npy", "--size", 32)):
         assert "WARNING" not in said(capsys, *words)
     assert "WARNING" not in said(capsys, pictures(tmp_path / "small", {str(i): (256, 256) for i in range(3)}))
+
+
+def test_pairs_tokens_and_volumes_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = pictures(tmp_path / "photos", {str(i): (12, 12) for i in range(6)})
+    pictures(tmp_path / "edges", {str(i): (12, 12) for i in range(5)})
+    out = said(capsys, photos, "--beside", tmp_path / "edges")
+    assert f"{photos}: 5 pairs of images of shape (3, 12, 12)" in out
+    assert "no partner of this name: photos/dog/5.png" in out
+    assert "told beside x_t: the label class (2 classes), an image of 3 channels" in out
+    (tmp_path / "t.txt").write_text("hello world")
+    out = said(capsys, tmp_path / "t.txt", "--tokens", "characters", "--length", 3)
+    assert "3 tokens of shape (3,)" in out and "tokens from 0 to 7 of 8" in out
+    np.save(tmp_path / "n.npy", np.arange(12).reshape(4, 3) % 5)
+    assert "tokens from 0 to 4 of 6" in said(capsys, tmp_path / "n.npy", "--tokens", 6)
+    np.save(tmp_path / "v.npy", np.full((2, 1, 3, 4, 5), 200, np.uint8))
+    out = said(capsys, tmp_path / "v.npy", "--spacing", 2.5, 1, 1)
+    assert "2 volumes of shape (1, 3, 4, 5)" in out and "pixels from 200 to 200 of 0 to 255" in out

@@ -169,7 +169,7 @@ BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
     "one axis": (np.zeros(4, np.uint8), "with C = 1 or 3"),
     "no items": (np.zeros((0, 8, 8), np.uint8), "no items"),
     "one number": (np.array(1.0), "no items"),
-    "nothing finite": (np.full((3, 2), np.inf), "none of 3 is finite"),
+    "nothing finite": (np.full((3, 2), np.inf), "none of 3 items is finite"),
 }
 
 

@@ -182,24 +182,32 @@ def test_as_is_keeps_floats(tmp_path: Path) -> None:
 
 
 def test_floats_with_three_axes_are_sequences_unless_they_are_pixels(tmp_path: Path) -> None:
-    waves = np.random.RandomState(0).rand(5, 3, 40)
+    waves = np.random.RandomState(0).rand(5, 40, 3)
     data = read(tmp_path, waves)
-    assert data.kind == "sequences" and data.shape == (3, 40)
-    assert "sequences [N, C, L] with C = 3 and L = 40, which no network here trains" in data.report.notes[0]
+    assert data.kind == "sequences" and data.shape == (40, 3)
+    assert "sequences [N, L, D] with L = 40 and D = 3; give --layout channels-first if" in data.report.notes[0]
     assert np.array_equal(data.x0().numpy(), waves.astype(np.float32))
-    turned = read(tmp_path, waves.transpose(0, 2, 1), layout="channels-last")
+    turned = read(tmp_path, waves.transpose(0, 2, 1), layout="channels-first")
     assert turned.fingerprint == data.fingerprint
+    assert read(tmp_path, waves, layout="channels-last").fingerprint == data.fingerprint
     for pixels in (PIXELS[:, 0] / 255, PIXELS[:, 0] * 1.0):
         grey = read(tmp_path, pixels)
         assert grey.is_image and np.array_equal(grey.values[:, 0].numpy(), PIXELS[:, 0])
-        assert read(tmp_path, pixels, layout="channels-first").kind == "sequences"
+        assert read(tmp_path, pixels, layout="channels-last").kind == "sequences"
     for few in (PIXELS[:, 0] % 100 * 1.0, PIXELS[:, 0] % 100 / 255, -1.0 * PIXELS[:, 0], (PIXELS[:, 0] > 9) * 1.0):
         assert read(tmp_path, few).kind == "sequences"
     for options in ({"values": "0..1"}, {"size": 8}, {"channels": 3}):
         with pytest.raises(DataError, match="may be grey pictures or sequences; save pictures as"):
             read(tmp_path, waves, **options)
-    scaled = read(tmp_path, waves, values="0..1", layout="channels-first").x0().numpy()
+    scaled = read(tmp_path, waves, values="0..1", layout="channels-last").x0().numpy()
     assert np.allclose(scaled, 2 * waves - 1, atol=1e-6)
+
+
+def test_pictures_are_dark_only_if_all_are(tmp_path: Path) -> None:
+    array = np.full((3, 4, 4), 9, np.uint8)
+    assert "nearly black: the largest pixel is 9 of 255" in read(tmp_path, array).report.notes[0]
+    array[2, 3, 3] = 200
+    assert read(tmp_path, array).report.notes == ()
 
 
 def test_points_are_scaled_only_if_asked(tmp_path: Path) -> None:
@@ -249,7 +257,7 @@ def test_other_types_and_more_axes_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="give uint8 for images, or floats for points"):
             read(tmp_path, array)
     with pytest.raises(DataError, match="images are uint8"):
-        read(tmp_path, PIXELS[..., None])
+        read(tmp_path, PIXELS[..., None, None])
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

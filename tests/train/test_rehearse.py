@@ -627,7 +627,7 @@ def test_small_images_have_a_network_of_their_own() -> None:
 
 
 def test_sequences_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    data = make("songs", torch.randn(20, 3, 50), None, (), Report(20))
+    data = make("songs", torch.randn(20, 50, 3), None, (), Report(20))
     for attempt in (
         lambda: preset("smd", data.shape),
         lambda: trainable(data.shape),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import softmix
-from softmix.data import Data, Report
+from softmix.data import Data, Report, mirrored
 from softmix.data.store import make
 from softmix.denoiser import PointHead
 from softmix.loss import Consistency, Square
@@ -37,7 +37,7 @@ from softmix.train import (
     preset,
     training,
 )
-from softmix.train.denoise import mirrored, times
+from softmix.train.denoise import times
 from softmix.train.ema import beta, gamma_of
 from softmix.train.examples import index_of
 from softmix.train.record import Earlier, rate

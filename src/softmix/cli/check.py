@@ -23,9 +23,14 @@ def check(
     values: Literal["0..1", "-1..1", "0..255", "as-is"] | None = None,
     layout: Literal["channels-first", "channels-last"] | None = None,
     hold_out: float = 0.0,
+    tokens: Literal["characters", "bytes"] | int | None = None,
+    length: int | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    beside: str | None = None,
+    cache: Path | None = None,
 ) -> None:
     """Verify a run folder (every file of every checkpoint), or show what training would take of data (every file that
-    is left out, with a reason). The options for data are those of `softmix train`.
+    is left out, with a reason). The options for data are those of `softmix.data.load`.
 
     Args:
         what: a run folder, or anything that `softmix train` takes as data.
@@ -36,6 +41,11 @@ def check(
         values: the range of a float array.
         layout: which axis of an array holds the channels.
         hold_out: the share that is held out, of data without a test split.
+        tokens: read a text as characters or bytes, or an array of whole numbers as so many tokens.
+        length: how many tokens of a text make an item.
+        spacing: the size of a voxel of volumes, dz dy dx.
+        beside: data that are the condition of these: of folders of pictures, those with the same names of files.
+        cache: the folder given to `softmix train` as such: every byte of what is kept there is verified.
     """
     options = {
         "size": size,
@@ -45,6 +55,11 @@ def check(
         "values": values,
         "layout": layout,
         "hold_out": hold_out or None,
+        "tokens": tokens,
+        "length": length,
+        "spacing": spacing,
+        "beside": beside,
+        "cache": cache,
     }
     given = {name: value for name, value in options.items() if value is not None}
     from ..data.entries import is_run_folder
@@ -60,12 +75,20 @@ def check(
 
 
 def _data(what: str, options: dict[str, Any]) -> None:
-    from ..data import NoSplitError
+    from ..data import NoSplitError, Paired
 
-    items = load_data(what, **options)
-    print(f"{what}: {len(items)} {items.kind} of shape {items.shape}, fingerprint {items.fingerprint}")
-    for line in (*items.report.lines(), _range(items), *_classes(items)):
+    items: Any = load_data(what, **options)
+    both: tuple[Any, ...] = (items.first, items.second) if isinstance(items, Paired) else (items,)
+    first = both[0]
+    kind = f"pairs of {first.kind}" if len(both) > 1 else first.kind
+    print(f"{what}: {len(items)} {kind} of shape {items.shape}, fingerprint {items.fingerprint}")
+    for line in (*items.report.lines(), *map(_range, both), *_classes(first)):
         print(line)
+    if len(both) > 1:
+        print(f"told beside x_t: {items.cond}")
+    if "cache" in options:
+        for each in both:
+            print(_verified(each, options["cache"]))
     try:
         test = load_data(what, split="test", **options)
     except NoSplitError:
@@ -78,9 +101,21 @@ def _data(what: str, options: dict[str, Any]) -> None:
     told_again(items)
 
 
+def _verified(items: Data, cache: Path) -> str:
+    from ..data.store import make
+
+    if make(items.name, items.values, items.labels, items.classes, items.report, like=items).fingerprint != (
+        items.fingerprint
+    ):
+        raise UsageError(f"what {cache} keeps of {items.name} is damaged: remove it, and it is built again")
+    return f"every byte of the cache in {cache} is as it was written"
+
+
 def _range(items: Data) -> str:
     low, high = items.values.min().item(), items.values.max().item()
-    if items.is_image:
+    if items.kind == "tokens":
+        return f"tokens from {low} to {high} of {items.vocabulary}"
+    if not items.values.is_floating_point():
         return f"pixels from {low} to {high} of 0 to 255"
     sd = float(items.values.std(correction=0))
     return f"values from {low:.4g} to {high:.4g}, standard deviation {sd:.3g}"

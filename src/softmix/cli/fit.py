@@ -43,6 +43,7 @@ def train(
     bits: int | None = None,
     values: ValueRange | None = None,
     layout: LayoutName | None = None,
+    cache: Path | None = None,
     config: Path | None = None,
     start: Path | None = None,
     set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="NAME=VALUE ...")] = (),
@@ -76,6 +77,8 @@ def train(
         bits: of grey images of 16 bits, and arrays of whole numbers: how many their values use, such as 12.
         values: of an array of numbers: their range.
         layout: of an array of images: where its channels are.
+        cache: a folder where the data are kept as they were read, for data that are larger than memory or slow to
+            read. It is used again while their files are unchanged.
         config: a config.json, or its run folder, to repeat, instead of the model's own settings.
         start: a run whose weights are the start of a new one.
         set: changes to the configuration, such as --set batch=64 loss.m=8 net.width=96. Of a run that goes on
@@ -95,7 +98,7 @@ def train(
     source = behind(out, model, config, start)
     require_length(steps, minutes, needed=more is None and (source is None or source.role == "start"))
     said = {"size": size, "channels": channels, "limit": limit, "hold_out": hold_out, "bits": bits}
-    items = items_of(data, source, said | {"values": values, "layout": layout})
+    items = items_of(data, source, said | {"values": values, "layout": layout, "cache": cache})
     chosen = configuration(source, model, items.shape, set)
     if steps is not None or minutes is not None:
         chosen = replace(chosen, steps=steps, minutes=minutes)

@@ -23,11 +23,15 @@ _CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the source; `name` is its path below the source, with slashes; `label` if a list of files gives one."""
+    """A file of the source; `name` is its path below the source, with slashes; `label` if a list of files gives one.
+
+    path : where it is, None for a member of an archive.
+    """
 
     name: str
     open: Callable[[], IO[bytes]]
     label: str | None = None
+    path: str | None = None
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -108,7 +112,7 @@ def folder(root: Path) -> Listing:
             elif reason := _not_plain(item):
                 skipped.append((printable(below + item.name), reason))
             else:
-                entries.append(Entry(printable(below + item.name), _opener(item.path)))
+                entries.append(Entry(printable(below + item.name), _opener(item.path), path=item.path))
     if runs == [""]:
         raise DataError(
             f"{printable(str(root))} is a run folder of softmix, not data; name the data that it was trained on"
@@ -130,7 +134,7 @@ def _opener(path: str) -> Callable[[], IO[bytes]]:
 
 def file(name: str, path: Path, label: str | None = None) -> Entry | str:
     """A file outside of any listing, or the reason why it is of no use."""
-    return _not_plain(path) or Entry(name, _opener(str(path)), label)
+    return _not_plain(path) or Entry(name, _opener(str(path)), label, str(path))
 
 
 def _closed_reason(error: OSError | ValueError) -> str:

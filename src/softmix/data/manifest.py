@@ -60,6 +60,11 @@ def listed(path: Path, want: Want) -> tuple[Listing, tuple[str, ...]]:
     return Listing(entries, skipped), tuple(notes)
 
 
+def files(path: Path) -> list[Path]:
+    """Every file that a list names, of all splits, whether it is there or not. Raises DataError as `listed` does."""
+    return [path.parent / row.path for row in _rows(path, _text(path))]
+
+
 def _split(row: Row) -> str | None:
     return None if row.split is None else ALIASES.get(row.split.strip().lower())
 
@@ -161,22 +166,22 @@ def _named(value: Any, where: str) -> str | None:
     raise DataError(f"{where}: the label {printable(str(value)[:40])} is neither a whole number nor a name")
 
 
-def with_dataset_json(listing: Listing) -> tuple[Listing, str] | None:
-    """The listing with the labels of EDM's dataset.json, and a note; None if there is no such file.
+def with_dataset_json(listing: Listing) -> tuple[Listing, str]:
+    """(the listing with the labels of EDM's dataset.json, a note), or (the listing, "") if there is no such file.
 
     It is {"labels": [["00000/img00000000.png", 6], ...]} beside the pictures, or {"labels": null} without labels.
     Source: T. Karras et al., dataset_tool.py of EDM and StyleGAN. Raises DataError if it is damaged.
     """
     place = next((entry for entry in listing.entries if PurePosixPath(entry.name).name == "dataset.json"), None)
     if place is None:
-        return None
+        return listing, ""
     try:
         with place.open() as stream:
             tree = json.loads(stream.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{place.name} cannot be read as JSON ({error}); remove it, or write it again") from error
     if not isinstance(tree, dict) or "labels" not in tree:
-        return None
+        return listing, ""
     rest = [entry for entry in listing.entries if entry is not place]
     if tree["labels"] is None:
         return replace(listing, entries=rest), f"{place.name} gives no labels, and subfolders are no classes"

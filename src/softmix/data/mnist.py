@@ -9,20 +9,26 @@ from pathlib import Path
 from torch import Tensor
 
 from softmix.data import idx
-from softmix.data.array import from_array, what
+from softmix.data.array import from_array
 from softmix.data.labels import classes_of, named
 from softmix.data.report import DataError, printable
 from softmix.data.store import Data
 from softmix.data.want import Want
+from softmix.data.written import what
 
 _NAMES = {"train": ("train",), "test": ("t10k", "test")}
 
 
 def from_idx(path: Path, want: Want) -> Data:
     """The array in an IDX file, with the labels of the file beside it if MNIST's rule names one. Raises DataError."""
-    beside = path.with_name(re.sub(r"images([-.])idx3", r"labels\1idx1", path.name))
     name = printable(re.sub(r"(\.idx|[-.]ubyte|\.gz)+$", "", path.name))
-    return _labelled(name, path, beside if beside != path and os.path.isfile(beside) else None, (), want)
+    return _labelled(name, path, labels_beside(path), (), want)
+
+
+def labels_beside(path: Path) -> Path | None:
+    """The file of labels that MNIST's rule names for a file of images, if it is there."""
+    found = path.with_name(re.sub(r"images([-.])idx3", r"labels\1idx1", path.name))
+    return found if found != path and os.path.isfile(found) else None
 
 
 def _idx_file(root: Path, kind: str, split: str) -> Path | None:

@@ -79,7 +79,8 @@ def toy(name: str, want: Want) -> Data:
     if name not in TOYS:
         known = ", ".join(f"toy:{key}" for key in TOYS)
         raise DataError(f"{full} was asked for, but there is no such toy; there are {known}")
-    want.without(full, "holds points, not images", "size", "channels", "bits", "values", "layout")
+    useless = ("size", "channels", "bits", "values", "layout", "tokens", "length", "spacing")
+    want.without(full, "holds points, not images", *useless)
     count = min(want.limit or TOY_ITEMS, TOY_ITEMS)
     points = TOYS[name]().sample(count, Rng(0, count, f"{full}.{want.split}")).float()
     return make(full, points, None, (), Report(count, notes=("drawn with seed 0",)))

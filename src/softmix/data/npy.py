@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softmix.data.array import from_array, what
+from softmix.data.array import from_array
 from softmix.data.entries import open_archive
 from softmix.data.labels import beside, classes_of
 from softmix.data.memory import inflatable, room_for
 from softmix.data.report import DataError, printable
 from softmix.data.store import Data
 from softmix.data.want import ALIASES, Want
+from softmix.data.written import what
 
 _IMAGES = ("images", "image", "x", "data", "arr_0", "samples", "imgs")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")

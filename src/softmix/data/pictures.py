@@ -18,7 +18,6 @@ from torch import Tensor
 from softmix.data.entries import Entry, Listing, archive, folder, open_archive
 from softmix.data.labels import from_names
 from softmix.data.manifest import listed, with_dataset_json
-from softmix.data.memory import room_for
 from softmix.data.picture import MAX_ENLARGED, REDUCED, Header, Unusable, decoded, look
 from softmix.data.report import DataError, Grave, Report, grouped, printable
 from softmix.data.splits import Part, of_split, shared_depth
@@ -59,40 +58,50 @@ _Labelling = Callable[[_Scan], tuple[Tensor, tuple[str, ...]] | None]
 
 def from_folder(path: Path, want: Want) -> Data:
     """The pictures below a folder; see `softmix.data.load` for the rules. Raises DataError if none can be used."""
-    name = printable(path.resolve().name or str(path))
-    return _from_listing(name, folder(path), want)
+    return _from_listing(name_of(path), folder(path), want)
 
 
 def from_zip(path: Path, want: Want) -> Data:
     """The pictures in a zip archive, read in place, by the rules of a folder. Raises DataError if none can be used."""
     with open_archive(path) as file:
-        return _from_listing(printable(path.stem), archive(file), want)
+        return _from_listing(name_of(path), archive(file), want)
+
+
+def name_of(path: Path) -> str:
+    """What a folder or an archive of pictures is called."""
+    return printable(path.stem) if path.suffix.lower() == ".zip" else printable(path.resolve().name or str(path))
 
 
 def from_list(path: Path, want: Want) -> Data:
     """The pictures that a csv, tsv, txt or jsonl names; see `softmix.data.manifest.listed`. Raises DataError."""
     listing, notes = listed(path, want)
     scan = _Scan(printable(path.stem), skipped=list(listing.skipped), notes=list(notes))
-    return _build(scan, Part(listing.entries), want, _by_label)
+    return _build(scan, Part(listing.entries), want, _by_label)[0]
 
 
 def _from_listing(name: str, listing: Listing, want: Want) -> Data:
+    listing, told = with_dataset_json(listing)
+    return read_part(name, listing, told, of_split(name, listing.entries, want), want)[0]
+
+
+def read_part(name: str, listing: Listing, told: str, part: Part, want: Want) -> tuple[Data, list[str]]:
+    """(the pictures of a part of a listing, the name of the file of each).
+
+    told : the note of `with_dataset_json`, "" if labels are subfolders.
+    """
     scan = _Scan(name, skipped=list(listing.skipped))
     if listing.hidden:
         scan.notes.append(f"{listing.hidden} hidden files were passed over")
     if listing.runs:
         scan.notes.append(f"run folders of softmix, which are no data, were left out: {', '.join(listing.runs)}")
-    told = with_dataset_json(listing)
-    if told is not None:
-        listing, note = told
-        scan.notes.append(note)
-    return _build(scan, of_split(name, listing.entries, want), want, _by_folder if told is None else _by_label)
+    scan.notes += [told] if told else []
+    return _build(scan, part, want, _by_label if told else _by_folder)
 
 
-def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> Data:
-    want.without(scan.name, "holds pictures, whose pixels are known", "values", "layout")
+def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> tuple[Data, list[str]]:
+    want.without(scan.name, "holds pictures, whose pixels are known", "values", "layout", "tokens", "length", "spacing")
     scan.notes += part.notes
-    _read_headers(scan, part.entries)
+    _read_headers(scan, part.entries, want)
     size, channels = _decided(scan, part.reference, want)
     if want.size is None:
         _keep_size(scan, size)
@@ -107,7 +116,8 @@ def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> Data:
         raise scan.nothing()
     report = Report(len(kept), tuple(scan.skipped), tuple(scan.converted), tuple(scan.notes))
     labels, classes = (found[0][torch.tensor(kept)], found[1]) if found else (None, ())
-    return make(scan.name, torch.from_numpy(pixels), labels, classes, report)
+    names = [scan.found[number][0].name for number in kept]
+    return make(scan.name, torch.from_numpy(pixels), labels, classes, report), names
 
 
 def _decided(scan: _Scan, reference: list[Entry] | None, want: Want) -> tuple[tuple[int, int], int]:
@@ -115,7 +125,7 @@ def _decided(scan: _Scan, reference: list[Entry] | None, want: Want) -> tuple[tu
     headers = [header for _, header in scan.found]
     if reference is not None and (want.size is None or want.channels is None):
         other = _Scan(scan.name)
-        _read_headers(other, reference)
+        _read_headers(other, reference, want)
         headers = [header for _, header in other.found] or headers
     if not headers:
         raise scan.nothing()
@@ -141,8 +151,8 @@ def _why(error: Exception) -> str:
 _CLOSED = (Unusable, OSError, EOFError, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError)
 
 
-def _read_headers(scan: _Scan, entries: list[Entry]) -> None:
-    for entry in entries:
+def _read_headers(scan: _Scan, entries: list[Entry], want: Want) -> None:
+    for entry in want.place.watched(entries, "headers"):
         try:
             with entry.open() as stream:
                 scan.found.append((entry, look(stream)))
@@ -225,13 +235,12 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], want: Want) -> tu
     total = len(scan.found)
     order = range(total) if want.limit is None else permutation(0, total, "softmix.data.limit").tolist()
     most = total if want.limit is None else min(want.limit, total)
-    room_for(f"{scan.name} of {most} pictures", most * channels * size[0] * size[1])
-    pixels = np.empty((most, channels, size[1], size[0]), np.uint8)
+    pixels = want.place.empty(f"{scan.name} of {most} pictures", (most, channels, size[1], size[0]), np.uint8)
     kept: list[int] = []
     largest: list[int] = []
     first: dict[bytes, str] = {}
     copies: list[tuple[str, str]] = []
-    for number in order:
+    for number in want.place.watched(order, "pictures"):
         if len(kept) == most:
             break
         entry = scan.found[number][0]
@@ -258,7 +267,7 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], want: Want) -> tu
     if len(kept) < total:
         scan.notes.append(f"limit: {len(kept)} pictures were taken, chosen at random from {total}")
     rank = np.argsort(kept)
-    return sorted(kept), pixels[rank]
+    return sorted(kept), want.place.gathered(scan.name, pixels, rank)
 
 
 def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: int | None) -> tuple[str, ...]:

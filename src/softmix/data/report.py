@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class DataError(ValueError):
@@ -71,3 +72,13 @@ class Report:
             "converted": [{"name": name, "how": how} for name, how in self.converted],
             "notes": list(self.notes),
         }
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> Report:
+        """Undoes `to_json`."""
+        return Report(
+            tree["read"],
+            tuple((each["name"], each["reason"]) for each in tree["skipped"]),
+            tuple((each["name"], each["how"]) for each in tree["converted"]),
+            tuple(tree["notes"]),
+        )

@@ -6,16 +6,22 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack, overload
 
+from softmix.data.cache import cached
 from softmix.data.cifar import from_cifar, kind_of
 from softmix.data.manifest import KINDS as LISTS
 from softmix.data.mnist import from_idx, from_idx_folder, is_idx_folder
 from softmix.data.named import digits, fashion_mnist, toy
 from softmix.data.npy import from_npy, from_npz
-from softmix.data.origin import Layout, Origin, Values
+from softmix.data.origin import Layout, Origin, Tokens, Values
+from softmix.data.paired import Paired
+from softmix.data.pairs import pair, paired_others, paired_pictures
 from softmix.data.pictures import from_folder, from_list, from_zip
+from softmix.data.place import MEMORY, Place
 from softmix.data.report import DataError, printable
-from softmix.data.store import Data
+from softmix.data.store import Data, divided
+from softmix.data.text import from_text
 from softmix.data.toys import TOYS
 from softmix.data.want import ALIASES, Want
 
@@ -24,6 +30,27 @@ _IDX_NAME = re.compile(r"(\.idx|ubyte)(\.gz)?$|idx\d?.*\.gz$")
 _KINDS = "a folder of pictures, a .zip, .npy, .npz or IDX file, or a .csv, .txt or .jsonl that lists pictures"
 
 
+class _Options(TypedDict, total=False):
+    """The keywords of `load`, but for `beside`."""
+
+    split: str
+    size: int | None
+    channels: int | None
+    limit: int | None
+    bits: int | None
+    values: Values | None
+    layout: Layout | None
+    hold_out: float
+    tokens: Tokens | None
+    length: int | None
+    spacing: tuple[float, float, float] | None
+    cache: str | Path | None
+
+
+@overload
+def load(source: str | Path, *, beside: None = None, **options: Unpack[_Options]) -> Data: ...
+@overload
+def load(source: str | Path, *, beside: str | Path, **options: Unpack[_Options]) -> Paired: ...
 def load(
     source: str | Path,
     *,
@@ -35,7 +62,12 @@ def load(
     values: Values | None = None,
     layout: Layout | None = None,
     hold_out: float = 0.0,
-) -> Data:
+    tokens: Tokens | None = None,
+    length: int | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    beside: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Data | Paired:
     """The data set that `source` names.
 
     source : `digits`, `fashion-mnist`, `toy:NAME`, or a path (write ./digits for a folder of that name):
@@ -52,9 +84,19 @@ def load(
     bits : of 16-bit grey pictures and arrays of whole numbers, how many are in use: 12 makes 4095 white.
     values : the range of a float array: "0..1", "-1..1" or "0..255" become pixels of pictures, and points or sequences
         in [-1, 1]; "as-is" keeps floats as they are. None: pictures by what is found, all else as it is.
-    layout : which axis of an array holds the channels, "channels-first" or "channels-last". None: by their sizes.
+    layout : which axis of an array holds the channels, "channels-first" or "channels-last". None: of pictures by their
+        sizes, of sequences the last, of volumes the first.
     hold_out : of a source without a test split, this share of the items that `limit` leaves is its test split, by
         `Data.split(hold_out, seed=0)`.
+    tokens : "characters" or "bytes" read a file as text, in items of `length` tokens. A number reads an array of whole
+        numbers as tokens, of which there are so many.
+    spacing : of volumes, the size of a voxel (dz, dy, dx) in a unit of yours; it is kept, and changes no value.
+    beside : a second source, whose items are the condition of the first's, in a `Paired`. Pictures of folders and zip
+        archives are paired by the names of their files, all else by number. The options hold for both; the classes
+        are those of the first.
+    cache : a folder where what was read is kept, in files that are mapped and need no memory: for data that are larger
+        than memory, or slow to read. It is used again while the files of the source have the same sizes and times of
+        change, and written anew otherwise.
 
     The label of a picture is the subfolder that it lies in, at the top, if most pictures lie in one; a folder that
     holds them all is passed through. dataset.json (EDM), the columns of a list and NAME_labels.npy or labels.npy beside
@@ -62,20 +104,105 @@ def load(
     a source has no use for is refused. Raises DataError, and nothing else, if the request makes no sense or nothing is
     left.
     """
-    want = Want(ALIASES.get(split, split), size, channels, limit, bits, values, layout, hold_out)
-    named = isinstance(source, str) and (source in _NAMED or source.startswith("toy:")) and "/" not in source
-    found = _from_name(str(source), want) if named else _from_path(_path(source), want)
-    if hold_out:
-        kept, out = found.split(hold_out, 0)
-        found = kept if want.split == "train" else out
-    place = str(source) if named else str(Path(source).expanduser().absolute())
-    return replace(found, origin=Origin(place, split, size, channels, limit, bits, values, layout, hold_out))
+    want = Want(
+        ALIASES.get(split, split), size, channels, limit, bits, values, layout, hold_out, tokens, length, spacing
+    )
+    for each in (source, source if beside is None else beside):
+        _check(each)
+    origin = Origin(
+        _place(source),
+        split,
+        size,
+        channels,
+        limit,
+        bits,
+        values,
+        layout,
+        hold_out,
+        tokens,
+        length,
+        spacing,
+        None if beside is None else _place(beside),
+        None if cache is None else _absolute(cache),
+    )
+    _check_cache(origin)
+    by_name = beside is not None and all(map(_has_pictures, (source, beside)))
+
+    def read(place: Place) -> tuple[Data, ...]:
+        wanted = replace(want, place=place)
+        if beside is None:
+            found: tuple[Data, ...] = (_whole(source, wanted),)
+        elif by_name:
+            found = paired_pictures(_path(source), _path(beside), wanted)
+        else:
+            all_of = replace(wanted, limit=None)
+            found = paired_others(_whole(source, all_of), _whole(beside, all_of), wanted)
+        return _part(found, wanted) if hold_out else found
+
+    found = read(MEMORY) if origin.cache is None else cached(Path(origin.cache), origin, read)
+    return replace(found[0], origin=origin) if beside is None else pair(found, by_name, origin)
+
+
+def _is_name(source: str | Path) -> bool:
+    return isinstance(source, str) and (source in _NAMED or source.startswith("toy:")) and "/" not in source
+
+
+def _place(source: str | Path) -> str:
+    return str(source) if _is_name(source) else _absolute(source)
+
+
+def _absolute(path: str | Path) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    # An unknown ~name.
+    except RuntimeError as error:
+        raise DataError(f"{printable(str(path))} is no path ({error}); name a folder or a file") from error
+
+
+def _check(source: str | Path) -> None:
+    """Raises DataError where a source is a path that leads nowhere."""
+    if not _is_name(source):
+        _path(source)
+
+
+def _check_cache(origin: Origin) -> None:
+    """Raises DataError for a cache that would be part of what it keeps."""
+    for source in filter(None, (origin.source, origin.beside)):
+        if (
+            origin.cache
+            and os.path.isdir(source)
+            and Path(origin.cache).resolve().is_relative_to(Path(source).resolve())
+        ):
+            raise DataError(f"the cache {origin.cache} lies within the data, {source}; name a folder outside of them")
+
+
+def _whole(source: str | Path, want: Want) -> Data:
+    return _from_name(str(source), want) if _is_name(source) else _from_path(_path(source), want)
+
+
+def _part(found: tuple[Data, ...], want: Want) -> tuple[Data, ...]:
+    """What is kept of the sets, or held out if the test split is wanted; partners stay together."""
+    first = found[0]
+    chosen = divided(first.name, first.labels, len(first), want.hold_out, 0)[0 if want.split == "train" else 1]
+    return tuple(each.take(*chosen, want.place) for each in found)
+
+
+def _has_pictures(source: str | Path) -> bool:
+    """Whether a source is a folder or an archive of pictures in files of their own."""
+    if _is_name(source):
+        return False
+    path = _path(source)
+    if path.is_dir():
+        return not (is_idx_folder(path) or kind_of(path))
+    return path.name.lower().endswith(".zip")
 
 
 def _from_name(name: str, want: Want) -> Data:
     want.part(name, ("train", "test"), "name one of these")
     if name in _NAMED:
-        want.without(name, "holds pictures, whose pixels are known", "bits", "values", "layout")
+        want.without(
+            name, "holds pictures, whose pixels are known", "bits", "values", "layout", "tokens", "length", "spacing"
+        )
         found = _NAMED[name](want)
     else:
         found = toy(name.removeprefix("toy:"), want)
@@ -86,11 +213,21 @@ def _from_name(name: str, want: Want) -> Data:
 
 
 def _from_path(path: Path, want: Want) -> Data:
+    if want.length is not None:
+        return _from_text(path, want)
     if not path.is_dir():
         return _from_file(path, want)
     if is_idx_folder(path):
         return from_idx_folder(printable(path.resolve().name), path, (), want)
     return from_cifar(path, want) if kind_of(path) else from_folder(path, want)
+
+
+def _from_text(path: Path, want: Want) -> Data:
+    shown = printable(str(path))
+    if not path.is_file():
+        raise DataError(f"{shown} was to be read as {want.tokens}, and is no file; name a file of text")
+    want.part(shown, (), "load it and call .split(), or give a share to hold out")
+    return from_text(path, want)
 
 
 def _path(source: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Room `data`: a data set in memory, its values in model units, and the way back to bytes."""
+"""Room `data`: a data set, its values in model units, and the way back to bytes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from softmix.cond import Cond, CondSpec
 from softmix.data.origin import Origin
+from softmix.data.place import MEMORY, Place
 from softmix.data.report import DataError, Report
 from softmix.rng import Rng, permutation
 
-Kind = Literal["images", "points", "sequences", "grids"]
+Kind = Literal["images", "points", "sequences", "volumes", "grids", "tokens"]
+# Values of an array that is mapped from a file are hashed in pieces, so that they are never all in memory.
+_PIECE = 1 << 24
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -29,31 +32,40 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def fingerprint(values: Tensor, labels: Tensor | None) -> str:
-    """The first 16 hex digits of SHA-256 over the types, shapes and bytes of values and labels."""
+def fingerprint(values: Tensor, labels: Tensor | None, *more: str) -> str:
+    """The first 16 hex digits of SHA-256 over the types, shapes and bytes of values and labels, and over `more`."""
     digest = hashlib.sha256()
     for part in (values, labels):
         if part is None:
             digest.update(b"no labels")
             continue
         digest.update(f"{part.dtype} {tuple(part.shape)};".encode())
-        digest.update(part.cpu().contiguous().numpy().tobytes())
+        flat = part.cpu().contiguous().numpy().reshape(-1)
+        for at in range(0, len(flat), _PIECE):
+            digest.update(flat[at : at + _PIECE].data)
+    for text in more:
+        digest.update(f";{text}".encode())
     return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in memory.
+    """A data set, in memory or mapped from a file.
 
     name : "digits", "fashion-mnist", "toy:grid", or the name of the folder or file.
-    values : uint8 [N, C, H, W] for images; float32 [N, ...] for points and sequences, already in model units.
+    values : uint8 [N, C, H, W] of images and [N, C, D, H, W] of volumes, 0..255; int32 [N, L] or [N, H, W] of tokens;
+        float32 of all else, in model units: points [N, D], sequences [N, L, D] with channels last, volumes, grids.
+        Read from a cache they are mapped from a file, and take no memory of their own.
     labels : int64 [N], numbers into `classes`, or None.
     report : what was read and what was left out, with a reason each.
-    fingerprint : see `fingerprint`; equal for equal values and labels, wherever they came from.
+    fingerprint : see `fingerprint`; equal for equal content, wherever it came from.
 
     origin : how `load` read it, or None for items that were made or chosen otherwise.
+    vocabulary : how many tokens there are; 0 for all that are no tokens. alphabet : the character of each token, "" if
+        tokens are not characters.
+    spacing : (dz, dy, dx), the size of a voxel, in the unit in which it was given to `load`.
 
-    `make` computes the fingerprint; use it instead of the constructor.
+    A `Source`. `make` computes the fingerprint; use it instead of the constructor.
     """
 
     name: str
@@ -63,6 +75,9 @@ class Data:
     report: Report
     fingerprint: str
     origin: Origin | None = None
+    vocabulary: int = 0
+    alphabet: str = ""
+    spacing: tuple[float, float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -81,38 +96,48 @@ class Data:
 
     @property
     def is_image(self) -> bool:
-        return self.values.dtype == torch.uint8
+        return self.kind == "images"
 
     @property
     def kind(self) -> Kind:
-        """What the items are: images (uint8), or floats by their axes: points [D], sequences [C, L], grids (more).
-
-        No network here trains on sequences.
-        """
-        if self.is_image:
+        """What the items are: tokens; images (uint8 [C, H, W]); or by their axes: points [D], sequences [L, D], volumes
+        [C, D, H, W], grids (others)."""
+        if self.vocabulary:
+            return "tokens"
+        if self.values.dtype == torch.uint8 and self.values.ndim == 4:
             return "images"
-        axes: dict[int, Kind] = {2: "points", 3: "sequences"}
+        axes: dict[int, Kind] = {2: "points", 3: "sequences", 5: "volumes"}
         return axes.get(self.values.ndim, "grids")
-
-    def x0(self, index: Tensor | slice | None = None) -> Tensor:
-        """Items as the model sees them, float32: value / 127.5 - 1 for images, as they are for points."""
-        values = self.values if index is None else self.values[index]
-        return values.float() / 127.5 - 1 if self.is_image else values
 
     @property
     def cond(self) -> CondSpec:
-        """The conditions that are known of the items: their labels, by the name "class"."""
-        return CondSpec((("class", len(self.classes)),)) if self.labels is not None and self.classes else CondSpec()
+        """The label "class", where there are labels."""
+        if self.labels is None:
+            return CondSpec()
+        return CondSpec((("class", len(self.classes) or int(self.labels.max()) + 1),))
+
+    def x0(self, index: Tensor | slice | None = None) -> Tensor:
+        """Items as the model sees them: float32, value / 127.5 - 1 for pixels, as they are for points; int64 tokens."""
+        values = self.values if index is None else self.values[index]
+        if self.vocabulary:
+            return values.long()
+        return values.float() / 127.5 - 1 if self.values.dtype == torch.uint8 else values
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """Items as the model sees them and what is known of them; rng : of each item, for a source that draws."""
-        return self.x0(index), Cond(label=self.labels[index]) if self.cond.parts and self.labels is not None else None
+        """(x0 [B, *shape], its labels if there are any). Nothing is random."""
+        index = index.to(self.values.device)
+        return self.x0(index), None if self.labels is None else Cond(label=self.labels[index])
 
-    def take(self, index: Tensor, note: str) -> Data:
-        """The items at `index` (int64 [M]) as a data set of its own, with `note` added to the report."""
+    def take(self, index: Tensor, note: str, place: Place = MEMORY) -> Data:
+        """The items at `index` (int64 [M]) as a data set of its own, with `note` added to the report.
+
+        Raises DataError if `place`, by default memory, has no room for them.
+        """
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
         labels = None if self.labels is None else self.labels[index]
-        return make(self.name, self.values[index], labels, self.classes, report)
+        there = self.values.device
+        values = torch.from_numpy(place.gathered(self.name, self.values.cpu().numpy(), index.cpu().numpy())).to(there)
+        return make(self.name, values, labels, self.classes, report, like=self)
 
     def noted(self, note: str) -> Data:
         """The same data with `note` added to the report."""
@@ -124,17 +149,25 @@ class Data:
         A function of (self, held_out, seed) alone; both parts keep the order of the items.
         Raises DataError if either part would be empty.
         """
-        count = round(held_out * len(self))
-        if not 0 < count < len(self):
-            raise DataError(
-                f"{self.name}: a share of {held_out} of {len(self)} items was to be held out, which leaves "
-                f"{len(self) - count} and {count}; give a share with at least one item on either side"
-            )
-        out = torch.zeros(len(self), dtype=torch.bool)
-        out[_held_out(self.labels, len(self), count, seed)] = True
-        how = f"of {len(self)} by split(held_out={held_out:.6g}, seed={seed})"
-        kept = self.take((~out).nonzero()[:, 0], f"{len(self) - count} kept {how}")
-        return kept, self.take(out.nonzero()[:, 0], f"{count} held out {how}")
+        kept, out = divided(self.name, self.labels, len(self), held_out, seed)
+        return self.take(*kept), self.take(*out)
+
+
+def divided(
+    name: str, labels: Tensor | None, total: int, held_out: float, seed: int
+) -> tuple[tuple[Tensor, str], tuple[Tensor, str]]:
+    """((numbers of the items that are kept, a note), (those that are held out, a note)); see `Data.split`."""
+    count = round(held_out * total)
+    if not 0 < count < total:
+        raise DataError(
+            f"{name}: a share of {held_out} of {total} items was to be held out, which leaves "
+            f"{total - count} and {count}; give a share with at least one item on either side"
+        )
+    out = torch.zeros(total, dtype=torch.bool)
+    out[_held_out(labels, total, count, seed)] = True
+    how = f"of {total} by split(held_out={held_out:.6g}, seed={seed})"
+    kept = (~out).nonzero()[:, 0], f"{total - count} kept {how}"
+    return kept, (out.nonzero()[:, 0], f"{count} held out {how}")
 
 
 def _held_out(labels: Tensor | None, total: int, count: int, seed: int) -> Tensor:
@@ -165,8 +198,26 @@ def choose(count: int, limit: int | None) -> Tensor:
     return permutation(0, count, "softmix.data.limit")[:limit].sort().values
 
 
-def make(name: str, values: Tensor, labels: Tensor | None, classes: tuple[str, ...], report: Report) -> Data:
-    """A Data with its fingerprint. Raises DataError if labels and values do not match."""
+def make(
+    name: str,
+    values: Tensor,
+    labels: Tensor | None,
+    classes: tuple[str, ...],
+    report: Report,
+    *,
+    vocabulary: int = 0,
+    alphabet: str = "",
+    spacing: tuple[float, float, float] | None = None,
+    like: Data | None = None,
+) -> Data:
+    """A Data with its fingerprint. Raises DataError if labels and values do not match.
+
+    like : a Data whose vocabulary, alphabet and spacing these items have.
+    """
     if labels is not None and len(labels) != len(values):
         raise DataError(f"{name}: there are {len(values)} items but {len(labels)} labels; each item needs one label")
-    return Data(name, values, labels, classes, report, fingerprint(values, labels))
+    if like is not None:
+        vocabulary, alphabet, spacing = like.vocabulary, like.alphabet, like.spacing
+    more = [f"{vocabulary} tokens {alphabet}"] * bool(vocabulary) + [f"spacing {spacing}"] * (spacing is not None)
+    found = fingerprint(values, labels, *more)
+    return Data(name, values, labels, classes, report, found, vocabulary=vocabulary, alphabet=alphabet, spacing=spacing)

@@ -42,10 +42,13 @@ class Range:
         return f"{'whole numbers' if self.whole else 'values'} from {self.low:.6g} to {self.high:.6g}"
 
 
-def chunks(array: NDArray[Any]) -> Iterator[slice]:
-    """Slices of the first axis, each of about 4 million values, so that a mapped file is never whole in memory."""
+def chunks(array: NDArray[Any], items: int | None = None) -> Iterator[slice]:
+    """Slices of the first axis, each of about 4 million values, so that a mapped file is never whole in memory.
+
+    items : how many items of this size are meant, by default all of the array's.
+    """
     step = max(1, _CHUNK // max(1, array[:1].size))
-    return (slice(at, at + step) for at in range(0, len(array), step))
+    return (slice(at, at + step) for at in range(0, len(array) if items is None else items, step))
 
 
 def range_of(name: str, array: NDArray[Any]) -> Range:
@@ -103,34 +106,27 @@ def bits_for(high: float) -> int:
     return max(1, int(high).bit_length())
 
 
-def from_bits(name: str, array: NDArray[Any], found: Range, bits: int) -> NDArray[np.uint8]:
-    """Pixels round(255 v / (2^bits - 1)) of whole numbers v. Raises DataError if one needs more bits or is below 0."""
+def require_bits(name: str, found: Range, bits: int) -> int:
+    """`bits`. Raises DataError if a number needs more of them, or is below 0."""
     if not found.whole or found.low < 0 or found.high >= 1 << bits:
         raise DataError(
             f"{name}: {bits} bits were asked for, which hold whole numbers from 0 to {(1 << bits) - 1}, "
             f"but {found} were found; give the bits that hold them"
         )
-    pixels = np.empty(array.shape, np.uint8)
-    for part in chunks(array):
-        pixels[part] = stretched(array[part], bits)
-    return pixels
+    return bits
 
 
 def stretched(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """round(255 v / (2^bits - 1)), v within 0 and 2^bits - 1."""
+    """Pixels round(255 v / (2^bits - 1)) of whole numbers v within 0 and 2^bits - 1."""
     return np.rint(values.astype(np.float64) * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
 def to_pixels(array: NDArray[Any], values: Values) -> tuple[NDArray[np.uint8], float]:
     """(pixels round(255 (v - low) / (high - low)), the largest change by rounding in levels); all values finite."""
     low, high = ENDS[values]
-    pixels, change = np.empty(array.shape, np.uint8), 0.0
-    for part in chunks(array):
-        levels = ((array[part].astype(np.float64) - low) * (255 / (high - low))).clip(0, 255)
-        nearest = np.rint(levels)
-        change = max(change, float(np.abs(levels - nearest).max()))
-        pixels[part] = nearest
-    return pixels, change
+    levels = ((array.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255)
+    nearest = np.rint(levels)
+    return nearest.astype(np.uint8), float(np.abs(levels - nearest).max())
 
 
 def said(found: Range, values: Values, change: float) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import get_args
 
-from softmix.data.origin import Layout, Values
+from softmix.data.origin import Layout, Tokens, Values
+from softmix.data.place import MEMORY, Place
 from softmix.data.report import DataError, NoSplitError
 
+# Tokens are kept in 32 bits.
+MAX_TOKENS = 1 << 31
 SPLITS = ("train", "test", "val")
 # What people call a split, and which of SPLITS it is; where several names are in use, the first one counts.
 ALIASES = {
@@ -25,7 +29,10 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Want:
-    """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense."""
+    """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense.
+
+    place : where the values are put.
+    """
 
     split: str = "train"
     size: int | None = None
@@ -35,6 +42,10 @@ class Want:
     values: Values | None = None
     layout: Layout | None = None
     hold_out: float = 0.0
+    tokens: Tokens | None = None
+    length: int | None = None
+    spacing: tuple[float, float, float] | None = None
+    place: Place = MEMORY
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -57,6 +68,25 @@ class Want:
             raise DataError(
                 f"bits {self.bits} and values {self.values} were asked for; both say what is white: give one"
             )
+        self._check_tokens()
+        if self.spacing is not None and not (len(self.spacing) == 3 and all(0 < d < math.inf for d in self.spacing)):
+            raise DataError(f"a voxel spacing of {self.spacing} was asked for; give three lengths above 0: dz, dy, dx")
+
+    def _check_tokens(self) -> None:
+        read = self.tokens in ("characters", "bytes")
+        whole = isinstance(self.tokens, int) and not isinstance(self.tokens, bool) and 2 <= self.tokens <= MAX_TOKENS
+        if not (self.tokens is None or read or whole):
+            raise DataError(
+                f"tokens {self.tokens!r} were asked for; give 'characters' or 'bytes' of a text, or of an array of "
+                f"whole numbers how many tokens there are, 2 to {MAX_TOKENS}"
+            )
+        if read != (self.length is not None):
+            raise DataError(
+                f"tokens {self.tokens!r} and the length {self.length} were asked for; a text is cut into items of a "
+                "length, and nothing else is: give both or neither"
+            )
+        if self.length is not None and self.length < 1:
+            raise DataError(f"a length of {self.length} tokens was asked for; give 1 or more")
 
     def without(self, name: str, why: str, *options: str) -> None:
         """Raises DataError if one of `options` was asked for. `why` says what `name` is that it has no use for them."""

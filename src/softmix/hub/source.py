@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..codec import VAE
 from ..denoiser.parameterise import affine
 from ..posterior import Point
 from ..shape import column
@@ -15,7 +16,6 @@ from .calls import Call, call_of, extra_channels, is_sound, is_video, time_of
 from .conditions import Conditions, conditions_of
 from .folder import net_of, opened
 from .keywords import Keywords, moved
-from .latents import decoded, encoded
 from .reading import HubError, Reading, reading
 from .text import EncodeText, conditioned, reader
 
@@ -92,22 +92,22 @@ class Borrowed(nn.Module):
             raise HubError("this model came without a text encoder: give from_diffusers its whole pipeline")
         return conditioned(self._encode_text(prompts, self.shape), more)
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents of images in [-1, 1], scaled as the model wants them."""
-        return encoded(self._need_vae(), images)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images in [-1, 1] of latents."""
-        return decoded(self._need_vae(), latents)
-
-    def _need_vae(self) -> Any:
+    @property
+    def codec(self) -> VAE:
+        """The VAE that leads from images to latents and back. Raises HubError for a model without one."""
         if self.vae is None:
             raise HubError(
                 "this model works on pixels, or came without its VAE: give from_diffusers the whole pipeline"
             )
-        return self.vae
+        return VAE(self.vae)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images in [-1, 1], scaled as the model wants them."""
+        return self.codec.encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images in [-1, 1] of latents."""
+        return self.codec.decode(latents)
 
 
 def from_diffusers(

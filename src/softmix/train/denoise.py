@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cond import Cond, CondSpec, Part
-from ..data import Source
+from ..data import Source, mirrored
 from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
 from ..loss import Energy, Group, Keeper, LossSpec, Stage, score
 from ..net import NetSpec, UNetSpec
@@ -193,16 +193,6 @@ def _nothing(told: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
     context = torch.zeros(n, 1, told.context) if told.context else None
     mask = torch.zeros(n, 1, dtype=torch.bool) if told.context else None
     return Cond(label, image, value, context, mask)
-
-
-def mirrored(x0: Tensor, cond: Cond | None, rng: Rng) -> tuple[Tensor, Cond | None]:
-    """The images [B, C, H, W], each mirrored left for right with a chance of one half, and with it the image that is
-    its condition."""
-    turned = (rng.uniform((len(x0),)) < 0.5)[:, None, None, None]
-    x0 = torch.where(turned, x0.flip(-1), x0)
-    if cond is not None and cond.image is not None:
-        cond = replace(cond, image=torch.where(turned, cond.image.flip(-1), cond.image))
-    return x0, cond
 
 
 def times(task: Denoise, batch: Batch) -> Tensor:

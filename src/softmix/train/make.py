@@ -21,7 +21,7 @@ def trainable(shape: tuple[int, ...]) -> None:
     """Raises TrainingError for items of a shape that no network takes."""
     if len(shape) == 2:
         raise TrainingError(
-            f"the items have shape {tuple(shape)}: sequences of length {shape[1]} in {shape[0]} channels. They can be "
+            f"the items have shape {tuple(shape)}: sequences of length {shape[0]} in {shape[1]} channels. They can be "
             "loaded, but there is no network for them yet: images [C, H, W] and points [D] can be trained on"
         )
     if len(shape) not in (1, 3):

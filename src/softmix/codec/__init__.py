@@ -1,0 +1,6 @@
+"""The room of codecs: x0 to latents and back."""
+
+from .contract import Codec
+from .vae import VAE
+
+__all__ = ["VAE", "Codec"]

@@ -1,0 +1,124 @@
+"""Room `data`: a cache that is being built: arrays in files, which are mapped and not in memory."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from softmix.data.report import DataError, printable
+from softmix.data.values import chunks
+
+T = TypeVar("T")
+# The header of every .npy here: it is written last, when the number of items is known.
+HEAD = 128
+
+
+def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The first 128 bytes of a .npy file of format 1.0."""
+    said = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {tuple(map(int, shape))}, }}"
+    if len(said) > HEAD - 11:
+        raise DataError(f"an array of shape {shape} has too many axes for a cache; load it without one")
+    return b"\x93NUMPY\x01\x00" + (HEAD - 10).to_bytes(2, "little") + said.ljust(HEAD - 11).encode() + b"\n"
+
+
+class Aside:
+    """A `Place` in a folder that is not yet a cache. Raises DataError where the disk has no room."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._made: list[tuple[NDArray[Any], Path]] = []
+
+    def require(self, name: str, need: int) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if need > free:
+            raise DataError(
+                f"{name} needs {need / 2**30:.1f} GiB in {printable(str(self.folder.parent))}, and {free / 2**30:.1f} "
+                "GiB are free there; name another folder as cache, or give a smaller size, or a limit"
+            )
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        need = int(np.prod([int(n) for n in shape], dtype=object)) * np.dtype(dtype).itemsize
+        self.require(name, need)
+        path = self.folder / f"array{len(self._made)}.npy"
+        try:
+            with path.open("xb") as file:
+                _reserve(file.fileno(), HEAD + need)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise DataError(f"{name} needs {need / 2**30:.1f} GiB, which {path.parent} does not hold") from error
+            raise
+        array: NDArray[Any] = np.memmap(path, dtype, "r+", offset=HEAD, shape=shape)
+        self._made.append((array, path))
+        return array
+
+    def gathered(self, name: str, values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+        found = self.empty(name, (len(index), *values.shape[1:]), values.dtype)
+        for part in self.watched(list(chunks(values, len(index))), "parts"):
+            found[part] = values[index[part]]
+        return found
+
+    def watched(self, items: Sequence[T], what: str) -> Iterable[T]:
+        shown: Iterable[T] = tqdm(items, desc=f"cache: {what}", leave=False, disable=None)
+        return shown
+
+    def kept(self, name: str, values: Tensor, file: str) -> tuple[int, ...]:
+        """Makes `values`, of an array of this place or from memory, a whole and synced file; its shape."""
+        array, path = self._of(name, values)
+        shape = (len(values), *array.shape[1:])
+        array.flush()  # type: ignore[attr-defined]
+        with path.open("r+b") as opened:
+            opened.truncate(HEAD + int(np.prod(shape)) * array.dtype.itemsize)
+            opened.write(header(array.dtype, shape))
+            opened.flush()
+            os.fsync(opened.fileno())
+        path.rename(self.folder / file)
+        return shape
+
+    def clear(self) -> None:
+        """Removes the arrays that nothing was kept of."""
+        for _, path in self._made:
+            path.unlink(missing_ok=True)
+
+    def _of(self, name: str, values: Tensor) -> tuple[NDArray[Any], Path]:
+        """The array of this place whose first items `values` are. What is in memory is written first."""
+        plain = values.detach().cpu().contiguous()
+        for array, path in self._made:
+            if array.ctypes.data == plain.data_ptr():
+                return array, path
+        copied = self.empty(name, tuple(plain.shape), plain.numpy().dtype)
+        for part in chunks(copied):
+            copied[part] = plain[part].numpy()
+        return self._made[-1]
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Takes room on the disk: to write into a mapped file that lacks it ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.truncate(handle, size)
+
+
+def mapped(path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The values of a file as a tensor that is read from the disk where it is used. What is written into it is lost."""
+    with path.open("rb") as file:
+        if sys.platform == "win32":
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        else:
+            # No room in memory is set aside for changes: there may be more data than memory.
+            unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+            rights = mmap.PROT_READ | mmap.PROT_WRITE
+            whole = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | unreserved, rights)
+    return torch.frombuffer(whole, dtype=dtype, count=int(np.prod(shape)), offset=HEAD).reshape(shape)

@@ -1,0 +1,249 @@
+"""Room `data`: data sets that are larger than memory: read once, kept in files, and mapped from them.
+
+    DIR/NAME-KEY/store.json        what was read, from which files, with the report
+    DIR/NAME-KEY/0.npy             the values, uint8, int32 or float32
+    DIR/NAME-KEY/0.labels.npy      int64, if there are labels
+
+KEY is a hash of the source and the options. The folder is written aside, synced and renamed, so that it is whole or
+not there, and one process at a time builds it while others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from softmix.config import JSON, canonical, to_json
+from softmix.data.aside import HEAD, Aside, header, mapped
+from softmix.data.origin import Origin
+from softmix.data.place import Place
+from softmix.data.report import DataError, Report, printable
+from softmix.data.state import State, state_of
+from softmix.data.store import Data
+
+# To be raised when the same files would be read as other items.
+FORMAT = 1
+_STORE = "store.json"
+_TYPES = {"uint8": torch.uint8, "int32": torch.int32, "float32": torch.float32}
+# So many pieces of the values, evenly placed, are compared with a hash whenever a cache is opened.
+_SAMPLES, _SAMPLE = 64, 4096
+
+
+class _Damaged(Exception):
+    """A cache that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """folder : of the cache. asked : what it is of. state : of the files that it is made of."""
+
+    folder: Path
+    asked: JSON
+    state: State
+
+
+_Read = Callable[[Place], tuple[Data, ...]]
+
+
+def cached(root: Path, origin: Origin, read: _Read) -> tuple[Data, ...]:
+    """The data sets that `load` reads for `origin`, by `read`, kept below `root`; see `stored`."""
+    asked = to_json(replace(origin, cache=None))
+    return stored(root, Path(origin.source).name, asked, lambda: state_of(origin), read)
+
+
+def stored(root: Path, name: str, asked: JSON, state: Callable[[], State], read: _Read) -> tuple[Data, ...]:
+    """What `read` gives, kept below `root`; from there, if it was kept for the same `asked` and `state` before.
+
+    read : makes data sets in a place. Waits, with a warning, while another process builds the same. A cache that is
+    damaged, or whose files have changed, is built again, and the report says why.
+    Raises DataError if it cannot be written, or if the files change while they are read.
+    """
+    key = hashlib.sha256(canonical({"format": FORMAT, "asked": asked}).encode()).hexdigest()[:12]
+    wish = _Wish(root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:40]}-{key}", asked, state())
+    found, _ = _opened(wish)
+    if found is not None:
+        return found
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(wish.folder.with_name(f".{wish.folder.name}.lock"))
+        _acquire(lock, wish.folder)
+    except OSError as error:
+        raise _closed(root, error) from error
+    try:
+        # Another process may have built it in the meantime.
+        found, why = _opened(wish)
+        return found if found is not None else _built(wish, state, read, why)
+    except OSError as error:
+        raise _closed(root, error) from error
+    finally:
+        lock.release()
+
+
+def _closed(root: Path, error: OSError) -> DataError:
+    return DataError(f"{printable(str(root))} cannot be a cache: {error}; name another folder as cache")
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        said = f"{printable(str(folder))} is being built by another process; waiting until it has ended"
+        warnings.warn(said, stacklevel=4)
+        lock.acquire(timeout=-1)
+
+
+def _built(wish: _Wish, state: Callable[[], State], read: _Read, why: str) -> tuple[Data, ...]:
+    beside, old = (wish.folder.with_name(f".{wish.folder.name}.{kind}") for kind in ("aside", "old"))
+    # What a process that was killed has left.
+    for left in (beside, old):
+        shutil.rmtree(left, ignore_errors=True)
+    beside.mkdir()
+    try:
+        place = Aside(beside)
+        data = read(place)
+        body = {
+            "format": FORMAT,
+            "asked": wish.asked,
+            "files": wish.state.files,
+            "state": wish.state.digest,
+            "sets": [_kept(place, each, str(number)) for number, each in enumerate(data)],
+        }
+        place.clear()
+        if state() != wish.state:
+            raise DataError(f"{data[0].name}: its files changed while they were read; try again when they rest")
+        _write(beside / _STORE, json.dumps(body, indent=1).encode())
+        _sync(beside)
+        if wish.folder.exists():
+            wish.folder.rename(old)
+        beside.rename(wish.folder)
+        _sync(wish.folder.parent)
+    finally:
+        for left in (beside, old):
+            shutil.rmtree(left, ignore_errors=True)
+    found, bad = _opened(wish)
+    if found is None:
+        raise DataError(f"{printable(str(wish.folder))} was just written and cannot be read: {bad}; check the disk")
+    return tuple(each.noted(why) for each in found) if why else found
+
+
+def _kept(place: Aside, data: Data, stem: str) -> dict[str, Any]:
+    """Writes the values and labels of a set; what store.json says of it."""
+    shape = place.kept(data.name, data.values, f"{stem}.npy")
+    if data.labels is not None:
+        with (place.folder / f"{stem}.labels.npy").open("xb") as file:
+            np.save(file, data.labels.numpy(), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+    dtype = str(data.values.dtype).removeprefix("torch.")
+    values = mapped(place.folder / f"{stem}.npy", _TYPES[dtype], shape)
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "dtype": dtype,
+        "shape": list(shape),
+        "sample": _sample(values),
+        "labels": None if data.labels is None else hashlib.sha256(data.labels.numpy().data).hexdigest(),
+        "classes": list(data.classes),
+        "vocabulary": data.vocabulary,
+        "alphabet": data.alphabet,
+        "spacing": data.spacing,
+        "report": data.report.to_json(),
+    }
+
+
+def _sample(values: Tensor) -> str:
+    """A hash of pieces of the values: an open that is quick finds what has been cut, zeroed or overwritten at large."""
+    flat = values.reshape(-1).view(torch.uint8).numpy()
+    digest = hashlib.sha256()
+    for start in np.linspace(0, max(len(flat) - _SAMPLE, 0), _SAMPLES).astype(np.int64):
+        digest.update(flat[start : start + _SAMPLE].data)
+    return digest.hexdigest()
+
+
+def _opened(wish: _Wish) -> tuple[tuple[Data, ...] | None, str]:
+    """(the sets of a cache, "") if it is whole and its files are as they were, else (None, why it is built again)."""
+    if not (wish.folder / _STORE).is_file():
+        return (
+            None,
+            f"{wish.folder} was damaged, it had no {_STORE}, and is built again" if wish.folder.exists() else "",
+        )
+    try:
+        body = json.loads((wish.folder / _STORE).read_bytes())
+        if (body["format"], body["asked"]) != (FORMAT, wish.asked):
+            raise _Damaged("its store.json is of something else")
+        if (body["files"], body["state"]) != (wish.state.files, wish.state.digest):
+            count = f"{body['files']} were read then, {wish.state.files} are there now"
+            return None, f"the cache {wish.folder} was built again: the files have changed ({count})"
+        sets = tuple(_set(wish.folder, str(number), one) for number, one in enumerate(body["sets"]))
+    except (_Damaged, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return None, f"the cache {wish.folder} was built again: it was damaged ({error})"
+    return tuple(each.noted(f"read from the cache {wish.folder}") for each in sets), ""
+
+
+def _set(folder: Path, stem: str, said: dict[str, Any]) -> Data:
+    dtype, shape, path = _TYPES[said["dtype"]], tuple(said["shape"]), folder / f"{stem}.npy"
+    numpy_type = np.dtype(said["dtype"])
+    whole = HEAD + int(np.prod(shape)) * numpy_type.itemsize
+    there = path.stat().st_size
+    if there != whole:
+        raise _Damaged(f"{path.name} has {there} bytes, and {whole} were written")
+    with path.open("rb") as file:
+        if file.read(HEAD) != header(numpy_type, shape):
+            raise _Damaged(f"{path.name} has another header than was written")
+    values = mapped(path, dtype, shape)
+    if _sample(values) != said["sample"]:
+        raise _Damaged(f"{path.name} has other bytes than were written")
+    spacing = said["spacing"]
+    return Data(
+        said["name"],
+        values,
+        _labels(folder / f"{stem}.labels.npy", said["labels"], shape[0]),
+        tuple(said["classes"]),
+        Report.from_json(said["report"]),
+        said["fingerprint"],
+        vocabulary=said["vocabulary"],
+        alphabet=said["alphabet"],
+        spacing=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+    )
+
+
+def _labels(path: Path, digest: str | None, count: int) -> Tensor | None:
+    if digest is None:
+        return None
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except Exception as error:
+        raise _Damaged(f"{path.name} cannot be read: {error}") from error
+    if labels.shape != (count,) or hashlib.sha256(labels.data).hexdigest() != digest:
+        raise _Damaged(f"{path.name} has other labels than were written")
+    return torch.from_numpy(labels)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    # Where a folder cannot be opened (Windows), its entries are the file system's own affair.
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,216 @@
+"""Room `data`: any map-style Dataset of torch as a source."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softmix.cond import Cond, CondSpec
+from softmix.data.beside import digest, named_by
+from softmix.data.item import Given, item_of
+from softmix.data.origin import Values
+from softmix.data.report import DataError, Report
+from softmix.data.store import choose, fingerprint
+from softmix.data.values import ENDS, Range, decide
+from softmix.data.want import Want
+from softmix.rng import Rng
+
+# So many items are read when the source is made: for its shape, its range and its fingerprint.
+_SAMPLE = 64
+# A dataset's transforms draw from the generators of the process: one batch at a time.
+_ONE_AT_A_TIME = Lock()
+
+
+class MapStyle(Protocol):
+    """A Dataset of torch whose items have numbers."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class FromDataset:
+    """The items of a Dataset of torch's, read whenever a batch is asked for. A `Source`; `from_dataset` makes it.
+
+    report : what the items were taken for.
+    """
+
+    def __init__(self, dataset: MapStyle, name: str, classes: tuple[str, ...], values: Values | None):
+        self.dataset, self.name, self.classes = dataset, name, classes
+        if not len(dataset):
+            raise DataError(f"{name} has no items; give a Dataset of at least one")
+        index = choose(len(dataset), _SAMPLE)
+        self._values: Values = "as-is"
+        self._first: Given | None = None
+        given = self._read(index, Rng(0, index, "softmix.data.dataset"))
+        first = given[0]
+        self._first = first
+        self.shape = tuple(first.x0.shape)
+        self.is_image, self._values, note = _range(name, given, values)
+        self._of_images: Values = "as-is"
+        if first.image is not None:
+            # In the range of x0, if they are of one type; floats beside pixels are in no range that can be known.
+            same = first.image.dtype == first.x0.dtype
+            self._of_images = self._values if same else "0..255" if first.image.dtype == torch.uint8 else "as-is"
+        self.cond = self._spec(first)
+        self.fingerprint = digest("dataset", len(dataset), *map(_print, given))
+        some = f"of {len(dataset)} items" if len(dataset) > len(index) else "items, which are all"
+        print_note = f"the fingerprint is made of the number of items and of the content of {len(index)} {some}"
+        self.report = Report(len(dataset), notes=(*note, print_note))
+
+    def _spec(self, first: Given) -> CondSpec:
+        labels = 0 if first.label is None else len(self.classes)
+        if first.label is not None and not labels:
+            raise DataError(
+                f"{self.name} has labels, and how many classes there are is not known; give from_dataset classes=10, "
+                "or their names"
+            )
+        return CondSpec(
+            (("class", labels),) if labels else (),
+            0 if first.image is None else first.image.shape[0],
+            0 if first.value is None else len(first.value),
+            0 if first.context is None else first.context.shape[1],
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
+        """(x0 [B, *shape], the conditions that an item has by name). Transforms that draw from the generators of
+        torch, numpy and random are given seeds from rng, item by item."""
+        given = self._read(index, rng)
+        x0 = torch.stack([_scaled(each.x0, self._values) for each in given])
+        if not self.cond.parts:
+            return x0, None
+        labels = None if given[0].label is None else torch.tensor([each.label for each in given])
+        images = [_scaled(each.image, self._of_images) for each in given if each.image is not None]
+        values = [each.value for each in given if each.value is not None]
+        context, mask = _padded([each.context for each in given if each.context is not None])
+        image, value = (torch.stack(found) if found else None for found in (images, values))
+        return x0, Cond(labels, image, value, context, mask)
+
+    def _read(self, index: Tensor, rng: Rng) -> list[Given]:
+        seeds = rng.child("item").bits((len(rng),)).tolist()
+        found: list[Given] = []
+        with _ONE_AT_A_TIME:
+            for number, seed in zip(index.tolist(), seeds, strict=True):
+                with _seeded(seed):
+                    item = self.dataset[number]
+                given = item_of(item, f"{self.name}, item {number}")
+                found.append(self._checked(given, self._first or (found[0] if found else given), number))
+        return found
+
+    def _checked(self, item: Given, first: Given, number: int) -> Given:
+        """The item. Raises DataError if it is not like the first one, or not finite."""
+        who = f"{self.name}, item {number}"
+        for part, tensor in item.tensors():
+            other = getattr(first, part)
+            # Contexts may have different lengths.
+            sizes = (1,) if part == "context" else tuple(range(tensor.ndim))
+            if other is None or other.ndim != tensor.ndim or any(other.shape[i] != tensor.shape[i] for i in sizes):
+                known = "none" if other is None else list(other.shape)
+                raise DataError(
+                    f"{who}: {part} has the shape {list(tensor.shape)}, and others {known}; bring all to one"
+                )
+            if not torch.isfinite(tensor).all():
+                raise DataError(f"{who}: {part} has values that are not finite; leave the item out of the Dataset")
+        missing = [part for part in ("label", "image", "value", "context") if _differ(first, item, part)]
+        if missing:
+            raise DataError(
+                f"{who}: {' and '.join(missing)} is there for some items and not for others; give all or none"
+            )
+        if item.label is not None and self.classes and not 0 <= item.label < len(self.classes):
+            raise DataError(f"{who}: the label is {item.label}, and there are {len(self.classes)} classes")
+        return item
+
+
+def from_dataset(
+    dataset: MapStyle,
+    *,
+    name: str | None = None,
+    classes: int | Sequence[str] | None = None,
+    values: Values | None = None,
+) -> FromDataset:
+    """A source of any map-style Dataset of torch's, or of any object with len() and items by number.
+
+    dataset : each item is x0; or (x0, label); or a dict with x0 and conditions by name: "label" (a whole number),
+        "image" [C', *size], "value" [K], "context" [L, D]. In a dict without "x0", "image" is x0. x0 and images are
+        tensors [C, H, W], arrays [H, W, C], or pictures of PIL; all else is as it is in tensors and arrays. An image
+        beside x0 is brought to -1..1 as x0 is; one of floats beside pixels stays as it is.
+    name : by default that of its class.
+    classes : how many, or their names; by default `dataset.classes`.
+    values : the range of floats in pictures, as of `load`; by default it is found from a sample, and the report says
+        so. uint8 are pixels 0..255. Nothing is rounded.
+
+    Items are read one after another in the process itself. Random transforms are repeatable: they get their seeds from
+    the rng of the batch. The fingerprint is made of the number of items and a sample of 64, and the report says so: a
+    change elsewhere is not seen.
+    Raises DataError for items of different shapes, values that are not finite, and labels without classes.
+    """
+    known = classes if classes is not None else getattr(dataset, "classes", None)
+    names = tuple(map(str, range(known))) if isinstance(known, int) else tuple(map(str, known or ()))
+    return FromDataset(dataset, name or named_by(dataset), names, values)
+
+
+def _differ(first: Given, item: Given, part: str) -> bool:
+    return (getattr(first, part) is None) != (getattr(item, part) is None)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The generators of torch, numpy and random start from a seed, and go on afterwards as if nothing had been."""
+    python, old = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed & (2**63 - 1))
+        np.random.seed(seed & (2**32 - 1))
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(old)
+
+
+def _print(item: Given) -> str:
+    tensors = [fingerprint(tensor, None, part) for part, tensor in item.tensors()]
+    return ",".join([str(item.label), *tensors])
+
+
+def _range(name: str, given: Sequence[Given], values: Values | None) -> tuple[bool, Values, tuple[str, ...]]:
+    """(whether the items are pictures, the range of their numbers, notes)."""
+    first = given[0]
+    if first.pixels:
+        if values not in (None, "0..255"):
+            raise DataError(f"{name}: values {values} were asked for, but its items are uint8 of 0..255; leave it out")
+        return first.x0.ndim == 3, "0..255", ("pixels 0..255 became -1..1",)
+    picture = first.x0.ndim == 3 and first.x0.shape[0] in (1, 3, 4)
+    if values == "as-is" or (values is None and not picture):
+        return False, "as-is", ()
+    whole = torch.cat([item.x0.flatten() for item in given])
+    found = Range(float(whole.min()), float(whole.max()), bool((whole == whole.round()).all()))
+    decided = decide(name, f"a Dataset of floats {list(first.x0.shape)}", found, Want(values=values))
+    note = f"{found} in a sample of {len(given)} items were taken as numbers in {decided} and became -1..1"
+    return picture, decided, (note,)
+
+
+def _scaled(x: Tensor, values: Values) -> Tensor:
+    if values == "as-is":
+        return x.float()
+    low, high = ENDS[values]
+    return x.float() if values == "-1..1" else (x.float() - low) / ((high - low) / 2) - 1
+
+
+def _padded(contexts: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """(contexts [B, L, D] with zeros after the shorter ones, the mask of what is there; None if all are as long)."""
+    if not contexts:
+        return None, None
+    lengths = torch.tensor([len(each) for each in contexts])
+    padded = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True)
+    mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
+    return padded, None if mask.all() else mask

@@ -1,0 +1,74 @@
+"""Room `data`: items with a measurement of themselves as their condition, for restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from softmix.cond import Cond
+from softmix.data.beside import (
+    added,
+    alone_alike,
+    classes_of,
+    digest,
+    named_by,
+    part_for,
+    probe_of,
+    projections,
+    require_finite,
+    with_part,
+)
+from softmix.data.contract import Source
+from softmix.data.report import DataError
+from softmix.rng import Rng
+
+
+class Degraded:
+    """x0 from `data`, and y = measurement(x0, rng) as its condition, computed for each batch. A `Source`.
+
+    measurement : x0 [B, *shape], rng -> a float tensor with an item for each: an image [B, C', *size] on x0's grid
+        (enlarge what is smaller), the value [B, K], or the context [B, L, D]. All that is random in it comes from rng,
+        which serves B items, so that an item's measurement does not depend on its batch; it is another in each epoch.
+
+    The measurement is tried on a few items when the source is made. Its fingerprint is `measurement.fingerprint` if it
+    has one, else what it gave for these, in three decimals.
+
+    Raises DataError if it gives anything else, values that are not finite, or an item another result in another batch.
+    Choose `Paired` where the measurements were made by an instrument and are stored.
+    """
+
+    def __init__(self, data: Source, measurement: Callable[[Tensor, Rng], Tensor]):
+        self.data, self.measurement = data, measurement
+        name = named_by(measurement)
+        self.name, who = f"{data.name}, measured by {name}", f"the measurement {name}"
+        if not len(data):
+            raise DataError(f"{data.name} has no items, of which {who} could be taken")
+        index, rng = probe_of(data)
+        x0, _ = data.batch(index, rng.child("x0"))
+        y = alone_alike(self._measured, x0, rng.child("measurement"), who)
+        self._size = tuple(y.shape[1:])
+        self._part = part_for(data.shape, self._size, who)
+        self.cond = added(data.cond, self._part, self._size, who)
+        self.shape, self.is_image, self.classes = data.shape, data.is_image, classes_of(data)
+        own = getattr(measurement, "fingerprint", None)
+        known = own if isinstance(own, str) else projections(y)
+        self.fingerprint = digest("measured", data.fingerprint, self._size, known)
+
+    @torch.no_grad()
+    def _measured(self, x0: Tensor, rng: Rng) -> Tensor:
+        # A measurement may write into what it is given.
+        return self.measurement(x0.clone(), rng)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
+        """(x0, its condition with the measurement)."""
+        x0, cond = self.data.batch(index, rng.child("x0"))
+        y = self._measured(x0, rng.child("measurement"))
+        if tuple(y.shape) != (len(x0), *self._size):
+            raise DataError(f"{self.name}: {list(y.shape)} was measured, and before {list(self._size)} of each item")
+        y = require_finite(y, index, self.name).to(x0.device, torch.float32)
+        return x0, with_part(cond, self._part, y)

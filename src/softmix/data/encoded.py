@@ -1,0 +1,168 @@
+"""Room `data`: the latents that a codec makes of items, to train on in their place."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from softmix.cond import Cond
+from softmix.config import JSON
+from softmix.data.beside import PROBE, alone_alike, classes_of, digest, named_by, projections, require_finite
+from softmix.data.cache import stored
+from softmix.data.contract import Source
+from softmix.data.place import MEMORY, Place
+from softmix.data.report import DataError, Report
+from softmix.data.state import State
+from softmix.data.store import Data, choose, make
+from softmix.rng import Rng
+
+# Their statistics are taken of so many items.
+_MEASURED = 256
+_BATCH = 32
+
+
+class Encodes(Protocol):
+    """What a codec must do for `Encoded`; `softmix.codec.Codec` says all that it may."""
+
+    def encode(self, x0: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LatentScale:
+    """z = (latents - mean) / sd, channel by channel of latents [B, C, ...], for all of latents [B, D].
+
+    mean, sd : [C], or [1]. An sd of 0 counts as 1.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    @staticmethod
+    def of(latents: Tensor) -> LatentScale:
+        """The statistics of these latents."""
+        rows = latents.double().movedim(1, 0).flatten(1) if latents.ndim > 2 else latents.double().reshape(1, -1)
+        sd = rows.std(1, correction=0)
+        return LatentScale(rows.mean(1).float(), torch.where(sd > 0, sd, 1.0).float())
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """z of latents."""
+        return (latents - _along(self.mean, latents)) / _along(self.sd, latents)
+
+    def raw(self, z: Tensor) -> Tensor:
+        """The latents of z."""
+        return z * _along(self.sd, z) + _along(self.mean, z)
+
+
+def _along(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.to(like).reshape(1, -1, *(1,) * (like.ndim - 2))
+
+
+class Encoded:
+    """x0 = the latents of the items of `data` by `codec`, brought to mean 0 and sd 1 in each channel. A `Source`.
+
+    codec : anything with encode(x0) -> latents and decode(latents) -> x0, such as `softmix.codec.VAE`.
+    scale : how latents are brought to an sd of 1. By default measured on up to 256 items, a fixed choice; a codec that
+        has a `scale` of its own (not None) makes such latents already, and they stay as they are.
+
+    Latents are computed whenever a batch is asked for; `kept` gives a source that has computed them once.
+    Conditions are those of `data`; an image condition on the grid of the items is encoded too, to be on that of the
+    latents. `decode` leads from z back to items. The fingerprint depends on data and codec: on `codec.fingerprint`, if
+    it has one, else on what it gave for a few items, in three decimals.
+
+    Raises DataError if an item's latents depend on its batch (put a module into eval mode), or are not finite.
+    """
+
+    is_image = False
+
+    def __init__(self, data: Source, codec: Encodes, scale: LatentScale | None = None):
+        self.data, self.codec = data, codec
+        self._latents: Tensor | None = None
+        name = named_by(codec)
+        self.name, self._who = f"{data.name}, encoded by {name}", f"the codec {name}"
+        if not len(data):
+            raise DataError(f"{data.name} has no items that {self._who} could encode")
+        index = choose(len(data), _MEASURED)
+        few = self._few(index[:PROBE])
+        own_scale = getattr(codec, "scale", None) is not None
+        self.scale = scale or (None if own_scale else self._measured(index))
+        self.shape, self.classes = tuple(few.shape[1:]), classes_of(data)
+        self.cond = data.cond
+        if data.cond.image:
+            if data.cond.image != data.shape[0]:
+                raise DataError(
+                    f"{self.name}: the image condition has {data.cond.image} channels and the codec takes "
+                    f"{data.shape[0]}; give a condition that it can encode, so that it is on the grid of the latents"
+                )
+            self.cond = replace(data.cond, image=self.shape[0])
+        own = getattr(codec, "fingerprint", None)
+        given = "" if scale is None else projections(torch.stack([scale.mean, scale.sd]))
+        known = own if isinstance(own, str) else projections(few)
+        self.fingerprint = digest("latents", data.fingerprint, self.shape, known, given)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
+        """(latents z [B, *shape], the condition of the items)."""
+        x0, cond = self.data.batch(index, rng)
+        if cond is not None and cond.image is not None:
+            cond = replace(cond, image=self._z(cond.image, index))
+        if self._latents is not None:
+            return self._latents[index.to(self._latents.device)], cond
+        return self._z(x0, index), cond
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Items of latents z, for example of samples."""
+        with torch.no_grad():
+            return self.codec.decode(z if self.scale is None else self.scale.raw(z))
+
+    def kept(self, cache: str | Path | None = None) -> Encoded:
+        """The same source with the latents of all items computed once, in memory, or below the folder `cache`.
+
+        The same data and codec find them there again. Raises DataError if there is no room for them.
+        """
+        if cache is None:
+            values = self._all(MEMORY).values
+        else:
+            asked: JSON = {"latents": self.fingerprint}
+            values = stored(Path(cache), self.data.name, asked, lambda: State(0, ""), lambda at: (self._all(at),))[
+                0
+            ].values
+        found = copy.copy(self)
+        found._latents = values
+        return found
+
+    def _all(self, place: Place) -> Data:
+        values = place.empty(self.name, (len(self), *self.shape), "float32")
+        for at in place.watched(range(0, len(self), _BATCH), "latents"):
+            index = torch.arange(at, min(at + _BATCH, len(self)))
+            values[at : at + _BATCH] = self.batch(index, _rng(index))[0].cpu().numpy()
+        return make(self.name, torch.from_numpy(values), None, (), Report(len(self)))
+
+    def _few(self, index: Tensor) -> Tensor:
+        """The latents of a few items, each of which is tried alone too."""
+        x0, _ = self.data.batch(index, _rng(index))
+        return alone_alike(lambda x, _: self._raw(x, index[: len(x)]), x0, _rng(index), self._who)
+
+    def _measured(self, index: Tensor) -> LatentScale:
+        parts = [self._raw(self.data.batch(some, _rng(some))[0], some) for some in index.split(_BATCH)]
+        return LatentScale.of(torch.cat(parts))
+
+    def _z(self, x0: Tensor, index: Tensor) -> Tensor:
+        raw = self._raw(x0, index)
+        return raw if self.scale is None else self.scale.scaled(raw)
+
+    def _raw(self, x0: Tensor, index: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = self.codec.encode(x0)
+        return require_finite(latents, index, self._who).to(x0.device, torch.float32)
+
+
+def _rng(index: Tensor) -> Rng:
+    return Rng(0, index, "softmix.data.latents")

@@ -1,0 +1,104 @@
+"""Room `data`: one item of a Dataset of torch's, as x0 and its conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from softmix.data.picture import MODES
+from softmix.data.report import DataError
+
+_KNOWN = ("x0", "label", "image", "value", "context")
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """x0 with what is known of it. pixels : whether x0 is uint8."""
+
+    x0: Tensor
+    label: int | None = None
+    image: Tensor | None = None
+    value: Tensor | None = None
+    context: Tensor | None = None
+
+    @property
+    def pixels(self) -> bool:
+        return self.x0.dtype == torch.uint8
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """x0 and the conditions that are tensors, by name."""
+        for name in ("x0", "image", "value", "context"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                yield name, tensor
+
+
+def item_of(item: Any, who: str) -> Given:
+    """What an item of a Dataset holds: x0; (x0, label); or a dict by name. Raises DataError for all else."""
+    if isinstance(item, Mapping):
+        return _named({str(key): value for key, value in item.items()}, who)
+    if isinstance(item, tuple | list):
+        if len(item) == 1:
+            return Given(_x0(item[0], who))
+        if len(item) == 2:
+            return Given(_x0(item[0], who), _label(item[1], who))
+        raise DataError(f"{who} is a tuple of {len(item)}; give x0, (x0, label), or a dict by name")
+    return Given(_x0(item, who))
+
+
+def _named(item: dict[str, Any], who: str) -> Given:
+    if "x0" not in item and "image" in item:
+        item["x0"] = item.pop("image")
+    unknown = [key for key in item if key not in _KNOWN]
+    if unknown or "x0" not in item:
+        raise DataError(
+            f"{who} has {', '.join(item) or 'nothing'}; give x0, and of {', '.join(_KNOWN[1:])} what there is"
+        )
+    image, value, context = (item.get(key) for key in ("image", "value", "context"))
+    return Given(
+        _x0(item["x0"], who),
+        None if item.get("label") is None else _label(item["label"], who),
+        None if image is None else _x0(image, who),
+        None if value is None else _real(value, 1, f"{who}, value"),
+        None if context is None else _real(context, 2, f"{who}, context"),
+    )
+
+
+def _label(label: Any, who: str) -> int:
+    found = np.asarray(label)
+    if found.size == 1 and found.dtype.kind in "iub":
+        return int(found.reshape(()))
+    raise DataError(f"{who}: the label {label!r} is no whole number; give the number of its class")
+
+
+def _real(found: Any, axes: int, who: str) -> Tensor:
+    tensor = torch.as_tensor(found)
+    if tensor.ndim == 0 and axes == 1:
+        tensor = tensor[None]
+    if tensor.ndim != axes:
+        raise DataError(f"{who} has the shape {list(tensor.shape)}; give {axes} axes")
+    return tensor.float()
+
+
+def _x0(found: Any, who: str) -> Tensor:
+    if isinstance(found, Image.Image):
+        mode = found.mode if found.mode in MODES.values() else "L" if found.mode == "1" else "RGB"
+        found = np.asarray(found.convert(mode))
+    if isinstance(found, np.ndarray):
+        if found.ndim == 2 and found.dtype == np.uint8:
+            found = found[None]
+        elif found.ndim == 3 and found.shape[2] in MODES:
+            found = found.transpose(2, 0, 1)
+        found = torch.from_numpy(np.array(found, order="C"))
+    if not isinstance(found, Tensor):
+        raise DataError(f"{who} is a {type(found).__name__}; give a tensor, an array or a picture, or a dict by name")
+    if found.dtype == torch.uint8 or found.is_floating_point():
+        found = found if found.ndim else found[None]
+        return found if found.dtype == torch.uint8 else found.float()
+    raise DataError(f"{who} is {found.dtype}; give floats, or uint8 for pixels")

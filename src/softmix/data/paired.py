@@ -1,0 +1,72 @@
+"""Room `data`: pairs, in which an item of one source is what is known of an item of another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from softmix.cond import Cond
+from softmix.data.beside import added, classes_of, digest, part_for, with_part
+from softmix.data.contract import Source
+from softmix.data.origin import Origin
+from softmix.data.place import MEMORY, Place
+from softmix.data.report import DataError, Report
+from softmix.data.store import Data, divided
+from softmix.rng import Rng
+
+
+class Paired:
+    """x0 from `first`, and the items of `second` with the same numbers as its condition, for image-to-image and the
+    like. A `Source`.
+
+    The second's items become the image of images and volumes, of the same size; the value of points [K]; the context
+    of sequences [L, D]. Conditions of the first, such as its labels, are kept, those of the second are not.
+    `load(a, beside=b)` makes pairs of the pictures of two folders by the names of their files.
+
+    report : what was left out; by default, that these are pairs by number. origin : how `load` read them.
+    Raises DataError if they have not as many items, or their shapes do not fit, or the first has such a condition.
+    """
+
+    def __init__(self, first: Source, second: Source, report: Report | None = None, origin: Origin | None = None):
+        self.first, self.second, self.origin = first, second, origin
+        self.name = f"{first.name} with {second.name}"
+        if len(first) != len(second):
+            raise DataError(f"{self.name}: there are {len(first)} items and {len(second)}; each needs one partner")
+        if getattr(second, "vocabulary", 0):
+            raise DataError(
+                f"{self.name}: tokens cannot be a condition; bring them to real numbers [L, D], for a context"
+            )
+        self._part = part_for(first.shape, second.shape, self.name)
+        self.cond = added(first.cond, self._part, second.shape, self.name)
+        self.shape, self.is_image, self.classes = first.shape, first.is_image, classes_of(first)
+        self.fingerprint = digest("pairs", first.fingerprint, second.fingerprint)
+        self.report = report or self._by_number()
+
+    def _by_number(self) -> Report:
+        notes = [f"pairs of {self.first.name} and {self.second.name}, by their numbers"]
+        if self.second.cond.parts:
+            notes.append(f"not used: {self.second.cond} of {self.second.name}")
+        return Report(len(self), notes=tuple(notes))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
+        """(x0 of the first, its condition with the items of the second)."""
+        x0, cond = self.first.batch(index, rng.child("first"))
+        other, _ = self.second.batch(index, rng.child("second"))
+        return x0, with_part(cond, self._part, other.to(x0.device))
+
+    def take(self, index: Tensor, note: str, place: Place = MEMORY) -> Paired:
+        """The pairs at `index` (int64 [M]), of two sources that are `Data`. Raises DataError for others."""
+        if not (isinstance(self.first, Data) and isinstance(self.second, Data)):
+            raise DataError(f"{self.name}: a part of it was asked for; take the part of both sources, then pair them")
+        report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
+        return Paired(self.first.take(index, note, place), self.second.take(index, note, place), report)
+
+    def split(self, held_out: float, seed: int) -> tuple[Paired, Paired]:
+        """(kept, held out), as `Data.split` of the first: partners stay together."""
+        labels = getattr(self.first, "labels", None)
+        kept, out = divided(self.name, labels, len(self), held_out, seed)
+        return self.take(*kept), self.take(*out)
