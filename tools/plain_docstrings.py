@@ -43,8 +43,8 @@ def _code(name: str, known: Mapping[str, str]) -> str:
 class PlainDocstrings(Extension):
     """Turns every docstring of the package into HTML once all of it is read.
 
-    Whatever can be called, and a room's constants, is shown without a docstring too; a field of a class is not, since it
-    stands in the signature.
+    Whatever can be called, and a room's constants, is shown without a docstring too; a field of a class is not, since
+    it stands in the signature.
     """
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:

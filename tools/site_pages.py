@@ -133,6 +133,11 @@ def _help(*verb: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
 
 
+def fitted(markdown: str, place: str) -> str:
+    """A page of the repository as the site wants it. place : as in `relinked`."""
+    return pipes(fences(relinked(markdown, place)))
+
+
 def relinked(markdown: str, place: str) -> str:
     """A page whose links fit a repository, with links that fit the site.
 
@@ -163,6 +168,11 @@ def fences(markdown: str) -> str:
     return re.sub(r"^(?P<fence> *```\w+)(?P<words>(?: +\S+)+)$", turned, markdown, flags=re.M)
 
 
+def pipes(markdown: str) -> str:
+    """Code in tables without the backslash that code hosts want before a | in it."""
+    return re.sub(r"`[^`\n]*`", lambda match: match[0].replace("\\|", "|"), markdown)
+
+
 def _outside_of_code(markdown: str, change: Callable[[str], str]) -> str:
     parts = re.split(r"(^```.*?^```|`[^`\n]*`)", markdown, flags=re.M | re.S)
     return "".join(part if k % 2 else change(part) for k, part in enumerate(parts))
@@ -189,7 +199,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made: Mapping[str, str] = {
         **api_pages(),
         "api/command-line.md": command_page(),
-        **{name: fences(relinked((ROOT / top).read_text(), top)) for top, name in ABOVE.items()},
+        **{name: fitted((ROOT / top).read_text(), top) for top, name in ABOVE.items()},
     }
     for place, markdown in made.items():
         files.append(File.generated(config, place, content=markdown))
@@ -203,4 +213,4 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         return markdown
     room = re.fullmatch(r"rooms/(\w+)\.md", place)
     signatures = f"\nEvery public name with its signature: [API of {room[1]}](../api/{room[1]}.md).\n" if room else ""
-    return fences(relinked(markdown, f"docs/{place}")) + signatures
+    return fitted(markdown, f"docs/{place}") + signatures
