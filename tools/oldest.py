@@ -1,6 +1,7 @@
 """Prints the oldest version of every dependency that pyproject.toml allows, as constraints for pip.
 
-torch is left out: its older builds for x86 bring gigabytes of CUDA, so whoever asks names its version; see `make oldest`."""
+torch is left out: its older builds for x86 bring gigabytes of CUDA, so whoever asks names its version, see `make
+oldest`."""
 
 from __future__ import annotations
 
