@@ -19,6 +19,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fixed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def contracts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --contracts, what tests/contracts.py says holds for every call that a test makes."""
+    if not request.config.getoption("--contracts"):
+        yield
+        return
+    from contracts import held
+
+    with held():
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """A function that gives a file system of this size, such as "256k", at tmp_path / "disk"."""

@@ -491,6 +491,24 @@ def test_samples_are_measured_against_data(place: Path, tmp_path: Path, form: st
     assert f"({60} items beside the held-out ones, fingerprint {load(place / 'photos').fingerprint})" in page
 
 
+def test_without_the_extra_the_rows_are_kept_and_the_report_comes_later(
+    place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    common = ("evaluate", place / "points", "--steps", 1, "--n", 20, "--out", tmp_path / "x.html")
+    with monkeypatch.context() as bare:
+        for module in ("matplotlib", "jinja2"):
+            bare.setitem(sys.modules, module, None)
+        said = done(*common)
+    assert "no report: report.html is drawn and written by matplotlib and Jinja2, and matplotlib and Jinja2" in said
+    assert 'pip install "softmix[report]"' in said
+    assert not (tmp_path / "x.html").exists()
+    kept = rows(tmp_path / "x.html")
+    assert [row["name"] for row in kept][-1] == "1 step"
+    done(*common)
+    assert rows(tmp_path / "x.html") == kept, "the same rows, not measured again"
+    assert (tmp_path / "x.html").stat().st_size > 1000
+
+
 def test_samples_are_cut_seeded_and_set_beside(place: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "made", 40, 7)
     pictures(tmp_path / "more", 30, 8)

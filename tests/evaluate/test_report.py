@@ -1,5 +1,6 @@
 """Room `evaluate`: the report is one honest file, and the terminal tables say the numbers."""
 
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -347,3 +348,11 @@ def test_columns_have_names_in_an_order_and_seconds_last(tmp_path):
     names = ["Fréchet distance", "Recall", "odd one", "Seconds"]
     head = source[source.index("<thead>") : source.index("</thead>")]
     assert [part.split("</th>")[0].split(">")[-1] for part in head.split('scope="col"')[1:]] == names
+
+
+@pytest.mark.parametrize(("hidden", "named"), [("matplotlib", "matplotlib"), ("jinja2", "Jinja2")])
+def test_without_the_extra_a_sentence_says_what_to_install(tmp_path, monkeypatch, hidden, named):
+    monkeypatch.setitem(sys.modules, hidden, None)
+    with pytest.raises(ImportError, match=rf'{named} cannot be imported: pip install "softmix\[report\]"'):
+        write_report(tmp_path / "no.html", [evaluation()])
+    assert not (tmp_path / "no.html").exists()

@@ -113,6 +113,12 @@ def need_features(asked: Asked, train: Data) -> None:
 
 
 def report(asked: Asked, results: list[Evaluation]) -> None:
+    """Writes report.html, or says what it wants; the rows are in their file already."""
     from ..evaluate import write_report
 
-    print(f"report: {write_report(asked.place, results)}, its rows: {asked.rows}")
+    try:
+        place = write_report(asked.place, results)
+    except ImportError as error:
+        print(f"no report: {error}. The rows are in {asked.rows}; the same command then makes the report of them")
+        return
+    print(f"report: {place}, its rows: {asked.rows}")

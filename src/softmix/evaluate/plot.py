@@ -183,7 +183,7 @@ def _block_means(values: tuple[float, ...], block: int) -> tuple[float, ...]:
 def _svg(name: str, about: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.0, 2.6)) -> str:
     """Draws on axes of `size` inches. name : unlike that of any other drawing on the page; about : for those who
     do not see it."""
-    matplotlib = _matplotlib()
+    import matplotlib
     from matplotlib.figure import Figure
 
     text = io.StringIO()
@@ -195,14 +195,6 @@ def _svg(name: str, about: str, draw: Callable[[Axes], None], size: tuple[float,
         draw(figure.add_subplot())
         figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
     return _inlined(text.getvalue(), name, about)
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("the curves of a report are drawn by matplotlib; pip install matplotlib") from error
-    return matplotlib
 
 
 def _inlined(svg: str, name: str, about: str) -> str:

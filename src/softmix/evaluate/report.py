@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
@@ -84,8 +85,10 @@ def write_report(path: Path, evaluations: Sequence[Evaluation]) -> Path:
 
     Several evaluations stand side by side, a line of each curve for each (one sampler in each, so that a line
     has one value at a number of steps). The same evaluations give the same bytes. Returns `path`.
-    Raises ValueError if there is no evaluation or one without rows, ImportError if matplotlib is missing.
+    Raises ValueError if there is no evaluation or one without rows, ImportError with a sentence if matplotlib or Jinja2
+    is missing: they are an extra.
     """
+    _need_the_extra()
     if not evaluations:
         raise ValueError("there is nothing to report: no evaluation was given; give one for each model at least")
     for evaluation in evaluations:
@@ -93,6 +96,20 @@ def write_report(path: Path, evaluations: Sequence[Evaluation]) -> Path:
     page = _render(_context(_keys(evaluations)))
     write_aside(path, page.encode())
     return path
+
+
+def _need_the_extra() -> None:
+    missing = []
+    for module, name in (("matplotlib", "matplotlib"), ("jinja2", "Jinja2")):
+        try:
+            import_module(module)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise ImportError(
+            f"report.html is drawn and written by matplotlib and Jinja2, and {' and '.join(missing)} "
+            f'cannot be imported: pip install "softmix[report]"'
+        )
 
 
 def _render(context: dict[str, object]) -> str:

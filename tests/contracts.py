@@ -1,0 +1,158 @@
+"""Shapes and kinds of numbers that the contract methods promise, held by jaxtyping and beartype while tests run.
+
+Each function below is a contract: it is called with what went into a method and what came out, and its annotations are
+checked, a name such as `batch` meaning one number in all of them. `held()` puts them around every class of the rooms;
+`pytest --contracts` does so for the whole run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from beartype import beartype
+from jaxtyping import Float, Int, jaxtyped
+from torch import Tensor
+
+from softmix.denoiser import ExactData, ExactMixture, Network, Staged
+from softmix.denoiser.wrap import Wrapped
+from softmix.net import Net
+from softmix.posterior import Posterior
+from softmix.process import Gaussian, Noised
+
+# one time for all items, or one for each
+Time = Float[Tensor, ""] | Float[Tensor, "batch"] | float | int
+Label = Int[Tensor, "batch"] | None
+
+contract = jaxtyped(typechecker=beartype)
+
+
+@contract
+def noise(
+    x0: Float[Tensor, "batch *item"],
+    t: Time,
+    xt: Float[Tensor, "batch *item"],
+    z: Float[Tensor, "batch *item"],
+    times: Float[Tensor, "batch"],
+) -> None:
+    """Process.noise"""
+
+
+@contract
+def bridge(
+    xt: Float[Tensor, "batch *item"],
+    x0: Float[Tensor, "batch *item"],
+    t: Time,
+    s: Time,
+    xs: Float[Tensor, "batch *item"],
+) -> None:
+    """Process.bridge"""
+
+
+@contract
+def mean(value: Float[Tensor, "batch *item"]) -> None:
+    """Posterior.mean"""
+
+
+@contract
+def log_prob(x0: Float[Tensor, "batch *item"], value: Float[Tensor, "batch"]) -> None:
+    """Posterior.log_prob"""
+
+
+@contract
+def net(
+    x: Float[Tensor, "batch c *size"],
+    logsnr: Float[Tensor, ""] | Float[Tensor, "batch"],
+    label: Label,
+    value: Float[Tensor, "batch d *size"],
+) -> None:
+    """Net.forward"""
+
+
+@contract
+def denoiser(xt: Float[Tensor, "batch *item"], t: Time, cond: Label, value: Posterior) -> None:
+    """Denoiser.__call__"""
+
+
+def _noise(self: Any, x0: Tensor, t: Any, rng: Any, cond: Any = None, *, out: Noised) -> None:
+    noise(x0, t, out.xt, out.z, out.t)
+
+
+def _bridge(
+    self: Any, xt: Tensor, x0: Tensor, t: Any, s: Any, rng: Any, cond: Any = None, eta: float = 1.0, *, out: Tensor
+) -> None:
+    bridge(xt, x0, t, s, out)
+
+
+def _mean(self: Any, *, out: Tensor) -> None:
+    mean(out)
+
+
+def _log_prob(self: Any, x0: Tensor, *, out: Tensor) -> None:
+    log_prob(x0, out)
+
+
+def _net(self: Any, x: Tensor, logsnr: Tensor, label: Tensor | None = None, *, out: Tensor) -> None:
+    net(x, logsnr, label, out)
+
+
+def _denoiser(self: Any, xt: Tensor, t: Any, cond: Any = None, to: Any = None, *, out: Any) -> None:
+    # diffusers models are told more than labels, by keywords
+    denoiser(xt, t, cond if isinstance(cond, Tensor) else None, out)
+
+
+Check = Callable[..., None]
+
+
+def kinds(top: type) -> set[type]:
+    """A class and all that are made of it."""
+    return {top, *(each for child in top.__subclasses__() for each in kinds(child))}
+
+
+def methods() -> list[tuple[type, str, Check]]:
+    """Every method of softmix's own classes that a contract speaks of."""
+    named: list[tuple[set[type], str, Check]] = [
+        (kinds(Gaussian), "noise", _noise),
+        (kinds(Gaussian), "bridge", _bridge),
+        (kinds(Posterior), "mean", _mean),
+        (kinds(Posterior), "log_prob", _log_prob),
+        (kinds(Net), "forward", _net),
+        (kinds(Network) | kinds(Staged), "forward", _denoiser),
+        (kinds(Wrapped) | {ExactData, ExactMixture}, "__call__", _denoiser),
+    ]
+    return [
+        (each, name, check)
+        for classes, name, check in named
+        for each in sorted(classes, key=lambda kind: kind.__qualname__)
+        if each.__module__.startswith("softmix.") and name in vars(each)
+    ]
+
+
+def checked(method: Any, check: Check) -> Any:
+    """A method, or a property, that holds its contract each time it has run."""
+    if isinstance(method, property):
+        return property(checked(method.fget, check))
+
+    @functools.wraps(method)
+    def call(self: Any, *given: Any, **named: Any) -> Any:
+        out = method(self, *given, **named)
+        check(self, *given, **named, out=out)
+        return out
+
+    return call
+
+
+@contextmanager
+def held() -> Iterator[list[tuple[type, str, Check]]]:
+    """The contracts stand around all methods; what does not keep one raises jaxtyping.TypeCheckError."""
+    found = methods()
+    before = [(each, name, vars(each)[name]) for each, name, _ in found]
+    for each, name, check in found:
+        if not getattr(vars(each)[name], "__isabstractmethod__", False):
+            setattr(each, name, checked(vars(each)[name], check))
+    try:
+        yield found
+    finally:
+        for each, name, method in before:
+            setattr(each, name, method)
