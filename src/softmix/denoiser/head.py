@@ -110,6 +110,7 @@ class MixtureHead:
 
     k: int = 8
     per: Literal["item", "pixel"] = "pixel"
+    cites: ClassVar[tuple[str, ...]] = ("gmflow",)
 
     def __post_init__(self) -> None:
         at_least_one(k=self.k)

@@ -22,6 +22,14 @@ from torch import Tensor
 
 Output = Literal["x0", "eps", "v", "flow", "edm"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+# the papers that a row is from
+CITES: dict[str, tuple[str, ...]] = {
+    "x0": (),
+    "eps": ("ddpm",),
+    "v": ("progressive_distillation",),
+    "flow": ("flow_matching",),
+    "edm": ("edm",),
+}
 
 
 def affine(output: Output, alpha: Tensor, sigma: Tensor, data_sd: float = 1.0) -> tuple[Tensor, Tensor]:

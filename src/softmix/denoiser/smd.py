@@ -39,6 +39,7 @@ class SoftHead:
     mean: Literal["own", "none"] = "own"
     scale: float = 1.0
     suits: ClassVar[Suits] = ("ancestral", {"eta": 0.0})
+    cites: ClassVar[tuple[str, ...]] = ("smd",)
 
     def __post_init__(self) -> None:
         if self.latent < 1 or self.local < 0 or self.scale < 0:
@@ -137,6 +138,7 @@ class PublishedSMD:
     """
 
     latent: int = 100
+    cites: ClassVar[tuple[str, ...]] = ("smd",)
 
     def __post_init__(self) -> None:
         at_least_one(latent=self.latent)

@@ -19,18 +19,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..denoiser.parameterise import CITES as OUTPUT_CITES
+
 Weight = Literal["x0", "eps", "v", "flow", "edm", "min-snr", "snr-half"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
 # the papers that a weight is from
-CITES: dict[Weight, tuple[str, ...]] = {
-    "x0": (),
-    "eps": ("ddpm",),
-    "v": ("progressive_distillation",),
-    "flow": ("flow_matching",),
-    "edm": ("edm",),
-    "min-snr": ("min_snr",),
-    "snr-half": (),
-}
+CITES: dict[str, tuple[str, ...]] = {**OUTPUT_CITES, "min-snr": ("min_snr",), "snr-half": ()}
 
 
 def weight(name: Weight, logsnr: Tensor) -> Tensor:

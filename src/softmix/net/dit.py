@@ -27,6 +27,7 @@ class DiTSpec:
     depth: int = 6
     patch: int = 4
     heads: int = 0
+    cites: ClassVar[tuple[str, ...]] = ("dit",)
 
     def __post_init__(self) -> None:
         at_least_one(width=self.width, depth=self.depth, patch=self.patch)

@@ -31,6 +31,7 @@ class UNetSpec:
     depth: int = 2
     patch: int = 2
     attention: bool = True
+    cites: ClassVar[tuple[str, ...]] = ("unet",)
 
     def __post_init__(self) -> None:
         at_least_one(width=self.width, depth=self.depth, patch=self.patch, levels=len(self.mults))

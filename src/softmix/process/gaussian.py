@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -197,6 +197,10 @@ class VP(Gaussian):
 
     schedule: Literal["cosine", "linear", "sigmoid"] = "cosine"
 
+    @property
+    def cites(self) -> tuple[str, ...]:
+        return {"cosine": ("improved_ddpm",), "linear": ("ddpm",), "sigmoid": ("sigmoid_schedule",)}[self.schedule]
+
     def alpha(self, t: Tensor | float) -> Tensor:
         return (1 - self._noise_share(_real(t))).sqrt()
 
@@ -255,6 +259,7 @@ class VE(Gaussian):
 
     low: float = 0.01
     high: float = 80.0
+    cites: ClassVar[tuple[str, ...]] = ("score_sde",)
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return torch.ones_like(_real(t))
@@ -279,6 +284,7 @@ class Flow(Gaussian):
     """
 
     end: float = field(default=math.exp(LOGSNR_MIN / 2), repr=False)
+    cites: ClassVar[tuple[str, ...]] = ("flow_matching", "rectified_flow")
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return 1 - _real(t) * (1 - self.end)

@@ -47,7 +47,8 @@ class Traits:
     least : with fewer steps than this, or from pure noise on a grid of another kind, x may leave the data's range
     altogether. per_element : it takes a process with an alpha and a sigma for each element of x, with the same order;
     one that does not say so needs numbers. codes : it makes or replays a `Code`, whose states are those of a plain
-    process, so that a process with a frame is entered by `in_frame` and not by the driver."""
+    process, so that a process with a frame is entered by `in_frame` and not by the driver. cites : the papers that it
+    is from, see `softmix.bibliography`."""
 
     name: str
     order: int | None
@@ -58,6 +59,7 @@ class Traits:
     least: int = 1
     per_element: bool = False
     codes: bool = False
+    cites: tuple[str, ...] = ()
 
 
 _TRAITS: dict[object, Traits] = {}
@@ -74,11 +76,12 @@ def declare(
     least: int = 1,
     per_element: bool = False,
     codes: bool = False,
+    cites: tuple[str, ...] = (),
 ) -> Callable[[S], S]:
     """Says what a sampler is; the conformance tests hold it to that."""
 
     def mark(sampler: S) -> S:
-        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least, per_element, codes)
+        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least, per_element, codes, cites)
         return sampler
 
     return mark

@@ -19,7 +19,7 @@ from .contract import Ask, declare
 Form = Literal["consistent", "released"]
 
 
-@declare("evodiff", order=2, grid=few)
+@declare("evodiff", order=2, grid=few, cites=("evodiff",))
 def evodiff(
     process: Gaussian,
     x: Tensor,

@@ -77,7 +77,7 @@ def _came(shape: tuple[int, ...] | torch.Size, by: tuple[int, ...]) -> Tensor:
     return found
 
 
-@declare("edit-friendly", order=None, needs=Posterior, per_element=True, codes=True)
+@declare("edit-friendly", order=None, needs=Posterior, per_element=True, codes=True, cites=("edit_friendly",))
 def edit_friendly(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Code]:
@@ -92,7 +92,7 @@ def edit_friendly(
     return (yield from _encoded(process, x, grid, rng, eta, path))
 
 
-@declare("dpm-encoder", order=None, needs=Posterior, per_element=True, codes=True)
+@declare("dpm-encoder", order=None, needs=Posterior, per_element=True, codes=True, cites=("cycle_diffusion",))
 def dpm_encoder(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Code]:
@@ -187,7 +187,7 @@ def _replay(
     return x
 
 
-@declare("ddim-inversion", order=1, needs=Posterior, per_element=True, codes=True)
+@declare("ddim-inversion", order=1, needs=Posterior, per_element=True, codes=True, cites=("ddim",))
 def ddim_inversion(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """x at grid[0] that `ddim` would lead near the images x from: its steps taken backwards, each with the mean
     before it.

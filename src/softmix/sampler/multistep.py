@@ -80,7 +80,7 @@ def multistep(
     return (yield from _multistep(process, x, grid, rng, "multistep", rule or Rule()))
 
 
-@declare("dpm-solver-2m", order=2, grid=few, per_element=True)
+@declare("dpm-solver-2m", order=2, grid=few, per_element=True, cites=("dpm_solver",))
 def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(2M): the mean's average is D = m + (m - m_before) h / (2 h_before).
 
@@ -89,7 +89,7 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return (yield from _multistep(process, x, grid, rng, "dpm-solver-2m", Rule(line="bh2")))
 
 
-@declare("dpm-solver-3m", order=3, grid=few, per_element=True)
+@declare("dpm-solver-3m", order=3, grid=few, per_element=True, cites=("dpm_solver",))
 def dpm_solver_3m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(3M): the integral of the parabola through three means.
 
@@ -101,7 +101,7 @@ def dpm_solver_3m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return (yield from _multistep(process, x, grid, rng, "dpm-solver-3m", Rule(3, corrects=1)))
 
 
-@declare("unipc", order=3, grid=few, per_element=True)
+@declare("unipc", order=3, grid=few, per_element=True, cites=("unipc",))
 def unipc(
     process: Gaussian,
     x: Tensor,
@@ -121,7 +121,7 @@ def unipc(
     return (yield from _multistep(process, x, grid, rng, "unipc", Rule(order, ALL, line, settles)))
 
 
-@declare("adams", order=3, grid=few, per_element=True)
+@declare("adams", order=3, grid=few, per_element=True, cites=("sa_solver",))
 def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Exponential Adams rule: a predictor through two means, a corrector through three, at one evaluation a step.
 
@@ -132,7 +132,7 @@ def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask
     return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL)))
 
 
-@declare("soft-adams", order=None, needs=Posterior, grid=few, per_element=True)
+@declare("soft-adams", order=None, needs=Posterior, grid=few, per_element=True, cites=("sa_solver",))
 def soft_adams(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, below: int = 8
 ) -> Generator[Ask, Posterior, Tensor]:
@@ -149,7 +149,7 @@ def soft_adams(
     return (yield from _multistep(process, x, grid, rng, "adams", Rule(corrects=ALL), solved))
 
 
-@declare("sde-dpm-solver-2m", order=2, grid=few, stochastic=True, per_element=True)
+@declare("sde-dpm-solver-2m", order=2, grid=few, stochastic=True, per_element=True, cites=("dpm_solver",))
 def sde_dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """SDE-DPM-Solver++(2M): the ancestral step with the mean's average over it in the place of a draw,
 

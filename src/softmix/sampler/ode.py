@@ -16,7 +16,7 @@ from .average import averaged, clock_of
 from .contract import Ask, declare
 
 
-@declare("heun", order=2, evaluations=lambda n: 2 * n - 1, grid=few, per_element=True)
+@declare("heun", order=2, evaluations=lambda n: 2 * n - 1, grid=few, per_element=True, cites=("edm",))
 def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Heun's rule in y = x / r against the angle phi, where (alpha, sigma) = r (cos phi, sin phi) and
     dy/dphi = (alpha eps_hat - sigma mean) / r: two questions a step, but the last one to t = 0, which is DDIM's.
@@ -37,7 +37,7 @@ def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask,
     return x
 
 
-@declare("dpm-solver-2s", order=2, evaluations=lambda n: 2 * n - 1, grid=few, per_element=True)
+@declare("dpm-solver-2s", order=2, evaluations=lambda n: 2 * n - 1, grid=few, per_element=True, cites=("dpm_solver",))
 def dpm_solver_2s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(2S): the exponential step with the mean half way on, in log(alpha / sigma), where DDIM's step leads.
 
@@ -54,7 +54,14 @@ def dpm_solver_2s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     return x
 
 
-@declare("dpm-solver-3s", order=3, evaluations=lambda n: 3 * n - 2, grid=few, per_element=True)
+@declare(
+    "dpm-solver-3s",
+    order=3,
+    evaluations=lambda n: 3 * n - 2,
+    grid=few,
+    per_element=True,
+    cites=("dpm_solver_1", "dpm_solver"),
+)
 def dpm_solver_3s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """DPM-Solver++(3S): means at a third and two thirds of the step, each where the line through the ones before leads.
 

@@ -59,7 +59,9 @@ def chain(process: Gaussian, n: int) -> Tensor:
     return torch.cat([times, times.new_zeros(1)])
 
 
-@declare("plms", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True)
+@declare(
+    "plms", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True, cites=("pndm",)
+)
 def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -> Asking:
     """Pseudo linear multistep: DDIM's step with the noise that Adams' and Bashforth's rule makes of the last four
     estimates, begun by improved Euler. What Stable Diffusion was first sampled with (diffusers' `skip_prk_steps`).
@@ -72,7 +74,9 @@ def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "plms", order, _euler))
 
 
-@declare("s-pndm", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True)
+@declare(
+    "s-pndm", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True, cites=("pndm",)
+)
 def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     """S-PNDM: `plms` through two estimates.
 
@@ -81,7 +85,15 @@ def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "s-pndm", 2, _euler))
 
 
-@declare("f-pndm", order=2, evaluations=lambda n: n + 3 * min(n - 1, 3), grid=chain, least=5, per_element=True)
+@declare(
+    "f-pndm",
+    order=2,
+    evaluations=lambda n: n + 3 * min(n - 1, 3),
+    grid=chain,
+    least=5,
+    per_element=True,
+    cites=("pndm",),
+)
 def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     """F-PNDM: pseudo Runge-Kutta for three steps, four estimates each, then pseudo linear multistep through four.
 
@@ -92,7 +104,7 @@ def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "f-pndm", 4, _runge_kutta))
 
 
-@declare("fon", order=4, evaluations=lambda n: n + 3 * min(n - 1, 3), least=20, per_element=True)
+@declare("fon", order=4, evaluations=lambda n: n + 3 * min(n - 1, 3), least=20, per_element=True, cites=("pndm",))
 def fon(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     """The classical fourth-order rule that PNDM is set against: Adams and Bashforth, begun by Runge and Kutta, on
 

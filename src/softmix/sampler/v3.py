@@ -32,7 +32,7 @@ def measured(process: Gaussian, n: int) -> Tensor:
     return even_logsnr(process, n, first, max(min(6.0, n), first + 1))
 
 
-@declare("dpm-solver-v3", order=2, grid=measured)
+@declare("dpm-solver-v3", order=2, grid=measured, cites=("dpm_solver_v3",))
 def dpm_solver_v3(
     process: Gaussian,
     x: Tensor,

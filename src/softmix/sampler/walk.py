@@ -13,7 +13,7 @@ from ..rng import Rng
 from .contract import Ask, declare
 
 
-@declare("ancestral", order=None, needs=Posterior, per_element=True)
+@declare("ancestral", order=None, needs=Posterior, per_element=True, cites=("ddpm", "ddim"))
 def ancestral(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Tensor]:
@@ -29,7 +29,7 @@ def ancestral(
     return x
 
 
-@declare("renoise", order=None, needs=Posterior, per_element=True)
+@declare("renoise", order=None, needs=Posterior, per_element=True, cites=("consistency",))
 def renoise(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """x_s = alpha_s x0 + sigma_s z with x0 drawn from the posterior and z all new.
 
@@ -43,7 +43,7 @@ def renoise(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
     return x
 
 
-@declare("ddim", order=1, per_element=True)
+@declare("ddim", order=1, per_element=True, cites=("ddim",))
 def ddim(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 0.0) -> Generator[Ask, Posterior, Tensor]:
     """x_s from the bridge with x0 at the posterior's mean: for eta = 0 a first-order step of the flow ODE.
 

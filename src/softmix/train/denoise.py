@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
 from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, Keeper, LossSpec, Stage, score
 from ..net import NetSpec, UNetSpec
 from ..process import VE, VP, Flow, Noised
@@ -85,6 +86,10 @@ class Denoise(Task):
         fits = getattr(self.loss, "fits", None)
         if fits is not None:
             fits(self.head, self.process)
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        return OUTPUT_CITES[self.output]
 
     @property
     def whole(self) -> bool:
