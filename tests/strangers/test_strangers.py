@@ -23,7 +23,7 @@ from softmix.config import ConfigError, dumps, loads
 from softmix.train import Run, RunError, Trainer, TrainingError, facts_of, load, read_run, training
 
 HERE = Path(__file__).parent
-PAPERS = ["adversarial"]
+PAPERS = ["adversarial", "twostage", "shifted", "masked"]
 STEPS = 60
 
 SCRIPT = """

@@ -19,7 +19,7 @@ from softmix.data import Data, Report
 from softmix.data.store import make
 from softmix.denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead, Staged
 from softmix.loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
-from softmix.net import MLPSpec, UNetSpec
+from softmix.net import MLPSpec, SequenceSpec, UNetSpec
 from softmix.process import VE, VP, Flow
 from softmix.sampler import adams, ancestral, ddim, renoise, soft_adams
 from softmix.train import (
@@ -626,21 +626,26 @@ def test_small_images_have_a_network_of_their_own() -> None:
     assert preset("smd", (2,)).task.net == MLPSpec()
 
 
-def test_sequences_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    data = make("songs", torch.randn(20, 50, 3), None, (), Report(20))
-    for attempt in (
-        lambda: preset("smd", data.shape),
-        lambda: trainable(data.shape),
-        lambda: next(training(data, small(), tmp_path / "run")),
-    ):
-        with pytest.raises(TrainingError, match=r"sequences of length 50 in 3 channels.*no network for them yet"):
-            attempt()
+def test_items_that_no_network_takes_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    volumes = make("volumes", torch.randn(20, 1, 4, 4, 4), None, (), Report(20))
+    with pytest.raises(TrainingError, match="cannot be trained on"):
+        next(training(volumes, small(), tmp_path / "run"))
     for shape in ((), (1, 2, 3, 4)):
         with pytest.raises(TrainingError, match="cannot be trained on"):
             trainable(shape)
     assert not (tmp_path / "run").exists()
     trainable((2,))
     trainable((1, 8, 8))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_sequences_are_trained_by_every_preset_that_suits_them(model: str, tmp_path: Path) -> None:
+    data = make("songs", torch.randn(20, 6, 3), None, (), Report(20))
+    config = preset(model, data.shape).but(net=SequenceSpec(width=16, depth=2), batch=8, steps=2, precision="fp32")
+    for step in training(data, config, tmp_path / "run"):
+        assert step.loss == step.loss
+    made = softmix.load(tmp_path / "run")
+    assert softmix.sample(made.denoiser, 2, 2, sampler=made.sampler).shape == (2, 6, 3)
 
 
 def test_the_sampler_suits_the_model() -> None:

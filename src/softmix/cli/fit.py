@@ -43,6 +43,7 @@ def train(
     bits: int | None = None,
     values: ValueRange | None = None,
     layout: LayoutName | None = None,
+    beside: str | None = None,
     cache: Path | None = None,
     config: Path | None = None,
     start: Path | None = None,
@@ -77,6 +78,8 @@ def train(
         bits: of grey images of 16 bits, and arrays of whole numbers: how many their values use, such as 12.
         values: of an array of numbers: their range.
         layout: of an array of images: where its channels are.
+        beside: a second folder, zip or array, whose items are what the model is told of those of the first, for
+            image to image: pictures of one name are pairs.
         cache: a folder where the data are kept as they were read, for data that are larger than memory or slow to
             read. It is used again while their files are unchanged.
         config: a config.json, or its run folder, to repeat, instead of the model's own settings.
@@ -98,7 +101,7 @@ def train(
     source = behind(out, model, config, start)
     require_length(steps, minutes, needed=more is None and (source is None or source.role == "start"))
     said = {"size": size, "channels": channels, "limit": limit, "hold_out": hold_out, "bits": bits}
-    items = items_of(data, source, said | {"values": values, "layout": layout, "cache": cache})
+    items = items_of(data, source, said | {"values": values, "layout": layout, "beside": beside, "cache": cache})
     chosen = configuration(source, model, items.shape, set)
     if steps is not None or minutes is not None:
         chosen = replace(chosen, steps=steps, minutes=minutes)

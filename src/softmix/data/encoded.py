@@ -102,8 +102,13 @@ class Encoded:
             self.cond = replace(data.cond, image=self.shape[0])
         own = getattr(codec, "fingerprint", None)
         given = "" if scale is None else projections(torch.stack([scale.mean, scale.sd]))
-        known = own if isinstance(own, str) else projections(few)
+        known = self._of_codec = own if isinstance(own, str) else projections(few)
         self.fingerprint = digest("latents", data.fingerprint, self.shape, known, given)
+
+    @property
+    def parents(self) -> tuple[tuple[str, str, str], ...]:
+        """What a run on these latents stands on: the codec."""
+        return (("codec", named_by(self.codec), self._of_codec),)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -120,11 +120,15 @@ class Network(nn.Module):
         """
         self._of_my_shape(xt)
         t = self._times(t, xt)
-        alpha, sigma = self._base.alpha(t), self._base.sigma(t)
-        a, b = affine(self.output, alpha, sigma, self.data_sd)
-        logsnr = self.process.logsnr(t).to(device=xt.device, dtype=xt.dtype)
-        target = logsnr if to is None else self.process.logsnr(to).to(logsnr).expand(len(xt))
-        scaled, xt = self._seen(xt, t, self._unit(alpha, sigma), cond)
+        logsnr = self._clock(t, xt)
+        target = logsnr if to is None else self._clock(torch.as_tensor(to), xt).expand(len(xt))
+        if isinstance(self._base, Gaussian):
+            alpha, sigma = self._base.alpha(t), self._base.sigma(t)
+            a, b = affine(self.output, alpha, sigma, self.data_sd)
+            scaled, xt = self._seen(xt, t, self._unit(alpha, sigma), cond)
+        else:
+            # of tokens there is nothing to be scaled, and no table of outputs: their head answers with x0 itself
+            scaled, a, b = xt, torch.zeros_like(logsnr), torch.ones_like(logsnr)
         side = self.net.side(scaled, logsnr, cond, seen)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1))
         return posterior, side
@@ -134,8 +138,7 @@ class Network(nn.Module):
         t = self._times(t, x)
         half = self.net.splits["decoder"]
         scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
-        logsnr = self.process.logsnr(t).to(device=x.device, dtype=x.dtype)
-        side = self.net.side(scaled, logsnr, seen=range(half))
+        side = self.net.side(scaled, self._clock(t, x), seen=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
         return [places(side.seen[number]) for number in range(half)]
 
@@ -154,6 +157,10 @@ class Network(nn.Module):
         y = self.process.enter(xt, t, cond)
         scaled = y * column(unit, y)
         return (scaled, y) if self.process.keeps_x0 else (self.process.leave(scaled, t, cond), xt)
+
+    def _clock(self, t: Tensor, x: Tensor) -> Tensor:
+        """logsnr, where x is and as its numbers are; tokens are whole, and it is not."""
+        return self.process.logsnr(t).to(x.device, x.dtype if x.is_floating_point() else torch.float32)
 
     def _times(self, t: Tensor | float, xt: Tensor) -> Tensor:
         """One time an item. Raises ValueError for another number of times."""

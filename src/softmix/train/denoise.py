@@ -17,7 +17,7 @@ from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Outp
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, Keeper, LossSpec, Stage, score
 from ..net import NetSpec, UNetSpec
-from ..process import VE, VP, Flow, Noised
+from ..process import VE, VP, Flow, Gaussian, Noised
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -101,6 +101,11 @@ class Denoise(Task):
 
     def told(self, source: Source) -> CondSpec:
         offered = source.cond
+        if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian):
+            raise ValueError(
+                f"{source.name} holds tokens, and {self.process} adds noise to numbers: give a process for tokens, or "
+                "embeddings of them"
+            )
         if self.classes and "label" not in offered.parts:
             raise ValueError(
                 f"training with classes was asked for, but {source.name} has no labels; leave `classes` off"

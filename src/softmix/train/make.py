@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from ..data.store import choose
 from ..rng import Rng
 from ..version import __version__
 from .config import Config
-from .record import Facts, Run
+from .record import Facts, Parent, Run
 
 
 class TrainingError(RuntimeError):
@@ -19,13 +21,13 @@ class TrainingError(RuntimeError):
 
 def trainable(shape: tuple[int, ...]) -> None:
     """Raises TrainingError for items of a shape that no network takes."""
-    if len(shape) == 2:
+    if len(shape) not in (1, 2, 3):
         raise TrainingError(
-            f"the items have shape {tuple(shape)}: sequences of length {shape[0]} in {shape[1]} channels. They can be "
-            "loaded, but there is no network for them yet: images [C, H, W] and points [D] can be trained on"
+            f"items of shape {tuple(shape)} cannot be trained on: images are [C, H, W], sequences [L, D], points [D]"
         )
-    if len(shape) not in (1, 3):
-        raise TrainingError(f"items of shape {tuple(shape)} cannot be trained on: images are [C, H, W], points are [D]")
+
+
+_NUMBERS = 2**27
 
 
 def find_device() -> torch.device:
@@ -38,14 +40,14 @@ def find_device() -> torch.device:
 
 
 def some(source: Source, count: int, first: bool = False) -> Tensor:
-    """x0 of at most so many items: a fixed random choice, or the first."""
+    """x0 of at most so many items, and of as many as 512 MB hold: a fixed random choice, or the first."""
+    count = max(2, min(count, _NUMBERS // max(math.prod(source.shape), 1)))
     index = torch.arange(min(count, len(source))) if first else choose(len(source), count)
     return source.batch(index, Rng(0, index, "some"))[0]
 
 
 def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
     """What a run finds of its data and machine, and how many processes it begins with."""
-    trainable(source.shape)
     try:
         told = config.task.told(source)
     except ValueError as error:
@@ -68,6 +70,7 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
         getattr(source, "origin", None),
         shown="chosen",
         cond=told,
+        parents=tuple(Parent(*parent) for parent in getattr(source, "parents", ())),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
-from ..net import MLPSpec, NetSpec, UNetSpec
+from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
 from ..process import VE, Flow
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
@@ -21,10 +21,10 @@ MODELS: tuple[Model, ...] = get_args(Model)
 def preset(model: Model, shape: tuple[int, ...]) -> Config:
     """A configuration that is a good start for items of this shape, on an ordinary machine.
 
-    smd : soft mixture; of points by the energy score, of images first by its mean and then, at high noise, by the
-    energy score in pixels and features (`FeatureEnergy`). plain : the usual diffusion model. published : SMD's form
-    and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one Gaussian.
-    consistency, meanflow : flow maps trained for few steps, the rivals.
+    smd : soft mixture; of points and sequences by the energy score, of images first by its mean and then, at high
+    noise, by the energy score in pixels and features (`FeatureEnergy`). plain : the usual diffusion model.
+    published : SMD's form and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one
+    Gaussian. consistency, meanflow : flow maps trained for few steps, the rivals.
 
     A step takes 64 images, and fewer of more than 64 x 64 pixels, so that it takes about as long. Raises TrainingError
     for a name that is none, and for items that no network takes.
@@ -37,7 +37,7 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
     base = Config(task, batch=_batch(shape), optimiser=ease)
     if len(shape) == 1:
         base = base.but(optimiser=replace(ease, rate=2e-3), precision="fp32")
-    else:
+    if len(shape) == 3:
         base = base.but(head=SoftHead(), loss=FeatureEnergy())
     if model == "plain":
         return base.but(head=PointHead(), loss=Square("v"))
@@ -45,8 +45,8 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
         return base.but(head=PublishedSMD(), loss=PublishedSquare())
     if model == "mixture":
         return base.but(
-            head=MixtureHead(8, "pixel") if len(shape) > 1 else MixtureHead(64, "item"),
-            loss=Likelihood(0.5 if len(shape) > 1 else 0.9),
+            head=MixtureHead(8, "pixel") if len(shape) == 3 else MixtureHead(64, "item"),
+            loss=Likelihood(0.5 if len(shape) == 3 else 0.9),
         )
     if model == "consistency":
         # the authors' process, up to sigma = 80, and noise levels, whose data have a standard deviation of 0.5
@@ -65,12 +65,16 @@ def _batch(shape: tuple[int, ...]) -> int:
     """Items of a step: a power of two, from 8 to 64 for images."""
     if len(shape) == 1:
         return 256
+    if len(shape) == 2:
+        return 64
     return 2 ** min(6, max(3, round(math.log2(64 * 64**2 / math.prod(shape[1:])))))
 
 
 def _net(shape: tuple[int, ...]) -> NetSpec:
     if len(shape) == 1:
         return MLPSpec()
+    if len(shape) == 2:
+        return SequenceSpec()
     if max(shape[1:]) <= 16:
         return UNetSpec(width=32, depth=1, patch=1)
     return UNetSpec(width=64, depth=1, patch=2)

@@ -27,6 +27,16 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """What a run stands on beside its data, such as the codec whose latents it learns: its part, its name, and its
+    fingerprint."""
+
+    part: str
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What was found when the run began and holds for all of it.
 
@@ -39,7 +49,7 @@ class Facts:
     shown : the items by which a loss that keeps something of the network measures it: the first 512, or 512 from
     anywhere in the data.
     start : the run whose weights this one began with.
-    cond : the conditions that the model is told.
+    cond : the conditions that the model is told. parents : what else the run stands on.
     """
 
     data: str
@@ -58,6 +68,7 @@ class Facts:
     shown: Literal["first", "chosen"] = "first"
     start: Start | None = None
     cond: CondSpec = UNCONDITIONED
+    parents: tuple[Parent, ...] = ()
 
     @property
     def told(self) -> CondSpec:
