@@ -22,7 +22,7 @@ SIGNS = ("●", "■", "▲", "◆", "▼", "✚")
 COLOURS = len(_SERIES)
 
 _NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": _INK,
