@@ -503,7 +503,7 @@ def test_without_the_extra_the_rows_are_kept_and_the_report_comes_later(
     assert 'pip install "softmix[report]"' in said
     assert not (tmp_path / "x.html").exists()
     kept = rows(tmp_path / "x.html")
-    assert [row["name"] for row in kept][-1] == "1 step"
+    assert [row["name"] for row in kept][-1] == "points: 1 step"
     done(*common)
     assert rows(tmp_path / "x.html") == kept, "the same rows, not measured again"
     assert (tmp_path / "x.html").stat().st_size > 1000
