@@ -173,7 +173,7 @@ def test_another_kind_of_part_has_settings_of_its_own(tmp_path: Path) -> None:
     """In any order; what the kind before had and this one has not is refused by name."""
     start = ("train", "digits", "--out", tmp_path / "x", "--dry-run", "--steps", 1)
     code, out, _ = call(*start, "--set", "loss.m=3", "loss.kind=Energy", "head.mean=none")
-    assert code == 0 and json.loads(out[out.index("{") : out.rindex("}") + 1])["config"]["loss"] == {
+    assert code == 0 and json.loads(out[out.index("{") : out.rindex("}") + 1])["config"]["task"]["loss"] == {
         "kind": "Energy",
         "beta": 1.0,
         "m": 3,

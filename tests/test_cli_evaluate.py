@@ -462,7 +462,7 @@ def test_rows_are_not_taken_from_other_weights(place: Path, tmp_path: Path, monk
         assert len(rows(tmp_path / "x.html")) == count, (run, more)
     shutil.copytree(place / "plain", tmp_path / "plain")
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
-    config["config"]["process"]["schedule"] = "linear"
+    config["config"]["task"]["process"]["schedule"] = "linear"
     (tmp_path / "plain" / "config.json").write_text(json.dumps(config))
     done("evaluate", tmp_path / "plain", place / "photos", *common)
     assert len(rows(tmp_path / "x.html")) == 9, "the same weights in another process"

@@ -218,11 +218,11 @@ def test_a_set_that_is_larger_than_its_memory(tmp_path: Path, kind: str) -> None
 
 def test_training_on_what_is_kept_gives_the_same_bits(tmp_path: Path) -> None:
     from softmix.net import UNetSpec
-    from softmix.train import Config, training
+    from softmix.train import Config, Denoise, training
     from softmix.train import load as load_run
 
     path = saved(tmp_path / "a.npy", np.random.RandomState(0).randint(0, 256, (20, 8, 8)).astype(np.uint8))
-    config = Config(net=UNetSpec(width=8, depth=1, patch=2), steps=3, batch=4, flip=True)
+    config = Config(Denoise(net=UNetSpec(width=8, depth=1, patch=2), flip=True), steps=3, batch=4)
     prints = []
     for name, options in (("plain", {}), ("cached", {"cache": tmp_path / "cache"})):
         data = load(path, **options)  # type: ignore[call-overload]

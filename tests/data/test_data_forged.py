@@ -311,7 +311,7 @@ def test_a_run_of_today_is_recognised(tmp_path: Path) -> None:
 
     fill(tmp_path, {f"pictures/{i}.png": encoded(np.full((8, 8), i, np.uint8)) for i in range(8)})
     tree = {"net": {"kind": "UNetSpec", "width": 8}, "head": {"kind": "PointHead"}, "loss": {"kind": "Square"}}
-    config = from_json(Config, tree | {"steps": 1, "batch": 2})
+    config = from_json(Config, {"task": {"kind": "Denoise"} | tree, "steps": 1, "batch": 2})
     before = load(tmp_path)
     list(training(before, config, tmp_path / "run"))
     assert (tmp_path / "run/config.json").is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
     data, folder = load("digits"), tmp_path_factory.mktemp("runs")
 
     def make(name: str, classes: bool = False, **more: Any) -> Model:
-        config = replace(preset(name, data.shape), steps=8, batch=32, classes=classes, **more)  # type: ignore[arg-type]
+        config = preset(name, data.shape).but(steps=8, batch=32, classes=classes, **more)  # type: ignore[arg-type]
         return softmix.train(data, config, folder / f"{name}-{classes}-{len(more)}")
 
     return make

@@ -23,7 +23,7 @@ from softmix.denoiser import guided, within  # noqa: E402
 from softmix.hub import drawing  # noqa: E402
 from softmix.posterior import Point  # noqa: E402
 from softmix.process import VP  # noqa: E402
-from softmix.sampler import adams, ancestral, dpm_solver_2m, sample  # noqa: E402
+from softmix.sampler import adams, ancestral, ddim, dpm_solver_2m, sample  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +105,14 @@ def test_guidance_by_a_prompt_leads_away_from_what_stands_for_none() -> None:
             return Point(cond)
 
     told, untold = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
-    found: Any = SimpleNamespace(denoiser=Echo(), untold=untold, name="words", what="text")
+    found: Any = SimpleNamespace(denoiser=Echo(), shape=(2,), untold=untold, name="words", what="text")
     for interval, logsnr, right in (
         (None, 0.0, untold + 3 * (told - untold)),
         ((-4.0, 2.0), 0.0, untold + 3 * (told - untold)),
         ((-4.0, 2.0), 5.0, told),
     ):
         wanted = Wanted(1, 2, None, None, 0, None, 3.0, interval, 0, "fp32", "a boat")
-        belief = _guided(found, told, wanted)(torch.zeros(1, 2), process.time(logsnr), told)
+        belief = _guided(found, told, wanted, ddim)(torch.zeros(1, 2), process.time(logsnr), told)
         assert torch.equal(belief.mean, right)
 
 

@@ -37,6 +37,9 @@ class Keywords:
     def __getitem__(self, rows: slice | Tensor) -> Keywords:
         return self._each(lambda part: part[rows])
 
+    # as conditions have it
+    take = __getitem__
+
     def to(self, where: Any, *more: Any, **options: Any) -> Keywords:
         """On another device; of other keywords, on theirs."""
         place = where.device if isinstance(where, Keywords) else where
