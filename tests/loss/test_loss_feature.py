@@ -255,7 +255,7 @@ def test_where_there_are_classes_blank_items_join_the_others() -> None:
 def test_the_parts_are_added_item_by_item() -> None:
     """Mean for all, blank for the first half, draws for the next tenth."""
     noised, look = given(), eyes()
-    shares = {"mean": 0.0, "blank": 0.0, "high": 0.0}
+    shares = {"mean": NONE, "blank": 0.0, "high": 0.0}
     whole, _ = ask(FeatureEnergy(mean=1.0, blank=0.5, high=0.1), noised, look)
     mean, _ = ask(FeatureEnergy(**{**shares, "mean": 1.0}), noised, look)  # type: ignore[arg-type]
     blank, _ = ask(FeatureEnergy(**{**shares, "blank": 0.5}), noised, look)  # type: ignore[arg-type]
