@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -192,6 +193,67 @@ def test_types_are_told_apart() -> None:
     source = "if TYPE_CHECKING:\n    from ..net import Net\nelse:\n    from ..posterior import Point"
     found = imports("process/made_up.py", source, rooms_there())
     assert [(each.target, each.types_only) for each in found] == [("net", True), ("posterior", False)]
+
+
+# No circles, not even through an import inside a function.
+
+
+def _file_of(name: tuple[str, ...], files: frozenset[str]) -> set[str]:
+    """The file that holds a dotted name of ours: a.b.c is a/b/c.py, a/b/c/__init__.py, or stands in that of a.b."""
+    for end in range(len(name), 0, -1) if name[0] == "softmix" else ():
+        place = "/".join(name[1:end])
+        for file in (f"{place}.py", f"{place}/__init__.py".lstrip("/")):
+            if file in files:
+                return {file}
+    return set()
+
+
+def files_imported(file: str, source: str, files: frozenset[str]) -> set[str]:
+    """Our files that one file imports, at any depth, types aside; a name from a package leads to its __init__.py."""
+    package, found = ("softmix", *Path(file).parts[:-1]), set()
+    for node, types_only in _walk(ast.parse(source), False):
+        for name in () if types_only else _modules(node, package):
+            found |= _file_of(name, files) - {file}
+    return found
+
+
+def circle(texts: dict[str, str]) -> list[str]:
+    """Files that import each other in a circle, the first one again at the end; none where there is no circle."""
+    graph = {file: files_imported(file, source, frozenset(texts)) for file, source in texts.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return [str(file) for file in error.args[1]]
+    return []
+
+
+def test_no_rooms_may_import_each_other_in_a_circle() -> None:
+    order = list(graphlib.TopologicalSorter(LAW).static_order())
+    assert order.index("process") < order.index("sampler") < order.index("train") < order.index("cli")
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "length"),
+    [
+        ({"a/x.py": "from .y import Y", "a/y.py": "from .x import X"}, 2),
+        ({"a/x.py": "from . import y", "a/y.py": "def late():\n    from .x import X"}, 2),
+        ({"a/__init__.py": "from .x import X", "a/x.py": "from . import Y"}, 2),
+        ({"a/__init__.py": "from .x import X", "a/x.py": "from ..b.z import Z", "b/z.py": "import softmix.a"}, 3),
+        ({"__init__.py": "from .a import x", "a/__init__.py": "", "a/x.py": "import softmix"}, 2),
+        (
+            {"a/x.py": "from .y import Y", "a/y.py": "from ..b import Z", "b/__init__.py": "from softmix.a.x import X"},
+            3,
+        ),
+        ({"a/x.py": "from .y import Y", "a/y.py": "if TYPE_CHECKING:\n    from .x import X"}, 0),
+        ({"a/__init__.py": "from .x import X", "a/x.py": "from .y import Y\nfrom ..b import Z", "a/y.py": ""}, 0),
+    ],
+)
+def test_a_circle_is_found(texts: dict[str, str], length: int) -> None:
+    assert len(circle(texts)) == (length + 1 if length else 0)
 
 
 # The habits of every file.

@@ -246,7 +246,8 @@ def test_a_run_of_0_1_that_was_stopped_before_its_length_was_known_goes_on(tmp_p
     kept = read_run(tmp_path / "run")
     old = replace(kept, config=replace(config), facts=replace(kept.facts, steps=None))
     (tmp_path / "run/config.json").write_text(dumps(old))
-    found = checkpoint.load(tmp_path / "run/checkpoints", 3)
+    found = checkpoint.latest(tmp_path / "run/checkpoints")
+    assert found is not None and found.step == 3
     checkpoint.save(tmp_path / "run/checkpoints", 3, found.tensors, {**found.state, "total": None})
     steps = training(points(), config, tmp_path / "run")
     first = next(steps)

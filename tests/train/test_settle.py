@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,16 @@ def run(out: Path, config: Config, until: int | None = None, **more: object) -> 
 
 def weights(out: Path) -> torch.Tensor:
     return torch.cat([p.flatten() for p in load(out, "model").network.parameters()])
+
+
+def held(out: Path, step: int) -> checkpoint.Loaded:
+    """The whole checkpoint of one step."""
+    name = f"step-{step:06d}"
+    with tempfile.TemporaryDirectory() as alone:
+        shutil.copytree(out / "checkpoints" / name, Path(alone) / name)
+        found = checkpoint.latest(Path(alone))
+    assert found is not None
+    return found
 
 
 def killed(out: Path, step: int) -> None:
@@ -204,10 +215,10 @@ def test_a_run_that_was_rolled_back_goes_on_with_its_other_draws_and_its_average
     config = small(nonfinite="rollback")
     run(tmp_path / "alone", config)
     run(tmp_path / "cut", config, 5)
-    assert checkpoint.load(tmp_path / "cut/checkpoints", 5).state["attempt"] == 1
+    assert held(tmp_path / "cut", 5).state["attempt"] == 1
     run(tmp_path / "cut", config)
     assert torch.equal(weights(tmp_path / "alone"), weights(tmp_path / "cut"))
-    ends = [checkpoint.load(tmp_path / name / "checkpoints", 8).tensors["ema-0.100"] for name in ("alone", "cut")]
+    ends = [held(tmp_path / name, 8).tensors["ema-0.100"] for name in ("alone", "cut")]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
@@ -294,7 +305,7 @@ def test_a_run_begins_with_the_averaged_weights_of_another_and_says_which(parent
     theirs, ours = model.network.state_dict(), load(tmp_path / "child", "model").network.state_dict()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in theirs)
     # before the first step too, where a run that is stopped at once would be sampled
-    begun_with = checkpoint.load(tmp_path / "child/checkpoints", 0).tensors
+    begun_with = held(tmp_path / "child", 0).tensors
     assert all(torch.equal(begun_with[name][key], theirs[key]) for name in ("model", "ema-0.050") for key in theirs)
     averaged = load(tmp_path / "child").network.state_dict()
     assert all(torch.allclose(averaged[name], theirs[name], atol=1e-7) for name in theirs)

@@ -84,7 +84,9 @@ def test_a_picture_is_sixteen_samples_of_the_first_average_with_classes_in_turn(
 def test_a_run_is_loaded_with_its_first_average_unless_told(tmp_path: Path) -> None:
     for _ in training(points(), small(ema=(0.1, 0.25)), tmp_path):
         pass
-    held = checkpoint.load(tmp_path / "checkpoints").tensors
+    newest = checkpoint.latest(tmp_path / "checkpoints")
+    assert newest is not None
+    held = newest.tensors
     found = {}
     for asked, name in (
         (None, "ema-0.100"),

@@ -132,16 +132,16 @@ def _classes(items: Data) -> list[str]:
 
 def _run(what: str) -> None:
     from ..train import read_run
-    from ..train.checkpoint import verify
+    from ..train.checkpoint import faults
 
     read_run(what)
-    findings = verify(Path(what) / "checkpoints")
-    for finding in findings:
-        print(f"{'ok     ' if finding.ok else 'DAMAGED'} {finding.checkpoint}/{finding.file} {finding.reason}".rstrip())
-    bad = sum(not finding.ok for finding in findings)
+    found = faults(Path(what) / "checkpoints")
+    for file, fault in found.items():
+        print(f"{'DAMAGED' if fault else 'ok     '} {file} {fault}".rstrip())
+    bad = sum(map(bool, found.values()))
     if bad:
         raise UsageError(
-            f"{bad} of {len(findings)} files are damaged; "
+            f"{bad} of {len(found)} files are damaged; "
             "the newest whole checkpoint is taken when the run is loaded or continued"
         )
-    print(f"{what}: {len(findings)} files, all whole" if findings else f"{what}: no checkpoint yet")
+    print(f"{what}: {len(found)} files, all whole" if found else f"{what}: no checkpoint yet")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
@@ -12,7 +12,6 @@ from ..denoiser import Denoiser, Network, SoftHead, Staged
 from ..posterior import HasMean, need
 from ..process import Noised, one_clock
 from ..rng import Rng
-from ..shape import column
 from .contract import Stage
 from .energy import energy, power
 from .square import squared_error
@@ -129,9 +128,8 @@ class FeatureEnergy:
 
     def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
         """The score at t = 1 of m draws for each of these items: every pair is compared."""
-        process, x0 = one_clock(noised.process, "the feature score"), noised.x0
-        xt = process.alpha(1.0).to(x0) * x0[items] + process.sigma(1.0).to(x0) * noised.z[items]
-        posterior = denoiser(xt, torch.ones(len(items), dtype=torch.float64, device=xt.device))
+        x0, last = noised.x0, noised.take(items).at(1.0)
+        posterior = denoiser(last.xt, last.t)
         draws = posterior.draws(self.m, rng.take(items)).flatten(0, 1)
         score = self.pixels * _all_pairs(draws.flatten(1)[:, :, None], x0.flatten(1)[:, :, None])
         if self.features:
@@ -143,10 +141,7 @@ class FeatureEnergy:
 
 def _moved(noised: Noised, low: float, high: float) -> Noised:
     """The same items and noise with their times squeezed from [0, 1] into [low, high]."""
-    process = one_clock(noised.process, "the feature score")
-    t = low + (high - low) * noised.t
-    xt = column(process.alpha(t), noised.x0) * noised.x0 + column(process.sigma(t), noised.x0) * noised.z
-    return replace(noised, t=t, xt=xt)
+    return noised.at(low + (high - low) * noised.t)
 
 
 def _seen(difference: Tensor) -> Tensor:

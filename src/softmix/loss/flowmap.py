@@ -52,8 +52,8 @@ class Consistency:
         r = self.before(process, noised.t, count)
         here = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "consistency").mean
         with torch.no_grad():
-            xr = column(process.alpha(r), noised.x0) * noised.x0 + column(process.sigma(r), noised.x0) * noised.z
-            target = need(denoiser(xr, r, noised.cond), HasMean, "consistency").mean
+            earlier = noised.at(r)
+            target = need(denoiser(earlier.xt, r, noised.cond), HasMean, "consistency").mean
             # exactly the data where the path ends
             target = torch.where(column(r == 0, target) > 0, noised.x0, target)
         size = math.prod(noised.x0.shape[1:])
@@ -112,14 +112,11 @@ class MeanFlow:
 
     def velocities(self, denoiser: Denoiser, noised: Noised, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """(x_t, u, u_tgt), the last without gradient. For the true map u - u_tgt has no mean, whatever x_t is."""
-        process = cast(Flow, noised.process)
         other = self._other(len(noised.t), rng).to(noised.t)
         paired = rng.child("pair").uniform((len(noised.t),)).to(noised.t.device) < self.pairs
         t, r = torch.maximum(noised.t, other), torch.minimum(noised.t, other)
         t, r = torch.where(paired, t, noised.t), torch.where(paired, r, noised.t)
-        x0, z = noised.x0, noised.z
-        xt = column(process.alpha(t), x0) * x0 + column(process.sigma(t), x0) * z
-        v = z - x0
+        xt, v = noised.at(t).xt, noised.z - noised.x0
         u = self._velocity(denoiser, noised.cond)(xt, t, r)
         target = v.clone()
         if paired.any():

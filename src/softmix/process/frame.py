@@ -45,6 +45,10 @@ class Framed(ABC):
         inside = self.base.noise(self.enter(x0, 0.0, cond), t, rng)
         return Noised(x0, self.leave(inside.xt, inside.t, cond), inside.t, inside.z, self, cond)
 
+    def state(self, x0: Tensor, t: Tensor | float, z: Tensor, cond: Cond | Tensor | None = None) -> Tensor:
+        """x_t for a given z, the noise in the frame."""
+        return self.leave(self.base.state(self.enter(x0, 0.0, cond), t, z), t, cond)
+
     def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
         """x_1 = leave(y_1), y_1 the base's noise."""
         return self.leave(self.base.prior(shape, rng), 1.0, cond)

@@ -119,11 +119,14 @@ class Gaussian(ABC):
         return _slope(self.alpha, t), _slope(self.sigma, t)
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
-        """x_t = alpha(t) x_0 + sigma(t) z. `t` is one time for all items, or one for each."""
+        """x_t = alpha(t) x_0 + sigma(t) z with a fresh z. `t` is one time for all items, or one for each."""
         t = _real(t).expand(len(x0))
         z = rng.normal(x0.shape, x0.dtype).to(x0.device)
-        xt = column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
-        return Noised(x0=x0, xt=xt, t=t, z=z, process=self, cond=cond)
+        return Noised(x0=x0, xt=self.state(x0, t, z), t=t, z=z, process=self, cond=cond)
+
+    def state(self, x0: Tensor, t: Tensor | float, z: Tensor, cond: Cond | Tensor | None = None) -> Tensor:
+        """x_t = alpha(t) x_0 + sigma(t) z for a given z [B, ...]; `cond` changes nothing here."""
+        return column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
 
     def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
         """x_1 ~ N(0, sigma(1)^2 I): what is left of any x_0 is of size alpha(1)."""

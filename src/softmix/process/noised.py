@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..cond import Cond
@@ -38,6 +39,20 @@ class Noised:
         """The record of some of the items."""
         at = items.to(self.t.device)
         return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, take(self.cond, items))
+
+    def at(self, t: Tensor | float) -> Noised:
+        """The same items with the same noise at another time, one for all or one for each [B].
+
+        Raises TypeError where the process has no `state(x0, t, z, cond)`, as `Gaussian` and `Framed` have.
+        """
+        state = getattr(self.process, "state", None)
+        if state is None:
+            raise TypeError(
+                f"the same noise at other times was asked for, and {type(self.process).__name__} does not say what its "
+                "x_t is for a given z: give it a method state(x0, t, z, cond), or take a Gaussian process"
+            )
+        t = torch.as_tensor(t).to(self.t)
+        return replace(self, xt=state(self.x0, t, self.z, self.cond), t=t.expand(len(self.x0)))
 
 
 class Process(Protocol):

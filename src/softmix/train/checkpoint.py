@@ -2,7 +2,7 @@
 
 folder/step-000500/  model.safetensors, ema-0.050.safetensors, optimizer.safetensors, ...: one file for each entry
                      state.json: the caller's state, the size and SHA-256 of each file, and a SHA-256 of all of this
-step-000500.tmp      being written, or left by a run that was killed: never read, swept away by the next save
+step-000500.tmp      being written, or left by a run that was killed: never read, removed by the next save
 step-000500.old      the earlier checkpoint of a step that is being saved again: read where the new one is not there
 """
 
@@ -14,8 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,19 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from softmix.config import JSON, ConfigError, canonical
+from softmix.config import JSON, canonical
 
 _FORMAT = 1
 _STATE = "state.json"
 _SUFFIX = ".safetensors"
 _ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE = re.compile(_ENTRY.pattern + re.escape(_SUFFIX))
 _FOLDER = re.compile(r"step-(\d{6,})(\.old)?")
 _LEFTOVER = re.compile(r"step-\d{6,}(\.old)?(\.gone)?\.tmp")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written or read; the sentence says which, why, and what to do."""
-
-
-class _DamageError(Exception):
-    """Why one checkpoint, or one of its files, is not whole."""
+    """A checkpoint could not be written or read; the sentence says which one, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +49,14 @@ class Loaded:
     damaged: list[str]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What `verify` says of one file; `file` is empty where the whole folder is meant, `reason` where all is well."""
-
-    checkpoint: str
-    file: str
-    ok: bool
-    reason: str
-
-
 def save(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, JSON], keep: int = 3
 ) -> Path:
     """Write the checkpoint of `step` into `folder` and return its path; a run killed at any instant loses nothing.
 
-    Everything is written aside, synced and hashed, and only then renamed into place; then the folder is synced,
-    and only then are older steps removed, down to `keep` in all. Later steps, if any, are left alone. A step
-    that exists is replaced, and until the new one is in place the old one can be read. One process may save.
+    Everything is written aside, synced and hashed, and only then renamed into place. Then the folder is synced, and
+    only then are older steps removed, down to `keep` in all. Later steps are left alone. A step that exists is
+    replaced, and until the new one is in place the old one can be read. Only one process may save.
 
     Parameters
     ----------
@@ -82,45 +68,57 @@ def save(
     half-written remains. Raises ValueError for a bad step, name, state or `keep`, before anything is written.
     """
     _require(step, tensors, keep)
-    kept = _plain_state(step, state)
+    plain = json.loads(canonical(state))
     final = folder / f"step-{step:06d}"
     aside = folder / f"{final.name}.tmp"
-    with _plainly(f"saving {final}", "the last good checkpoint is untouched"):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         _sync(folder.parent)
-        _sweep(folder)
+        for left in folder.iterdir():
+            if _LEFTOVER.fullmatch(left.name):
+                shutil.rmtree(left)
         try:
-            _write(aside, step, tensors, kept)
+            _write(aside, step, tensors, plain)
             _publish(aside, final)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-    with _plainly(f"removing the checkpoints before {final}", "that one is saved and whole"):
         _prune(folder, step, keep)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full; free some space" if full else f"{error}; put that right"
+        raise CheckpointError(
+            f"saving {final} failed: {why}, and run the same command again (the last good checkpoint is untouched)"
+        ) from error
     return final
 
 
 def latest(folder: Path, only: Iterable[str] | None = None) -> Loaded | None:
     """The newest whole checkpoint in `folder`, or None where there is none at all.
 
-    Every file is verified by size and SHA-256, whether it is asked for or not; a damaged checkpoint is passed over
-    with a sentence in `Loaded.damaged`, and the one before it is taken.
-
-    Parameters
-    ----------
-    only : the entries whose tensors are wanted, such as ("ema-0.050",); all of them by default.
+    Every file is read and its SHA-256 compared, one file at a time. A damaged checkpoint is passed over with a sentence
+    in `Loaded.damaged`, and the one before it is taken. `only` names the entries to return, such as ("ema-0.050",).
 
     Raises CheckpointError, naming each, when there are checkpoints and none is whole, and when the one taken has no
     such entry.
     """
-    paths = _checkpoints(folder)
     wanted = None if only is None else tuple(only)
-    loaded, damaged = _first_whole(paths, wanted)
-    if loaded is not None or not paths:
-        return loaded
+    paths, damaged = _checkpoints(folder), list[str]()
+    for path in paths:
+        state, tensors, faults = _inspect(path, wanted)
+        if any(faults.values()):
+            said = "; ".join(filter(None, faults.values()))
+            damaged.append(f"{path.name} is damaged, so it was not taken: {said}.")
+            continue
+        missing = [name for name in wanted or () if name not in tensors]
+        if missing:
+            raise CheckpointError(f"{', '.join(missing)} was asked for; {path} holds {', '.join(faults)}")
+        return Loaded(_step(path), tensors, state, path, damaged)
     if paths != _checkpoints(folder):
         # A run in progress replaced what was being read.
         return latest(folder, wanted)
+    if not paths:
+        return None
     raise CheckpointError(
         f"a checkpoint was asked for in {folder}, and none there is whole. {' '.join(damaged)} "
         "Restore one from a copy, or move them away to begin anew."
@@ -133,32 +131,11 @@ def newest(folder: Path) -> int | None:
     return _step(paths[0]) if paths else None
 
 
-def load(folder: Path, step: int | None = None, only: Iterable[str] | None = None) -> Loaded:
-    """The whole checkpoint of `step`, or the newest (see `latest`) where no step is given.
-
-    Raises CheckpointError when there is none, or the one of `step` is damaged: no other step is taken for it.
-    """
-    found, damaged = latest(folder, only) if step is None else None, list[str]()
-    if step is not None:
-        paths = [path for path in _checkpoints(folder) if _step(path) == step]
-        found, damaged = _first_whole(paths, None if only is None else tuple(only))
-    if found is None:
-        asked = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        steps = ", ".join(str(_step(path)) for path in _checkpoints(folder)) or "none"
-        raise CheckpointError(" ".join([f"{asked} was asked for in {folder}; the steps found are {steps}.", *damaged]))
-    return found
-
-
-def verify(folder: Path) -> list[Finding]:
-    """A finding for each file of each checkpoint, newest first, and one for each leftover of a save that was cut short.
-
-    Nothing is changed, and no tensor is read. Raises CheckpointError when `folder` is not there.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"the checkpoints in {folder} were to be checked, and there is no such folder")
-    findings = [finding for path in _checkpoints(folder) for finding in _inspect(path, ())[2]]
-    left = "left by a save or a removal that was cut short: never read, and removed by the next save"
-    return findings + [Finding(path.name, "", True, left) for path in _leftovers(folder)]
+def faults(folder: Path) -> dict[str, str]:
+    """For each file of each checkpoint, newest first, what is wrong with it; an empty text for a whole file."""
+    return {
+        f"{path.name}/{file}": fault for path in _checkpoints(folder) for file, fault in _inspect(path, ())[2].items()
+    }
 
 
 def _require(step: int, tensors: Mapping[str, object], keep: int) -> None:
@@ -171,31 +148,13 @@ def _require(step: int, tensors: Mapping[str, object], keep: int) -> None:
             raise ValueError(f"a file named {name!r} was to be saved; use letters, digits, dots, dashes, underscores")
 
 
-def _plain_state(step: int, state: Mapping[str, JSON]) -> JSON:
-    try:
-        plain: JSON = json.loads(canonical(state))
-    except ConfigError as error:
-        raise ValueError(f"the state of step {step} was to be saved: {error}") from error
-    return plain
-
-
-@contextmanager
-def _plainly(doing: str, comfort: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full; free some space" if full else f"{error}; put that right"
-        raise CheckpointError(f"{doing} failed: {why}, and run the same command again ({comfort})") from error
-
-
 def _write(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: JSON) -> None:
     folder.mkdir()
     files: dict[str, JSON] = {}
     for name, group in tensors.items():
         data = safetensors.torch.save(_apart(group))
         _write_synced(folder / (name + _SUFFIX), data)
-        files[name + _SUFFIX] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files[name + _SUFFIX] = _described(data)
     body: dict[str, JSON] = {"format": _FORMAT, "step": step, "files": files, "state": state}
     text = json.dumps({**body, "sha256": _seal(body)}, indent=1)
     _write_synced(folder / _STATE, text.encode())
@@ -212,6 +171,10 @@ def _apart(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = plain.clone() if memory in taken else plain
         taken.add(memory)
     return apart
+
+
+def _described(data: bytes) -> dict[str, JSON]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _seal(body: Mapping[str, JSON]) -> str:
@@ -236,27 +199,21 @@ def _sync(folder: Path) -> None:
 
 
 def _publish(aside: Path, final: Path) -> None:
-    old = _old(final)
-    if final.exists() and old.exists():
-        # Two of this step from earlier saves: whichever can be read must stay until the new one is there.
-        whole = all(finding.ok for finding in _inspect(final, ())[2])
-        _remove(old if whole else final)
     if final.exists():
+        old = final.with_name(f"{final.name}.old")
+        if old.exists():
+            _remove(old)
         os.rename(final, old)
     os.rename(aside, final)
     _sync(final.parent)
 
 
-def _old(final: Path) -> Path:
-    return final.with_name(f"{final.name}.old")
-
-
 def _prune(folder: Path, step: int, keep: int) -> None:
     paths = _checkpoints(folder)
     older = sorted({_step(path) for path in paths if _step(path) < step}, reverse=True)
-    replaced = [_old(path) for path in paths]
     for path in paths:
-        if path in replaced or _step(path) in older[keep - 1 :]:
+        replaced = path.suffix == ".old" and path.with_suffix("") in paths
+        if replaced or _step(path) in older[keep - 1 :]:
             _remove(path)
 
 
@@ -265,15 +222,6 @@ def _remove(path: Path) -> None:
     gone = path.with_name(f"{path.name}.gone.tmp")
     os.rename(path, gone)
     shutil.rmtree(gone)
-
-
-def _sweep(folder: Path) -> None:
-    for path in _leftovers(folder):
-        shutil.rmtree(path)
-
-
-def _leftovers(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -290,117 +238,62 @@ def _step(path: Path) -> int:
     return int(match[1])
 
 
-def _first_whole(paths: list[Path], only: tuple[str, ...] | None) -> tuple[Loaded | None, list[str]]:
-    damaged: list[str] = []
-    for path in paths:
-        body, tensors, findings = _inspect(path, only)
-        faults = "; ".join(one.reason for one in findings if not one.ok)
-        if faults:
-            damaged.append(f"{path.name} is damaged, so it was not taken: {faults}.")
-            continue
-        for name in only or ():
-            if name not in tensors:
-                held = ", ".join(file.removesuffix(_SUFFIX) for file in body["files"])
-                raise CheckpointError(f"{name} was asked for; {path} holds {held or 'no tensors'}")
-        return Loaded(_step(path), tensors, body["state"], path, damaged), damaged
-    return None, damaged
-
-
 def _inspect(
     path: Path, only: tuple[str, ...] | None
-) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], list[Finding]]:
-    """What state.json says, the tensors of the entries in `only`, and a finding for every file."""
+) -> tuple[dict[str, JSON], dict[str, dict[str, Tensor]], dict[str, str]]:
+    """The caller's state, the tensors of the entries in `only`, and the fault of each file, or "" where it is whole."""
     try:
         body = _manifest(path)
-    except _DamageError as error:
-        return {}, {}, [Finding(path.name, _STATE, False, f"{error}, and without it no other file can be judged")]
-    tensors, findings = {}, [Finding(path.name, _STATE, True, "")]
-    for file in body["files"]:
-        name, reason = file.removesuffix(_SUFFIX), ""
+    except CheckpointError as error:
+        return {}, {}, {_STATE: str(error)}
+    tensors, faults = {}, {_STATE: ""}
+    for file, described in body["files"].items():
+        name, faults[file] = file.removesuffix(_SUFFIX), ""
         try:
+            found = _read(path / file, described)
             if only is None or name in only:
-                tensors[name] = _read(path, file, body["files"])
-            else:
-                _check(path, file, body["files"])
-        except _DamageError as error:
-            reason = str(error)
-        findings.append(Finding(path.name, file, not reason, reason))
-    return body, tensors, findings
+                # A clone is aligned as torch aligns; borrowed bytes may be summed in another order.
+                tensors[name] = {key: tensor.clone() for key, tensor in found.items()}
+        except CheckpointError as error:
+            faults[file] = str(error)
+    return body["state"], tensors, faults
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     """What state.json says, once its own hash, its step and the names of its files have been checked."""
+    data = _bytes(path / _STATE)
     try:
-        body = json.loads((path / _STATE).read_bytes())
-        seal = body.pop("sha256")
-        intact = seal == _seal(body)
-    except FileNotFoundError:
-        raise _DamageError(f"{_STATE} is missing") from None
-    except OSError as error:
-        raise _DamageError(f"{_STATE} cannot be read ({error.strerror})") from error
+        body = json.loads(data)
+        if body.pop("sha256") != _seal(body):
+            raise ValueError("another SHA-256")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _DamageError(f"{_STATE} is not the JSON that was written") from error
-    if not intact:
-        raise _DamageError(f"{_STATE} was altered: its SHA-256 is not the one that it carries")
-    if body.get("format") != _FORMAT:
-        raise _DamageError(
-            f"{_STATE} has format {body.get('format')}, and this softmix reads {_FORMAT}; use the one that wrote it"
-        )
-    if body.get("step") != _step(path):
-        raise _DamageError(f"{_STATE} is of step {body.get('step')}: the folder, or the file, was renamed")
-    _require_shape(body)
+        raise CheckpointError(f"{_STATE} is not what was written: it is no JSON or has another SHA-256") from error
+    found, expected = (body.get("format"), body.get("step")), (_FORMAT, _step(path))
+    if found != expected:
+        said, read = (f"format {format_} and step {step}" for format_, step in (found, expected))
+        raise CheckpointError(f"{_STATE} is of {said}, and this softmix reads {read} here")
+    # A seal can be forged, and a name may lead out of the folder.
+    files = body.get("files")
+    if not isinstance(files, dict) or not isinstance(body.get("state"), dict) or not all(map(_FILE.fullmatch, files)):
+        raise CheckpointError(f"{_STATE} lacks its state or its files, or a name in it is no name for a file: {files}")
     return dict(body)
 
 
-def _require_shape(body: Mapping[str, Any]) -> None:
-    # A seal can be forged; a name that leads out of the folder must not be followed even then.
-    files = body.get("files")
-    if not isinstance(files, dict) or not isinstance(body.get("state"), dict):
-        raise _DamageError(f"{_STATE} lacks its files or its state")
-    for name, entry in files.items():
-        if not (name.endswith(_SUFFIX) and _ENTRY.fullmatch(name) and isinstance(entry, dict)):
-            raise _DamageError(f"{_STATE} lists a file {name!r}, which is no name for one")
-
-
-def _read(path: Path, name: str, files: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of one file, from the very bytes whose hash was checked."""
-    with _reading(name, path, files):
-        data = (path / name).read_bytes()
-        _judge(path, name, files, len(data), hashlib.sha256(data).hexdigest())
-        # A clone is aligned as torch aligns; borrowed bytes may be summed in another order.
-        return {key: tensor.clone() for key, tensor in safetensors.torch.load(data).items()}
-
-
-def _check(path: Path, name: str, files: Mapping[str, Any]) -> None:
-    with _reading(name, path, files):
-        with open(path / name, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-        _judge(path, name, files, size, digest)
-        with safetensors.safe_open(path / name, "pt") as tensors:
-            tensors.keys()
-
-
-@contextmanager
-def _reading(name: str, path: Path, files: Mapping[str, Any]) -> Iterator[None]:
+def _read(file: Path, described: object) -> dict[str, Tensor]:
+    """The tensors of one file, from the very bytes that were hashed."""
+    data = _bytes(file)
+    if _described(data) != described:
+        raise CheckpointError(
+            f"{file.name} is not what was written: its {len(data)} bytes have another size or SHA-256"
+        )
     try:
-        yield
-    except FileNotFoundError:
-        strangers = sorted({file.name for file in path.glob("*")} - {_STATE, *files})
-        hint = f" (found instead, and not listed: {', '.join(strangers)})" if strangers else ""
-        raise _DamageError(f"{name} is missing{hint}") from None
-    except OSError as error:
-        raise _DamageError(f"{name} cannot be read ({error.strerror})") from error
+        return safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AssertionError) as error:
-        raise _DamageError(f"{name} is not a safetensors file") from error
+        raise CheckpointError(f"{file.name} is not a safetensors file") from error
 
 
-def _judge(path: Path, name: str, files: Mapping[str, Any], size: int, digest: str) -> None:
-    if digest == files[name].get("sha256") and size == files[name].get("size"):
-        return
-    twins = [other for other, entry in files.items() if entry.get("sha256") == digest and other != name]
-    if twins:
-        raise _DamageError(f"{name} has the content of {twins[0]}: the names were exchanged")
-    if size != files[name].get("size"):
-        raise _DamageError(f"{name} has {size} bytes, and {files[name].get('size')} were written")
-    raise _DamageError(f"{name} was altered: its SHA-256 is not the one that was written")
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file.name} cannot be read ({error.strerror})") from error
