@@ -244,7 +244,7 @@ def _union(step: _Step, members: tuple[Any, ...], value: Any, path: str) -> Any:
 
 def _hint(kind: object) -> str:
     known = isinstance(kind, str) and kind.isidentifier()
-    return "; a part of your own is given by parts=(ITS_CLASS,)" if known else ""
+    return "; a part of your own is given in Python, by parts=(ITS_CLASS,)" if known else ""
 
 
 def _tagged(cls: type, value: object, path: str) -> dict[str, Any]:
