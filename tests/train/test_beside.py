@@ -479,3 +479,56 @@ def test_a_loss_knows_whose_turn_it_is_and_who_is_there(monkeypatch: pytest.Monk
     one.step = 4
     one.advance()
     assert told == [("rival", {"model", "rival"}, 0.5), ("model", {"model", "rival"}, 0.5)]
+
+
+def test_a_loss_in_half_precision_is_summed_in_single(
+    beside: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside()
+    right = Fit.losses
+    monkeypatch.setattr(Fit, "losses", lambda self, *asked: right(self, *asked).bfloat16())
+    one = trainer(config(batch=100))
+    losses = one.losses(torch.arange(100))
+    assert losses.dtype == torch.float32
+    total, _ = one.advance()
+    assert total == pytest.approx(float(losses.detach().double().mean()), rel=1e-6)
+
+
+def test_a_rival_that_fails_is_named(
+    beside: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(rival=Group(rival=True))
+    right = Fit.losses
+
+    def failing(self: Fit, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
+        return right(self, modules, source, batch) * (float("nan") if batch.turn == "rival" else 1.0)
+
+    monkeypatch.setattr(Fit, "losses", failing)
+    with pytest.raises(TrainingError, match=r"step 1: loss nan of rival, .*largest weight [\d.]+ in (weight|bias)\."):
+        run(tmp_path / "run", Fit())
+
+
+def test_a_batch_that_is_compared_and_does_not_fit_is_to_be_smaller(
+    beside: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside()
+
+    def lacking(self: Fit, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
+        if len(batch.items) > 2:
+            raise MemoryError("out of memory")
+        return right(self, modules, source, batch)
+
+    right = Fit.losses
+    monkeypatch.setattr(Fit, "losses", lacking)
+    refused(Fit(together=True), tmp_path, r"train with a smaller batch \(its loss compares all 8 items\)")
+
+
+def test_after_a_rollback_a_task_has_other_draws_of_the_same_items(beside: Callable[..., None]) -> None:
+    beside()
+    one, items = trainer(), torch.arange(8)
+    first = one.batch(items)
+    one.attempt = 1
+    second = one.batch(items)
+    assert torch.equal(first.index, second.index) and (first.attempt, second.attempt) == (0, 1)
+    draws = [batch.rng.child("noise").normal((8, 3)) for batch in (first, second)]
+    assert not bool((draws[0] == draws[1]).any())

@@ -294,10 +294,12 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     """What happens after a loss or gradient that is not finite, and a sentence about it."""
     policy, first = trainer.run.nonfinite(trainer.step), trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
-    worst = {name: float(whole(p.detach()).abs().max()) for name, p in trainer.model.named_parameters()}
+    module = trainer.modules[trainer.turn]
+    worst = {name: float(whole(p.detach()).abs().max()) for name, p in module.named_parameters()}
     name = max(worst, key=lambda key: worst[key] if worst[key] == worst[key] else float("inf"))
+    of = "" if trainer.turn == "model" else f" of {trainer.turn}"
     what = (
-        f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
+        f"step {trainer.step + 1}: loss {loss}{of}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
         f"{trainer.task.said(trainer.batch(items))}; largest weight {worst[name]:.3g} in {name}"
     )
     _log(trainer, LOG, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})

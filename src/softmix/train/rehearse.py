@@ -137,6 +137,8 @@ def lack(trainer: Trainer, error: MemoryLackError) -> str:
     run = None if several else fewer(trainer.run, trainer.step)
     if run is None:
         parts = f"in more parts (--set optimiser.accumulate={2 * trainer.run.parts(trainer.step)}), " if several else ""
+        if trainer.task.whole:
+            parts = f"with a smaller batch (its loss compares all {trainer.run.config.batch} items), "
         raise no_room(f"step {trainer.step + 1}", trainer.run.facts.shape, error, parts)
     trainer.run = run
     if trainer.device.type == "cuda":

@@ -38,6 +38,8 @@ class Trainer:
         self.modules: nn.ModuleDict = build(run).to(self.device)
         self.total, self.step, self.saved, self.attempt = run.facts.steps, 0, -1, 0
         self.kept: nn.Module | None = None
+        # whose loss was asked for last
+        self.turn = "model"
         self.optimisers = Optimisers(self.modules, run.config.optimiser, self.task.groups())
         # before all that holds on to the weights, which it may divide
         self.team = Team(self, shard) if world.size > 1 else None
@@ -72,10 +74,10 @@ class Trainer:
             losses = self.task.losses(self.modules, self.source, self.batch(items, turn))
         if losses.shape != items.shape:
             raise ValueError(
-                f"a loss gives one number for each item, here {list(items.shape)}; found the shape "
-                f"{list(losses.shape)}"
+                f"a loss gives one number for each item, here {list(items.shape)}; found the shape {list(losses.shape)}"
             )
-        return losses
+        # sums in half precision have too few digits
+        return losses.to(torch.promote_types(losses.dtype, torch.float32))
 
     def rate(self) -> float:
         """The learning rate of the step after `step`."""
@@ -96,6 +98,7 @@ class Trainer:
         total = norm = 0.0
         with self.optimisers.as_they_were() as undo:
             for turn in self.optimisers.turns:
+                self.turn = turn
                 total, norm = self._gradients(turn)
                 if not (math.isfinite(total) and math.isfinite(norm)):
                     undo()
