@@ -315,3 +315,50 @@ def test_what_json_cannot_hold_is_named_where_it_stands() -> None:
     ring.extend([ring, ring])
     with pytest.raises(ConfigError, match="Circular"):
         canonical(ring)
+
+
+# classes of the caller's own
+
+
+@dataclass(frozen=True)
+class Inner:
+    a: float = 2.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A part that has parts: one by its class, one of the same union, one that is there or not."""
+
+    inner: Inner
+    loss: Square | Energy | None
+    other: Inner | None = None
+
+
+@dataclass(frozen=True)
+class Holding:
+    loss: Square | Energy
+
+
+def test_parts_of_a_part_come_back_and_each_that_is_not_given_is_asked_for() -> None:
+    one = Holding(Outer(Inner(3.0), Outer(Inner(), Inner(5.0)), Inner(4.0)))  # type: ignore[arg-type]
+    parts = (Outer, Inner)
+    assert loads(Holding, dumps(one, parts), parts) == one
+    assert to_json(one, parts)["loss"]["loss"]["loss"] == {"kind": "Inner", "a": 5.0}  # type: ignore[index, call-overload]
+    hint = r"a part of your own is given in Python, by parts=\(ITS_CLASS,\)"
+    with pytest.raises(ConfigError, match=rf"config.loss.loss.loss: .* was expected, Inner\(a=5.0\) was found; {hint}"):
+        dumps(one, (Outer,))
+    with pytest.raises(ConfigError, match=rf'config.loss.loss.loss.kind: .*"Inner" was found; {hint}'):
+        loads(Holding, dumps(one, parts), (Outer,))
+    # what was given to one call is not known to the next
+    with pytest.raises(ConfigError, match=hint):
+        dumps(one)
+
+
+def test_a_part_with_the_name_of_one_of_ours_is_refused() -> None:
+    own = dataclasses.make_dataclass("Energy", [("power", float, 2.0)], frozen=True)
+    for attempt in (
+        lambda: dumps(Holding(own()), (own,)),
+        lambda: from_json(Holding, {"loss": {"kind": "Energy"}}, (own,)),
+    ):
+        with pytest.raises(ConfigError, match=r"config.loss: two classes of this union share a name, Energy, .*rename"):
+            attempt()

@@ -24,6 +24,7 @@ _Step = Callable[[Any, Any, str], Any]
 
 _KIND = "kind"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_OWN = "; a part of your own is given in Python, by parts=(ITS_CLASS,)"
 _SUPPORTED = "int, float, bool, str, None, Literal, tuple, unions of these, and frozen dataclasses"
 
 
@@ -224,7 +225,12 @@ def _union(step: _Step, members: tuple[Any, ...], value: Any, path: str) -> Any:
     classes = {member.__name__: member for member in members if _is_class(member)}
     plain = [member for member in members if not _is_class(member)]
     if len(classes) + len(plain) != len(members):
-        raise ConfigError(f"{path}: two classes of this union share a name, so that {_KIND!r} cannot tell them apart")
+        names = [member.__name__ for member in members if _is_class(member)]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(
+            f"{path}: two classes of this union share a name, {twice}, so that {_KIND!r} cannot tell them apart: "
+            "rename yours"
+        )
     if step is _encode and type(value) in classes.values():
         return _tagged(type(value), value, path)
     if step is _decode and classes and isinstance(value, Mapping):
@@ -239,12 +245,12 @@ def _union(step: _Step, members: tuple[Any, ...], value: Any, path: str) -> Any:
     deep = [fault for fault in faults if not str(fault).startswith(f"{path}: ")]
     if len(deep) == 1:
         raise deep[0]
-    raise _expected(path, " or ".join([*map(_name, plain), *classes]), value)
+    fault = _expected(path, " or ".join([*map(_name, plain), *classes]), value)
+    raise ConfigError(f"{fault}{_OWN}") if classes and _is_class(type(value)) else fault
 
 
 def _hint(kind: object) -> str:
-    known = isinstance(kind, str) and kind.isidentifier()
-    return "; a part of your own is given by parts=(ITS_CLASS,)" if known else ""
+    return _OWN if isinstance(kind, str) and kind.isidentifier() else ""
 
 
 def _tagged(cls: type, value: object, path: str) -> dict[str, Any]:

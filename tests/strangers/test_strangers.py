@@ -175,5 +175,5 @@ def test_a_loss_that_gives_one_number_for_all_is_refused(tmp_path: Path, monkeyp
     paper = adversarial()
     right = paper.Adversarial.ask
     monkeypatch.setattr(paper.Adversarial, "ask", lambda self, *asked: right(self, *asked).mean())
-    with pytest.raises(TrainingError, match=r"a loss gives one number for each item, \[2\] for two; found .*\[\]"):
+    with pytest.raises(TrainingError, match=r"a loss gives one number for each item, here \[2\]; found .*\[\]"):
         next(training(paper.source(tmp_path), paper.config(4), tmp_path / "run", parts=paper.PARTS))

@@ -41,6 +41,15 @@ class Group:
     clip: float = 1.0
     rival: bool = False
 
+    def __post_init__(self) -> None:
+        if self.rate is not None and not self.rate > 0:
+            raise ValueError(f"the rate of a group is above 0, or None for the network's; found {self.rate}")
+        if not (self.clip > 0 and self.weight_decay >= 0 and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(
+                "a group has a clip above 0, a weight_decay of at least 0 and betas in [0, 1); found "
+                f"{self.clip}, {self.weight_decay} and {self.betas}"
+            )
+
 
 class Objective(Protocol):
     """A loss that asks the denoiser itself, where, when and as often as it needs."""

@@ -118,7 +118,9 @@ class Denoise(Task):
         network = Network(self.process, self.net, self.head, facts.shape, facts.told, self.output, facts.data_sd)
         modules = nn.ModuleDict({"model": network})
         if hasattr(self.loss, "build"):
-            modules.update(self.loss.build(network))
+            beside = self.loss.build(network)
+            demand("model" not in beside, 'the loss has built a module named "model", which is the network itself')
+            modules.update(beside)
         return modules
 
     def groups(self) -> Mapping[str, Group]:

@@ -32,7 +32,7 @@ from .model import load as load_model
 from .pictures import show
 from .record import Run, read
 from .rehearse import Say, lack, no_room, rehearse, try_out
-from .settle import Wish, noted, settle, start_of
+from .settle import Wish, noted, require_same_weights, settle, start_of
 from .trainer import Trainer
 from .world import LostError, World, join, whole
 
@@ -129,7 +129,10 @@ def training(
     new = world.told("new" if not (out / "config.json").exists() else "old") == "new"
     trainer = _able(run, source, out, world, shard, wish.parts)
     if new:
-        run = heard_by(rehearse(trainer, heard))
+        if start is not None:
+            require_same_weights(trainer.model, start)
+        with _sentence(source):
+            run = heard_by(rehearse(trainer, heard))
     with alone(out) if world.first else nullcontext():
         now = run
         if world.first and (not new or (out / "config.json").exists()):
@@ -185,7 +188,7 @@ def _weights(trainer: Trainer, start: Model | None) -> dict[str, torch.Tensor]:
     kept, place = trainer.run.facts.start, start_of(trainer.run, trainer.out)
     assert kept is not None
     try:
-        found = start if start is not None else load_model(place or kept.run, kept.weights)
+        found = start if start is not None else load_model(place or kept.run, kept.weights, trainer.own)
     except RunError as error:
         raise TrainingError(f"{trainer.out} begins with the weights of {place}: {error}") from error
     if found.fingerprint != kept.fingerprint:
@@ -198,9 +201,17 @@ def _weights(trainer: Trainer, start: Model | None) -> dict[str, torch.Tensor]:
 
 def _able(run: Run, source: Source, out: Path, world: World, shard: bool, own: tuple[type, ...]) -> Trainer:
     """A trainer that has shown that it can compute a loss and its gradient."""
-    try:
+    with _sentence(source):
         trainer = Trainer(run, source, out, world, shard, own)
         try_out(trainer)
+    return trainer
+
+
+@contextmanager
+def _sentence(source: Source) -> Iterator[None]:
+    """Makes a sentence of the error of parts that do not go with each other, or with the data."""
+    try:
+        yield
     except (LostError, TrainingError):
         raise
     except Exception as error:  # parts that do not fit each other fail in any way they like
@@ -210,7 +221,6 @@ def _able(run: Run, source: Source, out: Path, world: World, shard: bool, own: t
         raise TrainingError(
             f"this configuration cannot be trained on {source.name}, items {source.shape}: {told}"
         ) from error
-    return trainer
 
 
 def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) -> Iterator[TrainStep]:
@@ -284,10 +294,12 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     """What happens after a loss or gradient that is not finite, and a sentence about it."""
     policy, first = trainer.run.nonfinite(trainer.step), trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
-    worst = {name: float(whole(p.detach()).abs().max()) for name, p in trainer.model.named_parameters()}
+    module = trainer.modules[trainer.turn]
+    worst = {name: float(whole(p.detach()).abs().max()) for name, p in module.named_parameters()}
     name = max(worst, key=lambda key: worst[key] if worst[key] == worst[key] else float("inf"))
+    of = "" if trainer.turn == "model" else f" of {trainer.turn}"
     what = (
-        f"step {trainer.step + 1}: loss {loss}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
+        f"step {trainer.step + 1}: loss {loss}{of}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
         f"{trainer.task.said(trainer.batch(items))}; largest weight {worst[name]:.3g} in {name}"
     )
     _log(trainer, LOG, {"step": trainer.step + 1, "nonfinite": what, "policy": policy})

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from ..config import ConfigError
 from ..data import Data
 from ..data import load as load_data
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, Staged
 from ..process import Gaussian, unframed
 from ..sampler import Sampler
 from . import checkpoint
@@ -63,9 +64,13 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of the weights, with their names."""
+        weights = self.network.state_dict()
+        if isinstance(self.made, Staged):
+            # named as in 0.1, for the recipes in its pictures: the network stood in it twice
+            weights = {f"{place}.{name}": one for place in ("mean", "soft") for name, one in weights.items()}
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        for name, tensor in sorted(weights.items()):
+            digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
 
     @property
@@ -124,7 +129,12 @@ def load(folder: str | Path, weights: str | None = None, parts: Sequence[type] =
     for sentence in found.damaged:
         warnings.warn(sentence, stacklevel=2)
     network = build(run)["model"]
-    network.load_state_dict(found.tensors[wanted])
+    try:
+        network.load_state_dict(found.tensors[wanted])
+    except RuntimeError as error:
+        raise RunError(
+            f"{found.path} does not hold what its configuration builds: {' '.join(str(error).split())}"
+        ) from error
     network.eval().requires_grad_(False)
     return Model(
         network,
@@ -138,13 +148,14 @@ def load(folder: str | Path, weights: str | None = None, parts: Sequence[type] =
     )
 
 
-def data_of(folder: str | Path, source: str | Path | None = None) -> Data:
+def data_of(folder: str | Path, source: str | Path | None = None, parts: Sequence[type] = ()) -> Data:
     """The items that a run was trained on, read as they were read then.
 
     source : the data, if they are elsewhere now; by default what config.json says.
+    parts : classes of your own that the run was trained with.
     Raises RunError if what is found there are other items, and DataError if nothing can be read.
     """
-    facts = read_run(folder).facts
+    facts = read_run(folder, parts).facts
     kept, options = reading(folder, facts)
     place = source if source is not None else kept
     data = load_data(place, **options)

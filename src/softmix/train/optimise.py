@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from .memory import MemoryLackError
 from .world import shared_like, whole
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+# a name is that of files too: beside those of a checkpoint's own entries, and of moments
+_NAME, _TAKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*"), re.compile(r"kept|optimizer.*|ema-.*")
 
 
 @dataclass(frozen=True)
@@ -32,36 +36,38 @@ class Optimisers:
     """
 
     def __init__(self, modules: nn.ModuleDict, settings: Optimiser, groups: Mapping[str, Group]):
-        if set(groups) != set(modules) - {"model"}:
-            raise ValueError(
-                f"each module beside the model needs a group that says how it is trained: there are the modules "
-                f"{sorted(set(modules) - {'model'})} and the groups {sorted(groups)}"
-            )
+        _require(modules, groups)
         self._modules = modules
-        own = Group(settings.rate, settings.betas, settings.weight_decay, settings.clip)
+        # the model's own rate is the one that every step is told
+        own = Group(None, settings.betas, settings.weight_decay, settings.clip)
         self._groups = {"model": own, **groups}
-        self._peak = settings.rate
         rivals = [name for name, group in groups.items() if group.rival]
         self.turns = (*rivals, "model")
-        self._names = {turn: [turn] for turn in rivals} | {"model": [n for n in modules if n not in rivals]}
+        # of a module that is held as it is, nothing is trained
+        beside = [name for name, group in groups.items() if not group.rival and self._trained(name)]
+        self._names = {turn: [turn] for turn in rivals} | {"model": ["model", *beside]}
         self._parameters: dict[str, list[nn.Parameter]] = {}
         self._made: dict[str, torch.optim.AdamW] = {}
 
     def begin(self) -> None:
         """Makes the optimisers, of the weights as they are now."""
         self._parameters = {
-            turn: [p for name in names for p in self._modules[name].parameters()] for turn, names in self._names.items()
+            turn: [p for name in names for p in self._trained(name)] for turn, names in self._names.items()
         }
         self._made = {
             name: torch.optim.AdamW(
-                self._modules[name].parameters(),
-                lr=self._rate(group, self._peak),
+                self._trained(name),
                 betas=group.betas,
                 weight_decay=group.weight_decay,
                 fused=True,
             )
             for name, group in self._groups.items()
+            if self._trained(name)
         }
+
+    def _trained(self, name: str) -> list[nn.Parameter]:
+        """The parameters of a module without those that are held as they are."""
+        return [parameter for parameter in self._modules[name].parameters() if parameter.requires_grad]
 
     def parameters(self, turn: str = "model") -> list[nn.Parameter]:
         """The parameters that are trained in this turn."""
@@ -78,25 +84,22 @@ class Optimisers:
                 parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
     def clip(self, turn: str) -> float:
-        """Clips the gradient of each module; the norm of the first's before that, which is the model's in its turn."""
+        """Clips the gradient of each module; the norm of the first's before that, in the model's turn the model's."""
         norms = [
-            torch.nn.utils.clip_grad_norm_(self._modules[name].parameters(), self._groups[name].clip)
-            for name in self._names[turn]
+            torch.nn.utils.clip_grad_norm_(self._trained(name), self._groups[name].clip) for name in self._names[turn]
         ]
         found = [float(whole(norm)) for norm in norms]
         # one that is not finite speaks for all
         return next((norm for norm in found if not norm < float("inf")), found[0])
 
-    def step(self, turn: str, rate: float) -> None:
-        """An update of the modules of this turn; rate : the model's."""
+    def step(self, turn: str, rate: float, peak: float) -> None:
+        """An update of the modules of this turn; rate : the model's; peak : the same without its rise and fall."""
         for name in self._names[turn]:
+            own = self._groups[name].rate
             for group in self._made[name].param_groups:
-                group["lr"] = self._rate(self._groups[name], rate)
+                group["lr"] = rate if own is None or own == peak else own * rate / peak
             self._made[name].step()
         self.clear()
-
-    def _rate(self, group: Group, rate: float) -> float:
-        return rate if group.rate in (None, self._peak) else group.rate * rate / self._peak  # type: ignore[operator]
 
     def clear(self) -> None:
         """Forgets all gradients."""
@@ -112,9 +115,11 @@ class Optimisers:
     def as_they_were(self) -> Iterator[Callable[[], None]]:
         """What is given takes back the turns of a step that cannot be finished, and so does MemoryLackError."""
         before = {turn: self._kept(turn) for turn in self.turns[:-1]}
+        buffers = buffers_of(self._modules)
 
         def undo() -> None:
             self.clear()
+            restore_buffers(self._modules, buffers)
             for turn, kept in before.items():
                 self._restore(turn, kept)
 
@@ -134,7 +139,7 @@ class Optimisers:
     def _restore(self, turn: str, kept: _Kept) -> None:
         for name in self._names[turn]:
             self._made[name].state.clear()
-        owner = {p: self._made[name] for name in self._names[turn] for p in self._modules[name].parameters()}
+        owner = {p: self._made[name] for name in self._names[turn] for p in self._trained(name)}
         for parameter, weights, state in zip(self.parameters(turn), kept.weights, kept.state, strict=True):
             parameter.copy_(weights)
             if state:
@@ -159,6 +164,47 @@ class Optimisers:
                 saved = {key: entry[f"{key}/{weight}"] for key in _MOMENTS if f"{key}/{weight}" in entry}
                 if saved:
                     optimiser.state[parameter] = {key: _laid_out(value, parameter) for key, value in saved.items()}
+
+
+def buffers_of(modules: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers, which a loss that is only asked for may change: running means, the vectors of a norm."""
+    return {name: buffer.clone() for name, buffer in modules.named_buffers()}
+
+
+@torch.no_grad()
+def restore_buffers(modules: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Makes the buffers what they were; one that has grown since is a table, and stays."""
+    for name, buffer in modules.named_buffers():
+        if name in before and before[name].shape == buffer.shape:
+            buffer.copy_(before[name])
+
+
+def _require(modules: nn.ModuleDict, groups: Mapping[str, Group]) -> None:
+    """Raises ValueError for modules that cannot be trained beside each other, or kept in one checkpoint."""
+    if "model" not in modules:
+        raise ValueError(f'a run makes the module "model"; the task has built {sorted(modules)}')
+    beside = set(modules) - {"model"}
+    if set(groups) != beside:
+        raise ValueError(
+            f"each module beside the model needs a group that says how it is trained: there are the modules "
+            f"{sorted(beside)} and the groups {sorted(groups)}"
+        )
+    for name in sorted(beside):
+        if not _NAME.fullmatch(name) or _TAKEN.fullmatch(name):
+            raise ValueError(
+                f"a module is named {name!r}, which is no name for its file in a checkpoint: use letters, digits, "
+                "dashes and underscores, and neither kept nor optimizer nor what begins with ema-"
+            )
+    for name in ("model", *(name for name, group in groups.items() if group.rival)):
+        if not any(parameter.requires_grad for parameter in modules[name].parameters()):
+            raise ValueError(f"the module {name} is to be trained, and none of its parameters requires a gradient")
+    for one, other in itertools.combinations(modules, 2):
+        theirs = {id(parameter) for parameter in modules[other].parameters()}
+        if any(id(parameter) in theirs for parameter in modules[one].parameters()):
+            raise ValueError(
+                f"the modules {one} and {other} have a parameter in common, which would be updated twice in a step: "
+                "put it into one of them"
+            )
 
 
 def _entry(name: str) -> str:

@@ -4,13 +4,15 @@ long does a step take? Nothing of it stays: the weights are, bit for bit, what t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
 from .make import TrainingError
 from .memory import MemoryLackError, enough, free_memory, held_by, is_lack
+from .optimise import buffers_of, restore_buffers
 from .pictures import picture
 from .record import Run
 from .trainer import Trainer
@@ -34,6 +36,11 @@ def try_out(trainer: Trainer) -> None:
 
     Of several processes each tries an item.
     """
+    with _buffers_kept(trainer):
+        _tried(trainer)
+
+
+def _tried(trainer: Trainer) -> None:
     if trainer.team is not None:
         for turn in trainer.optimisers.turns:
             trainer.team.backward(torch.arange(trainer.world.size), trainer.world.size, turn)
@@ -41,8 +48,6 @@ def try_out(trainer: Trainer) -> None:
         return
     for turn in trainer.optimisers.turns:
         loss = trainer.losses(torch.arange(2), turn)
-        if loss.shape != (2,):
-            raise ValueError(f"a loss gives one number for each item, [2] for two; found the shape {list(loss.shape)}")
         torch.autograd.grad(loss.sum(), trainer.optimisers.parameters(turn), allow_unused=True)
     made = trainer.task.made(trainer.model, trainer.run.facts, 0)
     trainer.task.tried(made, trainer.device)
@@ -56,6 +61,18 @@ def rehearse(trainer: Trainer, say: Say) -> Run:
     say : told what is being done and what was found. The weights of the trainer are left as they are; its moments are
     not. Raises TrainingError if memory does not suffice for one item at a time.
     """
+    with _buffers_kept(trainer):
+        return _rehearsed(trainer, say)
+
+
+@contextmanager
+def _buffers_kept(trainer: Trainer) -> Iterator[None]:
+    before = buffers_of(trainer.modules)
+    yield
+    restore_buffers(trainer.modules, before)
+
+
+def _rehearsed(trainer: Trainer, say: Say) -> Run:
     began, step, minutes = time.perf_counter(), trainer.step, trainer.run.config.minutes
     keeps = 1.0 if trainer.task.keeps is None else trainer.task.keeps
     stages = [False, True] if keeps < 1 else [False]
@@ -120,6 +137,8 @@ def lack(trainer: Trainer, error: MemoryLackError) -> str:
     run = None if several else fewer(trainer.run, trainer.step)
     if run is None:
         parts = f"in more parts (--set optimiser.accumulate={2 * trainer.run.parts(trainer.step)}), " if several else ""
+        if trainer.task.whole:
+            parts = f"with a smaller batch (its loss compares all {trainer.run.config.batch} items), "
         raise no_room(f"step {trainer.step + 1}", trainer.run.facts.shape, error, parts)
     trainer.run = run
     if trainer.device.type == "cuda":

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..config import ConfigError
 from ..data import Source
 from ..data.origin import Origin
@@ -68,7 +70,13 @@ def settle(out: Path, source: Source, config: Config, processes: int = 1, wish: 
     _require_same_start(found, out, wish.start)
     # the data may have moved
     found = replace(found, facts=replace(found.facts, origin=facts.origin or found.facts.origin))
-    return _lengthened(_changed(found, config, out), config, out, wish.more)
+    found = _changed(found, config, out)
+    if found.facts.told != facts.told:
+        raise TrainingError(
+            f"{out} holds a run that is told {found.facts.told}, and {source.name} offers {facts.told}: name another "
+            "folder, or the data that it was trained on"
+        )
+    return _lengthened(found, config, out, wish.more)
 
 
 def noted(before: Run, now: Run, step: int) -> tuple[Run, tuple[str, ...]]:
@@ -112,6 +120,18 @@ def _started(run: Run, out: Path, start: Model) -> Run:
     kept = Start(_kept_in(start.path, out), start.weights, start.step, start.fingerprint)
     # the network scales what it is given and says by it
     return replace(run, facts=replace(run.facts, start=kept, data_sd=start.facts.data_sd))
+
+
+def require_same_weights(model: nn.Module, start: Model) -> None:
+    """Raises TrainingError unless a model has the weights of another, by their names and sizes."""
+    ours, theirs = ({k: v.shape for k, v in each.state_dict().items()} for each in (model, start.network))
+    other = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if other:
+        raise TrainingError(
+            f"the weights of {start.path} were to be the start, and they do not fit: {', '.join(other[:3])} "
+            f"{'is' if len(other) == 1 else 'are'} of another size, or only in one of the two. Begin with the same "
+            "settings (--config its config.json), or without --start"
+        )
 
 
 def _kept_in(path: Path, out: Path) -> str:

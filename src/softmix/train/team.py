@@ -40,6 +40,11 @@ class Team:
 
     def __init__(self, trainer: Trainer, shard: bool):
         self.world, self.batch = trainer.world, trainer.run.config.batch
+        if trainer.task.whole:
+            raise ValueError(
+                f"the loss compares the items of a batch, which is never divided, and there are {self.world.size} "
+                "processes: train with one"
+            )
         if self.batch < self.world.size:
             raise ValueError(f"a batch of {self.batch} items was to be divided among {self.world.size} processes")
         self.turns = {turn: self._shared(trainer, turn, shard) for turn in trainer.optimisers.turns}
@@ -47,7 +52,7 @@ class Team:
     @staticmethod
     def _shared(trainer: Trainer, turn: str, shard: bool) -> nn.Module:
         modules = trainer.optimisers.modules(turn)
-        parameters = [parameter for module in modules for parameter in module.parameters()]
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         share = _Share(modules, lambda items: trainer.losses(items, turn))
         if shard:
             if len(trainer.modules) > 1:

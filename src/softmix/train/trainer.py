@@ -16,7 +16,7 @@ from ..rng import Rng
 from . import checkpoint
 from .ema import Ema
 from .examples import index_of
-from .make import build, compiled, find_device, restored, some
+from .make import TrainingError, build, compiled, find_device, restored, some
 from .memory import MemoryLackError, is_lack
 from .optimise import Optimisers
 from .record import Run, rate
@@ -34,9 +34,12 @@ class Trainer:
         # own : the caller's classes, which config.json may name
         self.run, self.source, self.out, self.world, self.own = run, source, out, world, own
         self.task, self.device = run.config.task, find_device()
+        _require(run)
         self.modules: nn.ModuleDict = build(run).to(self.device)
         self.total, self.step, self.saved, self.attempt = run.facts.steps, 0, -1, 0
         self.kept: nn.Module | None = None
+        # whose loss was asked for last
+        self.turn = "model"
         self.optimisers = Optimisers(self.modules, run.config.optimiser, self.task.groups())
         # before all that holds on to the weights, which it may divide
         self.team = Team(self, shard) if world.size > 1 else None
@@ -68,7 +71,13 @@ class Trainer:
         """The loss of each of these examples: [len(items)]."""
         half = self.run.facts.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-            return self.task.losses(self.modules, self.source, self.batch(items, turn))
+            losses = self.task.losses(self.modules, self.source, self.batch(items, turn))
+        if losses.shape != items.shape:
+            raise ValueError(
+                f"a loss gives one number for each item, here {list(items.shape)}; found the shape {list(losses.shape)}"
+            )
+        # sums in half precision have too few digits
+        return losses.to(torch.promote_types(losses.dtype, torch.float32))
 
     def rate(self) -> float:
         """The learning rate of the step after `step`."""
@@ -89,11 +98,12 @@ class Trainer:
         total = norm = 0.0
         with self.optimisers.as_they_were() as undo:
             for turn in self.optimisers.turns:
+                self.turn = turn
                 total, norm = self._gradients(turn)
                 if not (math.isfinite(total) and math.isfinite(norm)):
                     undo()
                     return total, norm
-                self.optimisers.step(turn, rate)
+                self.optimisers.step(turn, rate, self.run.peak(self.step))
         self.step += 1
         self.ema.update(self.step)
         return total, norm
@@ -132,7 +142,7 @@ class Trainer:
         """What the task keeps of the model, with the averaged weights."""
         model = self.averaged()
         data = some(self.source, 512, first=self.run.facts.shown == "first").to(self.device)
-        return self.task.keep(model, data).requires_grad_(False)
+        return self.task.keep(model, data).requires_grad_(False).eval()
 
     def averaged(self) -> nn.Module:
         """A copy of the model with the averaged weights."""
@@ -178,9 +188,15 @@ class Trainer:
         found = checkpoint.latest(self.out / "checkpoints")
         if found is None:
             return []
-        for name, module in self.modules.items():
-            _load(module, found.tensors[name])
-        self.optimisers.load(found.tensors)
+        try:
+            for name, module in self.modules.items():
+                _load(module, found.tensors[name])
+            self.optimisers.load(found.tensors)
+        except (KeyError, RuntimeError) as error:
+            raise TrainingError(
+                f"{found.path} does not hold what this configuration builds ({' '.join(str(error).split())}); it holds "
+                f"{', '.join(found.tensors)}: go on with the classes that the run began with, or name another folder"
+            ) from error
         self.ema.load(found.tensors)
         kept = found.tensors.get("kept")
         self.kept = None if kept is None else restored(self.run, kept).to(self.device)
@@ -189,6 +205,18 @@ class Trainer:
         if self.total is None and found.state["total"] is not None:
             self.total = int(str(found.state["total"]))
         return found.damaged
+
+
+def _require(run: Run) -> None:
+    """Raises ValueError for what a task says of itself and the run does not go with."""
+    task, parts = run.config.task, run.config.optimiser.accumulate
+    if task.keeps is not None and not 0 <= task.keeps < 1:
+        raise ValueError(f"keeps is a share of the run, at least 0 and below 1, or None; found {task.keeps}")
+    if task.whole and parts > 1:
+        raise ValueError(
+            f"the loss compares the items of a batch, which is never divided, and optimiser.accumulate is {parts}: "
+            "leave it at 1, and take a smaller batch if memory does not suffice"
+        )
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
