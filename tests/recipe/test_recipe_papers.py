@@ -16,6 +16,7 @@ from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
 from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
+from softmix.recipe.frame import Numbers
 from softmix.recipe.images import (
     COUNTS,
     ROWS,
@@ -133,13 +134,14 @@ def test_the_verdict_of_images_follows_its_rows(
 ) -> None:
     numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
     written(tmp_path, numbers)
-    part = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
-    false = [text for text, true in part.checks.items() if not true]
+    rows = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
+    value = Numbers(rows)
+    false = [text for text, true in smd.of_images(value).items() if not true]
     assert len(false) == len(refuted) and all(
         text.startswith(start) for text, start in zip(false, refuted, strict=True)
     )
-    assert part.pays == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
-    row = next(row for row in part.rows if row.name == "feature score" and row.metric == "frechet@4")
+    assert smd.pays(value) == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
+    row = next(row for row in rows if row.name == "feature score" and row.metric == "frechet@4")
     assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
     assert best(results(tmp_path / "fashion14-1000"), "plain", 4, "recall") == [0.4, 0.4]
 
