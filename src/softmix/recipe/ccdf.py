@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..oracle import Problem, digits
-from ..posterior import HasMean, Posterior, need
-from ..process import VP, Gaussian, rest
+from ..measure import replacing
+from ..oracle import Observed, digits
+from ..process import VP, rest
 from ..rng import Rng
-from ..sampler import Ask, Sampler, drive, noised
+from ..sampler import drive, noised
 from ..sampler.drive import finish
 from .frame import Arms, Numbers, Results, Study
 from .paper import Paper, Role
@@ -27,24 +26,6 @@ DATA = "ten Gaussians fitted to the digits, 8 x 8, every other row measured, exa
 LEVELS = (-10.0, -4.0, -2.0, 0.0, 2.0, 4.0)
 STEPS = 10
 FIRST = f"rmse@{LEVELS[0]:g}"
-
-
-def replacing(y: Tensor, seen: Tensor) -> Sampler:
-    """Ancestral steps whose measured elements [D] are then replaced by the measurement, noised to the same level.
-
-    x_s <- (1 - P) x_s + P (alpha_s y + sigma_s z): the projection is no expansion, which the paper's bound needs.
-    """
-
-    def sampler(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
-        for t, s in pairwise(grid):
-            posterior = need((yield Ask(t, x)), HasMean, "ccdf")
-            x = process.bridge(x, posterior.mean, t, s, rng)
-            known = process.noise(y, float(s), rng).xt if s > 0 else y
-            x = torch.where(seen, known, x)
-        return x
-
-    return sampler
-
 
 ROLES: dict[str, Role] = {
     "from a rough estimate": "ours",
@@ -62,15 +43,16 @@ def measure(seed: int, n: int) -> Results:
     """Ten steps from each level of noise, from a rough estimate and from a better one."""
     problem, seen = digits(), (torch.arange(64) // 8 % 2 == 0).reshape(1, 8, 8)
     x0 = problem.sample(n, Rng(seed, n, "x0"))
+    known = Observed.elements(problem, seen)
     # rows repeated; and what is missing half way to the truth
     rough = torch.where(seen, x0, x0.roll(1, -2))
     better = (rough + x0) / 2
 
-    def ran(first: Tensor, level: float, steps: int, known: Tensor) -> Tensor:
+    def ran(first: Tensor, level: float, steps: int, kept: Tensor) -> Tensor:
         t = 1.0 if level <= -10 else float(VP().time(level))
         rng = Rng(seed, n, f"run {level}")
         x = noised(first)(VP(), x0.shape, t, rng).double()
-        return finish(drive(problem.denoiser(), replacing(x0, known), x, rest(VP(), steps, t), rng))
+        return finish(drive(problem.denoiser(), replacing(x0, kept), x, rest(VP(), steps, t), rng))
 
     made: dict[tuple[str, str], Tensor] = {}
     for level in LEVELS:
@@ -82,12 +64,12 @@ def measure(seed: int, n: int) -> Results:
     made["from noise, 100 steps", FIRST] = ran(torch.zeros_like(x0), LEVELS[0], 100, seen)
     made["the rough estimate itself", FIRST] = rough
     made["the better estimate itself", FIRST] = better
-    made["the posterior's mean", FIRST] = exact_mean(problem, x0, seen)
+    made["the posterior's mean", FIRST] = known.given(known.observe(x0, Rng(seed, n))).mean
     return {key: float((x.to(x0) - x0)[:, ~seen].square().mean().sqrt()) for key, x in made.items()}
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """Ten steps from each level of noise, from a rough estimate and from a better one."""
+    """The best level to start from, and what it takes."""
     curve = {name: value.line(name, "rmse", LEVELS) for name in list(ROLES)[:4]}
     rough, better = curve["from a rough estimate"], curve["from a better estimate"]
     best = min(rough)
@@ -104,22 +86,6 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"the chain is needed: one evaluation gives {once:.3f}": min(rough) < 0.95 * once,
         f"and so is the measurement ({free:.3f} without)": min(rough) < 0.95 * free,
     }
-
-
-def exact_mean(problem: Problem, x0: Tensor, seen: Tensor) -> Tensor:
-    """E[x0 | its measured elements], of a mixture: each component's own regression, in shares of what it makes
-    likely."""
-    law, known = problem.law, seen.flatten()
-    x = x0.flatten(1)[:, known]
-    logs, guesses = [], []
-    for weight, mean, covariance in zip(law.weights, law.means, law.covariances, strict=True):
-        inner = torch.linalg.cholesky(covariance[known][:, known])
-        off = (x - mean[known]).T
-        half = torch.linalg.solve_triangular(inner, off, upper=False)
-        logs.append(weight.log() - half.square().sum(0) / 2 - inner.diagonal().log().sum())
-        guesses.append(mean + (covariance[:, known] @ torch.cholesky_solve(off, inner)).T)
-    shares = torch.softmax(torch.stack(logs), 0)
-    return (shares[..., None] * torch.stack(guesses)).sum(0).reshape(x0.shape)
 
 
 run = Study(PAPER, checks, [Arms(ROLES, measure, DATA, quick={"n": 400}, full={"n": 1000})])
