@@ -157,6 +157,14 @@ def test_numbers_of_something_else_are_not_taken(change: str, tmp_path: Path, mo
     assert change == "paper" or run.kept(tmp_path / "made_up") is None
 
 
+def test_each_seed_has_a_file_of_its_own_also_if_the_name_is_long(tmp_path: Path) -> None:
+    runs = Arms({"new": "ours", "old": "baseline"}, Counter(), "a long name of data " * 9, full={"n": 5}).runs(
+        Scale.full
+    )
+    rows_of(runs, quiet, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5 and [run.kept(tmp_path) for run in runs] == [run() for run in runs]
+
+
 def test_half_a_file_is_never_read(tmp_path: Path) -> None:
     """What a process that was killed in mid-writing leaves has another name."""
     (run,) = counted(Counter()).runs(Scale.quick)

@@ -46,15 +46,15 @@ def normal(mean: float, var: float, process: Gaussian | None = None) -> Problem:
     return Problem("normal", law, process or VP(), (1,))
 
 
-def described(x0: Tensor, x: Tensor) -> dict[str, float]:
+def moments(x0: Tensor, made: Mapping[str, Tensor]) -> Results:
     """What became of x0 [n, 1], by first and second moments."""
-    cov = torch.cov(torch.stack([x0[:, 0], x[:, 0]]))
-    return {
-        "kin": float(cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt()),
-        "slope": float(cov[0, 1] / cov[0, 0]),
-        "mean": float(x.mean()),
-        "variance": float(cov[1, 1]),
-    }
+    found: dict[tuple[str, str], float] = {}
+    for name, x in made.items():
+        cov = torch.cov(torch.stack([x0[:, 0], x[:, 0]]))
+        found[name, "kin"] = float(cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt())
+        found[name, "slope"] = float(cov[0, 1] / cov[0, 0])
+        found[name, "mean"], found[name, "variance"] = float(x.mean()), float(cov[1, 1])
+    return found
 
 
 def at_our_times(seed: int, n: int) -> Results:
@@ -62,24 +62,19 @@ def at_our_times(seed: int, n: int) -> Results:
     source, target = normal(0.0, 0.2), normal(1.0, 0.8)
     grid, skip = uniform_logsnr(VP(), STEPS), round(0.3 * STEPS)
     x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
-    found: dict[tuple[str, str], float] = {}
-
-    def keep(name: str, x: Tensor) -> None:
-        found.update({(name, metric): value for metric, value in described(x0, x).items()})
-
     codes: dict[str, Code] = {}
+    made, errors = {}, {}
     for name, eta in (("eta = 1", 1.0), ("eta = 0.1, as published", 0.1)):
         codes[name] = finish(drive(source.denoiser(), partial(dpm_encoder, eta=eta), x0, grid, rng))
     codes["eta = 1, code shuffled"] = codes["eta = 1"].mixed(Rng(seed, n, "mixed"))
     for name, code in codes.items():
-        keep(name, finish(drive(target.denoiser(), replay(code, rest=False), code.start(), grid, rng)))
+        made[name] = finish(drive(target.denoiser(), replay(code, rest=False), code.start(), grid, rng))
         same = finish(drive(source.denoiser(), replay(code), code.start(), grid, rng))
         if "shuffled" not in name:
-            found[name, "error"] = float((same - x0).abs().max())
+            errors[name, "error"] = float((same - x0).abs().max())
     noisy = VP().noise(x0, float(grid[skip]), rng).xt
-    keep("noise and sample again (SDEdit)", finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng)))
-    keep("optimal map", 1 + 2 * x0)
-    return found
+    made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
+    return {**moments(x0, made | {"optimal map": 1 + 2 * x0}), **errors}
 
 
 def at_their_times(seed: int, n: int) -> Results:
@@ -97,7 +92,7 @@ def at_their_times(seed: int, n: int) -> Results:
         rng = Rng(seed, n, "refined")
         noisy = ddpm.noise(x, REFINED / 1000, rng).xt
         made[name] = finish(drive(target, ancestral, noisy, grid[ENCODED - REFINED :], rng))
-    return {(name, metric): value for name, x in made.items() for metric, value in described(x0, x).items()}
+    return moments(x0, made)
 
 
 # the continuous limit of either codec, for Gaussians: no optimal map

@@ -61,10 +61,13 @@ def _played(code: Code, denoiser: Denoiser, skip: int, rest: bool = False) -> Te
     return finish(drive(denoiser, replay(code, skip, rest=rest), code.start(skip), code.grid[skip:], rng))
 
 
-def compared(x: Tensor, x0: Tensor, exact: Tensor, seed: int) -> dict[str, float]:
-    """How much of x0 is left in x, and how far x is from the target's law."""
-    distance = sliced_wasserstein(x.flatten(1), exact.flatten(1), 64, seed=seed)
-    return {"kin": _kin(x, x0), "distance": distance}
+def compared(made: Mapping[str, Tensor], x0: Tensor, seed: int, where: str = "") -> dict[tuple[str, str], float]:
+    """How much of x0 is left in each, and how far it is from the target's law."""
+    exact, found = placed(0.6, 0.3).sample(len(x0), Rng(seed, len(x0), "exact")).flatten(1), {}
+    for name, x in made.items():
+        found[name, f"kin{where}"] = _kin(x, x0)
+        found[name, f"distance{where}"] = sliced_wasserstein(x.flatten(1), exact, 64, seed=seed)
+    return found
 
 
 def at_our_times(seed: int, n: int) -> Results:
@@ -73,7 +76,6 @@ def at_our_times(seed: int, n: int) -> Results:
     source, target = placed(0.0, 0.0), placed(0.6, 0.3)
     grid, skip = uniform_logsnr(VP(), STEPS), SKIP
     x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
-    exact = target.sample(n, Rng(seed, n, "exact"))
     found: dict[tuple[str, str], float] = {}
     codes = {name: finish(drive(source.denoiser(), encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
     codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
@@ -87,8 +89,7 @@ def at_our_times(seed: int, n: int) -> Results:
     found["ddim inversion", "error"] = float((again - x0).abs().max())
     noisy = VP().noise(x0, float(grid[skip]), rng).xt
     made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
-    for name, x in made.items():
-        found |= {(name, metric): value for metric, value in compared(x, x0, exact, seed).items()}
+    found |= compared(made, x0, seed)
     for name, code in {**codes, "the sampler's own noise": _native(source, n, grid, seed)}.items():
         here = _played(code, source.denoiser(), 0)
         there = _played(code.shifted(3), source.denoiser(), 0)
@@ -110,13 +111,7 @@ def at_their_times(seed: int, n: int) -> Results:
     made["ddim inversion"] = finish(drive(target, ddim, noise, grid[SKIP:], rng))
     noisy = table.noise(x0, float(grid[SKIP]), rng).xt
     made["noise and sample again (SDEdit)"] = finish(drive(target, ancestral, noisy, grid[SKIP:], rng))
-    made["the image itself"] = x0
-    exact = placed(0.6, 0.3).sample(n, Rng(seed, n, "exact"))
-    return {
-        (name, f"{metric}, theirs"): value
-        for name, x in made.items()
-        for metric, value in compared(x, x0, exact, seed).items()
-    }
+    return compared(made | {"the image itself": x0}, x0, seed, ", theirs")
 
 
 def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:
