@@ -204,7 +204,9 @@ def third_fails(seed: int) -> Mapping[str, float]:
     return {"seed": seed}
 
 
-def test_processes_have_one_thread_each_and_the_numbers_of_one_by_one() -> None:
+def test_processes_have_one_thread_each_and_the_numbers_of_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
     runs = arm("a", "ours", threads, full={}, seeds=3).runs(Scale.full)
     here = torch.get_num_threads()
     rows = {row.metric: row.value for row in rows_of(runs, quiet, spread=in_processes)}

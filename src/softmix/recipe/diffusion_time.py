@@ -71,8 +71,7 @@ def measure(seed: int, n: int) -> Results:
         for kept in KEPT
         for name, start in (starts(fitted()) | {"the data, noised": noised(problem.sample)}).items()
     }
-    made["the whole way", f"distance@{KEPT[0]:g}"] = draw()
-    made["exact samples", f"distance@{KEPT[0]:g}"] = other
+    made |= {(name, f"distance@{KEPT[0]:g}"): x for name, x in (("the whole way", draw()), ("exact samples", other))}
     return {key: sliced_wasserstein(x.double(), exact, 64, seed=seed) for key, x in made.items()}
 
 
@@ -108,11 +107,9 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"({alone:.3f})": alone > 1.05 * helped[3],
     }
     if ("noise", "frechet@0.1") in value:
-        short, aided = value["noise", "frechet@0.1"], value["the data's Gaussian", "frechet@0.1"]
-        full = value["the whole way", "frechet@0.1"]
-        found[f"on images the same (from noise {short:.1f}, Gaussian {aided:.1f}, whole way {full:.1f})"] = (
-            aided < short and aided <= 1.1 * full
-        )
+        short, aided, full = (value[name, "frechet@0.1"] for name in ("noise", "the data's Gaussian", "the whole way"))
+        text = f"on images the same (from noise {short:.1f}, Gaussian {aided:.1f}, whole way {full:.1f})"
+        found[text] = aided < short and aided <= 1.1 * full
     return found
 
 
