@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -24,8 +24,9 @@ from matplotlib.axes import Axes
 
 from softmix.oracle import Problem, correlated, eight, gaussian
 from softmix.process import VP
-from softmix.recipe.contest import Way, fashion, on_oracle, row, steps_for
+from softmix.recipe.contest import Field, Way, fashion, on_oracle, steps_for
 from softmix.recipe.dpm_solver_v3 import statistics
+from softmix.recipe.frame import Run, row, rows_of
 from softmix.recipe.paper import VerdictRow
 from softmix.sampler import SAMPLERS, dpm_solver_v3, evodiff, label, traits, unipc
 from softmix.sampler.pndm import chain
@@ -131,16 +132,14 @@ def picture(everything: dict[str, Found], path: Path) -> None:
 
 def trained(counts: Sequence[int], seeds: Sequence[int], n: int, path: Path | None) -> None:
     """The model that ships: Fréchet distance of every sampler, on the grid that it takes by itself."""
-    known = fashion(print)
-    if known is None:
-        return
+    known = fashion()
     curves: dict[str, dict[int, VerdictRow]] = {}
     for each in SAMPLERS:
         for count in counts:
             steps = steps_for(each, count)
-            if steps < traits(each).least:
+            if not steps:
                 continue
-            values = known.distances(n, steps, each, denoiser=known.model.denoiser, seeds=seeds)
+            values = [known.distance(n, steps, seed, each, denoiser=known.model.denoiser) for seed in seeds]
             curves.setdefault(label(each), {})[count] = row(label(each), "ours", f"frechet@{count}", values, "")
             print(f"{label(each)}, {count}: {cell(curves[label(each)][count])}", flush=True)
     written(curves, counts, known.reference.features.name, path)
@@ -177,7 +176,9 @@ def main() -> None:
     torch.set_num_threads(1)
     everything: dict[str, Found] = {}
     for name, make in PROBLEMS.items():
-        rows = on_oracle(ways(), COUNTS, options.seeds, options.n, make())
+        arms = on_oracle(ways(), COUNTS, Field(cache(make)), name)
+        runs = [Run(each, seed, {"n": options.n, "counts": COUNTS}) for each in arms for seed in options.seeds]
+        rows = rows_of(runs, lambda line: None)
         everything[name] = {(row.name, row.metric): row for row in rows}
         table(name, everything[name])
     if options.picture is not None:

@@ -32,7 +32,7 @@ LAW: dict[str, frozenset[str]] = {
     "denoiser": frozenset({"process", "posterior", "net"}),
     "loss": CORE,
     "sampler": CORE,
-    "measure": CORE,
+    "measure": CORE | {"sampler"},
     "info": CORE,
     "oracle": CORE | {"data"},
     "compress": frozenset({"net", "denoiser"}),

@@ -50,7 +50,20 @@ _FROM = {
     "sample": "sampler",
     **dict.fromkeys(("Config", "load", "preset", "train", "training"), "train"),
 }
-_ROOMS = ("codec", "data", "denoiser", "evaluate", "hub", "loss", "net", "oracle", "posterior", "process", "sampler")
+_ROOMS = (
+    "codec",
+    "data",
+    "denoiser",
+    "evaluate",
+    "hub",
+    "loss",
+    "measure",
+    "net",
+    "oracle",
+    "posterior",
+    "process",
+    "sampler",
+)
 _GROUND = ("bibliography", "cond", "config", "picture", "rng", "shape")
 
 

@@ -6,11 +6,13 @@ for one Gaussian or in one dimension the probability-flow ODE's map, are all kno
 """
 
 from .compare import ks, order, standardised
+from .observed import Observed
 from .problem import PROBLEMS, Problem, correlated, digits, eight, gaussian, grid, problems
 from .transport import gaussian_flow, monotone_flow
 
 __all__ = [
     "PROBLEMS",
+    "Observed",
     "Problem",
     "correlated",
     "digits",

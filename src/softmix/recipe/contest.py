@@ -7,16 +7,14 @@ the mean over items are shown: the mean is ruled by the few that end in another 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from statistics import mean, stdev
-from typing import Literal
+from functools import cache, lru_cache, partial
+from typing import cast
 
 from torch import Tensor
 
-from ..data import Data, DataError, load
+from ..data import Data, load
 from ..denoiser import Denoiser, mean_only
 from ..evaluate import place
 from ..evaluate.judge import Reference, features_for
@@ -28,13 +26,15 @@ from ..sampler import Sampler, Start, adams, drive, sample, traits
 from ..sampler.drive import finish
 from ..train import Model
 from ..train import load as load_run
-from .paper import Paper, Role, Scale, Verdict, VerdictRow
+from .frame import Arms, Checks, Study, arm
+from .paper import Paper, Role
 
 Make = Callable[[Problem], Sampler]
 Grid = Callable[[Gaussian, int], Tensor]
-Numbers = Mapping[tuple[str, str], float]
 ORACLE = "eight components in 16 dimensions, exact means"
 IMAGES = "Fashion-MNIST, 28 x 28, the mean of the model that ships"
+# of a contest's counts, those that images are measured at
+FEW = (5, 10, 20)
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,21 @@ class Way:
         return cls(name, role, lambda problem: sampler, grid)
 
 
+@cache
+def narrow() -> Problem:
+    """Eight narrow components through DDPM's process: the problem of every contest."""
+    return eight(VP("linear"))
+
+
 def wide(process: Gaussian, n: int) -> Tensor:
     """Even in logsnr from t = 1 to 12: what is left at 6, where images have no more to see, is seen on narrow laws."""
     return uniform_logsnr(process, n, last=12.0)
 
 
 def steps_for(sampler: Sampler, evaluations: int) -> int:
-    """The most steps that cost no more than this; 0 if there are none."""
-    return max((n for n in range(1, evaluations + 1) if traits(sampler).evaluations(n) <= evaluations), default=0)
+    """The most steps that cost no more than this; 0 if there are none, or fewer than the sampler takes."""
+    most = max((n for n in range(1, evaluations + 1) if traits(sampler).evaluations(n) <= evaluations), default=0)
+    return most if most >= traits(sampler).least else 0
 
 
 def end_of(problem: Problem, x: Tensor, first: float, denoiser: Denoiser | None = None) -> Tensor:
@@ -74,54 +81,67 @@ def end_of(problem: Problem, x: Tensor, first: float, denoiser: Denoiser | None 
     return finish(drive(denoiser or problem.denoiser(), adams, x, times, Rng(0, len(x))))
 
 
-def on_oracle(
-    ways: Sequence[Way],
-    counts: Sequence[int],
-    seeds: Sequence[int],
-    n: int,
-    problem: Problem | None = None,
-    denoiser: Denoiser | None = None,
-    data: str = ORACLE,
-) -> list[VerdictRow]:
-    """Errors by evaluations, for each way and the grid that suits it. With a denoiser in the place of the problem's,
-    what it leads to is no law of the problem, and distances are left out."""
-    problem = problem or eight(VP("linear"))
-    asked = denoiser or problem.denoiser()
-    ways = [way for way in ways if way.oracle]
-    made = {way.name: way.make(problem) for way in ways}
-    found: dict[tuple[str, str], list[float]] = {}
-    for seed in seeds:
-        x = problem.process.prior((n, *problem.shape), Rng(seed, n, "contest")).double()
-        ends = cache(lambda first, x=x: end_of(problem, x, first, asked))
-        exact = problem.sample(n, Rng(seed, n, "exact"))
-        for way in ways:
-            sampler = made[way.name]
-            for count in counts:
-                steps = steps_for(sampler, count)
-                if steps < traits(sampler).least:
-                    continue
-                times = (way.grid or wide)(problem.process, steps)
-                end = finish(drive(asked, sampler, x, times, Rng(seed, n, "noise")))
-                values = {} if denoiser else {"distance": sliced_wasserstein(end, exact, 64, seed=seed)}
-                if traits(sampler).order and not traits(sampler).stochastic:
-                    off = (end - ends(float(times[0]))).flatten(1).square().mean(1).sqrt()
-                    values |= {"median": float(off.median()), "mean": float(off.mean())}
-                for metric, value in values.items():
-                    found.setdefault((way.name, f"{metric}@{count}"), []).append(value)
-        other = problem.sample(n, Rng(seed, n, "other"))
-        for count in counts if denoiser is None else ():
-            floor = sliced_wasserstein(other, exact, 64, seed=seed)
-            found.setdefault(("exact samples", f"distance@{count}"), []).append(floor)
-    roles: dict[str, Role] = {way.name: way.role for way in ways} | {"exact samples": "floor"}
-    order = [(name, f"{kind}@{count}") for name in roles for kind in ("median", "mean", "distance") for count in counts]
-    return [
-        row(name, roles[name], metric, found[name, metric], data) for name, metric in order if (name, metric) in found
-    ]
+def off(x: Tensor, right: Tensor) -> Tensor:
+    """How far each item is from where it should be, root mean square over its elements, [B]."""
+    return (x - right).flatten(1).square().mean(1).sqrt()
 
 
-def row(name: str, role: Role, metric: str, each: Sequence[float], data: str) -> VerdictRow:
-    """One number of a verdict, from its values over seeds."""
-    return VerdictRow(name, role, metric, mean(each), stdev(each) if len(each) > 1 else 0.0, len(each), data)
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The problem that solvers meet on. guide : another denoiser than the problem's. What that leads to is no law of
+    the problem: it has no distance."""
+
+    problem: Callable[[], Problem] = narrow
+    guide: Callable[[Problem], Denoiser] | None = None
+
+    def denoiser(self) -> Denoiser:
+        return self.guide(self.problem()) if self.guide else self.problem().denoiser()
+
+    def start(self, seed: int, n: int) -> Tensor:
+        return self.problem().process.prior((n, *self.problem().shape), Rng(seed, n, "contest")).double()
+
+    @lru_cache(maxsize=16)  # noqa: B019 (a field lives as long as the module it stands in)
+    def end(self, seed: int, n: int, first: float) -> Tensor:
+        """Where the flow leads from the start, the same for all solvers."""
+        return end_of(self.problem(), self.start(seed, n), first, self.denoiser())
+
+    def distance(self, x: Tensor, seed: int) -> float:
+        """From as many exact samples."""
+        return sliced_wasserstein(x, self.problem().sample(len(x), Rng(seed, len(x), "exact")), 64, seed=seed)
+
+
+def errors(field: Field, way: Way, seed: int, n: int, counts: Sequence[int]) -> Mapping[str, float]:
+    """median, mean and distance at each count that the sampler can have."""
+    sampler = way.make(field.problem())
+    found: dict[str, dict[int, float]] = {"median": {}, "mean": {}, "distance": {}}
+    for count in counts:
+        steps = steps_for(sampler, count)
+        if not steps:
+            continue
+        times = (way.grid or wide)(field.problem().process, steps)
+        end = finish(drive(field.denoiser(), sampler, field.start(seed, n), times, Rng(seed, n, "noise")))
+        if traits(sampler).order and not traits(sampler).stochastic:
+            apart = off(end, field.end(seed, n, float(times[0])))
+            found["median"][count], found["mean"][count] = float(apart.median()), float(apart.mean())
+        if not field.guide:
+            found["distance"][count] = field.distance(end, seed)
+    return {f"{kind}@{count}": value for kind, values in found.items() for count, value in values.items()}
+
+
+def floor(field: Field, seed: int, n: int, counts: Sequence[int]) -> Mapping[str, float]:
+    """The distance of two sets of exact samples, the same at each count."""
+    distance = field.distance(field.problem().sample(n, Rng(seed, n, "other")), seed)
+    return {f"distance@{count}": distance for count in counts}
+
+
+def on_oracle(ways: Sequence[Way], counts: Sequence[int], field: Field | None = None, data: str = ORACLE) -> list[Arms]:
+    """Errors by evaluations, for each way and the grid that suits it: of 512 items of one seed at quick scale, 1,000 of
+    five seeds at full."""
+    field = field or Field()
+    quick, full = ({"n": n, "counts": counts} for n in (512, 1000))
+    arms = [arm(way.name, way.role, partial(errors, field, way), data, quick, full) for way in ways if way.oracle]
+    exact = arm("exact samples", "floor", partial(floor, field), data, quick, full)
+    return arms if field.guide else [*arms, exact]
 
 
 @dataclass(frozen=True)
@@ -133,87 +153,52 @@ class Fashion:
     data: Data
     reference: Reference
 
-    def distances(
+    def distance(
         self,
         n: int,
         steps: int,
+        seed: int,
         sampler: Sampler = adams,
         start: Start | None = None,
         at: float = 1.0,
         denoiser: Denoiser | None = None,
-        seeds: Sequence[int] = range(3),
         grid: Tensor | None = None,
-    ) -> list[float]:
-        """Fréchet distances of n images each, of as many sets of noise as seeds. denoiser : another than `means`."""
+    ) -> float:
+        """Fréchet distance of n images. denoiser : another than `means`."""
         asked = denoiser or self.means
-        drawn = (
-            sample(asked, n, steps, sampler=sampler, seed=seed, grid=grid, start=start, at=at, precision="bf16")
-            for seed in seeds
-        )
-        return [self.reference.compare(x.clamp(-1, 1))["frechet"] for x in drawn]
+        x = sample(asked, n, steps, sampler=sampler, seed=seed, grid=grid, start=start, at=at, precision="bf16")
+        return self.reference.compare(x.clamp(-1, 1))["frechet"]
 
 
-def fashion(say: Callable[[str], None]) -> Fashion | None:
-    """None, and a sentence, where the data are not installed."""
-    try:
-        data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
-    except DataError as error:
-        say(f"without images: {error}")
-        return None
+@cache
+def fashion() -> Fashion:
+    """Raises DataError where the data are not installed."""
+    data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
     model = load_run("fashion")
     return Fashion(mean_only(model.denoiser), model, data, Reference(data, held_out, features_for(data, place.cache())))
 
 
-def on_images(ways: Sequence[Way], counts: Sequence[int], n: int, say: Callable[[str], None]) -> list[VerdictRow]:
-    """Fréchet distance of the model that ships, by evaluations, of three sets of noise; nothing where the data are not
-    installed."""
-    found = fashion(say)
-    if found is None:
-        return []
-    rows = []
-    for way in ways:
-        if not way.images:
-            continue
-        sampler = way.make(eight())
-        for count in counts:
-            steps = steps_for(sampler, count)
-            if steps < traits(sampler).least:
-                continue
-            grid = way.there(found.means.process, steps) if way.there else None  # type: ignore[arg-type]
-            values = found.distances(n, steps, sampler, grid=grid)
-            rows.append(row(way.name, way.role, f"frechet@{count}", values, IMAGES))
-        say(f"{way.name}: images measured")
-    return rows
+def frechet(way: Way, seed: int, n: int, counts: Sequence[int]) -> Mapping[str, float]:
+    """Of the model that ships, by evaluations."""
+    sampler, process, found = way.make(narrow()), cast(Gaussian, fashion().means.process), {}
+    for count in counts:
+        steps = steps_for(sampler, count)
+        if steps:
+            grid = way.there(process, steps) if way.there else None
+            found[f"frechet@{count}"] = fashion().distance(n, steps, seed, sampler, grid=grid)
+    return found
 
 
-def judged(
-    paper: Paper, rows: Sequence[VerdictRow], checks: Callable[[Numbers], Mapping[str, bool]], began: float
-) -> Verdict:
-    """The first check is the claim itself; the others say whether it is what it seems."""
-    value = {(row.name, row.metric): row.value for row in rows}
-    found = checks(value)
-    outcomes = list(found.values())
-    verdict: Literal["holds", "holds in part", "does not hold here"] = (
-        "holds" if all(outcomes) else "holds in part" if outcomes[0] else "does not hold here"
-    )
-    why = "; ".join(("" if true else "NOT: ") + text for text, true in found.items())
-    return Verdict(paper.claim, verdict, why, tuple(rows), time.perf_counter() - began)
+def on_images(ways: Sequence[Way], counts: Sequence[int]) -> list[Arms]:
+    """At full scale alone: 1,000 images of three sets of noise each."""
+    full = {"n": 1000, "counts": counts}
+    images = [way for way in ways if way.images]
+    return [arm(way.name, way.role, partial(frechet, way), IMAGES, full=full, seeds=3, needs=fashion) for way in images]
 
 
 def contest(
-    paper: Paper,
-    ways: Sequence[Way],
-    counts: Sequence[int],
-    checks: Callable[[Numbers], Mapping[str, bool]],
-    scale: Scale,
-    say: Callable[[str], None],
-    more: Callable[[Sequence[int], int], list[VerdictRow]] = lambda seeds, n: [],
-) -> Verdict:
-    """One seed and 512 items at quick scale; five seeds, 1,000 items, and images at full. more : further rows of as
-    many seeds and items."""
-    began = time.perf_counter()
-    seeds, n = ((0,), 512) if scale is Scale.quick else (tuple(range(5)), 1000)
-    rows = on_oracle(ways, counts, seeds, n) + more(seeds, n)
-    if scale is Scale.full:
-        rows += on_images(ways, [count for count in counts if count in (5, 10, 20)], 1000, say)
-    return judged(paper, rows, checks, began)
+    paper: Paper, ways: Sequence[Way], counts: Sequence[int], checks: Checks, more: Sequence[Arms] = ()
+) -> Study:
+    """Ways on the oracle, then `more` arms, then the ways on images, by numbers of evaluations."""
+    few = [count for count in counts if count in FEW]
+    return Study(paper, checks, [*on_oracle(ways, counts), *more, *on_images(ways, few)])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,8 +15,8 @@ from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, dpm_encoder, drive, replay
 from ..sampler.drive import finish
-from .contest import Numbers, judged, row
-from .paper import Paper, Role, Scale, Verdict
+from .frame import Arms, Numbers, Results, Study
+from .paper import Paper, Role
 
 PAPER = Paper.of(
     "cycle_diffusion",
@@ -48,98 +46,97 @@ def normal(mean: float, var: float, process: Gaussian | None = None) -> Problem:
     return Problem("normal", law, process or VP(), (1,))
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
-    """From N(0, 0.2) to N(1, 0.8): slope and variance of what comes out, for eta = 1 and the paper's 0.1."""
-    began = time.perf_counter()
-    seeds, n = ((0,), 10_000) if scale is Scale.quick else (tuple(range(5)), 20_000)
+def moments(x0: Tensor, made: Mapping[str, Tensor]) -> Results:
+    """What became of x0 [n, 1], by first and second moments."""
+    found: dict[tuple[str, str], float] = {}
+    for name, x in made.items():
+        cov = torch.cov(torch.stack([x0[:, 0], x[:, 0]]))
+        found[name, "kin"] = float(cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt())
+        found[name, "slope"] = float(cov[0, 1] / cov[0, 0])
+        found[name, "mean"], found[name, "variance"] = float(x.mean()), float(cov[1, 1])
+    return found
+
+
+def at_our_times(seed: int, n: int) -> Results:
+    """Encoded and decoded at 400 times even in logsnr."""
     source, target = normal(0.0, 0.2), normal(1.0, 0.8)
     grid, skip = uniform_logsnr(VP(), STEPS), round(0.3 * STEPS)
-    found: dict[tuple[str, str], list[float]] = {}
-    roles: dict[str, Role] = {
-        "eta = 1": "ours",
-        "eta = 0.1, as published": "ours",
-        "eta = 1, code shuffled": "control",
-        "noise and sample again (SDEdit)": "baseline",
-        "optimal map": "oracle",
-        "eta = 0.1 at their times": "ours",
-        "eta = 0.1 at their times, refined": "ours",
-        "eta = 1 at their times": "control",
-        "refined alone": "control",
-    }
-    for seed in seeds:
-        x0 = source.sample(n, Rng(seed, n, "x0"))
-        rng = Rng(seed, n, "codes")
-
-        def keep(name: str, x: Tensor, x0: Tensor = x0) -> None:
-            cov = torch.cov(torch.stack([x0[:, 0], x[:, 0]]))
-            values = {
-                "kin": float(cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt()),
-                "slope": float(cov[0, 1] / cov[0, 0]),
-                "mean": float(x.mean()),
-                "variance": float(cov[1, 1]),
-            }
-            for metric, value in values.items():
-                found.setdefault((name, metric), []).append(value)
-
-        codes: dict[str, Code] = {}
-        for name, eta in (("eta = 1", 1.0), ("eta = 0.1, as published", 0.1)):
-            codes[name] = finish(drive(source.denoiser(), partial(dpm_encoder, eta=eta), x0, grid, rng))
-        codes["eta = 1, code shuffled"] = codes["eta = 1"].mixed(Rng(seed, n, "mixed"))
-        for name, code in codes.items():
-            keep(name, finish(drive(target.denoiser(), replay(code, rest=False), code.start(), grid, rng)))
-            same = finish(drive(source.denoiser(), replay(code), code.start(), grid, rng))
-            if "shuffled" not in name:
-                found.setdefault((name, "error"), []).append(float((same - x0).abs().max()))
-        noisy = VP().noise(x0, float(grid[skip]), rng).xt
-        keep("noise and sample again (SDEdit)", finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng)))
-        keep("optimal map", 1 + 2 * x0)
-        for name, x in at_their_times(x0, seed).items():
-            keep(name, x)
-        say(f"seed {seed}: done")
-    rows = [
-        row(name, roles[name], metric, each, THEIRS if "their times" in name or name == "refined alone" else DATA)
-        for (name, metric), each in found.items()
-    ]
-    # the continuous limit of either codec, for Gaussians: no optimal map
-    slope = 0.8 * math.log(0.2 / 0.8) / (0.2 - 0.8)
-
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        ours, again, shuffled = (
-            value[name, "kin"] for name in ("eta = 1", "noise and sample again (SDEdit)", "eta = 1, code shuffled")
-        )
-        right, small = value["eta = 1", "variance"], value["eta = 0.1, as published", "variance"]
-        steep = value["eta = 1", "slope"]
-        plain, refined, one = (
-            value[f"eta = {name}", "variance"]
-            for name in ("0.1 at their times", "0.1 at their times, refined", "1 at their times")
-        )
-        return {
-            f"translated it is kin to the source ({ours:.2f}, at least 0.6), sampled again {again:.2f}, code shuffled "
-            f"{shuffled:.2f}": ours >= 0.6 > again + 0.2 and abs(shuffled) < 0.1,
-            f"it is in the target's law: variance {right:.3f} of 0.8": abs(right - 0.8) < 0.04,
-            f"what is encoded is given back (error {value['eta = 1', 'error']:.1e})": value["eta = 1", "error"] < 1e-5,
-            f"with the paper's eta = 0.1 it is too (variance {small:.3f})": abs(small - 0.8) < 0.04,
-            f"with their own times, and refined as they do it, it is (variance {refined:.3f}; {plain:.3f} without, "
-            f"{one:.3f} with eta = 1)": abs(refined - 0.8) < 0.04,
-            f"its slope is the closed form's, not the optimal map's 2 ({steep:.3f}, {slope:.3f})": abs(steep - slope)
-            < 0.03,
-        }
-
-    return judged(PAPER, rows, checks, began)
+    x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
+    codes: dict[str, Code] = {}
+    made, errors = {}, {}
+    for name, eta in (("eta = 1", 1.0), ("eta = 0.1, as published", 0.1)):
+        codes[name] = finish(drive(source.denoiser(), partial(dpm_encoder, eta=eta), x0, grid, rng))
+    codes["eta = 1, code shuffled"] = codes["eta = 1"].mixed(Rng(seed, n, "mixed"))
+    for name, code in codes.items():
+        made[name] = finish(drive(target.denoiser(), replay(code, rest=False), code.start(), grid, rng))
+        same = finish(drive(source.denoiser(), replay(code), code.start(), grid, rng))
+        if "shuffled" not in name:
+            errors[name, "error"] = float((same - x0).abs().max())
+    noisy = VP().noise(x0, float(grid[skip]), rng).xt
+    made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
+    return {**moments(x0, made | {"optimal map": 1 + 2 * x0}), **errors}
 
 
-def at_their_times(x0: Tensor, seed: int) -> dict[str, Tensor]:
+def at_their_times(seed: int, n: int) -> Results:
     """From the same law to the same, on the labels 849, ..., 1, 0 of DDPM's chain and then clean."""
     ddpm = Table.of_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    x0 = normal(0.0, 0.2).sample(n, Rng(seed, n, "x0"))
     source, target = (normal(mean, var, ddpm).denoiser() for mean, var in ((0.0, 0.2), (1.0, 0.8)))
     grid = torch.arange(ENCODED, -1, -1, dtype=torch.float64) / 1000
     made = {}
     for eta in (0.1, 1.0):
-        rng = Rng(seed, len(x0), "their codes")
+        rng = Rng(seed, n, "their codes")
         code = finish(drive(source, partial(dpm_encoder, eta=eta), x0, grid, rng))
         made[f"eta = {eta:g} at their times"] = finish(drive(target, replay(code, rest=False), code.start(), grid, rng))
     for name, x in (("eta = 0.1 at their times, refined", made["eta = 0.1 at their times"]), ("refined alone", x0)):
-        rng = Rng(seed, len(x0), "refined")
+        rng = Rng(seed, n, "refined")
         noisy = ddpm.noise(x, REFINED / 1000, rng).xt
         made[name] = finish(drive(target, ancestral, noisy, grid[ENCODED - REFINED :], rng))
-    return made
+    return moments(x0, made)
+
+
+# the continuous limit of either codec, for Gaussians: no optimal map
+SLOPE = 0.8 * math.log(0.2 / 0.8) / (0.2 - 0.8)
+
+
+def checks(value: Numbers) -> Mapping[str, bool]:
+    """From N(0, 0.2) to N(1, 0.8): slope and variance of what comes out, for eta = 1 and the paper's 0.1."""
+    ours, again, shuffled = (
+        value[name, "kin"] for name in ("eta = 1", "noise and sample again (SDEdit)", "eta = 1, code shuffled")
+    )
+    right, small = value["eta = 1", "variance"], value["eta = 0.1, as published", "variance"]
+    steep = value["eta = 1", "slope"]
+    plain, refined, one = (
+        value[f"eta = {name}", "variance"]
+        for name in ("0.1 at their times", "0.1 at their times, refined", "1 at their times")
+    )
+    return {
+        f"translated it is kin to the source ({ours:.2f}, at least 0.6), sampled again {again:.2f}, code shuffled "
+        f"{shuffled:.2f}": ours >= 0.6 > again + 0.2 and abs(shuffled) < 0.1,
+        f"it is in the target's law: variance {right:.3f} of 0.8": abs(right - 0.8) < 0.04,
+        f"what is encoded is given back (error {value['eta = 1', 'error']:.1e})": value["eta = 1", "error"] < 1e-5,
+        f"with the paper's eta = 0.1 it is too (variance {small:.3f})": abs(small - 0.8) < 0.04,
+        f"with their own times, and refined as they do it, it is (variance {refined:.3f}; {plain:.3f} without, "
+        f"{one:.3f} with eta = 1)": abs(refined - 0.8) < 0.04,
+        f"its slope is the closed form's, not the optimal map's 2 ({steep:.3f}, {SLOPE:.3f})": abs(steep - SLOPE)
+        < 0.03,
+    }
+
+
+OURS: dict[str, Role] = {
+    "eta = 1": "ours",
+    "eta = 0.1, as published": "ours",
+    "eta = 1, code shuffled": "control",
+    "noise and sample again (SDEdit)": "baseline",
+    "optimal map": "oracle",
+}
+WITH_THEIRS: dict[str, Role] = {
+    "eta = 0.1 at their times": "ours",
+    "eta = 0.1 at their times, refined": "ours",
+    "eta = 1 at their times": "control",
+    "refined alone": "control",
+}
+QUICK, FULL = {"n": 10_000}, {"n": 20_000}
+run = Study(
+    PAPER, checks, [Arms(OURS, at_our_times, DATA, QUICK, FULL), Arms(WITH_THEIRS, at_their_times, THEIRS, QUICK, FULL)]
+)

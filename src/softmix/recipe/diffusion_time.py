@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from ..evaluate.points import sliced_wasserstein
-from ..oracle import Problem, digits
+from ..oracle import digits
 from ..process import VP, Gaussian
 from ..rng import Rng
 from ..sampler import Outline, Start, adams, noised, sample
-from .contest import IMAGES, Numbers, fashion, judged, row
-from .paper import Paper, Role, Scale, Verdict, VerdictRow
+from .contest import IMAGES, fashion
+from .frame import Arms, Numbers, Results, Study, arm
+from .paper import Paper, Role
 
 PAPER = Paper.of(
     "diffusion_time",
@@ -47,87 +47,86 @@ def at(kept: float) -> float:
     return float(VP().time(torch.tensor(kept / (1 - kept)).log()))
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
-    """Eight steps from each start, by noise, by the data's Gaussian, and by the data themselves."""
-    began = time.perf_counter()
-    seeds, n = ((0,), 1000) if scale is Scale.quick else (tuple(range(5)), 4000)
-    problem: Problem = digits()
-    roles: dict[str, Role] = {
-        "noise": "baseline",
-        "the data's Gaussian": "ours",
-        "independent elements": "control",
-        "the data, noised": "oracle",
-        "the whole way": "baseline",
-        "exact samples": "floor",
-    }
-    found: dict[tuple[str, str], list[float]] = {}
-    outline = Outline.of(problem.sample(20_000, Rng(0, 20_000, "fit")))
-    starts: dict[str, Start] = {
+@cache
+def fitted() -> Outline:
+    """The digits' own Gaussian."""
+    return Outline.of(digits().sample(20_000, Rng(0, 20_000, "fit")))
+
+
+def starts(outline: Outline) -> dict[str, Start]:
+    return {
         "noise": pure,
         "the data's Gaussian": noised(outline.draw),
         "independent elements": noised(apart(outline).draw),
-        "the data, noised": noised(problem.sample),
     }
-    for seed in seeds:
-        exact, other = (problem.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
-
-        def keep(name: str, metric: str, x: Tensor, exact: Tensor = exact, seed: int = seed) -> None:
-            found.setdefault((name, metric), []).append(sliced_wasserstein(x.double(), exact, 64, seed=seed))
-
-        for kept in KEPT:
-            for name, start in starts.items():
-                x = sample(problem.denoiser(), n, STEPS, sampler=adams, start=start, at=at(kept), seed=seed, batch=n)
-                keep(name, f"distance@{kept:g}", x)
-        metric = f"distance@{KEPT[0]:g}"
-        keep("the whole way", metric, sample(problem.denoiser(), n, STEPS, sampler=adams, seed=seed, batch=n))
-        keep("exact samples", metric, other)
-        say(f"seed {seed}: done")
-    rows = [row(name, roles[name], metric, each, DATA) for (name, metric), each in found.items()]
-    rows += [row("noise", "baseline", f"nats@{kept:g}", [outline.divergence(VP(), at(kept))], DATA) for kept in KEPT]
-    if scale is Scale.full:
-        rows += _on_images(say)
-
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        noise, helped = (
-            [value[name, f"distance@{kept:g}"] for kept in KEPT] for name in ("noise", "the data's Gaussian")
-        )
-        long = value["the whole way", f"distance@{KEPT[0]:g}"]
-        lost, alone = value["noise", "nats@0.1"], value["independent elements", "distance@0.1"]
-        found = {
-            f"from the data's Gaussian at alpha^2 = 0.1 eight steps are as good as from noise at t = 1 "
-            f"({helped[3]:.3f}, {long:.3f})": helped[3] <= 1.05 * long,
-            f"and from noise there they are not ({noise[3]:.3f}, {lost:.1f} nats given away)": noise[3] > 1.2 * long,
-            f"at a fixed number of steps a shorter way from noise is better than the whole one somewhere (at best "
-            f"{min(noise):.3f})": min(noise) < 0.95 * long,
-            f"it is how elements hang together: independent ones of the same variances are worse by a twentieth "
-            f"({alone:.3f})": alone > 1.05 * helped[3],
-        }
-        if ("noise", "frechet@0.1") in value:
-            short, aided = value["noise", "frechet@0.1"], value["the data's Gaussian", "frechet@0.1"]
-            full = value["the whole way", "frechet@0.1"]
-            found[f"on images the same (from noise {short:.1f}, Gaussian {aided:.1f}, whole way {full:.1f})"] = (
-                aided < short and aided <= 1.1 * full
-            )
-        return found
-
-    return judged(PAPER, rows, checks, began)
 
 
-def _on_images(say: Callable[[str], None]) -> list[VerdictRow]:
-    """The model that ships, eight steps from alpha^2 = 0.1."""
-    found = fashion(say)
-    if found is None:
-        return []
-    outline = Outline.of(found.data.x0(slice(0, 20_000)))
-    ways: dict[str, tuple[Role, Start | None]] = {
-        "noise": ("baseline", pure),
-        "the data's Gaussian": ("ours", noised(outline.draw)),
-        "independent elements": ("control", noised(apart(outline).draw)),
-        "the whole way": ("baseline", None),
+def measure(seed: int, n: int) -> Results:
+    """Eight steps from each start, at each share of the signal; beside the whole way in as many."""
+    problem = digits()
+    exact, other = (problem.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
+    draw = partial(sample, problem.denoiser(), n, STEPS, sampler=adams, seed=seed, batch=n)
+    made = {
+        (name, f"distance@{kept:g}"): draw(start=start, at=at(kept))
+        for kept in KEPT
+        for name, start in (starts(fitted()) | {"the data, noised": noised(problem.sample)}).items()
     }
-    rows = []
-    for name, (role, start) in ways.items():
-        level = 1.0 if start is None else at(0.1)
-        rows.append(row(name, role, "frechet@0.1", found.distances(1000, STEPS, start=start, at=level), IMAGES))
-        say(f"images, {name}: measured")
-    return rows
+    made |= {(name, f"distance@{KEPT[0]:g}"): x for name, x in (("the whole way", draw()), ("exact samples", other))}
+    return {key: sliced_wasserstein(x.double(), exact, 64, seed=seed) for key, x in made.items()}
+
+
+def given_away(seed: int) -> Mapping[str, float]:
+    """Nats between the noised Gaussian and noise: the same for all seeds."""
+    return {f"nats@{kept:g}": fitted().divergence(VP(), at(kept)) for kept in KEPT}
+
+
+@cache
+def fashion_outline() -> Outline:
+    return Outline.of(fashion().data.x0(slice(0, 20_000)))
+
+
+def on_images(seed: int, n: int) -> Results:
+    """The model that ships, eight steps from alpha^2 = 0.1, and the whole way."""
+    short = partial(fashion().distance, n, STEPS, seed, at=at(0.1))
+    found = {(name, "frechet@0.1"): short(start=start) for name, start in starts(fashion_outline()).items()}
+    return {**found, ("the whole way", "frechet@0.1"): fashion().distance(n, STEPS, seed)}
+
+
+def checks(value: Numbers) -> Mapping[str, bool]:
+    """Eight steps from each start, by noise, by the data's Gaussian, and by the data themselves."""
+    noise, helped = (value.line(name, "distance", KEPT) for name in ("noise", "the data's Gaussian"))
+    long = value["the whole way", f"distance@{KEPT[0]:g}"]
+    lost, alone = value["noise", "nats@0.1"], value["independent elements", "distance@0.1"]
+    found = {
+        f"from the data's Gaussian at alpha^2 = 0.1 eight steps are as good as from noise at t = 1 "
+        f"({helped[3]:.3f}, {long:.3f})": helped[3] <= 1.05 * long,
+        f"and from noise there they are not ({noise[3]:.3f}, {lost:.1f} nats given away)": noise[3] > 1.2 * long,
+        f"at a fixed number of steps a shorter way from noise is better than the whole one somewhere (at best "
+        f"{min(noise):.3f})": min(noise) < 0.95 * long,
+        f"it is how elements hang together: independent ones of the same variances are worse by a twentieth "
+        f"({alone:.3f})": alone > 1.05 * helped[3],
+    }
+    if ("noise", "frechet@0.1") in value:
+        short, aided, full = (value[name, "frechet@0.1"] for name in ("noise", "the data's Gaussian", "the whole way"))
+        text = f"on images the same (from noise {short:.1f}, Gaussian {aided:.1f}, whole way {full:.1f})"
+        found[text] = aided < short and aided <= 1.1 * full
+    return found
+
+
+ROLES: dict[str, Role] = {
+    "noise": "baseline",
+    "the data's Gaussian": "ours",
+    "independent elements": "control",
+    "the data, noised": "oracle",
+    "the whole way": "baseline",
+    "exact samples": "floor",
+}
+run = Study(
+    PAPER,
+    checks,
+    [
+        Arms(ROLES, measure, DATA, quick={"n": 1000}, full={"n": 4000}),
+        arm("noise", "baseline", given_away, DATA, {}, {}, seeds=1),
+        Arms(ROLES, on_images, IMAGES, full={"n": 1000}, seeds=3, needs=fashion),
+    ],
+)

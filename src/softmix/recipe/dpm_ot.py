@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -15,8 +14,8 @@ from ..oracle import Problem
 from ..process import VE
 from ..rng import Rng
 from ..sampler import Expressway, Start, adams, ddim, sample
-from .contest import Numbers, judged, row
-from .paper import Paper, Role, Scale, Verdict
+from .frame import Arms, Numbers, Results, Study
+from .paper import Paper, Role
 
 PAPER = Paper.of(
     "dpm_ot",
@@ -36,85 +35,79 @@ LEVEL = 50 * (0.01 / 50) ** (222 / 231)
 DATA = "ring of 8 in the plane, exact means"
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+ROLES: dict[str, Role] = {
+    "ddim from noise": "baseline",
+    "adams from noise, on its grid": "baseline",
+    "from the map": "ours",
+    "from a target drawn by number": "control",
+    "from the map, noise stored": "ours",
+    "from the map, noise stored, at their level": "ours",
+    "exact samples": "floor",
+}
+
+
+def measure(seed: int, n: int, steps: int) -> Results:
     """DDIM and adams from noise; DDIM from the map's targets, noised to sigma = 0.5; from targets whose number is
     drawn; and as published, from targets that were stored with their noise, at 0.5 and at the authors' level."""
-    began = time.perf_counter()
-    seeds, n, steps = ((0,), 4000, 600) if scale is Scale.quick else (tuple(range(5)), 20_000, 1500)
     law = ring()
-    problem = Problem("ring", law, VE(), (2,))
-    denoiser, at, low = problem.denoiser(), *(float(VE().time(-2 * math.log(level))) for level in (0.5, LEVEL))
-    found: dict[tuple[str, str], list[float]] = {}
-    roles: dict[str, Role] = {
-        "ddim from noise": "baseline",
-        "adams from noise, on its grid": "baseline",
-        "from the map": "ours",
-        "from a target drawn by number": "control",
-        "from the map, noise stored": "ours",
-        "from the map, noise stored, at their level": "ours",
-        "exact samples": "floor",
+    denoiser = Problem("ring", law, VE(), (2,)).denoiser()
+    at, low = (float(VE().time(-2 * math.log(level))) for level in (0.5, LEVEL))
+    stored = law.sample(STORED, Rng(seed, STORED, "stored")).float()
+    road = Expressway(stored).fit(Rng(seed, 1, "fit"), steps)
+    starts: dict[str, tuple[Start | None, float]] = {
+        "ddim from noise": (None, 1.0),
+        "from the map": (road, at),
+        "from a target drawn by number": (Expressway(stored, shuffled=True), at),
+        **{
+            f"from the map, noise stored{where}": (_stored(stored, t, seed, steps).drawn, t)
+            for where, t in (("", at), (", at their level", low))
+        },
     }
-    for seed in seeds:
-        stored = law.sample(STORED, Rng(seed, STORED, "stored")).float()
-        road = Expressway(stored).fit(Rng(seed, 1, "fit"), steps)
-        starts: dict[str, tuple[Start | None, float]] = {
-            "ddim from noise": (None, 1.0),
-            "from the map": (road, at),
-            "from a target drawn by number": (Expressway(stored, shuffled=True), at),
-            **{
-                f"from the map, noise stored{where}": (_stored(stored, t, seed, steps).drawn, t)
-                for where, t in (("", at), (", at their level", low))
-            },
-        }
-        uneven = float((road.shares(Rng(seed, 1, "shares"), 100_000) - 1 / STORED).abs().sum() / 2)
-        found.setdefault(("from the map", "cell error"), []).append(uneven)
-        exact, other = (law.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
-        for count in COUNTS:
-            made = {
-                name: sample(denoiser, n, count, sampler=ddim, seed=seed, start=start, at=t, batch=n).double()
-                for name, (start, t) in starts.items()
-            }
-            made["adams from noise, on its grid"] = sample(
-                denoiser, n, count, sampler=adams, seed=seed, batch=n
-            ).double()
-            made["exact samples"] = other
-            for name, x in made.items():
-                modes = mode_statistics(x, law.means, 0.1)
-                found.setdefault((name, f"between@{count}"), []).append(1 - modes.good)
-                found.setdefault((name, f"distance@{count}"), []).append(sliced_wasserstein(x, exact, 64, seed=seed))
-                if count == COUNTS[-1]:
-                    found.setdefault((name, f"different@{count}"), []).append(
-                        float(len(x.round(decimals=6).unique(dim=0)))
-                    )
-        say(f"seed {seed}: done")
-    rows = [row(name, roles[name], metric, each, DATA) for (name, metric), each in found.items()]
-
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        mapped, drawn, *noise = (
-            [value[name, f"between@{k}"] for k in COUNTS]
-            for name in (
-                "from the map",
-                "from a target drawn by number",
-                "ddim from noise",
-                "adams from noise, on its grid",
-            )
-        )
-        few, many = (value[name, "different@10"] for name in ("from the map, noise stored", "from the map"))
-        plain = [min(pair) for pair in zip(*noise, strict=True)]
-        return {
-            f"at 10 evaluations {100 * mapped[2]:.1f} % of samples lie between modes, at most half of the "
-            f"{100 * plain[2]:.1f} % from noise, by the better of two": mapped[2] <= plain[2] / 2,
-            f"at 3 {100 * mapped[0]:.1f} %, from noise {100 * plain[0]:.1f} %": mapped[0] <= plain[0] / 2,
-            f"and it is the map: a target drawn by number does worse by a fifth (at 3 {100 * drawn[0]:.1f} %)": drawn[0]
-            > 1.2 * mapped[0],
-            f"with noise that was stored and none added, as published, more different samples come out than the "
-            f"{STORED} that were stored ({few:.0f}, with fresh noise {many:.0f})": few > STORED,
-        }
-
-    return judged(PAPER, rows, checks, began)
+    uneven = float((road.shares(Rng(seed, 1, "shares"), 100_000) - 1 / STORED).abs().sum() / 2)
+    found = {("from the map", "cell error"): uneven}
+    exact, other = (law.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
+    for count in COUNTS:
+        draw = partial(sample, denoiser, n, count, seed=seed, batch=n)
+        made = {name: draw(sampler=ddim, start=start, at=t).double() for name, (start, t) in starts.items()}
+        made["adams from noise, on its grid"] = draw(sampler=adams).double()
+        made["exact samples"] = other
+        for name, x in made.items():
+            found[name, f"between@{count}"] = 1 - mode_statistics(x, law.means, 0.1).good
+            found[name, f"distance@{count}"] = sliced_wasserstein(x, exact, 64, seed=seed)
+            if count == COUNTS[-1]:
+                found[name, f"different@{count}"] = float(len(x.round(decimals=6).unique(dim=0)))
+    return found
 
 
 def _stored(targets: Tensor, t: float, seed: int, steps: int) -> Expressway:
     """As the authors do it: the targets get their noise before the map is found."""
     noisy = VE().noise(targets, t, Rng(seed, len(targets), "stored noise")).xt
     return Expressway(noisy).fit(Rng(seed, 1, "fit"), steps)
+
+
+def checks(value: Numbers) -> Mapping[str, bool]:
+    """How many samples lie between modes, by evaluations."""
+    mapped, drawn, *noise = (
+        value.line(name, "between", COUNTS)
+        for name in (
+            "from the map",
+            "from a target drawn by number",
+            "ddim from noise",
+            "adams from noise, on its grid",
+        )
+    )
+    few, many = (value[name, "different@10"] for name in ("from the map, noise stored", "from the map"))
+    plain = [min(pair) for pair in zip(*noise, strict=True)]
+    return {
+        f"at 10 evaluations {100 * mapped[2]:.1f} % of samples lie between modes, at most half of the "
+        f"{100 * plain[2]:.1f} % from noise, by the better of two": mapped[2] <= plain[2] / 2,
+        f"at 3 {100 * mapped[0]:.1f} %, from noise {100 * plain[0]:.1f} %": mapped[0] <= plain[0] / 2,
+        f"and it is the map: a target drawn by number does worse by a fifth (at 3 {100 * drawn[0]:.1f} %)": drawn[0]
+        > 1.2 * mapped[0],
+        f"with noise that was stored and none added, as published, more different samples come out than the "
+        f"{STORED} that were stored ({few:.0f}, with fresh noise {many:.0f})": few > STORED,
+    }
+
+
+QUICK, FULL = {"n": 4000, "steps": 600}, {"n": 20_000, "steps": 1500}
+run = Study(PAPER, checks, [Arms(ROLES, measure, DATA, QUICK, FULL)])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from ..denoiser import Denoiser, ExactMixture, autoguided
-from ..oracle import Problem, eight
-from ..process import VP
+from ..oracle import Problem
 from ..sampler import (
     Rule,
     Statistics,
@@ -23,8 +21,9 @@ from ..sampler import (
     multistep,
     sde_dpm_solver_2m,
 )
-from .contest import Numbers, Way, contest, on_oracle
-from .paper import Paper, Scale, Verdict, VerdictRow
+from .contest import Field, Way, contest, on_oracle
+from .frame import Numbers
+from .paper import Paper
 
 PAPER = Paper.of(
     "dpm_solver",
@@ -68,33 +67,26 @@ def guided(problem: Problem) -> Denoiser:
     return autoguided(problem.denoiser(), SCALE)(told)
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+def checks(value: Numbers) -> Mapping[str, bool]:
     """All on one grid; guided ones towards four of eight components, at a scale of 8."""
+    mean, noise, ours, plain = (
+        value.line(name, "mean", (10, 15, 20)) for name in ("guided, 2M", "guided, 2M of the noise", "2M", "ddim")
+    )
+    slow, guided_slow = (value[name, "mean@80"] for name in ("ddim", "guided, ddim"))
+    single, exact = value["2S", "mean@20"], value["2M, exact integral", "mean@10"]
+    return {
+        f"guided, 2M at 20 is nearer than DDIM at 80 ({mean[2]:.4f}, {guided_slow:.4f})": mean[2] < guided_slow,
+        f"and at 10, 15 and 20 than the same rule for the noise (at 10 {mean[0]:.3f}, {noise[0]:.3f})": all(
+            a < b for a, b in zip(mean, noise, strict=True)
+        ),
+        f"unguided it is nearer than DDIM at 10, 15 and 20 (at 20 {ours[2]:.4f}, {plain[2]:.4f})": all(
+            a < b for a, b in zip(ours, plain, strict=True)
+        ),
+        f"at 20 nearer than DDIM at 80 ({slow:.4f})": ours[2] < slow,
+        f"a remembered mean is worth more than one asked for (2S at 20: {single:.4f})": ours[2] < single,
+        f"half way on is no worse than the integral, at 10 ({ours[0]:.3f}, {exact:.3f})": ours[0] <= exact,
+    }
 
-    def more(seeds: Sequence[int], n: int) -> list[VerdictRow]:
-        problem = eight(VP("linear"))
-        data = f"the same, guided to half of the components, scale {SCALE:g}"
-        return on_oracle(GUIDED, COUNTS, seeds, n, problem, guided(problem), data)
 
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        mean, noise = (
-            [value[name, f"mean@{k}"] for k in (10, 15, 20)] for name in ("guided, 2M", "guided, 2M of the noise")
-        )
-        guided_slow = value["guided, ddim", "mean@80"]
-        ours, plain = ([value[name, f"mean@{k}"] for k in (10, 15, 20)] for name in ("2M", "ddim"))
-        slow, single = value["ddim", "mean@80"], value["2S", "mean@20"]
-        exact = value["2M, exact integral", "mean@10"]
-        return {
-            f"guided, 2M at 20 is nearer than DDIM at 80 ({mean[2]:.4f}, {guided_slow:.4f})": mean[2] < guided_slow,
-            f"and at 10, 15 and 20 than the same rule for the noise (at 10 {mean[0]:.3f}, {noise[0]:.3f})": all(
-                a < b for a, b in zip(mean, noise, strict=True)
-            ),
-            f"unguided it is nearer than DDIM at 10, 15 and 20 (at 20 {ours[2]:.4f}, {plain[2]:.4f})": all(
-                a < b for a, b in zip(ours, plain, strict=True)
-            ),
-            f"at 20 nearer than DDIM at 80 ({slow:.4f})": ours[2] < slow,
-            f"a remembered mean is worth more than one asked for (2S at 20: {single:.4f})": ours[2] < single,
-            f"half way on is no worse than the integral, at 10 ({ours[0]:.3f}, {exact:.3f})": ours[0] <= exact,
-        }
-
-    return contest(PAPER, WAYS, COUNTS, checks, scale, say, more)
+SAID = f"the same, guided to half of the components, scale {SCALE:g}"
+run = contest(PAPER, WAYS, COUNTS, checks, on_oracle(GUIDED, COUNTS, Field(guide=guided), SAID))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import cache, partial
+from statistics import mean
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
 from ..sampler.statistics import fit_statistics
 from ..sampler.v3 import measured
-from .contest import IMAGES, Make, Numbers, Way, contest, fashion, row
-from .paper import Paper, Role, Scale, Verdict, VerdictRow
+from .contest import FEW as ON_IMAGES
+from .contest import IMAGES, Make, Way, contest, fashion
+from .frame import Numbers, arm
+from .paper import Paper, Role
 
 PAPER = Paper.of(
     "dpm_solver_v3",
@@ -29,7 +31,7 @@ FOUND = (
 )
 
 
-@lru_cache
+@cache
 def statistics(problem: Problem) -> Statistics:
     """Of the exact model, from 1,024 items at 240 levels."""
     return fit_statistics(
@@ -89,33 +91,27 @@ COUNTS = (5, 8, 10, 20)
 FEW = COUNTS[:3]
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+def checks(value: Numbers) -> Mapping[str, bool]:
     """All on one grid; statistics of the exact model."""
-
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        ours, without = ([value[name, f"mean@{k}"] for k in FEW] for name in ("v3, order 2", "dpm-solver-2m"))
-        better = [k for k, a, b in zip(FEW, ours, without, strict=True) if a < b]
-        corrected, rival = value["v3, order 2, corrected", "mean@8"], value["unipc", "mean@8"]
-        whose = ("without statistics, order 2", "l alone", "l the same at all times", "each element another's")
-        bare, alone, level, other = (sum(value[name, f"mean@{k}"] for k in FEW) / len(FEW) for name in whose)
-        mine = sum(ours) / len(FEW)
-        published = value["v3, order 2, corrected as published", "mean@8"]
-        pseudo, third = (value[name, "mean@5"] for name in ("v3, order 3, pseudo", "v3, order 3"))
-        return {
-            f"of order 2 it is nearer than 2M at {better or 'no count'} of {list(FEW)}": len(better) == len(FEW),
-            f"and, over these, than the same rule without statistics ({mine:.4f}, {bare:.4f})": mine < bare,
-            f"it takes all three: with l alone it is worse by a twentieth ({alone:.4f})": alone > 1.05 * mine,
-            f"with l the same at all times too ({level:.4f})": level > 1.05 * mine,
-            f"with each element another's too ({other:.4f})": other > 1.05 * mine,
-            f"corrected, it is nearer than UniPC at 8 ({corrected:.4f}, {rival:.4f})": corrected < rival,
-            f"with the authors' own corrector too ({published:.4f})": published < rival,
-            f"their pseudo differences are nearer at 5, of order 3 ({pseudo:.3f}, exact {third:.3f})": pseudo < third,
-            **_checked(value),
-        }
-
-    return contest(
-        PAPER, WAYS, COUNTS, checks, scale, say, lambda seeds, n: _on_images(say) if scale is Scale.full else []
-    )
+    ours, without = (value.line(name, "mean", FEW) for name in ("v3, order 2", "dpm-solver-2m"))
+    better = [k for k, a, b in zip(FEW, ours, without, strict=True) if a < b]
+    corrected, rival = value["v3, order 2, corrected", "mean@8"], value["unipc", "mean@8"]
+    whose = ("without statistics, order 2", "l alone", "l the same at all times", "each element another's")
+    bare, alone, level, other = (mean(value.line(name, "mean", FEW)) for name in whose)
+    mine = mean(ours)
+    published = value["v3, order 2, corrected as published", "mean@8"]
+    pseudo, third = (value[name, "mean@5"] for name in ("v3, order 3, pseudo", "v3, order 3"))
+    return {
+        f"of order 2 it is nearer than 2M at {better or 'no count'} of {list(FEW)}": len(better) == len(FEW),
+        f"and, over these, than the same rule without statistics ({mine:.4f}, {bare:.4f})": mine < bare,
+        f"it takes all three: with l alone it is worse by a twentieth ({alone:.4f})": alone > 1.05 * mine,
+        f"with l the same at all times too ({level:.4f})": level > 1.05 * mine,
+        f"with each element another's too ({other:.4f})": other > 1.05 * mine,
+        f"corrected, it is nearer than UniPC at 8 ({corrected:.4f}, {rival:.4f})": corrected < rival,
+        f"with the authors' own corrector too ({published:.4f})": published < rival,
+        f"their pseudo differences are nearer at 5, of order 3 ({pseudo:.3f}, exact {third:.3f})": pseudo < third,
+        **_checked(value),
+    }
 
 
 def _checked(value: Numbers) -> Mapping[str, bool]:
@@ -134,23 +130,26 @@ def _checked(value: Numbers) -> Mapping[str, bool]:
     return found
 
 
-def _on_images(say: Callable[[str], None]) -> list[VerdictRow]:
-    """With statistics of the model that ships, from 128 images at 60 levels; all on one grid."""
-    found = fashion(say)
-    if found is None:
-        return []
-    fitted = fit_statistics(found.means, found.data.x0(slice(0, 128)), Rng(33, 128), nodes=60)
-    say("statistics on images: found")
-    ways: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("v3, order 2", {}),
-        ("v3, order 2, corrected", {"corrects": "full"}),
-        ("v3, order 3", {"order": 3}),
-    )
-    rows = []
-    for name, options in ways:
-        sampler = partial(dpm_solver_v3, statistics=fitted, **options)
-        for count in (5, 10, 20):
-            grid = measured(found.model.process, count)
-            values = found.distances(1000, count, sampler, grid=grid)
-            rows.append(row(name, "ours", f"frechet@{count}", values, IMAGES))
-    return rows
+@cache
+def fashion_statistics() -> Statistics:
+    """Of the model that ships, from 128 images at 60 levels."""
+    return fit_statistics(fashion().means, fashion().data.x0(slice(0, 128)), Rng(33, 128), nodes=60)
+
+
+def with_statistics(options: Mapping[str, Any], seed: int, n: int) -> Mapping[str, float]:
+    """Fréchet distances of the model that ships, all on one grid."""
+    sampler = partial(dpm_solver_v3, statistics=fashion_statistics(), **options)
+    grids = {count: measured(fashion().model.process, count) for count in ON_IMAGES}
+    return {f"frechet@{k}": fashion().distance(n, k, seed, sampler, grid=grid) for k, grid in grids.items()}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "v3, order 2": {},
+    "v3, order 2, corrected": {"corrects": "full"},
+    "v3, order 3": {"order": 3},
+}
+ARMS = [
+    arm(name, "ours", partial(with_statistics, options), IMAGES, full={"n": 1000}, seeds=3, needs=fashion)
+    for name, options in OPTIONS.items()
+]
+run = contest(PAPER, WAYS, COUNTS, checks, ARMS)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,8 +16,9 @@ from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from ..sampler.drive import finish
-from .contest import Numbers, fashion, judged, row
-from .paper import Paper, Role, Scale, Verdict
+from .contest import fashion
+from .frame import Arms, Numbers, Results, Study
+from .paper import Paper, Role
 
 PAPER = Paper.of(
     "edit_friendly",
@@ -62,107 +61,57 @@ def _played(code: Code, denoiser: Denoiser, skip: int, rest: bool = False) -> Te
     return finish(drive(denoiser, replay(code, skip, rest=rest), code.start(skip), code.grid[skip:], rng))
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
-    """From one law to another with exact denoisers; noise moved by three places; at full scale the model that ships."""
-    began = time.perf_counter()
-    seeds, n = ((0,), 500) if scale is Scale.quick else (tuple(range(5)), 2000)
-    found: dict[tuple[str, str], list[float]] = {}
-    roles: dict[str, Role] = {
-        "edit-friendly": "ours",
-        "dpm-encoder": "rival",
-        "ddim inversion": "baseline",
-        "noise and sample again (SDEdit)": "baseline",
-        "edit-friendly, other noise as strong": "control",
-        "the sampler's own noise": "control",
-        "the image itself": "floor",
-    }
+def compared(made: Mapping[str, Tensor], x0: Tensor, seed: int, where: str = "") -> dict[tuple[str, str], float]:
+    """How much of x0 is left in each, and how far it is from the target's law."""
+    exact, found = placed(0.6, 0.3).sample(len(x0), Rng(seed, len(x0), "exact")).flatten(1), {}
+    for name, x in made.items():
+        found[name, f"kin{where}"] = _kin(x, x0)
+        found[name, f"distance{where}"] = sliced_wasserstein(x.flatten(1), exact, 64, seed=seed)
+    return found
 
-    def keep(name: str, metric: str, value: float) -> None:
-        found.setdefault((name, metric), []).append(value)
 
+def at_our_times(seed: int, n: int) -> Results:
+    """From one law to another with exact denoisers; and noise moved by three places, under a prior that does not
+    move."""
     source, target = placed(0.0, 0.0), placed(0.6, 0.3)
     grid, skip = uniform_logsnr(VP(), STEPS), SKIP
-    for seed in seeds:
-        x0 = source.sample(n, Rng(seed, n, "x0"))
-        rng = Rng(seed, n, "codes")
-        exact = target.sample(n, Rng(seed, n, "exact")).flatten(1)
-        codes = {name: finish(drive(source.denoiser(), encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
-        codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
-        made = {name: _played(code, target.denoiser(), skip) for name, code in codes.items()}
-        for name, encode in ENCODERS.items():
-            single = finish(drive(source.denoiser(), encode, x0.float(), grid, Rng(seed, n, "codes")))
-            keep(name, "error", float((_played(single, source.denoiser(), 0, rest=True) - x0.float()).abs().max()))
-        noise = finish(drive(source.denoiser(), ddim_inversion, x0, grid[skip:], rng))
-        made["ddim inversion"] = finish(drive(target.denoiser(), ddim, noise, grid[skip:], rng))
-        again = finish(drive(source.denoiser(), ddim, noise, grid[skip:], rng))
-        keep("ddim inversion", "error", float((again - x0).abs().max()))
-        noisy = VP().noise(x0, float(grid[skip]), rng).xt
-        made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
-        for name, x in made.items():
-            keep(name, "kin", _kin(x, x0))
-            keep(name, "distance", sliced_wasserstein(x.flatten(1), exact, 64, seed=seed))
-        # moved noise, under a prior that does not move
-        own = _native(source, n, grid, seed)
-        for name, code in {**codes, "the sampler's own noise": own}.items():
-            here = _played(code, source.denoiser(), 0)
-            there = _played(code.shifted(3), source.denoiser(), 0)
-            keep(name, "moved", _kin(there, here.roll(3, -1)))
-        for name, x in at_their_times(x0, seed).items():
-            keep(name, "kin, theirs", _kin(x, x0))
-            keep(name, "distance, theirs", sliced_wasserstein(x.flatten(1), exact, 64, seed=seed))
-        say(f"seed {seed}: done")
-    rows = [
-        row(name, roles[name], metric, each, THEIRS if metric.endswith("theirs") else DATA)
-        for (name, metric), each in found.items()
-    ]
-    if scale is Scale.full:
-        rows += _on_images(say)
-
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        error = value["edit-friendly", "error"]
-        kin = {name: value[name, "kin"] for name in roles if (name, "kin") in value}
-        moved, native = value["edit-friendly", "moved"], value["the sampler's own noise", "moved"]
-        white = value["dpm-encoder", "moved"]
-        edit, sdedit = "edit-friendly", "noise and sample again (SDEdit)"
-        theirs, rival, again = (value[name, "kin, theirs"] for name in (edit, "dpm-encoder", sdedit))
-        near, before = (value[name, "distance, theirs"] for name in (edit, "the image itself"))
-        images = [value[name, "error on images"] for name in ENCODERS if (name, "error on images") in value]
-        exact = {f"and of Fashion-MNIST, by either code ({max(images):.1e})": max(images) < 1e-5} if images else {}
-        return {
-            f"after the edit it is kin to the image ({kin['edit-friendly']:.2f}), and sampled again it is not "
-            f"({kin['noise and sample again (SDEdit)']:.2f})": kin["edit-friendly"]
-            > kin["noise and sample again (SDEdit)"] + 0.2,
-            f"the image is given back (largest error {error:.1e}, below 1e-5)": error < 1e-5,
-            **exact,
-            f"more so than by a sampler's noise ({kin['dpm-encoder']:.2f})": kin["edit-friendly"] > kin["dpm-encoder"],
-            f"it is what the noise carries, not its strength ({kin['edit-friendly, other noise as strong']:.2f})": kin[
-                "edit-friendly, other noise as strong"
-            ]
-            < kin["edit-friendly"] - 0.2,
-            f"at the authors' own times too it is kin ({theirs:.2f}), more so than sampled again ({again:.2f}), and "
-            f"than by a sampler's noise ({rival:.2f})": theirs > again + 0.2 and theirs > rival,
-            f"and nearer to the target's law than the image was ({near:.3f}, {before:.3f})": near < before / 2,
-            f"moved with its noise it stays itself ({moved:.2f}), and with native noise it does not ({native:.2f}; "
-            f"dpm-encoder {white:.2f})": moved > native + 0.1,
-        }
-
-    return judged(PAPER, rows, checks, began)
+    x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
+    found: dict[tuple[str, str], float] = {}
+    codes = {name: finish(drive(source.denoiser(), encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
+    codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
+    made = {name: _played(code, target.denoiser(), skip) for name, code in codes.items()}
+    for name, encode in ENCODERS.items():
+        single = finish(drive(source.denoiser(), encode, x0.float(), grid, Rng(seed, n, "codes")))
+        found[name, "error"] = float((_played(single, source.denoiser(), 0, rest=True) - x0.float()).abs().max())
+    noise = finish(drive(source.denoiser(), ddim_inversion, x0, grid[skip:], rng))
+    made["ddim inversion"] = finish(drive(target.denoiser(), ddim, noise, grid[skip:], rng))
+    again = finish(drive(source.denoiser(), ddim, noise, grid[skip:], rng))
+    found["ddim inversion", "error"] = float((again - x0).abs().max())
+    noisy = VP().noise(x0, float(grid[skip]), rng).xt
+    made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
+    found |= compared(made, x0, seed)
+    for name, code in {**codes, "the sampler's own noise": _native(source, n, grid, seed)}.items():
+        here = _played(code, source.denoiser(), 0)
+        there = _played(code.shifted(3), source.denoiser(), 0)
+        found[name, "moved"] = _kin(there, here.roll(3, -1))
+    return found
 
 
-def at_their_times(x0: Tensor, seed: int) -> dict[str, Tensor]:
-    """Edits of x0 with labels 991, ..., 11, 1 of Stable Diffusion's table, begun at a logsnr of -1.9, not of -9.1."""
+def at_their_times(seed: int, n: int) -> Results:
+    """With labels 991, ..., 11, 1 of Stable Diffusion's table, begun at a logsnr of -1.9, not of -9.1."""
+    x0 = placed(0.0, 0.0).sample(n, Rng(seed, n, "x0"))
     table = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
     source, target = placed(0.0, 0.0, table).denoiser(), placed(0.6, 0.3, table).denoiser()
     labels = 10 * torch.arange(STEPS, dtype=torch.float64).flip(0) + 1
-    grid, rng = torch.cat([(labels + 1) / 1000, labels.new_zeros(1)]), Rng(seed, len(x0), "their codes")
+    grid, rng = torch.cat([(labels + 1) / 1000, labels.new_zeros(1)]), Rng(seed, n, "their codes")
     codes = {name: finish(drive(source, encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
-    codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, len(x0), "mixed"))
+    codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
     made = {name: _played(code, target, SKIP) for name, code in codes.items()}
     noise = finish(drive(source, ddim_inversion, x0, grid[SKIP:], rng))
     made["ddim inversion"] = finish(drive(target, ddim, noise, grid[SKIP:], rng))
     noisy = table.noise(x0, float(grid[SKIP]), rng).xt
     made["noise and sample again (SDEdit)"] = finish(drive(target, ancestral, noisy, grid[SKIP:], rng))
-    return made | {"the image itself": x0}
+    return compared(made | {"the image itself": x0}, x0, seed, ", theirs")
 
 
 def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:
@@ -179,16 +128,62 @@ def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:
     return Code(grid, torch.stack(path), torch.stack(noise), 1.0, rng)
 
 
-def _on_images(say: Callable[[str], None]) -> list:  # type: ignore[type-arg]
+def on_images(seed: int, n: int) -> Results:
     """How exactly the model that ships gives pictures back, in float32."""
-    found = fashion(say)
-    if found is None:
-        return []
-    x0 = found.data.x0(slice(0, 64))
-    rows = []
+    x0, denoiser = fashion().data.x0(slice(0, n)), fashion().model.denoiser
+    found = {}
     for name, encode in ENCODERS.items():
-        code = finish(drive(found.model.denoiser, encode, x0, uniform_logsnr(VP(), 50), Rng(0, 64)))
-        error = float((_played(code, found.model.denoiser, 0, rest=True) - x0).abs().max())
-        role: Role = "ours" if name == "edit-friendly" else "rival"
-        rows.append(row(name, role, "error on images", [error], "Fashion-MNIST, 28 x 28, the model that ships"))
-    return rows
+        code = finish(drive(denoiser, encode, x0, uniform_logsnr(VP(), 50), Rng(0, n)))
+        found[name, "error on images"] = float((_played(code, denoiser, 0, rest=True) - x0).abs().max())
+    return found
+
+
+def checks(value: Numbers) -> Mapping[str, bool]:
+    """After an edit, at both sets of times; and after a shift."""
+    error = value["edit-friendly", "error"]
+    kin = {name: value[name, "kin"] for name in OURS if (name, "kin") in value}
+    moved, native = value["edit-friendly", "moved"], value["the sampler's own noise", "moved"]
+    white = value["dpm-encoder", "moved"]
+    edit, sdedit = "edit-friendly", "noise and sample again (SDEdit)"
+    theirs, rival, again = (value[name, "kin, theirs"] for name in (edit, "dpm-encoder", sdedit))
+    near, before = (value[name, "distance, theirs"] for name in (edit, "the image itself"))
+    images = [value[name, "error on images"] for name in ENCODERS if (name, "error on images") in value]
+    exact = {f"and of Fashion-MNIST, by either code ({max(images):.1e})": max(images) < 1e-5} if images else {}
+    return {
+        f"after the edit it is kin to the image ({kin['edit-friendly']:.2f}), and sampled again it is not "
+        f"({kin['noise and sample again (SDEdit)']:.2f})": kin["edit-friendly"]
+        > kin["noise and sample again (SDEdit)"] + 0.2,
+        f"the image is given back (largest error {error:.1e}, below 1e-5)": error < 1e-5,
+        **exact,
+        f"more so than by a sampler's noise ({kin['dpm-encoder']:.2f})": kin["edit-friendly"] > kin["dpm-encoder"],
+        f"it is what the noise carries, not its strength ({kin['edit-friendly, other noise as strong']:.2f})": kin[
+            "edit-friendly, other noise as strong"
+        ]
+        < kin["edit-friendly"] - 0.2,
+        f"at the authors' own times too it is kin ({theirs:.2f}), more so than sampled again ({again:.2f}), and "
+        f"than by a sampler's noise ({rival:.2f})": theirs > again + 0.2 and theirs > rival,
+        f"and nearer to the target's law than the image was ({near:.3f}, {before:.3f})": near < before / 2,
+        f"moved with its noise it stays itself ({moved:.2f}), and with native noise it does not ({native:.2f}; "
+        f"dpm-encoder {white:.2f})": moved > native + 0.1,
+    }
+
+
+OURS: dict[str, Role] = {
+    "edit-friendly": "ours",
+    "dpm-encoder": "rival",
+    "ddim inversion": "baseline",
+    "noise and sample again (SDEdit)": "baseline",
+    "edit-friendly, other noise as strong": "control",
+    "the sampler's own noise": "control",
+}
+WITH_THEIRS: dict[str, Role] = {**OURS, "the image itself": "floor"}
+QUICK, FULL = {"n": 500}, {"n": 2000}
+run = Study(
+    PAPER,
+    checks,
+    [
+        Arms(OURS, at_our_times, DATA, QUICK, FULL),
+        Arms(WITH_THEIRS, at_their_times, THEIRS, QUICK, FULL),
+        Arms(OURS, on_images, "Fashion-MNIST, 28 x 28, the model that ships", full={"n": 64}, seeds=1, needs=fashion),
+    ],
+)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from statistics import mean
 
 from torch import Tensor
 
 from ..process import Gaussian, even_logsnr
 from ..sampler import dpm_solver_2m, evodiff, unipc
-from .contest import Numbers, Way, contest
-from .paper import Paper, Scale, Verdict
+from .contest import Way, contest
+from .frame import Numbers
+from .paper import Paper
 
 PAPER = Paper.of(
     "evodiff",
@@ -48,28 +49,21 @@ WAYS = (
 COUNTS = (5, 8, 10, 15, 20)
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+def checks(value: Numbers) -> Mapping[str, bool]:
     """On the oracle, the average over 5 to 20 evaluations of the mean error; on images, 5 and 10."""
-
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        found = {
-            way.name: sum(value[way.name, f"mean@{k}"] for k in COUNTS) / len(COUNTS) for way in WAYS if way.oracle
-        }
-        released, ours, fixed, still = (found[way.name] for way in WAYS[:4])
-        multistep, pc = found["dpm-solver-2m"], found["unipc"]
-        # the paper's measure is a distance of images: where there are any, they decide
-        return {
-            **_on_images(value),
-            f"as released it is nearer than 2M by a tenth ({released:.4f}, {multistep:.4f})": released
-            < 0.9 * multistep,
-            f"and than UniPC ({pc:.4f})": released < pc,
-            f"with its weights fixed it is worse, by more than a twentieth ({fixed:.4f})": fixed > 1.05 * released,
-            f"made consistent it is nearer than 2M by a tenth ({ours:.4f})": ours < 0.9 * multistep,
-            f"and than UniPC ({pc:.4f})*": ours < pc,
-            f"with the weight of that fixed it is worse, by more than a twentieth ({still:.4f})": still > 1.05 * ours,
-        }
-
-    return contest(PAPER, WAYS, COUNTS, checks, scale, say)
+    found = {way.name: mean(value.line(way.name, "mean", COUNTS)) for way in WAYS if way.oracle}
+    released, ours, fixed, still = (found[way.name] for way in WAYS[:4])
+    multistep, pc = found["dpm-solver-2m"], found["unipc"]
+    # the paper's measure is a distance of images: where there are any, they decide
+    return {
+        **_on_images(value),
+        f"as released it is nearer than 2M by a tenth ({released:.4f}, {multistep:.4f})": released < 0.9 * multistep,
+        f"and than UniPC ({pc:.4f})": released < pc,
+        f"with its weights fixed it is worse, by more than a twentieth ({fixed:.4f})": fixed > 1.05 * released,
+        f"made consistent it is nearer than 2M by a tenth ({ours:.4f})": ours < 0.9 * multistep,
+        f"and than UniPC ({pc:.4f})*": ours < pc,
+        f"with the weight of that fixed it is worse, by more than a twentieth ({still:.4f})": still > 1.05 * ours,
+    }
 
 
 def _on_images(value: Numbers) -> Mapping[str, bool]:
@@ -87,3 +81,6 @@ def _on_images(value: Numbers) -> Mapping[str, bool]:
         found[f"and than UniPC ({pc:.2f}), at {k}"] = released < pc
         found[f"and its weights fixed are worse by a twentieth ({fixed:.2f}), at {k}"] = fixed > 1.05 * released
     return found
+
+
+run = contest(PAPER, WAYS, COUNTS, checks)

@@ -7,16 +7,13 @@ keeps each in a folder of its own. Every row of a seed sees the same images in t
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +42,8 @@ from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, heun, renoise, sample, soft_adams, traits
 from ..train import Config, log_of, preset
 from ..train import load as load_run
+from .contest import steps_for
+from .frame import Say, in_processes
 from .paper import Role
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -83,7 +82,7 @@ def eight(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
 
 
 @dataclass(frozen=True)
-class Way:
+class Sampling:
     """A way to sample: a sampler, what is put around the denoiser, the largest count it is measured at, and the
     grid, if it is not the one that the sampler takes by itself."""
 
@@ -101,7 +100,7 @@ class Row:
 
     role: Role
     change: Callable[[Config, tuple[int, ...]], Config]
-    ways: tuple[Way, ...]
+    ways: tuple[Sampling, ...]
     longer: float = 1.0
 
 
@@ -145,27 +144,27 @@ def near(process: Gaussian, n: int) -> torch.Tensor:
     return torch.cat([inner.new_ones(1), inner[1:], inner.new_zeros(1)])
 
 
-DRAW = Way("draws, eta 0", partial(ancestral, eta=0.0), most=16)
-FEW = (Way("ddim", ddim), Way("dpm-solver-2m", dpm_solver_2m, most=16), Way("adams", adams, most=16))
+DRAW = Sampling("draws, eta 0", partial(ancestral, eta=0.0), most=16)
+FEW = (Sampling("ddim", ddim), Sampling("dpm-solver-2m", dpm_solver_2m, most=16), Sampling("adams", adams, most=16))
 SOLVERS = (
     *FEW,
-    Way("dpm-solver-2m, uniform t", dpm_solver_2m, most=16, grid=uniform),
-    Way("dpm-solver-2m, logsnr -5 to 4", dpm_solver_2m, most=16, grid=near),
-    Way("adams, uniform t", adams, most=16, grid=uniform),
-    Way("adams, logsnr -5 to 4", adams, most=16, grid=near),
-    Way("heun", heun, most=16),
-    Way("ancestral", ancestral),
+    Sampling("dpm-solver-2m, uniform t", dpm_solver_2m, most=16, grid=uniform),
+    Sampling("dpm-solver-2m, logsnr -5 to 4", dpm_solver_2m, most=16, grid=near),
+    Sampling("adams, uniform t", adams, most=16, grid=uniform),
+    Sampling("adams, logsnr -5 to 4", adams, most=16, grid=near),
+    Sampling("heun", heun, most=16),
+    Sampling("ancestral", ancestral),
 )
 OWN = SoftHead(mean="own")
-SOFT = (Way("soft-adams", soft_adams, most=16), Way("mean, adams", adams, most=16))
+SOFT = (Sampling("soft-adams", soft_adams, most=16), Sampling("mean, adams", adams, most=16))
 ROWS: dict[str, Row] = {
-    "plain": Row("baseline", change(), (*SOLVERS, Way("best variance", ancestral, best_variance, 16))),
+    "plain": Row("baseline", change(), (*SOLVERS, Sampling("best variance", ancestral, best_variance, 16))),
     "plain, twice the images": Row("baseline", change(), FEW, longer=2.0),
     "plain, wider": Row("control", wider, FEW),
     "SMD as published": Row(
         "control",
         change(head=PublishedSMD(latent=32), loss=PublishedSquare()),
-        (DRAW, Way("mean of 8, ddim", ddim, eight, 16)),
+        (DRAW, Sampling("mean of 8, ddim", ddim, eight, 16)),
     ),
     "energy score": Row("ours", change(head=SoftHead(mean="none"), loss=Energy(m=2, weight="v")), (DRAW,)),
     "energy score, eta = 0": Row(
@@ -176,17 +175,19 @@ ROWS: dict[str, Row] = {
         "ours",
         change(head=MixtureHead(8, "pixel"), loss=Likelihood(0.5)),
         (
-            Way("draws", ancestral, most=16),
-            Way("mean, dpm-solver-2m", dpm_solver_2m, most=16),
-            Way("mean, adams", adams, most=16),
+            Sampling("draws", ancestral, most=16),
+            Sampling("mean, dpm-solver-2m", dpm_solver_2m, most=16),
+            Sampling("mean, adams", adams, most=16),
         ),
     ),
     "feature score": Row("ours", change(head=OWN, loss=FeatureEnergy()), SOFT),
     "feature score, twice the images": Row("ours", change(head=OWN, loss=FeatureEnergy()), SOFT, longer=2.0),
     "feature score, eta = 0": Row("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
     "feature score, pixels only": Row("control", change(head=OWN, loss=FeatureEnergy(features=0.0)), SOFT),
-    "consistency": Row("rival", as_preset("consistency"), (Way("renoise", renoise), Way("ddim", ddim, most=8))),
-    "meanflow": Row("rival", as_preset("meanflow"), (Way("ddim", ddim),)),
+    "consistency": Row(
+        "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8))
+    ),
+    "meanflow": Row("rival", as_preset("meanflow"), (Sampling("ddim", ddim),)),
 }
 
 
@@ -209,6 +210,9 @@ class Job:
     n: int
     out: Path
 
+    def __str__(self) -> str:
+        return f"{self.data}, {self.row}, seed {self.seed}"
+
     @property
     def folder(self) -> Path:
         name = "".join(c if c.isalnum() else "-" for c in self.row).strip("-")
@@ -218,7 +222,7 @@ class Job:
     def result(self) -> Path:
         return self.folder / "result.json"
 
-    def missing(self) -> list[tuple[Way, int]]:
+    def missing(self) -> list[tuple[Sampling, int]]:
         """The ways to sample, and numbers of evaluations, that are not measured yet."""
         found = {(cell["way"], cell["evaluations"]) for cell in self.cells()}
         ways = [(way, count) for way in ROWS[self.row].ways for count in COUNTS if count <= way.most]
@@ -229,25 +233,13 @@ class Job:
         return list(json.loads(self.result.read_text(encoding="utf-8"))["cells"]) if self.result.exists() else []
 
 
-def compute(jobs: Iterable[Job], workers: int, say: Callable[[str], None]) -> None:
+def compute(jobs: Iterable[Job], workers: int, say: Say) -> None:
     """Trains and measures the rows that are not there yet, `workers` at a time, on one thread each."""
-    todo = [job for job in jobs if job.missing()]
-    if not todo:
-        return
-    # several processes whose threads spin while they wait take the cores from each other
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    began = time.perf_counter()
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_alone, job): job for job in todo}
-        for count, future in enumerate(as_completed(futures), 1):
-            job = futures[future]
-            future.result()
-            minutes = (time.perf_counter() - began) / 60
-            say(f"{job.data}, {job.row}, seed {job.seed}: done ({count} of {len(todo)}, {minutes:.0f} minutes)")
+    for _ in in_processes(_logged, [job for job in jobs if job.missing()], say, workers):
+        pass
 
 
-def _alone(job: Job) -> None:
-    torch.set_num_threads(1)
+def _logged(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     with open(job.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         train_and_measure(job)
@@ -295,10 +287,9 @@ def _seconds(run: Path, batch: int) -> float:
     return sum(count * batch / line["images_per_second"] for count, line in zip(steps, lines, strict=True))
 
 
-def _cell(job: Job, way: Way, count: int, plain: Denoiser, data: Data, reference: Reference) -> dict[str, Any]:
+def _cell(job: Job, way: Sampling, count: int, plain: Denoiser, data: Data, reference: Reference) -> dict[str, Any]:
     """The measures of one way to sample at one number of evaluations."""
-    # heun takes two evaluations a step and one in its last: the most steps that stay within the count
-    steps = max(k for k in range(1, count + 1) if traits(way.sampler).evaluations(k) <= count)
+    steps = steps_for(way.sampler, count)
     process = plain.process
     assert isinstance(process, Gaussian)
     grid = (way.grid or traits(way.sampler).grid)(process, steps)

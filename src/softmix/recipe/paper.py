@@ -36,6 +36,7 @@ class Paper(Reference):
 
 
 Role = Literal["ours", "baseline", "rival", "control", "oracle", "floor"]
+Outcome = Literal["holds", "holds in part", "does not hold here"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Verdict:
     """What came out, with all numbers that it rests on, and where it was run."""
 
     claim: str
-    verdict: Literal["holds", "holds in part", "does not hold here"]
+    verdict: Outcome
     why: str
     rows: tuple[VerdictRow, ...]
     seconds: float

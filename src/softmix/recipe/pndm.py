@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from ..sampler import ddim, dpm_solver_2m, f_pndm, fon, plms, s_pndm
 from ..sampler.pndm import chain
-from .contest import Numbers, Way, contest
-from .paper import Paper, Scale, Verdict
+from .contest import Way, contest
+from .frame import Numbers
+from .paper import Paper
 
 PAPER = Paper.of(
     "pndm",
@@ -33,24 +33,23 @@ WAYS = (
 COUNTS = (10, 20, 59, 109, 250)
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
+def checks(value: Numbers) -> Mapping[str, bool]:
     """On DDPM's chain, where the paper has them; rivals also on times of their own."""
+    quick, slow = value["f-pndm", "median@59"], value["ddim", "median@250"]
+    same = value["ddim", "median@59"]
+    on_x = value["fon, the same rule on x", "median@59"]
+    few = value["f-pndm", "mean@20"], value["ddim", "mean@20"]
+    rival = min(value[f"dpm-solver-2m{grid}", "median@59"] for grid in ("", ", even in logsnr"))
+    own = value["ddim, even in logsnr", "median@250"]
+    return {
+        f"on the same chain F-PNDM at 59 is as near as DDIM at 250, within a tenth ({quick:.4f}, {slow:.4f})": quick
+        <= 1.1 * slow,
+        f"and as DDIM at 250 on times of its own ({own:.4f})": quick <= 1.1 * own,
+        f"and nearer than DDIM at 59 ({same:.4f})": quick < same,
+        f"the same rule on x is worse ({on_x:.4f})": quick < on_x,
+        f"it is nearer at 20 too, by the mean ({few[0]:.3f}, {few[1]:.3f})": few[0] < few[1],
+        f"and no solver that remembers one mean is nearer ({rival:.4f})": quick <= rival,
+    }
 
-    def checks(value: Numbers) -> Mapping[str, bool]:
-        quick, slow = value["f-pndm", "median@59"], value["ddim", "median@250"]
-        same = value["ddim", "median@59"]
-        on_x = value["fon, the same rule on x", "median@59"]
-        few = value["f-pndm", "mean@20"], value["ddim", "mean@20"]
-        rival = min(value[f"dpm-solver-2m{grid}", "median@59"] for grid in ("", ", even in logsnr"))
-        own = value["ddim, even in logsnr", "median@250"]
-        return {
-            f"on the same chain F-PNDM at 59 is as near as DDIM at 250, within a tenth ({quick:.4f}, {slow:.4f})": quick
-            <= 1.1 * slow,
-            f"and as DDIM at 250 on times of its own ({own:.4f})": quick <= 1.1 * own,
-            f"and nearer than DDIM at 59 ({same:.4f})": quick < same,
-            f"the same rule on x is worse ({on_x:.4f})": quick < on_x,
-            f"it is nearer at 20 too, by the mean ({few[0]:.3f}, {few[1]:.3f})": few[0] < few[1],
-            f"and no solver that remembers one mean is nearer ({rival:.4f})": quick <= rival,
-        }
 
-    return contest(PAPER, WAYS, COUNTS, checks, scale, say)
+run = contest(PAPER, WAYS, COUNTS, checks)

@@ -8,13 +8,11 @@ At full scale also the rows that matter of the table of few steps on images (`im
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -45,7 +43,8 @@ from ..rng import Rng
 from ..sampler import sample
 from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from . import images
-from .paper import Paper, Role, Scale, Verdict, VerdictRow
+from .frame import Arms, Numbers, Say, arm, in_processes, judged, row, rows_of
+from .paper import Outcome, Paper, Role, Scale, Verdict, VerdictRow
 
 PAPER = Paper.of(
     "smd",
@@ -147,25 +146,22 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
     """good, tv and sw at each number of steps, and rho against the exact spread."""
     law = toys.grid()
     found: dict[str, float] = {}
-    real = law.sample(n, Rng(seed, n, "real"))
-    for k in STEPS:
-        x = sample(denoiser, n, k, shape=(2,), seed=seed, batch=n).double()
-        modes = mode_statistics(x, law.means, 0.05)
-        found |= {
-            f"good@{k}": modes.good,
-            f"tv@{k}": modes.total_variation,
-            f"sw@{k}": sliced_wasserstein(real, x, projections=64, seed=0),
-        }
     if rho:
         some = law.sample(1024, Rng(seed, 1024, "held out")).float()
         found["rho"] = carried(denoiser, some, oracle=oracle(), m=32, seed=seed).total
-    return found
+    real = law.sample(n, Rng(seed, n, "real"))
+    drawn = {k: sample(denoiser, n, k, shape=(2,), seed=seed, batch=n).double() for k in STEPS}
+    modes = {k: mode_statistics(x, law.means, 0.05) for k, x in drawn.items()}
+    return (
+        found
+        | {f"good@{k}": each.good for k, each in modes.items()}
+        | {f"tv@{k}": each.total_variation for k, each in modes.items()}
+        | {f"sw@{k}": sliced_wasserstein(real, x, projections=64, seed=0) for k, x in drawn.items()}
+    )
 
 
-def trained(name: str, steps: int, seed: int, n: int) -> dict[str, float]:
-    """Trains one variant and measures it; runs in a process of its own, on one thread."""
-    torch.set_num_threads(1)
-    variant = next(each for each in VARIANTS if each.name == name)
+def trained(variant: Variant, seed: int, steps: int, n: int) -> dict[str, float]:
+    """Trains one variant and measures it."""
     law = toys.grid()
     points = law.sample(1 << 17, Rng(seed, 1 << 17, "train")).float()
     data = make("grid", points, None, (), Report(read=len(points)))
@@ -178,71 +174,56 @@ def trained(name: str, steps: int, seed: int, n: int) -> dict[str, float]:
     return measure(denoiser, seed, n, rho=not isinstance(chosen.task.head, PointHead))
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one set of data says: its rows, its checks in words, and whether mixtures are what helps in few steps."""
+EXACT: dict[str, tuple[Role, Callable[[], Denoiser]]] = {
+    "exact, mean only": ("control", lambda: mean_only(oracle())),
+    "exact, best Gaussian": ("control", partial(best_gaussian, False)),
+    "exact, Gaussian of each x_t": ("control", partial(best_gaussian, True)),
+    "exact posterior": ("oracle", oracle),
+}
 
-    rows: list[VerdictRow]
-    checks: dict[str, bool]
-    pays: bool
+
+def exact(name: str, seed: int, n: int) -> dict[str, float]:
+    """One of those that know the law."""
+    role, make = EXACT[name]
+    return measure(make(), seed, n, rho=role == "oracle")
 
 
-def run(scale: Scale, say: Callable[[str], None], out: Path | None = None) -> Verdict:
-    """Trains all variants on the grid (one seed at quick scale, three at full), and at full scale the rows of images
-    that are not in `out` yet; gives the verdict."""
+def _arms() -> list[Arms]:
+    quick, full = {"n": 5000}, {"n": 20_000}
+    longer = quick | {"steps": 1500}, full | {"steps": 12_000}
+    arms = [arm(each.name, each.role, partial(trained, each), "grid", *longer, seeds=3) for each in VARIANTS]
+    truths = [arm(name, role, partial(exact, name), "grid", quick, full, 3) for name, (role, _) in EXACT.items()]
+    order: list[Role] = ["baseline", "control", "ours", "oracle"]
+    return sorted([*truths, *arms], key=lambda each: order.index(next(iter(each.roles.values()))))
+
+
+GRID = _arms()
+
+
+def run(scale: Scale, say: Say, out: Path | None = None) -> Verdict:
+    """All variants on the grid, and at full scale the rows of images; each once, if there is an `out`."""
     began = time.perf_counter()
-    if scale is Scale.quick:
-        parts = [on_grid((0,), 1500, 5000, say)]
-    else:
-        # first what takes hours and can be taken up again
-        pictures = on_images((0, 1, 2), 150_000, out or Path("runs") / "reproduce-smd", say)
-        parts = [on_grid((0, 1, 2), 12000, 20000, say), pictures]
-    why = "; ".join(("" if true else "NOT: ") + text for part in parts for text, true in part.checks.items())
-    # the published loss collapses, so that the paper's claim can hold for other losses only
-    verdict: Literal["holds in part", "does not hold here"] = (
-        "holds in part" if any(part.pays for part in parts) else "does not hold here"
+    # first what takes hours and can be taken up again
+    pictures = on_images((0, 1, 2), 150_000, out or Path("runs") / "reproduce-smd", say) if scale is Scale.full else []
+    rows = rows_of(
+        [run for arms in GRID for run in arms.runs(scale)], say, out / PAPER.name if out else None, in_processes
     )
-    rows = tuple(row for part in parts for row in part.rows)
-    return Verdict(PAPER.claim, verdict, why, rows, time.perf_counter() - began)
+    return judged(PAPER, [*rows, *pictures], checks, began, in_part)
 
 
-def on_grid(seeds: Sequence[int], steps: int, n: int, say: Callable[[str], None]) -> Part:
-    """The 7x7 grid: every variant, each on one thread, beside the exact posterior."""
-    began = time.perf_counter()
-    jobs = [(variant, seed) for variant in sorted(VARIANTS, key=lambda each: each.role != "ours") for seed in seeds]
-    with ProcessPoolExecutor(max_workers=max(1, torch.get_num_threads()), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(trained, variant.name, steps, seed, n) for variant, seed in jobs]
-        exact = {
-            ("exact posterior", "oracle"): [measure(oracle(), seed, n, True) for seed in seeds],
-            ("exact, mean only", "control"): [measure(mean_only(oracle()), seed, n, False) for seed in seeds],
-            ("exact, best Gaussian", "control"): [measure(best_gaussian(False), seed, n, False) for seed in seeds],
-            ("exact, Gaussian of each x_t", "control"): [
-                measure(best_gaussian(True), seed, n, False) for seed in seeds
-            ],
-        }
-        found: dict[tuple[str, Role], list[dict[str, float]]] = dict(exact)  # type: ignore[arg-type]
-        for (variant, seed), future in zip(jobs, futures, strict=True):
-            found.setdefault((variant.name, variant.role), []).append(future.result())
-            say(f"{variant.name}, seed {seed}: done after {time.perf_counter() - began:.0f} s")
-    order = {"baseline": 0, "control": 1, "ours": 2, "oracle": 3, "floor": 4}
-    rows = [row for key in sorted(found, key=lambda k: order[k[1]]) for row in _rows(key, found[key])]
-    checks = _checked(rows)
-    return Part(rows, checks, all(list(checks.values())[2:]))
+def checks(value: Numbers) -> dict[str, bool]:
+    return on_the_grid(value) | (of_images(value) if ("plain", "frechet@1") in value else {})
 
 
-def _rows(key: tuple[str, Role], results: Sequence[dict[str, float]]) -> list[VerdictRow]:
-    name, role = key
-    metrics = ["rho"] * ("rho" in results[0]) + [f"{kind}@{k}" for kind in ("good", "tv", "sw") for k in STEPS]
-    return [_row(name, role, metric, [result[metric] for result in results], "grid") for metric in metrics]
+def in_part(value: Numbers, outcomes: Mapping[str, bool]) -> Outcome:
+    """The published loss collapses, so that the paper's claim can hold for other losses only: on the grid, where all
+    checks but those of the published loss hold; or on images, where draws are what makes few steps good."""
+    on_grid = all(list(on_the_grid(value).values())[2:])
+    return "holds in part" if on_grid or (("plain", "frechet@1") in value and pays(value)) else "does not hold here"
 
 
-def _row(name: str, role: Role, metric: str, each: Sequence[float], data: str) -> VerdictRow:
-    return VerdictRow(name, role, metric, mean(each), stdev(each) if len(each) > 1 else 0.0, len(each), data)
-
-
-def _checked(rows: Sequence[VerdictRow]) -> dict[str, bool]:
+def on_the_grid(value: Numbers) -> dict[str, bool]:
     """What the grid's rows say: two checks of the published loss, then those of mixtures."""
-    value = {(row.name, row.metric): row.value for row in rows}
     published, plain, energy = "SMD as published", "plain", "SMD, energy score"
     apart = max(abs(value[published, f"sw@{k}"] - value[plain, f"sw@{k}"]) for k in STEPS)
     gaussian = max(
@@ -279,9 +260,10 @@ IMAGE_ROWS = (
     "meanflow",
 )
 IMAGE_COUNTS = (1, 2, 4, 8, 16)
+PICTURES = "Fashion-MNIST, 14 x 14"
 
 
-def on_images(seeds: Sequence[int], count: int, out: Path, say: Callable[[str], None]) -> Part:
+def on_images(seeds: Sequence[int], count: int, out: Path, say: Say) -> list[VerdictRow]:
     """Fashion-MNIST pooled to 14 x 14: each row by the way to sample it that is best at each number of evaluations."""
     jobs = [images.Job(row, "fashion14", count, seed, 1000, out) for seed in seeds for row in IMAGE_ROWS]
     images.compute(jobs, max(1, torch.get_num_threads()), say)
@@ -289,40 +271,52 @@ def on_images(seeds: Sequence[int], count: int, out: Path, say: Callable[[str], 
     rows = []
     for name in IMAGE_ROWS:
         role: Role = images.ROWS[name].role
-        for k in IMAGE_COUNTS:
-            rows.append(_row(name, role, f"frechet@{k}", images.best(found, name, k), "Fashion-MNIST, 14 x 14"))
-        recalls = images.best(found, name, 1, "recall")
-        rows.append(_row(name, role, "recall@1", recalls, "Fashion-MNIST, 14 x 14"))
+        rows += [row(name, role, f"frechet@{k}", images.best(found, name, k), PICTURES) for k in IMAGE_COUNTS]
+        rows.append(row(name, role, "recall@1", images.best(found, name, 1, "recall"), PICTURES))
     slow = images.values(found, "plain", "ddim", 64, "frechet")
-    rows.append(_row("plain, ddim", "baseline", "frechet@64", slow, "Fashion-MNIST, 14 x 14"))
+    rows.append(row("plain, ddim", "baseline", "frechet@64", slow, PICTURES))
     floor = [float(result["floor"]["frechet"]) for result in found[:1]]
-    rows.append(_row("real images", "floor", "frechet@1", floor, "Fashion-MNIST, 14 x 14"))
-    return _weighed(rows)
+    rows.append(row("real images", "floor", "frechet@1", floor, PICTURES))
+    return rows
 
 
-def _weighed(rows: Sequence[VerdictRow]) -> Part:
+def _least(value: Numbers, *roles: Role) -> dict[int, float]:
+    """Of the rows in these roles, the least distance at each count."""
+    names = [name for name in IMAGE_ROWS if images.ROWS[name].role in roles]
+    return {k: min(value[name, f"frechet@{k}"] for name in names) for k in IMAGE_COUNTS}
+
+
+def ahead(value: Numbers) -> list[int]:
+    """The counts at which the best of ours is better than every baseline and rival."""
+    best, other = _least(value, "ours"), _least(value, "baseline", "rival")
+    return [k for k in IMAGE_COUNTS if best[k] < other[k]]
+
+
+def louder(value: Numbers) -> list[int]:
+    """The counts at which the feature score is better than its own net without a latent."""
+    soft, silent = (value.line(name, "frechet", IMAGE_COUNTS) for name in ("feature score", "feature score, eta = 0"))
+    return [k for k, a, b in zip(IMAGE_COUNTS, soft, silent, strict=True) if a < b]
+
+
+def pays(value: Numbers) -> bool:
+    """Whether draws are what makes few steps good."""
+    return {1, 2, 4} <= set(ahead(value)) and {1, 2, 4} <= set(louder(value))
+
+
+def of_images(value: Numbers) -> dict[str, bool]:
     """What the rows of images say: the goals, and whether draws beat every row that has none."""
-    value = {(row.name, row.metric): row.value for row in rows}
-    ours = [name for name in IMAGE_ROWS if images.ROWS[name].role == "ours"]
-    others = [name for name in IMAGE_ROWS if images.ROWS[name].role in ("baseline", "rival")]
-    best = {k: min(value[name, f"frechet@{k}"] for name in ours) for k in IMAGE_COUNTS}
-    other = {k: min(value[name, f"frechet@{k}"] for name in others) for k in IMAGE_COUNTS}
-    silent = {k: value["feature score, eta = 0", f"frechet@{k}"] for k in IMAGE_COUNTS}
-    soft = {k: value["feature score", f"frechet@{k}"] for k in IMAGE_COUNTS}
-    slow = value["plain, ddim", "frechet@64"]
-    ahead = [k for k in IMAGE_COUNTS if best[k] < other[k]]
-    louder = [k for k in IMAGE_COUNTS if soft[k] < silent[k]]
-    recall = value["feature score", "recall@1"]
-    checks = {
-        f"soft mixtures are ahead of all others at {_listed(ahead)} evaluations (1, 2 and 4 at least)": {1, 2, 4}
-        <= set(ahead),
+    best, other = _least(value, "ours"), _least(value, "baseline", "rival")
+    slow, recall = value["plain, ddim", "frechet@64"], value["feature score", "recall@1"]
+    front, draws = ahead(value), louder(value)
+    return {
+        f"soft mixtures are ahead of all others at {_listed(front)} evaluations (1, 2 and 4 at least)": {1, 2, 4}
+        <= set(front),
         f"at 4 their Frechet distance is {best[4] / other[4]:.2f} of the best other's (at most 0.5)": best[4]
         <= 0.5 * other[4],
         f"at 8 it is {best[8]:.2f}, plain's by DDIM at 64 {slow:.2f}": best[8] <= slow,
         f"at 1 recall is {recall:.2f} (above 0.3)": recall > 0.3,
-        f"with eta = 0 it is worse at {_listed(louder)} of {_listed(IMAGE_COUNTS)}": len(louder) == len(IMAGE_COUNTS),
+        f"with eta = 0 it is worse at {_listed(draws)} of {_listed(IMAGE_COUNTS)}": len(draws) == len(IMAGE_COUNTS),
     }
-    return Part(list(rows), checks, {1, 2, 4} <= set(ahead) and {1, 2, 4} <= set(louder))
 
 
 def _listed(counts: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
 from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
+from softmix.recipe.frame import Numbers, judged
 from softmix.recipe.images import (
     COUNTS,
     ROWS,
@@ -133,13 +135,14 @@ def test_the_verdict_of_images_follows_its_rows(
 ) -> None:
     numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
     written(tmp_path, numbers)
-    part = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
-    false = [text for text, true in part.checks.items() if not true]
+    rows = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
+    value = Numbers(rows)
+    false = [text for text, true in smd.of_images(value).items() if not true]
     assert len(false) == len(refuted) and all(
         text.startswith(start) for text, start in zip(false, refuted, strict=True)
     )
-    assert part.pays == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
-    row = next(row for row in part.rows if row.name == "feature score" and row.metric == "frechet@4")
+    assert smd.pays(value) == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
+    row = next(row for row in rows if row.name == "feature score" and row.metric == "frechet@4")
     assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
     assert best(results(tmp_path / "fashion14-1000"), "plain", 4, "recall") == [0.4, 0.4]
 
@@ -166,6 +169,62 @@ def test_what_a_paper_is_said_to_do_is_a_kept_run(name: str) -> None:
     assert module.PAPER.name == name and kept is not None and kept.claim == module.PAPER.claim
     assert {"ours", "baseline", "control"} <= {row.role for row in kept.rows}
     assert not module.FOUND.startswith(("holds", "does not")), "the verdict is in the kept run"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_checks_of_today_make_the_kept_verdict_of_the_kept_rows(name: str) -> None:
+    """At full scale, images included: the same outcome, and every sentence."""
+    module, kept = PAPERS[name], found(name)
+    assert kept is not None
+    checks, rule = (smd.checks, smd.in_part) if module is smd else (module.run.checks, module.run.rule)
+    again = judged(module.PAPER, kept.rows, checks, 0.0, rule)
+    assert (again.verdict, again.why) == (kept.verdict, kept.why)
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name != "smd"])
+def test_the_arms_of_today_are_those_of_the_kept_run(name: str) -> None:
+    """Each name in its role on its data, and as many seeds; of some arms only some metrics are there."""
+    kept = found(name)
+    assert kept is not None
+    planned = {
+        (each, role, arms.data, arms.seeds)
+        for arms in PAPERS[name].run.arms
+        if arms.full is not None
+        for each, role in arms.roles.items()
+    }
+    assert {(row.name, row.role, row.data, row.seeds) for row in kept.rows} <= planned
+
+
+def rule_of(good: float, draws: float | None) -> str:
+    """What smd says if the best mixture has this share at a mode, and draws this distance where all others have 20."""
+    kept = found("smd")
+    assert kept is not None
+    rows = [
+        replace(row, value=good) if row.metric == "good@4" and row.role == "ours" else row
+        for row in kept.rows
+        if row.data == "grid"
+    ]
+    if draws is not None:
+        images = [row for row in kept.rows if row.data != "grid"]
+        rows += [replace(row, value=draws if row.name == "feature score" else 20.0) for row in images]
+    value = Numbers(rows)
+    return smd.in_part(value, smd.checks(value))
+
+
+@pytest.mark.parametrize(
+    ("good", "draws", "outcome"),
+    [
+        (0.99, None, "holds in part"),
+        (0.5, None, "does not hold here"),
+        (0.99, 30.0, "holds in part"),
+        (0.5, 3.0, "holds in part"),
+        (0.5, 30.0, "does not hold here"),
+    ],
+)
+def test_soft_mixtures_hold_in_part_where_the_grid_or_the_images_say_so(
+    good: float, draws: float | None, outcome: str
+) -> None:
+    assert rule_of(good, draws) == outcome
 
 
 def test_a_verdict_is_kept_whole(tmp_path: Path) -> None:
