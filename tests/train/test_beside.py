@@ -193,7 +193,7 @@ def test_moments_of_each_module_come_back(beside: Callable[..., None], tmp_path:
     for _ in range(3):
         one.advance()
     one.save()
-    assert {"optimizer", "optimizer-rival", "optimizer-friend"} <= checkpoint.load(
+    assert {"optimizer", "optimizer-rival", "optimizer-friend"} <= checkpoint.latest(
         tmp_path / "checkpoints"
     ).tensors.keys()
     other.load()
