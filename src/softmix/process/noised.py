@@ -51,7 +51,8 @@ class Noised:
                 f"the same noise at other times was asked for, and {type(self.process).__name__} does not say what its "
                 "x_t is for a given z: give it a method state(x0, t, z, cond), or take a Gaussian process"
             )
-        t = torch.as_tensor(t).to(self.t)
+        # a number would become one of single precision first
+        t = t.to(self.t) if isinstance(t, Tensor) else self.t.new_tensor(t)
         return replace(self, xt=state(self.x0, t, self.z, self.cond), t=t.expand(len(self.x0)))
 
 
