@@ -615,7 +615,7 @@ def test_an_image_that_is_told_is_mirrored_with_its_item() -> None:
 
 def test_settings_are_changed_of_the_task_that_is_given_with_them() -> None:
     changed = config(Fit(width=3)).but(task=Keeping(), width=4, batch=5)
-    assert (changed.task, changed.batch) == (Keeping(width=4), 5)
+    assert changed.task == Keeping(width=4) and changed.batch == 5  # type: ignore[comparison-overlap]
 
 
 def test_a_picture_is_made_by_the_first_process_alone(
