@@ -39,6 +39,7 @@ from softmix.train import (
     read_run,
     training,
 )
+from softmix.train.pictures import picture
 from softmix.train.record import Earlier
 from softmix.train.rehearse import rehearse, try_out
 from softmix.train.world import World
@@ -532,3 +533,98 @@ def test_after_a_rollback_a_task_has_other_draws_of_the_same_items(beside: Calla
     assert torch.equal(first.index, second.index) and (first.attempt, second.attempt) == (0, 1)
     draws = [batch.rng.child("noise").normal((8, 3)) for batch in (first, second)]
     assert not bool((draws[0] == draws[1]).any())
+
+
+def test_a_task_that_keeps_has_a_rate_that_rises_and_falls_twice(beside: Callable[..., None]) -> None:
+    beside()
+    one = trainer(config(Keeping(), optimiser=Optimiser(rate=1.0, warmup=0, decay=1.0)))
+    found = []
+    for one.step in range(8):
+        found.append(one.rate())
+    assert found == pytest.approx([1.0, 0.75, 0.5, 0.25] * 2)
+
+
+def test_a_batch_that_is_compared_has_one_lane(beside: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    beside()
+    monkeypatch.setattr(Data, "is_image", property(lambda self: True))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert facts_of(POINTS, config(Fit()), 2).lanes == 6
+    assert facts_of(POINTS, config(Fit(together=True)), 2).lanes == 1
+
+
+def test_the_loss_of_every_turn_is_tried(
+    beside: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(rival=Group(rival=True))
+    try_out(trainer())
+    assert [turn for turn, _ in Fit.seen] == ["rival", "model"]
+    right = Fit.losses
+
+    def wrong(self: Fit, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
+        if batch.turn == "rival":
+            raise LookupError("this rival has no data")
+        return right(self, modules, source, batch)
+
+    monkeypatch.setattr(Fit, "losses", wrong)
+    with pytest.raises(LookupError, match="no data"):
+        try_out(trainer())
+    refused(Fit(), tmp_path, "cannot be trained on toy:ring.*this rival has no data")
+
+
+def test_weights_of_another_task_or_of_other_conditions_do_not_fit(beside: Callable[..., None], tmp_path: Path) -> None:
+    beside()
+    run(tmp_path / "a", Fit())
+    with pytest.raises(TrainingError, match="do not fit: task: Keeping here, Fit there"):
+        run(tmp_path / "b", Keeping(), start=load(tmp_path / "a", parts=(Fit,)))
+    k = torch.arange(60)
+    points = make("points", torch.randn(60, 2), k % 3, ("a", "b", "c"), Report(60))
+    task = Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), classes=True)
+    for _ in training(points, config(task), tmp_path / "told"):
+        pass
+    with pytest.raises(
+        TrainingError, match=r"do not fit: conditions: no condition here, the label class \(3 classes\)"
+    ):
+        untold = replace(task, classes=False)
+        next(training(points, config(untold), tmp_path / "c", start=load(tmp_path / "told")))
+    assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
+
+
+class Beside:
+    """Images, each told itself."""
+
+    name, fingerprint, shape, is_image, cond = "beside", "0" * 12, (1, 4, 4), True, CondSpec(image=1)
+
+    def __len__(self) -> int:
+        return 64
+
+    def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond]:
+        x = index[:, None, None, None] + torch.arange(16.0).reshape(1, 1, 4, 4) / 16
+        return x, Cond(image=x)
+
+
+def test_an_image_that_is_told_is_mirrored_with_its_item() -> None:
+    task = Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), drop=0.0, flip=True)
+    items = torch.arange(64)
+    noised, _ = task.examples(Beside(), Batch(items, items, Rng(0, items)), Beside.cond)
+    assert isinstance(noised.cond, Cond) and noised.cond.image is not None
+    assert torch.equal(noised.cond.image, noised.x0)
+    turned = (noised.x0[:, 0, 0, 0] > noised.x0[:, 0, 0, 3]).double().mean()
+    # five standard deviations of a share of 64
+    assert abs(float(turned) - 0.5) < 5 * 0.5 / 8
+
+
+def test_settings_are_changed_of_the_task_that_is_given_with_them() -> None:
+    changed = config(Fit(width=3)).but(task=Keeping(), width=4, batch=5)
+    assert changed.task == Keeping(width=4) and changed.batch == 5  # type: ignore[comparison-overlap]
+
+
+def test_a_picture_is_made_by_the_first_process_alone(
+    beside: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside()
+    monkeypatch.setattr(Data, "is_image", property(lambda self: True))
+    monkeypatch.setattr(Fit, "picture", lambda self, *asked: torch.ones(1))
+    one = trainer()
+    assert picture(one) is not None
+    one.world = World(1, 2)
+    assert picture(one) is None
