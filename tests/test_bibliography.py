@@ -56,8 +56,17 @@ def test_a_part_that_names_a_paper_which_is_not_there_is_an_error() -> None:
     class Unknown:
         cites = ("nowhere",)
 
-    with pytest.raises(KeyError, match="nowhere"):
+    with pytest.raises(KeyError, match="Unknown cites 'nowhere', which the bibliography has not"):
         cited(Unknown())
+
+
+def test_a_part_of_ones_own_may_bring_its_paper() -> None:
+    own = Reference("ours", "A Title", "Name, First", "ICML", 2030, "")
+
+    class Ours:
+        cites = (own, "unet")
+
+    assert cited(Ours()) == [own, REFERENCES["unet"]]
 
 
 def every_part() -> list[type]:

@@ -38,15 +38,25 @@ REFERENCES = {entry["name"]: Reference(**entry) for entry in json.loads(_FILE.re
 def cited(*parts: object) -> list[Reference]:
     """The papers of these parts and of the parts that they have, each once, in the order of their first use.
 
-    A part is an object with `cites`, names of `REFERENCES`; of a dataclass and a tuple all that is in it is asked too.
+    A part is an object with `cites`, names of `REFERENCES` or a `Reference` of one's own; of a dataclass and a tuple all
+    that is in it is asked too. Raises KeyError for a name that is not in the bibliography.
     """
-    names: dict[str, None] = {}
+    found: dict[Reference, None] = {}
     waiting = list(reversed(parts))
     while waiting:
         part = waiting.pop()
-        names |= dict.fromkeys(getattr(part, "cites", ()))
+        for paper in getattr(part, "cites", ()):
+            found[paper if isinstance(paper, Reference) else _named(paper, part)] = None
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             waiting += reversed([getattr(part, field.name) for field in dataclasses.fields(part)])
         if isinstance(part, tuple):
             waiting += reversed(part)
-    return [REFERENCES[name] for name in names]
+    return list(found)
+
+
+def _named(name: str, part: object) -> Reference:
+    if name not in REFERENCES:
+        raise KeyError(
+            f"{type(part).__name__} cites {name!r}, which the bibliography has not: give a softmix.bibliography.Reference"
+        )
+    return REFERENCES[name]
