@@ -38,8 +38,8 @@ REFERENCES = {entry["name"]: Reference(**entry) for entry in json.loads(_FILE.re
 def cited(*parts: object) -> list[Reference]:
     """The papers of these parts and of the parts that they have, each once, in the order of their first use.
 
-    A part is an object with `cites`, names of `REFERENCES` or a `Reference` of one's own; of a dataclass and a tuple all
-    that is in it is asked too. Raises KeyError for a name that is not in the bibliography.
+    A part is an object with `cites`, names of `REFERENCES` or a `Reference` of one's own; of a dataclass and a tuple
+    all that is in it is asked too. Raises KeyError for a name that is not in the bibliography.
     """
     found: dict[Reference, None] = {}
     waiting = list(reversed(parts))
@@ -57,6 +57,7 @@ def cited(*parts: object) -> list[Reference]:
 def _named(name: str, part: object) -> Reference:
     if name not in REFERENCES:
         raise KeyError(
-            f"{type(part).__name__} cites {name!r}, which the bibliography has not: give a softmix.bibliography.Reference"
+            f"{type(part).__name__} cites {name!r}, which the bibliography has not: give a Reference of "
+            "softmix.bibliography"
         )
     return REFERENCES[name]
