@@ -35,7 +35,7 @@ SMALL = {
 def trees(kind: Any, tagged: bool = False) -> st.SearchStrategy[Any]:
     """JSON that could be meant for this annotation: every key is right, and values may be senseless."""
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints = typing.get_type_hints(kind, include_extras=True)
         # most settings are as they come, or nothing would ever be trained
         optional = {field.name: trees(hints[field.name]) for field in dataclasses.fields(kind)}
         tree = st.fixed_dictionaries({}, optional=optional)
@@ -50,6 +50,8 @@ def trees(kind: Any, tagged: bool = False) -> st.SearchStrategy[Any]:
         )
         return fewer.map(lambda found: {"kind": kind.__name__, **found}) if tagged else fewer
     origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return trees(members[0], tagged=True)
     if origin is Literal:
         return st.sampled_from(members)
     if origin is tuple:
@@ -69,7 +71,9 @@ outcomes: Counter[str] = Counter()
 @given(trees(Config), st.sampled_from(sorted(DATA)))
 def attempt(tree: Any, which: str) -> None:
     try:
-        config = from_json(Config, {"net": {"kind": "MLPSpec" if which == "points" else "UNetSpec", "width": 8}} | tree)
+        net = {"kind": "MLPSpec" if which == "points" else "UNetSpec", "width": 8}
+        task = {"kind": "Denoise", "net": net} | tree.get("task", {})
+        config = from_json(Config, tree | {"task": task})
     except ConfigError as error:
         assert str(error)
         outcomes["refused when read"] += 1
