@@ -5,6 +5,7 @@ The same code runs in each. Without torchrun there is one process, and nothing h
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,8 @@ def join() -> World:
 def leave() -> None:
     """Ends the talk, if there was one."""
     if dist.is_available() and dist.is_initialized():
+        # what still holds on to the group, in circles, is taken away before it: later it would abort the process
+        gc.collect()
         dist.destroy_process_group()
 
 
