@@ -16,10 +16,10 @@ from softmix.cond import Cond, CondSpec
 from softmix.data import Data, Report, Source
 from softmix.data import load as load_data
 from softmix.data.store import make
-from softmix.denoiser import PointHead
+from softmix.denoiser import Network, PointHead
 from softmix.loss import Group, Square, Stage
 from softmix.net import MLPSpec
-from softmix.process import Noised
+from softmix.process import VP, Noised
 from softmix.rng import Rng
 from softmix.train import (
     Batch,
@@ -36,9 +36,11 @@ from softmix.train import (
     data_of,
     facts_of,
     load,
+    preset,
     read_run,
     training,
 )
+from softmix.train.denoise import _nothing
 from softmix.train.pictures import picture
 from softmix.train.record import Earlier
 from softmix.train.rehearse import rehearse, try_out
@@ -628,3 +630,12 @@ def test_a_picture_is_made_by_the_first_process_alone(
     assert picture(one) is not None
     one.world = World(1, 2)
     assert picture(one) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (6, 3)])
+def test_an_image_of_which_nothing_is_known_is_on_the_grid_of_the_items(shape: tuple[int, ...]) -> None:
+    told = CondSpec(image=2)
+    network = Network(VP(), preset("plain", shape).task.net, PointHead(), shape, told)
+    cond = _nothing(told, shape, 3)
+    assert cond is not None and cond.image is not None and cond.image.isnan().all()
+    assert network(torch.zeros(3, *shape), 0.5, cond).mean.isfinite().all()

@@ -200,7 +200,9 @@ def _nothing(told: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
     if not told.parts:
         return None
     label = torch.full((n,) if len(told.labels) == 1 else (n, len(told.labels)), -1) if told.labels else None
-    image = torch.full((n, told.image, *shape[1:]), torch.nan) if told.image else None
+    # channels are first in images, and last in sequences
+    size = (shape[0], told.image) if len(shape) == 2 else (told.image, *shape[1:])
+    image = torch.full((n, *size), torch.nan) if told.image else None
     value = torch.full((n, told.values), torch.nan) if told.values else None
     context = torch.zeros(n, 1, told.context) if told.context else None
     mask = torch.zeros(n, 1, dtype=torch.bool) if told.context else None
