@@ -59,7 +59,7 @@ def trainer(config: Config, side: int = 28, second: bool = False) -> Trainer:
     data = make("noise", images, None, (), Report(read=len(images)))
     made = Trainer(Run(config, facts_of(data, config)), data, Path())
     if second:
-        made.kept = made.keep()
+        made.frozen = made.freeze()
     made.advance()
     return made
 

@@ -17,7 +17,7 @@ from softmix.cli import main
 from softmix.data import load, to_uint8
 from softmix.denoiser import guided
 from softmix.process import uniform_logsnr
-from softmix.sampler import Tint, dpm_encoder, drive, edit_friendly, replay
+from softmix.sampler import ColourEdit, dpm_encoder, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
@@ -69,10 +69,10 @@ def right(runs: Path, run: str, **said: Any) -> np.ndarray:
     return to_uint8(after.clamp(-1, 1))[0, 0].numpy()
 
 
-def tint(colour: float, left: int, top: int, wide: int, high: int, steps: int = 20) -> Tint:
+def colour_edit(colour: float, left: int, top: int, wide: int, high: int, steps: int = 20) -> ColourEdit:
     mask = torch.zeros(1, 8, 8)
     mask[:, top : top + high, left : left + wide] = 1
-    return Tint(torch.tensor([[[colour]]]), mask, strength=20 / steps**0.5)
+    return ColourEdit(torch.tensor([[[colour]]]), mask, strength=20 / steps**0.5)
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,18 @@ def tint(colour: float, left: int, top: int, wide: int, high: int, steps: int = 
             {"shift": (2, 1), "weights": "model"},
             {"shift": (2, 1)},
         ),
-        ("plain", ["--colour", "0.9"], {"tint": tint(0.9, 0, 0, 8, 8)}, {"tint": tint(0.8, 0, 0, 8, 8)}),
+        ("plain", ["--colour", "0.9"], {"tint": colour_edit(0.9, 0, 0, 8, 8)}, {"tint": colour_edit(0.8, 0, 0, 8, 8)}),
         (
             "plain",
             ["--colour", "0.9", "--where", "1", "2", "3", "4"],
-            {"tint": tint(0.9, 1, 2, 3, 4)},
-            {"tint": tint(0.9, 0, 0, 8, 8)},
+            {"tint": colour_edit(0.9, 1, 2, 3, 4)},
+            {"tint": colour_edit(0.9, 0, 0, 8, 8)},
         ),
         (
             "plain",
             ["--colour", "0.9", "--where", "6", "1", "9", "99"],
-            {"tint": tint(0.9, 6, 1, 2, 7)},
-            {"tint": tint(0.9, 0, 0, 8, 8)},
+            {"tint": colour_edit(0.9, 6, 1, 2, 7)},
+            {"tint": colour_edit(0.9, 0, 0, 8, 8)},
         ),
         ("classes", ["--to-class", "3"], {"wanted": 3, "skip": 7}, {"wanted": 4, "skip": 7}),
         (

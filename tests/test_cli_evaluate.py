@@ -623,10 +623,10 @@ def test_statistics_of_a_model_with_classes_are_told_them(place: Path, tmp_path:
     model = load_run(run, "model")
     assert model.sampler is not adams or model.denoiser.classes == 2
     by_hand = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3, cond=data.labels[chosen])
-    untold = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3)
+    unconditional = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3)
     found = Statistics.load(statistics_of(model))
     assert torch.equal(found.b, by_hand.b)
-    assert not torch.equal(found.b, untold.b)
+    assert not torch.equal(found.b, unconditional.b)
 
 
 def test_statistics_take_all_there_is_and_say_so(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rooms `net` and `denoiser`: every net with every kind of condition: whose it is, and what not given means."""
+"""Every net with every kind of condition: whose it is, and what not given means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `denoiser`: the affine table, and the closed forms against integrals, Tweedie's formulas and brute force."""
+"""The affine table, and the closed forms against integrals, Tweedie's formulas and brute force."""
 
 from __future__ import annotations
 

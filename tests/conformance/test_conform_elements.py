@@ -1,4 +1,4 @@
-"""Room `sampler`: schedules with a number for each element of x. Those that declare it keep their order and their law,
+"""Schedules with a number for each element of x. Those that declare it keep their order and their law,
 the others refuse."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from softmix.process import PROCESSES, VE, VP, Flow, Gaussian, PerElement, Shift
 from softmix.rng import Rng
 from softmix.sampler import (
     SAMPLERS,
-    Outline,
+    GaussianFit,
     Rule,
     Sampler,
     SamplerError,
@@ -291,8 +291,8 @@ def test_what_reckons_with_one_alpha_says_so() -> None:
         lambda: fit_statistics(denoiser, x0, Rng(0, 4), nodes=5),
         lambda: where_to_start(denoiser, denoiser, x0, Rng(0, 4), levels),
         lambda: contraction(process, 0.5),
-        lambda: Outline.of(x0).flow(process, x0, 0.5, 0.2),
-        lambda: Outline.of(x0).divergence(process, 0.5),
+        lambda: GaussianFit.of(x0).flow(process, x0, 0.5, 0.2),
+        lambda: GaussianFit.of(x0).divergence(process, 0.5),
     ):
         with pytest.raises(TypeError, match="one alpha and one sigma for all elements, and PerElement"):
             call()

@@ -1,4 +1,4 @@
-"""Rooms `denoiser`, `loss`, `sampler`: flow maps against the closed form of one Gaussian, and how they are learned."""
+"""Flow maps against the closed form of one Gaussian, and how they are learned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import softmix
 from softmix.data import Report
 from softmix.data.store import make
 from softmix.denoiser import Counted, MapHead, Network, within
-from softmix.loss import Consistency, MeanFlow, Objective, score
+from softmix.loss import Consistency, MeanFlow, Objective, loss_of
 from softmix.net import MLPSpec, UNetSpec
 from softmix.oracle import correlated
 from softmix.oracle.transport import gaussian_flow
@@ -120,7 +120,7 @@ def test_mean_flow_s_target_is_unbiased_at_the_truth() -> None:
 def test_mean_flow_asks_for_its_process_and_for_two_times() -> None:
     noised = VP().noise(torch.randn(4, 1), 0.5, Rng(0, 4))
     with pytest.raises(ValueError, match="needs the process Flow and a flow map"):
-        score(MeanFlow(), ExactMap(VP()), noised, Rng(0, 4))
+        loss_of(MeanFlow(), ExactMap(VP()), noised, Rng(0, 4))
 
 
 @THREE
@@ -150,7 +150,7 @@ def test_consistency_at_the_end_of_the_path_is_the_data() -> None:
             return Point(x0 + 2.0)
 
     loss: Objective = Consistency()
-    found = score(loss, Off(), noised, Rng(0, 5))
+    found = loss_of(loss, Off(), noised, Rng(0, 5))
     c = 0.00054 * 3**0.5
     high = float((-process.logsnr(noised.t[0]) / 2).exp())
     assert torch.allclose(found, torch.full((5,), 1 / high * ((12 + c**2) ** 0.5 - c) / 3**0.5), rtol=1e-4)

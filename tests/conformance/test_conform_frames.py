@@ -1,4 +1,4 @@
-"""Room `sampler`: processes with a frame. Every sampler reaches the law of a shifted process and of one in a basis."""
+"""Processes with a frame. Every sampler reaches the law of a shifted process and of one in a basis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from softmix.cond import class_label
 from softmix.denoiser import Denoiser, Network, PointHead, SoftHead, guided, in_frame
 from softmix.denoiser.wrap import Wrapped
-from softmix.loss import Square, score
+from softmix.loss import Square, loss_of
 from softmix.net import MLPSpec
 from softmix.oracle import Problem, correlated, gaussian, ks, standardised
 from softmix.posterior import HasMean, HasVariance, Point, Posterior
@@ -21,7 +21,7 @@ from softmix.process import VE, VP, Framed, Gaussian, InBasis, PerElement, Shift
 from softmix.rng import Rng
 from softmix.sampler import (
     SAMPLERS,
-    Outline,
+    GaussianFit,
     Sampler,
     SamplerError,
     Step,
@@ -295,8 +295,8 @@ def test_a_start_is_told_the_condition() -> None:
 
 
 def test_a_start_that_knows_a_plain_process_only_says_so() -> None:
-    outline = Outline.of(gaussian().sample(100, Rng(0, 100)))
-    with pytest.raises(TypeError, match=r"an Outline reckons with .*in_frame"):
+    outline = GaussianFit.of(gaussian().sample(100, Rng(0, 100)))
+    with pytest.raises(TypeError, match=r"an GaussianFit reckons with .*in_frame"):
         sample(Exact(gaussian()), 3, 2, cond=labels(3), start=outline, at=0.5)
 
 
@@ -366,7 +366,7 @@ def test_a_network_learns_a_shifted_process() -> None:
         t = rng.uniform((64,), F64).clamp(1e-3)
         x0 = centre + 0.05 * rng.child("x0").normal((64, 2))
         record = process.noise(x0, t, rng.child("noise"), labels(64))
-        error = score(loss, network, record, rng).mean()
+        error = loss_of(loss, network, record, rng).mean()
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
@@ -398,7 +398,7 @@ def test_guidance_asks_both_of_the_same_state_in_the_frame() -> None:
         return inner(xt, t, cond)
 
     x = Rng(0, 3).normal((3, 2), F64)
-    belief = guided(2.0, untold=torch.tensor([0]))(Wrapped(exact, asked))(x, 0.7, torch.ones(3))
+    belief = guided(2.0, unconditional=torch.tensor([0]))(Wrapped(exact, asked))(x, 0.7, torch.ones(3))
     assert torch.allclose(seen[0], seen[1]) and torch.allclose(belief.mean, exact(x, 0.7, torch.ones(3)).mean)  # type: ignore[attr-defined]
 
 

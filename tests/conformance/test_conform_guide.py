@@ -1,4 +1,4 @@
-"""Room `denoiser`, wraps: guidance between told and untold, on means and on draws, everywhere and in an interval."""
+"""Guidance between told and unconditional, on means and on draws, everywhere and in an interval."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def mean(denoiser: object, cond: Tensor | None = LABEL) -> Tensor:
 
 def test_scale_one_is_told_and_scale_zero_is_not() -> None:
     bare = Told()
-    told, untold = mean(bare), mean(bare, None)
-    assert (told - untold).abs().max() > 0.1
-    assert (mean(guided(1.0)(bare)) - told).abs().max() < 1e-12
-    assert (mean(guided(0.0)(bare)) - untold).abs().max() < 1e-12
-    assert (mean(guided(2.5)(bare)) - (untold + 2.5 * (told - untold))).abs().max() < 1e-12
+    conditional, unconditional = mean(bare), mean(bare, None)
+    assert (conditional - unconditional).abs().max() > 0.1
+    assert (mean(guided(1.0)(bare)) - conditional).abs().max() < 1e-12
+    assert (mean(guided(0.0)(bare)) - unconditional).abs().max() < 1e-12
+    assert (mean(guided(2.5)(bare)) - (unconditional + 2.5 * (conditional - unconditional))).abs().max() < 1e-12
     assert (mean(guided(3)(bare)) - mean(guided(3.0)(bare))).abs().max() == 0
-    assert (mean(guided(lambda a, b: a * b)(bare)) - told * untold).abs().max() < 1e-12
+    assert (mean(guided(lambda a, b: a * b)(bare)) - conditional * unconditional).abs().max() < 1e-12
 
 
 def test_guidance_needs_a_condition() -> None:
@@ -65,12 +65,16 @@ def soft(mean: str = "own") -> Network:
 
 def test_implicit_posteriors_share_the_latent() -> None:
     bare = soft()
-    told, untold = bare(XT, 0.5, LABEL), bare(XT, 0.5)
+    conditional, unconditional = bare(XT, 0.5, LABEL), bare(XT, 0.5)
     joined = guided(2.0)(bare)(XT, 0.5, LABEL)
-    assert isinstance(told, ImplicitMean) and isinstance(untold, ImplicitMean) and isinstance(joined, ImplicitMean)
-    a, b = told.draws(5, Rng(1, 4)), untold.draws(5, Rng(1, 4))
+    assert (
+        isinstance(conditional, ImplicitMean)
+        and isinstance(unconditional, ImplicitMean)
+        and isinstance(joined, ImplicitMean)
+    )
+    a, b = conditional.draws(5, Rng(1, 4)), unconditional.draws(5, Rng(1, 4))
     assert (joined.draws(5, Rng(1, 4)) - (b + 2 * (a - b))).abs().max() < 1e-12
-    assert (joined.mean - (2 * told.mean - untold.mean)).abs().max() < 1e-12
+    assert (joined.mean - (2 * conditional.mean - unconditional.mean)).abs().max() < 1e-12
     assert (a - b).abs().max() > 1e-3
     without = guided(2.0)(soft("none"))(XT, 0.5, LABEL)
     assert isinstance(without, Implicit) and not isinstance(without, HasMean)
@@ -123,9 +127,9 @@ def test_an_end_that_is_a_level_of_the_grid_is_inside(n: int) -> None:
 def test_a_network_is_told_by_its_label_alone() -> None:
     torch.manual_seed(0)
     network = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,), class_label(3)).double()
-    untold = mean(network, None)
-    assert torch.equal(mean(network, torch.full((4,), -1)), untold)
+    unconditional = mean(network, None)
+    assert torch.equal(mean(network, torch.full((4,), -1)), unconditional)
     each = [mean(network, torch.full((4,), k)) for k in range(3)]
-    assert all((a - b).abs().max() > 1e-3 for a in each for b in [untold, *each] if a is not b)
+    assert all((a - b).abs().max() > 1e-3 for a in each for b in [unconditional, *each] if a is not b)
     mixed = mean(network, torch.tensor([0, 1, 2, -1]))
-    assert (mixed - torch.stack([*(each[k][k] for k in range(3)), untold[3]])).abs().max() < 1e-12
+    assert (mixed - torch.stack([*(each[k][k] for k in range(3)), unconditional[3]])).abs().max() < 1e-12

@@ -1,4 +1,4 @@
-"""Room `sampler`, inversion: codes give the image back, are as strong as theory says, and edits are exact on
+"""Codes give the image back, are as strong as theory says, and edits are exact on
 Gaussians."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from softmix.net import UNetSpec
 from softmix.oracle import Problem, correlated, gaussian, order
 from softmix.process import VE, VP, Flow, Gaussian, karras
 from softmix.rng import Rng
-from softmix.sampler import Code, Tint, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from softmix.sampler import Code, ColourEdit, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 from softmix.sampler.latent import decoded, steered
 
@@ -195,11 +195,11 @@ def test_a_tint_goes_where_its_mask_is() -> None:
     code = encoded(edit_friendly, problem.denoiser(), x0, grid)
     mask = torch.zeros(1, 4, 4)
     mask[..., :2] = 1
-    tint = Tint(torch.full((1, 1, 1), 0.9, dtype=F64), mask, strength=2.0, low=-4.0, high=2.0)
-    tinted = replayed(code, problem.denoiser(), tint=tint)
+    colour_edit = ColourEdit(torch.full((1, 1, 1), 0.9, dtype=F64), mask, strength=2.0, low=-4.0, high=2.0)
+    tinted = replayed(code, problem.denoiser(), colour_edit=colour_edit)
     assert (tinted - x0)[..., 2:].abs().max() < 1e-9
     means, plain = [], []
-    for found, options in ((means, {"tint": tint}), (plain, {})):
+    for found, options in ((means, {"tint": colour_edit}), (plain, {})):
         finish(
             drive(problem.denoiser(), replay(code, **options), code.start(), grid, Rng(0, 3)),  # type: ignore[arg-type]
             lambda step, found=found: found.append(step.posterior.mean),  # type: ignore[misc]
@@ -211,7 +211,9 @@ def test_a_tint_goes_where_its_mask_is() -> None:
             pull = (2 * 0.9 - 1) - plain[i] - shift
             shift = shift + float(VP().shares(t, s)[2]) * slope * 2.0 / 2 * pull
         assert (means[i + 1] - plain[i + 1] - shift)[..., :2].abs().max() < 1e-9
-    assert (replayed(code, problem.denoiser(), tint=Tint(tint.colour, mask, 0.0)) - x0).abs().max() < 1e-9
+    assert (
+        replayed(code, problem.denoiser(), colour_edit=ColourEdit(colour_edit.colour, mask, 0.0)) - x0
+    ).abs().max() < 1e-9
 
 
 @THREE

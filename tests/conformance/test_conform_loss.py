@@ -1,4 +1,4 @@
-"""Room `loss`: weights against target spaces, scores against closed forms, and which of them can learn a mixture."""
+"""Weights against target spaces, scores against closed forms, and which of them can learn a mixture."""
 
 from __future__ import annotations
 

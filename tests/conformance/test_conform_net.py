@@ -1,4 +1,4 @@
-"""Rooms `net` and `denoiser`: every head on every net: shapes, classes, splits, draws, latents, gradients, bf16."""
+"""Every head on every net: shapes, classes, splits, draws, latents, gradients, bf16."""
 
 from __future__ import annotations
 

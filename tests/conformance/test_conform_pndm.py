@@ -1,4 +1,4 @@
-"""Room `sampler`, the pseudo numerical methods: the paper's own times, schedules with little signal, and tables."""
+"""The paper's own times, schedules with little signal, and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `posterior`: draws against declared means and variances; densities against scipy and torch; `need`."""
+"""Draws against declared means and variances; densities against scipy and torch; `need`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `process`: alpha, sigma and logsnr agree, the bridge is the true law of x_s given x_t and x0, grids fall."""
+"""Alpha, sigma and logsnr agree, the bridge is the true law of x_s given x_t and x0, grids fall."""
 
 from __future__ import annotations
 

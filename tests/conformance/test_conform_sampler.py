@@ -1,4 +1,4 @@
-"""Room `sampler`: orders against closed forms, known laws from exact denoisers, a batch against its items, driving."""
+"""Orders against closed forms, known laws from exact denoisers, a batch against its items, driving."""
 
 from __future__ import annotations
 

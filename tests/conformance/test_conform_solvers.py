@@ -1,4 +1,4 @@
-"""Room `sampler`, solvers with something of their own: statistics, two weights, and the papers' own numbers."""
+"""Statistics, two weights, and the papers' own numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `sampler`, starts: laws at a time from which few steps are left, against closed forms."""
+"""Laws at a time from which few steps are left, against closed forms."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from softmix.posterior import HasMean, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, rest
 from softmix.rng import Rng
 from softmix.sampler import (
-    Expressway,
-    Outline,
+    GaussianFit,
+    SemiDiscreteOT,
     adams,
     ancestral,
     contraction,
@@ -36,7 +36,7 @@ THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 def test_the_outline_of_a_gaussian_is_its_flow(process: Gaussian) -> None:
     """Teleported half way and solved from there: where the whole way leads, at the order of the solver."""
     problem = gaussian((2, 2, 2), process)
-    outline = Outline(problem.law.mean, problem.law.covariance)
+    outline = GaussianFit(problem.law.mean, problem.law.covariance)
     start = process.prior((20, 2, 2, 2), Rng(0, 20)).double()
     end = problem.flow(start, 1.0, float(process.time(8.0)))
     counts, errors = [32, 64, 128], []
@@ -55,7 +55,7 @@ def test_the_outline_of_a_gaussian_is_its_flow(process: Gaussian) -> None:
 def test_a_start_from_the_law_itself_loses_nothing(process: Gaussian, n: int) -> None:
     """Draws of any law with the right marginal at the start: exact from there, in any number of steps."""
     problem = gaussian((2, 2, 2), process)
-    outline = Outline(problem.law.mean, problem.law.covariance)
+    outline = GaussianFit(problem.law.mean, problem.law.covariance)
     for at in (0.2, 0.6):
         x = sample(problem.denoiser(), 2000, n, start=noised(outline.draw), at=at, batch=2000)
         assert ks(x, problem.law) < 2.2 and standardised(x, problem.law) < 4.5
@@ -64,7 +64,7 @@ def test_a_start_from_the_law_itself_loses_nothing(process: Gaussian, n: int) ->
     assert ks(x, mixture.law) < 2.2
     # the same law's outline is not it, and pure noise at that time is not either
     level = float(process.time(3.0))
-    rough = Outline(mixture.law.mean, mixture.law.covariance)
+    rough = GaussianFit(mixture.law.mean, mixture.law.covariance)
     wrong = sample(mixture.denoiser(), 2000, n, start=noised(rough.draw), at=level, batch=2000)
     none = sample(mixture.denoiser(), 2000, n, start=lambda p, shape, t, rng: p.prior(shape, rng), at=level, batch=2000)
     assert ks(wrong, mixture.law) > 2.5 and ks(none, mixture.law) > 2.5
@@ -74,7 +74,7 @@ def test_what_pure_noise_gives_away() -> None:
     """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, 1)) in nats, against torch's; nothing at t = 1, more the less noise
     there is."""
     problem = gaussian((3,))
-    outline = Outline(problem.law.mean, problem.law.covariance)
+    outline = GaussianFit(problem.law.mean, problem.law.covariance)
     found = []
     for t in (1.0, 0.9, 0.5, 0.2):
         alpha, sigma = VP().alpha(t), VP().sigma(t)
@@ -120,28 +120,28 @@ class Line:
 
 def test_the_road_on_the_line_keeps_the_order() -> None:
     """In one dimension the optimal map is monotone: the k-th eighth of the noise goes to the k-th target."""
-    road = Expressway(Line.points).fit(Rng(0, 1), steps=600, draws=4000)
+    road = SemiDiscreteOT(Line.points).fit(Rng(0, 1), steps=600, draws=4000)
     z = (torch.arange(800)[:, None] + 0.5) / 800
     target = Line.points[road.index(z)][:, 0]
     assert bool((target[1:] >= target[:-1]).all())
     right = Line.points[:, 0].sort().values[torch.arange(800) // 100]
     assert float((target == right).float().mean()) > 0.95
-    assert float((Expressway(Line.points).shares(Rng(1, 1), 20_000) - 1 / 8).abs().sum()) > 0.5
+    assert float((SemiDiscreteOT(Line.points).shares(Rng(1, 1), 20_000) - 1 / 8).abs().sum()) > 0.5
 
 
 def test_the_road_fills_its_targets_evenly_and_so_does_a_number() -> None:
     """Shares within 3 times the noise of measuring them; the control draws the index, and has the same law at the
     end."""
     points = Rng(0, 64).normal((64, 2))
-    road = Expressway(points).fit(Rng(0, 1), steps=800, draws=4000)
+    road = SemiDiscreteOT(points).fit(Rng(0, 1), steps=800, draws=4000)
     draws = 40_000
     assert float((road.shares(Rng(2, 1), draws) - 1 / 64).norm()) < 3 / math.sqrt(draws)
     level = float(VP().time(2.0))
 
-    def at_start(start: Expressway) -> Tensor:
+    def at_start(start: SemiDiscreteOT) -> Tensor:
         return start(VP(), (20_000, 2), level, Rng(3, 20_000))
 
-    by_map, by_number = at_start(road), at_start(Expressway(points, shuffled=True))
+    by_map, by_number = at_start(road), at_start(SemiDiscreteOT(points, shuffled=True))
     for moment in (lambda x: x.mean(0), lambda x: torch.cov(x.T).flatten()):
         assert float((moment(by_map) - moment(by_number)).abs().max()) < 0.05  # type: ignore[no-untyped-call]
     # the map moves the noise less
@@ -151,9 +151,9 @@ def test_the_road_fills_its_targets_evenly_and_so_does_a_number() -> None:
 
 def test_an_item_starts_on_its_own() -> None:
     problem = correlated((2, 2, 2))
-    outline = Outline(problem.law.mean, problem.law.covariance)
-    road = Expressway(problem.sample(16, Rng(0, 16)).float())
-    for start in (outline, noised(outline.draw), road, Expressway(road.targets, shuffled=True)):
+    outline = GaussianFit(problem.law.mean, problem.law.covariance)
+    road = SemiDiscreteOT(problem.sample(16, Rng(0, 16)).float())
+    for start in (outline, noised(outline.draw), road, SemiDiscreteOT(road.targets, shuffled=True)):
         several = sample(problem.denoiser(), 3, 2, start=start, at=0.5, sampler=adams)
         for k in range(3):
             alone = sample(problem.denoiser(), 1, 2, start=start, at=0.5, sampler=adams, first=k)
@@ -215,7 +215,7 @@ def test_the_best_diffusion_time_is_where_the_network_stops_being_better() -> No
 def test_the_road_is_an_optimal_assignment() -> None:
     """Of 512 noises to 64 targets, as many to each as the map has it: no assignment costs less."""
     points = Rng(0, 64).normal((64, 2)) * 0.5 + 0.5
-    road = Expressway(points).fit(Rng(0, 1), steps=1000, draws=4000)
+    road = SemiDiscreteOT(points).fit(Rng(0, 1), steps=1000, draws=4000)
     z = Rng(1, 512).uniform((512, 2))
     taken = road.index(z)
     cost = (z[:, None] - points[taken]).square().sum(-1)
@@ -243,5 +243,5 @@ def test_estimates_go_to_their_items_whatever_the_batch() -> None:
 
 def test_a_start_takes_float32() -> None:
     problem = gaussian((2,))
-    outline = Outline(problem.law.mean.float(), problem.law.covariance.float())
+    outline = GaussianFit(problem.law.mean.float(), problem.law.covariance.float())
     assert sample(problem.denoiser(), 3, 2, start=outline, at=0.5).dtype == torch.float32

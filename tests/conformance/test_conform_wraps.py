@@ -1,4 +1,4 @@
-"""Room `denoiser`, wraps: guidance away from a weaker model, and functions of one's own."""
+"""Guidance away from a weaker model, and functions of one's own."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_autoguidance_of_flow_maps_asks_both_where_to_go() -> None:
 
 def test_an_embedding_says_what_stands_for_none() -> None:
     net = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,))
-    with pytest.raises(ValueError, match="Give untold"):
+    with pytest.raises(ValueError, match="Give unconditional"):
         guided(2.0)(net)(torch.zeros(3, 2), 0.5, torch.zeros(3, 4, 8))
 
 

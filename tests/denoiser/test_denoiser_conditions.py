@@ -1,4 +1,4 @@
-"""Room `denoiser`: networks learn from conditions what is known exactly; and what blocks leave beside the state."""
+"""Networks learn from conditions what is known exactly; and what blocks leave beside the state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `denoiser`: guidance away from any subset of a condition, on a law whose conditional means are known exactly."""
+"""Guidance away from any subset of a condition, on a law whose conditional means are known exactly."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_condition_of_ones_own_stands_for_none(rows: int) -> None:
     ("make", "says"),
     [
         (lambda: guided(2.0, drop=()), "at least one"),
-        (lambda: guided(2.0, COND, drop="label"), "or has untold"),
+        (lambda: guided(2.0, COND, drop="label"), "or has unconditional"),
     ],
 )
 def test_guidance_that_makes_no_sense_is_refused_at_once(make: object, says: str) -> None:
@@ -117,8 +117,8 @@ def test_guidance_that_makes_no_sense_is_refused_at_once(make: object, says: str
         ("hat", COND, "'hat' was to be dropped; there are label, value, context, top, shoe"),
         (None, Cond(), "guidance needs a condition"),
         (None, None, "guidance needs a condition"),
-        ("label", torch.zeros(3), "Give untold"),
-        (None, Keywords(a=torch.zeros(3, 1)), "Give untold"),
+        ("label", torch.zeros(3), "Give unconditional"),
+        (None, Keywords(a=torch.zeros(3, 1)), "Give unconditional"),
     ],
     ids=str,
 )
@@ -128,7 +128,7 @@ def test_what_would_have_no_effect_is_refused(drop: str | None, cond: object, sa
 
 
 def test_what_stands_for_none_is_of_the_conditions_kind_and_length() -> None:
-    with pytest.raises(ValueError, match="give untold as a Cond too"):
+    with pytest.raises(ValueError, match="give unconditional as a Cond too"):
         guided(2.0, torch.zeros(1))(Sum())(XT, 0.5, COND)
     with pytest.raises(ValueError, match="has 2 rows, and the condition 3"):
         guided(2.0, COND.take(slice(0, 2)))(Sum())(XT, 0.5, COND)
@@ -145,8 +145,8 @@ def test_labels_as_a_tensor_are_labels_of_a_condition() -> None:
     right = guided(3.0)(one)(x, 0.5, Cond(label=label)).mean  # type: ignore[attr-defined]
     for drop in (None, "label", "class"):
         assert torch.equal(guided(3.0, drop=drop)(one)(x, 0.5, label).mean, right)  # type: ignore[attr-defined]
-    told, untold = (one(x, 0.5, cond).mean for cond in (label, None))  # type: ignore[attr-defined]
-    assert torch.allclose(right, untold + 3 * (told - untold))
+    told, unconditional = (one(x, 0.5, cond).mean for cond in (label, None))  # type: ignore[attr-defined]
+    assert torch.allclose(right, unconditional + 3 * (told - unconditional))
 
 
 def test_a_networks_draws_are_guided_by_one_label_of_two() -> None:

@@ -1,4 +1,4 @@
-"""Room `denoiser`: what each head makes of the net's numbers, with a net whose numbers are known, and every default."""
+"""What each head makes of the net's numbers, with a net whose numbers are known, and every default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `denoiser`: soft mixtures, ours and as published: what the latent and the mean go through, layer by layer."""
+"""Soft mixtures, ours and as published: what the latent and the mean go through, layer by layer."""
 
 from __future__ import annotations
 

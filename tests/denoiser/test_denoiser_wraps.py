@@ -1,4 +1,4 @@
-"""Room `denoiser`: wraps and closed forms: every option, who is asked what, and both edges of every border."""
+"""Wraps and closed forms: every option, who is asked what, and both edges of every border."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ def test_what_has_a_mean_and_no_latent_is_left_alone() -> None:
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 2.5])
 def test_guidance_goes_from_untold_by_its_scale(scale: float) -> None:
-    """untold + w (told - untold), whether w is an integer or not."""
-    told, untold = mean(Plain(), cond=LABELS), mean(Plain(), cond=torch.full((3,), -1))
-    assert torch.allclose(mean(guided(scale)(Plain()), cond=LABELS), untold + scale * (told - untold))
+    """unconditional + w (told - unconditional), whether w is an integer or not."""
+    told, unconditional = mean(Plain(), cond=LABELS), mean(Plain(), cond=torch.full((3,), -1))
+    assert torch.allclose(mean(guided(scale)(Plain()), cond=LABELS), unconditional + scale * (told - unconditional))
     assert float(classifier_free(scale)(torch.tensor(5.0), torch.tensor(3.0))) == 3 + 2 * scale
 
 
@@ -141,7 +141,7 @@ def test_guidance_of_draws_shares_the_latent() -> None:
 def test_guidance_without_a_condition_is_refused() -> None:
     with pytest.raises(ValueError, match="guidance needs a condition"):
         mean(guided(2.0)(Plain()))
-    with pytest.raises(ValueError, match="Give untold"):
+    with pytest.raises(ValueError, match="Give unconditional"):
         mean(guided(2.0)(Plain()), cond=torch.zeros(3))
 
 
@@ -305,15 +305,15 @@ class Names(Plain):
 
 
 def test_guidance_sharpens_the_probabilities_of_names() -> None:
-    """p ~ p(told)^w p(untold)^(1 - w); beside them the means of the image."""
+    """p ~ p(told)^w p(unconditional)^(1 - w); beside them the means of the image."""
     x = torch.ones(3, 2)
-    told, untold = (Names()(x, 0.5, label).parts for label in (LABELS, torch.full((3,), -1)))  # type: ignore[attr-defined]
+    told, unconditional = (Names()(x, 0.5, label).parts for label in (LABELS, torch.full((3,), -1)))  # type: ignore[attr-defined]
     for scale in (1.0, 2.5):
         both = guided(scale)(Names())(x, 0.5, LABELS).parts  # type: ignore[attr-defined]
-        right = told["token"].probabilities ** scale * untold["token"].probabilities ** (1 - scale)
+        right = told["token"].probabilities ** scale * unconditional["token"].probabilities ** (1 - scale)
         assert torch.allclose(both["token"].probabilities, right / right.sum(1, keepdim=True), rtol=1e-4)
         assert torch.allclose(
-            both["image"].mean, untold["image"].mean + scale * (told["image"].mean - untold["image"].mean)
+            both["image"].mean, unconditional["image"].mean + scale * (told["image"].mean - unconditional["image"].mean)
         )
 
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the carried spread against closed forms, by the truth and by the model's own error."""
+"""The carried spread against closed forms, by the truth and by the model's own error."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the classifier behind the features is trained as its docstring says, on what is not held out."""
+"""The classifier behind the features is trained as its docstring says, on what is not held out."""
 
 import math
 

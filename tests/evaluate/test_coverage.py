@@ -1,4 +1,4 @@
-"""Room `evaluate`: precision, recall, density and coverage where their values are known."""
+"""Precision, recall, density and coverage where their values are known."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Room `evaluate`: a model whose weights are on an accelerator is asked there, and its samples are measured on the CPU.
+"""A model whose weights are on an accelerator is asked there, and its samples are measured on the CPU.
 
 The accelerator is torch's "meta" device, which computes nothing: what would compute is replaced by spies.
 """

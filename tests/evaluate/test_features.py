@@ -1,4 +1,4 @@
-"""Room `evaluate`: extractors are reproducible, their names hold the hash of their weights, bad caches heal."""
+"""Extractors are reproducible, their names hold the hash of their weights, bad caches heal."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the Fréchet distance against its closed form, its floor, and what must change it."""
+"""The Fréchet distance against its closed form, its floor, and what must change it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: every row of an evaluation is what its caption says, made as was asked."""
+"""Every row of an evaluation is what its caption says, made as was asked."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Room `evaluate`: what the model is told of held-out items where their classes are not those of the training data."""
+"""What the model is told of held-out items where their classes are not those of the training data."""
 
 import sys
 

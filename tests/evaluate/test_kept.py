@@ -1,4 +1,4 @@
-"""Room `evaluate`: rows are found again by everything that decides them, and never by less."""
+"""Rows are found again by everything that decides them, and never by less."""
 
 import json
 

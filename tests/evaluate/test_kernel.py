@@ -1,4 +1,4 @@
-"""Room `evaluate`: the kernel distance is unbiased, its error is honest, and it grows with the difference."""
+"""The kernel distance is unbiased, its error is honest, and it grows with the difference."""
 
 import numpy as np
 import pytest

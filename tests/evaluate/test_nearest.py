@@ -1,4 +1,4 @@
-"""Room `evaluate`: planted copies are found, and memorising is told from learning."""
+"""Planted copies are found, and memorising is told from learning."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Room `evaluate`: axes and lines of the curves, on matplotlib's own axes."""
+"""Axes and lines of the curves, on matplotlib's own axes."""
 
 import pytest
 from matplotlib.figure import Figure

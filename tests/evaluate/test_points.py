@@ -1,4 +1,4 @@
-"""Room `evaluate`: distances between point sets against closed forms, and mode statistics by hand."""
+"""Distances between point sets against closed forms, and mode statistics by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: what samples are compared with, in features of every kind, and how subsets are taken."""
+"""What samples are compared with, in features of every kind, and how subsets are taken."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the report is one honest file, and the terminal tables say the numbers."""
+"""The report is one honest file, and the terminal tables say the numbers."""
 
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Room `evaluate`: sheets of pictures, read back from the PNG that the page holds."""
+"""Sheets of pictures, read back from the PNG that the page holds."""
 
 import base64
 import io

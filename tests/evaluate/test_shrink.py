@@ -1,4 +1,4 @@
-"""Room `evaluate`: large images are averages before an extractor sees them."""
+"""Large images are averages before an extractor sees them."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Room `evaluate`: how numbers are written, and which of a column is best."""
+"""How numbers are written, and which of a column is best."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Room `hub`: what is exported obeys what a user puts in, and `softmix export` writes it."""
+"""What is exported obeys what a user puts in, and `softmix export` writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `hub`, models: what diffusers' own loops give ours gives, and what ours exports diffusers loads."""
+"""What diffusers' own loops give ours gives, and what ours exports diffusers loads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from softmix.hub import (  # noqa: E402
 )
 from softmix.process import VE, Table  # noqa: E402
 from softmix.rng import Rng  # noqa: E402
-from softmix.sampler import Outline, adams, ddim, drive, evodiff, plms, sample  # noqa: E402
+from softmix.sampler import GaussianFit, adams, ddim, drive, evodiff, plms, sample  # noqa: E402
 from softmix.sampler.drive import finish  # noqa: E402
 from softmix.train import Model, Times, preset  # noqa: E402
 
@@ -142,7 +142,7 @@ def test_text_and_guidance() -> None:
     said = each[1] + 7.5 * (each[0] - each[1])
     kept = scheduler.alphas_cumprod[400]
     right = kept.sqrt() * x - (1 - kept).sqrt() * said
-    found = guided(7.5, untold=nothing)(borrowed)(x, 401 / 1000, told)
+    found = guided(7.5, unconditional=nothing)(borrowed)(x, 401 / 1000, told)
     assert near(found.mean, right)  # type: ignore[attr-defined]
     with pytest.raises(HubError, match="embeddings"):
         borrowed(x, 0.5)
@@ -164,9 +164,9 @@ def test_classes_of_a_transformer_and_of_a_unet() -> None:
     kept = scheduler.alphas_cumprod[499]
     assert near(borrowed(x, 0.5, labels).mean, (x - (1 - kept).sqrt() * said) / kept.sqrt())
     unet = tiny(num_class_embeds=10)
-    with pytest.raises(HubError, match="untold=k"):
+    with pytest.raises(HubError, match="unconditional=k"):
         from_diffusers(unet, scheduler)(noise(1, 3, 8, 8), 0.5)
-    assert from_diffusers(unet, scheduler, untold=9)(noise(1, 3, 8, 8), 0.5).mean.isfinite().all()
+    assert from_diffusers(unet, scheduler, unconditional=9)(noise(1, 3, 8, 8), 0.5).mean.isfinite().all()
     with pytest.raises(HubError, match="takes no condition"):
         from_diffusers(tiny(), scheduler)(noise(1, 3, 8, 8), 0.5, torch.zeros(1))
 
@@ -227,7 +227,7 @@ def test_everything_runs_on_what_is_borrowed() -> None:
     for sampler in (ddim, adams, evodiff, plms):
         x = sample(borrowed, 2, 4, sampler=sampler)
         assert x.shape == (2, 3, 8, 8)
-    start = Outline(torch.zeros(192, dtype=torch.float64), torch.eye(192, dtype=torch.float64))
+    start = GaussianFit(torch.zeros(192, dtype=torch.float64), torch.eye(192, dtype=torch.float64))
     assert sample(borrowed, 2, 3, start=start, at=0.5, sampler=adams).isfinite().all()
 
 

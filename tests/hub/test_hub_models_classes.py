@@ -1,4 +1,4 @@
-"""Room `hub`, models: every class of diffusers that takes a time, built tiny, says through `from_diffusers` what it
+"""Every class of diffusers that takes a time, built tiny, says through `from_diffusers` what it
 says when it is called as its own pipeline calls it.
 
 `ROWS` is that knowledge, written by hand from the pipelines: the unit of time, the sign, the layout, the places.

@@ -1,4 +1,4 @@
-"""Room `hub`, models: SD3, Flux and their like whole, with guidance, as their own loops have them."""
+"""SD3, Flux and their like whole, with guidance, as their own loops have them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_sd3_guided_is_its_own_loop() -> None:
         right = scheduler.step(nothing + 7.0 * (something - nothing), t, right)[0]
     borrowed = from_diffusers(model, scheduler)
     assert isinstance(borrowed.process, Flow) and borrowed.shape == (4, 8, 8)
-    denoiser = guided(7.0, untold=Keywords(**no))(borrowed)  # type: ignore[arg-type]
+    denoiser = guided(7.0, unconditional=Keywords(**no))(borrowed)  # type: ignore[arg-type]
     assert near(ours(denoiser, x, scheduler.sigmas, Keywords(**yes)), right)
     # by rows, in batches, as `sample` cuts them
     cond: Any = Keywords(**told(5, 3, 64))
@@ -96,7 +96,7 @@ def test_flux_packed_and_guided_is_its_own_loop() -> None:
         packed = scheduler.step(nothing + 2.0 * (something - nothing), t, packed)[0]
     right = packed.view(2, 4, 3, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 4, 8, 6)
     borrowed = from_diffusers(model, scheduler, shape=(4, 8, 6))
-    denoiser = guided(2.0, untold=Keywords(**no, guidance=3.5))(borrowed)  # type: ignore[arg-type]
+    denoiser = guided(2.0, unconditional=Keywords(**no, guidance=3.5))(borrowed)  # type: ignore[arg-type]
     assert near(ours(denoiser, x, scheduler.sigmas, Keywords(**yes, guidance=3.5)), right)
     with pytest.raises(HubError, match="needs guidance too"):
         borrowed(x, 0.5, Keywords(**yes))
@@ -173,7 +173,7 @@ def test_an_sd3_pipeline_whole() -> None:
     right = pipeline(["a boat", "on a"], num_inference_steps=4, guidance_scale=5.0, latents=x, output_type="pt",
                      height=16, width=16).images  # fmt: skip
     borrowed = from_diffusers(pipeline)
-    denoiser = guided(5.0, untold=borrowed.text([""]))(borrowed)
+    denoiser = guided(5.0, unconditional=borrowed.text([""]))(borrowed)
     latents = ours(denoiser, x, pipeline.scheduler.sigmas, borrowed.text(["a boat", "on a"]))
     assert near((borrowed.decode(latents) / 2 + 0.5).clamp(0, 1), right)
 
@@ -193,7 +193,7 @@ def test_a_flux_pipeline_whole() -> None:
     right = pipeline(["a boat", "on a"], negative_prompt=["", ""], true_cfg_scale=2.0, **asked, **size).images
     assert from_diffusers(pipeline).shape == (4, 128, 128)
     borrowed = from_diffusers(pipeline, shape=(4, 8, 8))
-    denoiser = guided(2.0, untold=borrowed.text([""], guidance=3.5))(borrowed)
+    denoiser = guided(2.0, unconditional=borrowed.text([""], guidance=3.5))(borrowed)
     latents = ours(denoiser, x, pipeline.scheduler.sigmas, borrowed.text(["a boat", "on a"], guidance=3.5))
     assert near((borrowed.decode(latents) / 2 + 0.5).clamp(0, 1), right)
 
@@ -218,7 +218,7 @@ def test_an_sdxl_pipeline_whole() -> None:
     latents = pipeline(["a boat", "on a"], num_inference_steps=4, guidance_scale=5.0, latents=x, output_type="latent",
                        height=16, width=16).images  # fmt: skip
     borrowed = from_diffusers(pipeline)
-    denoiser = guided(5.0, untold=borrowed.text([""]))(borrowed)
+    denoiser = guided(5.0, unconditional=borrowed.text([""]))(borrowed)
     times = (pipeline.scheduler.timesteps.double() + 1) / 1000
     found = ours(denoiser, x, torch.cat([times, times.new_zeros(1)]), borrowed.text(["a boat", "on a"]))
     assert near(found, latents)

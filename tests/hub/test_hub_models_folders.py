@@ -1,4 +1,4 @@
-"""Room `hub`, models: folders as people have them, and pictures from them."""
+"""Folders as people have them, and pictures from them."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_drawing_pixels(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"config": {}}))
     assert not is_borrowed(tmp_path)
     found = drawing(tmp_path / "plain")
-    assert (found.name, found.shape, found.classes, found.cond(2, 0), found.untold) == (
+    assert (found.name, found.shape, found.classes, found.cond(2, 0), found.unconditional) == (
         "plain",
         (3, 8, 8),
         0,

@@ -1,4 +1,4 @@
-"""Room `hub`, models: what each scheduler of diffusers says of its model, by class; the rest is refused by name."""
+"""What each scheduler of diffusers says of its model, by class; the rest is refused by name."""
 
 from __future__ import annotations
 

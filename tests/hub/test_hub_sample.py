@@ -104,11 +104,11 @@ def test_guidance_by_a_prompt_leads_away_from_what_stands_for_none() -> None:
         def __call__(self, xt: torch.Tensor, t: Any, cond: torch.Tensor) -> Point:
             return Point(cond)
 
-    told, untold = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
-    found: Any = SimpleNamespace(denoiser=Echo(), shape=(2,), untold=untold, name="words", what="text")
+    told, unconditional = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
+    found: Any = SimpleNamespace(denoiser=Echo(), shape=(2,), unconditional=unconditional, name="words", what="text")
     for interval, logsnr, right in (
-        (None, 0.0, untold + 3 * (told - untold)),
-        ((-4.0, 2.0), 0.0, untold + 3 * (told - untold)),
+        (None, 0.0, unconditional + 3 * (told - unconditional)),
+        ((-4.0, 2.0), 0.0, unconditional + 3 * (told - unconditional)),
         ((-4.0, 2.0), 5.0, told),
     ):
         wanted = Wanted(1, 2, None, None, 0, None, 3.0, interval, 0, "fp32", "a boat")

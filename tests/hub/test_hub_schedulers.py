@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: the properties of diffusers' own common scheduler tests, its golden loops, and our samplers'
+"""The properties of diffusers' own common scheduler tests, its golden loops, and our samplers'
 own numbers one `step` at a time."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: runs that begin in the middle, and times that were a run's before."""
+"""Runs that begin in the middle, and times that were a run's before."""
 
 from __future__ import annotations
 

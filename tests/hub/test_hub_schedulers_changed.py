@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: a sample that the pipeline changes between steps."""
+"""A sample that the pipeline changes between steps."""
 
 from __future__ import annotations
 

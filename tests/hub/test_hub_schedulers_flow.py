@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: flow matching, beside diffusers' own schedulers and in whole pipelines of SD3 and Flux."""
+"""Flow matching, beside diffusers' own schedulers and in whole pipelines of SD3 and Flux."""
 
 from __future__ import annotations
 

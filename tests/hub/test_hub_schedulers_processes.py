@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: which process a configuration of diffusers names, and which are refused."""
+"""Which process a configuration of diffusers names, and which are refused."""
 
 from __future__ import annotations
 

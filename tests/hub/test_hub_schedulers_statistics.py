@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: the statistics of DPM-Solver-v3 travel with the scheduler."""
+"""The statistics of DPM-Solver-v3 travel with the scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `hub`, schedulers: beside diffusers' own classes of the same algorithm, step by step."""
+"""Beside diffusers' own classes of the same algorithm, step by step."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softmix.loss import Eyes, FeatureEnergy, Stage
+from softmix.loss import FeatureEnergy, FeatureExtractor, Stage
 from softmix.posterior import Implicit, ImplicitMean, Posterior
 from softmix.process import VP, Noised
 from softmix.rng import Rng
@@ -44,8 +44,8 @@ class Believing:
         return ImplicitMean(lambda eta: xt / 2 + eta, len(xt), SHAPE, xt, lambda: xt / 3)
 
 
-def eyes(at: float = 0.05) -> Eyes:
-    return Eyes(Features(), at, Rng(9, 50).normal((50, *SHAPE)))  # type: ignore[arg-type]
+def eyes(at: float = 0.05) -> FeatureExtractor:
+    return FeatureExtractor(Features(), at, Rng(9, 50).normal((50, *SHAPE)))  # type: ignore[arg-type]
 
 
 def given(cond: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Noised:
@@ -53,7 +53,7 @@ def given(cond: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Noi
     return P.noise(x0, torch.linspace(0.05, 0.95, COUNT, dtype=F64), Rng(1, COUNT), cond)
 
 
-def ask(loss: FeatureEnergy, given: Noised, look: Eyes | None = None) -> tuple[Tensor, Believing]:
+def ask(loss: FeatureEnergy, given: Noised, look: FeatureExtractor | None = None) -> tuple[Tensor, Believing]:
     believing = Believing()
     return loss.ask(believing, given, Rng(2, COUNT), Stage(0.9, look or eyes())), believing
 
@@ -69,7 +69,7 @@ def border(until: float = -6.0) -> float:
     return float(P.time(until))
 
 
-def scales(look: Eyes) -> list[Tensor]:
+def scales(look: FeatureExtractor) -> list[Tensor]:
     data = Rng(9, 50).normal((50, *SHAPE))
     return [h.std() for h in Features().features(data, look.at)]
 
@@ -99,14 +99,14 @@ def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
 
 def test_it_is_proper_by_its_score_in_pixels_and_keeps_at_its_share() -> None:
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper
-    assert FeatureEnergy(share=0.3).keeps == 0.3
+    assert FeatureEnergy(share=0.3).freeze_at == 0.3
 
 
 # eyes
 
 
 def test_what_is_kept_looks_as_if_at_the_time_told() -> None:
-    kept = FeatureEnergy(at=0.2).keep(Features(), torch.randn(9, *SHAPE))  # type: ignore[arg-type]
+    kept = FeatureEnergy(at=0.2).freeze(Features(), torch.randn(9, *SHAPE))  # type: ignore[arg-type]
     assert kept.at == 0.2 and kept.network.times == [0.2]  # type: ignore[attr-defined]
     kept(torch.zeros(3, *SHAPE))
     assert kept.network.times == [0.2, 0.2]  # type: ignore[attr-defined]
@@ -212,7 +212,7 @@ def pairs(draws: Tensor, truth: Tensor) -> Tensor:
     return near - apart.mean() / 2
 
 
-def blank_by_hand(noised: Noised, look: Eyes, n: int, m: int, pixels: float, features: float) -> Tensor:
+def blank_by_hand(noised: Noised, look: FeatureExtractor, n: int, m: int, pixels: float, features: float) -> Tensor:
     at_1 = float(P.alpha(1.0)) * noised.x0 + float(P.sigma(1.0)) * noised.z
     places = torch.arange(n)
     eta = Implicit(lambda eta: eta, n, SHAPE, noised.x0).draws(m, Rng(2, COUNT).take(places))

@@ -1,4 +1,4 @@
-"""Room `loss`: what teaches a flow map, against the formulas of Consistency and MeanFlow written out."""
+"""What teaches a flow map, against the formulas of Consistency and MeanFlow written out."""
 
 from __future__ import annotations
 

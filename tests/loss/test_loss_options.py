@@ -1,4 +1,4 @@
-"""Room `loss`: every default, weight and option of the scoring rules, against their formulas written out."""
+"""Every default, weight and option of the scoring rules, against their formulas written out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from softmix.loss import (
     Square,
     Stage,
     gain,
+    loss_of,
     mixture_pays,
-    score,
     weight,
 )
 from softmix.loss.energy import power
@@ -242,7 +242,7 @@ class Listening:
 def test_a_loss_judges_what_is_believed_with_the_condition() -> None:
     given = VP().noise(torch.zeros(3, 2), TIMES, Rng(0, 3), cond=torch.tensor([4, 5, 6]))
     listening = Listening()
-    found = score(Square("x0"), listening, given, Rng(0, 3))
+    found = loss_of(Square("x0"), listening, given, Rng(0, 3))
     assert listening.told == [given.cond] and torch.allclose(found, given.xt.square().mean(1))
 
 
@@ -255,6 +255,6 @@ def test_an_objective_is_told_where_training_stands() -> None:
             return torch.zeros(len(noised.t))
 
     stage = Stage(0.7)
-    score(Noting(), Listening(), noised(), Rng(0, 3), stage)
-    score(Noting(), Listening(), noised(), Rng(0, 3))
+    loss_of(Noting(), Listening(), noised(), Rng(0, 3), stage)
+    loss_of(Noting(), Listening(), noised(), Rng(0, 3))
     assert seen[0] is stage and seen[1] == Stage(0.0, None)

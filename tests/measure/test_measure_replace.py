@@ -1,4 +1,4 @@
-"""Room `measure`: measured elements in the place of the sampler's own."""
+"""Measured elements in the place of the sampler's own."""
 
 from __future__ import annotations
 

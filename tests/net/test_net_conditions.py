@@ -1,4 +1,4 @@
-"""Room `net`: how labels, real numbers, an image and tokens enter; and attention, by the formulas of the docs."""
+"""How labels, real numbers, an image and tokens enter; and attention, by the formulas of the docs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `net`: weights of before conditions load: names, shapes and the first weights of a seed are those of 0.1.
+"""Weights of before conditions load: names, shapes and the first weights of a seed are those of 0.1.
 
 nets_of_0_1.json was written by the code of then: for each tensor of the state its shape and its first and last number
 after torch.manual_seed(0), and the first, the last and the mean absolute number of a draw.

@@ -1,4 +1,4 @@
-"""Room `net`: every constant and branch of the networks, layer by layer, against the formulas that their docs give."""
+"""Every constant and branch of the networks, layer by layer, against the formulas that their docs give."""
 
 from __future__ import annotations
 

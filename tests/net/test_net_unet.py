@@ -1,4 +1,4 @@
-"""Room `net`: the U-Net block by block, and sides that patches do not divide."""
+"""The U-Net block by block, and sides that patches do not divide."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from softmix.process import VE, VP, Gaussian, Noised, Table
 from softmix.rng import Rng
 from softmix.sampler import (
     Code,
-    Expressway,
     Sampler,
+    SemiDiscreteOT,
     Statistics,
     ddim,
     dpm_encoder,
@@ -189,7 +189,7 @@ def test_dpm_encoder(case: dict[str, Any]) -> None:
 
 def test_the_optimal_map() -> None:
     (case,) = cases("dpm_ot")
-    road = Expressway(torch.tensor(case["targets"]), torch.tensor(case["h"]))
+    road = SemiDiscreteOT(torch.tensor(case["targets"]), torch.tensor(case["h"]))
     found = road.index(torch.tensor(case["source"]).float() / 1e6)
     assert found.tolist() == case["index"]
 

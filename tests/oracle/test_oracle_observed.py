@@ -1,4 +1,4 @@
-"""Room `oracle`: what a measurement y = A x0 + n tells of a mixture, held to integrals, to counting and to samplers."""
+"""What a measurement y = A x0 + n tells of a mixture, held to integrals, to counting and to samplers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `posterior`: one of K values at each place: exact probabilities, draws by their law, moments of levels."""
+"""One of K values at each place: exact probabilities, draws by their law, moments of levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `posterior`: several beliefs at once: what all parts can do, and no more."""
+"""Several beliefs at once: what all parts can do, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `posterior`: one of K known numbers at each place: moments, draws and probabilities, and the walks with them."""
+"""One of K known numbers at each place: moments, draws and probabilities, and the walks with them."""
 
 from __future__ import annotations
 

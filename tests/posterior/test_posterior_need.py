@@ -1,4 +1,4 @@
-"""Room `posterior`: what is missing, and what each kind of belief says to do instead."""
+"""What is missing, and what each kind of belief says to do instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `posterior`: draws, averages and edges of each belief, by closed forms and brute force."""
+"""Draws, averages and edges of each belief, by closed forms and brute force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `process`: schedules with a number for each element of x, and what `column` takes."""
+"""Schedules with a number for each element of x, and what `column` takes."""
 
 from __future__ import annotations
 

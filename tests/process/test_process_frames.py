@@ -1,4 +1,4 @@
-"""Room `process`: shifts and bases. What a framed process does is its base's doing, seen from outside."""
+"""Shifts and bases. What a framed process does is its base's doing, seen from outside."""
 
 from __future__ import annotations
 

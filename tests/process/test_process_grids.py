@@ -1,4 +1,4 @@
-"""Room `process`: every constant and option of the grids, by the noise levels that they visit."""
+"""Every constant and option of the grids, by the noise levels that they visit."""
 
 from __future__ import annotations
 

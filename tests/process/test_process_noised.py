@@ -1,4 +1,4 @@
-"""Room `process`: the same items and noise at other times."""
+"""The same items and noise at other times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `process`: defaults, options and edges of the processes, and the record of what a process did."""
+"""Defaults, options and edges of the processes, and the record of what a process did."""
 
 from __future__ import annotations
 

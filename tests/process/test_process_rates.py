@@ -1,4 +1,4 @@
-"""Room `process`: d alpha / dt and d sigma / dt against differences, of every process."""
+"""D alpha / dt and d sigma / dt against differences, of every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `recipe`: contests of solvers, on a problem whose flow is known in closed form."""
+"""Contests of solvers, on a problem whose flow is known in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `recipe`: the frame. Arms are measured once for each seed, kept, and judged by their checks."""
+"""The frame. Arms are measured once for each seed, kept, and judged by their checks."""
 
 from __future__ import annotations
 

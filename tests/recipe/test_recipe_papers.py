@@ -1,4 +1,4 @@
-"""Room `recipe`: the rows of few steps on images, and what the verdict makes of them."""
+"""The rows of few steps on images, and what the verdict makes of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_row_trains(name: str, digits: Data, tmp_path: Path) -> None:
     for _ in range(config.steps or 0):
         loss, norm = trainer.advance()
         assert loss == loss and norm > 0
-    assert (trainer.kept is not None) == hasattr(config.task.loss, "keeps")
+    assert (trainer.frozen is not None) == hasattr(config.task.loss, "freeze_at")
 
 
 def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Room `sampler`: codes of images, their edits, and the walk in them: each option against the equation written out."""
+"""Codes of images, their edits, and the walk in them: each option against the equation written out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from softmix.posterior import Implicit, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
-from softmix.sampler import Code, Tint, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from softmix.sampler import Code, ColourEdit, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
@@ -200,8 +200,8 @@ def test_what_comes_round_the_edge_is_drawn_as_the_sampler_draws(
 
 def test_the_defaults_of_a_tint_are_those_that_the_docs_give() -> None:
     one = torch.ones(1)
-    tint = Tint(one, one)
-    assert (tint.strength, tint.low, tint.high) == (0.1, -6.0, 4.0)
+    colour_edit = ColourEdit(one, one)
+    assert (colour_edit.strength, colour_edit.low, colour_edit.high) == (0.1, -6.0, 4.0)
 
 
 def test_a_tint_adds_what_its_colour_lacks_of_the_mean() -> None:
@@ -209,26 +209,26 @@ def test_a_tint_adds_what_its_colour_lacks_of_the_mean() -> None:
     colour, mask = torch.tensor(0.8, dtype=F64), torch.tensor([[1.0, 0.0, 0.5]], dtype=F64)
     noise, mean = Rng(0, 3).normal((3, *SHAPE), F64), images().clamp(-1, 1)
     right = noise + 0.3 * mask * (0.8 - (mean + 1) / 2)
-    assert torch.allclose(Tint(colour, mask, 0.3)(noise, mean, 0.0), right)
-    assert torch.allclose(Tint(colour, mask)(noise, mean, 0.0), noise + (right - noise) / 3)
+    assert torch.allclose(ColourEdit(colour, mask, 0.3)(noise, mean, 0.0), right)
+    assert torch.allclose(ColourEdit(colour, mask)(noise, mean, 0.0), noise + (right - noise) / 3)
 
 
 def test_a_tint_acts_between_its_levels_and_at_them() -> None:
     one, noise = torch.ones(1, dtype=F64), torch.zeros(1, 1, 1, 1, dtype=F64)
-    tint = Tint(one, one, low=-2.0, high=3.0)
-    acts = [bool(tint(noise, noise, level) != 0) for level in (-2.01, -2.0, 0.0, 3.0, 3.01)]
+    colour_edit = ColourEdit(one, one, low=-2.0, high=3.0)
+    acts = [bool(colour_edit(noise, noise, level) != 0) for level in (-2.01, -2.0, 0.0, 3.0, 3.01)]
     assert acts == [False, True, True, True, False]
 
 
 def test_a_tint_sees_the_level_before_each_step_and_no_last_step() -> None:
     seen: list[float] = []
 
-    def tint(noise: Tensor, mean: Tensor, logsnr: float) -> Tensor:
+    def colour_edit(noise: Tensor, mean: Tensor, logsnr: float) -> Tensor:
         seen.append(logsnr)
         return noise + 1
 
     code = coded(edit_friendly, Curved())
-    end = replayed(code, Curved(), tint=tint)
+    end = replayed(code, Curved(), colour_edit=colour_edit)
     assert seen == pytest.approx([float(VP().logsnr(t)) for t in CLEAN[:2]])
     x = code.path[0]
     for i, (t, s) in enumerate(pairwise(CLEAN.tolist())):

@@ -1,4 +1,4 @@
-"""Room `sampler`: what `sample` does with each of its options, the walks' eta, and what samplers say of themselves."""
+"""What `sample` does with each of its options, the walks' eta, and what samplers say of themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `sampler`: EVODiff's two forms, step by step, against their equations written out for one number at a time."""
+"""EVODiff's two forms, step by step, against their equations written out for one number at a time."""
 
 from __future__ import annotations
 

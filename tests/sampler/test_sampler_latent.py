@@ -1,4 +1,4 @@
-"""Room `sampler`: a code decoded, and the walk in codes: each option against the equation written out."""
+"""A code decoded, and the walk in codes: each option against the equation written out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `sampler`: multistep solvers against the exponential rule written out anew, by adaptive quadrature."""
+"""Multistep solvers against the exponential rule written out anew, by adaptive quadrature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `sampler`: one-step solvers and the pseudo methods, against their papers' formulas written out anew."""
+"""One-step solvers and the pseudo methods, against their papers' formulas written out anew."""
 
 from __future__ import annotations
 

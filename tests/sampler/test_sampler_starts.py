@@ -1,4 +1,4 @@
-"""Room `sampler`: starts that are no pure noise, what they are worth, and the road of targets, by closed forms."""
+"""Starts that are no pure noise, what they are worth, and the road of targets, by closed forms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmix.denoiser import wiener
 from softmix.posterior import Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
-from softmix.sampler import Expressway, Outline, contraction, noised, where_to_start
+from softmix.sampler import GaussianFit, SemiDiscreteOT, contraction, noised, where_to_start
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -115,7 +115,7 @@ def test_what_a_start_is_worth_does_not_depend_on_batches_and_is_told_conditions
 
 def test_the_outline_of_data_has_their_mean_and_covariance() -> None:
     x0 = Rng(0, 7).normal((7, 1, 2, 2))
-    outline, flat = Outline.of(x0), x0.flatten(1).double()
+    outline, flat = GaussianFit.of(x0), x0.flatten(1).double()
     off = flat - flat.mean(0)
     found = outline.vectors @ outline.variances.diag() @ outline.vectors.mT
     assert torch.allclose(outline.mean, flat.mean(0)) and torch.allclose(found, off.T @ off / 7, atol=1e-9)
@@ -123,13 +123,13 @@ def test_the_outline_of_data_has_their_mean_and_covariance() -> None:
 
 def test_the_outline_of_one_image_has_no_spread() -> None:
     """A covariance of rank 0, of which rounding makes nothing negative."""
-    outline = Outline(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [1.0, 1.0 - 1e-9]]).double())
+    outline = GaussianFit(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [1.0, 1.0 - 1e-9]]).double())
     assert float(outline.variances.min()) >= 0 and outline.draw(5, Rng(0, 5)).isfinite().all()
 
 
 def test_draws_of_an_outline_are_its_gaussian() -> None:
     """m + U sqrt(l) z, so that (draw - m) U / sqrt(l) is the rng's own noise."""
-    outline = Outline(torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.6], [0.6, 1.0]]))
+    outline = GaussianFit(torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.6], [0.6, 1.0]]))
     found = (outline.draw(4, Rng(0, 4)) - outline.mean) @ outline.vectors / outline.variances.sqrt()
     assert torch.allclose(found, Rng(0, 4).normal((4, 2), F64))
 
@@ -144,13 +144,13 @@ def test_what_pure_noise_gives_away_is_the_divergence_of_two_gaussians(process: 
         here = torch.distributions.MultivariateNormal(alpha * mean, alpha**2 * covariance + sigma**2 * eye)
         noise = torch.distributions.MultivariateNormal(0 * mean, last**2 * eye)
         right = float(torch.distributions.kl_divergence(here, noise))
-        assert Outline(mean, covariance).divergence(process, t) == pytest.approx(right, rel=1e-9, abs=1e-12)
+        assert GaussianFit(mean, covariance).divergence(process, t) == pytest.approx(right, rel=1e-9, abs=1e-12)
 
 
 @THREE
 def test_an_outline_takes_the_prior_to_its_time(process: Gaussian) -> None:
     """One direction: x_s = alpha_s m + psi (x_1 - alpha_1 m), psi^2 the ratio of the variances."""
-    outline = Outline(torch.tensor([0.5]), torch.tensor([[0.3]]))
+    outline = GaussianFit(torch.tensor([0.5]), torch.tensor([[0.3]]))
     x, t = process.prior((4, 1), Rng(0, 4)).double(), 0.4
     (a, v), (b, w) = ((float(process.alpha(s)), float(process.sigma(s)) ** 2) for s in (1.0, t))
     right = b * 0.5 + math.sqrt((b**2 * 0.3 + w) / (a**2 * 0.3 + v)) * (x - a * 0.5)
@@ -160,9 +160,9 @@ def test_an_outline_takes_the_prior_to_its_time(process: Gaussian) -> None:
 # the road
 
 
-def road(**options: object) -> Expressway:
+def road(**options: object) -> SemiDiscreteOT:
     targets = torch.tensor([[0.2, 0.1], [0.9, 0.3], [0.4, 0.8], [-0.5, 0.5], [0.1, -0.9]])
-    return Expressway(targets, **options)  # type: ignore[arg-type]
+    return SemiDiscreteOT(targets, **options)  # type: ignore[arg-type]
 
 
 def test_a_noise_goes_to_the_target_that_it_points_to_most() -> None:
@@ -189,7 +189,7 @@ def test_a_fit_is_adam_on_the_shares_with_a_rate_that_falls_to_nothing() -> None
     adam = torch.optim.Adam([h], lr=0.3)
     for k in range(40):
         adam.param_groups[0]["lr"] = 0.3 * (1 + math.cos(math.pi * k / 40)) / 2
-        h.grad = Expressway(one.targets, h.detach()).shares(rng, 100) - 1 / 5
+        h.grad = SemiDiscreteOT(one.targets, h.detach()).shares(rng, 100) - 1 / 5
         adam.step()
         with torch.no_grad():
             h -= h.mean()
@@ -204,7 +204,7 @@ def test_a_fit_goes_on_from_the_heights_given() -> None:
 
 
 def test_the_defaults_of_a_fit_are_those_that_the_docs_give() -> None:
-    known = inspect.signature(Expressway.fit).parameters
+    known = inspect.signature(SemiDiscreteOT.fit).parameters
     assert [known[name].default for name in ("steps", "draws", "rate")] == [1500, 2000, 0.1]
 
 

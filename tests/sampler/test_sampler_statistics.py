@@ -1,4 +1,4 @@
-"""Room `sampler`: the statistics of DPM-Solver-v3, measured on models whose own have closed forms."""
+"""The statistics of DPM-Solver-v3, measured on models whose own have closed forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `sampler`: tokens. A process that masks them, with exact categorical beliefs of a Markov chain, under the walks.
+"""Tokens. A process that masks them, with exact categorical beliefs of a Markov chain, under the walks.
 
 The process and the denoisers are written here. All laws of the chain, and of the sampler itself, are enumerated.
 """

@@ -1,4 +1,4 @@
-"""Room `sampler`: DPM-Solver-v3 where its parameterisation is exact, and statistics that have closed forms."""
+"""DPM-Solver-v3 where its parameterisation is exact, and statistics that have closed forms."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Fit(Task):
         return self.together
 
     @property
-    def keeps(self) -> float | None:
+    def freeze_at(self) -> float | None:
         return self.after
 
     def build(self, facts: Facts) -> nn.ModuleDict:
@@ -95,7 +95,7 @@ class Fit(Task):
 class Keeping(Fit):
     after: float | None = 0.5
 
-    def keep(self, model: nn.Module, x0: Tensor) -> nn.Module:
+    def freeze(self, model: nn.Module, x0: Tensor) -> nn.Module:
         # built anew, as a module is that is made of another
         return nn.Sequential(nn.Dropout(0.5), model)
 
@@ -243,12 +243,12 @@ def test_what_is_kept_is_asked_and_not_trained_before_a_kill_and_after(
         one.advance()
     one.save()
     other.load()
-    assert one.kept is not None and other.kept is not None
-    for kept in (one.kept, other.kept):
+    assert one.frozen is not None and other.frozen is not None
+    for kept in (one.frozen, other.frozen):
         assert not any(module.training for module in kept.modules())
         assert not any(parameter.requires_grad for parameter in kept.parameters())
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(one.kept(x), other.kept(x))
+    assert torch.equal(one.frozen(x), other.frozen(x))
 
 
 # what cannot be
@@ -329,7 +329,7 @@ def test_a_task_that_keeps_and_cannot_is_refused_before_anything_is_made(
     beside()
     refused(Fit(after=0.5), tmp_path, "Fit keeps nothing of its model")
     for share in (1.0, 1.5, -0.1):
-        refused(Fit(after=share), tmp_path, f"keeps is a share of the run.*found {share}")
+        refused(Fit(after=share), tmp_path, f"freeze_at is a share of the run.*found {share}")
 
 
 def test_a_batch_that_is_compared_is_never_divided(beside: Callable[..., None], tmp_path: Path) -> None:
@@ -424,9 +424,11 @@ def test_a_run_that_is_told_something_else_is_refused(tmp_path: Path, monkeypatc
     points = make("points", torch.randn(60, 2), k % 3, ("a", "b", "c"), Report(60))
     for _ in training(points, config(task), tmp_path / "run"):
         break
-    assert read_run(tmp_path / "run").facts.told == CondSpec((("class", 3),))
+    assert read_run(tmp_path / "run").facts.cond_spec == CondSpec((("class", 3),))
     monkeypatch.setattr(Data, "cond", property(lambda self: CondSpec((("class", 12),))))
-    with pytest.raises(TrainingError, match=r"is told the label class \(3 classes\), and points offers .*12 classes"):
+    with pytest.raises(
+        TrainingError, match=r"with the conditions the label class \(3 classes\), and points offers .*12 classes"
+    ):
         next(training(points, config(task), tmp_path / "run"))
 
 
@@ -586,8 +588,8 @@ def test_weights_of_another_task_or_of_other_conditions_do_not_fit(beside: Calla
     with pytest.raises(
         TrainingError, match=r"do not fit: conditions: no condition here, the label class \(3 classes\)"
     ):
-        untold = replace(task, classes=False)
-        next(training(points, config(untold), tmp_path / "c", start=load(tmp_path / "told")))
+        unconditional = replace(task, classes=False)
+        next(training(points, config(unconditional), tmp_path / "c", start=load(tmp_path / "told")))
     assert not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
 
 

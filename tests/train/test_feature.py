@@ -12,7 +12,7 @@ import softmix
 from softmix.config import dumps, loads
 from softmix.data import load as load_data
 from softmix.denoiser import SoftHead, Staged, mean_only
-from softmix.loss import Energy, Eyes, FeatureEnergy, Stage, score
+from softmix.loss import Energy, FeatureEnergy, FeatureExtractor, Stage, loss_of
 from softmix.loss.feature import _all_pairs
 from softmix.net import UNetSpec
 from softmix.posterior import Implicit, Point
@@ -44,7 +44,7 @@ def trainer(data: softmix.data.Data, config: Config, out: Path) -> Trainer:
 
 
 def noised_by(one: Trainer, items: torch.Tensor) -> tuple[Noised, Rng]:
-    return one.task.examples(one.source, one.batch(items), one.task.told(one.source))
+    return one.task.examples(one.source, one.batch(items), one.task.cond_spec(one.source))
 
 
 def test_all_pairs_are_all_pairs() -> None:
@@ -65,7 +65,7 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
     """At t = 1, with draws that do not depend on x_t: the same mean over batches as the item-wise score."""
     one = trainer(digits, small(), tmp_path)
     one.step = 12
-    eyes = one.keep()
+    eyes = one.freeze()
 
     class Free:
         process = VP()
@@ -79,7 +79,7 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
         noised = VP().noise(x0, 1.0, Rng(k, 16))
         for blank, found in kinds.items():
             loss = FeatureEnergy(blank=blank, high=1 - blank, mean=NONE, until=-19.9)
-            found.append(float(score(loss, Free(), noised, Rng(k, 16, "loss"), Stage(1.0, eyes)).mean()))
+            found.append(float(loss_of(loss, Free(), noised, Rng(k, 16, "loss"), Stage(1.0, eyes)).mean()))
     pairs, items = (torch.tensor(kinds[blank]) for blank in (1.0, 0.0))
     error = float((pairs - items).std()) / 60**0.5
     assert abs(float(pairs.mean() - items.mean())) < 4 * error
@@ -94,13 +94,13 @@ def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) ->
     for _ in range(6):
         one.advance()
     now = dict(one.model.named_parameters())
-    assert drawing and one.kept is None and all(torch.equal(now[name], p) for name, p in drawing.items())
+    assert drawing and one.frozen is None and all(torch.equal(now[name], p) for name, p in drawing.items())
     one.advance()
-    assert isinstance(one.kept, Eyes)
-    kept = {name: p.clone() for name, p in one.kept.state_dict().items()}
+    assert isinstance(one.frozen, FeatureExtractor)
+    kept = {name: p.clone() for name, p in one.frozen.state_dict().items()}
     one.advance()
     assert not any(torch.equal(now[name], p) for name, p in drawing.items())
-    assert all(torch.equal(one.kept.state_dict()[name], p) for name, p in kept.items())
+    assert all(torch.equal(one.frozen.state_dict()[name], p) for name, p in kept.items())
     quick = replace(config.optimiser, warmup=1)
     one.run = replace(one.run, config=config.but(optimiser=quick))
     rates = [one.rate() for one.step in range(12)]
@@ -110,7 +110,7 @@ def test_first_the_mean_then_draws(digits: softmix.data.Data, tmp_path: Path) ->
 def test_each_part_of_the_second_half_sees_its_share(digits: softmix.data.Data, tmp_path: Path) -> None:
     """Which items are asked for at which noise: the mean's below `until`, the draws' above it, blanks at t = 1."""
     one = trainer(digits, small(), tmp_path)
-    eyes = one.keep()
+    eyes = one.freeze()
     noised, rng = noised_by(one, torch.arange(64))
     asked: list[torch.Tensor] = []
 
@@ -120,14 +120,14 @@ def test_each_part_of_the_second_half_sees_its_share(digits: softmix.data.Data, 
 
     listening.process = one.model.process  # type: ignore[attr-defined]
     loss = FeatureEnergy(blank=0.25, high=0.5, mean=0.75)
-    whole = score(loss, listening, noised, rng, Stage(1.0, eyes))  # type: ignore[arg-type]
+    whole = loss_of(loss, listening, noised, rng, Stage(1.0, eyes))  # type: ignore[arg-type]
     mean, blank, high = asked
     border = float(VP().time(loss.until))
     assert [len(t) for t in asked] == [48, 16, 32] and bool((blank == 1).all())
     assert 0 <= float(mean.min()) < 0.05 and 0.95 * border < float(mean.max()) <= border
     assert border <= float(high.min()) and float(high.max()) <= 1
     parts = [replace(loss, mean=NONE), replace(loss, blank=0.0, high=0.0)]
-    alone = sum(score(part, listening, noised, rng, Stage(1.0, eyes)) for part in parts)  # type: ignore[arg-type]
+    alone = sum(loss_of(part, listening, noised, rng, Stage(1.0, eyes)) for part in parts)  # type: ignore[arg-type]
     assert torch.allclose(whole, alone, atol=1e-6)  # type: ignore[arg-type]
 
 

@@ -77,7 +77,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     costs: list[float] = []
 
     def advance(self: Trainer, rate: float | None = None) -> tuple[float, float]:
-        now[0] += costs[0] if self.kept is None else costs[1]
+        now[0] += costs[0] if self.frozen is None else costs[1]
         return right(self, rate)
 
     def start(first: float, second: float = 0.0) -> None:
@@ -97,7 +97,9 @@ def test_a_rehearsal_leaves_weights_averages_and_step_as_they_were(which: str) -
     one = trainer(config.but(steps=None, minutes=0.01, optimiser=Optimiser(weight_decay=5.0)), data)
     right = build(one.run)["model"].state_dict()
     rehearse(one, lambda sentence: None)
-    assert (one.step, one.attempt, one.saved, one.kept) == (0, 0, -1, None) and not any(one.optimisers.state().values())
+    assert (one.step, one.attempt, one.saved, one.frozen) == (0, 0, -1, None) and not any(
+        one.optimisers.state().values()
+    )
     for found in (one.model.state_dict(), one.ema.tensors(0.05), one.ema.tensors(0.1)):
         assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
     assert all(p.grad is None for p in one.optimisers.parameters())
@@ -109,7 +111,7 @@ def test_both_stages_of_a_loss_are_tried(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def advance(self: Trainer, rate: float | None = None) -> tuple[float, float]:
         assert rate == 0
-        seen.append((self.kept is None, self.step))
+        seen.append((self.frozen is None, self.step))
         return right(self, rate)
 
     monkeypatch.setattr(Trainer, "advance", advance)

@@ -177,7 +177,7 @@ def trainer(tmp_path: Path, **changes: object) -> Trainer:
 
 
 def noised(one: Trainer, items: torch.Tensor) -> tuple[Noised, Rng]:
-    return one.task.examples(one.source, one.batch(items), one.task.told(one.source))
+    return one.task.examples(one.source, one.batch(items), one.task.cond_spec(one.source))
 
 
 def test_an_item_is_the_same_in_any_batch(tmp_path: Path) -> None:

@@ -461,7 +461,7 @@ def test_a_config_json_that_0_1_wrote_is_read(tmp_path: Path) -> None:
         drop=0.2,
     )
     assert (run.config.batch, run.config.steps, run.config.ema) == (64, 7, (0.05, 0.1))
-    assert run.facts.told == CondSpec((("class", 3),)) and run.facts.class_names == ("shoe", "coat", "bag")
+    assert run.facts.cond_spec == CondSpec((("class", 3),)) and run.facts.class_names == ("shoe", "coat", "bag")
     # written as today, it is the same run
     assert read(dumps(run)) == run
     alike = text.replace('"alike": false', '"alike": true')

@@ -76,7 +76,7 @@ def batch_of(config: Config, data: Data, items: torch.Tensor, attempt: int = 0) 
 
 
 def examples(config: Config, data: Data, items: torch.Tensor, attempt: int = 0) -> tuple[Noised, Rng]:
-    return config.task.examples(data, batch_of(config, data, items, attempt), config.task.told(data))
+    return config.task.examples(data, batch_of(config, data, items, attempt), config.task.cond_spec(data))
 
 
 def times_of(config: Config, items: torch.Tensor) -> torch.Tensor:
@@ -293,7 +293,7 @@ def test_the_rate_of_the_run_is_that_of_its_optimiser() -> None:
     assert one.optimisers._made["model"].param_groups[0]["lr"] == 0.0025
     assert one.rate() == 0.005
     feature = preset("smd", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), steps=10)
-    assert trainer(feature, images()).task.keeps == 0.5 and trainer(small()).task.keeps is None
+    assert trainer(feature, images()).task.freeze_at == 0.5 and trainer(small()).task.freeze_at is None
 
 
 # the step itself
@@ -445,7 +445,7 @@ def test_what_is_kept_has_the_averaged_weights_and_is_measured_on_items_from_all
     one = trainer(config.but(optimiser=Optimiser(rate=0.01, warmup=0)), data)
     for _ in range(4):
         one.advance()
-    kept, seen = one.keep(), list[torch.Tensor]()
+    kept, seen = one.freeze(), list[torch.Tensor]()
     averaged, raw = one.ema.tensors(0.05), one.model.state_dict()
     for name, tensor in kept.network.state_dict().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, averaged[name])
@@ -453,14 +453,14 @@ def test_what_is_kept_has_the_averaged_weights_and_is_measured_on_items_from_all
     assert not any(p.requires_grad for p in kept.parameters())
 
     class Loss:
-        def keep(self, network: nn.Module, x0: torch.Tensor) -> nn.Module:
+        def freeze(self, network: nn.Module, x0: torch.Tensor) -> nn.Module:
             seen.append(x0)
             return network
 
     one.task = Loss()  # type: ignore[assignment]
-    one.keep()
+    one.freeze()
     one.run = replace(one.run, facts=replace(one.run.facts, shown="first"))
-    one.keep()
+    one.freeze()
     chosen, first = seen
     assert len(chosen) == len(first) == 512
     assert torch.equal(first, data.x0(slice(0, 512)))

@@ -51,7 +51,7 @@ def test_a_move_that_is_forgotten_is_refused() -> None:
 
 def test_examples_are_where_the_network_is(elsewhere: None) -> None:
     one = trainer(small())
-    noised, rng = one.task.examples(one.source, one.batch(torch.arange(8)), one.run.facts.told)
+    noised, rng = one.task.examples(one.source, one.batch(torch.arange(8)), one.run.facts.cond_spec)
     assert noised.cond is not None and noised.cond.label is not None
     assert {one.device for one in (noised.x0, noised.xt, noised.z, noised.cond.label, rng.normal((8, 2)))} == {META}
 
@@ -59,9 +59,9 @@ def test_examples_are_where_the_network_is(elsewhere: None) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_loss_and_its_gradient_are_where_the_network_is(name: str, elsewhere: None) -> None:
     one = trainer(small(name))
-    for step in [0] if one.task.keeps is None else [0, 5]:
+    for step in [0] if one.task.freeze_at is None else [0, 5]:
         one.step = step
-        one.kept = one.keep() if step else None
+        one.frozen = one.freeze() if step else None
         loss = one.losses(torch.arange(8))
         assert loss.device == META
         gradient = torch.autograd.grad(loss.sum(), one.optimisers.parameters(), allow_unused=True)
@@ -76,11 +76,11 @@ def test_what_a_checkpoint_holds_goes_where_the_network_is(tmp_path: Path, elsew
             pass
     one = trainer(small(), tmp_path)
     one.load()
-    assert one.step == 6 and isinstance(one.kept, nn.Module)
+    assert one.step == 6 and isinstance(one.frozen, nn.Module)
     moments = list(one.optimisers.state()["optimizer"].values())
     assert moments
     averages = one.ema.tensors(0.05).values()
-    kept = [*one.kept.parameters(), *one.kept.buffers()]
+    kept = [*one.frozen.parameters(), *one.frozen.buffers()]
     for group in (one.modules.parameters(), moments, averages, kept):
         assert {tensor.device for tensor in group} == {META}
     assert one.losses(torch.arange(8)).device == META

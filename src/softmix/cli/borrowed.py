@@ -101,7 +101,7 @@ def _guided(found: Drawing, cond: Any, wanted: Wanted, sampler: Sampler) -> Any:
         return found.denoiser
     if cond is None:
         raise UsageError(f"--guidance needs classes or a prompt to guide to; {found.name} is a {found.what}")
-    wrap = guided(wanted.guidance, untold=found.untold)
+    wrap = guided(wanted.guidance, unconditional=found.unconditional)
     if wanted.interval is None:
         return wrap(found.denoiser)
     require_guided(wanted.interval, sampler, found.denoiser.process, found.shape, wanted.steps)

@@ -83,7 +83,7 @@ def edit(
     from ..denoiser import guided
     from ..process import uniform_logsnr
     from ..rng import Rng
-    from ..sampler import Tint, dpm_encoder, drive, edit_friendly, replay
+    from ..sampler import ColourEdit, dpm_encoder, drive, edit_friendly, replay
     from ..sampler.drive import finish
     from ..train import load
 
@@ -100,22 +100,24 @@ def edit(
     grid, rng = uniform_logsnr(model.process, steps), Rng(seed, 1, "edit")
     skip = min(round((1 - share) * steps), steps - 1)
     # what can be wrong with a colour is said before the work begins
-    tint = _tint(colour, where, model.facts.shape, steps) if colour is not None else None
+    colour_edit = _tint(colour, where, model.facts.shape, steps) if colour is not None else None
     bar = tqdm(total=steps + 2 * (steps - skip), unit="evaluation", disable=None)
     with interrupted(f"stopped; {out} was not written"), bar:
 
         def run_of(denoiser: Any, sampler: Any, x: Tensor, times: Tensor, cond: Tensor | None) -> Any:
             return finish(drive(denoiser, sampler, x, times, rng, cond), look=lambda step: bar.update(1) and None)
 
-        def played(used: Any, denoiser: Any, cond: Tensor | None, tint: Tint | None = None) -> Tensor:
-            return cast("Tensor", run_of(denoiser, replay(used, skip, tint), used.start(skip), grid[skip:], cond))
+        def played(used: Any, denoiser: Any, cond: Tensor | None, colour_edit: ColourEdit | None = None) -> Tensor:
+            return cast(
+                "Tensor", run_of(denoiser, replay(used, skip, colour_edit), used.start(skip), grid[skip:], cond)
+            )
 
         found = run_of(model.denoiser, encoder, x0, grid, told)
         again = played(found, model.denoiser, told)
         if shift is not None:
             after = played(found.shifted(shift[1], shift[0], fill=rng.child("fill")), model.denoiser, told)
         else:
-            after = played(found, guided(guidance)(second) if guidance != 1 else second, wanted, tint)
+            after = played(found, guided(guidance)(second) if guidance != 1 else second, wanted, colour_edit)
         error = float((again - x0).abs().max())
         kept = {
             "run": model.path.name,
@@ -209,7 +211,7 @@ def _tint(
 ) -> Any:
     import torch
 
-    from ..sampler import Tint
+    from ..sampler import ColourEdit
 
     channels, height, width = shape
     if len(colour) != channels or not all(0 <= part <= 1 for part in colour):
@@ -220,7 +222,7 @@ def _tint(
     mask = torch.zeros(1, height, width)
     mask[:, top : min(top + high, height), left : min(left + wide, width)] = 1
     # n steps have fresh noise of about n^-1/2 each, which a tint is multiplied by
-    return Tint(torch.tensor(colour).reshape(-1, 1, 1), mask, strength=20 / steps**0.5)
+    return ColourEdit(torch.tensor(colour).reshape(-1, 1, 1), mask, strength=20 / steps**0.5)
 
 
 def _write(out: Path, x: Tensor, recipe: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The room of codecs: x0 to latents and back."""
+"""X0 to latents and back."""
 
 from .contract import Codec
 from .vae import VAE

@@ -1,4 +1,4 @@
-"""The room of codecs: the contract of a codec."""
+"""The contract of a codec."""
 
 from __future__ import annotations
 

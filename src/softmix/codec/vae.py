@@ -1,4 +1,4 @@
-"""The room of codecs: an autoencoder of diffusers, pictures to latents and back."""
+"""An autoencoder of diffusers, pictures to latents and back."""
 
 from __future__ import annotations
 

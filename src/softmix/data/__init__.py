@@ -1,18 +1,18 @@
-"""Room `data`: anything becomes x0 in [-1, 1], with a report of what was left out. Start at `load`."""
+"""Anything becomes x0 in [-1, 1], with a report of what was left out. Start at `load`."""
 
-from softmix.data import toys
-from softmix.data.contract import Source
-from softmix.data.dataset import from_dataset
-from softmix.data.degraded import Degraded
-from softmix.data.encoded import Encoded, LatentScale
-from softmix.data.mirror import mirrored
-from softmix.data.origin import Origin
-from softmix.data.paired import Paired
-from softmix.data.report import DataError, NoSplitError, Report
-from softmix.data.source import load
-from softmix.data.store import Data, to_uint8
-from softmix.data.target import Target
-from softmix.data.text import to_text
+from . import toys
+from .contract import Source
+from .dataset import from_dataset
+from .degraded import Degraded
+from .encoded import Encoded, LatentScale
+from .mirror import mirrored
+from .origin import Origin
+from .paired import Paired
+from .report import DataError, NoSplitError, Report
+from .source import load
+from .store import Data, to_uint8
+from .target import Target
+from .text import to_text
 
 __all__ = [
     "Data",

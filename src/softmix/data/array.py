@@ -1,4 +1,4 @@
-"""Room `data`: arrays that are already arrays, with one rule for what their axes and their numbers mean."""
+"""Arrays that are already arrays, with one rule for what their axes and their numbers mean."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softmix.data.numbers import numbers, tokens, volumes
-from softmix.data.pixels import axis_of_channels, pictures
-from softmix.data.report import DataError, Report
-from softmix.data.store import Data, choose, make
-from softmix.data.values import chunks, has_pixel_levels, range_of
-from softmix.data.want import Want
-from softmix.data.written import Written, what
+from .numbers import numbers, tokens, volumes
+from .pixels import axis_of_channels, pictures
+from .report import DataError, Report
+from .store import Data, choose, make
+from .values import chunks, has_pixel_levels, range_of
+from .want import Want
+from .written import Written, what
 
 _Reader = Callable[[str, NDArray[Any], Want, list[str]], Written]
 

@@ -1,4 +1,4 @@
-"""Room `data`: a cache that is being built: arrays in files, which are mapped and not in memory."""
+"""A cache that is being built: arrays in files, which are mapped and not in memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from softmix.data.report import DataError, printable
-from softmix.data.values import chunks
+from .report import DataError, printable
+from .values import chunks
 
 T = TypeVar("T")
 # The header of every .npy here: it is written last, when the number of items is known.

@@ -1,4 +1,4 @@
-"""Room `data`: what sources that are made of another source have in common."""
+"""What sources that are made of another source have in common."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond, CondSpec, Part
-from softmix.data.contract import Source
-from softmix.data.report import DataError
-from softmix.data.store import choose
-from softmix.rng import Rng
+from ..cond import Cond, CondSpec, Part
+from ..rng import Rng
+from .contract import Source
+from .report import DataError
+from .store import choose
 
 # So many items are tried when a source is made, to see what a function gives.
 PROBE = 8

@@ -1,4 +1,4 @@
-"""Room `data`: data sets that are larger than memory: read once, kept in files, and mapped from them.
+"""Data sets that are larger than memory: read once, kept in files, and mapped from them.
 
     DIR/NAME-KEY/store.json        what was read, from which files, with the report
     DIR/NAME-KEY/0.npy             the values, uint8, int32 or float32
@@ -26,13 +26,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from softmix.config import JSON, canonical, to_json
-from softmix.data.aside import HEAD, Aside, header, mapped
-from softmix.data.origin import Origin
-from softmix.data.place import Place
-from softmix.data.report import DataError, Report, printable
-from softmix.data.state import State, state_of
-from softmix.data.store import Data
+from ..config import JSON, canonical, to_json
+from .aside import HEAD, Aside, header, mapped
+from .origin import Origin
+from .place import Place
+from .report import DataError, Report, printable
+from .state import State, state_of
+from .store import Data
 
 # To be raised when the same files would be read as other items.
 FORMAT = 1

@@ -1,4 +1,4 @@
-"""Room `data`: CIFAR's python folders, read without unpickling.
+"""CIFAR's python folders, read without unpickling.
 
 Their files are pickles of plain dictionaries. Here a reader knows the few operations that such a file is made of and
 makes of each no more than a list, a number or a record of what was to be called; nothing is imported and nothing is
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmix.data.array import from_array
-from softmix.data.entries import MAX_BYTES
-from softmix.data.labels import classes_of, named
-from softmix.data.report import DataError, printable
-from softmix.data.store import Data
-from softmix.data.want import Want
+from .array import from_array
+from .entries import MAX_BYTES
+from .labels import classes_of, named
+from .report import DataError, printable
+from .store import Data
+from .want import Want
 
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar-10": {

@@ -1,4 +1,4 @@
-"""Room `data`: the contract of a source, that is, of anything that a run can learn from."""
+"""The contract of a source, that is, of anything that a run can learn from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from softmix.cond import Cond, CondSpec
-from softmix.rng import Rng
+from ..cond import Cond, CondSpec
+from ..rng import Rng
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Room `data`: any map-style Dataset of torch as a source."""
+"""Any map-style Dataset of torch as a source."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond, CondSpec
-from softmix.data.beside import digest, named_by
-from softmix.data.item import Given, item_of
-from softmix.data.origin import Values
-from softmix.data.report import DataError, Report
-from softmix.data.store import choose, fingerprint
-from softmix.data.values import ENDS, Range, decide
-from softmix.data.want import Want
-from softmix.rng import Rng
+from ..cond import Cond, CondSpec
+from ..rng import Rng
+from .beside import digest, named_by
+from .item import Given, item_of
+from .origin import Values
+from .report import DataError, Report
+from .store import choose, fingerprint
+from .values import ENDS, Range, decide
+from .want import Want
 
 # So many items are read when the source is made: for its shape, its range and its fingerprint.
 _SAMPLE = 64

@@ -1,4 +1,4 @@
-"""Room `data`: items with a measurement of themselves as their condition, for restoration."""
+"""Items with a measurement of themselves as their condition, for restoration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond
-from softmix.data.beside import (
+from ..cond import Cond
+from ..rng import Rng
+from .beside import (
     added,
     alone_alike,
     classes_of,
@@ -20,9 +21,8 @@ from softmix.data.beside import (
     require_finite,
     with_part,
 )
-from softmix.data.contract import Source
-from softmix.data.report import DataError
-from softmix.rng import Rng
+from .contract import Source
+from .report import DataError
 
 
 class Degraded:

@@ -1,4 +1,4 @@
-"""Room `data`: the latents that a codec makes of items, to train on in their place."""
+"""The latents that a codec makes of items, to train on in their place."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond
-from softmix.config import JSON
-from softmix.data.beside import PROBE, alone_alike, classes_of, digest, named_by, projections, require_finite
-from softmix.data.cache import stored
-from softmix.data.contract import Source
-from softmix.data.place import MEMORY, Place
-from softmix.data.report import DataError, Report
-from softmix.data.state import State
-from softmix.data.store import Data, choose, make
-from softmix.rng import Rng
+from ..cond import Cond
+from ..config import JSON
+from ..rng import Rng
+from .beside import PROBE, alone_alike, classes_of, digest, named_by, projections, require_finite
+from .cache import stored
+from .contract import Source
+from .place import MEMORY, Place
+from .report import DataError, Report
+from .state import State
+from .store import Data, choose, make
 
 # Their statistics are taken of so many items.
 _MEASURED = 256

@@ -1,4 +1,4 @@
-"""Room `data`: the files of a folder or a zip archive, each with a name and a way to open it; nothing is extracted."""
+"""The files of a folder or a zip archive, each with a name and a way to open it; nothing is extracted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from softmix.data.report import DataError, printable
+from .report import DataError, printable
 
 MAX_BYTES = 1 << 28
 _CLUTTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})

@@ -1,4 +1,4 @@
-"""Room `data`: the IDX format of the MNIST family, read and written, plain or gzipped.
+"""The IDX format of the MNIST family, read and written, plain or gzipped.
 
 A file is 00 00, a byte for the type, a byte for the number of axes, each size as a big-endian
 32-bit number, then the values, big-endian, last axis fastest (Y. LeCun's page of MNIST).
@@ -20,8 +20,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmix.data.memory import inflatable, room_for
-from softmix.data.report import DataError, printable
+from .memory import inflatable, room_for
+from .report import DataError, printable
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_BYTES = 1 << 34

@@ -1,4 +1,4 @@
-"""Room `data`: one item of a Dataset of torch's, as x0 and its conditions."""
+"""One item of a Dataset of torch's, as x0 and its conditions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from softmix.data.picture import MODES
-from softmix.data.report import DataError
+from .picture import MODES
+from .report import DataError
 
 _KNOWN = ("x0", "label", "image", "value", "context")
 

@@ -1,4 +1,4 @@
-"""Room `data`: numbers or names that stand for the class of each item, checked before anything is made of them."""
+"""Numbers or names that stand for the class of each item, checked before anything is made of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softmix.data.report import DataError, printable
+from .report import DataError, printable
 
 # ImageNet in full has 21,841. A damaged number would otherwise make a class of every number below it.
 MAX_CLASSES = 1 << 16

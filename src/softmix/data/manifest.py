@@ -1,4 +1,4 @@
-"""Room `data`: lists of pictures with their labels: csv, tsv, txt and jsonl files, and EDM's dataset.json."""
+"""Lists of pictures with their labels: csv, tsv, txt and jsonl files, and EDM's dataset.json."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from softmix.data.entries import MAX_BYTES, Entry, Listing, file
-from softmix.data.report import DataError, grouped, printable
-from softmix.data.want import ALIASES, SPLITS, Want
+from .entries import MAX_BYTES, Entry, Listing, file
+from .report import DataError, grouped, printable
+from .want import ALIASES, SPLITS, Want
 
 KINDS = (".csv", ".tsv", ".txt", ".jsonl")
 _PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "img")

@@ -1,10 +1,10 @@
-"""Room `data`: how much may be read: no more than memory holds, and no more than a packed file can be meant to hold."""
+"""How much may be read: no more than memory holds, and no more than a packed file can be meant to hold."""
 
 from __future__ import annotations
 
 import os
 
-from softmix.data.report import DataError
+from .report import DataError
 
 # A packed file may always hold this much, and else so many times its own size. Real data are packed 2 to 20 times,
 # and a file of nothing but zeros 1000 times.

@@ -1,4 +1,4 @@
-"""Room `data`: items mirrored left for right, with the image that they are conditioned on."""
+"""Items mirrored left for right, with the image that they are conditioned on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond
-from softmix.rng import Rng
-from softmix.shape import column
+from ..cond import Cond
+from ..rng import Rng
+from ..shape import column
 
 
 def mirrored(x0: Tensor, cond: Cond | None, rng: Rng) -> tuple[Tensor, Cond | None]:

@@ -1,4 +1,4 @@
-"""Room `data`: IDX files as MNIST names them: images and, in a file beside them, their labels."""
+"""IDX files as MNIST names them: images and, in a file beside them, their labels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from softmix.data import idx
-from softmix.data.array import from_array
-from softmix.data.labels import classes_of, named
-from softmix.data.report import DataError, printable
-from softmix.data.store import Data
-from softmix.data.want import Want
-from softmix.data.written import what
+from . import idx
+from .array import from_array
+from .labels import classes_of, named
+from .report import DataError, printable
+from .store import Data
+from .want import Want
+from .written import what
 
 _NAMES = {"train": ("train",), "test": ("t10k", "test")}
 

@@ -1,4 +1,4 @@
-"""Room `data`: the sets that softmix knows by name: digits, fashion-mnist and the toys."""
+"""The sets that softmix knows by name: digits, fashion-mnist and the toys."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from softmix.data.array import from_array
-from softmix.data.mnist import from_idx_folder, is_idx_folder
-from softmix.data.report import DataError, Report
-from softmix.data.store import Data, make
-from softmix.data.toys import TOYS
-from softmix.data.want import Want
-from softmix.rng import Rng
+from ..rng import Rng
+from .array import from_array
+from .mnist import from_idx_folder, is_idx_folder
+from .report import DataError, Report
+from .store import Data, make
+from .toys import TOYS
+from .want import Want
 
 FASHION_CLASSES = (
     "T-shirt/top",

@@ -1,4 +1,4 @@
-"""Room `data`: arrays that numpy has saved: a .npy file with labels beside it, and an .npz archive of several."""
+"""Arrays that numpy has saved: a .npy file with labels beside it, and an .npz archive of several."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softmix.data.array import from_array
-from softmix.data.entries import open_archive
-from softmix.data.labels import beside, classes_of
-from softmix.data.memory import inflatable, room_for
-from softmix.data.report import DataError, printable
-from softmix.data.store import Data
-from softmix.data.want import ALIASES, Want
-from softmix.data.written import what
+from .array import from_array
+from .entries import open_archive
+from .labels import beside, classes_of
+from .memory import inflatable, room_for
+from .report import DataError, printable
+from .store import Data
+from .want import ALIASES, Want
+from .written import what
 
 _IMAGES = ("images", "image", "x", "data", "arr_0", "samples", "imgs")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")

@@ -1,4 +1,4 @@
-"""Room `data`: arrays that hold no pictures: points, sequences, volumes, and tokens."""
+"""Arrays that hold no pictures: points, sequences, volumes, and tokens."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmix.data.report import DataError
-from softmix.data.values import chunks, dark, range_of, scaled
-from softmix.data.want import Want
-from softmix.data.written import Written, what
+from .report import DataError
+from .values import chunks, dark, range_of, scaled
+from .want import Want
+from .written import Written, what
 
 
 def numbers(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Written:

@@ -1,4 +1,4 @@
-"""Room `data`: where items came from and how they were read: enough to read the same items again."""
+"""Where items came from and how they were read: enough to read the same items again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `data`: pairs, in which an item of one source is what is known of an item of another."""
+"""Pairs, in which an item of one source is what is known of an item of another."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from softmix.cond import Cond
-from softmix.data.beside import added, classes_of, digest, part_for, with_part
-from softmix.data.contract import Source
-from softmix.data.origin import Origin
-from softmix.data.place import MEMORY, Place
-from softmix.data.report import DataError, Report
-from softmix.data.store import Data, divided
-from softmix.rng import Rng
+from ..cond import Cond
+from ..rng import Rng
+from .beside import added, classes_of, digest, part_for, with_part
+from .contract import Source
+from .origin import Origin
+from .place import MEMORY, Place
+from .report import DataError, Report
+from .store import Data, divided
 
 
 class Paired:

@@ -1,4 +1,4 @@
-"""Room `data`: two folders or archives of pictures, paired by the names of their files; other sources by number."""
+"""Two folders or archives of pictures, paired by the names of their files; other sources by number."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from softmix.data.entries import Entry, Listing, archive, folder, open_archive
-from softmix.data.manifest import with_dataset_json
-from softmix.data.origin import Origin
-from softmix.data.paired import Paired
-from softmix.data.pictures import name_of, read_part
-from softmix.data.report import DataError, Report
-from softmix.data.splits import Part, of_split
-from softmix.data.store import Data, choose
-from softmix.data.want import Want
+from .entries import Entry, Listing, archive, folder, open_archive
+from .manifest import with_dataset_json
+from .origin import Origin
+from .paired import Paired
+from .pictures import name_of, read_part
+from .report import DataError, Report
+from .splits import Part, of_split
+from .store import Data, choose
+from .want import Want
 
 
 def paired_pictures(first: Path, second: Path, want: Want) -> tuple[Data, Data]:

@@ -1,4 +1,4 @@
-"""Room `data`: one picture, from a stream of bytes to uint8 [C, H, W], or the reason why it is of no use.
+"""One picture, from a stream of bytes to uint8 [C, H, W], or the reason why it is of no use.
 
 What is converted, and how: several frames give the first one; 16 bits give the nearest of 8 (value / 257, or
 255 value / (2^bits - 1) of a grey picture that holds fewer); transparency is laid on white, unless it is asked for as a
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from softmix.data.values import stretched
+from .values import stretched
 
 MAX_PIXELS = 1 << 26
 MAX_ENLARGED = 4

@@ -1,4 +1,4 @@
-"""Room `data`: a folder or an archive of pictures, scanned once, as a data set with a report."""
+"""A folder or an archive of pictures, scanned once, as a data set with a report."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softmix.data.entries import Entry, Listing, archive, folder, open_archive
-from softmix.data.labels import from_names
-from softmix.data.manifest import listed, with_dataset_json
-from softmix.data.picture import MAX_ENLARGED, REDUCED, Header, Unusable, decoded, look
-from softmix.data.report import DataError, Grave, Report, grouped, printable
-from softmix.data.splits import Part, of_split, shared_depth
-from softmix.data.store import Data, make
-from softmix.data.values import bits_for, dark, vast
-from softmix.data.want import Want
-from softmix.rng import permutation
+from ..rng import permutation
+from .entries import Entry, Listing, archive, folder, open_archive
+from .labels import from_names
+from .manifest import listed, with_dataset_json
+from .picture import MAX_ENLARGED, REDUCED, Header, Unusable, decoded, look
+from .report import DataError, Grave, Report, grouped, printable
+from .splits import Part, of_split, shared_depth
+from .store import Data, make
+from .values import bits_for, dark, vast
+from .want import Want
 
 # More than one in so many pictures are not dropped for their size alone.
 _DROPPED = 10

@@ -1,4 +1,4 @@
-"""Room `data`: pictures that are in an array, as pixels uint8 [N, C, H, W]."""
+"""Pictures that are in an array, as pixels uint8 [N, C, H, W]."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from softmix.data.picture import MODES, Unusable, fit, to_array, to_mode
-from softmix.data.report import DataError
-from softmix.data.values import dark, decide, range_of, require_bits, said, stretched, to_pixels, vast
-from softmix.data.want import Want
-from softmix.data.written import Written, what
+from .picture import MODES, Unusable, fit, to_array, to_mode
+from .report import DataError
+from .values import dark, decide, range_of, require_bits, said, stretched, to_pixels, vast
+from .want import Want
+from .written import Written, what
 
 _RULE = "images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C = 1 or 3, or 4 with alpha"
 _Change = Callable[[NDArray[Any]], NDArray[Any]]

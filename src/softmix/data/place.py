@@ -1,4 +1,4 @@
-"""Room `data`: where the values of a data set are put while they are read: in memory, or elsewhere."""
+"""Where the values of a data set are put while they are read: in memory, or elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from softmix.data.memory import room_for
+from .memory import room_for
 
 T = TypeVar("T")
 

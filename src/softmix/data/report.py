@@ -1,4 +1,4 @@
-"""Room `data`: what was asked, what was read, what was left out and why, and the error that stops a load."""
+"""What was asked, what was read, what was left out and why, and the error that stops a load."""
 
 from __future__ import annotations
 

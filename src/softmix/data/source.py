@@ -1,4 +1,4 @@
-"""Room `data`: the one door, `load`: a name or a path goes in, a data set comes out."""
+"""The one door, `load`: a name or a path goes in, a data set comes out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
-from softmix.data.cache import cached
-from softmix.data.cifar import from_cifar, kind_of
-from softmix.data.manifest import KINDS as LISTS
-from softmix.data.mnist import from_idx, from_idx_folder, is_idx_folder
-from softmix.data.named import digits, fashion_mnist, toy
-from softmix.data.npy import from_npy, from_npz
-from softmix.data.origin import Layout, Origin, Tokens, Values
-from softmix.data.paired import Paired
-from softmix.data.pairs import pair, paired_others, paired_pictures
-from softmix.data.pictures import from_folder, from_list, from_zip
-from softmix.data.place import MEMORY, Place
-from softmix.data.report import DataError, printable
-from softmix.data.store import Data, divided
-from softmix.data.text import from_text
-from softmix.data.toys import TOYS
-from softmix.data.want import ALIASES, Want
+from .cache import cached
+from .cifar import from_cifar, kind_of
+from .manifest import KINDS as LISTS
+from .mnist import from_idx, from_idx_folder, is_idx_folder
+from .named import digits, fashion_mnist, toy
+from .npy import from_npy, from_npz
+from .origin import Layout, Origin, Tokens, Values
+from .paired import Paired
+from .pairs import pair, paired_others, paired_pictures
+from .pictures import from_folder, from_list, from_zip
+from .place import MEMORY, Place
+from .report import DataError, printable
+from .store import Data, divided
+from .text import from_text
+from .toys import TOYS
+from .want import ALIASES, Want
 
 _NAMED = {"digits": digits, "fashion-mnist": fashion_mnist}
 _IDX_NAME = re.compile(r"(\.idx|ubyte)(\.gz)?$|idx\d?.*\.gz$")

@@ -1,12 +1,12 @@
-"""Room `data`: the part of a folder or archive that is meant, where its subfolders are called train, test or val."""
+"""The part of a folder or archive that is meant, where its subfolders are called train, test or val."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from softmix.data.entries import Entry
-from softmix.data.want import ALIASES, SPLITS, Want
+from .entries import Entry
+from .want import ALIASES, SPLITS, Want
 
 # How many levels below the first one that has several folders are looked at: class/train/1.png, images/train/dog/1.png.
 _DEEPER = 3

@@ -1,4 +1,4 @@
-"""Room `data`: the files that a source consists of, and whether they have changed since."""
+"""The files that a source consists of, and whether they have changed since."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from softmix.data import labels, manifest, mnist
-from softmix.data.entries import folder
-from softmix.data.named import fashion_places
-from softmix.data.origin import Origin
-from softmix.version import __version__
+from ..version import __version__
+from . import labels, manifest, mnist
+from .entries import folder
+from .named import fashion_places
+from .origin import Origin
 
 
 @dataclass(frozen=True)

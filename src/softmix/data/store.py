@@ -1,4 +1,4 @@
-"""Room `data`: a data set, its values in model units, and the way back to bytes."""
+"""A data set, its values in model units, and the way back to bytes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond, CondSpec
-from softmix.data.origin import Origin
-from softmix.data.place import MEMORY, Place
-from softmix.data.report import DataError, Report
-from softmix.rng import Rng, permutation
+from ..cond import Cond, CondSpec
+from ..rng import Rng, permutation
+from .origin import Origin
+from .place import MEMORY, Place
+from .report import DataError, Report
 
 Kind = Literal["images", "points", "sequences", "volumes", "grids", "tokens"]
 # Values of an array that is mapped from a file are hashed in pieces, so that they are never all in memory.

@@ -1,4 +1,4 @@
-"""Room `data`: a target density, known up to its constant, of which there are no items."""
+"""A target density, known up to its constant, of which there are no items."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond, CondSpec
-from softmix.data.beside import digest, named_by
-from softmix.data.report import DataError
-from softmix.rng import Rng
+from ..cond import Cond, CondSpec
+from ..rng import Rng
+from .beside import digest, named_by
+from .report import DataError
 
 _POINTS = 16
 

@@ -1,4 +1,4 @@
-"""Room `data`: a text as items of so many tokens, and tokens as text."""
+"""A text as items of so many tokens, and tokens as text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softmix.data.report import DataError, Report, printable
-from softmix.data.store import Data, choose, make
-from softmix.data.want import Want
+from .report import DataError, Report, printable
+from .store import Data, choose, make
+from .want import Want
 
 
 def from_text(path: Path, want: Want) -> Data:

@@ -1,4 +1,4 @@
-"""Room `data`: laws whose truth is known, to draw from and to compare with, in any dimension.
+"""Laws whose truth is known, to draw from and to compare with, in any dimension.
 
 Every draw is a function of its item's number alone: item k of sample(n, Rng(seed, n)) is bit for bit
 the one item of sample(1, Rng(seed, [k])).
@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from softmix.rng import Rng
+from ..rng import Rng
 
 _F64 = torch.float64
 

@@ -1,4 +1,4 @@
-"""Room `data`: the range that an array's numbers are in, and the way from there to pixels 0..255 or to [-1, 1].
+"""The range that an array's numbers are in, and the way from there to pixels 0..255 or to [-1, 1].
 
 A file does not say whether 1 is white or nearly black. What is found decides where only one range fits it, the report
 says what was decided, and everything else is refused with the options that settle it.
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmix.data.origin import Values
-from softmix.data.report import DataError, Grave
-from softmix.data.want import Want
+from .origin import Values
+from .report import DataError, Grave
+from .want import Want
 
 # (lowest, highest) value of each range.
 ENDS: dict[Values, tuple[float, float]] = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "0..255": (0.0, 255.0)}

@@ -1,4 +1,4 @@
-"""Room `data`: what the caller of `load` asked for, refused where it makes no sense, and which split it means."""
+"""What the caller of `load` asked for, refused where it makes no sense, and which split it means."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import get_args
 
-from softmix.data.origin import Layout, Tokens, Values
-from softmix.data.place import MEMORY, Place
-from softmix.data.report import DataError, NoSplitError
+from .origin import Layout, Tokens, Values
+from .place import MEMORY, Place
+from .report import DataError, NoSplitError
 
 # Tokens are kept in 32 bits.
 MAX_TOKENS = 1 << 31

@@ -1,4 +1,4 @@
-"""Room `data`: how a reader changes the items of an array, piece by piece, into what a data set keeps."""
+"""How a reader changes the items of an array, piece by piece, into what a data set keeps."""
 
 from __future__ import annotations
 

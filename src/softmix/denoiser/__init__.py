@@ -1,4 +1,4 @@
-"""The room of denoisers: from (x_t, t) to a posterior over x0.
+"""From (x_t, t) to a posterior over x0.
 
 A denoiser is a network with a parameterisation and a head (`Network`), or a closed form (`ExactMixture`,
 `ExactData`), or either of them wrapped (`guided`, `averaged`, `Counted`).

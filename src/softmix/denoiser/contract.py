@@ -1,4 +1,4 @@
-"""The room of denoisers: the contract."""
+"""The contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of denoisers: closed forms. The oracles that everything else is measured against."""
+"""Closed forms. The oracles that everything else is measured against."""
 
 from __future__ import annotations
 

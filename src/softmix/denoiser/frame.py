@@ -1,4 +1,4 @@
-"""The room of denoisers: a denoiser of a process with a frame, seen from inside the frame."""
+"""A denoiser of a process with a frame, seen from inside the frame."""
 
 from __future__ import annotations
 

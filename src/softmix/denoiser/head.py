@@ -1,4 +1,4 @@
-"""The room of denoisers: heads, which turn a network's output into a posterior. The soft one is in smd.py."""
+"""Heads, which turn a network's output into a posterior. The soft one is in smd.py."""
 
 from __future__ import annotations
 

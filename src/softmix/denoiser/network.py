@@ -1,4 +1,4 @@
-"""The room of denoisers: a network with its parameterisation and its posterior head."""
+"""A network with its parameterisation and its posterior head."""
 
 from __future__ import annotations
 

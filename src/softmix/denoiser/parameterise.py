@@ -1,4 +1,4 @@
-"""The room of denoisers: the one table that turns what a network says into the clean signal.
+"""The one table that turns what a network says into the clean signal.
 
 For x_t = alpha x0 + sigma z, every usual output F is affine in (x0, z), hence x0 = a x_t + b F:
 

@@ -1,4 +1,4 @@
-"""The room of denoisers: Soft Mixture Denoising. A latent eta turns one network into a continuous mixture.
+"""Soft Mixture Denoising. A latent eta turns one network into a continuous mixture.
 
 z = g(eta, x_t, t) and f(z, t) modulates chosen blocks of the net: x0 = D(x_t, t; f(g(eta, x_t, t), t)).
 What comes before the first modulated block does not see eta and is run once for all draws.

@@ -1,4 +1,4 @@
-"""The room of denoisers: wraps, which take a denoiser and give one."""
+"""Wraps, which take a denoiser and give one."""
 
 from __future__ import annotations
 
@@ -121,37 +121,42 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 def classifier_free(scale: float) -> Rule:
-    """told, untold -> untold + scale (told - untold); scale 1 is no guidance (Ho & Salimans 2022, their w + 1)."""
-    return lambda told, untold: untold + scale * (told - untold)
+    """u + scale (c - u) of the conditional estimate c and the unconditional u.
+
+    scale 1 is no guidance: it is w + 1 of Ho & Salimans 2022.
+    """
+    return lambda conditional, unconditional: unconditional + scale * (conditional - unconditional)
 
 
-def guided(rule: Rule | float, untold: Cond | Tensor | None = None, drop: str | Sequence[str] | None = None) -> Wrap:
+def guided(
+    rule: Rule | float, unconditional: Cond | Tensor | None = None, drop: str | Sequence[str] | None = None
+) -> Wrap:
     """Guidance by a rule that joins what is believed with the condition and with less of it.
 
     Give one of the two, or none: then all that is given is dropped.
 
     drop : the parts, or the labels by their names, that the second question goes without: ("label",), ("image",
         "context"), ("shoe",). Wraps of several parts combine: guided(2, drop="image")(guided(5, drop="label")(model)).
-    untold : the condition that stands for none, [1, ...]. For text, the embedding of "", or of what the picture should
-        not be.
+    unconditional : the condition that stands for none, [1, ...]. For text, the embedding of "" or of a negative
+        prompt.
     rule : a function of two estimates of x0, or a number for `classifier_free`. It acts on the means; on an implicit
         posterior it acts on draws with the same latent, so that the mixture survives; on a Categorical or Levels on
         the log-probabilities, and on a Joint part by part. Of any other only the mean is left.
 
-    Raises ValueError without a condition, for parts that are not given, and for an embedding without `untold`.
+    Raises ValueError without a condition, for parts that are not given, and for an embedding without `unconditional`.
     """
     join = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
     names = (drop,) if isinstance(drop, str) else drop
-    if names is not None and (untold is not None or not names):
+    if names is not None and (unconditional is not None or not names):
         raise ValueError(
-            "guidance goes without the parts in drop, at least one, or has untold in place of the condition"
+            "guidance goes without the parts in drop, at least one, or has unconditional in place of the condition"
         )
 
     def wrap(denoiser: Denoiser) -> Denoiser:
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
             if cond is None or (isinstance(cond, Cond) and not cond.parts):
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
-            less = _in_place_of(cond, untold) if untold is not None else _without(cond, names, inner)
+            less = _in_place_of(cond, unconditional) if unconditional is not None else _without(cond, names, inner)
             other = _elsewhere(denoiser.process, xt, t, cond, less)
             return joined(inner(xt, t, cond), inner(other, t, less), join, "guidance")
 
@@ -167,17 +172,19 @@ def _elsewhere(process: Process, xt: Tensor, t: Tensor | float, cond: Any, other
     return process.leave(process.enter(xt, t, cond), t, other)
 
 
-def _in_place_of(cond: Cond | Tensor, untold: Cond | Tensor) -> Cond | Tensor:
-    """`untold`, a row for each of the condition's, where they are."""
-    if len(untold) not in (1, len(cond)):
+def _in_place_of(cond: Cond | Tensor, unconditional: Cond | Tensor) -> Cond | Tensor:
+    """`unconditional`, a row for each of the condition's, where they are."""
+    if len(unconditional) not in (1, len(cond)):
         raise ValueError(
-            f"what stands for none has {len(untold)} rows, and the condition {len(cond)}: give one, or as many"
+            f"what stands for none has {len(unconditional)} rows, and the condition {len(cond)}: give one, or as many"
         )
-    if isinstance(untold, Cond):
-        return untold.to(_device(cond)).expand(len(cond))
+    if isinstance(unconditional, Cond):
+        return unconditional.to(_device(cond)).expand(len(cond))
     if isinstance(cond, Cond):
-        raise ValueError("the condition is a Cond and what stands for none is a tensor: give untold as a Cond too")
-    return untold.to(cond).expand_as(cond)
+        raise ValueError(
+            "the condition is a Cond and what stands for none is a tensor: give unconditional as a Cond too"
+        )
+    return unconditional.to(cond).expand_as(cond)
 
 
 def _device(cond: Cond | Tensor) -> torch.device:
@@ -187,7 +194,7 @@ def _device(cond: Cond | Tensor) -> torch.device:
 def _without(cond: Cond | Tensor, names: Sequence[str] | None, denoiser: Denoiser) -> Cond | Tensor:
     """The condition without these parts and labels, or without any; a tensor of labels stays one."""
     if not isinstance(cond, Cond) and cond.is_floating_point():
-        raise ValueError("what stands for no condition beside an embedding? Give untold, for text that of ''")
+        raise ValueError("what stands for no condition beside an embedding? Give unconditional, for text that of ''")
     if not isinstance(cond, Cond) and names is None:
         return torch.full_like(cond, -1)
     given = cast(Cond, as_cond(cond))

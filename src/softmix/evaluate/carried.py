@@ -1,4 +1,4 @@
-"""Room `evaluate`: how much of the true spread of x0 a model's latent carries, by noise level."""
+"""How much of the true spread of x0 a model's latent carries, by noise level."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softmix.cond import Cond
-from softmix.denoiser import Denoiser
-from softmix.posterior import HasMean, HasVariance, Implicit, need
-from softmix.posterior.implicit import spread
-from softmix.rng import Rng
+from ..cond import Cond
+from ..denoiser import Denoiser
+from ..posterior import HasMean, HasVariance, Implicit, need
+from ..posterior.implicit import spread
+from ..rng import Rng
 
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the small network whose penultimate layer serves as our feature extractor, and its training."""
+"""The small network whose penultimate layer serves as our feature extractor, and its training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmix.rng import permutation
+from ..rng import permutation
 
 WIDTH = 64
 EPOCHS = 20

@@ -1,4 +1,4 @@
-"""Room `evaluate`: fidelity and diversity told apart, by balls around the nearest neighbours of each item."""
+"""Fidelity and diversity told apart, by balls around the nearest neighbours of each item."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmix.evaluate.matrix import rows, same_width, spans
+from .matrix import rows, same_width, spans
 
 # Distances that are equal in truth differ in the last bits; an edge this wide, relative to the radius, holds them.
 _EDGE = 1e-9

@@ -1,4 +1,4 @@
-"""Room `evaluate`: what an evaluation holds: rows of numbers, pictures, and what both depend on."""
+"""What an evaluation holds: rows of numbers, pictures, and what both depend on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from softmix.evaluate.carried import Carried
+from .carried import Carried
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Room `evaluate`: what a feature extractor is."""
+"""What a feature extractor is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: feature extractors, each named after what it was fitted to and a hash of its weights."""
+"""Feature extractors, each named after what it was fitted to and a hash of its weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from softmix.evaluate import classifier
-from softmix.evaluate.extractor import Features, need_images
-from softmix.evaluate.matrix import rows, spans
-from softmix.evaluate.shrink import Shrunk, shrink, shrunk_size
-from softmix.evaluate.stored import read_weights, weights_hash, write_weights
-from softmix.rng import permutation
+from ..rng import permutation
+from . import classifier
+from .extractor import Features, need_images
+from .matrix import rows, spans
+from .shrink import Shrunk, shrink, shrunk_size
+from .stored import read_weights, weights_hash, write_weights
 
 BATCH = 256
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the Fréchet distance between Gaussians fitted to two sets of features."""
+"""The Fréchet distance between Gaussians fitted to two sets of features."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softmix.evaluate.matrix import rows
-from softmix.rng import permutation
+from ..rng import permutation
+from .matrix import rows
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Room `evaluate`: a model, or samples from anywhere, against data not trained on: the numbers of a report."""
+"""A model, or samples from anywhere, against data not trained on: the numbers of a report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softmix.data import Data
-from softmix.data.store import choose
-from softmix.denoiser import Denoiser
-from softmix.evaluate.carried import carried
-from softmix.evaluate.evaluation import Evaluation, Pictures, Row
-from softmix.evaluate.kept import Kept
-from softmix.evaluate.nearest import nearest
-from softmix.evaluate.reference import Kind, labels_as
-from softmix.evaluate.reference import Reference as Reference
-from softmix.evaluate.reference import features_for as features_for
-from softmix.sampler import Precision, Sampler, Step, ancestral, label, sample, traits
+from ..data import Data
+from ..data.store import choose
+from ..denoiser import Denoiser
+from ..sampler import Precision, Sampler, Step, ancestral, label, sample, traits
+from .carried import carried
+from .evaluation import Evaluation, Pictures, Row
+from .kept import Kept
+from .nearest import nearest
+from .reference import Kind, labels_as
+from .reference import Reference as Reference
+from .reference import features_for as features_for
 
 STEPS = (1, 2, 4, 8, 16)
 SHOWN = 32

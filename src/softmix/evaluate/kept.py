@@ -1,4 +1,4 @@
-"""Room `evaluate`: rows that were measured are kept as JSON, so that an evaluation goes on from them."""
+"""Rows that were measured are kept as JSON, so that an evaluation goes on from them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from softmix.evaluate.stored import write_aside
-from softmix.version import __version__
+from ..version import __version__
+from .stored import write_aside
 
 # Counted up where `Reference.compare` measures otherwise than before.
 MEASURES = 2

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the polynomial-kernel distance between two sets of features, with its standard error."""
+"""The polynomial-kernel distance between two sets of features, with its standard error."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmix.evaluate.matrix import rows, same_width
-from softmix.rng import permutation
+from ..rng import permutation
+from .matrix import rows, same_width
 
 
 class KernelDistance(NamedTuple):

@@ -1,4 +1,4 @@
-"""Room `evaluate`: what every distance does first, turning what it was given into checked rows of numbers."""
+"""What every distance does first, turning what it was given into checked rows of numbers."""
 
 from __future__ import annotations
 

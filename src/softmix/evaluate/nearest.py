@@ -1,4 +1,4 @@
-"""Room `evaluate`: the training image nearest to each generated one, and whether that is too near."""
+"""The training image nearest to each generated one, and whether that is too near."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmix.evaluate.matrix import finite, flat, same_width, spans
+from .matrix import finite, flat, same_width, spans
 
 
 class Nearest(NamedTuple):

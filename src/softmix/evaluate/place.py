@@ -1,4 +1,4 @@
-"""Room `evaluate`: where classifiers for features are kept."""
+"""Where classifiers for features are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: curves as SVG to be set inside a page, whose style sheet then gives them their colours."""
+"""Curves as SVG to be set inside a page, whose style sheet then gives them their colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: distances for samples of points and for problems whose modes are known."""
+"""Distances for samples of points and for problems whose modes are known."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmix.evaluate.matrix import distances, rows, same_width, spans
-from softmix.rng import Rng
+from ..rng import Rng
+from .matrix import distances, rows, same_width, spans
 
 
 class Modes(NamedTuple):

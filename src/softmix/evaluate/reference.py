@@ -1,4 +1,4 @@
-"""Room `evaluate`: what samples are compared with, and in which features."""
+"""What samples are compared with, and in which features."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from softmix.data import Data
-from softmix.data.store import choose
-from softmix.evaluate.coverage import coverage
-from softmix.evaluate.extractor import Features
-from softmix.evaluate.features import classifier_features, image_features, pixel_features, raw_features
-from softmix.evaluate.frechet import frechet, frechet_error
-from softmix.evaluate.kernel import kernel_distance
-from softmix.evaluate.nearest import compared, nearest
-from softmix.evaluate.points import histogram_tv, sliced_wasserstein
-from softmix.evaluate.shrink import Shrunk, shrunk_items
+from ..data import Data
+from ..data.store import choose
+from .coverage import coverage
+from .extractor import Features
+from .features import classifier_features, image_features, pixel_features, raw_features
+from .frechet import frechet, frechet_error
+from .kernel import kernel_distance
+from .nearest import compared, nearest
+from .points import histogram_tv, sliced_wasserstein
+from .shrink import Shrunk, shrunk_items
 
 Kind = Literal["auto", "pixels", "pca", "classifier"]
 KINDS: tuple[Kind, ...] = ("auto", "pixels", "pca", "classifier")

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the report of one or several evaluations as a single html file; `report.html.j2` is its page."""
+"""The report of one or several evaluations as a single html file; `report.html.j2` is its page."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-from softmix.evaluate import plot, text
-from softmix.evaluate.carried import Carried
-from softmix.evaluate.evaluation import Evaluation, Row
-from softmix.evaluate.sheet import Key, pairs, sheets
-from softmix.evaluate.stored import write_aside
+from . import plot, text
+from .carried import Carried
+from .evaluation import Evaluation, Row
+from .sheet import Key, pairs, sheets
+from .stored import write_aside
 
 _TEMPLATE = "report.html.j2"
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: the pictures of a report: sheets of images as PNG inside the page, and whose they are."""
+"""The pictures of a report: sheets of images as PNG inside the page, and whose they are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softmix.data.store import to_uint8
-from softmix.evaluate import plot, text
-from softmix.evaluate.evaluation import Evaluation, Pictures
-from softmix.picture import tile, to_image
+from ..data.store import to_uint8
+from ..picture import tile, to_image
+from . import plot, text
+from .evaluation import Evaluation, Pictures
 
 _COLUMNS, _ROWS, _WIDEST = 8, 4, 1100
 

@@ -1,4 +1,4 @@
-"""Room `evaluate`: large images made small by averages before a feature extractor sees them."""
+"""Large images made small by averages before a feature extractor sees them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from softmix.data import Data
-from softmix.evaluate.extractor import Features, need_images
-from softmix.evaluate.matrix import spans
+from ..data import Data
+from .extractor import Features, need_images
+from .matrix import spans
 
 # From here on an extractor would see more detail than it can use, and take memory and time for it.
 LARGEST = 64

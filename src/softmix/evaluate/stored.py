@@ -1,4 +1,4 @@
-"""Room `evaluate`: files that are whole or not there; weights of feature extractors, never as pickle."""
+"""Files that are whole or not there; weights of feature extractors, never as pickle."""
 
 from __future__ import annotations
 

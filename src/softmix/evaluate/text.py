@@ -1,12 +1,12 @@
-"""Room `evaluate`: numbers as text: how each is written, which one of a column is best, tables for a terminal."""
+"""Numbers as text: how each is written, which one of a column is best, tables for a terminal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from softmix.evaluate.carried import Carried
-from softmix.evaluate.evaluation import Evaluation, Row
+from .carried import Carried
+from .evaluation import Evaluation, Row
 
 SHARES = frozenset({"precision", "recall", "coverage", "class_tv", "copied", "not_finite"})
 

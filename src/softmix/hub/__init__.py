@@ -1,4 +1,4 @@
-"""The room of the hub: diffusers in and out.
+"""Diffusers in and out.
 
 `from_diffusers` makes a denoiser of a diffusers model, so that every sampler and measure runs on what people own;
 `AdamsScheduler`, `EVODiffScheduler` and the others put softmix's samplers into diffusers' pipelines; `export` writes
@@ -39,18 +39,18 @@ from .schedulers import (
     TransferScheduler,
     UniPCScheduler,
 )
-from .source import Borrowed, from_diffusers
+from .source import DiffusersDenoiser, from_diffusers
 
 __all__ = [
     "SCHEDULERS",
     "AdamsScheduler",
     "AncestralScheduler",
-    "Borrowed",
     "DPMSolver2MScheduler",
     "DPMSolver2SScheduler",
     "DPMSolver3MScheduler",
     "DPMSolver3SScheduler",
     "DPMSolverV3Scheduler",
+    "DiffusersDenoiser",
     "Drawing",
     "EVODiffScheduler",
     "FONScheduler",

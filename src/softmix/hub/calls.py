@@ -1,4 +1,4 @@
-"""The room of the hub: how each class of diffusers is called, by the names of its arguments.
+"""How each class of diffusers is called, by the names of its arguments.
 
 What is not here is called with x first, the scheduler's own time under the name that the class has for it, and what its
 signature cannot do without as condition. `CALLS` says where a class differs: its units of time, the sign of what it

@@ -1,4 +1,4 @@
-"""The room of the hub: what a denoiser's `cond` is to a model of diffusers."""
+"""What a denoiser's `cond` is to a model of diffusers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Conditions = Callable[[Any, int], dict[str, Any]]
 WORDS = ("encoder_hidden_states", "cap_feats", "text_bth")
 
 
-def conditions_of(model: Any, call: Call, untold: int | None) -> Conditions:
+def conditions_of(model: Any, call: Call, unconditional: int | None) -> Conditions:
     """cond, batch -> keywords of the model's call: of labels, of one embedding, or of `Keywords` that name them."""
     extra = extra_channels(model)
     wanted = (*needed(model, call), *(("channels",) if extra else ()))
@@ -31,12 +31,12 @@ def conditions_of(model: Any, call: Call, untold: int | None) -> Conditions:
         "num_embeds_ada_norm"
     ):
         classes, wanted = model.config.num_embeds_ada_norm, ("class_labels",)
-        untold = classes if untold is None else untold
+        unconditional = classes if unconditional is None else unconditional
 
     def told(cond: Any, n: int) -> dict[str, Any]:
         if isinstance(cond, Mapping):
             cond = Keywords(**cond)
-        found = dict(cond.told) if isinstance(cond, Keywords) else _one(cond, n, wanted, untold, name)
+        found = dict(cond.told) if isinstance(cond, Keywords) else _one(cond, n, wanted, unconditional, name)
         _known(found, model)
         lacking = [each for each in wanted if found.get(each) is None]
         if lacking:
@@ -48,14 +48,14 @@ def conditions_of(model: Any, call: Call, untold: int | None) -> Conditions:
     return told
 
 
-def _one(cond: Any, n: int, wanted: tuple[str, ...], untold: int | None, name: str) -> dict[str, Any]:
+def _one(cond: Any, n: int, wanted: tuple[str, ...], unconditional: int | None, name: str) -> dict[str, Any]:
     """Of a tensor or nothing."""
     if not wanted:
         if cond is not None:
             raise HubError(f"{name} takes no condition")
         return {}
     if wanted == ("class_labels",):
-        return {"class_labels": _labels(cond, n, untold, name)}
+        return {"class_labels": _labels(cond, n, unconditional, name)}
     if len(wanted) > 1:
         raise HubError(
             f"{name} takes more than one condition: give cond=Keywords({_example(wanted)}), or from_diffusers "
@@ -74,12 +74,14 @@ def _example(wanted: tuple[str, ...]) -> str:
     return ", ".join(f"{each}=..." for each in wanted)
 
 
-def _labels(cond: Tensor | None, n: int, untold: int | None, name: str) -> Tensor:
+def _labels(cond: Tensor | None, n: int, unconditional: int | None, name: str) -> Tensor:
     labels = torch.full((n,), -1) if cond is None else cond
     if bool((labels < 0).any()):
-        if untold is None:
-            raise HubError(f"{name} has classes and none for 'not told': give cond labels, or from_diffusers untold=k")
-        labels = torch.where(labels < 0, untold, labels)
+        if unconditional is None:
+            raise HubError(
+                f"{name} has classes and none for 'not told': give cond labels, or from_diffusers unconditional=k"
+            )
+        labels = torch.where(labels < 0, unconditional, labels)
     return labels.long()
 
 

@@ -1,4 +1,4 @@
-"""The room of the hub: the configuration of a hosted sampler, as diffusers' schedulers have theirs."""
+"""The configuration of a hosted sampler, as diffusers' schedulers have theirs."""
 
 from __future__ import annotations
 

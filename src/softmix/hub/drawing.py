@@ -1,4 +1,4 @@
-"""The room of the hub: a folder of diffusers as something to draw pictures from."""
+"""A folder of diffusers as something to draw pictures from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .calls import needed
 from .reading import HubError
-from .source import Borrowed, from_diffusers
+from .source import DiffusersDenoiser, from_diffusers
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Drawing:
 
     denoiser, shape : what `sample` takes; shape is of latents where there are some. classes : how many it has, 0 for
     none; class_names by number where the folder says them, else their numbers. cond : n, the first's number -> the
-    condition of n pictures. untold : what stands for no condition in
+    condition of n pictures. unconditional : what stands for no condition in
     guidance, None for the label -1, or where there is no guidance. what : a sentence of what was found. name : the
     folder's. pixels : what `sample` gave -> [n, C, H, W] in [-1, 1].
     """
 
-    denoiser: Borrowed
+    denoiser: DiffusersDenoiser
     shape: tuple[int, ...]
     classes: int
     class_names: tuple[str, ...]
     cond: Callable[[int, int], Any]
-    untold: Any
+    unconditional: Any
     what: str
     name: str
     pixels: Callable[[Tensor], Tensor]
@@ -75,7 +75,7 @@ def drawing(
         classes=classes,
         class_names=names,
         cond=cond,
-        untold=denoiser.text([""]) if prompt is not None else None,
+        unconditional=denoiser.text([""]) if prompt is not None else None,
         what=f"{type(denoiser.model).__name__} {kind}, of {'latents' if latent else 'pixels'} {list(denoiser.shape)}, "
         f"{denoiser.process}",
         name=folder.resolve().name,

@@ -1,4 +1,4 @@
-"""The room of the hub: softmix models as folders that diffusers loads."""
+"""Softmix models as folders that diffusers loads."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def export(model: Model, folder: str | Path) -> Path:
     if not isinstance(process, VP):
         raise HubError(f"a folder for diffusers holds betas, which {process} has not: train with VP")
     config = model.config
-    classes = model.facts.told.classes
+    classes = model.facts.cond_spec.classes
     run = cast(dict[str, Any], to_json(Run(config, model.facts)))
     unet = SoftmixModel(shape[1], shape[0], shape[0], run, model.step, classes or None)
     unet.network.load_state_dict(model.network.state_dict())

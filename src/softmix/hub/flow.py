@@ -1,4 +1,4 @@
-"""The room of the hub: the times of a scheduler whose model was trained by flow matching."""
+"""The times of a scheduler whose model was trained by flow matching."""
 
 from __future__ import annotations
 

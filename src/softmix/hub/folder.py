@@ -1,4 +1,4 @@
-"""The room of the hub: folders that diffusers wrote, read without unpickling and without running code of theirs."""
+"""Folders that diffusers wrote, read without unpickling and without running code of theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of the hub: softmix samplers as diffusers schedulers, one model evaluation a `step`.
+"""Softmix samplers as diffusers schedulers, one model evaluation a `step`.
 
 A sampler is a coroutine that asks what is believed of x0; a scheduler is told. Put together: `set_timesteps` lets the
 sampler run dry to hear which times it will ask for, and each `step` turns the model's output into the answer that

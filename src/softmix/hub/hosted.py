@@ -1,4 +1,4 @@
-"""The room of the hub: a sampler that is told its answers one at a time, and whose x may be changed in between.
+"""A sampler that is told its answers one at a time, and whose x may be changed in between.
 
 A sampler is affine in x, given what it was told. So if x is changed by d before a question, the rest of the run is what
 it would have been, and what d grows to: d times the factor by which the sampler takes x from one question to the next.

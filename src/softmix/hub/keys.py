@@ -1,4 +1,4 @@
-"""The room of the hub: what the keys of a diffusers scheduler's configuration say, and which can be taken.
+"""What the keys of a diffusers scheduler's configuration say, and which can be taken.
 
 A process is known by the class that a configuration is of, and where it does not say (that of a scheduler that was
 never saved), by the classes that have just these keys.

@@ -1,4 +1,4 @@
-"""The room of the hub: conditions of several parts, as the keywords of a model's call."""
+"""Conditions of several parts, as the keywords of a model's call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of the hub: how the classes of diffusers lay out what they denoise, and which places they are told.
+"""How the classes of diffusers lay out what they denoise, and which places they are told.
 
 A denoiser of ours works on [B, C, H, W], for videos on [B, C, F, H, W]. A layout leads into the model's own and back;
 `beside` are keywords that follow from the layout alone.

@@ -1,4 +1,4 @@
-"""The room of the hub: what a scheduler of diffusers says of the model that it was saved with."""
+"""What a scheduler of diffusers says of the model that it was saved with."""
 
 from __future__ import annotations
 

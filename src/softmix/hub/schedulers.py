@@ -1,4 +1,4 @@
-"""The room of the hub: each sampler of means under a name of its own."""
+"""Each sampler of means under a name of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of the hub: how noise levels lie between a highest and a lowest one, by the names of diffusers' keys."""
+"""How noise levels lie between a highest and a lowest one, by the names of diffusers' keys."""
 
 from __future__ import annotations
 

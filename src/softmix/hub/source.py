@@ -1,4 +1,4 @@
-"""The room of the hub: diffusers models as denoisers."""
+"""Diffusers models as denoisers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .keywords import Keywords, moved
 from .reading import HubError, Reading, reading
 from .text import EncodeText, conditioned, reader
 
-__all__ = ["Borrowed", "Conditions", "HubError", "Keywords", "Reading", "from_diffusers"]
+__all__ = ["Conditions", "DiffusersDenoiser", "HubError", "Keywords", "Reading", "from_diffusers"]
 
 
-class Borrowed(nn.Module):
+class DiffusersDenoiser(nn.Module):
     """A diffusers model and its schedule as a denoiser.
 
     process : Table for what was trained on discrete betas, Flow for flow matching, VE for EDM's and for scores. cond :
@@ -114,16 +114,16 @@ def from_diffusers(
     source: Any,
     scheduler: Any = None,
     *,
-    untold: int | None = None,
+    unconditional: int | None = None,
     conditions: Conditions | None = None,
     shape: tuple[int, ...] | None = None,
     variant: str | None = None,
-) -> Borrowed:
+) -> DiffusersDenoiser:
     """A denoiser of a diffusers pipeline, of a model with its scheduler, or of a folder that either was saved to.
 
     source : a pipeline, any UNet or Transformer of diffusers, or another model with such a call, or the path of a
     folder (weights as safetensors; nothing is unpickled, no code of the folder is run). scheduler : of a model alone;
-    of a pipeline, another than its own. untold : the class that stands for "not told"; known for DiT. conditions :
+    of a pipeline, another than its own. unconditional : the class that means "no class"; known for DiT. conditions :
     cond, batch -> keywords of the model's call, where `cond` itself, labels, an embedding or `Keywords`, is not
     enough. shape : (C, H, W) of what it denoises, (C, F, H, W) of videos, where its configuration does not say it.
     variant : of a folder's weights, such as "fp16"; the only ones there need no name.
@@ -138,9 +138,9 @@ def from_diffusers(
         raise HubError(f"{type(model).__name__} says nothing of its process: give its scheduler too")
     vae = next((parts.components[name] for name in ("vae", "vqvae") if parts.components.get(name) is not None), None)
     call = call_of(model)
-    told = conditions or conditions_of(model, call, untold)
+    told = conditions or conditions_of(model, call, unconditional)
     size = getattr(parts.pipeline, "default_sample_size", None)
-    return Borrowed(
+    return DiffusersDenoiser(
         model, reading(scheduler), _shape(model, call, shape, size), told, vae, reader(parts.pipeline, model)
     )
 

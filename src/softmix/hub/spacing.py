@@ -1,4 +1,4 @@
-"""The room of the hub: the times of a scheduler whose model was trained on a table of betas."""
+"""The times of a scheduler whose model was trained on a table of betas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of the hub: the statistics of DPM-Solver-v3, which travel in the scheduler's own folder."""
+"""The statistics of DPM-Solver-v3, which travel in the scheduler's own folder."""
 
 from __future__ import annotations
 

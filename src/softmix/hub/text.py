@@ -1,4 +1,4 @@
-"""The room of the hub: prompts as conditions, by the encoders of a whole pipeline."""
+"""Prompts as conditions, by the encoders of a whole pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of losses: scoring rules, which judge a posterior by the x0 that was really there.
+"""Scoring rules, which judge a posterior by the x0 that was really there.
 
 A loss takes (posterior, noised, rng) and gives one number per item. `proper` says whether, for a posterior
 that is only drawn from, the loss has its one optimum at the true q(x0 | x_t). Squared error has not: it
@@ -6,9 +6,9 @@ is smallest when the draws no longer vary, and the mixture collapses to its mean
 """
 
 from .collapse import gain, mixture_pays
-from .contract import Group, Keeper, Loss, Objective, Owner, Stage, score
+from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .energy import Energy
-from .feature import Eyes, FeatureEnergy
+from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
 from .likelihood import Importance, Likelihood
 from .square import PublishedSquare, Square
@@ -22,23 +22,23 @@ __all__ = [
     "WEIGHTS",
     "Consistency",
     "Energy",
-    "Eyes",
     "FeatureEnergy",
+    "FeatureExtractor",
     "Group",
     "Importance",
-    "Keeper",
     "Likelihood",
     "Loss",
     "LossSpec",
     "MeanFlow",
+    "NeedsFrozenCopy",
+    "NeedsModules",
     "Objective",
-    "Owner",
     "PublishedSquare",
     "Square",
     "Stage",
     "Weight",
     "gain",
+    "loss_of",
     "mixture_pays",
-    "score",
     "weight",
 ]

@@ -1,4 +1,4 @@
-"""The room of losses: where a mixture can matter at all."""
+"""Where a mixture can matter at all."""
 
 from __future__ import annotations
 

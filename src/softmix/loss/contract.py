@@ -1,4 +1,4 @@
-"""The room of losses: the contract."""
+"""The contract."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stage:
     name. turn : the module whose loss is asked for, "model" or a rival."""
 
     progress: float = 0.0
-    kept: nn.Module | None = None
+    frozen: nn.Module | None = None
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     turn: str = "model"
 
@@ -59,18 +59,18 @@ class Objective(Protocol):
         ...
 
 
-class Keeper(Objective, Protocol):
+class NeedsFrozenCopy(Objective, Protocol):
     """An objective that keeps something of the network as it is at progress `keeps`: a frozen module."""
 
     @property
-    def keeps(self) -> float: ...
+    def freeze_at(self) -> float: ...
 
-    def keep(self, network: Network, x0: Tensor) -> nn.Module:
+    def freeze(self, network: Network, x0: Tensor) -> nn.Module:
         """What is kept of a copy of the network's averaged weights; x0 : some of the data, to measure scales."""
         ...
 
 
-class Owner(Objective, Protocol):
+class NeedsModules(Objective, Protocol):
     """An objective with modules of its own, such as a discriminator. They are trained, averaged over nothing, and kept
     in the checkpoints beside the network."""
 
@@ -95,7 +95,7 @@ class Loss(Protocol):
         ...
 
 
-def score(loss: Loss | Objective, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage | None = None) -> Tensor:
+def loss_of(loss: Loss | Objective, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage | None = None) -> Tensor:
     """The loss of a denoiser on noised items, [B]: of its posterior there, or of all that the loss asks for."""
     if hasattr(loss, "ask"):
         return loss.ask(denoiser, noised, rng, stage or Stage())

@@ -1,4 +1,4 @@
-"""The room of losses: the energy score, a scoring rule that needs draws only."""
+"""The energy score, a scoring rule that needs draws only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of losses: the mean first, then the posterior, in the features of the net that learned the mean."""
+"""The mean first, then the posterior, in the features of the net that learned the mean."""
 
 from __future__ import annotations
 
@@ -84,16 +84,16 @@ class FeatureEnergy:
         return network if step <= self.share * end else Staged(network, self.until)
 
     @property
-    def keeps(self) -> float:
+    def freeze_at(self) -> float:
         return self.share
 
-    def keep(self, network: Network, x0: Tensor) -> Eyes:
-        return Eyes(network, self.at, x0)
+    def freeze(self, network: Network, x0: Tensor) -> FeatureExtractor:
+        return FeatureExtractor(network, self.at, x0)
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
-        if stage.kept is None:
+        if stage.frozen is None:
             return self._mean(denoiser, noised)
-        eyes, count = cast(Eyes, stage.kept), len(noised.t)
+        eyes, count = cast(FeatureExtractor, stage.frozen), len(noised.t)
         border = float(one_clock(noised.process, "the feature score").time(self.until))
         # where there are classes, items at t = 1 do not all have one posterior
         blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
@@ -117,7 +117,7 @@ class FeatureEnergy:
         mean = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "the feature score").mean
         return squared_error(mean, noised, self.weight)
 
-    def _each(self, denoiser: Denoiser, noised: Noised, rng: Rng, eyes: Eyes) -> Tensor:
+    def _each(self, denoiser: Denoiser, noised: Noised, rng: Rng, eyes: FeatureExtractor) -> Tensor:
         draws = denoiser(noised.xt, noised.t, noised.cond).draws(self.m, rng)
         score = self.pixels * energy(draws, noised.x0, lambda difference: power(difference, 1.0))
         if self.features:
@@ -126,7 +126,7 @@ class FeatureEnergy:
             score = score + self.features * torch.stack(parts).mean(0)
         return score
 
-    def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: Eyes) -> Tensor:
+    def _blank(self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, eyes: FeatureExtractor) -> Tensor:
         """The score at t = 1 of m draws for each of these items: every pair is compared."""
         x0, last = noised.x0, noised.take(items).at(1.0)
         posterior = denoiser(last.xt, last.t)
@@ -160,7 +160,7 @@ def _all_pairs(draws: Tensor, truth: Tensor) -> Tensor:
     return (torch.cdist(a, b).mean() - 0.5 * torch.cdist(a, a).sum() / (a.shape[0] * n * (n - 1))) / unit
 
 
-class Eyes(nn.Module):
+class FeatureExtractor(nn.Module):
     """phi: the features of a network, each block's divided by its standard deviation over some data."""
 
     scale: Tensor

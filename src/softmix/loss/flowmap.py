@@ -1,4 +1,4 @@
-"""The room of losses: what teaches a flow map, the rivals of soft mixtures in few steps.
+"""What teaches a flow map, the rivals of soft mixtures in few steps.
 
 A flow map follows the ODE's path from t to s in one evaluation. Both losses here train it from data alone,
 by what it must agree with itself on: a consistency model says the same x0 all along a path, and MeanFlow's

@@ -1,4 +1,4 @@
-"""The room of losses: likelihoods of one reverse step, for posteriors with a density and for draws.
+"""Likelihoods of one reverse step, for posteriors with a density and for draws.
 
 A reverse step from t to s sees x0 through q(x_s | x_t, x0) = N(c_x x_t + c_0 x0, v I). Divided by c_0 it
 is x0 with noise of variance v / c_0^2 = 1 / (snr(s) - snr(t)), whatever the schedule. So both losses draw

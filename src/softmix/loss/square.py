@@ -1,4 +1,4 @@
-"""The room of losses: squared error, of the mean and of one draw."""
+"""Squared error, of the mean and of one draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of losses: what an error in x0 counts at each noise level.
+"""What an error in x0 counts at each noise level.
 
 All the usual losses are squared errors of x0 times a function of logsnr, because their targets are
 affine in x0 with x_t given. With snr = exp(logsnr) and r = alpha / sigma = exp(logsnr / 2):

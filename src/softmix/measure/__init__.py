@@ -1,4 +1,4 @@
-"""The room of instruments: what is measured of an item, y = A x0 + n, and how sampling keeps to it."""
+"""What is measured of an item, y = A x0 + n, and how sampling keeps to it."""
 
 from .replace import replacing
 

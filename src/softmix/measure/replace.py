@@ -1,4 +1,4 @@
-"""The room of instruments: measured elements put in the place of the sampler's own."""
+"""Measured elements put in the place of the sampler's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: bodies that a denoiser gives a meaning to. A net knows no diffusion.
+"""Bodies that a denoiser gives a meaning to. A net knows no diffusion.
 
 Every net is a stem, a list of blocks and an output layer over a state of tensors, modulated by an
 embedding of the noise level (`time`) and told the conditions it was built for. Because the blocks are a list, a latent

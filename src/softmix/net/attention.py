@@ -1,4 +1,4 @@
-"""The room of networks: attention, of places to each other and of places to tokens of a condition."""
+"""Attention, of places to each other and of places to tokens of a condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: the contract of a net, and what its blocks are told beside the state."""
+"""The contract of a net, and what its blocks are told beside the state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: a diffusion transformer on patches (Peebles & Xie, "Scalable diffusion models
+"""A diffusion transformer on patches (Peebles & Xie, "Scalable diffusion models
 with transformers", ICCV 2023), for images of any size and number of channels."""
 
 from __future__ import annotations

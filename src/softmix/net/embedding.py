@@ -1,4 +1,4 @@
-"""The room of networks: how the noise level and the conditions enter: one vector an item, channels, or tokens."""
+"""How the noise level and the conditions enter: one vector an item, channels, or tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: a residual MLP with Fourier features, for points in any dimension."""
+"""A residual MLP with Fourier features, for points in any dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: a transformer for sequences of any length, channels last."""
+"""A transformer for sequences of any length, channels last."""
 
 from __future__ import annotations
 

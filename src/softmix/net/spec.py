@@ -1,4 +1,4 @@
-"""The room of networks: which items a net takes."""
+"""Which items a net takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: the block of a transformer, which the one for images and the one for sequences share."""
+"""The block of a transformer, which the one for images and the one for sequences share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of networks: a U-Net for images of any size and number of channels.
+"""A U-Net for images of any size and number of channels.
 
 The stem folds `patch` x `patch` pixels into channels, so that the convolutions work on fewer places
 with more channels each: on a CPU the time goes into the large matrix products and not into memory.

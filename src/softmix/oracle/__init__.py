@@ -1,4 +1,4 @@
-"""Room `oracle`: problems with known answers, and the comparisons that hold a method to them.
+"""Problems with known answers, and the comparisons that hold a method to them.
 
 Used by the tests, the documentation, the recipes and `softmix check`. A `Problem` is a mixture of Gaussians
 seen through a process, as points, as images or as sequences: its posterior, the law of x_t at any time, and

@@ -1,4 +1,4 @@
-"""Room `oracle`: comparisons of samples with a law that is known, and of errors with an order that is claimed.
+"""Comparisons of samples with a law that is known, and of errors with an order that is claimed.
 
 Each gives a number whose size under the truth is known beforehand, so that no floor has to be guessed.
 """

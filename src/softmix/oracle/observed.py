@@ -1,4 +1,4 @@
-"""Room `oracle`: y = A x0 + n beside a mixture. What is known of x0 from y, and from y and x_t, exactly."""
+"""Y = A x0 + n beside a mixture. What is known of x0 from y, and from y and x_t, exactly."""
 
 from __future__ import annotations
 

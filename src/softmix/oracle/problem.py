@@ -1,4 +1,4 @@
-"""Room `oracle`: mixtures of Gaussians seen through a process, in any shape."""
+"""Mixtures of Gaussians seen through a process, in any shape."""
 
 from __future__ import annotations
 

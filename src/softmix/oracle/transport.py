@@ -1,4 +1,4 @@
-"""Room `oracle`: the probability-flow ODE's map where it has a closed form."""
+"""The probability-flow ODE's map where it has a closed form."""
 
 from __future__ import annotations
 

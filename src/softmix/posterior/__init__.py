@@ -1,4 +1,4 @@
-"""The room of posteriors: what is believed about the clean signal x0 when x_t has been seen.
+"""What is believed about the clean signal x0 when x_t has been seen.
 
 Every denoiser answers with one. All can be drawn from; what else a posterior can do is said by its
 base classes (`HasMean`, `HasVariance`, `HasDensity`) and asked for by `need`.

@@ -1,4 +1,4 @@
-"""The room of posteriors: the abilities, and `need`, which turns a missing one into a sentence."""
+"""The abilities, and `need`, which turns a missing one into a sentence."""
 
 from __future__ import annotations
 

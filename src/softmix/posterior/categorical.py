@@ -1,4 +1,4 @@
-"""The room of posteriors: one of K values at each place, as names (`Categorical`) or as numbers (`Levels`)."""
+"""One of K values at each place, as names (`Categorical`) or as numbers (`Levels`)."""
 
 from __future__ import annotations
 

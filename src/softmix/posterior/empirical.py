@@ -1,4 +1,4 @@
-"""The room of posteriors: belief over a finite data set."""
+"""Belief over a finite data set."""
 
 from __future__ import annotations
 

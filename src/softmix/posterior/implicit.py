@@ -1,4 +1,4 @@
-"""The room of posteriors: a law known only by its draws. What Soft Mixture Denoising believes.
+"""A law known only by its draws. What Soft Mixture Denoising believes.
 
 The trunk of a network has run once; `head` turns a latent eta ~ N(0, I) into a draw of x0, and can be
 called as often as one likes.

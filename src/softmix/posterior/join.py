@@ -1,4 +1,4 @@
-"""The room of posteriors: what a rule makes of two beliefs in the same x0, as guidance does."""
+"""What a rule makes of two beliefs in the same x0, as guidance does."""
 
 from __future__ import annotations
 

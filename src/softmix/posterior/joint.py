@@ -1,4 +1,4 @@
-"""The room of posteriors: several beliefs at once, such as an image and its label."""
+"""Several beliefs at once, such as an image and its label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of posteriors: mixtures of Gaussians, per item or per pixel, and with full covariances."""
+"""Mixtures of Gaussians, per item or per pixel, and with full covariances."""
 
 from __future__ import annotations
 

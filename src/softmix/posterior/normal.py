@@ -1,4 +1,4 @@
-"""The room of posteriors: the normal law, and the two Gaussian formulas that Normal and Mixture share."""
+"""The normal law, and the two Gaussian formulas that Normal and Mixture share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of posteriors: certainty. What a usual diffusion model believes."""
+"""Certainty. What a usual diffusion model believes."""
 
 from __future__ import annotations
 

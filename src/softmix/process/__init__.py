@@ -1,4 +1,4 @@
-"""The room of processes: how clean data becomes noise, and what lies between.
+"""How clean data becomes noise, and what lies between.
 
 A process says what x_t is (`noise`), where sampling starts (`prior`) and how to step back from x_t
 to x_s once x0 is believed (`bridge`). It knows no network. Time t runs from 0 (clean) to 1 (noise);

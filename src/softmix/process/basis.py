@@ -1,4 +1,4 @@
-"""The room of processes: a Gaussian process in another basis, and the basis of cosines."""
+"""A Gaussian process in another basis, and the basis of cosines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of processes: a schedule that differs between the elements of x."""
+"""A schedule that differs between the elements of x."""
 
 from __future__ import annotations
 

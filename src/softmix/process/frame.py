@@ -1,4 +1,4 @@
-"""The room of processes: frames, in which the states of a process are those of a plain Gaussian one.
+"""Frames, in which the states of a process are those of a plain Gaussian one.
 
 Many processes are a Gaussian process seen from elsewhere: shifted by something that depends on the condition, or turned
 into another basis. Such a process says how to enter the frame, y = enter(x_t, t, cond), and how to leave it; in the

@@ -1,4 +1,4 @@
-"""The room of processes: the linear-Gaussian family x_t = alpha(t) x_0 + sigma(t) z, z ~ N(0, I).
+"""The linear-Gaussian family x_t = alpha(t) x_0 + sigma(t) z, z ~ N(0, I).
 
 Everything that the members share is written once here in terms of alpha and sigma; a member is a
 formula for the two and its inverse. All of it is computed in float64, whatever the dtype of t, and cast

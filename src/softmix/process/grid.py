@@ -1,4 +1,4 @@
-"""The room of processes: grids of times, as data. A sampler takes any falling list of times.
+"""Grids of times, as data. A sampler takes any falling list of times.
 
 Every grid has n + 1 times, float64, from 1 down to 0. The last step to t = 0 always stands alone,
 because logsnr is infinite there.

@@ -1,4 +1,4 @@
-"""The room of processes: the contract, and the record of what a process did."""
+"""The contract, and the record of what a process did."""
 
 from __future__ import annotations
 

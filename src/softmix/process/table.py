@@ -1,4 +1,4 @@
-"""The room of processes: a variance-preserving process known at the integer times of a discrete model."""
+"""A variance-preserving process known at the integer times of a discrete model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of recipes: one short file for each paper. Its claim is run, beside a baseline and a control.
+"""One short file for each paper. Its claim is run, beside a baseline and a control.
 
 A recipe module has PAPER and run(scale, say, out) -> Verdict. It is listed in RECIPES when it runs, not before. What
 came out at full scale is in found/NAME.json, as `softmix reproduce NAME --out FOLDER` wrote it; FOUND says it in a

@@ -1,4 +1,4 @@
-"""The room of recipes: Come-Closer-Diffuse-Faster. Where should reconstruction start?"""
+"""Come-Closer-Diffuse-Faster. Where should reconstruction start?"""
 
 from __future__ import annotations
 

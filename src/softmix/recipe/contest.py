@@ -1,4 +1,4 @@
-"""The room of recipes: solvers against each other, where the flow's own end is known and on trained images.
+"""Solvers against each other, where the flow's own end is known and on trained images.
 
 A contest is a list of ways to sample and what is claimed of them. Each solver starts from the same noise; its error is
 how far it ends from where the probability-flow ODE leads, root mean square over an item's elements. Both the median and

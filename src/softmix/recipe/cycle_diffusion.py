@@ -1,4 +1,4 @@
-"""The room of recipes: CycleDiffusion. Is a shared Gaussian code a translation between two models?"""
+"""CycleDiffusion. Is a shared Gaussian code a translation between two models?"""
 
 from __future__ import annotations
 

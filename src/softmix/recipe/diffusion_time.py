@@ -1,4 +1,4 @@
-"""The room of recipes: How Much is Enough. How long must diffusion be, and what does an auxiliary start save?"""
+"""How Much is Enough. How long must diffusion be, and what does an auxiliary start save?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..evaluate.points import sliced_wasserstein
 from ..oracle import digits
 from ..process import VP, Gaussian
 from ..rng import Rng
-from ..sampler import Outline, Start, adams, noised, sample
+from ..sampler import GaussianFit, Start, adams, noised, sample
 from .contest import IMAGES, fashion
 from .frame import Arms, Numbers, Results, Study, arm
 from .paper import Paper, Role
@@ -37,9 +37,9 @@ def pure(process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
     return process.prior(shape, rng)
 
 
-def apart(outline: Outline) -> Outline:
+def apart(outline: GaussianFit) -> GaussianFit:
     """With the same mean and variances, and no correlation."""
-    return Outline(outline.mean, (outline.vectors.square() * outline.variances).sum(1).diag())
+    return GaussianFit(outline.mean, (outline.vectors.square() * outline.variances).sum(1).diag())
 
 
 def at(kept: float) -> float:
@@ -48,12 +48,12 @@ def at(kept: float) -> float:
 
 
 @cache
-def fitted() -> Outline:
+def fitted() -> GaussianFit:
     """The digits' own Gaussian."""
-    return Outline.of(digits().sample(20_000, Rng(0, 20_000, "fit")))
+    return GaussianFit.of(digits().sample(20_000, Rng(0, 20_000, "fit")))
 
 
-def starts(outline: Outline) -> dict[str, Start]:
+def starts(outline: GaussianFit) -> dict[str, Start]:
     return {
         "noise": pure,
         "the data's Gaussian": noised(outline.draw),
@@ -81,8 +81,8 @@ def given_away(seed: int) -> Mapping[str, float]:
 
 
 @cache
-def fashion_outline() -> Outline:
-    return Outline.of(fashion().data.x0(slice(0, 20_000)))
+def fashion_outline() -> GaussianFit:
+    return GaussianFit.of(fashion().data.x0(slice(0, 20_000)))
 
 
 def on_images(seed: int, n: int) -> Results:

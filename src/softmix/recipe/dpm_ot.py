@@ -1,4 +1,4 @@
-"""The room of recipes: DPM-OT. Is it the optimal map that keeps samples from falling between modes?"""
+"""DPM-OT. Is it the optimal map that keeps samples from falling between modes?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..evaluate.points import mode_statistics, sliced_wasserstein
 from ..oracle import Problem
 from ..process import VE
 from ..rng import Rng
-from ..sampler import Expressway, Start, adams, ddim, sample
+from ..sampler import SemiDiscreteOT, Start, adams, ddim, sample
 from .frame import Arms, Numbers, Results, Study
 from .paper import Paper, Role
 
@@ -53,11 +53,11 @@ def measure(seed: int, n: int, steps: int) -> Results:
     denoiser = Problem("ring", law, VE(), (2,)).denoiser()
     at, low = (float(VE().time(-2 * math.log(level))) for level in (0.5, LEVEL))
     stored = law.sample(STORED, Rng(seed, STORED, "stored")).float()
-    road = Expressway(stored).fit(Rng(seed, 1, "fit"), steps)
+    road = SemiDiscreteOT(stored).fit(Rng(seed, 1, "fit"), steps)
     starts: dict[str, tuple[Start | None, float]] = {
         "ddim from noise": (None, 1.0),
         "from the map": (road, at),
-        "from a target drawn by number": (Expressway(stored, shuffled=True), at),
+        "from a target drawn by number": (SemiDiscreteOT(stored, shuffled=True), at),
         **{
             f"from the map, noise stored{where}": (_stored(stored, t, seed, steps).drawn, t)
             for where, t in (("", at), (", at their level", low))
@@ -79,10 +79,10 @@ def measure(seed: int, n: int, steps: int) -> Results:
     return found
 
 
-def _stored(targets: Tensor, t: float, seed: int, steps: int) -> Expressway:
+def _stored(targets: Tensor, t: float, seed: int, steps: int) -> SemiDiscreteOT:
     """As the authors do it: the targets get their noise before the map is found."""
     noisy = VE().noise(targets, t, Rng(seed, len(targets), "stored noise")).xt
-    return Expressway(noisy).fit(Rng(seed, 1, "fit"), steps)
+    return SemiDiscreteOT(noisy).fit(Rng(seed, 1, "fit"), steps)
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:

@@ -1,4 +1,4 @@
-"""The room of recipes: DPM-Solver++. Does a second order in the mean pay at 10 to 20 evaluations?"""
+"""DPM-Solver++. Does a second order in the mean pay at 10 to 20 evaluations?"""
 
 from __future__ import annotations
 

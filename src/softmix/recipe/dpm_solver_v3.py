@@ -1,4 +1,4 @@
-"""The room of recipes: DPM-Solver-v3. Do a model's own statistics make its solver better?"""
+"""DPM-Solver-v3. Do a model's own statistics make its solver better?"""
 
 from __future__ import annotations
 

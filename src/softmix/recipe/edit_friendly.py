@@ -1,4 +1,4 @@
-"""The room of recipes: edit-friendly noise. Does noise that carries the image survive what native noise does not?"""
+"""Edit-friendly noise. Does noise that carries the image survive what native noise does not?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of recipes: EVODiff. Do weights that are chosen by what the means have in common beat fixed ones?"""
+"""EVODiff. Do weights that are chosen by what the means have in common beat fixed ones?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of recipes: the frame of every recipe. Arms are measured once for each seed; checks make the verdict.
+"""The frame of every recipe. Arms are measured once for each seed; checks make the verdict.
 
 An arm is one line of the table: a solver, a training, a control, the truth. What is measured of it for one seed can be
 kept in a folder and is then not measured again, so that a run that was cut off goes on.

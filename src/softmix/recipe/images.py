@@ -1,4 +1,4 @@
-"""The room of recipes: few steps on images. Every loss, head and sampler on one network and one budget of images.
+"""Few steps on images. Every loss, head and sampler on one network and one budget of images.
 
 A row is a way to train, with the ways to sample it; `compute` trains and measures the rows that are not there yet, and
 keeps each in a folder of its own. Every row of a seed sees the same images in the same order, with the same noise.

@@ -1,4 +1,4 @@
-"""The room of recipes: images like painters. Can the first steps be skipped by a Gaussian in closed form?"""
+"""Images like painters. Can the first steps be skipped by a Gaussian in closed form?"""
 
 from __future__ import annotations
 

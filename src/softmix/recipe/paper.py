@@ -1,4 +1,4 @@
-"""The room of recipes: what a paper, a verdict and its rows are."""
+"""What a paper, a verdict and its rows are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of recipes: PNDM. Does a classical rule do better around DDIM's step than on x itself?"""
+"""PNDM. Does a classical rule do better around DDIM's step than on x itself?"""
 
 from __future__ import annotations
 

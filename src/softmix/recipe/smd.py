@@ -1,4 +1,4 @@
-"""The room of recipes: Soft Mixture Denoising, on the 7x7 grid, where every posterior is known, and on Fashion-MNIST.
+"""Soft Mixture Denoising, on the 7x7 grid, where every posterior is known, and on Fashion-MNIST.
 
 On the grid: one network size for all; the published loss against plain diffusion (it collapses), proper losses
 against both, the controls that could explain them away, and the exact posterior and the best Gaussian beside them.

@@ -1,4 +1,4 @@
-"""The room of recipes: UniPC. Does a corrector that costs nothing raise the order by one?"""
+"""UniPC. Does a corrector that costs nothing raise the order by one?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of samplers: coroutines that ask what is believed of x0 and step towards it.
+"""Coroutines that ask what is believed of x0 and step towards it.
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of
 its grid; a driver (`drive`, `sample`) puts the two together.
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from .contract import Ask, Sampler, SamplerError, Traits, label, traits
 from .drive import Precision, Step, drive, sample
 from .evodiff import evodiff
-from .invert import Code, Tint, ddim_inversion, dpm_encoder, edit_friendly, replay
+from .invert import Code, ColourEdit, ddim_inversion, dpm_encoder, edit_friendly, replay
 from .latent import decoded, steered
 from .multistep import Rule, adams, dpm_solver_2m, dpm_solver_3m, multistep, sde_dpm_solver_2m, soft_adams, unipc
 from .ode import dpm_solver_2s, dpm_solver_3s, heun
 from .pndm import f_pndm, fon, plms, s_pndm
-from .start import Expressway, Outline, Start, contraction, noised, where_to_start
+from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised, where_to_start
 from .statistics import Statistics, fit_statistics
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
@@ -31,16 +31,16 @@ __all__ = [
     "SAMPLERS",
     "Ask",
     "Code",
-    "Expressway",
-    "Outline",
+    "ColourEdit",
+    "GaussianFit",
     "Precision",
     "Rule",
     "Sampler",
     "SamplerError",
+    "SemiDiscreteOT",
     "Start",
     "Statistics",
     "Step",
-    "Tint",
     "Traits",
     "adams",
     "ancestral",

@@ -1,4 +1,4 @@
-"""The room of samplers: averages over a step, of the polynomial through what is known at some times.
+"""Averages over a step, of the polynomial through what is known at some times.
 
 A time is told by log(alpha / sigma), a `Level`: a number, or for a process of arrays one for each element of x. Every
 equation here holds for both.

@@ -1,4 +1,4 @@
-"""The room of samplers: the contract, and what a sampler says of itself."""
+"""The contract, and what a sampler says of itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of samplers: the driver, which puts a sampler and a denoiser together."""
+"""The driver, which puts a sampler and a denoiser together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of samplers: EVODiff, whose two weights a step are chosen by what the last means have in common."""
+"""EVODiff, whose two weights a step are chosen by what the last means have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of samplers: inversion. The noise that a stochastic sampler would have made an image from, and replaying it.
+"""Inversion. The noise that a stochastic sampler would have made an image from, and replaying it.
 
 A step of the sampler is x_s = mean(x_t) + fresh z, so that any path x_T, ..., x_0 that ends at the image is a code for
 it: z = (x_s - mean(x_t)) / fresh. How the path is drawn is all that two papers differ in. Replayed with the model that
@@ -137,7 +137,7 @@ def _clean(posterior: Posterior, latents: Rng, i: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Tint:
+class ColourEdit:
     """Draws the picture towards a colour while it is replayed: z + strength mask (colour - m), m the mean on [0, 1].
 
     colour, mask : what multiplies with an image [C, H, W]; colour in [0, 1]. strength : of each step. low, high : the
@@ -157,7 +157,7 @@ class Tint:
         return noise + self.strength * self.mask.to(mean) * (self.colour.to(mean) - (mean + 1) / 2)
 
 
-def replay(code: Code, skip: int = 0, tint: Tint | None = None, rest: bool = True) -> Sampler:
+def replay(code: Code, skip: int = 0, colour_edit: ColourEdit | None = None, rest: bool = True) -> Sampler:
     """A sampler that takes its noise from a code, and nothing from the rng that it is given.
 
     To be driven from `code.start(skip)` on `code.grid[skip:]`, with the model of the code for the image itself, or
@@ -165,12 +165,19 @@ def replay(code: Code, skip: int = 0, tint: Tint | None = None, rest: bool = Tru
     are left out; the more, the nearer to the image. rest : the last step to t = 0 adds what the first model missed.
     """
 
-    return partial(_replay, code=code, skip=skip, tint=tint, rest=rest)
+    return partial(_replay, code=code, skip=skip, colour_edit=colour_edit, rest=rest)
 
 
 @declare("replay", order=None, needs=Posterior, per_element=True, codes=True)
 def _replay(
-    process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, code: Code, skip: int, tint: Tint | None, rest: bool
+    process: Gaussian,
+    x: Tensor,
+    grid: Tensor,
+    rng: Rng,
+    code: Code,
+    skip: int,
+    colour_edit: ColourEdit | None,
+    rest: bool,
 ) -> Generator[Ask, Posterior, Tensor]:
     if not torch.equal(grid, code.grid[skip:]):
         raise ValueError(
@@ -181,8 +188,8 @@ def _replay(
         x0 = _clean((yield Ask(t, x)), code.latents, i)
         mean, fresh = process.kernel(x, x0, t, s, code.eta)
         noise = code.noise[i]
-        if tint is not None and s > 0:
-            noise = tint(noise, x0, float(process.logsnr(t)))
+        if colour_edit is not None and s > 0:
+            noise = colour_edit(noise, x0, float(process.logsnr(t)))
         x = mean + fresh * noise if s > 0 else mean + noise if rest else mean
     return x
 

@@ -1,4 +1,4 @@
-"""The room of samplers: the Gaussian code of a stochastic sampler as what is looked for."""
+"""The Gaussian code of a stochastic sampler as what is looked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of samplers: multistep solvers, which remember what they were told before.
+"""Multistep solvers, which remember what they were told before.
 
 All of them take the exponential step
 

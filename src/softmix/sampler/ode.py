@@ -1,4 +1,4 @@
-"""The room of samplers: one-step solvers of the probability-flow ODE, which ask several times a step."""
+"""One-step solvers of the probability-flow ODE, which ask several times a step."""
 
 from __future__ import annotations
 

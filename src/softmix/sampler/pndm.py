@@ -1,4 +1,4 @@
-"""The room of samplers: pseudo numerical methods, which combine estimates of the noise and then take DDIM's step."""
+"""Pseudo numerical methods, which combine estimates of the noise and then take DDIM's step."""
 
 from __future__ import annotations
 

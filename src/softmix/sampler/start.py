@@ -1,4 +1,4 @@
-"""The room of samplers: where to start. Laws of x at a time when something is known of the image already.
+"""Where to start. Laws of x at a time when something is known of the image already.
 
 A start is a function (process, shape, t, rng) -> x [*shape] at time t, for `sample(..., start=..., at=t)`, which calls
 it once, for all items.
@@ -113,7 +113,7 @@ def where_to_start(
     return parts[-1] - torch.cat([parts.new_zeros(1), parts])
 
 
-class Outline:
+class GaussianFit:
     """The Gaussian N(m, U diag(l) U^T) of a data set's first two moments: its flow in closed form, and draws.
 
     A learned flow follows it while noise is high: the outline, in the order of the variances l, and details later. As
@@ -128,14 +128,14 @@ class Outline:
         self.variances = variances.clamp(min=0)
 
     @classmethod
-    def of(cls, x0: Tensor) -> Outline:
+    def of(cls, x0: Tensor) -> GaussianFit:
         """Of data [N, ...]."""
         flat = x0.flatten(1).double()
         return cls(flat.mean(0), torch.cov(flat.T, correction=0))
 
     def flow(self, process: Gaussian, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """From x [B, ...] at time t to time s."""
-        process = one_clock(process, "an Outline")
+        process = one_clock(process, "an GaussianFit")
         mean, variances, vectors = (part.to(x.device) for part in (self.mean, self.variances, self.vectors))
         moved = gaussian_flow(process, mean, variances, vectors, x.flatten(1).double(), t, s)
         return moved.reshape(x.shape).to(x.dtype)
@@ -148,7 +148,7 @@ class Outline:
     def divergence(self, process: Gaussian, t: float) -> float:
         """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, sigma_1^2)) in nats: what starting from pure noise at t gives
         away."""
-        process = one_clock(process, "an Outline")
+        process = one_clock(process, "an GaussianFit")
         alpha, total = float(process.alpha(t)), float(process.sigma(1.0)) ** 2
         spread = (alpha**2 * self.variances + process.sigma(t) ** 2) / total
         shift = alpha**2 * float(self.mean.square().sum()) / total
@@ -158,7 +158,7 @@ class Outline:
         return self.flow(process, process.prior(shape, rng), 1.0, t)
 
 
-class Expressway:
+class SemiDiscreteOT:
     """DPM-OT's start: the semi-discrete optimal map from noise to stored targets, then noise of the level that is left.
 
     T(z) = y_j with j = argmax <z, y_j> + h_j for uniform z: the map from noise to `targets` [N, ...] that moves the
@@ -186,7 +186,7 @@ class Expressway:
         z = rng.uniform((1, draws * self.flat.shape[1])).reshape(draws, -1)
         return torch.bincount(self.index(z), minlength=len(self.h)).to(self.h) / draws
 
-    def fit(self, rng: Rng, steps: int = 1500, draws: int = 2000, rate: float = 0.1) -> Expressway:
+    def fit(self, rng: Rng, steps: int = 1500, draws: int = 2000, rate: float = 0.1) -> SemiDiscreteOT:
         """h by Adam on the convex energy E max_j(<z, y_j> + h_j) - mean h, whose gradient is shares - 1 / N.
 
         The noise of the shares, sqrt(1 / draws) in norm, is the floor of what can be reached; the rate falls to 0.
@@ -194,7 +194,7 @@ class Expressway:
         h = torch.nn.Parameter(self.h.clone())
         optimiser = torch.optim.Adam([h], rate)
         fall = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 0.5 * (1 + math.cos(math.pi * k / steps)))
-        road = Expressway(self.targets, h.detach(), self.shuffled)
+        road = SemiDiscreteOT(self.targets, h.detach(), self.shuffled)
         for _ in range(steps):
             h.grad = road.shares(rng, draws) - 1 / len(h)
             optimiser.step()

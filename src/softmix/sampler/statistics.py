@@ -1,4 +1,4 @@
-"""The room of samplers: what DPM-Solver-v3 has to know of a model, measured."""
+"""What DPM-Solver-v3 has to know of a model, measured."""
 
 from __future__ import annotations
 

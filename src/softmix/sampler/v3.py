@@ -1,4 +1,4 @@
-"""The room of samplers: DPM-Solver-v3, whose parameterisation is fitted to the model that it solves."""
+"""DPM-Solver-v3, whose parameterisation is fitted to the model that it solves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of samplers: walks over the process's bridge, one question a step."""
+"""Walks over the process's bridge, one question a step."""
 
 from __future__ import annotations
 

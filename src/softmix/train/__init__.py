@@ -1,4 +1,4 @@
-"""The room of training: a loop that the caller drives, averages of the weights, checkpoints, run folders."""
+"""A loop that the caller drives, averages of the weights, checkpoints, run folders."""
 
 from __future__ import annotations
 

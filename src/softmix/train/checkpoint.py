@@ -1,4 +1,4 @@
-"""The room of training: a checkpoint is whole or it is not there.
+"""A checkpoint is whole or it is not there.
 
 folder/step-000500/  model.safetensors, ema-0.050.safetensors, optimizer.safetensors, ...: one file for each entry
                      state.json: the caller's state, the size and SHA-256 of each file, and a SHA-256 of all of this
@@ -23,7 +23,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from softmix.config import JSON, canonical
+from ..config import JSON, canonical
 
 _FORMAT = 1
 _STATE = "state.json"

@@ -1,4 +1,4 @@
-"""The room of training: everything that a run depends on, as frozen dataclasses that become config.json."""
+"""Everything that a run depends on, as frozen dataclasses that become config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: the task `Denoise`, by which a model learns what to believe of x_0 when it sees x_t."""
+"""The task `Denoise`, by which a model learns what to believe of x_0 when it sees x_t."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
 from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
-from ..loss import Energy, Group, Keeper, LossSpec, Stage, score
+from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
 from ..process import VE, VP, Flow, Gaussian, Noised
 from ..rng import Rng
@@ -62,8 +62,8 @@ class Denoise(Task):
     process, net, head, loss, output : the model and what it learns by, see their rooms.
     times : which times are trained on.
     classes : tell the model the labels of the items. Other conditions that a source offers (an image, real numbers, a
-    context) are always told.
-    drop : the share of the items that are not told a condition, drawn for each condition on its own, so that guidance
+    context) are always given.
+    drop : the share of the items that are not given a condition, drawn for each condition on its own, so that guidance
     by it is possible.
     flip : show half of the images mirrored, left for right, another half each time. For images alone, and only where a
     mirrored one could have been among the data: not for digits or writing.
@@ -96,10 +96,10 @@ class Denoise(Task):
         return bool(getattr(self.loss, "whole", False))
 
     @property
-    def keeps(self) -> float | None:
-        return getattr(self.loss, "keeps", None)
+    def freeze_at(self) -> float | None:
+        return getattr(self.loss, "freeze_at", None)
 
-    def told(self, source: Source) -> CondSpec:
+    def cond_spec(self, source: Source) -> CondSpec:
         offered = source.cond
         if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian):
             raise ValueError(
@@ -115,7 +115,7 @@ class Denoise(Task):
         return offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
 
     def build(self, facts: Facts) -> nn.ModuleDict:
-        network = Network(self.process, self.net, self.head, facts.shape, facts.told, self.output, facts.data_sd)
+        network = Network(self.process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)
         modules = nn.ModuleDict({"model": network})
         if hasattr(self.loss, "build"):
             beside = self.loss.build(network)
@@ -129,23 +129,23 @@ class Denoise(Task):
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         network = cast(Network, modules["model"])
         noised, rng = self.examples(source, batch, network.cond)
-        return score(
-            self.loss, network, noised, rng, Stage(batch.progress, batch.kept, dict(modules.items()), batch.turn)
+        return loss_of(
+            self.loss, network, noised, rng, Stage(batch.progress, batch.frozen, dict(modules.items()), batch.turn)
         )
 
-    def examples(self, source: Source, batch: Batch, told: CondSpec) -> tuple[Noised, Rng]:
+    def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:
         """The training examples, and the stream for their loss: a function of the number of each."""
         rng = batch.rng
         x0, cond = source.batch(batch.index, rng.child("source"))
         x0, cond = x0.to(batch.device), None if cond is None else cond.to(batch.device)
         if self.flip:
             x0, cond = mirrored(x0, cond, rng.child("flip"))
-        cond = None if cond is None or not told.parts else self._dropped(cond.only(told.parts), rng)
+        cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
         t = times(self, batch)
         return self.process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
 
     def _dropped(self, cond: Cond, rng: Rng) -> Cond:
-        """The conditions without those that an item is not told, each on its own."""
+        """The conditions without those that an item is not given, each on its own."""
         for part in cond.parts:
             for column in _columns(cond, part):
                 role = "drop" if part == "label" else f"drop.{part}"
@@ -153,8 +153,8 @@ class Denoise(Task):
                 cond = cond.dropped(given, part, column)
         return cond
 
-    def keep(self, model: nn.Module, x0: Tensor) -> nn.Module:
-        return cast(Keeper, self.loss).keep(cast(Network, model), x0)
+    def freeze(self, model: nn.Module, x0: Tensor) -> nn.Module:
+        return cast(NeedsFrozenCopy, self.loss).freeze(cast(Network, model), x0)
 
     def made(self, model: nn.Module, facts: Facts, step: int) -> Denoiser:
         made: Callable[..., Denoiser] | None = getattr(self.loss, "made", None)
@@ -175,13 +175,13 @@ class Denoise(Task):
 
     def picture(self, made: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
         """16 samples at 4 steps, of the classes in turn; of other conditions those of items of the data."""
-        told, items = cast(CondSpec, made.cond), torch.arange(16)
+        cond_spec, items = cast(CondSpec, made.cond), torch.arange(16)
         index = items % len(source)
-        cond = source.batch(index, Rng(seed, index, "picture"))[1] if told.parts else None
+        cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
         if cond is not None:
-            cond = cond.only(told.parts)
-        if cond is not None and told.labels:
-            columns = [items % count for _, count in told.labels]
+            cond = cond.only(cond_spec.parts)
+        if cond is not None and cond_spec.labels:
+            columns = [items % count for _, count in cond_spec.labels]
             cond = replace(cond, label=columns[0] if len(columns) == 1 else torch.stack(columns, 1))
         return sample(made, 16, 4, sampler=self.suited(made), seed=seed, cond=cond, device=device)
 
@@ -195,17 +195,19 @@ def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
 
 
-def _nothing(told: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
-    """n items of which nothing is told; None where there is nothing to be told."""
-    if not told.parts:
+def _nothing(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
+    """n items of which nothing is known; None without conditions."""
+    if not cond_spec.parts:
         return None
-    label = torch.full((n,) if len(told.labels) == 1 else (n, len(told.labels)), -1) if told.labels else None
+    label = (
+        torch.full((n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels)), -1) if cond_spec.labels else None
+    )
     # channels are first in images, and last in sequences
-    size = (shape[0], told.image) if len(shape) == 2 else (told.image, *shape[1:])
-    image = torch.full((n, *size), torch.nan) if told.image else None
-    value = torch.full((n, told.values), torch.nan) if told.values else None
-    context = torch.zeros(n, 1, told.context) if told.context else None
-    mask = torch.zeros(n, 1, dtype=torch.bool) if told.context else None
+    size = (shape[0], cond_spec.image) if len(shape) == 2 else (cond_spec.image, *shape[1:])
+    image = torch.full((n, *size), torch.nan) if cond_spec.image else None
+    value = torch.full((n, cond_spec.values), torch.nan) if cond_spec.values else None
+    context = torch.zeros(n, 1, cond_spec.context) if cond_spec.context else None
+    mask = torch.zeros(n, 1, dtype=torch.bool) if cond_spec.context else None
     return Cond(label, image, value, context, mask)
 
 

@@ -1,4 +1,4 @@
-"""The room of training: exponential moving averages of the weights, kept outside the module.
+"""Exponential moving averages of the weights, kept outside the module.
 
 Several averages of different lengths are followed at once; the trained module is read and never changed.
 """

@@ -1,4 +1,4 @@
-"""The room of training: which item of the data each example of a run is."""
+"""Which item of the data each example of a run is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: a signal that asks a run to stop lets it finish its step and save."""
+"""A signal that asks a run to stop lets it finish its step and save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: what a run writes down as it goes: log.jsonl; and what depends on the clock, speed.jsonl."""
+"""What a run writes down as it goes: log.jsonl; and what depends on the clock, speed.jsonl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: the loop, as a generator that the caller drives.
+"""The loop, as a generator that the caller drives.
 
     for step in training(data, config, "runs/x"):
         ...
@@ -123,10 +123,10 @@ def training(
 
     def heard_by(run: Run) -> Run:
         """The run as the first process has it."""
-        return loads(Run, world.told(dumps(run, parts)), parts)
+        return loads(Run, world.broadcast(dumps(run, parts)), parts)
 
     run = heard_by(settle(out, source, config, world.size, wish))
-    new = world.told("new" if not (out / "config.json").exists() else "old") == "new"
+    new = world.broadcast("new" if not (out / "config.json").exists() else "old") == "new"
     trainer = _able(run, source, out, world, shard, wish.parts)
     if new:
         if start is not None:

@@ -1,4 +1,4 @@
-"""The room of training: what a run is made of: its facts and its modules."""
+"""What a run is made of: its facts and its modules."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def some(source: Source, count: int, first: bool = False) -> Tensor:
 def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
     """What a run finds of its data and machine, and how many processes it begins with."""
     try:
-        told = config.task.told(source)
+        told = config.task.cond_spec(source)
     except ValueError as error:
         raise TrainingError(str(error)) from error
     bf16 = find_device().type == "cuda" or torch.cpu._is_amx_tile_supported()
@@ -83,7 +83,7 @@ def build(run: Run) -> nn.ModuleDict:
 
 def restored(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
     """What the task has kept, from a checkpoint."""
-    kept = run.config.task.keep(build(run)["model"], torch.zeros(2, *run.facts.shape))
+    kept = run.config.task.freeze(build(run)["model"], torch.zeros(2, *run.facts.shape))
     kept.load_state_dict(tensors)
     return kept.requires_grad_(False).eval()
 

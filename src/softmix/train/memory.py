@@ -1,4 +1,4 @@
-"""The room of training: how much memory a step takes, and how much there is."""
+"""How much memory a step takes, and how much there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: a trained model, read back from its run folder."""
+"""A trained model, read back from its run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: the optimisers of a run's modules, and whose turn it is."""
+"""The optimisers of a run's modules, and whose turn it is."""
 
 from __future__ import annotations
 

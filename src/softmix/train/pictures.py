@@ -1,4 +1,4 @@
-"""The room of training: pictures of what a run has made so far."""
+"""Pictures of what a run has made so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: whether a run folder can be made and written, asked before anything is made."""
+"""Whether a run folder can be made and written, asked before anything is made."""
 
 from __future__ import annotations
 

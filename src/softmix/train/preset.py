@@ -1,4 +1,4 @@
-"""The room of training: configurations that are a good start."""
+"""Configurations that are a good start."""
 
 from __future__ import annotations
 

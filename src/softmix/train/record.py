@@ -1,4 +1,4 @@
-"""The room of training: what config.json says of a run: what was asked for, what was found, and what changed since."""
+"""What config.json says of a run: what was asked for, what was found, and what changed since."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Facts:
     parents: tuple[Parent, ...] = ()
 
     @property
-    def told(self) -> CondSpec:
+    def cond_spec(self) -> CondSpec:
         """The conditions that the model is told."""
         if not self.cond.parts and self.class_names:
             # of 0.1, which knew of classes only
@@ -137,7 +137,7 @@ def run_of(data: Mapping[str, Any], parts: Sequence[type] = ()) -> Run:
     return from_json(Run, {**data, "config": up_to_date(config)} if isinstance(config, Mapping) else data, parts)
 
 
-def rate(run: Run, step: int, total: int | None, keeps: float | None = None) -> float:
+def rate(run: Run, step: int, total: int | None, freeze_at: float | None = None) -> float:
     """The learning rate of the step after `step`: r min(1, (step + 1) / warmup) min(1, (total - step) / (decay total)),
     with steps and total counted in the stretch that the step is in.
 
@@ -148,8 +148,8 @@ def rate(run: Run, step: int, total: int | None, keeps: float | None = None) -> 
     begin, end = 0, total
     if total is not None:
         ends = [*run.facts.ends, total]
-        if keeps is not None:
-            ends.insert(0, math.ceil(keeps * ends[0]))
+        if freeze_at is not None:
+            ends.insert(0, math.ceil(freeze_at * ends[0]))
         begin, end = next(((a, b) for a, b in itertools.pairwise([0, *ends]) if a <= step < b), (0, total))
     step, length = step - begin, None if end is None else end - begin
     rise = float(settings.warmup)

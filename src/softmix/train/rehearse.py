@@ -1,4 +1,4 @@
-"""The room of training: before a run begins, its steps are tried: do its parts fit each other and into memory, and how
+"""Before a run begins, its steps are tried: do its parts fit each other and into memory, and how
 long does a step take? Nothing of it stays: the weights are, bit for bit, what they were."""
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def _buffers_kept(trainer: Trainer) -> Iterator[None]:
 
 def _rehearsed(trainer: Trainer, say: Say) -> Run:
     began, step, minutes = time.perf_counter(), trainer.step, trainer.run.config.minutes
-    keeps = 1.0 if trainer.task.keeps is None else trainer.task.keeps
-    stages = [False, True] if keeps < 1 else [False]
+    freeze_at = 1.0 if trainer.task.freeze_at is None else trainer.task.freeze_at
+    stages = [False, True] if freeze_at < 1 else [False]
     took = []
     for later in stages:
         say("a step is tried" + (", of the second stage" if later else ""))
-        trainer.kept = trainer.keep() if later else None
+        trainer.frozen = trainer.freeze() if later else None
         guess, timed = _plan(trainer, say), trainer.total is None and minutes is not None
         if minutes is not None and timed and guess > _LONG * 60 * minutes:
             # in the first items much is made ready, which is no part of a step
@@ -95,15 +95,15 @@ def _rehearsed(trainer: Trainer, say: Say) -> Run:
             say(f"a step takes {took[-1]:.3g} s")
         trainer.step = step
     if took:
-        mean = keeps * took[0] + (1 - keeps) * took[-1]
+        mean = freeze_at * took[0] + (1 - freeze_at) * took[-1]
         extra = _beside(trainer)
         left = 60 * minutes - (time.perf_counter() - began) if minutes is not None else 0.0
         total = max(step + 1, _steps_in(left, mean, extra, trainer.run))
-        trainer.total = int(trainer.world.told(str(total)))
+        trainer.total = int(trainer.world.broadcast(str(total)))
         trainer.run = replace(trainer.run, facts=replace(trainer.run.facts, steps=trainer.total))
         speed = trainer.run.config.batch / mean
         say(f"{speed:.3g} items a second: {trainer.total:,} steps in {minutes:g} minutes")
-    trainer.kept = None
+    trainer.frozen = None
     trainer.optimisers.forget()
     return trainer.run
 
@@ -159,7 +159,7 @@ def _parted(trainer: Trainer) -> str:
     batch, parts = trainer.run.config.batch, trainer.run.parts(trainer.step)
     alike = (
         ""
-        if trainer.task.keeps is None
+        if trainer.task.freeze_at is None
         else "; its loss compares the items of a part with each other, now fewer of them"
     )
     return (
@@ -239,7 +239,7 @@ def _seconds(trainer: Trainer, first: float, limit: float) -> float:
 def _more(trainer: Trainer, took: list[float], limit: float) -> bool:
     """Whether another step is measured; the first process decides for all."""
     wanted = not took or (sum(took) < limit and len(took) < _STEPS)
-    return trainer.world.told("more" if wanted else "enough") == "more"
+    return trainer.world.broadcast("more" if wanted else "enough") == "more"
 
 
 def _beside(trainer: Trainer) -> tuple[float, float]:

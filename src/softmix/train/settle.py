@@ -1,4 +1,4 @@
-"""The room of training: which run a folder holds or would hold, and what may change while it goes on."""
+"""Which run a folder holds or would hold, and what may change while it goes on."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def settle(out: Path, source: Source, config: Config, processes: int = 1, wish: 
     # the data may have moved
     found = replace(found, facts=replace(found.facts, origin=facts.origin or found.facts.origin))
     found = _changed(found, config, out)
-    if found.facts.told != facts.told:
+    if found.facts.cond_spec != facts.cond_spec:
         raise TrainingError(
-            f"{out} holds a run that is told {found.facts.told}, and {source.name} offers {facts.told}: name another "
-            "folder, or the data that it was trained on"
+            f"{out} holds a run with the conditions {found.facts.cond_spec}, and {source.name} offers "
+            f"{facts.cond_spec}: name another folder, or the data that it was trained on"
         )
     return _lengthened(found, config, out, wish.more)
 
@@ -110,7 +110,7 @@ def _started(run: Run, out: Path, start: Model) -> Run:
     pairs = [(name, getattr(config.task, name, None), getattr(theirs.task, name, None)) for name in parts]
     pairs.append(("task", type(config.task).__name__, type(theirs.task).__name__))
     pairs.append(("shape of an item", run.facts.shape, start.facts.shape))
-    pairs.append(("conditions", str(run.facts.told), str(start.facts.told)))
+    pairs.append(("conditions", str(run.facts.cond_spec), str(start.facts.cond_spec)))
     apart = "; ".join(f"{name}: {ours} here, {other} there" for name, ours, other in pairs if ours != other)
     if apart:
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""The room of training: a task says what is trained. The trainer, the loop and checkpoints know no more of it."""
+"""A task says what is trained. The trainer, the loop and checkpoints know no more of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Batch:
     seed: int = 0
     attempt: int = 0
     progress: float = 0.0
-    kept: nn.Module | None = None
+    frozen: nn.Module | None = None
     turn: str = "model"
 
     @property
@@ -59,11 +59,11 @@ class Task(ABC):
         return False
 
     @property
-    def keeps(self) -> float | None:
+    def freeze_at(self) -> float | None:
         """The share of the run after which something is kept of the model, in a second stage; None: never."""
         return None
 
-    def told(self, source: Source) -> CondSpec:
+    def cond_spec(self, source: Source) -> CondSpec:
         """Which of the conditions that a source offers the model is told. Raises ValueError for a source that this
         task cannot learn from."""
         return UNCONDITIONED
@@ -80,7 +80,7 @@ class Task(ABC):
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         """One number for each example, [B], to be made small by the module whose turn it is."""
 
-    def keep(self, model: nn.Module, x0: Tensor) -> nn.Module:
+    def freeze(self, model: nn.Module, x0: Tensor) -> nn.Module:
         """What is kept of a copy of the averaged model at `keeps`; x0 : some of the data."""
         raise TypeError(f"{type(self).__name__} keeps nothing of its model")
 

@@ -1,4 +1,4 @@
-"""The room of training: a step of several processes, each with a share of the batch."""
+"""A step of several processes, each with a share of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of training: the state of a run in memory, and one step of it."""
+"""The state of a run in memory, and one step of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Trainer:
         _require(run)
         self.modules: nn.ModuleDict = build(run).to(self.device)
         self.total, self.step, self.saved, self.attempt = run.facts.steps, 0, -1, 0
-        self.kept: nn.Module | None = None
+        self.frozen: nn.Module | None = None
         # whose loss was asked for last
         self.turn = "model"
         self.optimisers = Optimisers(self.modules, run.config.optimiser, self.task.groups())
@@ -65,7 +65,7 @@ class Trainer:
         seed = self.run.config.seed
         rng = Rng(seed, items, f"train.{self.attempt}", self.device)
         index = index_of(seed, len(self.source), items)
-        return Batch(items, index, rng, seed, self.attempt, self.progress, self.kept, turn)
+        return Batch(items, index, rng, seed, self.attempt, self.progress, self.frozen, turn)
 
     def losses(self, items: Tensor, turn: str = "model") -> Tensor:
         """The loss of each of these examples: [len(items)]."""
@@ -81,7 +81,7 @@ class Trainer:
 
     def rate(self) -> float:
         """The learning rate of the step after `step`."""
-        return rate(self.run, self.step, self.total, self.task.keeps)
+        return rate(self.run, self.step, self.total, self.task.freeze_at)
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
         """Takes these weights for those that the seed gives, and for the averages."""
@@ -111,9 +111,9 @@ class Trainer:
     def _gradients(self, turn: str) -> tuple[float, float]:
         lack = ""
         try:
-            keeps = self.task.keeps
-            if self.kept is None and keeps is not None and self.progress >= keeps:
-                self.kept = self.keep()
+            freeze_at = self.task.freeze_at
+            if self.frozen is None and freeze_at is not None and self.progress >= freeze_at:
+                self.frozen = self.freeze()
             total = self._backward(turn)
             return total, self.optimisers.clip(turn)
         except (RuntimeError, MemoryError) as error:
@@ -138,11 +138,11 @@ class Trainer:
                 self.optimisers.add(turn, gradient)
         return total
 
-    def keep(self) -> nn.Module:
+    def freeze(self) -> nn.Module:
         """What the task keeps of the model, with the averaged weights."""
         model = self.averaged()
         data = some(self.source, 512, first=self.run.facts.shown == "first").to(self.device)
-        return self.task.keep(model, data).requires_grad_(False).eval()
+        return self.task.freeze(model, data).requires_grad_(False).eval()
 
     def averaged(self) -> nn.Module:
         """A copy of the model with the averaged weights."""
@@ -173,14 +173,14 @@ class Trainer:
             return
         tensors = {name: module.state_dict() for name, module in self.modules.items()}
         tensors |= {**self.optimisers.state(), **self.ema.state()}
-        if self.kept is not None:
-            tensors["kept"] = self.kept.state_dict()
+        if self.frozen is not None:
+            tensors["kept"] = self.frozen.state_dict()
         with self.world.listening():
             tensors = {entry: {name: whole(each) for name, each in group.items()} for entry, group in tensors.items()}
         if self.world.first:
             state = {"step": self.step, "attempt": self.attempt, "total": self.total}
             checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.run.config.keep)
-        self.world.told("saved")
+        self.world.broadcast("saved")
         self.saved = self.step
 
     def load(self) -> list[str]:
@@ -198,8 +198,8 @@ class Trainer:
                 f"{', '.join(found.tensors)}: go on with the classes that the run began with, or name another folder"
             ) from error
         self.ema.load(found.tensors)
-        kept = found.tensors.get("kept")
-        self.kept = None if kept is None else restored(self.run, kept).to(self.device)
+        frozen = found.tensors.get("kept")
+        self.frozen = None if frozen is None else restored(self.run, frozen).to(self.device)
         self.step, self.attempt = int(str(found.state["step"])), int(str(found.state["attempt"]))
         self.saved = self.step
         if self.total is None and found.state["total"] is not None:
@@ -210,8 +210,8 @@ class Trainer:
 def _require(run: Run) -> None:
     """Raises ValueError for what a task says of itself and the run does not go with."""
     task, parts = run.config.task, run.config.optimiser.accumulate
-    if task.keeps is not None and not 0 <= task.keeps < 1:
-        raise ValueError(f"keeps is a share of the run, at least 0 and below 1, or None; found {task.keeps}")
+    if task.freeze_at is not None and not 0 <= task.freeze_at < 1:
+        raise ValueError(f"freeze_at is a share of the run, at least 0 and below 1, or None; found {task.freeze_at}")
     if task.whole and parts > 1:
         raise ValueError(
             f"the loss compares the items of a batch, which is never divided, and optimiser.accumulate is {parts}: "

@@ -1,4 +1,4 @@
-"""The room of training: the processes of one run, as torchrun starts them, and what they tell each other.
+"""The processes of one run, as torchrun starts them, and what they tell each other.
 
 The same code runs in each. Without torchrun there is one process, and nothing here does anything.
 """
@@ -45,7 +45,7 @@ class World:
             dist.all_reduce(sums)
         return list(sums.tolist())
 
-    def told(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """What the first process says, for all of them; each must ask, and none goes on before the first has."""
         if self.size == 1:
             return text
