@@ -65,7 +65,9 @@ def right(runs: Path, run: str, **said: Any) -> np.ndarray:
         found, wanted = found.shifted(given["shift"][1], given["shift"][0], fill=rng.child("fill")), told
     denoiser = given["wrap"](model.denoiser) if "wrap" in given else model.denoiser
     denoiser = given.get("second", denoiser)
-    after = finish(drive(denoiser, replay(found, skip, given.get("tint")), found.start(skip), grid[skip:], rng, wanted))
+    after = finish(
+        drive(denoiser, replay(found, skip, given.get("colour_edit")), found.start(skip), grid[skip:], rng, wanted)
+    )
     return to_uint8(after.clamp(-1, 1))[0, 0].numpy()
 
 

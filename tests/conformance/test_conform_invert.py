@@ -199,7 +199,7 @@ def test_a_tint_goes_where_its_mask_is() -> None:
     tinted = replayed(code, problem.denoiser(), colour_edit=colour_edit)
     assert (tinted - x0)[..., 2:].abs().max() < 1e-9
     means, plain = [], []
-    for found, options in ((means, {"tint": colour_edit}), (plain, {})):
+    for found, options in ((means, {"colour_edit": colour_edit}), (plain, {})):
         finish(
             drive(problem.denoiser(), replay(code, **options), code.start(), grid, Rng(0, 3)),  # type: ignore[arg-type]
             lambda step, found=found: found.append(step.posterior.mean),  # type: ignore[misc]
