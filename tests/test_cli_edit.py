@@ -96,12 +96,17 @@ def colour_edit(colour: float, left: int, top: int, wide: int, high: int, steps:
             {"shift": (2, 1), "weights": "model"},
             {"shift": (2, 1)},
         ),
-        ("plain", ["--colour", "0.9"], {"tint": colour_edit(0.9, 0, 0, 8, 8)}, {"tint": colour_edit(0.8, 0, 0, 8, 8)}),
+        (
+            "plain",
+            ["--colour", "0.9"],
+            {"colour_edit": colour_edit(0.9, 0, 0, 8, 8)},
+            {"colour_edit": colour_edit(0.8, 0, 0, 8, 8)},
+        ),
         (
             "plain",
             ["--colour", "0.9", "--where", "1", "2", "3", "4"],
-            {"tint": colour_edit(0.9, 1, 2, 3, 4)},
-            {"tint": colour_edit(0.9, 0, 0, 8, 8)},
+            {"colour_edit": colour_edit(0.9, 1, 2, 3, 4)},
+            {"colour_edit": colour_edit(0.9, 0, 0, 8, 8)},
         ),
         (
             "plain",
