@@ -20,7 +20,7 @@ from softmix.posterior import (
     Implicit,
     ImplicitMean,
     Joint,
-    Levels,
+    ValuedCategorical,
     Mixture,
     Normal,
     Point,
@@ -94,8 +94,8 @@ def empirical(shape: tuple[int, ...], draw: Draw) -> Empirical:
     return Empirical(draw("weight", 3, 6), draw("points", 6, *shape))
 
 
-def levels(shape: tuple[int, ...], draw: Draw) -> Levels:
-    return Levels(draw("logits", 3, 5, *shape), torch.tensor([-1.0, -0.2, 0.1, 0.6, 2.0]))
+def levels(shape: tuple[int, ...], draw: Draw) -> ValuedCategorical:
+    return ValuedCategorical(draw("logits", 3, 5, *shape), torch.tensor([-1.0, -0.2, 0.1, 0.6, 2.0]))
 
 
 def categorical(shape: tuple[int, ...], draw: Draw) -> Categorical:
@@ -151,7 +151,7 @@ def test_an_item_alone_has_the_same_draw() -> None:
             (Normal(mean[:, 0], var[:, 0]), Normal(mean[one, 0], var[one, 0])),
             (Mixture(weight, mean, var), Mixture(weight[one], mean[one], var[one])),
             (Empirical(log_weights, points), Empirical(log_weights[one], points)),
-            (Levels(mean, mean[0, :, 0, 0]), Levels(mean[one], mean[0, :, 0, 0])),
+            (ValuedCategorical(mean, mean[0, :, 0, 0]), ValuedCategorical(mean[one], mean[0, :, 0, 0])),
             (Categorical(mean), Categorical(mean[one])),
             (
                 FullMixture(weight, mean.flatten(2), factors, (2, 3)),
@@ -257,7 +257,7 @@ def test_probabilities_of_all_values_of_a_place_sum_to_one(
 ) -> None:
     """Summed over the values of all places at once, the product over places of sums that are each 1."""
     posterior = make(shape, PLAIN)
-    values = posterior.values if isinstance(posterior, Levels) else torch.arange(5)
+    values = posterior.values if isinstance(posterior, ValuedCategorical) else torch.arange(5)
     each = torch.stack([posterior.log_prob_each(value.expand(3, *shape)) for value in values])  # type: ignore[attr-defined]
     assert (each.exp().sum(0) - 1).abs().max() < 1e-12
     assert (posterior.log_prob(values[1].expand(3, *shape)) - each[1].flatten(1).sum(1)).abs().max() < 1e-12
@@ -371,10 +371,10 @@ def test_an_average_is_the_average_of_the_head_and_computed_once() -> None:
 
 def test_joined_posteriors_share_their_latents() -> None:
     a, b = scaled(noise("a", 3, 2)), scaled(noise("b", 3, 2))
-    joined = a.joined(b, lambda x, y: x - y)
+    joined = a.combined(b, lambda x, y: x - y)
     assert (joined.draws(50, Rng(0, 3)) - (noise("a", 3, 2) - noise("b", 3, 2))).abs().max() < 1e-12
     assert not isinstance(joined, HasMean)
-    both = a.averaged(noise("l", 2, 2)).joined(b.averaged(noise("l", 2, 2)), lambda x, y: x - y)
+    both = a.averaged(noise("l", 2, 2)).combined(b.averaged(noise("l", 2, 2)), lambda x, y: x - y)
     assert isinstance(both, ImplicitMean)
     assert (both.mean - (noise("a", 3, 2) - noise("b", 3, 2))).abs().max() < 1e-12
 

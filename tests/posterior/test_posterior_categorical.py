@@ -9,7 +9,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, distributions
 
-from softmix.posterior import Categorical, HasDensity, HasMean, Levels, Point, joined
+from softmix.posterior import Categorical, HasDensity, HasMean, Point, ValuedCategorical, combined
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -98,7 +98,7 @@ def test_the_mode_is_the_most_probable_value_of_each_place(places: tuple[int, ..
     given = logits(*places)
     belief = Categorical(given)
     assert torch.equal(belief.mode, given.argmax(1)) and belief.mode.dtype == torch.int64
-    assert torch.equal(Levels(given, PIXELS).mode, PIXELS[given.argmax(1)])
+    assert torch.equal(ValuedCategorical(given, PIXELS).mode, PIXELS[given.argmax(1)])
 
 
 # draws
@@ -200,28 +200,30 @@ def test_two_beliefs_are_joined_by_their_log_probabilities() -> None:
     first, second = logits(5), Rng(7, 3).normal((3, 4, 5), F64)
     right = first.softmax(1) ** 1.5 * second.softmax(1) ** -0.5
     right = right / right.sum(1, keepdim=True)
-    both = joined(Categorical(first), Categorical(second), weighted, "the test")
+    both = combined(Categorical(first), Categorical(second), weighted, "the test")
     assert isinstance(both, Categorical) and torch.allclose(both.probabilities, right, rtol=1e-10)
-    numbers = joined(Levels(first, PIXELS), Levels(second, PIXELS), weighted, "the test")
-    assert isinstance(numbers, Levels) and torch.allclose(numbers.mean, Levels(right.log(), PIXELS).mean, rtol=1e-10)
+    numbers = combined(ValuedCategorical(first, PIXELS), ValuedCategorical(second, PIXELS), weighted, "the test")
+    assert isinstance(numbers, ValuedCategorical) and torch.allclose(
+        numbers.mean, ValuedCategorical(right.log(), PIXELS).mean, rtol=1e-10
+    )
 
 
 def test_what_both_rule_out_stays_out_and_what_one_rules_out_follows_the_rule() -> None:
     """Value 0 is out in both. Value 1 only with the condition: out. Value 2 only without it: certain."""
     first = torch.tensor([[-math.inf, -math.inf, 0.0, 0.0], [-math.inf, -math.inf, -math.inf, 0.0]])
     second = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0], [-math.inf, 0.0, -math.inf, 0.0]])
-    both = joined(Categorical(first), Categorical(second), weighted, "the test")
+    both = combined(Categorical(first), Categorical(second), weighted, "the test")
     assert both.probabilities.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1]]  # type: ignore[attr-defined]
     assert both.log_prob(torch.tensor([0, 2])).isneginf().all()  # type: ignore[attr-defined]
 
 
 def test_beliefs_in_other_values_are_joined_by_their_means_if_they_have_any() -> None:
-    first, second = Levels(logits(5), PIXELS), Levels(logits(5), -PIXELS)
-    both = joined(first, second, weighted, "the test")
+    first, second = ValuedCategorical(logits(5), PIXELS), ValuedCategorical(logits(5), -PIXELS)
+    both = combined(first, second, weighted, "the test")
     assert isinstance(both, Point) and torch.allclose(both.mean, weighted(first.mean, second.mean))
     for other in (Categorical(logits(5, count=3)), first):
         with pytest.raises(TypeError, match="the test needs a mean of the posterior, and Categorical has none"):
-            joined(Categorical(logits(5)), other, weighted, "the test")
+            combined(Categorical(logits(5)), other, weighted, "the test")
 
 
 # abilities and refusals
@@ -241,7 +243,7 @@ def test_logits_without_an_axis_of_values_are_refused(given: Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 5, 1), (2, 5), (1, 5)], ids=str)
 def test_an_item_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    for belief in (Categorical(logits(5)), Levels(logits(5), PIXELS)):
+    for belief in (Categorical(logits(5)), ValuedCategorical(logits(5), PIXELS)):
         with pytest.raises(ValueError, match=r"belief of 3 items with places \[5\]; give \[3, 5\]"):
             belief.log_prob(torch.zeros(shape, dtype=torch.int64))
 

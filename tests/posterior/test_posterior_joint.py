@@ -18,11 +18,11 @@ from softmix.posterior import (
     HasVariance,
     Implicit,
     Joint,
-    Levels,
     Normal,
     Point,
     Posterior,
-    joined,
+    ValuedCategorical,
+    combined,
     need,
 )
 from softmix.rng import Rng
@@ -41,8 +41,8 @@ def label(items: int = 3) -> Categorical:
     return Categorical(Rng(0, items, "label").normal((items, 5), F64))
 
 
-def levels(items: int = 3) -> Levels:
-    return Levels(Rng(0, items, "levels").normal((items, 5, 7), F64), torch.arange(5))
+def levels(items: int = 3) -> ValuedCategorical:
+    return ValuedCategorical(Rng(0, items, "levels").normal((items, 5, 7), F64), torch.arange(5))
 
 
 def soft(items: int = 3) -> Implicit:
@@ -170,7 +170,7 @@ def test_two_joints_are_joined_part_by_part() -> None:
             "label": Categorical(logits),
         }
     )
-    both = joined(first, other, difference, "the test")
+    both = combined(first, other, difference, "the test")
     assert isinstance(both, Joint) and list(both.parts) == ["image", "label", "soft"]
     image, named, latent = both.parts["image"], both.parts["label"], both.parts["soft"]
     assert isinstance(image, Point) and torch.equal(image.mean, 3 * normal().mean - 2)
@@ -188,12 +188,12 @@ def point_like() -> Point:
 def test_joints_of_other_parts_are_not_joined() -> None:
     for other in (Joint({"label": label()}), label()):
         with pytest.raises(ValueError, match=r"a Joint of \['image', 'label'\] meets one of .*give the same parts"):
-            joined(Joint({"image": normal(), "label": label()}), other, difference, "the test")
+            combined(Joint({"image": normal(), "label": label()}), other, difference, "the test")
 
 
 def test_a_part_without_anything_to_join_is_named() -> None:
     with pytest.raises(TypeError, match=r"^part 'a' needs a mean of the posterior, and Categorical has none"):
-        joined(Joint({"a": label()}), Joint({"a": Categorical(torch.zeros(3, 9))}), difference, "the test")
+        combined(Joint({"a": label()}), Joint({"a": Categorical(torch.zeros(3, 9))}), difference, "the test")
 
 
 # refusals

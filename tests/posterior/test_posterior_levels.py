@@ -9,7 +9,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, distributions
 
-from softmix.posterior import Categorical, Empirical, HasDensity, HasVariance, Levels, Posterior
+from softmix.posterior import Categorical, Empirical, HasDensity, HasVariance, Posterior, ValuedCategorical
 from softmix.process import VP
 from softmix.rng import Rng
 from softmix.sampler import SAMPLERS, Sampler, ancestral, sample, traits
@@ -31,7 +31,7 @@ def by_torch(given: Tensor) -> distributions.Categorical:
 @PLACES
 def test_moments_of_levels_are_sums_over_their_values(places: tuple[int, ...]) -> None:
     given = logits(*places)
-    p, belief = by_torch(given).probs, Levels(given, PIXELS)
+    p, belief = by_torch(given).probs, ValuedCategorical(given, PIXELS)
     mean = (p * PIXELS).sum(-1)
     assert torch.allclose(belief.mean, mean, rtol=1e-12)
     assert torch.allclose(belief.var, (p * PIXELS**2).sum(-1) - mean**2, rtol=1e-10)
@@ -41,24 +41,26 @@ def test_the_variance_of_levels_far_from_zero_is_not_lost() -> None:
     """E x^2 - (E x)^2 would be a difference of numbers of size 1e8 in float32; one certain level has none."""
     values = torch.tensor([10_000.0, 10_001.0])
     given = torch.tensor([[0.0, 0.0], [0.0, -math.inf]])
-    assert Levels(given, values).var.tolist() == [0.25, 0.0]
+    assert ValuedCategorical(given, values).var.tolist() == [0.25, 0.0]
 
 
 def test_draws_of_levels_are_the_numbers_of_the_draws_of_values() -> None:
     given = logits(3, 2)
-    numbers, names = Levels(given, PIXELS).sample(Rng(0, 3)), Categorical(given).sample(Rng(0, 3))
+    numbers, names = ValuedCategorical(given, PIXELS).sample(Rng(0, 3)), Categorical(given).sample(Rng(0, 3))
     assert torch.equal(numbers, PIXELS[names])
 
 
 def test_the_probability_of_levels_is_that_of_their_values() -> None:
     given, x0 = logits(3, 2), Rng(1, 3).integers(4, (3, 3, 2))
-    assert torch.allclose(Levels(given, PIXELS).log_prob(PIXELS[x0]), Categorical(given).log_prob(x0), rtol=1e-12)
+    assert torch.allclose(
+        ValuedCategorical(given, PIXELS).log_prob(PIXELS[x0]), Categorical(given).log_prob(x0), rtol=1e-12
+    )
 
 
 def test_a_level_is_known_in_spite_of_rounding_and_nothing_else_is() -> None:
     """256 levels of a pixel, computed in another order of operations; half way between two is none."""
     given = logits(count=256, dtype=torch.float32)
-    belief = Levels(given, torch.linspace(-1, 1, 256))
+    belief = ValuedCategorical(given, torch.linspace(-1, 1, 256))
     index = torch.tensor([3, 128, 254])
     right = Categorical(given).log_prob(index)
     assert torch.equal(belief.log_prob((index.float() / 255 - 0.5) * 2), right)
@@ -66,13 +68,13 @@ def test_a_level_is_known_in_spite_of_rounding_and_nothing_else_is() -> None:
 
 
 def test_a_number_that_stands_twice_has_the_probability_of_both() -> None:
-    belief = Levels(torch.zeros(1, 4, dtype=F64), torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=F64))
+    belief = ValuedCategorical(torch.zeros(1, 4, dtype=F64), torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=F64))
     assert float(belief.log_prob(torch.zeros(1, dtype=F64)).exp()) == pytest.approx(0.5)
 
 
 def test_a_single_level_is_certain() -> None:
     for value in (0.0, 3.0):
-        belief = Levels(torch.zeros(2, 1, 3), torch.tensor([value]))
+        belief = ValuedCategorical(torch.zeros(2, 1, 3), torch.tensor([value]))
         assert float(belief.mean[0, 0]) == value and not belief.var.any()
         assert belief.log_prob(torch.full((2, 3), value)).tolist() == [0, 0]
         assert belief.log_prob(torch.full((2, 3), value + 1)).isneginf().all()
@@ -81,24 +83,24 @@ def test_a_single_level_is_certain() -> None:
 def test_values_make_levels_of_a_categorical() -> None:
     given = logits(5)
     belief = Categorical(given).with_values(PIXELS)
-    assert isinstance(belief, Levels) and torch.equal(belief.values, PIXELS)
-    assert torch.allclose(belief.mean, Levels(given, PIXELS).mean, rtol=1e-12)
+    assert isinstance(belief, ValuedCategorical) and torch.equal(belief.values, PIXELS)
+    assert torch.allclose(belief.mean, ValuedCategorical(given, PIXELS).mean, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_levels_have_the_type_of_the_logits(dtype: torch.dtype) -> None:
-    belief = Levels(logits(5, dtype=dtype), torch.arange(4))
+    belief = ValuedCategorical(logits(5, dtype=dtype), torch.arange(4))
     assert belief.mean.dtype == belief.var.dtype == belief.sample(Rng(0, 3)).dtype == belief.mode.dtype == dtype
 
 
 @pytest.mark.parametrize("values", [torch.zeros(3), torch.zeros(4, 1), torch.zeros(4, dtype=torch.complex64)], ids=str)
 def test_values_that_are_not_one_number_each_are_refused(values: Tensor) -> None:
     with pytest.raises(ValueError, match="give one real number for each of the 4 values"):
-        Levels(logits(5), values)
+        ValuedCategorical(logits(5), values)
 
 
 def test_numbers_have_a_density_and_a_variance() -> None:
-    belief = Levels(logits(5), PIXELS)
+    belief = ValuedCategorical(logits(5), PIXELS)
     assert isinstance(belief, HasDensity) and isinstance(belief, HasVariance)
 
 
@@ -114,7 +116,7 @@ class ByLevels:
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         off = xt[:, None].double() - alpha * self.values[:, None]
-        return Levels(self.chances.log()[:, None] - 0.5 * (off / sigma) ** 2, self.values)
+        return ValuedCategorical(self.chances.log()[:, None] - 0.5 * (off / sigma) ** 2, self.values)
 
 
 class ByRows(ByLevels):

@@ -23,11 +23,11 @@ from softmix.posterior import (
     Implicit,
     ImplicitMean,
     Joint,
-    Levels,
     Mixture,
     Normal,
     Point,
     Posterior,
+    ValuedCategorical,
     need,
 )
 from softmix.process import VP
@@ -52,7 +52,7 @@ KINDS: dict[type[Posterior[Any]], Callable[[], Posterior[Any]]] = {
     Implicit: lambda: soft(1),
     ImplicitMean: lambda: soft(1).averaged(torch.zeros(1, 4)),
     Categorical: lambda: Categorical(torch.zeros(1, 3)),
-    Levels: lambda: Levels(torch.zeros(1, 3), torch.arange(3)),
+    ValuedCategorical: lambda: ValuedCategorical(torch.zeros(1, 3), torch.arange(3)),
     Joint: lambda: Joint({"soft": soft(1), "label": Categorical(torch.zeros(1, 3))}),
 }
 HEADS = "Normal or Mixture head"

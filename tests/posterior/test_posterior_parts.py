@@ -20,7 +20,7 @@ from softmix.posterior import (
     Point,
 )
 from softmix.posterior.implicit import spread
-from softmix.posterior.mixture import choose
+from softmix.posterior.mixture import draw_index
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -101,16 +101,16 @@ def test_joined_means_keep_their_sides() -> None:
         ImplicitMean(lambda eta, k=k: k * eta, 3, (4,), torch.zeros(3, 4), lambda k=k: torch.full((3, 4), k))  # type: ignore[misc]
         for k in (3.0, 1.0)
     )
-    joined = first.joined(second, lambda a, b: a - 10 * b)
-    assert isinstance(joined, ImplicitMean) and torch.equal(joined.mean, torch.full((3, 4), -7.0))
-    eta = joined.latents(2, Rng(0, 3))
-    assert torch.allclose(joined.draws(2, Rng(0, 3)), -7 * eta)
+    combined = first.combined(second, lambda a, b: a - 10 * b)
+    assert isinstance(combined, ImplicitMean) and torch.equal(combined.mean, torch.full((3, 4), -7.0))
+    eta = combined.latents(2, Rng(0, 3))
+    assert torch.allclose(combined.draws(2, Rng(0, 3)), -7 * eta)
 
 
 def test_a_posterior_joined_with_one_without_a_mean_has_none() -> None:
     with_mean = soft().averaged(torch.zeros(1, 4))
-    assert not isinstance(with_mean.joined(soft(), lambda a, b: a), HasMean)
-    assert not isinstance(soft().joined(with_mean, lambda a, b: a), HasMean)
+    assert not isinstance(with_mean.combined(soft(), lambda a, b: a), HasMean)
+    assert not isinstance(soft().combined(with_mean, lambda a, b: a), HasMean)
 
 
 # components
@@ -121,13 +121,13 @@ def test_a_component_is_chosen_where_the_cumulated_weights_pass_a_uniform_number
     logs = weights.log().expand(1000, 3) + 7
     u = Rng(0, 1000).uniform((1000, 1), F64)[:, 0]
     right = (u > 0.2).long() + (u > 0.7).long()
-    assert torch.equal(choose(logs, Rng(0, 1000))[:, 0], right)
+    assert torch.equal(draw_index(logs, Rng(0, 1000))[:, 0], right)
 
 
 def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> None:
     """Half precision: the cumulated weights of 300 equal parts end at 0.99 and a choice beyond them is none."""
     logs = torch.zeros(4000, 300, dtype=torch.bfloat16)
-    choice = choose(logs, Rng(0, 4000))
+    choice = draw_index(logs, Rng(0, 4000))
     assert int(choice.min()) >= 0 and int(choice.max()) <= 299
     means = torch.arange(300.0, dtype=torch.bfloat16)[None, :, None].expand(4000, 300, 1)
     assert Mixture(logs, means, torch.zeros(1, dtype=torch.bfloat16)).sample(Rng(0, 4000)).isfinite().all()
@@ -135,7 +135,7 @@ def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> N
 
 def test_weights_of_half_precision_choose_each_component_as_often() -> None:
     """bfloat16 has 128 numbers between 1/2 and 1, so that of 600 equal parts a third would never be chosen."""
-    counts = choose(torch.zeros(6000, 600, dtype=torch.bfloat16), Rng(0, 6000))[:, 0].bincount(minlength=600)
+    counts = draw_index(torch.zeros(6000, 600, dtype=torch.bfloat16), Rng(0, 6000))[:, 0].bincount(minlength=600)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
@@ -175,7 +175,7 @@ def test_the_covariances_of_each_item_are_its_own() -> None:
     posterior = FullMixture(torch.zeros(3, 1, dtype=F64), torch.zeros(3, 1, 2, dtype=F64), factors, (2,))
     z = Rng(0, 3).normal((3, 2), F64)
     rng = Rng(0, 3)
-    choose(torch.zeros(3, 1, dtype=F64), rng)
+    draw_index(torch.zeros(3, 1, dtype=F64), rng)
     assert torch.allclose(posterior.sample(Rng(0, 3)), scale[:, None] * rng.normal((3, 2), F64), rtol=1e-12)
     assert torch.allclose(posterior.var, (scale**2)[:, None].expand(3, 2)) and z.isfinite().all()
 

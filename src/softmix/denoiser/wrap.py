@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cond import UNCONDITIONED, Cond, CondSpec, as_cond
-from ..posterior import HasMean, Implicit, Joint, Point, Posterior, joined, need
+from ..posterior import HasMean, Implicit, Joint, Point, Posterior, combined, need
 from ..process import Framed, Process
 from ..rng import Rng
 from .contract import Denoiser, Suits, Wrap
@@ -109,7 +109,7 @@ def averaged(n: int, seed: int = 0) -> Wrap:
 
     def change(posterior: Posterior[Any]) -> Posterior[Any]:
         if isinstance(posterior, Joint):
-            return posterior.changed(change)
+            return posterior.map_parts(change)
         if not isinstance(posterior, Implicit):
             return posterior
         return posterior.averaged(Rng(seed, n, "averaged").normal((n, *posterior.latent_shape), posterior.dtype))
@@ -117,10 +117,10 @@ def averaged(n: int, seed: int = 0) -> Wrap:
     return adjusted(lambda posterior, xt, t: change(posterior))
 
 
-Rule = Callable[[Tensor, Tensor], Tensor]
+GuidanceRule = Callable[[Tensor, Tensor], Tensor]
 
 
-def classifier_free(scale: float) -> Rule:
+def classifier_free(scale: float) -> GuidanceRule:
     """u + scale (c - u) of the conditional estimate c and the unconditional u.
 
     scale 1 is no guidance: it is w + 1 of Ho & Salimans 2022.
@@ -129,7 +129,7 @@ def classifier_free(scale: float) -> Rule:
 
 
 def guided(
-    rule: Rule | float, unconditional: Cond | Tensor | None = None, drop: str | Sequence[str] | None = None
+    rule: GuidanceRule | float, unconditional: Cond | Tensor | None = None, drop: str | Sequence[str] | None = None
 ) -> Wrap:
     """Guidance by a rule that joins what is believed with the condition and with less of it.
 
@@ -140,7 +140,7 @@ def guided(
     unconditional : the condition that stands for none, [1, ...]. For text, the embedding of "" or of a negative
         prompt.
     rule : a function of two estimates of x0, or a number for `classifier_free`. It acts on the means; on an implicit
-        posterior it acts on draws with the same latent, so that the mixture survives; on a Categorical or Levels on
+        posterior it acts on draws with the same latent, so that the mixture survives; on a Categorical or ValuedCategorical on
         the log-probabilities, and on a Joint part by part. Of any other only the mean is left.
 
     Raises ValueError without a condition, for parts that are not given, and for an embedding without `unconditional`.
@@ -158,7 +158,7 @@ def guided(
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
             less = _in_place_of(cond, unconditional) if unconditional is not None else _without(cond, names, inner)
             other = _elsewhere(denoiser.process, xt, t, cond, less)
-            return joined(inner(xt, t, cond), inner(other, t, less), join, "guidance")
+            return combined(inner(xt, t, cond), inner(other, t, less), join, "guidance")
 
         return Wrapped(denoiser, call)
 
@@ -215,7 +215,7 @@ def autoguided(weak: Denoiser, scale: float) -> Wrap:
 class _Autoguided(Wrapped):
     """Both are asked the same, which for denoisers of two times is where to go as well."""
 
-    def __init__(self, inner: Denoiser, weak: Denoiser, join: Rule):
+    def __init__(self, inner: Denoiser, weak: Denoiser, join: GuidanceRule):
         super().__init__(inner, lambda strong, *asked: strong(*asked))
         self.weak, self.join = weak, join
 
@@ -223,7 +223,7 @@ class _Autoguided(Wrapped):
         self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         first, second = (each if to is None else towards(to)(each) for each in (self.inner, self.weak))
-        return joined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
+        return combined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
 
 
 def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -> Wrap:

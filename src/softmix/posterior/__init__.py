@@ -5,10 +5,10 @@ base classes (`HasMean`, `HasVariance`, `HasDensity`) and asked for by `need`.
 """
 
 from .ability import HasDensity, HasMean, HasVariance, Posterior, need
-from .categorical import Categorical, Levels
+from .categorical import Categorical, ValuedCategorical
+from .combine import combined
 from .empirical import Empirical
 from .implicit import Implicit, ImplicitMean
-from .join import joined
 from .joint import Joint
 from .mixture import FullMixture, Mixture
 from .normal import Normal
@@ -24,11 +24,11 @@ __all__ = [
     "Implicit",
     "ImplicitMean",
     "Joint",
-    "Levels",
+    "ValuedCategorical",
     "Mixture",
     "Normal",
     "Point",
     "Posterior",
-    "joined",
+    "combined",
     "need",
 ]

@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 from ..rng import Rng
 
 X = TypeVar("X", default=Tensor)  # what x0 is: a tensor, or for `Joint` a mapping of names to tensors
-Join = Callable[[Tensor, Tensor], Tensor]
+Combine = Callable[[Tensor, Tensor], Tensor]
 
 
 class Posterior(ABC, Generic[X]):
@@ -35,7 +35,7 @@ class Posterior(ABC, Generic[X]):
         # of tensors; a belief about anything else draws in its own way
         return torch.stack([self.sample(rng) for _ in range(m)])  # type: ignore[misc, return-value]
 
-    def joined(self, other: Posterior[Any], join: Join) -> Posterior[X] | None:
+    def combined(self, other: Posterior[Any], combine: Combine) -> Posterior[X] | None:
         """What a rule of two estimates makes of this belief and of another; None where it can only join their means."""
         return None
 

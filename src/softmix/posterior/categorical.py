@@ -1,4 +1,4 @@
-"""One of K values at each place, as names (`Categorical`) or as numbers (`Levels`)."""
+"""One of K values at each place, as names (`Categorical`) or as numbers (`ValuedCategorical`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import HasDensity, HasMean, HasVariance, Join, Posterior
-from .mixture import choose
+from .ability import Combine, HasDensity, HasMean, HasVariance, Posterior
+from .mixture import draw_index
 
 
 class _Finite(HasDensity):
@@ -50,7 +50,7 @@ class _Finite(HasDensity):
         return self._value(self._log_probabilities.argmax(1))
 
     def sample(self, rng: Rng) -> Tensor:
-        return self._value(choose(self._log_probabilities, rng)[:, 0])
+        return self._value(draw_index(self._log_probabilities, rng)[:, 0])
 
     def log_prob(self, x0: Tensor) -> Tensor:
         each = self.log_prob_each(x0)
@@ -84,13 +84,13 @@ class _Finite(HasDensity):
             mean = torch.einsum("bkl,kd->bdl", places, table.to(p).reshape(count, -1))
         return mean.reshape(len(p), *table.shape[1:], *p.shape[2:])
 
-    def joined(self, other: Posterior[Any], join: Join) -> Self | None:
-        """join(log p, other's log p), normalised, of two beliefs in the same values; what both rule out stays so."""
+    def combined(self, other: Posterior[Any], combine: Combine) -> Self | None:
+        """combine(log p, other's log p), normalised, of two beliefs in the same values; what both rule out stays so."""
         if type(other) is not type(self) or not self._knows(other):
             return None
         mine, theirs = self._log_probabilities, other._log_probabilities
         # a rule takes differences, which of two infinities are none; e^-10000 is 0 in every type
-        logs = join(mine.clamp(min=-1e4), theirs.clamp(min=-1e4))
+        logs = combine(mine.clamp(min=-1e4), theirs.clamp(min=-1e4))
         return self._like(logs.masked_fill(mine.isneginf() & theirs.isneginf(), -torch.inf))
 
     @abstractmethod
@@ -118,25 +118,25 @@ class Categorical(_Finite):
     logits : [B, K] for one choice per item, x0 [B]; [B, K, *places] for one at each place, x0 [B, *places]. The values
         stand on axis 1, as the components of `Mixture` do. Need not be normalised; -inf is an impossible value.
     A mean of names means nothing: there is a `mode`, an `entropy`, and draws. Where the values stand for numbers or
-    vectors, take `with_values` or `average`. Places are independent given x_t: neighbours choose apart, so that a step
+    vectors, take `with_values` or `average`. Places are independent given x_t: neighbours draw_index apart, so that a step
     that fixes many of them at once has not their joint law; take more steps. Raises ValueError for logits without the
     axis of values, and for an x0 that is no integer.
-    When to choose: for labels, and tokens or codes without an order. For pixel values, `Levels`.
+    When to choose: for labels, and tokens or codes without an order. For pixel values, `ValuedCategorical`.
     """
 
     remedies = MappingProxyType(
         {
             HasMean: "An index is a name, and names have no mean. Say which number each value stands for, "
             "`posterior.with_values(values)` (for all answers of a denoiser by `softmix.denoiser.adjusted`), "
-            "or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
+            "or draw_index a sampler that draws, such as `softmix.sampler.ancestral`.",
             HasVariance: "An index is a name, and names have no variance. Say which number each value stands for, "
             "`posterior.with_values(values)`, or take the posterior's `entropy` for its spread.",
         }
     )
 
-    def with_values(self, values: Tensor) -> Levels:
+    def with_values(self, values: Tensor) -> ValuedCategorical:
         """The same belief about numbers: value k of x0 is values[k], [K]."""
-        return Levels(self._log_probabilities, values)
+        return ValuedCategorical(self._log_probabilities, values)
 
     def _like(self, logits: Tensor) -> Categorical:
         return Categorical(logits)
@@ -159,7 +159,7 @@ class Categorical(_Finite):
         return logs.masked_fill((index < 0) | (index > last), -torch.inf)
 
 
-class Levels(_Finite, HasVariance):
+class ValuedCategorical(_Finite, HasVariance):
     """x0 is one of K known numbers at each place, as a pixel's level is: a `Categorical` whose values can be averaged.
 
         mean = sum_k p_k v_k,   var = sum_k p_k (v_k - mean)^2
@@ -196,10 +196,10 @@ class Levels(_Finite, HasVariance):
         """The values on axis 1, ready to meet [B, K, *places]."""
         return self._values.reshape(1, -1, *(1,) * (self._log_probabilities.ndim - 2))
 
-    def _like(self, logits: Tensor) -> Levels:
-        return Levels(logits, self._values)
+    def _like(self, logits: Tensor) -> ValuedCategorical:
+        return ValuedCategorical(logits, self._values)
 
-    def _knows(self, other: Levels) -> bool:
+    def _knows(self, other: ValuedCategorical) -> bool:
         return self._log_probabilities.shape == other._log_probabilities.shape and (
             self._values is other._values or torch.equal(self._values, other._values)
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..rng import Rng
 from .ability import HasDensity, HasVariance
-from .mixture import choose
+from .mixture import draw_index
 
 
 class Empirical(HasVariance):
@@ -21,7 +21,7 @@ class Empirical(HasVariance):
     remedies = MappingProxyType(
         {
             HasDensity: "Points without a width have no density. Take a Mixture with the points as its means and a "
-            "variance that you choose, or the exact denoiser of a law that has a density."
+            "variance that you draw_index, or the exact denoiser of a law that has a density."
         }
     )
 
@@ -44,4 +44,4 @@ class Empirical(HasVariance):
         return (self._average(self._points**2) - self.mean**2).clamp(min=0)
 
     def sample(self, rng: Rng) -> Tensor:
-        return torch.index_select(self._points, 0, choose(self._log_weights, rng)[:, 0])
+        return torch.index_select(self._points, 0, draw_index(self._log_weights, rng)[:, 0])

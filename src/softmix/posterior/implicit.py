@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import SPREAD, HasDensity, HasMean, HasVariance, Join, Posterior
+from .ability import SPREAD, Combine, HasDensity, HasMean, HasVariance, Posterior
 
 Head = Callable[[Tensor], Tensor]
 
@@ -59,14 +59,16 @@ class Implicit(Posterior):
     def sample(self, rng: Rng) -> Tensor:
         return self.draws(1, rng)[0]
 
-    def joined(self, other: Posterior[Any], join: Join) -> Implicit | None:
-        """join(draw, other's draw) with the same latent in both; the same of the means if both have one."""
+    def combined(self, other: Posterior[Any], combine: Combine) -> Implicit | None:
+        """combine(draw, other's draw) with the same latent in both; the same of the means if both have one."""
         if not isinstance(other, Implicit):
             return None
-        head: Head = lambda eta: join(self.head(eta), other.head(eta))  # noqa: E731
+        head: Head = lambda eta: combine(self.head(eta), other.head(eta))  # noqa: E731
         if isinstance(self, ImplicitMean) and isinstance(other, ImplicitMean):
             mine, theirs = self, other
-            return ImplicitMean(head, self._items, self._latent_shape, self._like, lambda: join(mine.mean, theirs.mean))
+            return ImplicitMean(
+                head, self._items, self._latent_shape, self._like, lambda: combine(mine.mean, theirs.mean)
+            )
         return Implicit(head, self._items, self._latent_shape, self._like)
 
     def averaged(self, latents: Tensor) -> ImplicitMean:

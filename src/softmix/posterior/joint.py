@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import Ability, HasDensity, HasMean, HasVariance, Join, Posterior, need
-from .join import joined
+from .ability import Ability, Combine, HasDensity, HasMean, HasVariance, Posterior, need
+from .combine import combined
 
 Parts = Mapping[str, Any]
 
@@ -56,14 +56,16 @@ class Joint(Posterior[Parts]):
         """m independent draws, a mapping of [m, B, ...]."""
         return {name: part.draws(m, rng) for name, part in self._parts.items()}
 
-    def joined(self, other: Posterior[Any], join: Join) -> Joint:
+    def combined(self, other: Posterior[Any], combine: Combine) -> Joint:
         """Part by part. Raises ValueError for a belief with other parts."""
         theirs = other.parts if isinstance(other, Joint) else {}
         if theirs.keys() != self._parts.keys():
             raise ValueError(f"a Joint of {sorted(self._parts)} meets one of {sorted(theirs)}; give the same parts")
-        return Joint({name: joined(part, theirs[name], join, f"part {name!r}") for name, part in self._parts.items()})
+        return Joint(
+            {name: combined(part, theirs[name], combine, f"part {name!r}") for name, part in self._parts.items()}
+        )
 
-    def changed(self, change: Callable[[Posterior[Any]], Posterior[Any]]) -> Joint:
+    def map_parts(self, change: Callable[[Posterior[Any]], Posterior[Any]]) -> Joint:
         """The same names with a function of each part's belief."""
         return Joint({name: change(part) for name, part in self._parts.items()})
 
@@ -77,7 +79,7 @@ class Joint(Posterior[Parts]):
             f"Its part {name!r} is of type {type(part).__name__}. {part.remedy(ability)}"
             for name, part in lacking.items()
         )
-        return " ".join(said) or super().remedy(ability)
+        return " ".combine(said) or super().remedy(ability)
 
 
 class _WithMean(Joint, HasMean[Parts]):

@@ -10,9 +10,9 @@ from .ability import HasDensity, HasVariance
 from .normal import factor_log_prob, gaussian_log_prob
 
 
-def choose(log_weights: Tensor, rng: Rng) -> Tensor:
+def draw_index(log_weights: Tensor, rng: Rng) -> Tensor:
     """A component for each item (and each pixel) by inverting the cumulated weights, [B, 1, ...]."""
-    # half precision has too few numbers between 0 and 1 to choose by
+    # half precision has too few numbers between 0 and 1 to draw_index by
     cumulated = log_weights.to(torch.promote_types(log_weights.dtype, torch.float32)).softmax(1).cumsum(1)
     u = rng.uniform((len(log_weights), 1, *log_weights.shape[2:]), cumulated.dtype).to(log_weights.device)
     return (u * cumulated[:, -1:] > cumulated).sum(1, keepdim=True).clamp(max=log_weights.shape[1] - 1)
@@ -59,7 +59,7 @@ class Mixture(HasVariance, HasDensity):
         return (self._weights() * (self._var + (self._means - self.mean[:, None]) ** 2)).sum(1)
 
     def sample(self, rng: Rng) -> Tensor:
-        choice = choose(self._log_weights, rng)
+        choice = draw_index(self._log_weights, rng)
         choice = choice.reshape(*choice.shape, *(1,) * (self._means.ndim - choice.ndim))
         index = choice.expand(len(choice), 1, *self._means.shape[2:])
         mean, var = self._means.gather(1, index)[:, 0], self._var.gather(1, index)[:, 0]
@@ -119,7 +119,7 @@ class FullMixture(HasVariance, HasDensity):
         return own + torch.einsum("bk,bkd,bkf->bdf", weights, centred, centred)
 
     def sample(self, rng: Rng) -> Tensor:
-        choice = choose(self._log_weights, rng)[:, 0]
+        choice = draw_index(self._log_weights, rng)[:, 0]
         item = torch.arange(len(choice), device=choice.device)
         mean = self._means[item, choice]
         factor = self._factors[item if len(self._factors) > 1 else 0, choice]
