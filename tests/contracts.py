@@ -15,7 +15,7 @@ from beartype import beartype
 from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 
-from softmix.denoiser import ExactData, ExactMixture, Network, Staged
+from softmix.denoiser import ExactData, ExactMixture, Network, SoftAtHighNoise
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import Net
 from softmix.posterior import Posterior
@@ -118,7 +118,7 @@ def methods() -> list[tuple[type, str, Check]]:
         (kinds(Posterior), "mean", _mean),
         (kinds(Posterior), "log_prob", _log_prob),
         (kinds(Net), "forward", _net),
-        (kinds(Network) | kinds(Staged), "forward", _denoiser),
+        (kinds(Network) | kinds(SoftAtHighNoise), "forward", _denoiser),
         (kinds(Wrapped) | {ExactData, ExactMixture}, "__call__", _denoiser),
     ]
     return [

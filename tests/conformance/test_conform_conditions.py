@@ -313,12 +313,12 @@ def test_threads_that_run_one_network_do_not_see_each_other(spec: NetSpec, shape
         part = model.cond.parts[k % len(model.cond.parts)]
         cond = every.dropped(torch.arange(N) != k % N, part)
         with torch.no_grad():
-            posterior, side = model.observed(x + k, t, cond, seen=[k % depth])
-        return posterior.mean, side.seen  # type: ignore[attr-defined]
+            posterior, side = model.with_side(x + k, t, cond, hidden=[k % depth])
+        return posterior.mean, side.hidden  # type: ignore[attr-defined]
 
     alone = [ask(k) for k in range(24)]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(ask, range(24)))
-    for (right, states), (found, seen) in zip(alone, together, strict=True):
-        assert torch.equal(found, right) and list(seen) == list(states)
-        assert all(torch.equal(seen[k], states[k]) for k in states)
+    for (right, states), (found, hidden) in zip(alone, together, strict=True):
+        assert torch.equal(found, right) and list(hidden) == list(states)
+        assert all(torch.equal(hidden[k], states[k]) for k in states)

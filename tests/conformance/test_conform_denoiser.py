@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.denoiser import OUTPUTS, Counted, ExactData, ExactMixture, Output, affine, averaged, wiener
+from softmix.denoiser import OUTPUTS, CallCounter, ExactData, ExactMixture, Output, affine, averaged, wiener
 from softmix.oracle import Problem, correlated, gaussian
 from softmix.process import PROCESSES, VE, VP, Flow, Gaussian
 from softmix.rng import Rng
@@ -197,7 +197,7 @@ def test_a_singular_component_is_a_point() -> None:
 
 def test_a_wrap_can_be_copied_and_says_what_its_inside_says() -> None:
     inner = correlated().denoiser()
-    for wrapped in (Counted(inner), averaged(2)(inner)):
+    for wrapped in (CallCounter(inner), averaged(2)(inner)):
         assert copy.deepcopy(wrapped).shape == copy.copy(wrapped).shape == (2,)  # type: ignore[attr-defined]
         with pytest.raises(AttributeError):
             _ = wrapped.nothing  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from torch import Tensor
 import softmix
 from softmix.data import Report
 from softmix.data.store import make
-from softmix.denoiser import Counted, MapHead, Network, within
+from softmix.denoiser import CallCounter, MapHead, Network, within
 from softmix.loss import Consistency, MeanFlow, Objective, loss_of
 from softmix.net import MLPSpec, UNetSpec
 from softmix.oracle import correlated
@@ -72,10 +72,10 @@ def test_wraps_pass_the_second_time_on() -> None:
     process = VP()
     x, times = process.prior((8, 1), Rng(0, 8)).double(), process.grid(3)
     exact = ExactMap(process)
-    counted = Counted(exact)
+    counted = CallCounter(exact)
     bare = finish(drive(exact, ddim, x, times, Rng(0, 8)))
     assert torch.equal(finish(drive(counted, ddim, x, times, Rng(0, 8))), bare) and counted.calls == 3
-    inside = within(-99.0, 99.0, Counted)(exact)
+    inside = within(-99.0, 99.0, CallCounter)(exact)
     assert torch.equal(finish(drive(inside, ddim, x, times, Rng(0, 8))), bare)
 
 

@@ -21,8 +21,8 @@ from softmix.loss import (
     PublishedSquare,
     Square,
     Weight,
-    gain,
-    mixture_pays,
+    mixture_gain,
+    mixture_learnable,
     weight,
 )
 from softmix.loss.likelihood import step_variance
@@ -319,14 +319,14 @@ def test_the_threshold_is_dsnr_times_spread_times_k_minus_one() -> None:
     spread = torch.tensor([1.0, 0.5, 0.1, 0.01])
     snr = process.logsnr(grid).exp()
     truth = [(float(snr[i + 1]) - float(snr[i])) * float(spread[i]) for i in range(4)]
-    gains = gain(process, grid, spread)
+    gains = mixture_gain(process, grid, spread)
     assert torch.allclose(gains, torch.tensor(truth, dtype=F64)) and gains[-1] == math.inf
     for k in (2, 3, 50):
         edge = 1 / ((k - 1) * (snr[1:] - snr[:-1])[:-1])
-        assert mixture_pays(process, grid[:-1], 1.01 * edge, k).all()
-        assert not mixture_pays(process, grid[:-1], 0.99 * edge, k).any()
+        assert mixture_learnable(process, grid[:-1], 1.01 * edge, k).all()
+        assert not mixture_learnable(process, grid[:-1], 0.99 * edge, k).any()
     # the published loss, one draw, never pays on a finite step, however wide the posterior
-    assert not mixture_pays(process, grid[:-1], torch.full((3,), 1e9), 1).any()
+    assert not mixture_learnable(process, grid[:-1], torch.full((3,), 1e9), 1).any()
 
 
 def test_fine_steps_do_not_pay_and_coarse_ones_do() -> None:
@@ -335,7 +335,7 @@ def test_fine_steps_do_not_pay_and_coarse_ones_do() -> None:
     process = VP()
     for n, paying in ((1000, 20), (2, 2)):
         grid = process.grid(n)
-        pays = mixture_pays(process, grid, 1 / (1 + process.logsnr(grid[:-1]).exp()), 8)
+        pays = mixture_learnable(process, grid, 1 / (1 + process.logsnr(grid[:-1]).exp()), 8)
         assert int(pays.sum()) <= paying and bool(pays[-1])
         assert bool(pays[0]) == (n == 2)
 

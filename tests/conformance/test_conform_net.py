@@ -108,9 +108,9 @@ def test_hidden_states_are_what_the_blocks_of_their_names_leave(spec: NetSpec, s
     for name, module in net.named_modules():
         if name in (f"body.{k}" for k in range(len(net.body))):
             module.register_forward_hook(lambda *call, name=name: left.update({name: call[2][0]}))
-    _, seen = net(inputs(shape)[0], torch.zeros(3), seen=[f"body.{k}" for k in range(len(net.body))])
-    assert list(seen) == list(left) and len(left) == len(net.body)
-    assert all(seen[name] is left[name] for name in left)
+    _, hidden = net(inputs(shape)[0], torch.zeros(3), hidden=[f"body.{k}" for k in range(len(net.body))])
+    assert list(hidden) == list(left) and len(left) == len(net.body)
+    assert all(hidden[name] is left[name] for name in left)
 
 
 @NETS

@@ -20,11 +20,11 @@ from softmix.posterior import (
     Implicit,
     ImplicitMean,
     Joint,
-    ValuedCategorical,
     Mixture,
     Normal,
     Point,
     Posterior,
+    ValuedCategorical,
     need,
 )
 from softmix.posterior.implicit import spread

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softmix.denoiser import (
-    Counted,
+    CallCounter,
     MapHead,
     Network,
     PointHead,
@@ -57,7 +57,7 @@ def test_autoguidance_of_draws_shares_the_latent() -> None:
     joined = autoguided(nets[1], 2.0)(nets[0])(x, 0.5)
     strong, weak = (net(x, 0.5).draws(3, Rng(1, 4)) for net in nets)
     assert isinstance(joined, Implicit) and torch.allclose(joined.draws(3, Rng(1, 4)), weak + 2 * (strong - weak))
-    counted = Counted(nets[1])
+    counted = CallCounter(nets[1])
     sample(within(-2, 2, autoguided(counted, 2.0))(nets[0].float()), 2, 10, shape=(2,))
     assert 0 < counted.calls < 10
 

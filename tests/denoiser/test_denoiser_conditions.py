@@ -163,7 +163,7 @@ def balanced(head: PointHead | SoftHead | MapHead) -> Network:
 
 def test_what_blocks_put_beside_the_state_reaches_a_loss() -> None:
     model, x, label = balanced(PointHead()), Rng(0, 4).normal((4, 2), F64), torch.tensor([0, 1, -1, 0])
-    _, side = model.observed(x, 0.5, label)
+    _, side = model.with_side(x, 0.5, label)
     right = [model.net.body[k].gate(side.emb).softmax(-1).mean(0).square().sum() for k in (0, 2)]
     assert torch.allclose(torch.stack(side.extra["balance"]), torch.stack(right))
     torch.stack(side.extra["balance"]).sum().backward()
@@ -172,17 +172,17 @@ def test_what_blocks_put_beside_the_state_reaches_a_loss() -> None:
 
 def test_a_call_keeps_nothing_of_the_one_before() -> None:
     model, x = balanced(MapHead()), Rng(0, 4).normal((4, 2), F64)
-    found = [model.observed(x, 0.5, to=to)[1].extra["balance"] for to in (0.5, 0.1)]
+    found = [model.with_side(x, 0.5, to=to)[1].extra["balance"] for to in (0.5, 0.1)]
     assert [len(each) for each in found] == [2, 2] and found[0][0] != found[1][0]
 
 
 def test_draws_leave_what_their_blocks_put_when_they_are_made() -> None:
     """The first block ran before the latent, once; the last for every draw."""
     model, x = balanced(SoftHead("head", latent=3)), Rng(0, 4).normal((4, 2), F64)
-    posterior, side = model.observed(x, 0.5, seen=["body.0", 2])
-    assert len(side.extra["balance"]) == 1 and list(side.seen) == [0] and len(side.seen[0]) == 4
+    posterior, side = model.with_side(x, 0.5, hidden=["body.0", 2])
+    assert len(side.extra["balance"]) == 1 and list(side.hidden) == [0] and len(side.hidden[0]) == 4
     posterior.draws(5, Rng(0, 4))
-    assert len(side.extra["balance"]) == 2 and len(side.seen[2]) == 20
+    assert len(side.extra["balance"]) == 2 and len(side.hidden[2]) == 20
 
 
 @pytest.mark.parametrize(
@@ -194,21 +194,21 @@ def test_hidden_states_are_asked_for_by_name_or_number(spec: NetSpec, shape: tup
     model, x = Network(VP(), spec, PointHead(), shape, class_label(2)).double(), Rng(0, 3).normal((3, *shape), F64)
     net, level, label = model.net, torch.zeros(3, dtype=F64), torch.tensor([0, 1, -1])
     plain = net(x, level, label)
-    out, seen = net(x, level, label, seen=["body.1", 0, -1])
-    assert torch.equal(out, plain) and list(seen) == ["body.1", 0, -1]
+    out, hidden = net(x, level, label, hidden=["body.1", 0, -1])
+    assert torch.equal(out, plain) and list(hidden) == ["body.1", 0, -1]
     side = net.side(x, level, label)
     state = net.run(net.start(x, side), side, 0, 1)
-    assert torch.equal(seen[0], state[0])
-    assert torch.equal(seen["body.1"], net.run(state, side, 1, 2)[0])
-    assert torch.equal(net.out((seen[-1],), side, net.size(x)), plain)
-    assert side.seen == {} and net(x, level, label, seen=[])[1] == {}
+    assert torch.equal(hidden[0], state[0])
+    assert torch.equal(hidden["body.1"], net.run(state, side, 1, 2)[0])
+    assert torch.equal(net.out((hidden[-1],), side, net.size(x)), plain)
+    assert side.hidden == {} and net(x, level, label, hidden=[])[1] == {}
     features = model.features(x, 0.5)
-    _, side = model.observed(x, 0.5, None, seen=range(len(features)))
-    assert all(torch.equal(places(side.seen[k]), h) for k, h in enumerate(features))
+    _, side = model.with_side(x, 0.5, None, hidden=range(len(features)))
+    assert all(torch.equal(places(side.hidden[k]), h) for k, h in enumerate(features))
 
 
 @pytest.mark.parametrize("block", [3, -4, "body.3", "head", "body.x", "body.0.norm"])
 def test_blocks_that_there_are_not_are_refused(block: int | str) -> None:
     net = MLPSpec(16, 3).build(2, 2)
     with pytest.raises(ValueError, match=r"was asked for; there are body\.0 to body\.2"):
-        net(torch.zeros(1, 2), torch.zeros(1), seen=[block])
+        net(torch.zeros(1, 2), torch.zeros(1), hidden=[block])

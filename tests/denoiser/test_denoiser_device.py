@@ -14,8 +14,8 @@ from softmix.denoiser import (
     NormalHead,
     PointHead,
     PublishedSMD,
+    SoftAtHighNoise,
     SoftHead,
-    Staged,
     autoguided,
     averaged,
     guided,
@@ -70,7 +70,7 @@ def test_a_wrapped_belief_is_where_x_is(name: str) -> None:
         "guided": guided(2.0)(network(SoftHead())),
         "within": within(-5.0, 5.0, guided(2.0))(plain),
         "autoguided": autoguided(network(PointHead()), 2.0)(plain),
-        "staged": Staged(network(SoftHead()), -6.0),
+        "staged": SoftAtHighNoise(network(SoftHead()), -6.0),
     }[name]
     for t in (0.3, torch.tensor(0.3), 1.0):
         asked(wrapped, (1, 8, 8), t)

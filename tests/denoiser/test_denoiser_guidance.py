@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softmix.cond import Cond, CondError, CondSpec
-from softmix.denoiser import Counted, Network, PointHead, SoftHead, guided
+from softmix.denoiser import CallCounter, Network, PointHead, SoftHead, guided
 from softmix.hub.keywords import Keywords
 from softmix.net import MLPSpec
 from softmix.posterior import Point, Posterior
@@ -85,7 +85,7 @@ def test_wraps_of_several_parts_combine() -> None:
 
 
 def test_the_names_of_labels_pass_through_other_wraps() -> None:
-    counted = Counted(Sum())
+    counted = CallCounter(Sum())
     assert torch.allclose(said(guided(2.0, drop="shoe")(counted)), TOP + 2 * SHOE + VALUE + CONTEXT)
     assert counted.calls == 2
 

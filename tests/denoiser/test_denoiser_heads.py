@@ -49,7 +49,7 @@ class Saying(nn.Module):
         self.heard: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def side(
-        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: Sequence[int | str] = ()
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, hidden: Sequence[int | str] = ()
     ) -> SideInputs:
         self.heard.append((x, logsnr, cond))
         return SideInputs(x, logsnr)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from softmix.denoiser import (
     OUTPUTS,
-    Counted,
+    CallCounter,
     ExactData,
     ExactMixture,
-    Staged,
+    SoftAtHighNoise,
     adjusted,
     affine,
     autoguided,
@@ -24,7 +24,7 @@ from softmix.denoiser import (
     within,
 )
 from softmix.denoiser.exact import gaussian_flow
-from softmix.denoiser.wrap import classifier_free, towards
+from softmix.denoiser.wrap import classifier_free, with_target_time
 from softmix.posterior import Categorical, Implicit, ImplicitMean, Joint, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
@@ -77,7 +77,7 @@ def mean(denoiser: object, t: float = 0.5, cond: Tensor | None = None, **options
 
 def test_calls_and_items_are_counted_and_all_is_passed_on() -> None:
     inner = Plain()
-    counted = Counted(inner)
+    counted = CallCounter(inner)
     assert torch.equal(mean(counted, cond=LABELS), mean(Plain(), cond=LABELS))
     counted(x()[:2], 0.5)
     assert (counted.calls, counted.items) == (2, 5) and counted.process == VP() and counted.shape == (2,)
@@ -85,9 +85,9 @@ def test_calls_and_items_are_counted_and_all_is_passed_on() -> None:
 
 
 def test_a_wrap_of_a_flow_map_passes_the_second_time_on() -> None:
-    for wrap in (Counted, averaged(2), adjusted(lambda p, xt, t: p), within(-99, 99, averaged(2))):
+    for wrap in (CallCounter, averaged(2), adjusted(lambda p, xt, t: p), within(-99, 99, averaged(2))):
         assert torch.allclose(mean(wrap(Maps()), to=0.25), mean(Plain()) + 0.25)  # type: ignore[operator]
-    assert torch.allclose(mean(towards(0.25)(Maps()), cond=LABELS), mean(Plain(), cond=LABELS) + 0.25)
+    assert torch.allclose(mean(with_target_time(0.25)(Maps()), cond=LABELS), mean(Plain(), cond=LABELS) + 0.25)
 
 
 # averaging
@@ -190,7 +190,7 @@ def test_times_on_both_sides_of_a_border_are_refused() -> None:
     with pytest.raises(ValueError, match="one time for the whole batch"):
         within(-2.0, 2.0, averaged(2))(Plain())(x(), torch.tensor([0.5, 0.5, 0.01]))
     with pytest.raises(ValueError, match="one time for the whole batch"):
-        Staged(Soft(), 0.0)(x(), t)  # type: ignore[arg-type]
+        SoftAtHighNoise(Soft(), 0.0)(x(), t)  # type: ignore[arg-type]
 
 
 class Both(Soft):
@@ -206,7 +206,7 @@ def test_a_staged_belief_is_soft_up_to_its_border_and_a_point_at_its_mean_above(
     border = float(VP().logsnr(0.5))
     for t, is_soft in ((0.9, True), (0.5, True), (0.49, False)):
         both = Both(2.0)
-        found = Staged(both, border)(x(), t, LABELS)  # type: ignore[arg-type]
+        found = SoftAtHighNoise(both, border)(x(), t, LABELS)  # type: ignore[arg-type]
         assert both.told == [(t, LABELS)]
         assert isinstance(found, Implicit if is_soft else Point)
         if not is_soft:
@@ -214,7 +214,7 @@ def test_a_staged_belief_is_soft_up_to_its_border_and_a_point_at_its_mean_above(
 
 
 def test_a_staged_belief_is_of_the_soft_ones_items_and_classes() -> None:
-    found = Staged(Soft(), 0.0)  # type: ignore[arg-type]
+    found = SoftAtHighNoise(Soft(), 0.0)  # type: ignore[arg-type]
     assert (found.process, found.shape, found.classes) == (VP(), (2,), 9)
 
 

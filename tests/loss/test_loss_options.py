@@ -17,9 +17,9 @@ from softmix.loss import (
     PublishedSquare,
     Square,
     Stage,
-    gain,
     loss_of,
-    mixture_pays,
+    mixture_gain,
+    mixture_learnable,
     weight,
 )
 from softmix.loss.energy import power
@@ -214,15 +214,15 @@ def test_the_importance_bound_is_its_sum(k: int, ratio: float, tau: float, tempe
 def test_the_gain_of_a_step_is_its_growth_of_snr_times_the_spread(process: Gaussian) -> None:
     grid, spread = torch.tensor([0.9, 0.6, 0.3], dtype=F64), torch.tensor([0.5, 2.0])
     snr = (process.alpha(grid) / process.sigma(grid)) ** 2
-    assert torch.allclose(gain(process, grid, spread), torch.stack([snr[1] - snr[0], snr[2] - snr[1]]) * spread)
+    assert torch.allclose(mixture_gain(process, grid, spread), torch.stack([snr[1] - snr[0], snr[2] - snr[1]]) * spread)
 
 
 @pytest.mark.parametrize("k", [2, 5])
 def test_a_mixture_pays_just_above_one_over_k_minus_one(k: int) -> None:
     grid = torch.tensor([0.9, 0.6], dtype=F64)
-    edge = 1 / ((k - 1) * float(gain(VP(), grid, torch.ones(1))))
+    edge = 1 / ((k - 1) * float(mixture_gain(VP(), grid, torch.ones(1))))
     for share, pays in ((0.98, False), (1.02, True)):
-        assert bool(mixture_pays(VP(), grid, torch.tensor([share * edge], dtype=F64), k)[0]) == pays
+        assert bool(mixture_learnable(VP(), grid, torch.tensor([share * edge], dtype=F64), k)[0]) == pays
 
 
 # what a loss is given

@@ -193,9 +193,9 @@ def test_a_net_is_its_stem_its_blocks_and_its_output(spec: NetSpec, shape: tuple
         left.append(state[0])
     assert torch.allclose(net(x, level, label), net.out(state, told, net.size(x)))
     names = [f"body.{k}" for k in range(len(net.body))]
-    out, seen = net(x, level, label, seen=names)
-    assert torch.equal(out, net(x, level, label)) and list(seen) == names
-    assert all(torch.allclose(seen[name], h) for name, h in zip(names, left, strict=True))
+    out, hidden = net(x, level, label, hidden=names)
+    assert torch.equal(out, net(x, level, label)) and list(hidden) == names
+    assert all(torch.allclose(hidden[name], h) for name, h in zip(names, left, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softmix.process import VE, VP, Flow, Framed, Gaussian, InBasis, PerElement, Shifted, cosine, one_clock, unframed
-from softmix.process.frame import Given
+from softmix.process.frame import FixedCondition
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -213,7 +213,7 @@ def test_any_frame_has_noise_prior_and_bridge() -> None:
 
 @pytest.mark.parametrize("process", [ByLabel(), ByLabel(VE())], ids=str)
 def test_a_condition_may_be_given_beforehand(process: ByLabel) -> None:
-    given = Given(process, LABELS)
+    given = FixedCondition(process, LABELS)
     assert given.base == process.base and given.keeps_x0
     assert torch.equal(given.enter(data(), 0.5), process.enter(data(), 0.5, LABELS))
     assert torch.equal(given.noise(data(), 0.5, Rng(0, 4)).xt, process.noise(data(), 0.5, Rng(0, 4), LABELS).xt)

@@ -38,10 +38,10 @@ class InFrame(Wrapped):
     def _answer(self, inner: Denoiser, y: Tensor, t: Tensor | float, cond: Any) -> Posterior:
         framed = self.inner.process
         assert isinstance(framed, Framed)
-        return entered(inner(framed.leave(y, t, cond), t, cond), framed, cond)
+        return posterior_in_frame(inner(framed.leave(y, t, cond), t, cond), framed, cond)
 
 
-def entered(posterior: Posterior, process: Framed, cond: Any) -> Posterior:
+def posterior_in_frame(posterior: Posterior, process: Framed, cond: Any) -> Posterior:
     """What is believed of x0, as a belief about enter(x0): the same where the frame keeps clean items as they are.
 
     Else a mean, if there is one, and draws are taken into the frame. An orthogonal change of basis keeps neither
@@ -51,10 +51,10 @@ def entered(posterior: Posterior, process: Framed, cond: Any) -> Posterior:
         return posterior
     if isinstance(posterior, Point):
         return Point(process.enter(posterior.mean, 0.0, cond))
-    return (_SeenWithMean if isinstance(posterior, HasMean) else _Seen)(posterior, process, cond)
+    return (_InFrameWithMean if isinstance(posterior, HasMean) else _InFramePosterior)(posterior, process, cond)
 
 
-class _Seen(Posterior):
+class _InFramePosterior(Posterior):
     """The law of enter(x0) for x0 from another posterior."""
 
     def __init__(self, outside: Posterior, process: Framed, cond: Any):
@@ -70,7 +70,7 @@ class _Seen(Posterior):
         return torch.stack([self._inside(draw) for draw in self._outside.draws(m, rng)])
 
 
-class _SeenWithMean(_Seen, HasMean):
+class _InFrameWithMean(_InFramePosterior, HasMean):
     @property
     def mean(self) -> Tensor:
         assert isinstance(self._outside, HasMean)

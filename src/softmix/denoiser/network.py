@@ -103,18 +103,18 @@ class Network(nn.Module):
         cond: Cond | Tensor | None = None,
         to: Tensor | float | None = None,
     ) -> Posterior:
-        return self.observed(xt, t, cond, to)[0]
+        return self.with_side(xt, t, cond, to)[0]
 
-    def observed(
+    def with_side(
         self,
         xt: Tensor,
         t: Tensor | float,
         cond: Cond | Tensor | None = None,
         to: Tensor | float | None = None,
-        seen: Sequence[int | str] = (),
+        hidden: Sequence[int | str] = (),
     ) -> tuple[Posterior, SideInputs]:
-        """The posterior, and what the net's blocks were told and leave beside it: `.seen`, the states of the blocks in
-        `seen` by number, and `.extra`, the outputs that blocks put there for a loss.
+        """The posterior, and what the net's blocks were told and leave beside it: `.hidden`, the states of the blocks in
+        `hidden` by number, and `.extra`, the outputs that blocks put there for a loss.
 
         A posterior of draws runs blocks when it is asked for draws or for its mean; what they leave comes then.
         """
@@ -129,7 +129,7 @@ class Network(nn.Module):
         else:
             # of tokens there is nothing to be scaled, and no table of outputs: their head answers with x0 itself
             scaled, a, b = xt, torch.zeros_like(logsnr), torch.ones_like(logsnr)
-        side = self.net.side(scaled, logsnr, cond, seen)
+        side = self.net.side(scaled, logsnr, cond, hidden)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1))
         return posterior, side
 
@@ -138,9 +138,9 @@ class Network(nn.Module):
         t = self._times(t, x)
         half = self.net.splits["decoder"]
         scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
-        side = self.net.side(scaled, self._clock(t, x), seen=range(half))
+        side = self.net.side(scaled, self._clock(t, x), hidden=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
-        return [places(side.seen[number]) for number in range(half)]
+        return [places(side.hidden[number]) for number in range(half)]
 
     @property
     def _base(self) -> Gaussian:

@@ -38,7 +38,7 @@ class Wrapped:
     def __call__(
         self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
-        return self._call(self.inner if to is None else towards(to)(self.inner), xt, t, cond)
+        return self._call(self.inner if to is None else with_target_time(to)(self.inner), xt, t, cond)
 
     def __getattr__(self, name: str) -> object:
         # what a wrap does not say is said by the denoiser inside: shape, classes. A copy has no inside at first.
@@ -47,7 +47,7 @@ class Wrapped:
         return getattr(self.inner, name)
 
 
-class Counted(Wrapped):
+class CallCounter(Wrapped):
     """Counts how often the denoiser is called (`calls`) and for how many items in all (`items`)."""
 
     def __init__(self, inner: Denoiser):
@@ -60,7 +60,7 @@ class Counted(Wrapped):
         return inner(xt, t, cond)
 
 
-def towards(to: Tensor | float) -> Wrap:
+def with_target_time(to: Tensor | float) -> Wrap:
     """A denoiser of two times with its second time fixed."""
 
     def wrap(denoiser: Denoiser) -> Denoiser:
@@ -69,7 +69,7 @@ def towards(to: Tensor | float) -> Wrap:
     return wrap
 
 
-class Staged(nn.Module):
+class SoftAtHighNoise(nn.Module):
     """Soft where noise is high, up to logsnr = `until`, and a point at the network's own mean where it is low.
 
     Where noise is high a step decides what the image is of, and only a draw can; where it is low the posterior is
@@ -222,7 +222,7 @@ class _Autoguided(Wrapped):
     def __call__(
         self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
-        first, second = (each if to is None else towards(to)(each) for each in (self.inner, self.weak))
+        first, second = (each if to is None else with_target_time(to)(each) for each in (self.inner, self.weak))
         return combined(first(xt, t, cond), second(xt, t, cond), self.join, "autoguidance")
 
 

@@ -5,7 +5,7 @@ that is only drawn from, the loss has its one optimum at the true q(x0 | x_t). S
 is smallest when the draws no longer vary, and the mixture collapses to its mean.
 """
 
-from .collapse import gain, mixture_pays
+from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
@@ -37,8 +37,8 @@ __all__ = [
     "Square",
     "Stage",
     "Weight",
-    "gain",
     "loss_of",
-    "mixture_pays",
+    "mixture_gain",
+    "mixture_learnable",
     "weight",
 ]

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Denoiser, Network, SoftHead, Staged
+from ..denoiser import Denoiser, Network, SoftAtHighNoise, SoftHead
 from ..posterior import HasMean, need
 from ..process import Noised, one_clock
 from ..rng import Rng
@@ -30,7 +30,7 @@ class FeatureEnergy:
     places. A sum of scores of which one, in pixels, is strictly proper is so.
 
     In the second part a share `mean` of the items goes on to teach the mean, where logsnr > `until`, and there the mean
-    is believed (`softmix.denoiser.Staged`). For a share `blank` of the
+    is believed (`softmix.denoiser.SoftAtHighNoise`). For a share `blank` of the
     same items draws are made at t = 1. There x_t says nothing, all items have one posterior, and the score may
     compare every draw with every x0 and every other draw: the same expectation with a fraction of its noise. Each
     draw has its own x_t, which is noise and may play the latent's part: then the law over all x_t is learned, which
@@ -81,7 +81,7 @@ class FeatureEnergy:
 
     def made(self, network: Network, step: int, end: float) -> Denoiser:
         """The network in the first part; in the second it draws where noise is high."""
-        return network if step <= self.share * end else Staged(network, self.until)
+        return network if step <= self.share * end else SoftAtHighNoise(network, self.until)
 
     @property
     def freeze_at(self) -> float:

@@ -15,7 +15,7 @@ from .embedding import Embedding, with_given
 
 State = tuple[Tensor, ...]
 Where = Literal["all", "decoder", "head"]
-Seen = dict[int | str, Tensor]
+Hidden = dict[int | str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class SideInputs:
     context, mask : tokens [B, 1 + L, D] to attend to and [B, 1 + L], False where there is none; None for a net without
         a context, and no mask where all are there.
     image : [B, C' + 1, *size], the image of the condition and where it is given; for `Net.start` alone.
-    wanted : the numbers of the blocks whose states are kept in `seen`.
-    seen : by number, the first tensor of the state as a block leaves it.
+    wanted : the numbers of the blocks whose states are kept in `hidden`.
+    hidden : by number, the first tensor of the state as a block leaves it.
     extra : by name, what blocks put there for a loss, such as a balance of experts: side.put("balance", tensor).
 
     The two dictionaries are shared by all records that are made of one by `with_emb` and `repeat`.
@@ -40,7 +40,7 @@ class SideInputs:
     mask: Tensor | None = None
     image: Tensor | None = None
     wanted: frozenset[int] = frozenset()
-    seen: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def with_emb(self, emb: Tensor) -> SideInputs:
@@ -94,18 +94,18 @@ class Net(nn.Module):
         return tuple(length for axis, length in enumerate(x.shape) if axis not in (0, self.channel_axis))
 
     def side(
-        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: Sequence[int | str] = ()
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, hidden: Sequence[int | str] = ()
     ) -> SideInputs:
         """What the blocks are told beside x. Of x only the shape is used.
 
         cond : of each item, or of one for all; a tensor is one of labels. Raises CondError for a condition that the net
-        was not built for, or of another number of items. seen : see `forward`.
+        was not built for, or of another number of items. hidden : see `forward`.
         """
         time, spec, given = self.time, self.cond, self._given(x, cond)
         emb = time(logsnr, given)
         context, mask = (None, None) if time.context is None else time.context(given.context, given.mask, logsnr)
         image = with_given(given.image, x, spec.image, self.channel_axis) if spec.image else None
-        return SideInputs(emb, logsnr, context, mask, image, frozenset(map(self._number, seen)))
+        return SideInputs(emb, logsnr, context, mask, image, frozenset(map(self._number, hidden)))
 
     def _given(self, x: Tensor, cond: Cond | Tensor | None) -> Cond:
         """The condition of each item, checked."""
@@ -129,7 +129,7 @@ class Net(nn.Module):
         for number, block in enumerate(islice(self.body, start, stop), start):
             state = block(state, side)
             if number in side.wanted:
-                side.seen[number] = state[0]
+                side.hidden[number] = state[0]
         return state
 
     def through(self, x: Tensor, side: SideInputs) -> Tensor:
@@ -137,28 +137,28 @@ class Net(nn.Module):
         return self.out(self.run(self.start(x, side), side, 0, len(self.body)), side, self.size(x))
 
     @overload
-    def forward(self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: None = None) -> Tensor: ...
+    def forward(self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, hidden: None = None) -> Tensor: ...
     @overload
     def forward(
-        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, *, seen: Sequence[int | str]
-    ) -> tuple[Tensor, Seen]: ...
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, *, hidden: Sequence[int | str]
+    ) -> tuple[Tensor, Hidden]: ...
 
     def forward(
         self,
         x: Tensor,
         logsnr: Tensor,
         cond: Cond | Tensor | None = None,
-        seen: Sequence[int | str] | None = None,
-    ) -> Tensor | tuple[Tensor, Seen]:
-        """[B, C_out, ...]; with `seen` also the hidden states of these blocks, by the names that were asked for.
+        hidden: Sequence[int | str] | None = None,
+    ) -> Tensor | tuple[Tensor, Hidden]:
+        """[B, C_out, ...]; with `hidden` also the hidden states of these blocks, by the names that were asked for.
 
-        seen : numbers of blocks, negative ones from the end, or their names "body.0", ... A hidden state is the first
+        hidden : numbers of blocks, negative ones from the end, or their names "body.0", ... A hidden state is the first
         tensor of the state as the block leaves it, in the net's own layout; `places` gives [B, C, places] of any.
         Nothing is stored in the net: threads may run it at the same time. Raises ValueError for blocks that it has not.
         """
-        side = self.side(x, logsnr, cond, seen or ())
+        side = self.side(x, logsnr, cond, hidden or ())
         out = self.through(x, side)
-        return out if seen is None else (out, {each: side.seen[self._number(each)] for each in seen})
+        return out if hidden is None else (out, {each: side.hidden[self._number(each)] for each in hidden})
 
     def _number(self, block: int | str) -> int:
         """The number of a block that is asked for."""

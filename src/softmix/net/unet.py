@@ -109,7 +109,7 @@ class _Middle(nn.Module):
 
     def forward(self, state: State, side: SideInputs) -> State:
         h = self.attention(self.res(state[0], side.emb))
-        return (_looked(self.cross, h, side), *state[1:])
+        return (_attend_to_context(self.cross, h, side), *state[1:])
 
 
 class _Decode(nn.Module):
@@ -129,7 +129,7 @@ class _Decode(nn.Module):
             # nearest, and cut to the size of an odd side on the way down
             h = h.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : left.shape[-2], : left.shape[-1]]
         h = self.res(torch.cat([h, left], dim=1), side.emb)
-        return (_looked(self.cross, h, side), *rest)
+        return (_attend_to_context(self.cross, h, side), *rest)
 
 
 class _Head(nn.Module):
@@ -143,7 +143,7 @@ class _Head(nn.Module):
         return (self.res(state[0], side.emb),)
 
 
-def _looked(cross: CrossAttention | None, h: Tensor, side: SideInputs) -> Tensor:
+def _attend_to_context(cross: CrossAttention | None, h: Tensor, side: SideInputs) -> Tensor:
     """h after its places have looked at the context's tokens, if there are any."""
     if cross is None or side.context is None:
         return h

@@ -24,11 +24,11 @@ __all__ = [
     "Implicit",
     "ImplicitMean",
     "Joint",
-    "ValuedCategorical",
     "Mixture",
     "Normal",
     "Point",
     "Posterior",
+    "ValuedCategorical",
     "combined",
     "need",
 ]

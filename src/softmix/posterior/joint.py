@@ -79,7 +79,7 @@ class Joint(Posterior[Parts]):
             f"Its part {name!r} is of type {type(part).__name__}. {part.remedy(ability)}"
             for name, part in lacking.items()
         )
-        return " ".combine(said) or super().remedy(ability)
+        return " ".join(said) or super().remedy(ability)
 
 
 class _WithMean(Joint, HasMean[Parts]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gaussian import Gaussian, _real
+from .gaussian import Gaussian, as_float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class PerElement(Gaussian):
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         """The noisiest element's."""
-        return self.base.logsnr(_real(t) ** float(self.power.min()))
+        return self.base.logsnr(as_float64(t) ** float(self.power.min()))
 
     def time(self, logsnr: Tensor | float) -> Tensor:
         return self.base.time(logsnr) ** (1 / float(self.power.min()))
@@ -59,7 +59,7 @@ class PerElement(Gaussian):
         return pace * alpha, pace * sigma
 
     def _spread(self, t: Tensor | float) -> Tensor:
-        return _real(t).reshape(-1, *(1,) * self.power.ndim)
+        return as_float64(t).reshape(-1, *(1,) * self.power.ndim)
 
     def _power(self, like: Tensor) -> Tensor:
         return self.power.to(like)[None]

@@ -115,7 +115,7 @@ class Shifted(Framed):
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Framed):
+class FixedCondition(Framed):
     """A framed process whose condition is known, for a part that is handed a process alone, as a start is."""
 
     process: Framed

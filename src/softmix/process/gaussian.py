@@ -29,7 +29,7 @@ from .noised import Noised
 LOGSNR_MIN = -20.0
 
 
-def _real(t: Tensor | float) -> Tensor:
+def as_float64(t: Tensor | float) -> Tensor:
     """t in float64 (where the device has it): in float32 the share of the noise rounds to 1, and alpha(1) to 0."""
     if not isinstance(t, Tensor):
         return torch.tensor(t, dtype=torch.float64)
@@ -44,7 +44,7 @@ def is_number(t: Tensor | float) -> bool:
 def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
     """d part / dt by automatic differentiation: of an array each element's own slope."""
     with torch.enable_grad():
-        at = _real(t).detach().clone().requires_grad_()
+        at = as_float64(t).detach().clone().requires_grad_()
         value = part(at)
         # a constant, such as VE's alpha, knows no t
         if not value.requires_grad:
@@ -120,7 +120,7 @@ class Gaussian(ABC):
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
         """x_t = alpha(t) x_0 + sigma(t) z with a fresh z. `t` is one time for all items, or one for each."""
-        t = _real(t).expand(len(x0))
+        t = as_float64(t).expand(len(x0))
         z = rng.normal(x0.shape, x0.dtype).to(x0.device)
         return Noised(x0=x0, xt=self.state(x0, t, z), t=t, z=z, process=self, cond=cond)
 
@@ -169,7 +169,7 @@ class Gaussian(ABC):
 
     def shares(self, t: Tensor | float, s: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """What the bridge takes of x_0, of x_t, and of fresh noise; float64."""
-        t, s = _real(t), _real(s)
+        t, s = as_float64(t), as_float64(s)
         if (s >= t).any():
             raise ValueError("a step back needs s < t: give a grid of times that falls")
         sigma_s = self.sigma(s)
@@ -205,15 +205,15 @@ class VP(Gaussian):
         return {"cosine": ("improved_ddpm",), "linear": ("ddpm",), "sigmoid": ("sigmoid_schedule",)}[self.schedule]
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return (1 - self._noise_share(_real(t))).sqrt()
+        return (1 - self._noise_share(as_float64(t))).sqrt()
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return self._noise_share(_real(t)).sqrt()
+        return self._noise_share(as_float64(t)).sqrt()
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        share = (torch.sigmoid(-_real(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))).clamp(
-            max=1
-        )
+        share = (
+            torch.sigmoid(-as_float64(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))
+        ).clamp(max=1)
         if self.schedule == "cosine":
             return share.sqrt().asin() * (2 / math.pi)
         if self.schedule == "linear":
@@ -224,7 +224,7 @@ class VP(Gaussian):
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """From sigma^2 = share, alpha^2 = 1 - share: sigma' = share' / (2 sigma), alpha' = -share' / (2 alpha)."""
-        slope = self._share_slope(_real(t))
+        slope = self._share_slope(as_float64(t))
         return -slope / (2 * self.alpha(t)), slope / (2 * self.sigma(t))
 
     def _share_slope(self, t: Tensor) -> Tensor:
@@ -265,13 +265,13 @@ class VE(Gaussian):
     cites: ClassVar[tuple[str, ...]] = ("score_sde",)
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return torch.ones_like(_real(t))
+        return torch.ones_like(as_float64(t))
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return self.low * torch.expm1(_real(t) * (2 * math.log(self.high / self.low))).sqrt()
+        return self.low * torch.expm1(as_float64(t) * (2 * math.log(self.high / self.low))).sqrt()
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        return torch.log1p((-_real(logsnr)).exp() / self.low**2) / (2 * math.log(self.high / self.low))
+        return torch.log1p((-as_float64(logsnr)).exp() / self.low**2) / (2 * math.log(self.high / self.low))
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """From (sigma^2)' = 2 log(high / low) (sigma^2 + low^2)."""
@@ -290,17 +290,17 @@ class Flow(Gaussian):
     cites: ClassVar[tuple[str, ...]] = ("flow_matching", "rectified_flow")
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return 1 - _real(t) * (1 - self.end)
+        return 1 - as_float64(t) * (1 - self.end)
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return _real(t)
+        return as_float64(t)
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        one = torch.ones_like(_real(t))
+        one = torch.ones_like(as_float64(t))
         return (self.end - 1) * one, one
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         return 2 * (self.alpha(t).clamp(min=math.exp(LOGSNR_MIN / 2)).log() - self.sigma(t).log())
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        return 1 / ((_real(logsnr) / 2).exp() + (1 - self.end))
+        return 1 / ((as_float64(logsnr) / 2).exp() + (1 - self.end))
