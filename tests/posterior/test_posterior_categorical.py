@@ -237,14 +237,14 @@ def test_names_have_a_density_and_no_mean() -> None:
 
 @pytest.mark.parametrize("given", [torch.zeros(3), torch.zeros(3, 4, dtype=torch.int64), torch.tensor(0.0)], ids=str)
 def test_logits_without_an_axis_of_values_are_refused(given: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"give real numbers \[B, K\] for one choice"):
+    with pytest.raises(ValueError, match=r"give real numbers of shape \[B, K\] for one choice"):
         Categorical(given)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 5, 1), (2, 5), (1, 5)], ids=str)
 def test_an_item_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     for belief in (Categorical(logits(5)), ValuedCategorical(logits(5), PIXELS)):
-        with pytest.raises(ValueError, match=r"belief of 3 items with places \[5\]; give \[3, 5\]"):
+        with pytest.raises(ValueError, match=r"posterior of 3 items with places \[5\]; give shape \[3, 5\]"):
             belief.log_prob(torch.zeros(shape, dtype=torch.int64))
 
 

@@ -187,7 +187,7 @@ def point_like() -> Point:
 
 def test_joints_of_other_parts_are_not_joined() -> None:
     for other in (Joint({"label": label()}), label()):
-        with pytest.raises(ValueError, match=r"a Joint of \['image', 'label'\] meets one of .*give the same parts"):
+        with pytest.raises(ValueError, match=r"a Joint of \['image', 'label'\] is combined with one of .*give the same parts"):
             combined(Joint({"image": normal(), "label": label()}), other, difference, "the test")
 
 
@@ -213,7 +213,7 @@ def test_a_part_that_is_no_posterior_is_refused() -> None:
 def test_items_with_other_parts_are_refused(names: tuple[str, ...]) -> None:
     belief = Joint({"image": normal(), "label": label()})
     assert isinstance(belief, HasDensity)
-    with pytest.raises(ValueError, match=r"this belief \['image', 'label'\]; give the same"):
+    with pytest.raises(ValueError, match=r"this posterior \['image', 'label'\]; give the same"):
         belief.log_prob({name: torch.zeros(3, dtype=torch.int64) for name in names})
 
 
@@ -221,7 +221,7 @@ def test_parts_of_unequal_numbers_of_items_are_refused() -> None:
     """Where one part has a single item, it would be added to all of the other's."""
     belief = Joint({"image": normal(), "label": label(1)})
     assert isinstance(belief, HasDensity)
-    with pytest.raises(ValueError, match=r"\{'image': 3, 'label': 1\}; give as many of each"):
+    with pytest.raises(ValueError, match=r"\{'image': 3, 'label': 1\}; give equal ones"):
         belief.log_prob({"image": torch.zeros(3, 2, 4, dtype=F64), "label": torch.zeros(1, dtype=torch.int64)})
     with pytest.raises(ValueError, match="serves 3 items"):
         belief.sample(Rng(0, 3))

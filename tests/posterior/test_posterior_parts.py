@@ -158,7 +158,7 @@ def test_weights_need_not_be_normalised(shift: float) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 2, 1)], ids=str)
 def test_weights_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"give \[B, K\]"):
+    with pytest.raises(ValueError, match=r"give shape \[B, K\]"):
         Mixture(torch.zeros(shape), torch.zeros(3, 2, 1, 4, 4), torch.ones(1))
 
 
