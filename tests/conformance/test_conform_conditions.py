@@ -267,7 +267,7 @@ def test_a_sequence_may_have_any_length_but_other_channels() -> None:
         model = network(spec, shape, CondSpec(), head)
         for length in (1, 3, 40):
             assert model(torch.zeros(2, length, 3, dtype=F64), 0.5).draws(2, Rng(0, 2)).shape == (2, 2, length, 3)
-        with pytest.raises(ValueError, match=r"made for items of shape \(6, 3\), but x_t has \(6, 4\)"):
+        with pytest.raises(ValueError, match=r"made for items of shape \(6, 3\), but x_t has shape \(6, 4\)"):
             model(torch.zeros(2, 6, 4, dtype=F64), 0.5)
     with pytest.raises(ValueError, match="made for items of shape"):
         network(spec, shape, CondSpec(), SoftHead())(torch.zeros(2, 5, 3, dtype=F64), 0.5)

@@ -93,7 +93,7 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
     "wrong", [{"m": 1}, {"share": 0.0}, {"share": 1.0}, {"blank": 0.9, "high": 0.2}, {"mean": 1.1}, {"mean": -0.1}]
 )
 def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="the feature score needs m >= 2"):
+    with pytest.raises(ValueError, match="FeatureEnergy needs m >= 2"):
         FeatureEnergy(**wrong)  # type: ignore[arg-type]
 
 
@@ -275,5 +275,5 @@ def test_a_mean_is_needed() -> None:
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
             return Implicit(lambda eta: eta, len(xt), SHAPE, xt)
 
-    with pytest.raises(TypeError, match="the feature score needs a mean"):
+    with pytest.raises(TypeError, match="FeatureEnergy needs a mean"):
         FeatureEnergy().ask(Drawing(), given(), Rng(2, COUNT), Stage())

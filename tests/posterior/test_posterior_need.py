@@ -58,8 +58,8 @@ KINDS: dict[type[Posterior[Any]], Callable[[], Posterior[Any]]] = {
 HEADS = "Normal or Mixture head"
 # what is said for each kind and each ability that it lacks
 REMEDIES: dict[tuple[type[Posterior[Any]], type[Posterior[Any]]], str] = {
-    (Point, HasVariance): f"knows no spread.*{HEADS}, or an exact denoiser",
-    (Point, HasDensity): f"{HEADS}, or score the mean by `Square`",
+    (Point, HasVariance): f"has no spread.*{HEADS}, or an exact denoiser",
+    (Point, HasDensity): f"{HEADS}, or train the mean by the loss `Square`",
     (Empirical, HasDensity): "Mixture with the points as its means and a variance",
     (Implicit, HasMean): r"averaged\(n\).*ancestral",
     (Implicit, HasVariance): rf"draws\(m, rng\)\.var\(0\).*{HEADS}, or an exact denoiser",

@@ -108,7 +108,7 @@ def test_what_is_no_pace_is_refused(power: Tensor) -> None:
 
 
 def test_a_pace_of_paces_is_refused() -> None:
-    with pytest.raises(ValueError, match="PerElement has a number for each element already"):
+    with pytest.raises(ValueError, match="PerElement has a schedule for each element already"):
         PerElement(PerElement(VP(), PACES), PACES)
 
 

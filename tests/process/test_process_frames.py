@@ -225,9 +225,9 @@ def test_what_needs_a_plain_process_says_so() -> None:
     assert unframed(VP(), "a part") == VP() and one_clock(VE(), "a part") == VE()
     apart = PerElement(VP(), torch.ones(3))
     assert unframed(apart, "a part") is apart
-    with pytest.raises(TypeError, match=r"a part reckons with .* states of ByLabel .*in_frame"):
+    with pytest.raises(TypeError, match=r"a part uses .* ByLabel in its frame only.*in_frame"):
         unframed(ByLabel(), "a part")
-    with pytest.raises(TypeError, match=r"a part reckons with one alpha .* PerElement has a number for each"):
+    with pytest.raises(TypeError, match=r"a part needs one alpha .* PerElement has a number for each"):
         one_clock(apart, "a part")
     with pytest.raises(TypeError, match="a part needs a Gaussian process, and found object"):
         unframed(object(), "a part")  # type: ignore[arg-type]

@@ -170,7 +170,7 @@ def test_even_goes_through_the_levels_that_it_is_given(process: Gaussian, n: int
 
 
 def test_even_refuses_levels_that_fall_and_no_steps() -> None:
-    with pytest.raises(ValueError, match=r"from 3 to 2 were asked for; they rise"):
+    with pytest.raises(ValueError, match=r"from 3 to 2 were asked for; they have to rise"):
         even_logsnr(VP(), 4, 3.0, 2.0)
     with pytest.raises(ValueError, match="at least 1"):
         even_logsnr(VP(), 0, 2.0, 3.0)

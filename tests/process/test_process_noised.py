@@ -71,5 +71,5 @@ def test_a_process_without_a_state_is_refused() -> None:
 
     found = noised(VP(), EARLY)
     other = Noised(found.x0, found.xt, found.t, found.z, Other())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Other does not say .* give it a method state\(x0, t, z, cond\)"):
+    with pytest.raises(TypeError, match=r"Other has no formula .* give it a method state\(x0, t, z, cond\)"):
         other.at(0.5)

@@ -188,7 +188,7 @@ def test_soft_adams_is_what_its_parts_are() -> None:
 
 def test_what_the_score_refuses() -> None:
     for wrong in ({"m": 1}, {"share": 1.0}, {"blank": 1.5}):
-        with pytest.raises(ValueError, match="the feature score needs"):
+        with pytest.raises(ValueError, match="FeatureEnergy needs"):
             FeatureEnergy(**wrong)  # type: ignore[arg-type]
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper and Energy().proper
 

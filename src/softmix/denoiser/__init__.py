@@ -1,7 +1,7 @@
-"""From (x_t, t) to a posterior over x0.
+"""Denoisers: functions from (x_t, t, cond) to a posterior over x0.
 
-A denoiser is a network with a parameterisation and a head (`Network`), or a closed form (`ExactMixture`,
-`ExactData`), or either of them wrapped (`guided`, `averaged`, `CallCounter`).
+A denoiser is a network with a parameterisation and a head (`Network`), a closed form (`ExactMixture`, `ExactData`), or
+a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 """
 
 from .contract import Denoiser, Suits, Wrap

@@ -39,7 +39,10 @@ class _Finite(HasDensity):
 
     @property
     def entropy(self) -> Tensor:
-        """-sum_k p_k log p_k at each place, in nats, [B, *places]. The entropy of an item is the sum over its places."""
+        """-sum_k p_k log p_k at each place, in nats, [B, *places].
+
+        The entropy of an item is the sum over its places.
+        """
         # an impossible value adds 0 to the entropy and to its gradient
         logs = self._log_probabilities.clamp(min=torch.finfo(self._log_probabilities.dtype).min)
         return -(self.probabilities * logs).sum(1)

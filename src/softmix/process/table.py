@@ -1,4 +1,4 @@
-"""A variance-preserving process known at the integer times of a discrete model."""
+"""A variance-preserving process from the table of a discrete model."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from torch import Tensor
 
 from .gaussian import Gaussian, as_float64
 
-# the least share of signal that the clock knows: of a schedule that ends at none, logsnr stays finite
+# the smallest alpha^2 of the clock, so that logsnr stays finite for a schedule that ends at no signal
 SMALLEST = 2.0**-24
 
 
 class Table(Gaussian):
     """alpha^2 = alphas_cumprod[k], sigma^2 = 1 - alpha^2 at t = (k + 1) / T, clean at t = 0; T = len(alphas_cumprod).
 
-    Between the integer times sigma / alpha is a straight line. The table is taken as it is, in float32 where that is
-    what a model was trained with. It may end at 0, no signal at all (zero terminal SNR).
+    Between the integer times sigma / alpha is linear in t. The table is used as given, in float32 if the model was
+    trained with that. It may end at 0, that is, at no signal (zero terminal SNR).
+
+    alphas_cumprod : [T], falling, below 1 and not below 0. Raises ValueError otherwise.
     """
 
     def __init__(self, alphas_cumprod: Tensor):
@@ -34,7 +36,7 @@ class Table(Gaussian):
 
     @classmethod
     def of_betas(cls, betas: Tensor) -> Table:
-        """Of the variance that each step adds, [T]."""
+        """From the variance that each step adds, [T]."""
         return cls((1 - betas).cumprod(0))
 
     def __repr__(self) -> str:
@@ -53,10 +55,10 @@ class Table(Gaussian):
         return share.clamp(min=SMALLEST).log() - (1 - share).log()
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """By the slope of the polynomial through alpha^2 at the five integer times around t.
+        """From the polynomial through alpha^2 at the five integer times around t.
 
-        The slope of `alpha` itself is that of one segment, half a step to one side of an integer time, which costs a
-        solver its order.
+        The slope of `alpha` itself is that of one segment, which lies half a step to one side of an integer time. This
+        would cost a solver its order.
         """
         place = (as_float64(t) * self.steps).clamp(0, self.steps)
         points = min(5, self.steps + 1)
@@ -74,7 +76,7 @@ class Table(Gaussian):
         return (upper - 1 + share.clamp(0, 1)) / self.steps
 
     def _share(self, t: Tensor) -> Tensor:
-        """alpha^2. On the integer times it is the table's own, to the last digit, with the line's slope."""
+        """alpha^2. At the integer times it is exactly the number of the table, with the slope of the line."""
         place = (t * self.steps).clamp(0, self.steps)
         near = place.round()
         low = place.floor().clamp(max=self.steps - 1).long()
