@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def heads_for(width: int) -> int:
-    """The default number of heads for a width: heads of 32 channels, or of the next larger size that divides the width."""
+    """The default number of heads: heads of 32 channels, or of the next larger size that divides the width."""
     return next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
 
 
