@@ -1,4 +1,4 @@
-"""Networks learn from conditions what is known exactly; and what blocks leave beside the state."""
+"""Networks learn known dependences on conditions; and the side outputs of blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F64 = torch.float64
 
 
 def trained(model: Network, batch: Callable[[int, Rng], tuple[Tensor, Cond]], steps: int, n: int = 128) -> Network:
-    """Squared error at times of which most are noisy, where the condition says the most."""
+    """A network trained by squared error, mostly at high noise, since there the condition matters most."""
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for k in range(steps):
@@ -36,7 +36,7 @@ def trained(model: Network, batch: Callable[[int, Rng], tuple[Tensor, Cond]], st
 
 
 def error(model: Network, xt: Tensor, t: float, cond: Cond | None, truth: Tensor) -> float:
-    """The root mean square distance of the means from the true ones."""
+    """The root mean square distance of the means from the true means."""
     with torch.no_grad():
         return float((model(xt, t, cond).mean - truth).square().mean().sqrt())  # type: ignore[attr-defined]
 
@@ -48,8 +48,9 @@ def posterior_mean(prior: Tensor, var: float, xt: Tensor, t: float) -> Tensor:
 
 
 def test_two_labels_are_learned_and_each_can_be_left_out() -> None:
-    """x0 ~ N(a[first] + b[second], 0.2^2). At t = 1 a label that is not given leaves the mean over its classes. The rms
-    of the means is 0.7 to 1, and the rms error was 0.06 with both labels, 0.16 and 0.20 with one, 0.05 without."""
+    """x0 ~ N(a[first] + b[second], 0.2^2). At t = 1 a missing label gives the mean over its classes. The rms of the
+    means is 0.7 to 1. The rms error was 0.06 with both labels, 0.16 and 0.20 with one, 0.05 without.
+    """
     a = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     b = torch.tensor([[0.0, -1.0], [0.0, 0.2], [0.0, 1.5]])
 
@@ -84,8 +85,9 @@ def test_two_labels_are_learned_and_each_can_be_left_out() -> None:
     ids=["unet", "dit", "sequence"],
 )
 def test_an_image_is_learned_place_by_place(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """x0 = image + N(0, 0.1^2) of white noise: E[x0 | xt, image] is known, and knows no place from another. Where the
-    image is nan the prior is N(0, 1.01). The rms of the image is 1, and the rms error was 0.06 to 0.22."""
+    """x0 = image + N(0, 0.1^2) of white noise: E[x0 | xt, image] is known and the same at all places. For a nan image
+    the prior is N(0, 1.01). The rms of the image is 1, and the rms error was 0.06 to 0.22.
+    """
 
     def batch(n: int, rng: Rng) -> tuple[Tensor, Cond]:
         image = rng.normal((n, *shape))
@@ -106,8 +108,9 @@ def test_an_image_is_learned_place_by_place(spec: NetSpec, shape: tuple[int, ...
     ids=["mlp", "unet", "dit"],
 )
 def test_tokens_are_learned_through_their_mask(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """x0 is the mean of one to four tokens; at t = 1 nothing else says it, and without tokens the mean is 0. The rms of
-    x0 is 0.7, and the rms error was 0.24 to 0.26."""
+    """x0 is the mean of one to four tokens. At t = 1 only the tokens carry it, and without tokens the mean is 0. The
+    rms of x0 is 0.7, and the rms error was 0.24 to 0.26.
+    """
 
     def batch(n: int, rng: Rng) -> tuple[Tensor, Cond]:
         tokens, mask = rng.normal((n, 4, 3)), rng.uniform((n, 4)) > 0.5
@@ -124,7 +127,7 @@ def test_tokens_are_learned_through_their_mask(spec: NetSpec, shape: tuple[int, 
     assert error(model, Rng(9, 64).normal((64, *shape)), 1.0, cond, torch.where(told, x0, 0)) < 0.4
 
 
-def test_a_real_number_is_learned_and_what_it_is_for_when_it_is_not_given() -> None:
+def test_a_real_number_is_learned_with_and_without_it() -> None:
     """x0 ~ N(sin(3 v), 0.1^2) for v ~ N(0, 1): E[x0] = 0 without v. The rms error was 0.23 of 0.7, and 0.13."""
 
     def batch(n: int, rng: Rng) -> tuple[Tensor, Cond]:
@@ -142,7 +145,7 @@ def test_a_real_number_is_learned_and_what_it_is_for_when_it_is_not_given() -> N
 
 
 class Balanced(nn.Module):
-    """A block that also says how even its gates are, as a mixture of experts does."""
+    """A block that also reports the balance of its gates, like a mixture of experts."""
 
     def __init__(self, inner: nn.Module, width: int):
         super().__init__()
@@ -161,7 +164,7 @@ def balanced(head: PointHead | SoftHead | MapHead) -> Network:
     return model
 
 
-def test_what_blocks_put_beside_the_state_reaches_a_loss() -> None:
+def test_extra_outputs_of_blocks_reach_a_loss() -> None:
     model, x, label = balanced(PointHead()), Rng(0, 4).normal((4, 2), F64), torch.tensor([0, 1, -1, 0])
     _, side = model.with_side(x, 0.5, label)
     right = [model.net.body[k].gate(side.emb).softmax(-1).mean(0).square().sum() for k in (0, 2)]
@@ -170,14 +173,14 @@ def test_what_blocks_put_beside_the_state_reaches_a_loss() -> None:
     assert all(bool(model.net.body[k].gate.weight.grad.abs().sum() > 0) for k in (0, 2))
 
 
-def test_a_call_keeps_nothing_of_the_one_before() -> None:
+def test_a_call_stores_nothing_for_the_next() -> None:
     model, x = balanced(MapHead()), Rng(0, 4).normal((4, 2), F64)
     found = [model.with_side(x, 0.5, to=to)[1].extra["balance"] for to in (0.5, 0.1)]
     assert [len(each) for each in found] == [2, 2] and found[0][0] != found[1][0]
 
 
-def test_draws_leave_what_their_blocks_put_when_they_are_made() -> None:
-    """The first block ran before the latent, once; the last for every draw."""
+def test_draws_add_the_extra_outputs_of_their_blocks() -> None:
+    """The first block ran once, before the latent; the last ran for every draw."""
     model, x = balanced(SoftHead("head", latent=3)), Rng(0, 4).normal((4, 2), F64)
     posterior, side = model.with_side(x, 0.5, hidden=["body.0", 2])
     assert len(side.extra["balance"]) == 1 and list(side.hidden) == [0] and len(side.hidden[0]) == 4
@@ -190,7 +193,7 @@ def test_draws_leave_what_their_blocks_put_when_they_are_made() -> None:
     [(MLPSpec(16, 3), (2,)), (UNetSpec(8), (2, 4, 4)), (DiTSpec(16, 4), (2, 4, 4)), (SequenceSpec(16, 4), (5, 2))],
     ids=["mlp", "unet", "dit", "sequence"],
 )
-def test_hidden_states_are_asked_for_by_name_or_number(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_hidden_states_are_selected_by_name_or_number(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model, x = Network(VP(), spec, PointHead(), shape, class_label(2)).double(), Rng(0, 3).normal((3, *shape), F64)
     net, level, label = model.net, torch.zeros(3, dtype=F64), torch.tensor([0, 1, -1])
     plain = net(x, level, label)
@@ -208,7 +211,7 @@ def test_hidden_states_are_asked_for_by_name_or_number(spec: NetSpec, shape: tup
 
 
 @pytest.mark.parametrize("block", [3, -4, "body.3", "head", "body.x", "body.0.norm"])
-def test_blocks_that_there_are_not_are_refused(block: int | str) -> None:
+def test_unknown_blocks_are_refused(block: int | str) -> None:
     net = MLPSpec(16, 3).build(2, 2)
     with pytest.raises(ValueError, match=r"was asked for; there are body\.0 to body\.2"):
         net(torch.zeros(1, 2), torch.zeros(1), hidden=[block])

@@ -1,4 +1,4 @@
-"""Room `loss`: `FeatureEnergy`, part by part, against its sums written out, with features that are known functions."""
+"""`FeatureEnergy`, term by term, against its sums written out, with known feature functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ P = VP()
 
 
 class Features(nn.Module):
-    """Two blocks of known features, which depend on the time that the image is taken to be of."""
+    """Two blocks of known features that depend on the time of the extractor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Features(nn.Module):
 
 
 class Believing:
-    """Draws x_t / 2 + eta and the mean x_t / 3; notes what it is asked."""
+    """Draws x_t / 2 + eta and the mean x_t / 3; records its calls."""
 
     def __init__(self) -> None:
         self.process = P
@@ -59,7 +59,7 @@ def ask(loss: FeatureEnergy, given: Noised, look: FeatureExtractor | None = None
 
 
 def moved(given: Noised, items: slice, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """x_t and times of items with their own times squeezed into [low, high]."""
+    """x_t and times of items with their own times mapped into [low, high]."""
     t = low + (high - low) * given.t[items]
     alpha, sigma = (part(t)[:, None, None, None].float() for part in (P.alpha, P.sigma))
     return alpha * given.x0[items] + sigma * given.z[items], t
@@ -74,7 +74,7 @@ def scales(look: FeatureExtractor) -> list[Tensor]:
     return [h.std() for h in Features().features(data, look.at)]
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     assert FeatureEnergy() == FeatureEnergy(
         share=0.5,
         until=-6.0,
@@ -92,12 +92,12 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"m": 1}, {"share": 0.0}, {"share": 1.0}, {"blank": 0.9, "high": 0.2}, {"mean": 1.1}, {"mean": -0.1}]
 )
-def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
+def test_invalid_shares_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="FeatureEnergy needs m >= 2"):
         FeatureEnergy(**wrong)  # type: ignore[arg-type]
 
 
-def test_it_is_proper_by_its_score_in_pixels_and_keeps_at_its_share() -> None:
+def test_it_is_proper_with_a_pixel_term_and_freezes_at_its_share() -> None:
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper
     assert FeatureEnergy(share=0.3).freeze_at == 0.3
 
@@ -105,14 +105,14 @@ def test_it_is_proper_by_its_score_in_pixels_and_keeps_at_its_share() -> None:
 # eyes
 
 
-def test_what_is_kept_looks_as_if_at_the_time_told() -> None:
+def test_the_extractor_uses_its_own_time() -> None:
     kept = FeatureEnergy(at=0.2).freeze(Features(), torch.randn(9, *SHAPE))  # type: ignore[arg-type]
     assert kept.at == 0.2 and kept.network.times == [0.2]  # type: ignore[attr-defined]
     kept(torch.zeros(3, *SHAPE))
     assert kept.network.times == [0.2, 0.2]  # type: ignore[attr-defined]
 
 
-def test_features_are_in_units_of_their_spread_over_the_data() -> None:
+def test_features_are_divided_by_their_standard_deviation() -> None:
     look, x = eyes(), Rng(3, 4).normal((4, *SHAPE))
     for found, raw, scale in zip(look(x), Features().features(x, 0.05), scales(look), strict=True):
         assert torch.allclose(found, raw / scale, rtol=1e-5)
@@ -125,7 +125,7 @@ def test_features_are_in_units_of_their_spread_over_the_data() -> None:
 
 
 @pytest.mark.parametrize("name", ["v", "x0", "eps"])
-def test_before_anything_is_kept_the_mean_is_taught(name: str) -> None:
+def test_the_first_part_is_squared_error(name: str) -> None:
     noised, believing = given(torch.arange(COUNT)), Believing()
     found = FeatureEnergy(weight=name).ask(believing, noised, Rng(2, COUNT), Stage(0.2))  # type: ignore[arg-type]
     snr = noised.logsnr.exp().float()
@@ -139,7 +139,7 @@ def test_before_anything_is_kept_the_mean_is_taught(name: str) -> None:
 
 @pytest.mark.parametrize("mean", [0.25, 1.0])
 @pytest.mark.parametrize("until", [-6.0, -2.0])
-def test_the_last_items_go_on_to_teach_the_mean_below_the_border(mean: float, until: float) -> None:
+def test_the_last_items_train_the_mean_at_low_noise(mean: float, until: float) -> None:
     noised = given()
     found, believing = ask(FeatureEnergy(blank=0.0, high=0.0, mean=mean, until=until), noised)
     first = COUNT - round(mean * COUNT)
@@ -150,7 +150,7 @@ def test_the_last_items_go_on_to_teach_the_mean_below_the_border(mean: float, un
     assert torch.allclose(found[first:], right) and not found[:first].any()
 
 
-def test_without_shares_nothing_is_asked() -> None:
+def test_zero_shares_call_nothing() -> None:
     found, believing = ask(FeatureEnergy(blank=0.0, high=0.0, mean=NONE), given())
     assert not believing.asked and not found.any()
 
@@ -166,15 +166,15 @@ def energy(draws: Tensor, truth: Tensor) -> Tensor:
     return near - sum(pairs) / (2 * m * (m - 1))  # type: ignore[return-value]
 
 
-def seen(draws: Tensor, truth: Tensor) -> Tensor:
-    """S in one block's features [C, places]: at each place, and of the mean over places."""
+def features_energy(draws: Tensor, truth: Tensor) -> Tensor:
+    """S in the features of one block [C, places]: at each place, and of the mean over places."""
     each = torch.stack([energy(draws[..., p], truth[..., p]) for p in range(truth.shape[-1])]).mean()
     return (each + energy(draws.mean(-1), truth.mean(-1))) / 2
 
 
 @pytest.mark.parametrize("m", [2, 3])
 @pytest.mark.parametrize("pixels, features", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)])
-def test_a_share_learns_to_draw_above_the_border(m: int, pixels: float, features: float) -> None:
+def test_a_share_trains_draws_at_high_noise(m: int, pixels: float, features: float) -> None:
     noised, look = given(), eyes()
     loss = FeatureEnergy(blank=0.0, high=0.2, mean=NONE, m=m, pixels=pixels, features=features, until=-3.0)
     found, believing = ask(loss, noised, look)
@@ -185,13 +185,13 @@ def test_a_share_learns_to_draw_above_the_border(m: int, pixels: float, features
     for k in range(4):
         right = pixels * energy(draws[:, k], noised.x0[k])
         blocks = zip(look(draws[:, k]), look(noised.x0[k : k + 1]), strict=True)
-        right = right + features * torch.stack([seen(a, b[0]) for a, b in blocks]).mean()
+        right = right + features * torch.stack([features_energy(a, b[0]) for a, b in blocks]).mean()
         assert float(found[k]) == pytest.approx(float(right), abs=2e-3)
     assert not found[4:].any()
 
 
-def test_an_item_that_learns_to_draw_has_its_own_latents() -> None:
-    """After the blank ones: item 10 draws what item 10 of the rng draws."""
+def test_each_item_uses_its_own_latents() -> None:
+    """After the blank items: item 10 gets the draw of item 10 of the rng."""
     noised = given()
     loss = FeatureEnergy(blank=0.5, high=0.2, mean=NONE, features=0.0, pixels=1.0)
     found, _ = ask(loss, noised)
@@ -236,14 +236,14 @@ def test_blank_items_compare_every_draw_with_every_image(m: int, pixels: float, 
     assert torch.equal(believing.asked[0][1], torch.ones(4, dtype=F64))
 
 
-def test_two_blank_items_are_enough_and_one_is_left_out() -> None:
+def test_two_blank_items_are_needed() -> None:
     for share, asked in ((0.1, 1), (0.05, 0)):
         found, believing = ask(FeatureEnergy(blank=share, high=0.0, mean=NONE), given())
         assert len(believing.asked) == asked and bool(found.any()) == bool(asked)
 
 
-def test_where_there_are_classes_blank_items_join_the_others() -> None:
-    """At t = 1 they do not all have one posterior: none is asked without its class."""
+def test_with_classes_blank_items_join_the_others() -> None:
+    """At t = 1 the items do not all have one posterior: each is evaluated with its class."""
     cond = torch.arange(COUNT)
     plain, classed = given(), given(cond)
     joined, believing = ask(FeatureEnergy(blank=0.5, high=0.1, mean=NONE), classed)
@@ -252,8 +252,8 @@ def test_where_there_are_classes_blank_items_join_the_others() -> None:
     assert len(believing.asked) == 1
 
 
-def test_the_parts_are_added_item_by_item() -> None:
-    """Mean for all, blank for the first half, draws for the next tenth."""
+def test_the_terms_are_added_item_by_item() -> None:
+    """The mean for all, blank for the first half, draws for the next tenth."""
     noised, look = given(), eyes()
     shares = {"mean": NONE, "blank": 0.0, "high": 0.0}
     whole, _ = ask(FeatureEnergy(mean=1.0, blank=0.5, high=0.1), noised, look)

@@ -1,7 +1,7 @@
-"""A process that a condition shifts: x_t = alpha x0 + k(t) u + sigma z with u the image that is known.
+"""A process shifted by a condition: x_t = alpha x0 + k(t) u + sigma z with the known image u.
 
 After Zhang, Zhao & Zhang, "ShiftDDPMs: exploring conditional diffusion models by shifting diffusion trajectories",
-AAAI 2023, with the known image itself as u and k(t) = t: noise is around it, and not around 0.
+AAAI 2023, with the known image itself as u and k(t) = t: the noise is centred at the image, and not at 0.
 """
 
 from __future__ import annotations
