@@ -164,7 +164,7 @@ def test_the_scale_of_attention_can_be_set(scale: float | None) -> None:
     "spec", [UNetSpec(8, (1, 2), 2), DiTSpec(16, 3, 2), SequenceSpec(16, 3), MLPSpec(16, 3)], ids=str
 )
 def test_the_blocks_with_cross_attention(spec: UNetSpec) -> None:
-    """Every block of a transformer and of the MLP; in a U-Net the middle and the decoder blocks of the coarsest level."""
+    """Every block of a transformer and of the MLP; in a U-Net the middle and the coarsest decoder blocks."""
     body = spec.build(2, 2, CondSpec(context=5)).body
     looks = [getattr(block, "cross", None) is not None for block in body]
     assert looks == ([False] * 4 + [True] * 3 + [False] * 3 if isinstance(spec, UNetSpec) else [True] * 3)
