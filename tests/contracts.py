@@ -99,7 +99,7 @@ def _net(self: Any, x: Tensor, logsnr: Tensor, label: Tensor | None = None, *, o
 
 
 def _denoiser(self: Any, xt: Tensor, t: Any, cond: Any = None, to: Any = None, *, out: Any) -> None:
-    # diffusers models are told more than labels, by keywords
+    # diffusers models take further conditions by keyword
     denoiser(xt, t, cond if isinstance(cond, Tensor) else None, out)
 
 

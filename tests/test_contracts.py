@@ -78,7 +78,7 @@ def test_exact_denoisers_keep_their_contract(problem: Any) -> None:
         assert posterior.log_prob(x0).shape == (3,)
 
 
-# what is wrong, and the contract that says so
+# violations, and the contract that detects each
 
 
 def test_a_mean_without_a_batch_axis_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:

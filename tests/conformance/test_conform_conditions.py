@@ -28,7 +28,7 @@ SPECS: list[tuple[NetSpec, tuple[int, ...]]] = [
 ]
 IDS = ["mlp", "unet", "dit", "sequence"]
 NETS = pytest.mark.parametrize(("spec", "shape"), SPECS, ids=IDS)
-# every net with every part that it can be built for
+# every net with all supported conditions
 PAIRS = [
     pytest.param(spec, shape, part, id=f"{name}-{part}")
     for name, (spec, shape) in zip(IDS, SPECS, strict=True)
@@ -86,7 +86,7 @@ def far(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).detach().abs().flatten(1).amax(1)
 
 
-# whose a condition is
+# independence of items
 
 
 @EACH
@@ -124,7 +124,7 @@ def test_a_condition_of_one_item_applies_to_all(spec: NetSpec, shape: tuple[int,
         model(x, t, given(shape, model.cond.parts).take(slice(0, 2)))
 
 
-# what is not given
+# missing parts
 
 
 @EACH
@@ -184,7 +184,7 @@ def test_tokens_have_no_order_and_masked_tokens_are_ignored(spec: NetSpec, shape
     assert float(far(mean(model, x, t, Cond(context=cond.context)), mean(model, x, t, whole)).max()) < 1e-13
 
 
-# what is refused
+# refusals
 
 
 @EACH
@@ -233,7 +233,7 @@ def test_a_custom_net_refuses_unsupported_conditions() -> None:
         network(OwnSpec(16, 2), (3,), FULL.only(["context"]))
 
 
-# items that no net takes
+# items of other shapes
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_network_of_two_times_depends_on_both(net: MLPSpec | UNetSpec, shape: 
     assert sample(network, 2, 2, sampler=ddim).shape == (2, *shape)
 
 
-# what their losses say at the truth
+# their losses for the true map
 
 
 def _z(residual: Tensor, x: Tensor) -> float:

@@ -294,7 +294,7 @@ def test_importance_tightens_to_the_likelihood() -> None:
     assert gaps[0] > gaps[1] > gaps[2] > gaps[3] and gaps[3] < 0.01 < gaps[0]
 
 
-# where a mixture can be learned
+# steps at which a mixture is learnable
 
 
 @pytest.mark.parametrize("k", [2, 8])
@@ -313,7 +313,7 @@ def test_the_collapsed_mixture_is_left_just_above_the_threshold(k: int) -> None:
         there = Implicit(lambda eta, delta=delta: delta * eta, n, (1,), x0)
         here = Implicit(lambda eta: 0 * eta, n, (1,), x0)
         change = Importance(k)(here, data, Rng(2, n)) - Importance(k)(there, data, Rng(2, n))
-        # the same with -eta takes the odd part away
+        # averaging with -eta removes the odd part
         mirror = Implicit(lambda eta, delta=delta: -delta * eta, n, (1,), x0)
         change = (change + Importance(k)(here, data, Rng(2, n)) - Importance(k)(mirror, data, Rng(2, n))) / 2
         predicted = 0.025 * (g - 1) / k
@@ -334,7 +334,7 @@ def test_the_threshold_is_dsnr_times_spread_times_k_minus_one() -> None:
         edge = 1 / ((k - 1) * (snr[1:] - snr[:-1])[:-1])
         assert mixture_learnable(process, grid[:-1], 1.01 * edge, k).all()
         assert not mixture_learnable(process, grid[:-1], 0.99 * edge, k).any()
-    # the published loss, one draw, never pays on a finite step, however wide the posterior
+    # the published loss, one draw, never satisfies the rule on a finite step, for any spread
     assert not mixture_learnable(process, grid[:-1], torch.full((3,), 1e9), 1).any()
 
 

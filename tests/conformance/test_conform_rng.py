@@ -59,7 +59,7 @@ def test_a_child_does_not_depend_on_what_its_parent_drew() -> None:
     parent.normal((3, 100))
     child = parent.child("a")
     assert child.draws == 0 and torch.equal(child.normal((3, 4)), before)
-    # and drawing from the child moves nothing
+    # and a draw from the child does not advance the parent
     assert parent.draws == 1
 
 

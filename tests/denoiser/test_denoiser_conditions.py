@@ -141,7 +141,7 @@ def test_a_real_number_is_learned_with_and_without_it() -> None:
     assert error(model, Rng(9, 50).normal((50, 1)), 1.0, None, torch.zeros(50, 1)) < 0.25
 
 
-# what blocks leave beside the state
+# side outputs of blocks
 
 
 class Balanced(nn.Module):

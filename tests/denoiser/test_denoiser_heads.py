@@ -40,7 +40,7 @@ NETS = pytest.mark.parametrize(
 )
 
 
-class Saying(nn.Module):
+class FixedNet(nn.Module):
     """A stand-in for a net: returns fixed numbers, and records its inputs."""
 
     def __init__(self, says: Tensor):
@@ -62,7 +62,7 @@ def saying(head: object, says: Tensor, shape: tuple[int, ...], **options: object
     spec = MLP if len(shape) == 1 else UNET
     network = Network(options.pop("process", VP()), spec, head, shape, **options)  # type: ignore[arg-type]
     assert head.channels(shape[0]) == says.shape[1]  # type: ignore[attr-defined]
-    network.net = Saying(says)  # type: ignore[assignment]
+    network.net = FixedNet(says)  # type: ignore[assignment]
     return network
 
 
@@ -102,7 +102,7 @@ def test_nets_refuse_items_of_another_kind() -> None:
             Network(VP(), spec, PointHead(), shape)
 
 
-# what the net is given
+# inputs of the net
 
 
 @pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -129,7 +129,7 @@ def test_an_unsupported_condition_is_refused() -> None:
         network(x_of((2,)), T, torch.tensor([0, 1, -1]))
 
 
-# what it is taken to say
+# posteriors from the outputs
 
 
 @pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -194,7 +194,7 @@ def test_a_sequence_equals_an_image_of_one_column(head: object) -> None:
     says = Rng(1, 3).normal((3, head.channels(2), 5, 1), F64)  # type: ignore[attr-defined]
     image = saying(head, says, (2, 5, 1))(x, T)
     network = Network(VP(), SEQUENCE, head, (5, 2))  # type: ignore[arg-type]
-    network.net = Saying(says[..., 0].mT)  # type: ignore[assignment]
+    network.net = FixedNet(says[..., 0].mT)  # type: ignore[assignment]
     sequence = network(x[..., 0].mT, T)
     assert torch.allclose(sequence.mean, image.mean[..., 0].mT)  # type: ignore[attr-defined]
     if not isinstance(image, Point):

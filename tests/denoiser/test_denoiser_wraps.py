@@ -173,7 +173,7 @@ def test_adjusted_passes_the_posterior_x_and_the_time() -> None:
     assert seen[0][1] is given and seen[0][2] == 0.3
 
 
-# borders in the noise level
+# intervals of noise levels
 
 
 def test_an_interval_includes_both_ends() -> None:
@@ -232,7 +232,7 @@ def test_the_closed_form_of_two_points_is_a_logistic(process: Gaussian) -> None:
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     right = (alpha * xt / sigma**2 + torch.tensor(7 / 3, dtype=F64).log() / 2).tanh()
     assert torch.allclose(two(xt, t).mean, right, atol=1e-6)
-    # a variance that rounding makes negative is none
+    # a variance that is negative by rounding counts as 0
     assert torch.allclose(two(xt, t).var, 1 - right**2, atol=1e-6)
     even = ExactData(process, torch.tensor([[-1.0], [1.0]], dtype=F64))
     assert torch.allclose(even(xt, t).mean, (alpha * xt / sigma**2).tanh(), atol=1e-9)
@@ -269,7 +269,7 @@ def test_the_table_has_unit_data_by_default() -> None:
     assert inspect.signature(affine).parameters["data_sd"].default == 1.0
 
 
-# means alone
+# mean_only
 
 
 def test_mean_only_keeps_the_mean() -> None:
@@ -292,7 +292,7 @@ def test_mean_only_passes_the_target_time_of_a_flow_map() -> None:
     assert not torch.equal(Maps()(x, 0.5, to=0.2).mean, Maps()(x, 0.5, to=0.4).mean)  # type: ignore[attr-defined]
 
 
-# guidance of names
+# guidance of categoricals
 
 
 class Names(Plain):

@@ -14,7 +14,7 @@ from softmix.process import VP, Noised
 from softmix.rng import Rng
 
 F64 = torch.float64
-# a share that no batch here has an item for
+# a share too small for one item of a batch
 NONE = 1e-9
 COUNT, SHAPE = 20, (2, 2, 2)
 P = VP()
@@ -32,7 +32,7 @@ class Features(nn.Module):
         return [3 * x.flatten(2) + t, (x.flatten(2) ** 2)[:, :, :3]]
 
 
-class Believing:
+class RecordingDenoiser:
     """Draws x_t / 2 + eta and the mean x_t / 3; records its calls."""
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ def given(cond: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Noi
     return P.noise(x0, torch.linspace(0.05, 0.95, COUNT, dtype=F64), Rng(1, COUNT), cond)
 
 
-def ask(loss: FeatureEnergy, given: Noised, look: FeatureExtractor | None = None) -> tuple[Tensor, Believing]:
-    believing = Believing()
+def ask(loss: FeatureEnergy, given: Noised, look: FeatureExtractor | None = None) -> tuple[Tensor, RecordingDenoiser]:
+    believing = RecordingDenoiser()
     return loss.ask(believing, given, Rng(2, COUNT), Stage(0.9, look or eyes())), believing
 
 
@@ -102,7 +102,7 @@ def test_it_is_proper_with_a_pixel_term_and_freezes_at_its_share() -> None:
     assert FeatureEnergy(share=0.3).freeze_at == 0.3
 
 
-# eyes
+# the feature extractor
 
 
 def test_the_extractor_uses_its_own_time() -> None:
@@ -126,7 +126,7 @@ def test_features_are_divided_by_their_standard_deviation() -> None:
 
 @pytest.mark.parametrize("name", ["v", "x0", "eps"])
 def test_the_first_part_is_squared_error(name: str) -> None:
-    noised, believing = given(torch.arange(COUNT)), Believing()
+    noised, believing = given(torch.arange(COUNT)), RecordingDenoiser()
     found = FeatureEnergy(weight=name).ask(believing, noised, Rng(2, COUNT), Stage(0.2))  # type: ignore[arg-type]
     snr = noised.logsnr.exp().float()
     w = {"v": 1 + snr, "x0": torch.ones_like(snr), "eps": snr}[name]
@@ -134,7 +134,7 @@ def test_the_first_part_is_squared_error(name: str) -> None:
     assert believing.asked[0][2] is noised.cond and len(believing.asked) == 1
 
 
-# the second part: the mean where noise is low
+# the second part: the mean at low noise
 
 
 @pytest.mark.parametrize("mean", [0.25, 1.0])
@@ -155,7 +155,7 @@ def test_zero_shares_call_nothing() -> None:
     assert not believing.asked and not found.any()
 
 
-# the second part: draws above the border
+# the second part: draws at high noise
 
 
 def energy(draws: Tensor, truth: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ def test_images_may_be_float64() -> None:
 
 
 def test_a_mean_is_needed() -> None:
-    class Drawing(Believing):
+    class Drawing(RecordingDenoiser):
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
             return Implicit(lambda eta: eta, len(xt), SHAPE, xt)
 

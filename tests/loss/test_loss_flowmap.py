@@ -25,7 +25,7 @@ def ratio(process: Gaussian, t: Tensor) -> Tensor:
 # Consistency
 
 
-class Asked:
+class RecordingDenoiser:
     """A denoiser that records its calls and returns sin(x_t)."""
 
     def __init__(self, process: Gaussian) -> None:
@@ -77,7 +77,7 @@ def test_the_first_step_begins_at_80() -> None:
 def test_the_grid_doubles_in_equal_parts_of_training(progress: float, count: int) -> None:
     """Four doublings make five parts of a fifth each."""
     given = VP().noise(torch.zeros(3, 2, dtype=F64), torch.tensor([0.3, 0.5, 0.9], dtype=F64), Rng(0, 3))
-    asked = Asked(VP())
+    asked = RecordingDenoiser(VP())
     Consistency().ask(asked, given, Rng(0, 3), Stage(progress))
     assert torch.equal(asked.asked[1][1], Consistency.before(VP(), given.t, count))
 
@@ -85,10 +85,10 @@ def test_the_grid_doubles_in_equal_parts_of_training(progress: float, count: int
 def test_the_grid_goes_from_the_first_count_to_the_last() -> None:
     given = VP().noise(torch.zeros(3, 2, dtype=F64), torch.tensor([0.3, 0.5, 0.9], dtype=F64), Rng(0, 3))
     for progress, count in ((0.0, 3), (0.5, 6), (1.0, 12)):
-        asked = Asked(VP())
+        asked = RecordingDenoiser(VP())
         Consistency(first=3, last=12).ask(asked, given, Rng(0, 3), Stage(progress))
         assert torch.equal(asked.asked[1][1], Consistency.before(VP(), given.t, count))
-    asked = Asked(VP())
+    asked = RecordingDenoiser(VP())
     Consistency(first=8, last=4).ask(asked, given, Rng(0, 3), Stage(1.0))
     assert torch.equal(asked.asked[1][1], Consistency.before(VP(), given.t, 8))
 
@@ -100,7 +100,7 @@ def test_the_loss_is_the_pseudo_huber_distance_over_the_step(process: Gaussian, 
     t = process.time(torch.tensor([-3.0, 0.0, 2.0], dtype=F64))
     cond = torch.tensor([1, 2, 3])
     given = process.noise(Rng(0, 3, "x0").normal((3, *shape), F64), t, Rng(1, 3), cond)
-    asked = Asked(process)
+    asked = RecordingDenoiser(process)
     found = Consistency().ask(asked, given, Rng(2, 3), Stage(0.5))
     r = Consistency.before(process, t, 40)
     xr = column(process.alpha(r), given.x0) * given.x0 + column(process.sigma(r), given.x0) * given.z
@@ -118,7 +118,7 @@ def test_a_small_distance_is_squared() -> None:
     x0 = torch.zeros(1, 4, dtype=F64)
     off = 1e-5
 
-    class Near(Asked):
+    class Near(RecordingDenoiser):
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
             return Point(x0 + off)
 
@@ -240,4 +240,4 @@ def test_mean_flow_refuses_other_processes_and_denoisers() -> None:
         given = VP().noise(torch.zeros(3, 2), 0.5, Rng(0, 3))
         MeanFlow().ask(Map(VP()), given, Rng(0, 3), Stage())
     with pytest.raises(ValueError, match="found Flow and a denoiser of one time"):
-        MeanFlow().ask(Asked(Flow()), given_for_map(3), Rng(0, 3), Stage())
+        MeanFlow().ask(RecordingDenoiser(Flow()), given_for_map(3), Rng(0, 3), Stage())

@@ -207,7 +207,7 @@ def test_the_importance_bound_is_its_sum(k: int, ratio: float, tau: float, tempe
     assert torch.allclose(found, importance_by_hand(given, k, ratio, tau, temper), rtol=1e-6)
 
 
-# where a mixture pays
+# steps at which a mixture is learnable
 
 
 @THREE
@@ -225,10 +225,10 @@ def test_a_mixture_is_learnable_above_a_gain_of_one_over_k_minus_one(k: int) -> 
         assert bool(mixture_learnable(VP(), grid, torch.tensor([share * edge], dtype=F64), k)[0]) == pays
 
 
-# what a loss is given
+# arguments of a loss
 
 
-class Listening:
+class RecordingDenoiser:
     """A denoiser that records its calls."""
 
     def __init__(self) -> None:
@@ -241,7 +241,7 @@ class Listening:
 
 def test_loss_of_passes_the_condition() -> None:
     given = VP().noise(torch.zeros(3, 2), TIMES, Rng(0, 3), cond=torch.tensor([4, 5, 6]))
-    listening = Listening()
+    listening = RecordingDenoiser()
     found = loss_of(Square("x0"), listening, given, Rng(0, 3))
     assert listening.told == [given.cond] and torch.allclose(found, given.xt.square().mean(1))
 
@@ -255,6 +255,6 @@ def test_loss_of_passes_the_stage() -> None:
             return torch.zeros(len(noised.t))
 
     stage = Stage(0.7)
-    loss_of(Noting(), Listening(), noised(), Rng(0, 3), stage)
-    loss_of(Noting(), Listening(), noised(), Rng(0, 3))
+    loss_of(Noting(), RecordingDenoiser(), noised(), Rng(0, 3), stage)
+    loss_of(Noting(), RecordingDenoiser(), noised(), Rng(0, 3))
     assert seen[0] is stage and seen[1] == Stage(0.0, None)

@@ -143,7 +143,7 @@ def test_cross_attention_is_its_formula() -> None:
     heads = [each.unflatten(-1, (2, 32)).transpose(1, 2) for each in (part.q(part.norm(h)), k, v)]
     mixed = nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None])
     assert torch.allclose(part(h, c, mask), h + part.join(mixed.transpose(1, 2).flatten(2)))
-    # who sees one token only has its value, whatever it asks
+    # with one token the result is its value for any query
     assert torch.allclose(part(h, c, mask)[1], h[1] + part.join(v[1, :1]))
 
 
@@ -216,7 +216,7 @@ def test_a_sequence_net_depends_on_the_order_and_not_on_absolute_places() -> Non
     assert not torch.allclose(net(x.flip(1), level).flip(1), net(x, level))
     for length in (1, 2, 300):
         assert net(torch.zeros(1, length, 1, dtype=F64), level).shape == (1, length, 1)
-    # all places of a constant see the same, however many there are
+    # all places of a constant input are equal, for any length
     assert torch.allclose(net(x * 0 + 0.3, level)[:, :1], net(torch.full((1, 50, 1), 0.3, dtype=F64), level))
 
 

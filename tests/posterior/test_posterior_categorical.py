@@ -188,7 +188,7 @@ def test_an_empty_batch_has_empty_log_probabilities(places: tuple[int, ...]) -> 
     assert Categorical(torch.zeros(0, 4, *places)).log_prob(torch.zeros(0, *places, dtype=torch.int64)).shape == (0,)
 
 
-# what two of them make together
+# combinations
 
 
 def weighted(first: Tensor, second: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def test_parts_are_read_only() -> None:
         belief.parts["label"] = label()  # type: ignore[index]
 
 
-# what two of them make together
+# combinations
 
 
 def difference(first: Tensor, second: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ KINDS: dict[type[Posterior[Any]], Callable[[], Posterior[Any]]] = {
     Joint: lambda: Joint({"soft": soft(1), "label": Categorical(torch.zeros(1, 3))}),
 }
 HEADS = "Normal or Mixture head"
-# what is said for each kind and each ability that it lacks
+# the advice for each kind and each missing ability
 REMEDIES: dict[tuple[type[Posterior[Any]], type[Posterior[Any]]], str] = {
     (Point, HasVariance): f"has no spread.*{HEADS}, or an exact denoiser",
     (Point, HasDensity): f"{HEADS}, or train the mean by the loss `Square`",

@@ -133,7 +133,7 @@ def test_arrays_without_a_clock_are_refused() -> None:
     assert torch.allclose(Nameless().element_logsnr(0.5), right.double()[None])
 
 
-# what meets items
+# `column` and `take`
 
 
 def test_an_array_of_the_rank_of_x_is_unchanged() -> None:

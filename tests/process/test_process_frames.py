@@ -188,7 +188,7 @@ def test_a_matrix_that_is_not_orthogonal_is_refused() -> None:
             spectral(VP()).enter(torch.zeros(shape), 0.5)
 
 
-# any frame of an author's
+# custom frames
 
 
 class Scaled(Framed):

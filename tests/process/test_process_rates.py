@@ -69,7 +69,7 @@ def test_rates_are_finite_at_the_end(process: Gaussian) -> None:
     gap = 1e-4
     for part, rate in zip((process.alpha, process.sigma), process.rates(1.0), strict=True):
         side = (3 * part(1.0) - 4 * part(1 - gap) + part(1 - 2 * gap)) / (2 * gap)
-        # alpha of cosine and sigmoid falls as a root within 4.5e-5 of the end, where no difference sees its slope
+        # alpha of cosine and sigmoid falls as a root within 4.5e-5 of the end, too near for finite differences
         if (rate.abs() < 100 and float(process.alpha(1.0)) > 1e-3) or part == process.sigma:
             assert float(rate) == pytest.approx(float(side), rel=1e-3, abs=1e-3)
 

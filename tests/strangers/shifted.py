@@ -37,7 +37,7 @@ class AroundTheImage(Shifted):
 
     def u(self, cond: Any) -> Tensor:
         given = as_cond(cond)
-        # where no image is known, there is nothing to be shifted by
+        # a missing image gives no shift
         return torch.zeros(1, 1, 1, 1) if given is None or given.image is None else given.image.nan_to_num(0.0)
 
 

@@ -81,7 +81,7 @@ def test_it_trains_resumes_after_a_kill_with_the_same_bits_and_samples(name: str
     assert len(x) == 8 and torch.isfinite(x.float()).all()
 
 
-# what a part of one's own may be
+# limits of custom parts
 
 
 def adversarial() -> ModuleType:
@@ -101,7 +101,7 @@ def test_a_rival_is_trained_by_its_own_settings_and_saved(tmp_path: Path) -> Non
     for name, module in one.modules.items():
         assert not any(torch.equal(a, b) for a, b in zip(before[name], module.parameters(), strict=True) if b.ndim > 1)
     group = one.optimisers._made["rival"].param_groups[0]
-    # the peak of its own rate by the share of the network's that the first step of the rise has
+    # its own peak learning rate, scaled like that of the network in the first step of the warm-up
     assert group["lr"] == pytest.approx(2e-3 * one.run.config.optimiser.rate / 100 / one.run.config.optimiser.rate)
     assert group["betas"] == (0.5, 0.9)
     one.save()

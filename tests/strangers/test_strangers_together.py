@@ -75,7 +75,7 @@ def test_two_processes_train_a_rival_like_one_process(tmp_path: Path, monkeypatc
     assert one.keys() == two.keys() == {"model", "rival", "optimizer", "optimizer-rival", "ema-0.050", "ema-0.100"}
     for entry in one:
         assert apart(one[entry], two[entry]) < NEAR, entry
-    # what is near is far where a process has seen its own half alone
+    # a wrong result: each process trained on its own half alone
     assert min(apart(one[entry], half[entry]) for entry in ("model", "rival")) > 5 * NEAR
 
 

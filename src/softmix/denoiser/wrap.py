@@ -160,8 +160,8 @@ def guided(
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
             if cond is None or (isinstance(cond, Cond) and not cond.parts):
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
-            less = _in_place_of(cond, unconditional) if unconditional is not None else _without(cond, names, inner)
-            other = _elsewhere(denoiser.process, xt, t, cond, less)
+            less = _expanded(cond, unconditional) if unconditional is not None else _without(cond, names, inner)
+            other = _state_for(denoiser.process, xt, t, cond, less)
             return combined(inner(xt, t, cond), inner(other, t, less), combine, "guidance")
 
         return Wrapped(denoiser, call)
@@ -169,14 +169,14 @@ def guided(
     return wrap
 
 
-def _elsewhere(process: Process, xt: Tensor, t: Tensor | float, cond: Any, other: Any) -> Tensor:
+def _state_for(process: Process, xt: Tensor, t: Tensor | float, cond: Any, other: Any) -> Tensor:
     """The state xt for another condition: the same state in the frame, if there is one."""
     if not isinstance(process, Framed):
         return xt
     return process.leave(process.enter(xt, t, cond), t, other)
 
 
-def _in_place_of(cond: Cond | Tensor, unconditional: Cond | Tensor) -> Cond | Tensor:
+def _expanded(cond: Cond | Tensor, unconditional: Cond | Tensor) -> Cond | Tensor:
     """`unconditional` with a row for each row of the condition, on its device."""
     if len(unconditional) not in (1, len(cond)):
         raise ValueError(

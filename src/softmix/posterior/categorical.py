@@ -97,19 +97,19 @@ class _Finite(HasDensity):
 
         Returns None if the two posteriors are over other values.
         """
-        if type(other) is not type(self) or not self._knows(other):
+        if type(other) is not type(self) or not self._has_same_values(other):
             return None
         mine, theirs = self._log_probabilities, other._log_probabilities
         # inf - inf is NaN, and guidance takes differences; e^-10000 is 0 in every type
         logs = combine(mine.clamp(min=-1e4), theirs.clamp(min=-1e4))
-        return self._like(logs.masked_fill(mine.isneginf() & theirs.isneginf(), -torch.inf))
+        return self._with_logits(logs.masked_fill(mine.isneginf() & theirs.isneginf(), -torch.inf))
 
     @abstractmethod
-    def _like(self, logits: Tensor) -> Self:
+    def _with_logits(self, logits: Tensor) -> Self:
         """A posterior over the same values with these logits."""
 
     @abstractmethod
-    def _knows(self, other: Self) -> bool:
+    def _has_same_values(self, other: Self) -> bool:
         """Whether another posterior of this kind is over the same values at the same places."""
 
     @abstractmethod
@@ -152,10 +152,10 @@ class Categorical(_Finite):
         """The same law for numbers: value k of x0 becomes values[k]. values : [K]."""
         return ValuedCategorical(self._log_probabilities, values)
 
-    def _like(self, logits: Tensor) -> Categorical:
+    def _with_logits(self, logits: Tensor) -> Categorical:
         return Categorical(logits)
 
-    def _knows(self, other: Categorical) -> bool:
+    def _has_same_values(self, other: Categorical) -> bool:
         return self._log_probabilities.shape == other._log_probabilities.shape
 
     def _value(self, index: Tensor) -> Tensor:
@@ -215,10 +215,10 @@ class ValuedCategorical(_Finite, HasVariance):
         """The values on axis 1, ready to be multiplied with [B, K, *places]."""
         return self._values.reshape(1, -1, *(1,) * (self._log_probabilities.ndim - 2))
 
-    def _like(self, logits: Tensor) -> ValuedCategorical:
+    def _with_logits(self, logits: Tensor) -> ValuedCategorical:
         return ValuedCategorical(logits, self._values)
 
-    def _knows(self, other: ValuedCategorical) -> bool:
+    def _has_same_values(self, other: ValuedCategorical) -> bool:
         return self._log_probabilities.shape == other._log_probabilities.shape and (
             self._values is other._values or torch.equal(self._values, other._values)
         )

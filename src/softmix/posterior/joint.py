@@ -38,7 +38,9 @@ class Joint(Posterior[Parts]):
         for name, part in parts.items():
             if not isinstance(part, Posterior):
                 raise TypeError(f"the part {name!r} of a Joint is of type {type(part).__name__}; give a posterior")
-        able = tuple(kind for ability, kind in _ABLE.items() if all(isinstance(p, ability) for p in parts.values()))
+        able = tuple(
+            kind for ability, kind in _ABILITIES.items() if all(isinstance(p, ability) for p in parts.values())
+        )
         return object.__new__(_with(cls, able))
 
     def __init__(self, parts: Mapping[str, Posterior[Any]]):
@@ -113,7 +115,7 @@ class _WithDensity(Joint, HasDensity[Parts]):
         return sum(each.values(), next(iter(each.values())).new_zeros(()))
 
 
-_ABLE: dict[type[Posterior[Any]], type[Joint]] = {
+_ABILITIES: dict[type[Posterior[Any]], type[Joint]] = {
     HasVariance: _WithVariance,
     HasMean: _WithMean,
     HasDensity: _WithDensity,
