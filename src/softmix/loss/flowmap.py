@@ -28,6 +28,12 @@ from .contract import Stage
 class Consistency:
     """w (sqrt(|f(x_t, t) - f(x_r, r)|^2 + c^2) - c), x_t and x_r from one x0 and one z, without gradient through x_r.
 
+    Consistency training (Song et al. 2023, algorithm 3, with the target network of "Improved techniques"), t_n the
+    times of a grid of N(k):
+
+        x ~ data,  n ~ U[1, N(k) - 1],  z ~ N(0, I)
+        L = lambda(t_n) d(f_theta(x + t_{n+1} z, t_{n+1}),  stopgrad f_theta(x + t_n z, t_n))
+
     f is the mean of the posterior. Here it means the end of the path of the ODE. f(x_0, 0) = x_0 holds for any output
     of the affine table, since every process is clean at t = 0. r is the step before t on a grid of N equal steps of
     (sigma / alpha)^(1/7). w is one over the step of sigma / alpha. |.| is the norm over all elements, c = 0.00054
@@ -80,6 +86,13 @@ class MeanFlow:
     """The MeanFlow loss:
 
         |u - u_tgt|^2 / (|u - u_tgt|^2 + 0.01)^power,   u_tgt = v - (t - r) (v . d_x u + d_t u), without gradient
+
+    In the symbols of the paper, algorithm 1 (x the data, e the noise, z the state):
+
+        z = (1 - t) x + t e,  v = e - x
+        u, dudt = jvp(u_theta, (z, r, t), (v, 0, 1))
+        u_tgt = v - (t - r) dudt
+        loss = metric(u - stopgrad(u_tgt))
 
     u(x_t, r, t) = (x_t - x0_hat) / t is the average velocity from t to r of a flow map (`MapHead`) on `Flow`, and
     v = z - x0. The derivative is one forward-mode product.
