@@ -47,7 +47,7 @@ class PublishedSquare:
 
     In the symbols of the paper, eq. 10:
 
-        eta ~ N(0, I),  z_t = g_xi(eta, x_t, t),  L = || eps - eps_{theta u f_phi(z_t, t)}(x_t, t) ||^2
+        eta ~ N(0, I),  z_t = g_xi(eta, x_t, t),  L = || eps - eps_{theta, f_phi(z_t, t)}(x_t, t) ||^2
 
     Its expectation over eta is the squared error of the mean of the draws plus the variance of the draws. The optimum
     therefore has no variance: the network learns to ignore the latent (rho falls to 0). It is here to test the paper.
