@@ -77,7 +77,7 @@ def test_autoguidance_of_flow_maps_passes_the_target_time_to_both() -> None:
 
 def test_guidance_of_an_embedding_needs_unconditional() -> None:
     net = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,))
-    with pytest.raises(ValueError, match="Give unconditional"):
+    with pytest.raises(ValueError, match="needs unconditional"):
         guided(2.0)(net)(torch.zeros(3, 2), 0.5, torch.zeros(3, 4, 8))
 
 
