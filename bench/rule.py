@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from softmix.data import load
-from softmix.loss import gain
+from softmix.loss import mixture_gain
 from softmix.process import VP, few, uniform
 from softmix.recipe.images import SETS, best, results
 
@@ -42,7 +42,7 @@ def main() -> None:
         for name, make in (("few", few), ("uniform", uniform)):
             grid = make(process, n)
             snr = process.logsnr(grid).exp()
-            pays = gain(process, grid, top / (1 + snr[:-1] * top))[:-1]
+            pays = mixture_gain(process, grid, top / (1 + snr[:-1] * top))[:-1]
             print(f"| {n} | {name} | {', '.join(f'{v:.1f}' for v in pays.tolist())} |")
             if name == "few":
                 left.plot(process.logsnr(grid[1:-1]), pays, "o-", ms=3, label=f"{n} steps")

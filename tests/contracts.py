@@ -1,8 +1,9 @@
-"""Shapes and kinds of numbers that the contract methods promise, held by jaxtyping and beartype while tests run.
+"""Shape and dtype contracts of the contract methods, checked by jaxtyping and beartype while tests run.
 
-Each function below is a contract: it is called with what went into a method and what came out, and its annotations are
-checked, a name such as `batch` meaning one number in all of them. `held()` puts them around every class of the rooms;
-`pytest --contracts` does so for the whole run."""
+Each function below is a contract. It receives the arguments and the result of a method. Its annotations are checked,
+and a name such as `batch` stands for one number in all of them. `held()` installs the contracts on every class of the
+rooms; `pytest --contracts` does so for the whole run.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from beartype import beartype
 from jaxtyping import Float, Int, jaxtyped
 from torch import Tensor
 
-from softmix.denoiser import ExactData, ExactMixture, Network, Staged
+from softmix.denoiser import ExactData, ExactMixture, Network, SoftAtHighNoise
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import Net
 from softmix.posterior import Posterior
@@ -98,7 +99,7 @@ def _net(self: Any, x: Tensor, logsnr: Tensor, label: Tensor | None = None, *, o
 
 
 def _denoiser(self: Any, xt: Tensor, t: Any, cond: Any = None, to: Any = None, *, out: Any) -> None:
-    # diffusers models are told more than labels, by keywords
+    # diffusers models take further conditions by keyword
     denoiser(xt, t, cond if isinstance(cond, Tensor) else None, out)
 
 
@@ -106,19 +107,19 @@ Check = Callable[..., None]
 
 
 def kinds(top: type) -> set[type]:
-    """A class and all that are made of it."""
+    """A class and all its subclasses."""
     return {top, *(each for child in top.__subclasses__() for each in kinds(child))}
 
 
 def methods() -> list[tuple[type, str, Check]]:
-    """Every method of softmix's own classes that a contract speaks of."""
+    """Every method of softmix's own classes that has a contract."""
     named: list[tuple[set[type], str, Check]] = [
         (kinds(Gaussian), "noise", _noise),
         (kinds(Gaussian), "bridge", _bridge),
         (kinds(Posterior), "mean", _mean),
         (kinds(Posterior), "log_prob", _log_prob),
         (kinds(Net), "forward", _net),
-        (kinds(Network) | kinds(Staged), "forward", _denoiser),
+        (kinds(Network) | kinds(SoftAtHighNoise), "forward", _denoiser),
         (kinds(Wrapped) | {ExactData, ExactMixture}, "__call__", _denoiser),
     ]
     return [
@@ -130,7 +131,7 @@ def methods() -> list[tuple[type, str, Check]]:
 
 
 def checked(method: Any, check: Check) -> Any:
-    """A method, or a property, that holds its contract each time it has run."""
+    """A method, or a property, that checks its contract after each call."""
     if isinstance(method, property):
         return property(checked(method.fget, check))
 
@@ -145,7 +146,7 @@ def checked(method: Any, check: Check) -> Any:
 
 @contextmanager
 def held() -> Iterator[list[tuple[type, str, Check]]]:
-    """The contracts stand around all methods; what does not keep one raises jaxtyping.TypeCheckError."""
+    """Install the contracts on all methods. A violation raises jaxtyping.TypeCheckError."""
     found = methods()
     before = [(each, name, vars(each)[name]) for each, name, _ in found]
     for each, name, check in found:

@@ -11,7 +11,7 @@ import torch
 import softmix
 from softmix.cli import main
 from softmix.data import DataError
-from softmix.denoiser import Staged
+from softmix.denoiser import SoftAtHighNoise
 from softmix.evaluate import frechet, pixel_features
 from softmix.train.model import SHIPPED, folder_of
 
@@ -48,7 +48,7 @@ def test_its_samples_are_near_unseen_pictures() -> None:
     except DataError as error:
         pytest.skip(str(error))
     model = softmix.load("fashion")
-    assert isinstance(model.denoiser, Staged) and model.denoiser.shape == (1, 28, 28)
+    assert isinstance(model.denoiser, SoftAtHighNoise) and model.denoiser.shape == (1, 28, 28)
     features = pixel_features(data.x0(slice(0, 5000)))
     real = features(unseen.x0())
     floor = frechet(real, features(data.x0(slice(0, 500))))

@@ -1,4 +1,4 @@
-"""Every net with every kind of condition: whose it is, and what not given means."""
+"""Every net with every kind of condition: independence of items, and missing parts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPECS: list[tuple[NetSpec, tuple[int, ...]]] = [
 ]
 IDS = ["mlp", "unet", "dit", "sequence"]
 NETS = pytest.mark.parametrize(("spec", "shape"), SPECS, ids=IDS)
-# every net with every part that it can be built for
+# every net with all supported conditions
 PAIRS = [
     pytest.param(spec, shape, part, id=f"{name}-{part}")
     for name, (spec, shape) in zip(IDS, SPECS, strict=True)
@@ -62,7 +62,7 @@ def inputs(shape: tuple[int, ...], n: int = N, dtype: torch.dtype = F64) -> tupl
 
 
 def given(shape: tuple[int, ...], parts: Sequence[Part], n: int = N, dtype: torch.dtype = F64) -> Cond:
-    """Everything: the last item without its second label, its second number, its tokens and half of its image."""
+    """All parts. The last item lacks its second label, its second number, its tokens and half of its image."""
     size = {1: (), 2: (shape[0], 2), 3: (2, *shape[1:])}[len(shape)]
     label = torch.stack([torch.arange(n) % 3, torch.arange(n) % 4], 1)
     value, context = Rng(1, n).normal((n, 2), dtype), Rng(2, n).normal((n, 3, 5), dtype)
@@ -86,11 +86,11 @@ def far(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).detach().abs().flatten(1).amax(1)
 
 
-# whose a condition is
+# independence of items
 
 
 @EACH
-def test_a_part_moves_its_own_item_and_no_other(spec: NetSpec, shape: tuple[int, ...], part: Part) -> None:
+def test_a_condition_affects_its_own_item_only(spec: NetSpec, shape: tuple[int, ...], part: Part) -> None:
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     cond = given(shape, model.cond.parts)
     changed = cond.dropped(torch.tensor([False, True, True, True]), part)
@@ -116,7 +116,7 @@ def test_a_batch_is_its_items_one_by_one_with_every_condition(
 
 
 @NETS
-def test_a_condition_of_one_item_is_for_all(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_a_condition_of_one_item_applies_to_all(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     one = given(shape, model.cond.parts).take(slice(0, 1))
     assert torch.equal(mean(model, x, t, one), mean(model, x, t, joined([one] * N)))
@@ -124,11 +124,11 @@ def test_a_condition_of_one_item_is_for_all(spec: NetSpec, shape: tuple[int, ...
         model(x, t, given(shape, model.cond.parts).take(slice(0, 2)))
 
 
-# what is not given
+# missing parts
 
 
 @EACH
-def test_a_part_that_is_dropped_is_a_part_that_is_not_there(spec: NetSpec, shape: tuple[int, ...], part: Part) -> None:
+def test_a_dropped_part_equals_a_missing_part(spec: NetSpec, shape: tuple[int, ...], part: Part) -> None:
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     cond = given(shape, model.cond.parts)
     none = cond.dropped(torch.zeros(N, dtype=torch.bool), part)
@@ -141,7 +141,7 @@ def test_a_part_that_is_dropped_is_a_part_that_is_not_there(spec: NetSpec, shape
 
 @NETS
 def test_each_label_and_each_number_is_dropped_on_its_own(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """All of them differ: both labels, either, none; and so for two numbers."""
+    """All cases differ: both labels, either, none; and the same for two numbers."""
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape, 1)
     t = t[:1]
     labels = [Cond(label=torch.tensor([pair])) for pair in ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 2), (2, 1))]
@@ -155,7 +155,7 @@ def test_each_label_and_each_number_is_dropped_on_its_own(spec: NetSpec, shape: 
 
 
 @NETS
-def test_without_any_condition_all_are_not_given(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_no_condition_equals_all_parts_missing(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     cond = given(shape, model.cond.parts)
     bare = cond.without(cond.parts, model.cond)
@@ -167,7 +167,7 @@ def test_without_any_condition_all_are_not_given(spec: NetSpec, shape: tuple[int
 
 
 @NETS
-def test_tokens_have_no_order_and_what_the_mask_leaves_out_is_not_seen(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_tokens_have_no_order_and_masked_tokens_are_ignored(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     cond = given(shape, ("context",))
     right, order = mean(model, x, t, cond), torch.tensor([2, 0, 1])
@@ -184,11 +184,11 @@ def test_tokens_have_no_order_and_what_the_mask_leaves_out_is_not_seen(spec: Net
     assert float(far(mean(model, x, t, Cond(context=cond.context)), mean(model, x, t, whole)).max()) < 1e-13
 
 
-# what is refused
+# refusals
 
 
 @EACH
-def test_a_part_that_a_network_was_not_built_for_is_refused(spec: NetSpec, shape: tuple[int, ...], part: Part) -> None:
+def test_an_unsupported_part_is_refused(spec: NetSpec, shape: tuple[int, ...], part: Part) -> None:
     cond = given(shape, possible(spec).parts)
     others = possible(spec).only([each for each in FULL.parts if each != part])
     model, (x, t) = network(spec, shape, others), inputs(shape)
@@ -199,7 +199,7 @@ def test_a_part_that_a_network_was_not_built_for_is_refused(spec: NetSpec, shape
 
 
 @pytest.mark.parametrize(("spec", "shape"), SPECS[1:], ids=IDS[1:])
-def test_an_image_is_on_the_grid_of_x(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_an_image_on_another_grid_is_refused(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model, (x, t) = network(spec, shape, FULL.only(["image"])), inputs(shape)
     size = (7, 2) if len(shape) == 2 else (2, 4, 7)
     with pytest.raises(CondError, match="the image has the size"):
@@ -209,7 +209,7 @@ def test_an_image_is_on_the_grid_of_x(spec: NetSpec, shape: tuple[int, ...]) -> 
         model(x, t, Cond(image=torch.zeros(N, *turned)))
 
 
-def test_a_class_that_there_is_not_is_refused_by_its_labels_name() -> None:
+def test_an_unknown_class_is_refused_with_the_name_of_its_label() -> None:
     model, (x, t) = network(*SPECS[0], FULL.only(["label"])), inputs((3,))
     for label, says in (([2, 4], "the label shoe has the classes 0 to 3, .* found 4"), ([3, 0], "the label top has")):
         with pytest.raises(CondError, match=says):
@@ -220,7 +220,7 @@ def test_a_class_that_there_is_not_is_refused_by_its_labels_name() -> None:
         model(x, t, [0, 1])  # type: ignore[arg-type]
 
 
-def test_a_net_of_ones_own_is_not_built_for_what_it_does_not_handle() -> None:
+def test_a_custom_net_refuses_unsupported_conditions() -> None:
     class Own(MLP):
         parts = Net.parts
 
@@ -233,7 +233,7 @@ def test_a_net_of_ones_own_is_not_built_for_what_it_does_not_handle() -> None:
         network(OwnSpec(16, 2), (3,), FULL.only(["context"]))
 
 
-# items that no net takes
+# items of other shapes
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_net_of_ones_own_is_not_built_for_what_it_does_not_handle() -> None:
     ],
     ids=str,
 )
-def test_items_that_a_net_does_not_take_are_refused(spec: NetSpec, shape: tuple[int, ...], says: str) -> None:
+def test_items_of_another_kind_are_refused(spec: NetSpec, shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Network(VP(), spec, PointHead(), shape)
 
@@ -267,7 +267,7 @@ def test_a_sequence_may_have_any_length_but_other_channels() -> None:
         model = network(spec, shape, CondSpec(), head)
         for length in (1, 3, 40):
             assert model(torch.zeros(2, length, 3, dtype=F64), 0.5).draws(2, Rng(0, 2)).shape == (2, 2, length, 3)
-        with pytest.raises(ValueError, match=r"made for items of shape \(6, 3\), but x_t has \(6, 4\)"):
+        with pytest.raises(ValueError, match=r"made for items of shape \(6, 3\), but x_t has shape \(6, 4\)"):
             model(torch.zeros(2, 6, 4, dtype=F64), 0.5)
     with pytest.raises(ValueError, match="made for items of shape"):
         network(spec, shape, CondSpec(), SoftHead())(torch.zeros(2, 5, 3, dtype=F64), 0.5)
@@ -277,8 +277,8 @@ def test_a_sequence_may_have_any_length_but_other_channels() -> None:
 
 
 @NETS
-def test_a_gradient_reaches_every_parameter_of_a_condition(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """In a batch where each class, and each part's absence, occurs."""
+def test_every_parameter_of_a_condition_has_a_gradient(spec: NetSpec, shape: tuple[int, ...]) -> None:
+    """In a batch with each class, and with each part missing once."""
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     cond = given(shape, model.cond.parts)
     value = torch.tensor([[0.1, 0.2], [torch.nan, 0.5], [0.3, torch.nan], [0.7, -0.2]], dtype=F64)
@@ -303,8 +303,8 @@ def test_bf16_is_close_to_float32_with_every_condition(spec: NetSpec, shape: tup
 
 
 @NETS
-def test_threads_that_run_one_network_do_not_see_each_other(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """Each asks for other blocks' states with another condition, and has what it has alone."""
+def test_threads_that_share_one_network_are_independent(spec: NetSpec, shape: tuple[int, ...]) -> None:
+    """Each requests other hidden states with another condition, and gets the same result as alone."""
     model, (x, t) = network(spec, shape, possible(spec)), inputs(shape)
     every = given(shape, model.cond.parts)
     depth = len(model.net.body)
@@ -313,12 +313,12 @@ def test_threads_that_run_one_network_do_not_see_each_other(spec: NetSpec, shape
         part = model.cond.parts[k % len(model.cond.parts)]
         cond = every.dropped(torch.arange(N) != k % N, part)
         with torch.no_grad():
-            posterior, side = model.observed(x + k, t, cond, seen=[k % depth])
-        return posterior.mean, side.seen  # type: ignore[attr-defined]
+            posterior, side = model.with_side(x + k, t, cond, hidden=[k % depth])
+        return posterior.mean, side.hidden  # type: ignore[attr-defined]
 
     alone = [ask(k) for k in range(24)]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(ask, range(24)))
-    for (right, states), (found, seen) in zip(alone, together, strict=True):
-        assert torch.equal(found, right) and list(seen) == list(states)
-        assert all(torch.equal(seen[k], states[k]) for k in states)
+    for (right, states), (found, hidden) in zip(alone, together, strict=True):
+        assert torch.equal(found, right) and list(hidden) == list(states)
+        assert all(torch.equal(hidden[k], states[k]) for k in states)

@@ -1,4 +1,4 @@
-"""The affine table, and the closed forms against integrals, Tweedie's formulas and brute force."""
+"""The affine table; and the closed forms against integrals, Tweedie's formulas and brute force."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.denoiser import OUTPUTS, Counted, ExactData, ExactMixture, Output, affine, averaged, wiener
+from softmix.denoiser import OUTPUTS, CallCounter, ExactData, ExactMixture, Output, affine, averaged, wiener
 from softmix.oracle import Problem, correlated, gaussian
 from softmix.process import PROCESSES, VE, VP, Flow, Gaussian
 from softmix.rng import Rng
@@ -26,7 +26,7 @@ SHAPES = pytest.mark.parametrize("shape", [(3,), (3, 1, 3), (3, 3, 3), (5,)], id
 
 
 def said(output: str, x0: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, sd: float) -> Tensor:
-    """What a perfect network says, by the definition of each output."""
+    """The output of a perfect network, by the definition of each output."""
     if output == "edm":
         # c_skip, c_out of Karras et al. for the noise level sigma / alpha and the input x_t / alpha
         level, x = sigma / alpha, x0 + sigma / alpha * z
@@ -40,7 +40,7 @@ def said(output: str, x0: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, sd: f
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_x0_is_recovered_from_every_output(process: Gaussian, output: Output, dtype: torch.dtype) -> None:
-    """To rounding times the sizes of the two terms that are added (float32: below 1e-6 of it), at 200 times."""
+    """To rounding times the sizes of the two terms of the sum (float32: below 1e-6 of it), at 200 times."""
     t = torch.linspace(1, 0, 201, dtype=F64)[:-1]
     alpha, sigma = process.alpha(t), process.sigma(t)
     x0, z = Rng(0, 200, "x0").normal((200, 3, 2), dtype), Rng(0, 200, "z").normal((200, 3, 2), dtype)
@@ -54,7 +54,7 @@ def test_x0_is_recovered_from_every_output(process: Gaussian, output: Output, dt
 
 
 @EVERY
-def test_errors_are_amplified_no_more_than_the_table_says(process: Gaussian) -> None:
+def test_errors_are_amplified_no_more_than_documented(process: Gaussian) -> None:
     t = torch.linspace(0, 1, 2001, dtype=F64)
     alpha, sigma = process.alpha(t), process.sigma(t)
     worst = {name: float(affine(name, alpha, sigma, 0.5)[1].abs().max()) for name in OUTPUTS}
@@ -178,7 +178,7 @@ def test_wiener_is_the_linear_formula(process: Gaussian) -> None:
         assert (wiener(process, mean, covariance)(xt, t).mean - truth).abs().max() < 1e-9
 
 
-def test_the_comparison_with_integrals_would_find_a_wrong_posterior() -> None:
+def test_the_comparison_with_integrals_detects_a_wrong_posterior() -> None:
     problem = correlated((1,))
     line = torch.linspace(-5, 5, 2001, dtype=F64)[:, None]
     xt = torch.tensor([[0.3]], dtype=F64)
@@ -188,16 +188,16 @@ def test_the_comparison_with_integrals_would_find_a_wrong_posterior() -> None:
 
 
 def test_a_singular_component_is_a_point() -> None:
-    """A covariance of zero: the posterior is where its mean is, and nothing is not finite."""
+    """A covariance of zero: the posterior is at its mean, and all numbers are finite."""
     denoiser = ExactMixture(VP(), torch.tensor([1.0]), torch.tensor([[0.5, -1.0]]), torch.zeros(1, 2, 2))
     posterior = denoiser(torch.zeros(3, 2), 0.5)
     assert torch.equal(posterior.mean, torch.tensor([[0.5, -1.0]]).expand(3, 2)) and float(posterior.var.max()) == 0
     assert torch.equal(posterior.sample(Rng(0, 3)), posterior.mean)
 
 
-def test_a_wrap_can_be_copied_and_says_what_its_inside_says() -> None:
+def test_a_wrap_can_be_copied_and_forwards_attributes() -> None:
     inner = correlated().denoiser()
-    for wrapped in (Counted(inner), averaged(2)(inner)):
+    for wrapped in (CallCounter(inner), averaged(2)(inner)):
         assert copy.deepcopy(wrapped).shape == copy.copy(wrapped).shape == (2,)  # type: ignore[attr-defined]
         with pytest.raises(AttributeError):
             _ = wrapped.nothing  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Flow maps against the closed form of one Gaussian, and how they are learned."""
+"""Flow maps against the closed form of one Gaussian, and their training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 import softmix
 from softmix.data import Report
 from softmix.data.store import make
-from softmix.denoiser import Counted, MapHead, Network, within
+from softmix.denoiser import CallCounter, MapHead, Network, within
 from softmix.loss import Consistency, MeanFlow, Objective, loss_of
 from softmix.net import MLPSpec, UNetSpec
 from softmix.oracle import correlated
@@ -31,7 +31,7 @@ THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 class ExactMap:
     """The flow map of x0 ~ N(0, spread^2): x_s = x_t psi_s / psi_t, psi^2 = alpha^2 spread^2 + sigma^2.
 
-    With `forgets`, a denoiser of two times that pays no heed to the second: the posterior's mean.
+    With `forgets`, a denoiser of two times that ignores the second: the mean of the posterior.
     """
 
     two_times = True
@@ -56,8 +56,8 @@ class ExactMap:
 
 @THREE
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_a_flow_map_goes_the_whole_way_in_any_number_of_steps(process: Gaussian, n: int) -> None:
-    """DDIM with an exact flow map lands on the closed form; with the mean in its place it does not."""
+def test_an_exact_flow_map_is_exact_in_any_number_of_steps(process: Gaussian, n: int) -> None:
+    """DDIM with an exact flow map reaches the closed form. With the mean in its place it does not."""
     x = process.prior((64, 1), Rng(0, 64)).double()
     times = process.grid(n)
     exact = ExactMap(process)
@@ -68,21 +68,21 @@ def test_a_flow_map_goes_the_whole_way_in_any_number_of_steps(process: Gaussian,
     assert float((wrong - truth).abs().mean()) > 0.02
 
 
-def test_wraps_pass_the_second_time_on() -> None:
+def test_wraps_forward_the_second_time() -> None:
     process = VP()
     x, times = process.prior((8, 1), Rng(0, 8)).double(), process.grid(3)
     exact = ExactMap(process)
-    counted = Counted(exact)
+    counted = CallCounter(exact)
     bare = finish(drive(exact, ddim, x, times, Rng(0, 8)))
     assert torch.equal(finish(drive(counted, ddim, x, times, Rng(0, 8))), bare) and counted.calls == 3
-    inside = within(-99.0, 99.0, Counted)(exact)
+    inside = within(-99.0, 99.0, CallCounter)(exact)
     assert torch.equal(finish(drive(inside, ddim, x, times, Rng(0, 8))), bare)
 
 
 @pytest.mark.parametrize(
     ("net", "shape"), [(MLPSpec(16, 2), (3,)), (UNetSpec(16, (1, 2), 1), (1, 6, 6))], ids=["mlp", "unet"]
 )
-def test_a_network_of_two_times_heeds_both(net: MLPSpec | UNetSpec, shape: tuple[int, ...]) -> None:
+def test_a_network_of_two_times_depends_on_both(net: MLPSpec | UNetSpec, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     network = Network(Flow(), net, MapHead(), shape, output="flow")
     xt = torch.randn(3, *shape)
@@ -96,7 +96,7 @@ def test_a_network_of_two_times_heeds_both(net: MLPSpec | UNetSpec, shape: tuple
     assert sample(network, 2, 2, sampler=ddim).shape == (2, *shape)
 
 
-# what their losses say at the truth
+# their losses for the true map
 
 
 def _z(residual: Tensor, x: Tensor) -> float:
@@ -105,8 +105,8 @@ def _z(residual: Tensor, x: Tensor) -> float:
     return float((each.mean(1) / (each.std(1) / x.numel() ** 0.5)).abs().max())
 
 
-def test_mean_flow_s_target_is_unbiased_at_the_truth() -> None:
-    """E[u - u_tgt | x_t, t, r] = 0 for the true map, and not for a map that forgets r (measured: 0.5 and 164)."""
+def test_the_target_of_mean_flow_is_unbiased_for_the_true_map() -> None:
+    """E[u - u_tgt | x_t, t, r] = 0 for the true map, and not for a map that ignores r (measured: 0.5 and 164)."""
     process, n = Flow(), 200_000
     x0 = 0.7 * Rng(0, n, "x0").normal((n, 1), F64)
     t = 0.05 + 0.9 * Rng(0, n, "t").uniform((n,), F64)
@@ -117,7 +117,7 @@ def test_mean_flow_s_target_is_unbiased_at_the_truth() -> None:
         assert low <= _z((u - target)[:, 0], xt[:, 0]) < high
 
 
-def test_mean_flow_asks_for_its_process_and_for_two_times() -> None:
+def test_mean_flow_needs_flow_and_a_flow_map() -> None:
     noised = VP().noise(torch.randn(4, 1), 0.5, Rng(0, 4))
     with pytest.raises(ValueError, match="needs the process Flow and a flow map"):
         loss_of(MeanFlow(), ExactMap(VP()), noised, Rng(0, 4))
@@ -138,7 +138,7 @@ def test_the_step_before_is_a_step_of_the_grid(process: Gaussian) -> None:
 
 
 def test_consistency_at_the_end_of_the_path_is_the_data() -> None:
-    """Where the step before is t = 0 the target is x0 itself: the loss is the pseudo-Huber distance to it."""
+    """If the step before is t = 0, the target is x0 itself: the loss is the pseudo-Huber distance to it."""
     process, x0 = VP(), torch.randn(5, 3)
     noised = process.noise(x0, process.time(12.0), Rng(0, 5))
 

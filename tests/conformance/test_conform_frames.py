@@ -296,7 +296,7 @@ def test_a_start_is_told_the_condition() -> None:
 
 def test_a_start_that_knows_a_plain_process_only_says_so() -> None:
     outline = GaussianFit.of(gaussian().sample(100, Rng(0, 100)))
-    with pytest.raises(TypeError, match=r"an GaussianFit reckons with .*in_frame"):
+    with pytest.raises(TypeError, match=r"an GaussianFit uses .*in_frame"):
         sample(Exact(gaussian()), 3, 2, cond=labels(3), start=outline, at=0.5)
 
 
@@ -328,7 +328,7 @@ def test_codes_statistics_and_bounds_name_the_way_into_the_frame() -> None:
         lambda each: where_to_start(each, each, x0, Rng(0, 4), levels, cond),
         lambda each: contraction(each.process, 0.5),
     ):
-        with pytest.raises(TypeError, match=r"reckons with x_t = alpha x0 \+ sigma z.*in_frame"):
+        with pytest.raises(TypeError, match=r"uses x_t = alpha x0 \+ sigma z.*in_frame"):
             call(denoiser)
         call(in_frame(denoiser))
     assert in_frame(gaussian().denoiser()).process == VP()

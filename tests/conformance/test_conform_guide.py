@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softmix.cond import class_label
-from softmix.denoiser import Counted, ExactMixture, Network, PointHead, SoftHead, guided, within
+from softmix.denoiser import CallCounter, ExactMixture, Network, PointHead, SoftHead, guided, within
 from softmix.net import MLPSpec
 from softmix.oracle import correlated
 from softmix.posterior import FullMixture, HasMean, Implicit, ImplicitMean
@@ -93,7 +93,7 @@ def test_guidance_of_draws_survives_sampling() -> None:
 
 def test_an_interval_spends_one_evaluation_outside() -> None:
     """Stated in logsnr: VP's cosine at t = 0.5 has logsnr 0."""
-    inner = Counted(Told())
+    inner = CallCounter(Told())
     wrapped = within(-1.0, 1.0, guided(3.0))(inner)
     for t, calls in ((0.5, 2), (0.2, 1), (0.8, 1), (torch.tensor(0.5), 2), (torch.full((4,), 0.9), 1)):
         inner.calls = 0
@@ -108,7 +108,7 @@ def test_an_interval_spends_one_evaluation_outside() -> None:
 def test_an_interval_is_the_same_for_any_number_of_steps() -> None:
     """The share of steps inside tends to the interval's share of the grid: from -2 to 2 on the cosine."""
     for n in (10, 40):
-        inner = Counted(Told())
+        inner = CallCounter(Told())
         sample(within(-2.0, 2.0, guided(2.0))(inner), 3, n, sampler=ddim, cond=torch.zeros(3, dtype=torch.long))
         inside = [t for t in VP().grid(n)[:-1] if abs(float(VP().logsnr(t))) <= 2]
         assert inner.calls == n + len(inside) and len(inside) > n / 3
@@ -118,7 +118,7 @@ def test_an_interval_is_the_same_for_any_number_of_steps() -> None:
 def test_an_end_that_is_a_level_of_the_grid_is_inside(n: int) -> None:
     """The last time asked about, of n steps for few, has logsnr n, but for the rounding of `time` and `logsnr`."""
     for low, high in ((-5.0, float(n)), (float(n), 9.0)):
-        inner = Counted(Told())
+        inner = CallCounter(Told())
         sample(within(low, high, guided(2.0))(inner), 3, n, sampler=adams, cond=torch.zeros(3, dtype=torch.long))
         levels = [float(VP().logsnr(t)) for t in few(VP(), n)[:-1]]
         assert inner.calls == n + sum(low - 1e-4 < level < high + 1e-4 for level in levels) > n

@@ -1,4 +1,4 @@
-"""Weights against target spaces, scores against closed forms, and which of them can learn a mixture."""
+"""Weights against target spaces, losses against closed forms, and the losses that can learn a mixture."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from softmix.loss import (
     PublishedSquare,
     Square,
     Weight,
-    gain,
-    mixture_pays,
+    mixture_gain,
+    mixture_learnable,
     weight,
 )
 from softmix.loss.likelihood import step_variance
@@ -66,9 +66,9 @@ def flat(x: Tensor) -> Tensor:
 def test_a_weight_is_the_error_in_the_target_space(
     shape: tuple[int, ...], name: Weight, output: Output, process: Gaussian, sd: float
 ) -> None:
-    """w (x0_hat - x0)^2 = (F_hat - F)^2 with F = (x0 - a x_t) / b: exactly where the table's condition holds.
+    """w (x0_hat - x0)^2 = (F_hat - F)^2 with F = (x0 - a x_t) / b, exactly under the condition of the table.
 
-    Flow's alpha + sigma is 1 but for the 4.5e-5 by which its alpha is squeezed.
+    alpha + sigma of Flow is 1 up to the 4.5e-5 by which its alpha is scaled.
     """
     data = noised(shape, process)
     guess = data.x0 + 0.3 * Rng(2, 3).normal(data.x0.shape, F64)
@@ -98,8 +98,8 @@ def spread_out(data: Noised, sd: float, shift: float = 0.1) -> Implicit:
     )
 
 
-def test_the_published_loss_is_the_means_error_plus_the_draws_variance() -> None:
-    """E_eta |x0 - f(eta)|^2 = |x0 - E f|^2 + tr Cov f (card 1a): over 20,000 draws, within 4 standard errors."""
+def test_the_published_loss_is_the_error_of_the_mean_plus_the_variance_of_the_draws() -> None:
+    """E_eta |x0 - f(eta)|^2 = |x0 - E f|^2 + tr Cov f, over 20,000 draws, within 4 standard errors."""
     one = noised((3,), n=1)
     n = 20_000
     data = Noised(*(part.expand(n, *part.shape[1:]) for part in (one.x0, one.xt, one.t, one.z)), process=one.process)
@@ -121,7 +121,7 @@ def test_the_published_loss_is_smallest_without_a_mixture() -> None:
 
 
 def coin(n: int, where: float, share: float, like: Tensor) -> Implicit:
-    """x0 = `where` with probability `share`, and - `where` otherwise."""
+    """x0 = `where` with probability `share`, and -`where` otherwise."""
     threshold = float(distributions.Normal(0.0, 1.0).icdf(torch.tensor(share, dtype=F64)))
     return Implicit(lambda eta: where * torch.where(eta < threshold, 1.0, -1.0).to(like), n, (1,), like)
 
@@ -130,8 +130,9 @@ CANDIDATES = [(1.0, 0.7), (1.0, 0.5), (1.0, 0.9), (0.6, 0.7), (1.3, 0.7), (0.0, 
 
 
 def scores(loss: Loss, n: int = 20_000) -> list[tuple[float, float]]:
-    """x0 = 1 with probability 0.7, else -1: by how much the truth, the first candidate, beats each other one, in
-    mean and standard error over n items, with the same latents."""
+    """x0 = 1 with probability 0.7, else -1: the advantage of the truth, the first candidate, over each other one, as
+    mean and standard error over n items, with the same latents.
+    """
     x0 = torch.where(Rng(0, n).uniform((n, 1), F64) < 0.7, 1.0, -1.0).to(F64)
     data = VP().noise(x0, 0.5, Rng(1, n))
     values = [loss(coin(n, where, share, x0), data, Rng(2, n)) for where, share in CANDIDATES]
@@ -141,14 +142,17 @@ def scores(loss: Loss, n: int = 20_000) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
 def test_the_energy_score_is_smallest_at_the_truth(beta: float) -> None:
-    """Two points: wrong shares, too near, too far, collapsed at 0 or at the mean; each worse by 5 standard errors."""
+    """Two points: wrong shares, too near, too far, collapsed at 0 or at the mean.
+
+    Each is worse by 5 standard errors.
+    """
     for gap, se in scores(Energy(beta, m=4)):
         assert gap > 5 * se
     assert Energy(beta, m=4).proper
 
 
 def test_without_repulsion_or_with_beta_two_the_mixture_collapses() -> None:
-    """lam = 0 prefers a point; beta = 2 cannot tell the truth (mean 0.4) from a point at 0.4."""
+    """lam = 0 prefers a point. beta = 2 cannot distinguish the truth (mean 0.4) from a point at 0.4."""
     point_gap, se = scores(Energy(1.5, m=4, lam=0.0))[-1]
     assert point_gap < -5 * se
     gap, se = scores(Energy(2.0, m=4))[-1]
@@ -157,7 +161,10 @@ def test_without_repulsion_or_with_beta_two_the_mixture_collapses() -> None:
 
 
 def test_the_energy_score_is_unbiased_in_the_number_of_draws() -> None:
-    """Means over 20,000 items at m = 2, 4, 8 agree within 4 standard errors; the biased form, over m^2 pairs, not."""
+    """Means over 20,000 items at m = 2, 4, 8 agree within 4 standard errors.
+
+    The biased form, over m^2 pairs, does not.
+    """
     n = 20_000
     data = VP().noise(0.5 * Rng(0, n).normal((n, 2), F64), 0.5, Rng(1, n))
     law = Implicit(lambda eta: 0.8 * eta, n, (2,), data.x0)
@@ -170,7 +177,7 @@ def test_the_energy_score_is_unbiased_in_the_number_of_draws() -> None:
 
 
 def test_the_energy_score_by_hand() -> None:
-    """Root mean square over elements as the norm, w^(beta/2), and the mean's own squared error."""
+    """Root mean square over elements as the norm, w^(beta/2), and the squared error of the mean."""
     data = noised((2, 3))
     draws = Rng(5, 3).normal((3, 3, 2, 3), F64)
     law = ImplicitMean(lambda eta: draws, 3, (1,), data.x0, lambda: data.x0 + 0.5)
@@ -190,7 +197,7 @@ def test_the_energy_score_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("m", "beta"), [(1, 1.0), (4, 0.0), (4, 2.1)])
-def test_an_energy_score_that_is_none_is_refused(m: int, beta: float) -> None:
+def test_an_invalid_energy_score_is_refused(m: int, beta: float) -> None:
     with pytest.raises(ValueError, match="m >= 2"):
         Energy(beta, m=m)
 
@@ -207,7 +214,7 @@ def test_the_variance_of_a_step(process: Gaussian) -> None:
 
 
 def seen(loss: Likelihood | Importance, data: Noised, seed: int) -> Tensor:
-    """y = x0 + N(0, 1 / dSNR), as the loss draws it."""
+    """y = x0 + N(0, 1 / dSNR), with the draws of the loss."""
     sd = step_variance(data.process, data.t, loss.ratio).sqrt()
     return data.x0 + column(sd, data.x0) * Rng(seed, len(data.x0)).normal(data.x0.shape, F64)
 
@@ -215,7 +222,7 @@ def seen(loss: Likelihood | Importance, data: Noised, seed: int) -> Tensor:
 @THREE
 @SHAPES
 def test_the_likelihood_of_a_normal_is_closed(process: Gaussian, shape: tuple[int, ...]) -> None:
-    """-log N(y; mean, var + 1 / dSNR) / D by torch.distributions; with one variance an item, and one an element."""
+    """-log N(y; mean, var + 1 / dSNR) / D by torch.distributions, with one variance per item, and one per element."""
     data = noised(shape, process)
     loss = Likelihood()
     mean, total = data.x0 + 0.2, column(step_variance(process, data.t, 0.5), data.x0)
@@ -227,8 +234,9 @@ def test_the_likelihood_of_a_normal_is_closed(process: Gaussian, shape: tuple[in
 @THREE
 @pytest.mark.parametrize("ratio", [0.5, 0.9])
 def test_the_likelihood_is_that_of_the_reverse_step(process: Gaussian, ratio: float) -> None:
-    """-log p(x_s | x_t) with x_s from the process's own bridge and the same noise: the same, but for the constant
-    log c_0 of the change from x_s to (x_s - c_x x_t) / c_0; for a Normal and for a mixture."""
+    """-log p(x_s | x_t) with x_s from the bridge of the process and the same noise: equal up to the constant log c_0 of
+    the change from x_s to (x_s - c_x x_t) / c_0; for a Normal and for a mixture.
+    """
     data, shape = noised((3,), process), (3,)
     loss = Likelihood(ratio)
     t, s = data.t, ratio * data.t
@@ -252,7 +260,7 @@ def test_the_likelihood_is_that_of_the_reverse_step(process: Gaussian, ratio: fl
         assert (loss(posterior, data, Rng(0, 3)) - (-truth / 3 - c_0[:, 0].log())).abs().max() < 1e-9
 
 
-def test_the_likelihood_says_what_it_cannot_score() -> None:
+def test_the_likelihood_refuses_other_posteriors() -> None:
     data = noised((2,))
     with pytest.raises(TypeError, match=r"density.*energy score"):
         Likelihood()(spread_out(data, 1.0), data, Rng(0, 3))
@@ -263,7 +271,7 @@ def test_the_likelihood_says_what_it_cannot_score() -> None:
 
 @THREE
 def test_one_importance_draw_is_a_squared_error(process: Gaussian) -> None:
-    """k = 1: |y - x|^2 / (2 v D) + log(2 pi v) / 2, with v = 1 / dSNR + tau^2; the temper changes nothing."""
+    """k = 1: |y - x|^2 / (2 v D) + log(2 pi v) / 2, with v = 1 / dSNR + tau^2. The temper has no effect."""
     data = noised((2, 3), process)
     for tau, temper in ((0.0, 1.0), (0.5, 1.0), (0.5, 4.0)):
         loss = Importance(1, tau=tau, temper=temper)
@@ -273,7 +281,7 @@ def test_one_importance_draw_is_a_squared_error(process: Gaussian) -> None:
 
 
 def test_importance_tightens_to_the_likelihood() -> None:
-    """The exact posterior N(x0 + 0.1, 0.25), told by draws: the bound falls with k to the closed form, from above."""
+    """The exact posterior N(x0 + 0.1, 0.25), given by draws: the bound falls with k to the closed form, from above."""
     n = 4000
     data = VP().noise(0.5 * Rng(0, n).normal((n, 1), F64), 0.6, Rng(1, n))
     law = spread_out(data, 0.5)
@@ -286,14 +294,15 @@ def test_importance_tightens_to_the_likelihood() -> None:
     assert gaps[0] > gaps[1] > gaps[2] > gaps[3] and gaps[3] < 0.01 < gaps[0]
 
 
-# where a mixture can be learned
+# steps at which a mixture is learnable
 
 
 @pytest.mark.parametrize("k", [2, 8])
 def test_the_collapsed_mixture_is_left_just_above_the_threshold(k: int) -> None:
     """x0 ~ N(0, l): draws delta eta instead of 0 change the bound by about (delta^2 / 2v) (g - 1) / k with
-    g = (k - 1) dSNR l, worse for g < 1 and better for g > 1 (card 1; measured here to 15 % of that at
-    delta^2 = 0.05 v). At least 5 standard errors over 200,000 items."""
+    g = (k - 1) dSNR l. This is worse for g < 1 and better for g > 1 (measured to 15 % of that at delta^2 = 0.05 v). At
+    least 5 standard errors over 200,000 items.
+    """
     n = 200_000
     process, t = VP(), torch.full((n,), 0.5, dtype=F64)
     v = float(step_variance(process, t[:1], 0.5))
@@ -304,7 +313,7 @@ def test_the_collapsed_mixture_is_left_just_above_the_threshold(k: int) -> None:
         there = Implicit(lambda eta, delta=delta: delta * eta, n, (1,), x0)
         here = Implicit(lambda eta: 0 * eta, n, (1,), x0)
         change = Importance(k)(here, data, Rng(2, n)) - Importance(k)(there, data, Rng(2, n))
-        # the same with -eta takes the odd part away
+        # averaging with -eta removes the odd part
         mirror = Implicit(lambda eta, delta=delta: -delta * eta, n, (1,), x0)
         change = (change + Importance(k)(here, data, Rng(2, n)) - Importance(k)(mirror, data, Rng(2, n))) / 2
         predicted = 0.025 * (g - 1) / k
@@ -319,23 +328,24 @@ def test_the_threshold_is_dsnr_times_spread_times_k_minus_one() -> None:
     spread = torch.tensor([1.0, 0.5, 0.1, 0.01])
     snr = process.logsnr(grid).exp()
     truth = [(float(snr[i + 1]) - float(snr[i])) * float(spread[i]) for i in range(4)]
-    gains = gain(process, grid, spread)
+    gains = mixture_gain(process, grid, spread)
     assert torch.allclose(gains, torch.tensor(truth, dtype=F64)) and gains[-1] == math.inf
     for k in (2, 3, 50):
         edge = 1 / ((k - 1) * (snr[1:] - snr[:-1])[:-1])
-        assert mixture_pays(process, grid[:-1], 1.01 * edge, k).all()
-        assert not mixture_pays(process, grid[:-1], 0.99 * edge, k).any()
-    # the published loss, one draw, never pays on a finite step, however wide the posterior
-    assert not mixture_pays(process, grid[:-1], torch.full((3,), 1e9), 1).any()
+        assert mixture_learnable(process, grid[:-1], 1.01 * edge, k).all()
+        assert not mixture_learnable(process, grid[:-1], 0.99 * edge, k).any()
+    # the published loss, one draw, never satisfies the rule on a finite step, for any spread
+    assert not mixture_learnable(process, grid[:-1], torch.full((3,), 1e9), 1).any()
 
 
-def test_fine_steps_do_not_pay_and_coarse_ones_do() -> None:
-    """Gaussian data of unit spread, so posterior spread 1 / (1 + snr), and 8 draws: of 1000 steps none pays but
-    within 0.02 of the clean end, of 2 both do (card 1)."""
+def test_a_mixture_is_learnable_with_coarse_steps_and_not_with_fine_ones() -> None:
+    """Gaussian data of unit spread, so posterior spread 1 / (1 + snr), and 8 draws. Of 1000 steps only those within
+    0.02 of the clean end satisfy the rule; of 2 steps both do.
+    """
     process = VP()
     for n, paying in ((1000, 20), (2, 2)):
         grid = process.grid(n)
-        pays = mixture_pays(process, grid, 1 / (1 + process.logsnr(grid[:-1]).exp()), 8)
+        pays = mixture_learnable(process, grid, 1 / (1 + process.logsnr(grid[:-1]).exp()), 8)
         assert int(pays.sum()) <= paying and bool(pays[-1])
         assert bool(pays[0]) == (n == 2)
 
@@ -362,7 +372,7 @@ FITS = [
 ]
 
 
-def test_every_loss_is_tried() -> None:
+def test_every_loss_is_covered() -> None:
     assert {type(loss) for loss in LOSSES} == {type(loss) for loss, _ in FITS}
     assert {type(loss).__name__: loss.proper for loss in LOSSES} == {
         "Square": False,
@@ -375,10 +385,8 @@ def test_every_loss_is_tried() -> None:
 
 @pytest.mark.parametrize(("loss", "head"), FITS, ids=str)
 @SHAPES
-def test_a_loss_is_one_number_for_each_item_and_no_item_sees_another(
-    loss: Loss, head: str, shape: tuple[int, ...]
-) -> None:
-    """[B], finite with finite gradients, also at t = 1; item k of three is the item alone (float64)."""
+def test_a_loss_is_one_number_per_item_and_items_are_independent(loss: Loss, head: str, shape: tuple[int, ...]) -> None:
+    """[B], finite with finite gradients, also at t = 1. Item k of three equals the item alone (float64)."""
     torch.manual_seed(0)
     network = networks(shape)[head]().double()
     x0 = 0.6 * Rng(0, 3, "x0").normal((3, *shape), F64)

@@ -103,19 +103,19 @@ def test_the_splits_cut_the_net_without_changing_it(spec: NetSpec, shape: tuple[
 
 
 @NETS
-def test_hidden_states_are_what_the_blocks_of_their_names_leave(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_hidden_states_are_the_outputs_of_their_blocks(spec: NetSpec, shape: tuple[int, ...]) -> None:
     net, left = spec.build(shape[0], shape[0]), {}
     for name, module in net.named_modules():
         if name in (f"body.{k}" for k in range(len(net.body))):
             module.register_forward_hook(lambda *call, name=name: left.update({name: call[2][0]}))
-    _, seen = net(inputs(shape)[0], torch.zeros(3), seen=[f"body.{k}" for k in range(len(net.body))])
-    assert list(seen) == list(left) and len(left) == len(net.body)
-    assert all(seen[name] is left[name] for name in left)
+    _, hidden = net(inputs(shape)[0], torch.zeros(3), hidden=[f"body.{k}" for k in range(len(net.body))])
+    assert list(hidden) == list(left) and len(left) == len(net.body)
+    assert all(hidden[name] is left[name] for name in left)
 
 
 @NETS
-def test_a_net_hears_its_input_noise_level_and_class(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """Each changes every item's output, and of one item only its own; -1 is "not told", as None is."""
+def test_a_net_depends_on_its_input_noise_level_and_class(spec: NetSpec, shape: tuple[int, ...]) -> None:
+    """Each changes every item's output, and for one item only its own. -1 means "not given", like None."""
     torch.manual_seed(0)
     net = spec.build(shape[0], shape[0], class_label(2))
     x, logsnr, label = inputs(shape)[0], torch.tensor([-3.0, 0.0, 3.0]), LABELS
@@ -137,7 +137,7 @@ def test_a_net_hears_its_input_noise_level_and_class(spec: NetSpec, shape: tuple
 @NETS
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_posterior_has_the_items_shape_and_no_item_sees_another(
+def test_a_posterior_has_the_shape_of_the_items_and_items_are_independent(
     spec: NetSpec, shape: tuple[int, ...], head: HeadSpec, dtype: torch.dtype
 ) -> None:
     model = network(spec, shape, head).to(dtype)
@@ -159,7 +159,7 @@ def test_a_posterior_has_the_items_shape_and_no_item_sees_another(
                 assert (density - posterior.log_prob(xt)[k]).abs() < 100 * tolerance * (1 + density.abs())
 
 
-def test_which_head_believes_what() -> None:
+def test_the_posterior_of_each_head() -> None:
     kinds = [Point, Normal, Normal, Mixture, Mixture, *[ImplicitMean] * 4, Implicit, Implicit]
     for spec, shape in SPECS:
         for head, kind in zip(HEADS, kinds, strict=True):
@@ -176,7 +176,7 @@ def test_which_head_believes_what() -> None:
 
 @NETS
 @SOFT
-def test_draws_at_once_are_draws_one_by_one(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:
+def test_several_draws_equal_single_draws(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:
     posterior = network(spec, shape, head).double()(*inputs(shape, dtype=torch.float64))
     assert isinstance(posterior, Implicit)
     latents = posterior.latents(4, Rng(0, 3))
@@ -190,7 +190,7 @@ def test_draws_at_once_are_draws_one_by_one(spec: NetSpec, shape: tuple[int, ...
 @NETS
 @SOFT
 def test_the_latent_matters_from_the_start(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:
-    """The draws' sd per element at initialisation: measured 2e-4 to 0.09; and every latent number moves something."""
+    """The sd of the draws per element at initialisation: measured 2e-4 to 0.09. Every latent number has an effect."""
     with torch.no_grad():
         posterior = network(spec, shape, head)(*inputs(shape))
         assert isinstance(posterior, Implicit)
@@ -206,7 +206,7 @@ def test_the_latent_matters_from_the_start(spec: NetSpec, shape: tuple[int, ...]
 
 @pytest.mark.parametrize(("spec", "shape"), SPECS[1:], ids=["unet", "dit", "sequence"])
 def test_local_latents_act_at_their_place(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """In the head of a DiT a local latent enters at one token; it moves that token's pixels the most."""
+    """In the head of a DiT a local latent enters at one token. It changes the pixels of this token the most."""
     shape = (1, 8, 8)
     posterior = network(DiTSpec(width=32, depth=3, patch=2), shape, SoftHead("head", latent=0 + 4, local=2))(
         *inputs(shape)
@@ -221,7 +221,7 @@ def test_local_latents_act_at_their_place(spec: NetSpec, shape: tuple[int, ...])
 
 
 @NETS
-def test_what_comes_before_the_latent_runs_once(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_blocks_before_the_latent_run_once(spec: NetSpec, shape: tuple[int, ...]) -> None:
     for where in ("decoder", "head"):
         model = network(spec, shape, SoftHead(where))  # type: ignore[arg-type]
         calls = [0] * len(model.net.body)
@@ -236,9 +236,10 @@ def test_what_comes_before_the_latent_runs_once(spec: NetSpec, shape: tuple[int,
 
 @NETS
 @EVERY
-def test_a_gradient_reaches_every_parameter(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:
-    """But the output layer of PublishedSMD's small net g, whose features alone are used; the vector `off` of a soft
-    head that has no mean; and the first weights at frequencies or classes that do not occur."""
+def test_every_parameter_has_a_gradient(spec: NetSpec, shape: tuple[int, ...], head: HeadSpec) -> None:
+    """Except the output layer of the small net g of PublishedSMD, since only its features are used; the vector `off` of
+    a soft head without a mean; and the first weights at frequencies or classes that do not occur.
+    """
     model = network(spec, shape, head)
     xt, t = inputs(shape)
     posterior = model(xt, t, LABELS)
@@ -280,10 +281,8 @@ def test_the_published_latent_has_the_inputs_shape() -> None:
 
 @NETS
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_a_network_at_the_clean_end_believes_what_it_sees(
-    spec: NetSpec, shape: tuple[int, ...], output: Output
-) -> None:
-    """At t = 1e-6 every output but x0 gives the mean x_t / alpha, whatever the net says."""
+def test_at_the_clean_end_the_mean_is_the_input(spec: NetSpec, shape: tuple[int, ...], output: Output) -> None:
+    """At t = 1e-6 every output but x0 gives the mean x_t / alpha, for any output of the net."""
     xt = inputs(shape)[0]
     mean = network(spec, shape, PointHead(), output=output)(xt, 1e-6).mean
     assert ((mean - xt).abs().max() < 1e-3) == (output != "x0")
@@ -291,21 +290,21 @@ def test_a_network_at_the_clean_end_believes_what_it_sees(
 
 
 @NETS
-def test_a_wrong_shape_is_said(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_is_refused(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model = network(spec, shape, PointHead())
     for wrong in ((2, *shape[:-1], 5) if spec is SEQUENCE else (2, 5, *shape[1:]), (2, *shape, 4), (2,), (2, 0, 3, 3)):
         with pytest.raises(ValueError, match="made for items of shape"):
             model(torch.zeros(wrong), 0.5)
 
 
-def test_images_of_another_size_pass() -> None:
+def test_images_of_another_size_work() -> None:
     for spec in (UNET, DIT):
         for head in (PointHead(), NormalHead("element"), MixtureHead(3)):
             model = network(spec, (3, 4, 3), head)
             assert model(torch.zeros(2, 3, 9, 7), 0.5).mean.shape == (2, 3, 9, 7)
 
 
-def test_a_latent_that_has_a_place_for_each_pixel_refuses_another_size() -> None:
+def test_local_latents_refuse_another_size() -> None:
     for spec in (UNET, DIT):
         for head in (SoftHead(), PublishedSMD(5)):
             with pytest.raises(ValueError, match="made for items of shape"):
@@ -329,7 +328,7 @@ def test_bf16_is_close_to_float32(spec: NetSpec, shape: tuple[int, ...], head: H
 
 @NETS
 def test_a_network_learns_and_can_be_sampled(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """Twenty steps on one batch lower the energy score, and samples have the model's own shape."""
+    """Twenty steps on one batch lower the energy score, and samples have the shape of the model."""
     model = network(spec, shape, SoftHead(latent=4, local=2), classes=0)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     x0 = 0.5 * Rng(5, 16).normal((16, *shape))

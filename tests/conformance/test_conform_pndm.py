@@ -30,7 +30,7 @@ def squaredcos(steps: int = 1000) -> Table:
 
 def without_signal() -> Table:
     """A schedule moved to zero terminal SNR."""
-    root = squaredcos().kept[1:].sqrt()
+    root = squaredcos().alphas_cumprod.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return Table(root**2)
 

@@ -1,4 +1,4 @@
-"""Draws against declared means and variances; densities against scipy and torch; `need`."""
+"""Draws against the declared means and variances; densities against scipy and torch; `need`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from softmix.posterior import (
     Implicit,
     ImplicitMean,
     Joint,
-    Levels,
     Mixture,
     Normal,
     Point,
     Posterior,
+    ValuedCategorical,
     need,
 )
 from softmix.posterior.implicit import spread
@@ -43,7 +43,7 @@ Draw = Callable[..., Tensor]
 
 
 def source(dtype: torch.dtype = F64, times: int = 1) -> Draw:
-    """`noise`, with the three items of the batch repeated so many times."""
+    """`noise`, with the three items of the batch repeated a number of times."""
 
     def draw(name: str, *size: int) -> Tensor:
         x = noise(name, *size, dtype=dtype)
@@ -70,7 +70,7 @@ def mixture(shape: tuple[int, ...], draw: Draw) -> Mixture:
 
 
 def pixel_mixture(shape: tuple[int, ...], draw: Draw) -> Mixture:
-    """A component for each pixel on its own, joint over the channels (on points the same as `mixture`)."""
+    """An independent component for each pixel, shared by the channels (on points the same as `mixture`)."""
     weight = draw("weight", 3, 4, *((1, *shape[1:]) if len(shape) > 1 else ()))
     ones = (1,) * len(shape)
     return Mixture(weight, draw("mean", 3, 4, *shape), 0.1 * draw("v", 3, 1, *ones).exp())
@@ -94,8 +94,8 @@ def empirical(shape: tuple[int, ...], draw: Draw) -> Empirical:
     return Empirical(draw("weight", 3, 6), draw("points", 6, *shape))
 
 
-def levels(shape: tuple[int, ...], draw: Draw) -> Levels:
-    return Levels(draw("logits", 3, 5, *shape), torch.tensor([-1.0, -0.2, 0.1, 0.6, 2.0]))
+def levels(shape: tuple[int, ...], draw: Draw) -> ValuedCategorical:
+    return ValuedCategorical(draw("logits", 3, 5, *shape), torch.tensor([-1.0, -0.2, 0.1, 0.6, 2.0]))
 
 
 def categorical(shape: tuple[int, ...], draw: Draw) -> Categorical:
@@ -109,7 +109,9 @@ DENSE = pytest.mark.parametrize("make", KINDS[:-2], ids=lambda make: make.__name
 
 
 def deviation(draws: Tensor, mean: Tensor, var: Tensor) -> float:
-    """The largest deviation of the draws' [m, B, ...] means and variances from those declared, in standard errors."""
+    """The largest deviation of the means and variances of the draws [m, B, ...] from the declared ones, in standard
+    errors.
+    """
     off = (draws - mean).double()
     root = math.sqrt(len(draws))
     first = off.mean(0) / off.std(0).clamp(min=1e-300) * root
@@ -121,7 +123,7 @@ def deviation(draws: Tensor, mean: Tensor, var: Tensor) -> float:
 @SHAPES
 @DTYPES
 def test_draws_have_the_mean_and_variance_declared(make: Make, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """1500 draws for each of 3 items: below 5 standard errors (measured at most 4.2), and 5 finds a small error."""
+    """1500 draws for each of 3 items: below 5 standard errors (measured at most 4.2). 5 detects a small error."""
     many, posterior = make(shape, source(dtype, 1500)), make(shape, source(dtype))
     draws = many.sample(Rng(1, 4500)).reshape(1500, 3, *shape)
     assert draws.dtype == posterior.mean.dtype == dtype
@@ -151,7 +153,7 @@ def test_an_item_alone_has_the_same_draw() -> None:
             (Normal(mean[:, 0], var[:, 0]), Normal(mean[one, 0], var[one, 0])),
             (Mixture(weight, mean, var), Mixture(weight[one], mean[one], var[one])),
             (Empirical(log_weights, points), Empirical(log_weights[one], points)),
-            (Levels(mean, mean[0, :, 0, 0]), Levels(mean[one], mean[0, :, 0, 0])),
+            (ValuedCategorical(mean, mean[0, :, 0, 0]), ValuedCategorical(mean[one], mean[0, :, 0, 0])),
             (Categorical(mean), Categorical(mean[one])),
             (
                 FullMixture(weight, mean.flatten(2), factors, (2, 3)),
@@ -177,7 +179,7 @@ def test_components_are_drawn_by_their_weights(make: Callable[..., Mixture | Ful
 # densities
 
 
-def test_normal_density_is_torchs() -> None:
+def test_the_normal_density_equals_that_of_torch() -> None:
     for make in (normal, item_normal):
         for shape in ((3,), (3, 3, 3)):
             posterior, x = make(shape, PLAIN), noise("x", 3, *shape)
@@ -186,7 +188,7 @@ def test_normal_density_is_torchs() -> None:
 
 
 @SHAPES
-def test_mixture_density_is_torchs(shape: tuple[int, ...]) -> None:
+def test_the_mixture_density_equals_that_of_torch(shape: tuple[int, ...]) -> None:
     posterior, x = mixture(shape, PLAIN), noise("x", 3, *shape)
     assert isinstance(posterior, Mixture)
     var = 0.1 * noise("var", 3, 4, *shape).exp()
@@ -216,7 +218,7 @@ def test_pixel_mixture_density_is_pixel_by_pixel() -> None:
     assert (posterior.log_prob(x) - truth).abs().max() < 1e-10
 
 
-def test_full_mixture_density_and_covariance_are_scipys() -> None:
+def test_the_full_mixture_density_and_covariance_equal_those_of_scipy() -> None:
     for make in (full, shared_full):
         posterior, x = make((2, 1, 2), PLAIN), noise("x", 3, 2, 1, 2)
         mean, factor = noise("mean", 3, 4, 4), 0.3 * noise("factor", 1 if make is shared_full else 3, 4, 4, 4)
@@ -233,7 +235,7 @@ def test_full_mixture_density_and_covariance_are_scipys() -> None:
         assert (posterior.covariance.diagonal(dim1=1, dim2=2) - posterior.var.flatten(1)).abs().max() < 1e-12
 
 
-def test_full_mixture_draws_have_its_covariance() -> None:
+def test_draws_of_a_full_mixture_have_its_covariance() -> None:
     """Every entry of the covariance from 4000 draws, below 5 standard errors."""
     posterior = full((3,), PLAIN)
     off = full((3,), source(times=4000)).sample(Rng(3, 12_000)).reshape(4000, 3, 3) - posterior.mean
@@ -255,9 +257,9 @@ def test_densities_integrate_to_one(make: Callable[..., HasDensity]) -> None:
 def test_probabilities_of_all_values_of_a_place_sum_to_one(
     make: Callable[..., HasDensity], shape: tuple[int, ...]
 ) -> None:
-    """Summed over the values of all places at once, the product over places of sums that are each 1."""
+    """Summed over the values of all places at once: the product over places of sums that are 1."""
     posterior = make(shape, PLAIN)
-    values = posterior.values if isinstance(posterior, Levels) else torch.arange(5)
+    values = posterior.values if isinstance(posterior, ValuedCategorical) else torch.arange(5)
     each = torch.stack([posterior.log_prob_each(value.expand(3, *shape)) for value in values])  # type: ignore[attr-defined]
     assert (each.exp().sum(0) - 1).abs().max() < 1e-12
     assert (posterior.log_prob(values[1].expand(3, *shape)) - each[1].flatten(1).sum(1)).abs().max() < 1e-12
@@ -266,8 +268,10 @@ def test_probabilities_of_all_values_of_a_place_sum_to_one(
 @EVERY
 @SHAPES
 @DTYPES
-def test_a_joint_belief_is_its_parts(make: Make, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Beside a label: drawn as it is alone with the numbers that come next, and no more or less able."""
+def test_a_joint_equals_its_parts(make: Make, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Beside a label: the draws equal those of the part alone with the next random numbers, and the abilities are the
+    same.
+    """
     part, label = make(shape, source(dtype)), categorical((), source(dtype))
     belief, numbers = Joint({"label": label, "signal": part}), Rng(1, 3)
     drawn = belief.sample(Rng(1, 3))
@@ -282,8 +286,8 @@ def test_a_joint_belief_is_its_parts(make: Make, shape: tuple[int, ...], dtype: 
 
 
 @SHAPES
-def test_blurred_is_the_law_with_noise_added(shape: tuple[int, ...]) -> None:
-    """One variance per item, also where B = C = H = W: mean kept, variance added, draws alike, density of the sum."""
+def test_blurred_is_the_law_with_added_noise(shape: tuple[int, ...]) -> None:
+    """One variance per item, also with B = C = H = W: same mean, added variance, equal draws, density of the sum."""
     extra = torch.tensor([0.3, 1.0, 5.0], dtype=F64)
     column = extra.reshape(3, *(1,) * len(shape))
     for make in (normal, item_normal, mixture, pixel_mixture):
@@ -304,7 +308,7 @@ def test_blurred_is_the_law_with_noise_added(shape: tuple[int, ...]) -> None:
 
 
 @SHAPES
-def test_empirical_moments_and_members(shape: tuple[int, ...]) -> None:
+def test_the_moments_and_draws_of_an_empirical_posterior(shape: tuple[int, ...]) -> None:
     posterior = empirical(shape, PLAIN)
     weights, points = noise("weight", 3, 6).softmax(1), noise("points", 6, *shape)
     mean = torch.einsum("bn,n...->b...", weights, points)
@@ -329,7 +333,7 @@ def test_a_point_is_certain() -> None:
 
 
 def scaled(like: Tensor) -> Implicit:
-    """x0 = like + (1 + item) eta, with as many latents as numbers."""
+    """x0 = like + (1 + item) eta, with as many latents as elements."""
     scale = torch.arange(1, len(like) + 1).to(like).reshape(-1, *(1,) * (like.ndim - 1))
     size = like[0].numel()
     return Implicit(lambda eta: like + scale * eta.reshape(len(eta), *like.shape), len(like), (size,), like)
@@ -369,12 +373,12 @@ def test_an_average_is_the_average_of_the_head_and_computed_once() -> None:
     assert torch.equal(averaged.draws(2, Rng(0, 3)), posterior.draws(2, Rng(0, 3)))
 
 
-def test_joined_posteriors_share_their_latents() -> None:
+def test_combined_implicit_posteriors_share_their_latents() -> None:
     a, b = scaled(noise("a", 3, 2)), scaled(noise("b", 3, 2))
-    joined = a.joined(b, lambda x, y: x - y)
+    joined = a.combined(b, lambda x, y: x - y)
     assert (joined.draws(50, Rng(0, 3)) - (noise("a", 3, 2) - noise("b", 3, 2))).abs().max() < 1e-12
     assert not isinstance(joined, HasMean)
-    both = a.averaged(noise("l", 2, 2)).joined(b.averaged(noise("l", 2, 2)), lambda x, y: x - y)
+    both = a.averaged(noise("l", 2, 2)).combined(b.averaged(noise("l", 2, 2)), lambda x, y: x - y)
     assert isinstance(both, ImplicitMean)
     assert (both.mean - (noise("a", 3, 2) - noise("b", 3, 2))).abs().max() < 1e-12
 
@@ -382,7 +386,7 @@ def test_joined_posteriors_share_their_latents() -> None:
 # abilities
 
 
-def test_who_can_do_what() -> None:
+def test_the_abilities_of_each_posterior() -> None:
     shape = (3, 3, 3)
     for make in KINDS:
         posterior = make(shape, PLAIN)
@@ -399,12 +403,12 @@ def test_who_can_do_what() -> None:
         (HasDensity, r"the test needs a density of the posterior, and Implicit has none\. .*energy score"),
     ],
 )
-def test_what_is_missing_is_said_with_a_remedy(ability: type[Posterior], words: str) -> None:
+def test_the_error_for_a_missing_ability_names_a_remedy(ability: type[Posterior], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         need(scaled(torch.zeros(2, 2)), ability, "the test")
 
 
-def test_a_mixture_whose_weights_do_not_fit_is_refused() -> None:
+def test_a_mixture_with_weights_that_do_not_fit_is_refused() -> None:
     for weights in (torch.zeros(3), torch.zeros(3, 5), torch.zeros(3, 4, 1)):
         with pytest.raises(ValueError, match="do not fit"):
             Mixture(weights, torch.zeros(3, 4, 2, 2, 2), torch.ones(()))

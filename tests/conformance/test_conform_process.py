@@ -1,4 +1,4 @@
-"""Alpha, sigma and logsnr agree, the bridge is the true law of x_s given x_t and x0, grids fall."""
+"""alpha, sigma and logsnr agree, the bridge is the true law of x_s given x_t and x0, grids fall."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Step:
     sd: float
 
     def then(self, other: Step) -> Step:
-        """This step, and then the other, with the same x0."""
+        """This step, followed by another, with the same x0."""
         sd = math.hypot(other.c_x * self.sd, other.sd)
         return Step(other.c_x * self.c_x, other.c_x * self.c_0 + other.c_0, sd)
 
 
 def read(process: Gaussian, t: float, s: float, eta: float = 1.0) -> Step:
-    """What `bridge` does, read off its results: it is affine in x_t, x0 and the noise of a given seed."""
+    """The coefficients of `bridge`, read off its results: it is affine in x_t, x0 and the noise of a given seed."""
 
     def at(xt: float, x0: float) -> float:
         ones = torch.ones(1, 1, dtype=F64)
@@ -73,8 +73,8 @@ def test_the_signal_falls_and_the_noise_grows(process: Gaussian) -> None:
 
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_the_ends(process: Gaussian, dtype: torch.dtype) -> None:
-    """Exactly clean at 0; at 1 x0 can still be recovered, whatever the dtype of t."""
+def test_the_values_at_time_0_and_1(process: Gaussian, dtype: torch.dtype) -> None:
+    """Exactly clean at 0. At 1 x0 can still be recovered, for any dtype of t."""
     for t in (torch.zeros(3, dtype=dtype), torch.tensor(0.0, dtype=dtype)):
         assert (process.alpha(t) == 1).all() and (process.sigma(t) == 0).all() and (process.logsnr(t) == math.inf).all()
     last = process.logsnr(torch.ones(2, dtype=dtype))
@@ -110,8 +110,8 @@ def test_vp_preserves_variance_and_follows_its_formulas() -> None:
 def test_linear_vp_is_the_limit_of_the_thousand_steps_of_ddpm() -> None:
     """prod (1 - beta_i), i = 1 .. 1000, against alpha^2 at i / 1000.
 
-    Measured: alpha^2 within 7.9e-4 (from taking beta at the end of its step and not in its middle), log alpha^2
-    within 0.068 (log(1 - beta) is not -beta), where it runs to -10.1.
+    Measured: alpha^2 within 7.9e-4 (beta is taken at the end of its step and not in its middle), log alpha^2 within
+    0.068 (log(1 - beta) is not -beta), with a range down to -10.1.
     """
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
     truth = torch.log1p(-beta).cumsum(0)
@@ -135,7 +135,7 @@ def test_ve_and_flow_follow_their_formulas() -> None:
 @EVERY
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3, 3, 3), (4, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_noise_records_what_it_did(process: Gaussian, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_noise_records_its_draw(process: Gaussian, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x0 = Rng(0, shape[0], "x0").normal(shape, dtype)
     t = torch.linspace(0.1, 1, shape[0], dtype=F64)
     label = torch.arange(shape[0])
@@ -151,7 +151,7 @@ def test_noise_records_what_it_did(process: Gaussian, shape: tuple[int, ...], dt
 
 
 @EVERY
-def test_the_prior_is_what_is_left_of_no_signal(process: Gaussian) -> None:
+def test_the_prior_is_noise_without_signal(process: Gaussian) -> None:
     x = process.prior((3, 3, 3, 3), Rng(0, 3))
     assert torch.allclose(x, float(process.sigma(1.0)) * Rng(0, 3).normal((3, 3, 3, 3)), rtol=1e-6)
     assert float(process.noise(torch.zeros(2, 5), 1.0, Rng(0, 2)).xt.std()) == pytest.approx(
@@ -164,10 +164,11 @@ def test_the_prior_is_what_is_left_of_no_signal(process: Gaussian) -> None:
 
 @EVERY
 @given(a=times, b=times)
-def test_the_bridge_is_bayes_rule(process: Gaussian, a: float, b: float) -> None:
-    """Its coefficients, read off its results, against card 1: with r = sigma_s / sigma_t, kappa = alpha_t / alpha_s,
+def test_the_bridge_equals_bayes_rule(process: Gaussian, a: float, b: float) -> None:
+    """Its coefficients, read off its results, with r = sigma_s / sigma_t, kappa = alpha_t / alpha_s:
     c_x = r^2 kappa,  c_0 = alpha_s (1 - r^2 kappa^2),  variance = sigma_s^2 (1 - r^2 kappa^2);
-    and c_0^2 / variance = snr(s) - snr(t)."""
+    and c_0^2 / variance = snr(s) - snr(t).
+    """
     s, t = min(a, b), max(a, b)
     if t - s < 1e-3:
         return
@@ -183,7 +184,9 @@ def test_the_bridge_is_bayes_rule(process: Gaussian, a: float, b: float) -> None
 @EVERY
 @given(a=times, b=times, eta=st.floats(0, 1))
 def test_the_bridge_keeps_the_marginal_for_any_eta(process: Gaussian, a: float, b: float, eta: float) -> None:
-    """With x_t = alpha_t x0 + sigma_t z: the share of x0 in x_s is alpha_s and its noise has variance sigma_s^2."""
+    """With x_t = alpha_t x0 + sigma_t z: the coefficient of x0 in x_s is alpha_s, and the variance of its noise
+    sigma_s^2.
+    """
     s, t = min(a, b), max(a, b)
     if t - s < 1e-3:
         return
@@ -208,9 +211,9 @@ def test_two_bridges_make_one(process: Gaussian, a: float, b: float, c: float) -
 @EVERY
 @pytest.mark.parametrize("eta", ETAS)
 def test_a_chain_from_data_has_the_true_joint_law(process: Gaussian, eta: float) -> None:
-    """x0, noise to t = 0.8, bridges to 0.5 and 0.2: mean, variance and covariance with x0 of the end.
+    """x0, noise to t = 0.8, bridges to 0.5 and 0.2: mean, variance and covariance with x0 at the end.
 
-    In standard errors over 40,000 items, fixed seed: measured at most 1.4; 4 is asked for.
+    In standard errors over 40,000 items, fixed seed: measured at most 1.4; the test allows 4.
     """
     n, t = 40_000, 0.2
     x0 = 0.7 * Rng(0, n, "x0").normal((n, 1), F64) + 0.3
@@ -233,7 +236,7 @@ def test_a_bridge_to_zero_is_x0(process: Gaussian, eta: float) -> None:
 
 
 @EVERY
-def test_eta_zero_draws_nothing(process: Gaussian) -> None:
+def test_eta_0_draws_no_random_number(process: Gaussian) -> None:
     x0, xt, rng = torch.ones(2, 3), torch.zeros(2, 3), Rng(0, 2)
     first = process.bridge(xt, x0, 0.7, 0.4, rng, eta=0)
     assert rng.draws == 0 and torch.equal(first, process.bridge(xt, x0, 0.7, 0.4, Rng(9, 2), eta=0))
@@ -255,7 +258,7 @@ def test_a_time_per_item_is_each_items_time(process: Gaussian, eta: float, dtype
 
 
 @EVERY
-def test_a_step_that_is_none_is_refused(process: Gaussian) -> None:
+def test_an_invalid_step_is_refused(process: Gaussian) -> None:
     x, rng = torch.zeros(2, 2), Rng(0, 2)
     for t, s in ((0.5, 0.5), (0.4, 0.5), (torch.tensor([0.9, 0.2]), torch.tensor([0.5, 0.5]))):
         with pytest.raises(ValueError, match="s < t"):
@@ -265,7 +268,7 @@ def test_a_step_that_is_none_is_refused(process: Gaussian) -> None:
             process.bridge(x, x, 0.5, 0.4, rng, eta=eta)
 
 
-def test_reading_a_bridge_would_find_a_wrong_one() -> None:
+def test_reading_a_bridge_detects_a_wrong_one() -> None:
     class Wrong(VP):
         def bridge(self, *args: object, **more: object) -> Tensor:  # type: ignore[override]
             return 1.001 * super().bridge(*args, **more)  # type: ignore[arg-type]
@@ -300,7 +303,7 @@ def test_trailing_takes_integer_steps_from_the_noisy_end(n: int) -> None:
     assert (places[:-1] - places[1:] - 1000 / n).abs().max() <= 1
 
 
-def test_trailing_knows_its_models_steps() -> None:
+def test_trailing_with_another_number_of_training_steps() -> None:
     assert torch.equal(trailing(VP(), 1000), torch.arange(1000, -1, -1, dtype=F64) / 1000)
     assert torch.equal(trailing(VP(), 3, 8) * 8, torch.tensor([8.0, 5, 3, 0], dtype=F64))
     with pytest.raises(ValueError, match="1001 steps"):
@@ -323,9 +326,8 @@ def test_karras_spacing(process: Gaussian) -> None:
 # tables
 
 
-def test_a_table_is_the_models_own() -> None:
-    """At the integer times to the last digit of its float32; between them a straight line of sigma / alpha; and
-    back."""
+def test_a_table_equals_the_table_of_its_model() -> None:
+    """At the integer times to the last digit of its float32; sigma / alpha is linear between them; and the inverse."""
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
     table = Table(kept)
     places = torch.arange(1000, dtype=F64)
@@ -347,7 +349,7 @@ def test_a_table_is_the_models_own() -> None:
 
 @pytest.mark.parametrize("process", [Table(torch.linspace(0.9, 0.0, 10)), Flow(end=0.0)], ids=["table", "flow"])
 def test_a_schedule_may_end_at_no_signal(process: Gaussian) -> None:
-    """alpha(1) is 0, the clock stays finite, and a step from there is the bridge's limit: x0 and new noise."""
+    """alpha(1) is 0, the clock stays finite, and a step from there is the limit of the bridge: x0 and new noise."""
     assert float(process.alpha(1.0)) == 0 and math.isfinite(float(process.logsnr(1.0)))
     x0, xt = Rng(0, 3).normal((3, 4), F64), Rng(1, 3).normal((3, 4), F64)
     s = 0.5

@@ -1,4 +1,4 @@
-"""Ground floor: randomness is a function of (seed, role, item, draw, position), and `column` cannot be mistaken."""
+"""Random numbers are a function of (seed, role, item, draw, position); and `column` aligns numbers with items."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SIZES = [(), (1,), (2,), (3,), (7,), (3, 3), (1, 5, 7), (2, 2, 2), (33,), (1023,
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_item_of_a_batch_is_the_item_alone(size: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Bitwise, for any shape, also where vectorised code has a tail."""
+def test_an_item_of_a_batch_equals_the_item_alone(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Bitwise, for any shape, also in the tail of vectorised code."""
     n = 5
     rng = Rng(3, n, "x")
     several = [rng.normal((n, *size), dtype), rng.uniform((n, *size), dtype), rng.integers(10, (n, *size))]
@@ -59,7 +59,7 @@ def test_a_child_does_not_depend_on_what_its_parent_drew() -> None:
     parent.normal((3, 100))
     child = parent.child("a")
     assert child.draws == 0 and torch.equal(child.normal((3, 4)), before)
-    # and drawing from the child moves nothing
+    # and a draw from the child does not advance the parent
     assert parent.draws == 1
 
 
@@ -72,7 +72,7 @@ def test_take_is_the_same_stream_for_some_items() -> None:
     assert len(some) == 2
 
 
-def test_only_drawing_advances() -> None:
+def test_only_draws_advance_the_state() -> None:
     rng = Rng(0, 2)
     counts = [rng.draws]
     for draw in (lambda: rng.normal((2, 3)), lambda: rng.uniform((2,)), lambda: rng.integers(4, (2, 1))):
@@ -114,7 +114,7 @@ def test_neighbours_are_uncorrelated() -> None:
         assert abs(float((x * y).mean() / (x.std() * y.std()))) * math.sqrt(x.numel()) < 4
 
 
-def test_integers_are_level_and_uniforms_stay_inside() -> None:
+def test_integers_are_uniform_and_uniforms_stay_inside() -> None:
     counts = Rng(0, 1).integers(7, (1, 70_000))[0].bincount(minlength=7)
     assert len(counts) == 7 and stats.chisquare(counts.numpy()).pvalue > 1e-3
     assert Rng(0, 1).integers(1, (1, 5)).sum() == 0
@@ -124,7 +124,7 @@ def test_integers_are_level_and_uniforms_stay_inside() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(0, 300))
-def test_a_permutation_is_one(seed: int, count: int) -> None:
+def test_a_permutation_holds_every_index_once(seed: int, count: int) -> None:
     order = permutation(seed, count, "x")
     assert torch.equal(order.sort().values, torch.arange(count))
 
@@ -133,7 +133,7 @@ def test_permutations_differ() -> None:
     assert _all_differ([permutation(seed, 50, role) for seed in (0, 1) for role in ("a", "b")])
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="serves 3 items"):
         Rng(0, 3).normal((4, 2))
     with pytest.raises(ValueError, match="serves 3 items"):
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_said() -> None:
             Rng(0, 1).integers(high, (1, 1))
 
 
-def test_column_never_takes_items_for_pixels() -> None:
+def test_column_never_mistakes_items_for_pixels() -> None:
     """With B = C = H = W, by hand, one item at a time."""
     x = torch.randn(3, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     value = torch.tensor([1.0, 10.0, 100.0])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softmix.data import toys
-from softmix.denoiser import Counted, Denoiser, ExactMixture, Network, SoftHead, averaged
+from softmix.denoiser import CallCounter, Denoiser, ExactMixture, Network, SoftHead, averaged
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import UNetSpec
 from softmix.oracle import Problem, correlated, gaussian, grid, ks, monotone_flow, order, problems, standardised
@@ -392,7 +392,7 @@ def test_a_sampler_can_be_driven_by_hand(sampler: Sampler) -> None:
 @pytest.mark.parametrize("n", NS)
 def test_evaluations_are_counted(sampler: Sampler, n: int) -> None:
     n = enough(sampler, n)
-    counted = Counted(correlated().denoiser())
+    counted = CallCounter(correlated().denoiser())
     steps: list[Step] = []
     sample(counted, 6, sampler=sampler, grid=VP().grid(n), batch=4, look=steps.append)
     each = traits(sampler).evaluations(n)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.denoiser import Counted, ExactMixture
+from softmix.denoiser import CallCounter, ExactMixture
 from softmix.denoiser.wrap import Wrapped
 from softmix.oracle import Problem, correlated, gaussian, order
 from softmix.posterior import Point
@@ -158,7 +158,7 @@ def test_a_grid_may_begin_before_the_statistics() -> None:
 
 def test_what_statistics_cost() -> None:
     problem = mixture()
-    counted = Counted(problem.denoiser())
+    counted = CallCounter(problem.denoiser())
     told: list[int] = []
     fit_statistics(counted, problem.sample(100, Rng(0, 100)), Rng(0, 100), nodes=5, batch=50, look=told.append)
     assert counted.items == 5 * 100 * 4 and sum(told) == 10

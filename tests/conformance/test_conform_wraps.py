@@ -1,4 +1,4 @@
-"""Guidance away from a weaker model, and functions of one's own."""
+"""Autoguidance, and custom wraps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softmix.denoiser import (
-    Counted,
+    CallCounter,
     MapHead,
     Network,
     PointHead,
@@ -34,7 +34,8 @@ def normal(mean: float, var: float) -> object:
 @pytest.mark.parametrize("weak_var", [0.2, 0.5, 2.0])
 def test_autoguidance_between_gaussians(weak_var: float) -> None:
     """The guided score has slope -(w / (l + sigma^2) - (w - 1) / (l_weak + sigma^2)): a blurred weak model narrows the
-    samples, one that is too narrow widens them, and an equal one does nothing."""
+    samples, a weak model that is too narrow widens them, and an equal one has no effect.
+    """
     strong, weak, w = normal(0.4, 0.5), normal(0.4, weak_var), 1.6
     both = autoguided(weak, w)(strong)  # type: ignore[arg-type]
     x = torch.linspace(-3, 3, 7, dtype=F64)[:, None]
@@ -57,12 +58,12 @@ def test_autoguidance_of_draws_shares_the_latent() -> None:
     joined = autoguided(nets[1], 2.0)(nets[0])(x, 0.5)
     strong, weak = (net(x, 0.5).draws(3, Rng(1, 4)) for net in nets)
     assert isinstance(joined, Implicit) and torch.allclose(joined.draws(3, Rng(1, 4)), weak + 2 * (strong - weak))
-    counted = Counted(nets[1])
+    counted = CallCounter(nets[1])
     sample(within(-2, 2, autoguided(counted, 2.0))(nets[0].float()), 2, 10, shape=(2,))
     assert 0 < counted.calls < 10
 
 
-def test_autoguidance_of_flow_maps_asks_both_where_to_go() -> None:
+def test_autoguidance_of_flow_maps_passes_the_target_time_to_both() -> None:
     nets = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -74,13 +75,13 @@ def test_autoguidance_of_flow_maps_asks_both_where_to_go() -> None:
     assert joined.two_times  # type: ignore[attr-defined]
 
 
-def test_an_embedding_says_what_stands_for_none() -> None:
+def test_guidance_of_an_embedding_needs_unconditional() -> None:
     net = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,))
-    with pytest.raises(ValueError, match="Give unconditional"):
+    with pytest.raises(ValueError, match="needs unconditional"):
         guided(2.0)(net)(torch.zeros(3, 2), 0.5, torch.zeros(3, 4, 8))
 
 
-def test_a_function_of_ones_own() -> None:
+def test_a_custom_function_of_the_posterior() -> None:
     torch.manual_seed(0)
     bare = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,)).double()
 

@@ -1,4 +1,4 @@
-"""Networks learn from conditions what is known exactly; and what blocks leave beside the state."""
+"""Networks learn known dependences on conditions; and the side outputs of blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F64 = torch.float64
 
 
 def trained(model: Network, batch: Callable[[int, Rng], tuple[Tensor, Cond]], steps: int, n: int = 128) -> Network:
-    """Squared error at times of which most are noisy, where the condition says the most."""
+    """A network trained by squared error, mostly at high noise, since there the condition matters most."""
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for k in range(steps):
@@ -36,7 +36,7 @@ def trained(model: Network, batch: Callable[[int, Rng], tuple[Tensor, Cond]], st
 
 
 def error(model: Network, xt: Tensor, t: float, cond: Cond | None, truth: Tensor) -> float:
-    """The root mean square distance of the means from the true ones."""
+    """The root mean square distance of the means from the true means."""
     with torch.no_grad():
         return float((model(xt, t, cond).mean - truth).square().mean().sqrt())  # type: ignore[attr-defined]
 
@@ -48,8 +48,9 @@ def posterior_mean(prior: Tensor, var: float, xt: Tensor, t: float) -> Tensor:
 
 
 def test_two_labels_are_learned_and_each_can_be_left_out() -> None:
-    """x0 ~ N(a[first] + b[second], 0.2^2). At t = 1 a label that is not given leaves the mean over its classes. The rms
-    of the means is 0.7 to 1, and the rms error was 0.06 with both labels, 0.16 and 0.20 with one, 0.05 without."""
+    """x0 ~ N(a[first] + b[second], 0.2^2). At t = 1 a missing label gives the mean over its classes. The rms of the
+    means is 0.7 to 1. The rms error was 0.06 with both labels, 0.16 and 0.20 with one, 0.05 without.
+    """
     a = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     b = torch.tensor([[0.0, -1.0], [0.0, 0.2], [0.0, 1.5]])
 
@@ -84,8 +85,9 @@ def test_two_labels_are_learned_and_each_can_be_left_out() -> None:
     ids=["unet", "dit", "sequence"],
 )
 def test_an_image_is_learned_place_by_place(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """x0 = image + N(0, 0.1^2) of white noise: E[x0 | xt, image] is known, and knows no place from another. Where the
-    image is nan the prior is N(0, 1.01). The rms of the image is 1, and the rms error was 0.06 to 0.22."""
+    """x0 = image + N(0, 0.1^2) of white noise: E[x0 | xt, image] is known and the same at all places. For a nan image
+    the prior is N(0, 1.01). The rms of the image is 1, and the rms error was 0.06 to 0.22.
+    """
 
     def batch(n: int, rng: Rng) -> tuple[Tensor, Cond]:
         image = rng.normal((n, *shape))
@@ -106,8 +108,9 @@ def test_an_image_is_learned_place_by_place(spec: NetSpec, shape: tuple[int, ...
     ids=["mlp", "unet", "dit"],
 )
 def test_tokens_are_learned_through_their_mask(spec: NetSpec, shape: tuple[int, ...]) -> None:
-    """x0 is the mean of one to four tokens; at t = 1 nothing else says it, and without tokens the mean is 0. The rms of
-    x0 is 0.7, and the rms error was 0.24 to 0.26."""
+    """x0 is the mean of one to four tokens. At t = 1 only the tokens carry it, and without tokens the mean is 0. The
+    rms of x0 is 0.7, and the rms error was 0.24 to 0.26.
+    """
 
     def batch(n: int, rng: Rng) -> tuple[Tensor, Cond]:
         tokens, mask = rng.normal((n, 4, 3)), rng.uniform((n, 4)) > 0.5
@@ -124,7 +127,7 @@ def test_tokens_are_learned_through_their_mask(spec: NetSpec, shape: tuple[int, 
     assert error(model, Rng(9, 64).normal((64, *shape)), 1.0, cond, torch.where(told, x0, 0)) < 0.4
 
 
-def test_a_real_number_is_learned_and_what_it_is_for_when_it_is_not_given() -> None:
+def test_a_real_number_is_learned_with_and_without_it() -> None:
     """x0 ~ N(sin(3 v), 0.1^2) for v ~ N(0, 1): E[x0] = 0 without v. The rms error was 0.23 of 0.7, and 0.13."""
 
     def batch(n: int, rng: Rng) -> tuple[Tensor, Cond]:
@@ -138,11 +141,11 @@ def test_a_real_number_is_learned_and_what_it_is_for_when_it_is_not_given() -> N
     assert error(model, Rng(9, 50).normal((50, 1)), 1.0, None, torch.zeros(50, 1)) < 0.25
 
 
-# what blocks leave beside the state
+# side outputs of blocks
 
 
 class Balanced(nn.Module):
-    """A block that also says how even its gates are, as a mixture of experts does."""
+    """A block that also reports the balance of its gates, like a mixture of experts."""
 
     def __init__(self, inner: nn.Module, width: int):
         super().__init__()
@@ -161,28 +164,28 @@ def balanced(head: PointHead | SoftHead | MapHead) -> Network:
     return model
 
 
-def test_what_blocks_put_beside_the_state_reaches_a_loss() -> None:
+def test_extra_outputs_of_blocks_reach_a_loss() -> None:
     model, x, label = balanced(PointHead()), Rng(0, 4).normal((4, 2), F64), torch.tensor([0, 1, -1, 0])
-    _, side = model.observed(x, 0.5, label)
+    _, side = model.with_side(x, 0.5, label)
     right = [model.net.body[k].gate(side.emb).softmax(-1).mean(0).square().sum() for k in (0, 2)]
     assert torch.allclose(torch.stack(side.extra["balance"]), torch.stack(right))
     torch.stack(side.extra["balance"]).sum().backward()
     assert all(bool(model.net.body[k].gate.weight.grad.abs().sum() > 0) for k in (0, 2))
 
 
-def test_a_call_keeps_nothing_of_the_one_before() -> None:
+def test_a_call_stores_nothing_for_the_next() -> None:
     model, x = balanced(MapHead()), Rng(0, 4).normal((4, 2), F64)
-    found = [model.observed(x, 0.5, to=to)[1].extra["balance"] for to in (0.5, 0.1)]
+    found = [model.with_side(x, 0.5, to=to)[1].extra["balance"] for to in (0.5, 0.1)]
     assert [len(each) for each in found] == [2, 2] and found[0][0] != found[1][0]
 
 
-def test_draws_leave_what_their_blocks_put_when_they_are_made() -> None:
-    """The first block ran before the latent, once; the last for every draw."""
+def test_draws_add_the_extra_outputs_of_their_blocks() -> None:
+    """The first block ran once, before the latent; the last ran for every draw."""
     model, x = balanced(SoftHead("head", latent=3)), Rng(0, 4).normal((4, 2), F64)
-    posterior, side = model.observed(x, 0.5, seen=["body.0", 2])
-    assert len(side.extra["balance"]) == 1 and list(side.seen) == [0] and len(side.seen[0]) == 4
+    posterior, side = model.with_side(x, 0.5, hidden=["body.0", 2])
+    assert len(side.extra["balance"]) == 1 and list(side.hidden) == [0] and len(side.hidden[0]) == 4
     posterior.draws(5, Rng(0, 4))
-    assert len(side.extra["balance"]) == 2 and len(side.seen[2]) == 20
+    assert len(side.extra["balance"]) == 2 and len(side.hidden[2]) == 20
 
 
 @pytest.mark.parametrize(
@@ -190,25 +193,25 @@ def test_draws_leave_what_their_blocks_put_when_they_are_made() -> None:
     [(MLPSpec(16, 3), (2,)), (UNetSpec(8), (2, 4, 4)), (DiTSpec(16, 4), (2, 4, 4)), (SequenceSpec(16, 4), (5, 2))],
     ids=["mlp", "unet", "dit", "sequence"],
 )
-def test_hidden_states_are_asked_for_by_name_or_number(spec: NetSpec, shape: tuple[int, ...]) -> None:
+def test_hidden_states_are_selected_by_name_or_number(spec: NetSpec, shape: tuple[int, ...]) -> None:
     model, x = Network(VP(), spec, PointHead(), shape, class_label(2)).double(), Rng(0, 3).normal((3, *shape), F64)
     net, level, label = model.net, torch.zeros(3, dtype=F64), torch.tensor([0, 1, -1])
     plain = net(x, level, label)
-    out, seen = net(x, level, label, seen=["body.1", 0, -1])
-    assert torch.equal(out, plain) and list(seen) == ["body.1", 0, -1]
+    out, hidden = net(x, level, label, hidden=["body.1", 0, -1])
+    assert torch.equal(out, plain) and list(hidden) == ["body.1", 0, -1]
     side = net.side(x, level, label)
     state = net.run(net.start(x, side), side, 0, 1)
-    assert torch.equal(seen[0], state[0])
-    assert torch.equal(seen["body.1"], net.run(state, side, 1, 2)[0])
-    assert torch.equal(net.out((seen[-1],), side, net.size(x)), plain)
-    assert side.seen == {} and net(x, level, label, seen=[])[1] == {}
+    assert torch.equal(hidden[0], state[0])
+    assert torch.equal(hidden["body.1"], net.run(state, side, 1, 2)[0])
+    assert torch.equal(net.out((hidden[-1],), side, net.size(x)), plain)
+    assert side.hidden == {} and net(x, level, label, hidden=[])[1] == {}
     features = model.features(x, 0.5)
-    _, side = model.observed(x, 0.5, None, seen=range(len(features)))
-    assert all(torch.equal(places(side.seen[k]), h) for k, h in enumerate(features))
+    _, side = model.with_side(x, 0.5, None, hidden=range(len(features)))
+    assert all(torch.equal(places(side.hidden[k]), h) for k, h in enumerate(features))
 
 
 @pytest.mark.parametrize("block", [3, -4, "body.3", "head", "body.x", "body.0.norm"])
-def test_blocks_that_there_are_not_are_refused(block: int | str) -> None:
+def test_unknown_blocks_are_refused(block: int | str) -> None:
     net = MLPSpec(16, 3).build(2, 2)
     with pytest.raises(ValueError, match=r"was asked for; there are body\.0 to body\.2"):
-        net(torch.zeros(1, 2), torch.zeros(1), seen=[block])
+        net(torch.zeros(1, 2), torch.zeros(1), hidden=[block])

@@ -1,5 +1,7 @@
-"""Denoisers on a device that is not the CPU: torch's "meta" device computes nothing, and refuses what a forgotten move
-leaves on the CPU."""
+"""Denoisers on another device than the CPU.
+
+torch's "meta" device computes nothing, and raises if a tensor was left on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from softmix.denoiser import (
     NormalHead,
     PointHead,
     PublishedSMD,
+    SoftAtHighNoise,
     SoftHead,
-    Staged,
     autoguided,
     averaged,
     guided,
@@ -43,7 +45,7 @@ def network(head: object, net: str = "unet") -> Network:
 
 
 def asked(denoiser: object, shape: tuple[int, ...], t: object) -> None:
-    """All that the belief can do is on the device of x_t."""
+    """Every ability of the posterior returns tensors on the device of x_t."""
     xt = torch.empty(3, *shape, device=META)
     belief = denoiser(xt, t, torch.arange(3, device=META))  # type: ignore[operator]
     found = [belief.sample(Rng(0, 3, "a", META)), belief.draws(2, Rng(0, 3, "b", META))[0]]
@@ -56,21 +58,21 @@ def asked(denoiser: object, shape: tuple[int, ...], t: object) -> None:
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
 @pytest.mark.parametrize("net", NETS)
-def test_a_belief_is_where_x_is(head: object, net: str) -> None:
+def test_a_posterior_is_on_the_device_of_x(head: object, net: str) -> None:
     one = network(head, net)
     for t in (0.3, torch.tensor(0.3), torch.tensor([0.1, 0.3, 1.0]), torch.full((3,), 0.3, device=META)):
         asked(one, one.shape, t)
 
 
 @pytest.mark.parametrize("name", ["averaged", "guided", "within", "autoguided", "staged"])
-def test_a_wrapped_belief_is_where_x_is(name: str) -> None:
+def test_a_wrapped_posterior_is_on_the_device_of_x(name: str) -> None:
     soft, plain = network(SoftHead(mean="none")), network(PointHead())
     wrapped = {
         "averaged": averaged(4)(soft),
         "guided": guided(2.0)(network(SoftHead())),
         "within": within(-5.0, 5.0, guided(2.0))(plain),
         "autoguided": autoguided(network(PointHead()), 2.0)(plain),
-        "staged": Staged(network(SoftHead()), -6.0),
+        "staged": SoftAtHighNoise(network(SoftHead()), -6.0),
     }[name]
     for t in (0.3, torch.tensor(0.3), 1.0):
         asked(wrapped, (1, 8, 8), t)

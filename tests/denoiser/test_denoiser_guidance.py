@@ -1,4 +1,4 @@
-"""Guidance away from any subset of a condition, on a law whose conditional means are known exactly."""
+"""Guidance by any subset of a condition, on a law with exactly known conditional means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softmix.cond import Cond, CondError, CondSpec
-from softmix.denoiser import Counted, Network, PointHead, SoftHead, guided
+from softmix.denoiser import CallCounter, Network, PointHead, SoftHead, guided
 from softmix.hub.keywords import Keywords
 from softmix.net import MLPSpec
 from softmix.posterior import Point, Posterior
@@ -21,7 +21,10 @@ B = torch.tensor([10.0, 40.0, 70.0], dtype=F64)
 
 
 class Sum:
-    """x0 ~ N(a[top] + b[shoe] + 1000 v + the sum of tokens, 1), of what is given; at any time it says the mean."""
+    """x0 ~ N(a[top] + b[shoe] + 1000 v + the sum of tokens, 1), over the given parts.
+
+    It returns this mean at any time.
+    """
 
     process, shape, cond = VP(), (1,), SPEC
 
@@ -53,7 +56,7 @@ def said(denoiser: object, cond: object = COND) -> Tensor:
     return denoiser(XT, 0.5, cond).mean[:, 0]  # type: ignore[operator]
 
 
-def test_the_law_says_the_sum_of_what_is_given() -> None:
+def test_the_test_denoiser_returns_the_sum_of_the_given_parts() -> None:
     assert torch.equal(said(Sum()), TOP + SHOE + VALUE + CONTEXT)
 
 
@@ -72,7 +75,7 @@ def test_the_law_says_the_sum_of_what_is_given() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_what_is_dropped_counts_by_the_scale_and_the_rest_once(
+def test_the_scale_applies_to_the_dropped_parts_only(
     drop: str | tuple[str, ...] | None, dropped: Tensor, scale: float
 ) -> None:
     whole = TOP + SHOE + VALUE + CONTEXT
@@ -85,13 +88,13 @@ def test_wraps_of_several_parts_combine() -> None:
 
 
 def test_the_names_of_labels_pass_through_other_wraps() -> None:
-    counted = Counted(Sum())
+    counted = CallCounter(Sum())
     assert torch.allclose(said(guided(2.0, drop="shoe")(counted)), TOP + 2 * SHOE + VALUE + CONTEXT)
     assert counted.calls == 2
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_condition_of_ones_own_stands_for_none(rows: int) -> None:
+def test_a_custom_unconditional_condition(rows: int) -> None:
     other = Cond(label=torch.tensor([[1, 1]] * rows))
     whole = TOP + SHOE + VALUE + CONTEXT
     assert torch.allclose(said(guided(4.0, other)(Sum())), 45.0 + 4 * (whole - 45))
@@ -101,10 +104,10 @@ def test_a_condition_of_ones_own_stands_for_none(rows: int) -> None:
     ("make", "says"),
     [
         (lambda: guided(2.0, drop=()), "at least one"),
-        (lambda: guided(2.0, COND, drop="label"), "or has unconditional"),
+        (lambda: guided(2.0, COND, drop="label"), "give one of the two"),
     ],
 )
-def test_guidance_that_makes_no_sense_is_refused_at_once(make: object, says: str) -> None:
+def test_contradictory_arguments_are_refused_at_once(make: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()  # type: ignore[operator]
 
@@ -117,17 +120,17 @@ def test_guidance_that_makes_no_sense_is_refused_at_once(make: object, says: str
         ("hat", COND, "'hat' was to be dropped; there are label, value, context, top, shoe"),
         (None, Cond(), "guidance needs a condition"),
         (None, None, "guidance needs a condition"),
-        ("label", torch.zeros(3), "Give unconditional"),
-        (None, Keywords(a=torch.zeros(3, 1)), "Give unconditional"),
+        ("label", torch.zeros(3), "needs unconditional"),
+        (None, Keywords(a=torch.zeros(3, 1)), "needs unconditional"),
     ],
     ids=str,
 )
-def test_what_would_have_no_effect_is_refused(drop: str | None, cond: object, says: str) -> None:
+def test_guidance_without_effect_is_refused(drop: str | None, cond: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         guided(2.0, drop=drop)(Sum())(XT, 0.5, cond)  # type: ignore[arg-type]
 
 
-def test_what_stands_for_none_is_of_the_conditions_kind_and_length() -> None:
+def test_unconditional_has_the_type_and_length_of_the_condition() -> None:
     with pytest.raises(ValueError, match="give unconditional as a Cond too"):
         guided(2.0, torch.zeros(1))(Sum())(XT, 0.5, COND)
     with pytest.raises(ValueError, match="has 2 rows, and the condition 3"):
@@ -139,8 +142,8 @@ def model(labels: tuple[tuple[str, int], ...], head: PointHead | SoftHead) -> Ne
     return Network(VP(), MLPSpec(16, 2), head, (2,), CondSpec(labels, values=1)).double()
 
 
-def test_labels_as_a_tensor_are_labels_of_a_condition() -> None:
-    """One label, dropped as all, as the part or by its name."""
+def test_a_tensor_of_labels_equals_a_condition() -> None:
+    """One label, dropped with everything, as the part or by its name."""
     one, x, label = model((("class", 3),), PointHead()), Rng(0, 4).normal((4, 2), F64), torch.tensor([0, 1, 2, -1])
     right = guided(3.0)(one)(x, 0.5, Cond(label=label)).mean  # type: ignore[attr-defined]
     for drop in (None, "label", "class"):
@@ -149,7 +152,7 @@ def test_labels_as_a_tensor_are_labels_of_a_condition() -> None:
     assert torch.allclose(right, unconditional + 3 * (told - unconditional))
 
 
-def test_a_networks_draws_are_guided_by_one_label_of_two() -> None:
+def test_draws_of_a_network_are_guided_by_one_of_two_labels() -> None:
     two, x = model((("top", 3), ("shoe", 2)), SoftHead(latent=3)), Rng(0, 3).normal((3, 2), F64)
     cond = Cond(label=torch.tensor([[0, 1], [1, 0], [2, -1]]), value=torch.tensor([[0.1], [0.2], [torch.nan]]))
     less = Cond(label=torch.tensor([[0, -1], [1, -1], [2, -1]]), value=cond.value)

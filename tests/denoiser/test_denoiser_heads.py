@@ -1,4 +1,4 @@
-"""What each head makes of the net's numbers, with a net whose numbers are known, and every default."""
+"""Each head on a net with known outputs, and every default."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ NETS = pytest.mark.parametrize(
 )
 
 
-class Saying(nn.Module):
-    """In the place of a net: says fixed numbers, and notes what it is given."""
+class FixedNet(nn.Module):
+    """A stand-in for a net: returns fixed numbers, and records its inputs."""
 
     def __init__(self, says: Tensor):
         super().__init__()
@@ -49,7 +49,7 @@ class Saying(nn.Module):
         self.heard: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def side(
-        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: Sequence[int | str] = ()
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, hidden: Sequence[int | str] = ()
     ) -> SideInputs:
         self.heard.append((x, logsnr, cond))
         return SideInputs(x, logsnr)
@@ -62,7 +62,7 @@ def saying(head: object, says: Tensor, shape: tuple[int, ...], **options: object
     spec = MLP if len(shape) == 1 else UNET
     network = Network(options.pop("process", VP()), spec, head, shape, **options)  # type: ignore[arg-type]
     assert head.channels(shape[0]) == says.shape[1]  # type: ignore[attr-defined]
-    network.net = Saying(says)  # type: ignore[assignment]
+    network.net = FixedNet(says)  # type: ignore[assignment]
     return network
 
 
@@ -78,7 +78,7 @@ def row(process: Gaussian, output: Output, sd: float, x: Tensor) -> tuple[Tensor
 # defaults
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     assert NormalHead() == NormalHead(per="item") and MixtureHead() == MixtureHead(k=8, per="pixel")
     assert SoftHead() == SoftHead(where="decoder", latent=32, local=4, mean="own", scale=1.0)
     assert PublishedSMD() == PublishedSMD(latent=100)
@@ -87,8 +87,8 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(0, 4, 1.0), (32, -1, 1.0), (32, 4, -0.1)])
-def test_a_latent_of_no_size_is_refused(sizes: tuple[int, int, float]) -> None:
-    with pytest.raises(ValueError, match="at least 1 shared number"):
+def test_sizes_below_1_are_refused(sizes: tuple[int, int, float]) -> None:
+    with pytest.raises(ValueError, match="a SoftHead needs latent >= 1"):
         SoftHead(latent=sizes[0], local=sizes[1], scale=sizes[2])
     with pytest.raises(ValueError, match="latent is at least 1"):
         PublishedSMD(0)
@@ -96,19 +96,19 @@ def test_a_latent_of_no_size_is_refused(sizes: tuple[int, int, float]) -> None:
         MixtureHead(0)
 
 
-def test_a_net_for_points_takes_no_images_and_the_other_way_round() -> None:
+def test_nets_refuse_items_of_another_kind() -> None:
     for spec, shape, use in ((MLP, (2, 4, 4), "UNetSpec or DiTSpec"), (UNET, (2,), "MLPSpec"), (DIT, (2,), "MLPSpec")):
         with pytest.raises(ValueError, match=use):
             Network(VP(), spec, PointHead(), shape)
 
 
-# what the net is given
+# inputs of the net
 
 
 @pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 @pytest.mark.parametrize("sd", [0.3, 1.0])
 @pytest.mark.parametrize("head", [PointHead(), NormalHead(), MixtureHead(2)], ids=str)
-def test_the_net_hears_x_of_unit_size_its_noise_level_and_its_class(process: Gaussian, sd: float, head: object) -> None:
+def test_the_net_receives_scaled_x_the_noise_level_and_the_class(process: Gaussian, sd: float, head: object) -> None:
     x, cond = x_of((2,)), torch.tensor([0, 1, -1])
     network = saying(head, torch.zeros(3, head.channels(2)), (2,), process=process, cond=class_label(2), data_sd=sd)  # type: ignore[attr-defined]
     network(x, T, cond)
@@ -117,32 +117,32 @@ def test_the_net_hears_x_of_unit_size_its_noise_level_and_its_class(process: Gau
     assert torch.allclose(heard, x / size[:, None]) and torch.allclose(logsnr, process.logsnr(T)) and label is cond
 
 
-def test_the_net_has_a_place_for_each_class_and_one_for_none() -> None:
+def test_the_embedding_has_a_row_for_each_class_and_one_for_none() -> None:
     table = Network(VP(), MLP, PointHead(), (2,), class_label(3)).net.time.classes
     assert table is not None and table.num_embeddings == 4
 
 
-def test_a_condition_that_a_network_was_not_built_for_is_refused() -> None:
+def test_an_unsupported_condition_is_refused() -> None:
     network = Network(VP(), MLP, PointHead(), (2,)).double()
     assert torch.equal(network(x_of((2,)), T, None).mean, network(x_of((2,)), T, Cond()).mean)  # type: ignore[attr-defined]
     with pytest.raises(CondError, match="the condition has label, and the model was built for no condition"):
         network(x_of((2,)), T, torch.tensor([0, 1, -1]))
 
 
-# what it is taken to say
+# posteriors from the outputs
 
 
 @pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 @pytest.mark.parametrize("output", ["x0", "eps", "v", "flow", "edm"])
 @pytest.mark.parametrize("sd", [0.3, 1.0])
-def test_a_point_is_the_rows_x0(process: Gaussian, output: Output, sd: float) -> None:
+def test_a_point_head_returns_x0_of_the_table(process: Gaussian, output: Output, sd: float) -> None:
     x, says = x_of((2, 4, 4)), Rng(1, 3).normal((3, 2, 4, 4), F64)
     a, b = row(process, output, sd, x)
     found = saying(PointHead(), says, (2, 4, 4), process=process, output=output, data_sd=sd)(x, T)
     assert isinstance(found, Point) and torch.allclose(found.mean, a * x + b * says)
 
 
-def test_a_network_says_v_of_unit_data_unless_told() -> None:
+def test_the_default_output_is_v_with_unit_data() -> None:
     x, says = x_of((2,)), Rng(1, 3).normal((3, 2), F64)
     a, b = row(VP(), "v", 1.0, x)
     assert torch.allclose(saying(PointHead(), says, (2,))(x, T).mean, a * x + b * says)  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ def test_a_network_says_v_of_unit_data_unless_told() -> None:
 @pytest.mark.parametrize("per", ["item", "element"])
 @pytest.mark.parametrize("shape", [(2,), (2, 4, 4)], ids=str)
 def test_a_normal_has_the_variance_b_squared_exp_2l(per: str, shape: tuple[int, ...]) -> None:
-    """l is one number for each element, or the mean over an item's places."""
+    """l is one number for each element, or the mean over the places of an item."""
     x, head = x_of(shape), NormalHead(per)  # type: ignore[arg-type]
     says = Rng(1, 3).normal((3, head.channels(2), *shape[1:]), F64)
     a, b = row(VP(), "edm", 0.4, x)
@@ -166,7 +166,7 @@ def test_a_normal_has_the_variance_b_squared_exp_2l(per: str, shape: tuple[int, 
 @pytest.mark.parametrize("per", ["item", "pixel"])
 @pytest.mark.parametrize("shape", [(2,), (2, 4, 4)], ids=str)
 def test_a_mixture_has_components_a_x_plus_b_u_and_one_spread(per: str, shape: tuple[int, ...]) -> None:
-    """Means and weights of k = 3 for each place or for the item; the sd is |b| exp(l), l the mean over places."""
+    """Means and weights of k = 3 for each place or for the item. The sd is |b| exp(l), with l the mean over places."""
     x, head = x_of(shape), MixtureHead(3, per)  # type: ignore[arg-type]
     says = Rng(1, 3).normal((3, head.channels(2), *shape[1:]), F64)
     a, b = row(VP(), "v", 1.0, x)
@@ -188,13 +188,13 @@ def test_a_mixture_has_components_a_x_plus_b_u_and_one_spread(per: str, shape: t
 @pytest.mark.parametrize(
     "head", [PointHead(), NormalHead(), NormalHead("element"), MixtureHead(3), MixtureHead(3, "item")], ids=str
 )
-def test_a_sequence_is_believed_as_an_image_of_one_column(head: object) -> None:
-    """The same numbers of the net, with the channels last, give the same draws' law: mean, variance and density."""
+def test_a_sequence_equals_an_image_of_one_column(head: object) -> None:
+    """The same outputs of the net, with the channels last, give the same law: mean, variance and density."""
     x = x_of((2, 5, 1))
     says = Rng(1, 3).normal((3, head.channels(2), 5, 1), F64)  # type: ignore[attr-defined]
     image = saying(head, says, (2, 5, 1))(x, T)
     network = Network(VP(), SEQUENCE, head, (5, 2))  # type: ignore[arg-type]
-    network.net = Saying(says[..., 0].mT)  # type: ignore[assignment]
+    network.net = FixedNet(says[..., 0].mT)  # type: ignore[assignment]
     sequence = network(x[..., 0].mT, T)
     assert torch.allclose(sequence.mean, image.mean[..., 0].mT)  # type: ignore[attr-defined]
     if not isinstance(image, Point):
@@ -207,8 +207,8 @@ def test_a_sequence_is_believed_as_an_image_of_one_column(head: object) -> None:
 
 
 @NETS
-def test_a_flow_map_hears_its_second_time_and_its_class(spec: object, shape: tuple[int, ...]) -> None:
-    """Its embedding is that of the level and the class, and that of the second level."""
+def test_a_flow_map_receives_the_second_time_and_the_class(spec: object, shape: tuple[int, ...]) -> None:
+    """The embedding is the sum of that of the level and the class, and that of the second level."""
     torch.manual_seed(0)
     network = Network(VP(), spec, MapHead(), shape, class_label(2)).double()  # type: ignore[arg-type]
     x, cond, to = x_of(shape), torch.tensor([0, 1, -1]), T / 2

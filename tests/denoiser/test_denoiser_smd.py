@@ -1,4 +1,4 @@
-"""Soft mixtures, ours and as published: what the latent and the mean go through, layer by layer."""
+"""Soft mixtures, ours and as published, layer by layer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def soft(spec: object, shape: tuple[int, ...], **options: object) -> Network:
 
 @NETS
 def test_the_scale_is_the_standard_deviation_of_the_latent(spec: object, shape: tuple[int, ...]) -> None:
-    """A draw with half the scale is the draw with half the latent; with none all draws are one."""
+    """A draw with half the scale equals the draw with half the latent. With scale 0 all draws are equal."""
     x = x_of(shape)
     one, half, none = (soft(spec, shape, scale=scale)(x, T) for scale in (1.0, 0.5, 0.0))
     assert isinstance(one, Implicit) and isinstance(half, Implicit) and isinstance(none, Implicit)
@@ -89,8 +89,9 @@ def test_the_mean_goes_through_the_modulated_blocks_with_a_learned_vector(
 def test_a_draw_goes_through_g_and_f_and_mixes_its_local_latents_in(
     spec: object, shape: tuple[int, ...], where: str
 ) -> None:
-    """z = g(eta, mean of the state, emb), emb + f(silu(z)) for the blocks that come after, and at each place
-    h + g_local(h, local)."""
+    """z = g(eta, mean of the state, emb). The blocks that follow get emb + f(silu(z)), and each place gets
+    h + g_local(h, local).
+    """
     network, x, cond = soft(spec, shape, where=where, latent=5, local=2), x_of(shape), torch.tensor([0, 1, -1])
     found, net, head = network(x, T, cond), network.net, network.head
     assert isinstance(found, Implicit)
@@ -118,8 +119,9 @@ def test_a_soft_head_without_a_mean_has_none() -> None:
 
 @NETS
 def test_the_latent_has_its_shared_numbers_and_some_for_each_place(spec: object, shape: tuple[int, ...]) -> None:
-    """Points have one place, which shares all; of 4 x 4 pixels a patch of 2 makes 4 places, and the U-Net's coarsest
-    level 1; a sequence of 5 has 5."""
+    """A point has one place and no local latents. 4 x 4 pixels with a patch of 2 make 4 places, and the coarsest level
+    of the U-Net 1. A sequence of 5 has 5.
+    """
     places = {MLPSpec: 0, UNetSpec: 1, DiTSpec: 4, SequenceSpec: 5}[type(spec)]  # type: ignore[index]
     for latent, local in ((32, 4), (5, 2), (5, 0)):
         found = soft(spec, shape, latent=latent, local=local)(x_of(shape), T)
@@ -127,8 +129,8 @@ def test_the_latent_has_its_shared_numbers_and_some_for_each_place(spec: object,
 
 
 @NETS
-def test_the_latents_layers_begin_orthogonal_with_a_gain_of_2(spec: object, shape: tuple[int, ...]) -> None:
-    """W W^T = 4 I on the shorter side: eta is seen from the start."""
+def test_the_layers_of_the_latent_are_initialised_orthogonal_with_gain_2(spec: object, shape: tuple[int, ...]) -> None:
+    """W W^T = 4 I on the shorter side, so that eta has an effect from the start."""
     head = soft(spec, shape).head
     weights = [p for name, p in head.named_parameters() if name.endswith("weight")]
     assert len(weights) >= 3
@@ -139,7 +141,7 @@ def test_the_latents_layers_begin_orthogonal_with_a_gain_of_2(spec: object, shap
 
 @pytest.mark.parametrize("head", [SoftHead(latent=5, local=2), PublishedSMD(7)], ids=str)
 @NETS
-def test_draws_hear_the_class(spec: object, shape: tuple[int, ...], head: object) -> None:
+def test_draws_depend_on_the_class(spec: object, shape: tuple[int, ...], head: object) -> None:
     torch.manual_seed(0)
     network, x = Network(VP(), spec, head, shape, class_label(2)).double(), x_of(shape)  # type: ignore[arg-type]
     draws = [network(x, T, torch.full((3,), k)).draws(1, Rng(0, 3)) for k in (-1, 0, 1)]
@@ -163,7 +165,7 @@ def test_the_small_net_is_a_quarter_as_wide_and_at_least_8() -> None:
 
 @NETS
 def test_the_published_draw_is_its_two_layers_around_the_net(spec: object, shape: tuple[int, ...]) -> None:
-    """z from g(x, eta) at the noise level; M(z) after the stem and, another, before the output."""
+    """z from g(x, eta) at the noise level; M(z) after the stem, and a second one before the output."""
     torch.manual_seed(0)
     network, x, cond = (
         Network(VP(), spec, PublishedSMD(7), shape, class_label(2)).double(),
@@ -204,7 +206,7 @@ def test_a_published_layer_is_a_residual_of_two_rank_one_matrices() -> None:
 # sizes
 
 
-def test_another_size_passes_where_nothing_belongs_to_a_place() -> None:
+def test_another_size_works_without_local_latents() -> None:
     torch.manual_seed(0)
     plain = Network(VP(), UNET, PointHead(), (2, 4, 4))
     assert plain(torch.zeros(3, 2, 6, 8), 0.5).mean.shape == (3, 2, 6, 8)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Wraps and closed forms: every option, who is asked what, and both edges of every border."""
+"""Wraps and closed forms: every option, the calls of the inner denoiser, and both ends of every interval."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from softmix.denoiser import (
     OUTPUTS,
-    Counted,
+    CallCounter,
     ExactData,
     ExactMixture,
-    Staged,
+    SoftAtHighNoise,
     adjusted,
     affine,
     autoguided,
@@ -24,7 +24,7 @@ from softmix.denoiser import (
     within,
 )
 from softmix.denoiser.exact import gaussian_flow
-from softmix.denoiser.wrap import classifier_free, towards
+from softmix.denoiser.wrap import classifier_free, with_target_time
 from softmix.posterior import Categorical, Implicit, ImplicitMean, Joint, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
@@ -34,7 +34,7 @@ LABELS = torch.tensor([4, 5, 6])
 
 
 class Plain(nn.Module):
-    """Believes k x + the condition; notes what it is told."""
+    """Returns k x + the condition; records its inputs."""
 
     def __init__(self, k: float = 2.0):
         super().__init__()
@@ -47,7 +47,7 @@ class Plain(nn.Module):
 
 
 class Soft(Plain):
-    """Draws k x + eta + the condition; no mean."""
+    """Draws k x + eta + the condition; it has no mean."""
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         mean = super().forward(xt, t, cond).mean  # type: ignore[attr-defined]
@@ -75,9 +75,9 @@ def mean(denoiser: object, t: float = 0.5, cond: Tensor | None = None, **options
 # counting
 
 
-def test_calls_and_items_are_counted_and_all_is_passed_on() -> None:
+def test_calls_and_items_are_counted() -> None:
     inner = Plain()
-    counted = Counted(inner)
+    counted = CallCounter(inner)
     assert torch.equal(mean(counted, cond=LABELS), mean(Plain(), cond=LABELS))
     counted(x()[:2], 0.5)
     assert (counted.calls, counted.items) == (2, 5) and counted.process == VP() and counted.shape == (2,)
@@ -85,9 +85,9 @@ def test_calls_and_items_are_counted_and_all_is_passed_on() -> None:
 
 
 def test_a_wrap_of_a_flow_map_passes_the_second_time_on() -> None:
-    for wrap in (Counted, averaged(2), adjusted(lambda p, xt, t: p), within(-99, 99, averaged(2))):
+    for wrap in (CallCounter, averaged(2), adjusted(lambda p, xt, t: p), within(-99, 99, averaged(2))):
         assert torch.allclose(mean(wrap(Maps()), to=0.25), mean(Plain()) + 0.25)  # type: ignore[operator]
-    assert torch.allclose(mean(towards(0.25)(Maps()), cond=LABELS), mean(Plain(), cond=LABELS) + 0.25)
+    assert torch.allclose(mean(with_target_time(0.25)(Maps()), cond=LABELS), mean(Plain(), cond=LABELS) + 0.25)
 
 
 # averaging
@@ -96,7 +96,7 @@ def test_a_wrap_of_a_flow_map_passes_the_second_time_on() -> None:
 @pytest.mark.parametrize("n", [1, 6])
 @pytest.mark.parametrize("seed", [0, 3])
 def test_an_average_is_over_n_latents_of_its_seed(n: int, seed: int) -> None:
-    """The same latents for every item and every call, in x's type."""
+    """The same latents for every item and every call, in the dtype of x."""
     eta = Rng(seed, n, "averaged").normal((n, 2), F64)
     right = 2 * x() + LABELS[:, None] + eta.mean(0)
     assert torch.allclose(mean(averaged(n, seed)(Soft()), cond=LABELS), right)
@@ -106,7 +106,7 @@ def test_an_average_is_over_n_latents_of_its_seed(n: int, seed: int) -> None:
         assert not torch.allclose(mean(averaged(n)(Soft())), mean(averaged(n, seed)(Soft())))
 
 
-def test_what_has_a_mean_and_no_latent_is_left_alone() -> None:
+def test_averaged_leaves_other_posteriors_unchanged() -> None:
     assert torch.equal(mean(averaged(3)(Plain())), mean(Plain()))
     with pytest.raises(ValueError, match="an average of 0 draws"):
         averaged(0)
@@ -116,14 +116,14 @@ def test_what_has_a_mean_and_no_latent_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", [0, 1, 3, 2.5])
-def test_guidance_goes_from_untold_by_its_scale(scale: float) -> None:
-    """unconditional + w (told - unconditional), whether w is an integer or not."""
+def test_guidance_is_unconditional_plus_scale_times_the_difference(scale: float) -> None:
+    """unconditional + w (conditional - unconditional), for integer w and for others."""
     told, unconditional = mean(Plain(), cond=LABELS), mean(Plain(), cond=torch.full((3,), -1))
     assert torch.allclose(mean(guided(scale)(Plain()), cond=LABELS), unconditional + scale * (told - unconditional))
     assert float(classifier_free(scale)(torch.tensor(5.0), torch.tensor(3.0))) == 3 + 2 * scale
 
 
-def test_guidance_by_a_rule_and_a_condition_of_ones_own() -> None:
+def test_guidance_by_a_custom_rule_and_a_custom_condition() -> None:
     inner = Plain()
     found = mean(guided(lambda a, b: a - 10 * b, torch.tensor([2]))(inner), cond=LABELS)
     assert torch.allclose(found, mean(Plain(), cond=LABELS) - 10 * mean(Plain(), cond=torch.full((3,), 2)))
@@ -141,13 +141,13 @@ def test_guidance_of_draws_shares_the_latent() -> None:
 def test_guidance_without_a_condition_is_refused() -> None:
     with pytest.raises(ValueError, match="guidance needs a condition"):
         mean(guided(2.0)(Plain()))
-    with pytest.raises(ValueError, match="Give unconditional"):
+    with pytest.raises(ValueError, match="needs unconditional"):
         mean(guided(2.0)(Plain()), cond=torch.zeros(3))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_autoguidance_goes_away_from_the_weak_one(scale: float) -> None:
-    """weak + w (strong - weak); both are told the same."""
+def test_autoguidance_is_weak_plus_scale_times_the_difference(scale: float) -> None:
+    """weak + w (strong - weak); both receive the same condition."""
     strong, weak = Plain(5.0), Plain(2.0)
     found = mean(autoguided(weak, scale)(strong), cond=LABELS)
     assert torch.allclose(found, (2 + 3 * scale) * x() + LABELS[:, None])
@@ -155,12 +155,12 @@ def test_autoguidance_goes_away_from_the_weak_one(scale: float) -> None:
     assert autoguided(weak, scale)(strong).classes == 9  # type: ignore[attr-defined]
 
 
-def test_autoguidance_of_flow_maps_goes_to_one_time() -> None:
+def test_autoguidance_of_flow_maps_uses_one_target_time() -> None:
     found = mean(autoguided(Maps(2.0), 2.5)(Maps(5.0)), cond=LABELS, to=0.25)
     assert torch.allclose(found, (2 + 3 * 2.5) * x() + LABELS[:, None] + 0.25)
 
 
-def test_a_function_of_ones_own_sees_the_belief_x_and_the_time() -> None:
+def test_adjusted_passes_the_posterior_x_and_the_time() -> None:
     seen: list[tuple[Posterior, Tensor, float]] = []
 
     def change(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Posterior:
@@ -173,10 +173,10 @@ def test_a_function_of_ones_own_sees_the_belief_x_and_the_time() -> None:
     assert seen[0][1] is given and seen[0][2] == 0.3
 
 
-# borders in the noise level
+# intervals of noise levels
 
 
-def test_an_interval_has_both_of_its_ends() -> None:
+def test_an_interval_includes_both_ends() -> None:
     doubled = adjusted(lambda p, xt, t: Point(2 * p.mean))  # type: ignore[attr-defined]
     levels = {t: float(VP().logsnr(t)) for t in (0.8, 0.5, 0.2)}
     wrapped = within(levels[0.8], levels[0.2], doubled)(Plain())
@@ -185,36 +185,36 @@ def test_an_interval_has_both_of_its_ends() -> None:
         assert torch.allclose(mean(wrapped, t, LABELS), 2 * right if inside else right)
 
 
-def test_times_on_both_sides_of_a_border_are_refused() -> None:
+def test_times_on_both_sides_of_a_boundary_are_refused() -> None:
     t = torch.tensor([0.9, 0.9, 0.1])
     with pytest.raises(ValueError, match="one time for the whole batch"):
         within(-2.0, 2.0, averaged(2))(Plain())(x(), torch.tensor([0.5, 0.5, 0.01]))
     with pytest.raises(ValueError, match="one time for the whole batch"):
-        Staged(Soft(), 0.0)(x(), t)  # type: ignore[arg-type]
+        SoftAtHighNoise(Soft(), 0.0)(x(), t)  # type: ignore[arg-type]
 
 
 class Both(Soft):
-    """Draws and a mean of its own, 3 x."""
+    """Draws, and a mean of its own, 3 x."""
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         drawn = super().forward(xt, t, cond)
         return ImplicitMean(lambda eta: drawn.averaged(eta).mean[None], len(xt), (2,), xt, lambda: 3 * xt)  # type: ignore[attr-defined]
 
 
-def test_a_staged_belief_is_soft_up_to_its_border_and_a_point_at_its_mean_above() -> None:
-    """At the border itself it is soft. Both are told the condition."""
+def test_soft_at_high_noise_is_soft_up_to_its_boundary_and_a_point_above() -> None:
+    """At the boundary itself it is soft. The condition is passed in both cases."""
     border = float(VP().logsnr(0.5))
     for t, is_soft in ((0.9, True), (0.5, True), (0.49, False)):
         both = Both(2.0)
-        found = Staged(both, border)(x(), t, LABELS)  # type: ignore[arg-type]
+        found = SoftAtHighNoise(both, border)(x(), t, LABELS)  # type: ignore[arg-type]
         assert both.told == [(t, LABELS)]
         assert isinstance(found, Implicit if is_soft else Point)
         if not is_soft:
             assert torch.equal(found.mean, 3 * x())  # type: ignore[attr-defined]
 
 
-def test_a_staged_belief_is_of_the_soft_ones_items_and_classes() -> None:
-    found = Staged(Soft(), 0.0)  # type: ignore[arg-type]
+def test_soft_at_high_noise_has_the_shape_and_classes_of_its_network() -> None:
+    found = SoftAtHighNoise(Soft(), 0.0)  # type: ignore[arg-type]
     assert (found.process, found.shape, found.classes) == (VP(), (2,), 9)
 
 
@@ -232,15 +232,15 @@ def test_the_closed_form_of_two_points_is_a_logistic(process: Gaussian) -> None:
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     right = (alpha * xt / sigma**2 + torch.tensor(7 / 3, dtype=F64).log() / 2).tanh()
     assert torch.allclose(two(xt, t).mean, right, atol=1e-6)
-    # a variance that rounding makes negative is none
+    # a variance that is negative by rounding counts as 0
     assert torch.allclose(two(xt, t).var, 1 - right**2, atol=1e-6)
     even = ExactData(process, torch.tensor([[-1.0], [1.0]], dtype=F64))
     assert torch.allclose(even(xt, t).mean, (alpha * xt / sigma**2).tanh(), atol=1e-9)
 
 
 @pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
-def test_a_gaussians_flow_keeps_the_place_in_its_law(process: Gaussian) -> None:
-    """(x - alpha m) U / sqrt(alpha^2 l + sigma^2) is what it was."""
+def test_the_flow_of_a_gaussian_keeps_the_standardised_coordinate(process: Gaussian) -> None:
+    """(x - alpha m) U / sqrt(alpha^2 l + sigma^2) is constant."""
     m = torch.tensor([0.5, -1.0], dtype=F64)
     l, u = torch.linalg.eigh(torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=F64))  # noqa: E741
     given = Rng(0, 4).normal((4, 2), F64)
@@ -252,8 +252,8 @@ def test_a_gaussians_flow_keeps_the_place_in_its_law(process: Gaussian) -> None:
 
 
 @pytest.mark.parametrize("sd", [0.3, 1.0, 2.0])
-def test_the_table_gives_x0_back_from_what_a_perfect_network_says(sd: float) -> None:
-    """alpha and sigma of no process in particular."""
+def test_the_table_recovers_x0_from_perfect_outputs(sd: float) -> None:
+    """alpha and sigma of no particular process."""
     x0, z, alpha, sigma = (torch.tensor(value, dtype=F64) for value in (0.7, -1.3, 0.8, 0.9))
     xt, norm = alpha * x0 + sigma * z, (alpha * sd) ** 2 + sigma**2
     edm = (x0 - alpha * sd**2 / norm * xt) / (sigma * sd / norm.sqrt())
@@ -263,16 +263,16 @@ def test_the_table_gives_x0_back_from_what_a_perfect_network_says(sd: float) -> 
         assert float(a * xt + b * said[name]) == pytest.approx(0.7, rel=1e-12)
 
 
-def test_the_table_takes_unit_data_unless_told() -> None:
+def test_the_table_has_unit_data_by_default() -> None:
     alpha, sigma = torch.tensor(0.6), torch.tensor(0.8)
     assert affine("edm", alpha, sigma) == affine("edm", alpha, sigma, 1.0) != affine("edm", alpha, sigma, 0.5)
     assert inspect.signature(affine).parameters["data_sd"].default == 1.0
 
 
-# means alone
+# mean_only
 
 
-def test_what_is_kept_of_a_belief_is_its_mean() -> None:
+def test_mean_only_keeps_the_mean() -> None:
     exact = wiener(VP(), torch.tensor([0.5, -1.0], dtype=F64), torch.eye(2, dtype=F64))
     x = torch.tensor([[0.3, 0.2], [1.0, -2.0]], dtype=F64)
     belief = mean_only(exact)(x, 0.4)
@@ -280,23 +280,23 @@ def test_what_is_kept_of_a_belief_is_its_mean() -> None:
     assert mean_only(exact).process is exact.process
 
 
-def test_a_belief_without_a_mean_is_refused_by_what_keeps_it() -> None:
+def test_mean_only_refuses_a_posterior_without_a_mean() -> None:
     with pytest.raises(TypeError, match=r"mean_only needs a mean of the posterior, and Implicit has none.*averaged"):
         mean_only(Soft())(torch.zeros(3, 2), 0.5)
     assert type(mean_only(averaged(2)(Soft()))(torch.zeros(3, 2), 0.5)) is Point
 
 
-def test_the_mean_of_a_flow_map_is_that_of_the_time_it_goes_to() -> None:
+def test_mean_only_passes_the_target_time_of_a_flow_map() -> None:
     x = torch.ones(3, 2)
     assert torch.equal(mean_only(Maps())(x, 0.5, to=0.2).mean, Maps()(x, 0.5, to=0.2).mean)  # type: ignore[call-arg, attr-defined]
     assert not torch.equal(Maps()(x, 0.5, to=0.2).mean, Maps()(x, 0.5, to=0.4).mean)  # type: ignore[attr-defined]
 
 
-# guidance of names
+# guidance of categoricals
 
 
 class Names(Plain):
-    """A token's logits, and for each label others; with an image beside it that knows only a mean."""
+    """Logits of a token, different for each label; beside an image with only a mean."""
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         label = torch.full((len(xt),), -1) if cond is None else cond
@@ -304,8 +304,8 @@ class Names(Plain):
         return Joint({"token": Categorical(logits), "image": super().forward(xt, t, label)})  # type: ignore[return-value]
 
 
-def test_guidance_sharpens_the_probabilities_of_names() -> None:
-    """p ~ p(told)^w p(unconditional)^(1 - w); beside them the means of the image."""
+def test_guidance_sharpens_categorical_probabilities() -> None:
+    """p ~ p(conditional)^w p(unconditional)^(1 - w), and beside them the means of the image."""
     x = torch.ones(3, 2)
     told, unconditional = (Names()(x, 0.5, label).parts for label in (LABELS, torch.full((3,), -1)))  # type: ignore[attr-defined]
     for scale in (1.0, 2.5):
@@ -318,7 +318,7 @@ def test_guidance_sharpens_the_probabilities_of_names() -> None:
 
 
 def test_an_average_reaches_the_parts_of_a_joint() -> None:
-    """The soft part gets the mean that it gets alone, and the others stay as they are."""
+    """The implicit part gets the same mean as alone, and the other parts are unchanged."""
 
     def both(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Posterior:
         return Joint({"image": posterior, "token": Categorical(torch.zeros(3, 4))})  # type: ignore[return-value]

@@ -49,7 +49,7 @@ def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool
         assert isinstance(ours.process, Flow) and ours.config.prediction_type == "flow_prediction"
     else:
         assert isinstance(ours.process, Table)
-        assert torch.equal(ours.process.kept[1:-1], other.alphas_cumprod.double()[:-1])
+        assert torch.equal(ours.process.alphas_cumprod[:-1], other.alphas_cumprod.double()[:-1])
 
 
 def test_each_is_named_once() -> None:
@@ -96,7 +96,7 @@ def test_defaults_of_the_process_are_those_of_the_class() -> None:
     assert AdamsScheduler.from_config(heun.config, beta_start=0.001).config.beta_start == 0.001
     # CogVideoX's table is shifted
     video = diffusers.CogVideoXDDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    assert torch.equal(TransferScheduler.from_config(video.config).process.kept[1:], video.alphas_cumprod)
+    assert torch.equal(TransferScheduler.from_config(video.config).process.alphas_cumprod, video.alphas_cumprod)
 
 
 def test_flow_goes_with_its_prediction_and_betas_with_theirs() -> None:

@@ -1,4 +1,4 @@
-"""Room `loss`: `FeatureEnergy`, part by part, against its sums written out, with features that are known functions."""
+"""`FeatureEnergy`, term by term, against its sums written out, with known feature functions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from softmix.process import VP, Noised
 from softmix.rng import Rng
 
 F64 = torch.float64
-# a share that no batch here has an item for
+# a share too small for one item of a batch
 NONE = 1e-9
 COUNT, SHAPE = 20, (2, 2, 2)
 P = VP()
 
 
 class Features(nn.Module):
-    """Two blocks of known features, which depend on the time that the image is taken to be of."""
+    """Two blocks of known features that depend on the time of the extractor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Features(nn.Module):
         return [3 * x.flatten(2) + t, (x.flatten(2) ** 2)[:, :, :3]]
 
 
-class Believing:
-    """Draws x_t / 2 + eta and the mean x_t / 3; notes what it is asked."""
+class RecordingDenoiser:
+    """Draws x_t / 2 + eta and the mean x_t / 3; records its calls."""
 
     def __init__(self) -> None:
         self.process = P
@@ -53,13 +53,13 @@ def given(cond: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Noi
     return P.noise(x0, torch.linspace(0.05, 0.95, COUNT, dtype=F64), Rng(1, COUNT), cond)
 
 
-def ask(loss: FeatureEnergy, given: Noised, look: FeatureExtractor | None = None) -> tuple[Tensor, Believing]:
-    believing = Believing()
+def ask(loss: FeatureEnergy, given: Noised, look: FeatureExtractor | None = None) -> tuple[Tensor, RecordingDenoiser]:
+    believing = RecordingDenoiser()
     return loss.ask(believing, given, Rng(2, COUNT), Stage(0.9, look or eyes())), believing
 
 
 def moved(given: Noised, items: slice, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """x_t and times of items with their own times squeezed into [low, high]."""
+    """x_t and times of items with their own times mapped into [low, high]."""
     t = low + (high - low) * given.t[items]
     alpha, sigma = (part(t)[:, None, None, None].float() for part in (P.alpha, P.sigma))
     return alpha * given.x0[items] + sigma * given.z[items], t
@@ -74,7 +74,7 @@ def scales(look: FeatureExtractor) -> list[Tensor]:
     return [h.std() for h in Features().features(data, look.at)]
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     assert FeatureEnergy() == FeatureEnergy(
         share=0.5,
         until=-6.0,
@@ -92,27 +92,27 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"m": 1}, {"share": 0.0}, {"share": 1.0}, {"blank": 0.9, "high": 0.2}, {"mean": 1.1}, {"mean": -0.1}]
 )
-def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="the feature score needs m >= 2"):
+def test_invalid_shares_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="FeatureEnergy needs m >= 2"):
         FeatureEnergy(**wrong)  # type: ignore[arg-type]
 
 
-def test_it_is_proper_by_its_score_in_pixels_and_keeps_at_its_share() -> None:
+def test_it_is_proper_with_a_pixel_term_and_freezes_at_its_share() -> None:
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper
     assert FeatureEnergy(share=0.3).freeze_at == 0.3
 
 
-# eyes
+# the feature extractor
 
 
-def test_what_is_kept_looks_as_if_at_the_time_told() -> None:
+def test_the_extractor_uses_its_own_time() -> None:
     kept = FeatureEnergy(at=0.2).freeze(Features(), torch.randn(9, *SHAPE))  # type: ignore[arg-type]
     assert kept.at == 0.2 and kept.network.times == [0.2]  # type: ignore[attr-defined]
     kept(torch.zeros(3, *SHAPE))
     assert kept.network.times == [0.2, 0.2]  # type: ignore[attr-defined]
 
 
-def test_features_are_in_units_of_their_spread_over_the_data() -> None:
+def test_features_are_divided_by_their_standard_deviation() -> None:
     look, x = eyes(), Rng(3, 4).normal((4, *SHAPE))
     for found, raw, scale in zip(look(x), Features().features(x, 0.05), scales(look), strict=True):
         assert torch.allclose(found, raw / scale, rtol=1e-5)
@@ -125,8 +125,8 @@ def test_features_are_in_units_of_their_spread_over_the_data() -> None:
 
 
 @pytest.mark.parametrize("name", ["v", "x0", "eps"])
-def test_before_anything_is_kept_the_mean_is_taught(name: str) -> None:
-    noised, believing = given(torch.arange(COUNT)), Believing()
+def test_the_first_part_is_squared_error(name: str) -> None:
+    noised, believing = given(torch.arange(COUNT)), RecordingDenoiser()
     found = FeatureEnergy(weight=name).ask(believing, noised, Rng(2, COUNT), Stage(0.2))  # type: ignore[arg-type]
     snr = noised.logsnr.exp().float()
     w = {"v": 1 + snr, "x0": torch.ones_like(snr), "eps": snr}[name]
@@ -134,12 +134,12 @@ def test_before_anything_is_kept_the_mean_is_taught(name: str) -> None:
     assert believing.asked[0][2] is noised.cond and len(believing.asked) == 1
 
 
-# the second part: the mean where noise is low
+# the second part: the mean at low noise
 
 
 @pytest.mark.parametrize("mean", [0.25, 1.0])
 @pytest.mark.parametrize("until", [-6.0, -2.0])
-def test_the_last_items_go_on_to_teach_the_mean_below_the_border(mean: float, until: float) -> None:
+def test_the_last_items_train_the_mean_at_low_noise(mean: float, until: float) -> None:
     noised = given()
     found, believing = ask(FeatureEnergy(blank=0.0, high=0.0, mean=mean, until=until), noised)
     first = COUNT - round(mean * COUNT)
@@ -150,12 +150,12 @@ def test_the_last_items_go_on_to_teach_the_mean_below_the_border(mean: float, un
     assert torch.allclose(found[first:], right) and not found[:first].any()
 
 
-def test_without_shares_nothing_is_asked() -> None:
+def test_zero_shares_call_nothing() -> None:
     found, believing = ask(FeatureEnergy(blank=0.0, high=0.0, mean=NONE), given())
     assert not believing.asked and not found.any()
 
 
-# the second part: draws above the border
+# the second part: draws at high noise
 
 
 def energy(draws: Tensor, truth: Tensor) -> Tensor:
@@ -166,15 +166,15 @@ def energy(draws: Tensor, truth: Tensor) -> Tensor:
     return near - sum(pairs) / (2 * m * (m - 1))  # type: ignore[return-value]
 
 
-def seen(draws: Tensor, truth: Tensor) -> Tensor:
-    """S in one block's features [C, places]: at each place, and of the mean over places."""
+def features_energy(draws: Tensor, truth: Tensor) -> Tensor:
+    """S in the features of one block [C, places]: at each place, and of the mean over places."""
     each = torch.stack([energy(draws[..., p], truth[..., p]) for p in range(truth.shape[-1])]).mean()
     return (each + energy(draws.mean(-1), truth.mean(-1))) / 2
 
 
 @pytest.mark.parametrize("m", [2, 3])
 @pytest.mark.parametrize("pixels, features", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)])
-def test_a_share_learns_to_draw_above_the_border(m: int, pixels: float, features: float) -> None:
+def test_a_share_trains_draws_at_high_noise(m: int, pixels: float, features: float) -> None:
     noised, look = given(), eyes()
     loss = FeatureEnergy(blank=0.0, high=0.2, mean=NONE, m=m, pixels=pixels, features=features, until=-3.0)
     found, believing = ask(loss, noised, look)
@@ -185,13 +185,13 @@ def test_a_share_learns_to_draw_above_the_border(m: int, pixels: float, features
     for k in range(4):
         right = pixels * energy(draws[:, k], noised.x0[k])
         blocks = zip(look(draws[:, k]), look(noised.x0[k : k + 1]), strict=True)
-        right = right + features * torch.stack([seen(a, b[0]) for a, b in blocks]).mean()
+        right = right + features * torch.stack([features_energy(a, b[0]) for a, b in blocks]).mean()
         assert float(found[k]) == pytest.approx(float(right), abs=2e-3)
     assert not found[4:].any()
 
 
-def test_an_item_that_learns_to_draw_has_its_own_latents() -> None:
-    """After the blank ones: item 10 draws what item 10 of the rng draws."""
+def test_each_item_uses_its_own_latents() -> None:
+    """After the blank items: item 10 gets the draw of item 10 of the rng."""
     noised = given()
     loss = FeatureEnergy(blank=0.5, high=0.2, mean=NONE, features=0.0, pixels=1.0)
     found, _ = ask(loss, noised)
@@ -236,14 +236,14 @@ def test_blank_items_compare_every_draw_with_every_image(m: int, pixels: float, 
     assert torch.equal(believing.asked[0][1], torch.ones(4, dtype=F64))
 
 
-def test_two_blank_items_are_enough_and_one_is_left_out() -> None:
+def test_two_blank_items_are_needed() -> None:
     for share, asked in ((0.1, 1), (0.05, 0)):
         found, believing = ask(FeatureEnergy(blank=share, high=0.0, mean=NONE), given())
         assert len(believing.asked) == asked and bool(found.any()) == bool(asked)
 
 
-def test_where_there_are_classes_blank_items_join_the_others() -> None:
-    """At t = 1 they do not all have one posterior: none is asked without its class."""
+def test_with_classes_blank_items_join_the_others() -> None:
+    """At t = 1 the items do not all have one posterior: each is evaluated with its class."""
     cond = torch.arange(COUNT)
     plain, classed = given(), given(cond)
     joined, believing = ask(FeatureEnergy(blank=0.5, high=0.1, mean=NONE), classed)
@@ -252,8 +252,8 @@ def test_where_there_are_classes_blank_items_join_the_others() -> None:
     assert len(believing.asked) == 1
 
 
-def test_the_parts_are_added_item_by_item() -> None:
-    """Mean for all, blank for the first half, draws for the next tenth."""
+def test_the_terms_are_added_item_by_item() -> None:
+    """The mean for all, blank for the first half, draws for the next tenth."""
     noised, look = given(), eyes()
     shares = {"mean": NONE, "blank": 0.0, "high": 0.0}
     whole, _ = ask(FeatureEnergy(mean=1.0, blank=0.5, high=0.1), noised, look)
@@ -271,9 +271,9 @@ def test_images_may_be_float64() -> None:
 
 
 def test_a_mean_is_needed() -> None:
-    class Drawing(Believing):
+    class Drawing(RecordingDenoiser):
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
             return Implicit(lambda eta: eta, len(xt), SHAPE, xt)
 
-    with pytest.raises(TypeError, match="the feature score needs a mean"):
+    with pytest.raises(TypeError, match="FeatureEnergy needs a mean"):
         FeatureEnergy().ask(Drawing(), given(), Rng(2, COUNT), Stage())

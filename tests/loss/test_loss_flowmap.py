@@ -1,4 +1,4 @@
-"""What teaches a flow map, against the formulas of Consistency and MeanFlow written out."""
+"""`Consistency` and `MeanFlow` against their formulas written out."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def ratio(process: Gaussian, t: Tensor) -> Tensor:
 # Consistency
 
 
-class Asked:
-    """A denoiser that notes what it is asked and believes sin(x_t)."""
+class RecordingDenoiser:
+    """A denoiser that records its calls and returns sin(x_t)."""
 
     def __init__(self, process: Gaussian) -> None:
         self.process = process
@@ -37,15 +37,15 @@ class Asked:
         return Point(xt.sin())
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     assert Consistency() == Consistency(first=10, last=160) and not Consistency().proper
     assert MeanFlow() == MeanFlow(pairs=0.25, power=1.0, mean=-0.4, sd=1.0) and not MeanFlow().proper
 
 
 @THREE
 @pytest.mark.parametrize("count", [10, 160])
-def test_the_step_before_is_one_of_count_even_steps_of_the_seventh_root(process: Gaussian, count: int) -> None:
-    """From sigma / alpha = 0.002 to 80, as Karras' grid; at 80 and above it begins at 80."""
+def test_the_step_before_is_one_equal_step_of_the_seventh_root(process: Gaussian, count: int) -> None:
+    """From sigma / alpha = 0.002 to 80, as in the grid of Karras. At 80 and above it begins at 80."""
     t = process.time(torch.tensor([-9.5, -8.0, -3.0, 0.0, 4.0], dtype=F64))
     step = (80 ** (1 / 7) - 0.002 ** (1 / 7)) / count
     right = (ratio(process, t).clamp(max=80.0) ** (1 / 7) - step) ** 7
@@ -54,7 +54,7 @@ def test_the_step_before_is_one_of_count_even_steps_of_the_seventh_root(process:
 
 
 def test_the_step_before_the_least_noise_is_the_clean_image() -> None:
-    """Two levels at each side of 0.002 plus a step."""
+    """One level on each side of 0.002 plus a step."""
     step = (80 ** (1 / 7) - 0.002 ** (1 / 7)) / 20
     edge = (0.002 ** (1 / 7) + step) ** 7
     for share, clean in ((0.99, True), (1.01, False)):
@@ -62,8 +62,8 @@ def test_the_step_before_the_least_noise_is_the_clean_image() -> None:
         assert bool(Consistency.before(VE(), t, 20)[0] == 0) == clean
 
 
-def test_the_first_step_of_all_begins_at_80() -> None:
-    """VP's clock ends at sigma / alpha = 22,026: from there the step before is that of 80."""
+def test_the_first_step_begins_at_80() -> None:
+    """The clock of VP ends at sigma / alpha = 22,026. The step before that is the one before 80."""
     far, edge = VP().time(torch.tensor([-20.0, -2 * math.log(80)], dtype=F64))
     assert float(Consistency.before(VP(), far[None], 10)) == pytest.approx(
         float(Consistency.before(VP(), edge[None], 10)), abs=1e-9
@@ -75,9 +75,9 @@ def test_the_first_step_of_all_begins_at_80() -> None:
     [(0.0, 10), (0.19, 10), (0.21, 20), (0.39, 20), (0.41, 40), (0.61, 80), (0.79, 80), (0.81, 160), (1.0, 160)],
 )
 def test_the_grid_doubles_in_equal_parts_of_training(progress: float, count: int) -> None:
-    """Four doublings make five parts, of a fifth each."""
+    """Four doublings make five parts of a fifth each."""
     given = VP().noise(torch.zeros(3, 2, dtype=F64), torch.tensor([0.3, 0.5, 0.9], dtype=F64), Rng(0, 3))
-    asked = Asked(VP())
+    asked = RecordingDenoiser(VP())
     Consistency().ask(asked, given, Rng(0, 3), Stage(progress))
     assert torch.equal(asked.asked[1][1], Consistency.before(VP(), given.t, count))
 
@@ -85,10 +85,10 @@ def test_the_grid_doubles_in_equal_parts_of_training(progress: float, count: int
 def test_the_grid_goes_from_the_first_count_to_the_last() -> None:
     given = VP().noise(torch.zeros(3, 2, dtype=F64), torch.tensor([0.3, 0.5, 0.9], dtype=F64), Rng(0, 3))
     for progress, count in ((0.0, 3), (0.5, 6), (1.0, 12)):
-        asked = Asked(VP())
+        asked = RecordingDenoiser(VP())
         Consistency(first=3, last=12).ask(asked, given, Rng(0, 3), Stage(progress))
         assert torch.equal(asked.asked[1][1], Consistency.before(VP(), given.t, count))
-    asked = Asked(VP())
+    asked = RecordingDenoiser(VP())
     Consistency(first=8, last=4).ask(asked, given, Rng(0, 3), Stage(1.0))
     assert torch.equal(asked.asked[1][1], Consistency.before(VP(), given.t, 8))
 
@@ -96,11 +96,11 @@ def test_the_grid_goes_from_the_first_count_to_the_last() -> None:
 @THREE
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 4)], ids=str)
 def test_the_loss_is_the_pseudo_huber_distance_over_the_step(process: Gaussian, shape: tuple[int, ...]) -> None:
-    """Both asked with the condition, of x_t and of x_r with the same noise."""
+    """Both calls have the condition, for x_t and for x_r with the same noise."""
     t = process.time(torch.tensor([-3.0, 0.0, 2.0], dtype=F64))
     cond = torch.tensor([1, 2, 3])
     given = process.noise(Rng(0, 3, "x0").normal((3, *shape), F64), t, Rng(1, 3), cond)
-    asked = Asked(process)
+    asked = RecordingDenoiser(process)
     found = Consistency().ask(asked, given, Rng(2, 3), Stage(0.5))
     r = Consistency.before(process, t, 40)
     xr = column(process.alpha(r), given.x0) * given.x0 + column(process.sigma(r), given.x0) * given.z
@@ -113,12 +113,12 @@ def test_the_loss_is_the_pseudo_huber_distance_over_the_step(process: Gaussian, 
     assert all(said is cond for _, _, said in asked.asked)
 
 
-def test_a_small_distance_counts_by_its_square() -> None:
+def test_a_small_distance_is_squared() -> None:
     """Below c = 0.00054 sqrt(D) the pseudo-Huber distance d is d^2 / 2c."""
     x0 = torch.zeros(1, 4, dtype=F64)
     off = 1e-5
 
-    class Near(Asked):
+    class Near(RecordingDenoiser):
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
             return Point(x0 + off)
 
@@ -132,7 +132,7 @@ def test_a_small_distance_counts_by_its_square() -> None:
 
 
 class Map:
-    """A flow map: mean = a(t, to) x, which notes what it is asked."""
+    """A flow map: mean = a(t, to) x. It records its calls."""
 
     two_times = True
 
@@ -154,7 +154,7 @@ def given_for_map(n: int = 400, cond: Tensor | None = None) -> Noised:
 
 
 def test_the_target_is_the_velocity_less_the_change_along_the_path() -> None:
-    """u = (x - mean) / t and du/dt = (v . d_x + d_t) u, here by hand; the pair of times by the rng's own streams."""
+    """u = (x - mean) / t and du/dt = (v . d_x + d_t) u, here by hand; the second time from the rng's own streams."""
     given, n = given_for_map(), 400
     loss = MeanFlow(pairs=0.6, mean=0.2, sd=0.5)
     other = torch.sigmoid(0.2 + 0.5 * Rng(2, n).child("other").normal((n,), F64))
@@ -173,7 +173,7 @@ def test_the_target_is_the_velocity_less_the_change_along_the_path() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.7, 1.0])
 def test_a_share_of_the_items_has_two_times(share: float) -> None:
-    """Of 4000, within five standard errors; the others have one."""
+    """Of 4000, within five standard errors. The others have one time."""
     ask = Map()
     MeanFlow(pairs=share).velocities(ask, given_for_map(4000), Rng(2, 4000))
     t, r, _ = ask.asked[0]
@@ -181,8 +181,8 @@ def test_a_share_of_the_items_has_two_times(share: float) -> None:
     assert bool((r <= t).all())
 
 
-def test_whether_an_item_has_two_times_does_not_depend_on_where() -> None:
-    """Independent streams: the second time of items that are paired has the law of all. logit(other) ~ N(-0.4, 1)."""
+def test_the_choice_of_pairs_is_independent_of_the_second_time() -> None:
+    """Independent streams: the second time of paired items has the law of all. logit(other) ~ N(-0.4, 1)."""
     n = 20_000
     paired = Rng(2, n).child("pair").uniform((n,)) < 0.25
     found = MeanFlow()._other(n, Rng(2, n)).logit()
@@ -209,7 +209,7 @@ def test_the_error_is_divided_by_a_power_of_itself(power: float) -> None:
 
 
 def test_the_power_has_no_gradient() -> None:
-    """Only the error is followed: d loss = d error / (error + 0.01)^power."""
+    """The gradient is that of the error alone: d loss = d error / (error + 0.01)^power."""
     gain = torch.ones((), dtype=F64, requires_grad=True)
 
     class Learned(Map):
@@ -226,7 +226,7 @@ def test_the_power_has_no_gradient() -> None:
     assert float(found) == pytest.approx(float(right / (error.detach() + 0.01)), rel=1e-9)
 
 
-def test_a_flow_map_is_asked_with_the_condition() -> None:
+def test_mean_flow_passes_the_condition() -> None:
     cond = torch.arange(400)
     ask = Map()
     MeanFlow(pairs=0.5).ask(ask, given_for_map(cond=cond), Rng(2, 400), Stage())
@@ -235,9 +235,9 @@ def test_a_flow_map_is_asked_with_the_condition() -> None:
     assert torch.equal(first[2], cond) and torch.equal(second[2], cond[paired])  # type: ignore[arg-type]
 
 
-def test_what_mean_flow_cannot_be_taught_on_is_refused() -> None:
+def test_mean_flow_refuses_other_processes_and_denoisers() -> None:
     with pytest.raises(ValueError, match="found VP and a denoiser of two times"):
         given = VP().noise(torch.zeros(3, 2), 0.5, Rng(0, 3))
         MeanFlow().ask(Map(VP()), given, Rng(0, 3), Stage())
     with pytest.raises(ValueError, match="found Flow and a denoiser of one time"):
-        MeanFlow().ask(Asked(Flow()), given_for_map(3), Rng(0, 3), Stage())
+        MeanFlow().ask(RecordingDenoiser(Flow()), given_for_map(3), Rng(0, 3), Stage())

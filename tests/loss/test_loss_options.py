@@ -1,4 +1,4 @@
-"""Every default, weight and option of the scoring rules, against their formulas written out."""
+"""Every default, weight and option of the losses, against their formulas written out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from softmix.loss import (
     PublishedSquare,
     Square,
     Stage,
-    gain,
     loss_of,
-    mixture_pays,
+    mixture_gain,
+    mixture_learnable,
     weight,
 )
 from softmix.loss.energy import power
@@ -38,7 +38,7 @@ def noised(process: Gaussian | None = None, shape: tuple[int, ...] = (2, 2)) -> 
 
 
 def soft(given: Noised, mean: float | None = None) -> Implicit:
-    """Draws tanh(eta) / 2, and a mean that is a number where it is given."""
+    """Draws tanh(eta) / 2, and an optional constant mean."""
     shape = tuple(given.x0.shape[1:])
     head = lambda eta: eta.tanh() / 2  # noqa: E731
     if mean is None:
@@ -49,7 +49,7 @@ def soft(given: Noised, mean: float | None = None) -> Implicit:
 # defaults
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     assert Square() == Square("eps") and PublishedSquare() == PublishedSquare("eps")
     assert Energy() == Energy(beta=1.0, m=4, lam=1.0, weight="eps", mean=1.0)
     assert Likelihood() == Likelihood(ratio=0.5)
@@ -96,7 +96,7 @@ def test_every_squared_error_takes_its_weight(process: Gaussian, name: str) -> N
     assert torch.allclose(PublishedSquare(name)(posterior, given, Rng(2, 3)), w * error, rtol=1e-6)  # type: ignore[arg-type]
 
 
-def test_the_published_loss_judges_a_draw_and_the_usual_one_the_mean() -> None:
+def test_the_published_loss_uses_a_draw_and_the_usual_one_the_mean() -> None:
     given = noised()
     posterior = soft(given, 0.3)
     draw = (posterior.sample(Rng(2, 3)) - given.x0).square().flatten(1).mean(1)
@@ -125,14 +125,14 @@ def test_the_energy_score_is_its_double_sum(beta: float, lam: float, m: int) -> 
     assert torch.allclose(found, right, rtol=1e-4, atol=1e-5)
 
 
-def test_the_energy_score_takes_four_draws_unless_told() -> None:
+def test_the_energy_score_has_four_draws_by_default() -> None:
     given = noised()
     assert torch.equal(Energy()(soft(given), given, Rng(2, 3)), Energy(m=4)(soft(given), given, Rng(2, 3)))
     assert not torch.equal(Energy()(soft(given), given, Rng(2, 3)), Energy(m=3)(soft(given), given, Rng(2, 3)))
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_the_energy_score_takes_the_root_of_its_weight(name: str) -> None:
+def test_the_weight_of_the_energy_score_has_power_half_beta(name: str) -> None:
     """Times w^(beta / 2), so that a name means the same scale of error as in squared error."""
     given = noised()
     plain = Energy(beta=0.8, weight="x0")(soft(given), given, Rng(2, 3))
@@ -142,7 +142,7 @@ def test_the_energy_score_takes_the_root_of_its_weight(name: str) -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.5, 1.0, 3.0])
-def test_the_energy_score_adds_the_means_error_with_its_weight(mean: float) -> None:
+def test_the_energy_score_adds_the_weighted_error_of_the_mean(mean: float) -> None:
     given = noised()
     alone = Energy(weight="v")(soft(given), given, Rng(2, 3))
     both = Energy(weight="v", mean=mean)(soft(given, 0.3), given, Rng(2, 3))
@@ -150,14 +150,14 @@ def test_the_energy_score_adds_the_means_error_with_its_weight(mean: float) -> N
     assert torch.allclose(both - alone, mean * error, rtol=1e-5, atol=1e-6)
 
 
-def test_without_a_weight_on_the_mean_it_is_not_even_computed() -> None:
+def test_with_weight_0_the_mean_is_not_computed() -> None:
     given, asked = noised(), list[int]()
     believed = ImplicitMean(lambda eta: eta, 3, (2, 2), given.x0, lambda: asked.append(1) or given.x0)  # type: ignore[func-returns-value]
     Energy(mean=0.0)(believed, given, Rng(2, 3))
     assert not asked
 
 
-def test_the_length_of_nothing_is_small_and_has_a_slope() -> None:
+def test_the_distance_0_has_a_finite_gradient() -> None:
     nothing = torch.zeros(2, 3, 4, dtype=F64, requires_grad=True)
     length = power(nothing, 1.0)
     assert 0 < float(length.detach().max()) <= 1.1e-4
@@ -170,14 +170,14 @@ def test_the_length_of_nothing_is_small_and_has_a_slope() -> None:
 
 @THREE
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])
-def test_a_step_leaves_open_one_over_the_growth_of_snr(process: Gaussian, ratio: float) -> None:
+def test_the_variance_of_a_step_is_one_over_dsnr(process: Gaussian, ratio: float) -> None:
     snr = process.logsnr(ratio * TIMES).exp() - process.logsnr(TIMES).exp()
     assert torch.allclose(step_variance(process, TIMES, ratio), 1 / snr, rtol=1e-9)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8])
-def test_the_likelihood_scores_x0_with_the_noise_that_its_step_leaves(ratio: float) -> None:
-    """-log N(y; m, v + 1 / dSNR) / D, with y from the rng that it was given."""
+def test_the_likelihood_is_of_x0_with_the_noise_of_the_step(ratio: float) -> None:
+    """-log N(y; m, v + 1 / dSNR) / D, with y from the given rng."""
     given, mean, v = noised(), 0.3, 0.4
     var = step_variance(VP(), TIMES, ratio)[:, None, None]
     y = given.x0 + var.sqrt() * Rng(2, 3).normal((3, 2, 2), F64)
@@ -207,29 +207,29 @@ def test_the_importance_bound_is_its_sum(k: int, ratio: float, tau: float, tempe
     assert torch.allclose(found, importance_by_hand(given, k, ratio, tau, temper), rtol=1e-6)
 
 
-# where a mixture pays
+# steps at which a mixture is learnable
 
 
 @THREE
-def test_the_gain_of_a_step_is_its_growth_of_snr_times_the_spread(process: Gaussian) -> None:
+def test_the_mixture_gain_is_dsnr_times_the_spread(process: Gaussian) -> None:
     grid, spread = torch.tensor([0.9, 0.6, 0.3], dtype=F64), torch.tensor([0.5, 2.0])
     snr = (process.alpha(grid) / process.sigma(grid)) ** 2
-    assert torch.allclose(gain(process, grid, spread), torch.stack([snr[1] - snr[0], snr[2] - snr[1]]) * spread)
+    assert torch.allclose(mixture_gain(process, grid, spread), torch.stack([snr[1] - snr[0], snr[2] - snr[1]]) * spread)
 
 
 @pytest.mark.parametrize("k", [2, 5])
-def test_a_mixture_pays_just_above_one_over_k_minus_one(k: int) -> None:
+def test_a_mixture_is_learnable_above_a_gain_of_one_over_k_minus_one(k: int) -> None:
     grid = torch.tensor([0.9, 0.6], dtype=F64)
-    edge = 1 / ((k - 1) * float(gain(VP(), grid, torch.ones(1))))
+    edge = 1 / ((k - 1) * float(mixture_gain(VP(), grid, torch.ones(1))))
     for share, pays in ((0.98, False), (1.02, True)):
-        assert bool(mixture_pays(VP(), grid, torch.tensor([share * edge], dtype=F64), k)[0]) == pays
+        assert bool(mixture_learnable(VP(), grid, torch.tensor([share * edge], dtype=F64), k)[0]) == pays
 
 
-# what a loss is given
+# arguments of a loss
 
 
-class Listening:
-    """A denoiser that notes what it is asked."""
+class RecordingDenoiser:
+    """A denoiser that records its calls."""
 
     def __init__(self) -> None:
         self.process, self.told = VP(), list[Tensor | None]()
@@ -239,14 +239,14 @@ class Listening:
         return Point(xt)
 
 
-def test_a_loss_judges_what_is_believed_with_the_condition() -> None:
+def test_loss_of_passes_the_condition() -> None:
     given = VP().noise(torch.zeros(3, 2), TIMES, Rng(0, 3), cond=torch.tensor([4, 5, 6]))
-    listening = Listening()
+    listening = RecordingDenoiser()
     found = loss_of(Square("x0"), listening, given, Rng(0, 3))
     assert listening.told == [given.cond] and torch.allclose(found, given.xt.square().mean(1))
 
 
-def test_an_objective_is_told_where_training_stands() -> None:
+def test_loss_of_passes_the_stage() -> None:
     seen: list[Stage] = []
 
     class Noting:
@@ -255,6 +255,6 @@ def test_an_objective_is_told_where_training_stands() -> None:
             return torch.zeros(len(noised.t))
 
     stage = Stage(0.7)
-    loss_of(Noting(), Listening(), noised(), Rng(0, 3), stage)
-    loss_of(Noting(), Listening(), noised(), Rng(0, 3))
+    loss_of(Noting(), RecordingDenoiser(), noised(), Rng(0, 3), stage)
+    loss_of(Noting(), RecordingDenoiser(), noised(), Rng(0, 3))
     assert seen[0] is stage and seen[1] == Stage(0.0, None)

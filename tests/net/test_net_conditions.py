@@ -1,4 +1,4 @@
-"""How labels, real numbers, an image and tokens enter; and attention, by the formulas of the docs."""
+"""Labels, real numbers, an image and tokens as inputs of nets; and attention, by the documented formulas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def random(*shape: int, role: str = "x") -> Tensor:
 
 
 def test_several_labels_are_the_sum_of_their_vectors() -> None:
-    """The table holds 3 + 1 rows of the first and then 4 + 1 of the second; the last of each is for -1."""
+    """The table holds 3 + 1 rows for the first label and then 4 + 1 for the second. The last row of each is for -1."""
     embedding, level = Embedding(8, TWO).double(), torch.zeros(4, dtype=F64)
     table = embedding.classes.weight  # type: ignore[union-attr]
     label = torch.tensor([[0, 0], [2, -1], [-1, 3], [-1, -1]])
@@ -48,8 +48,8 @@ def test_one_label_is_a_column_or_a_vector() -> None:
 
 
 @pytest.mark.parametrize("label", [[3, 0], [0, 4]])
-def test_a_class_that_there_is_not_is_never_another_labels(label: list[int]) -> None:
-    """Row 3 of the first label would be the second's: beyond the table it raises."""
+def test_an_unknown_class_never_reads_a_row_of_another_label(label: list[int]) -> None:
+    """Row 3 of the first label would be that of the second. An index beyond the table raises."""
     with pytest.raises(IndexError):
         Embedding(8, TWO)(torch.zeros(1), Cond(label=torch.tensor([label])))
 
@@ -57,7 +57,7 @@ def test_a_class_that_there_is_not_is_never_another_labels(label: list[int]) -> 
 # real numbers
 
 
-def test_a_real_number_is_told_by_itself_and_its_sines() -> None:
+def test_a_real_number_enters_by_itself_and_its_sines() -> None:
     """Periods 16, 16/2, ..., 16/8; then two layers over the features of all numbers."""
     part, v = Values(2, 8).double(), random(5, 2)
     phase = [2 * math.pi * k / 16 * v for k in range(1, 9)]
@@ -66,7 +66,7 @@ def test_a_real_number_is_told_by_itself_and_its_sines() -> None:
     assert torch.allclose(part(v, torch.zeros(5, dtype=F64)), second(silu(first(features))), atol=1e-6)
 
 
-def test_a_number_that_is_not_given_has_features_of_its_own() -> None:
+def test_a_missing_number_has_learned_features() -> None:
     part, v, level = Values(2, 8).double(), random(3, 2), torch.zeros(3, dtype=F64)
     lacking = v.clone()
     lacking[0, 1] = lacking[1] = torch.nan
@@ -81,8 +81,8 @@ def test_a_number_that_is_not_given_has_features_of_its_own() -> None:
 # an image
 
 
-def test_an_image_comes_with_a_channel_that_says_where_it_is_given() -> None:
-    """nan in a whole item, in one place of another, in one channel of a place: zeros there, and 0."""
+def test_an_image_has_a_channel_that_marks_given_places() -> None:
+    """nan in a whole item, in one place of another, in one channel of a place: zeros there, and 0 in the mark."""
     image, x = random(3, 2, 2, 2), random(3, 1, 2, 2)
     image[0] = torch.nan
     image[1, 1, 0, 1] = torch.nan
@@ -100,10 +100,10 @@ def test_an_image_comes_with_a_channel_that_says_where_it_is_given() -> None:
     [(UNetSpec(8), (2, 5, 6)), (DiTSpec(16, 2, 2), (2, 5, 6)), (SequenceSpec(16, 2), (5, 2))],
     ids=str,
 )
-def test_the_stem_sees_the_image_after_the_channels_of_x(
+def test_the_stem_receives_the_image_after_the_channels_of_x(
     spec: UNetSpec | DiTSpec | SequenceSpec, shape: tuple[int, ...]
 ) -> None:
-    """The net with an image is a net of more channels that is given x, the image and where it is given."""
+    """The net with an image equals a net with more channels: x, the image and the mark."""
     channels = 2
     net = spec.build(channels, channels, CondSpec(image=3)).double()
     wide = spec.build(channels + 4, channels).double()
@@ -115,7 +115,7 @@ def test_the_stem_sees_the_image_after_the_channels_of_x(
     assert torch.equal(net(x, level, Cond(image=image)), wide(both, level))
 
 
-def test_points_have_no_image() -> None:
+def test_an_mlp_refuses_an_image() -> None:
     with pytest.raises(CondError, match="points have no grid; give the numbers as value"):
         MLPSpec().build(2, 2, CondSpec(image=1))
 
@@ -123,7 +123,7 @@ def test_points_have_no_image() -> None:
 # tokens
 
 
-def test_tokens_stand_after_one_that_is_always_there() -> None:
+def test_tokens_follow_a_learned_token() -> None:
     part, like, tokens = Tokens(4).double(), torch.zeros(2, dtype=F64), random(2, 3, 4)
     found, mask = part(tokens, None, like)
     assert mask is None and torch.equal(found[:, 0], part.none.expand(2, 4)) and torch.equal(found[:, 1:], tokens)
@@ -143,13 +143,13 @@ def test_cross_attention_is_its_formula() -> None:
     heads = [each.unflatten(-1, (2, 32)).transpose(1, 2) for each in (part.q(part.norm(h)), k, v)]
     mixed = nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask[:, None, None])
     assert torch.allclose(part(h, c, mask), h + part.join(mixed.transpose(1, 2).flatten(2)))
-    # who sees one token only has its value, whatever it asks
+    # with one token the result is its value for any query
     assert torch.allclose(part(h, c, mask)[1], h[1] + part.join(v[1, :1]))
 
 
 @pytest.mark.parametrize("scale", [None, 0.0, 0.3])
-def test_attention_has_a_scale_of_its_own(scale: float | None) -> None:
-    """0 is the mean of the values; no scale is 1 / sqrt(width / heads)."""
+def test_the_scale_of_attention_can_be_set(scale: float | None) -> None:
+    """Scale 0 gives the mean of the values; the default is 1 / sqrt(width / heads)."""
     q, k, v = (random(2, 5, 12, role=role) for role in "qkv")
     found = Attention(3, scale)(q, k, v)
     heads = [each.unflatten(-1, (3, 4)).transpose(1, 2) for each in (q, k, v)]
@@ -163,8 +163,8 @@ def test_attention_has_a_scale_of_its_own(scale: float | None) -> None:
 @pytest.mark.parametrize(
     "spec", [UNetSpec(8, (1, 2), 2), DiTSpec(16, 3, 2), SequenceSpec(16, 3), MLPSpec(16, 3)], ids=str
 )
-def test_who_looks_at_the_context(spec: UNetSpec) -> None:
-    """Every block of a transformer and of the MLP; in a U-Net the middle and the blocks up at its coarsest level."""
+def test_the_blocks_with_cross_attention(spec: UNetSpec) -> None:
+    """Every block of a transformer and of the MLP; in a U-Net the middle and the coarsest decoder blocks."""
     body = spec.build(2, 2, CondSpec(context=5)).body
     looks = [getattr(block, "cross", None) is not None for block in body]
     assert looks == ([False] * 4 + [True] * 3 + [False] * 3 if isinstance(spec, UNetSpec) else [True] * 3)
@@ -173,8 +173,8 @@ def test_who_looks_at_the_context(spec: UNetSpec) -> None:
 # rotary positions
 
 
-def test_places_are_angles_and_only_their_distance_counts() -> None:
-    """Pair i of place n is turned by n / 10000^(2 i / d); so q_n . k_m is a function of n - m."""
+def test_rotary_positions_depend_on_the_distance_only() -> None:
+    """Pair i of place n is turned by n / 10000^(2 i / d), so that q_n . k_m is a function of n - m."""
     d = 6
     angles = angles_of(40, d, torch.zeros(1, dtype=F64))
     for n in (0, 1, 39):
@@ -204,9 +204,11 @@ def test_a_net_for_sequences_is_its_formula() -> None:
     assert torch.allclose(net(x, level), net.leave(layer(h)))
 
 
-def test_a_net_for_sequences_knows_the_order_and_not_the_beginning() -> None:
-    """Two equal places at the same distance of all others are told apart by their order alone; and a sequence that is
-    far longer passes."""
+def test_a_sequence_net_depends_on_the_order_and_not_on_absolute_places() -> None:
+    """Two equal places with the same distances to all others differ by their order alone.
+
+    A much longer sequence works.
+    """
     net, level = SequenceSpec(16, 2).build(1, 1).double(), torch.zeros(1, dtype=F64)
     x = torch.zeros(1, 6, 1, dtype=F64)
     x[0, 1] = 1
@@ -214,11 +216,11 @@ def test_a_net_for_sequences_knows_the_order_and_not_the_beginning() -> None:
     assert not torch.allclose(net(x.flip(1), level).flip(1), net(x, level))
     for length in (1, 2, 300):
         assert net(torch.zeros(1, length, 1, dtype=F64), level).shape == (1, length, 1)
-    # all places of a constant see the same, however many there are
+    # all places of a constant input are equal, for any length
     assert torch.allclose(net(x * 0 + 0.3, level)[:, :1], net(torch.full((1, 50, 1), 0.3, dtype=F64), level))
 
 
-def test_heads_of_an_odd_width_cannot_be_turned() -> None:
+def test_rotary_heads_of_odd_width_are_refused() -> None:
     with pytest.raises(ValueError, match="1 heads of 33 channels were asked for in a sequence net"):
         SequenceSpec(33).build(1, 1)
     with pytest.raises(ValueError, match="5 heads were asked for in a sequence net of width 32"):

@@ -1,7 +1,7 @@
-"""Weights of before conditions load: names, shapes and the first weights of a seed are those of 0.1.
+"""Weights of version 0.1 load: names, shapes and the initial weights of a seed are unchanged.
 
-nets_of_0_1.json was written by the code of then: for each tensor of the state its shape and its first and last number
-after torch.manual_seed(0), and the first, the last and the mean absolute number of a draw.
+nets_of_0_1.json was written by version 0.1: for each tensor of the state its shape and its first and last number after
+torch.manual_seed(0), and the first, the last and the mean absolute number of a draw.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def test_names_and_shapes_are_those_of_0_1_in_their_order(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", OLD)
-def test_a_seed_gives_the_weights_that_it_gave(case: str) -> None:
+def test_a_seed_gives_the_same_weights_as_0_1(case: str) -> None:
     for name, tensor in network(case)[0].state_dict().items():
         ends = tensor.flatten()[[0, -1]].tolist()
         assert ends == pytest.approx(OLD[case]["tensors"][name][1], abs=2e-7), name
 
 
 @pytest.mark.parametrize("case", OLD)
-def test_and_those_weights_say_what_they_said(case: str) -> None:
+def test_these_weights_give_the_same_output_as_0_1(case: str) -> None:
     model, classes = network(case)
     x = torch.linspace(-1, 1, 2 * torch.Size(model.shape).numel()).reshape(2, *model.shape)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every constant and branch of the networks, layer by layer, against the formulas that their docs give."""
+"""Every constant and branch of the networks, layer by layer, against the documented formulas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seeded(spec: NetSpec, channels: int, out: int, classes: int = 0) -> Net:
 
 
 def side(emb: Tensor) -> SideInputs:
-    """For a block that looks at the embedding alone."""
+    """Side inputs for a block that uses the embedding alone."""
     return SideInputs(emb, emb[:, 0])
 
 
@@ -40,14 +40,14 @@ def layer(h: Tensor) -> Tensor:
 # defaults
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     assert MLPSpec() == MLPSpec(width=128, depth=4, frequencies=16)
     assert UNetSpec() == UNetSpec(width=64, mults=(1, 2), depth=2, patch=2, attention=True)
     assert DiTSpec() == DiTSpec(width=192, depth=6, patch=4, heads=0)
     assert SequenceSpec() == SequenceSpec(width=128, depth=4, heads=0)
 
 
-def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
+def test_a_spec_builds_an_unconditional_net_by_default() -> None:
     for spec, kind, shape in (
         (MLPSpec(16, 2), MLP, (3, 2)),
         (UNetSpec(8), UNet, (3, 2, 8, 8)),
@@ -79,7 +79,7 @@ def test_a_spec_builds_its_net_without_classes_unless_told() -> None:
         (lambda: SequenceSpec(depth=0), "depth"),
     ],
 )
-def test_a_size_of_nothing_is_refused(make: object, name: str) -> None:
+def test_sizes_below_1_are_refused(make: object, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is at least 1; found 0"):
         make()  # type: ignore[operator]
     at_least_one(width=1)
@@ -88,8 +88,8 @@ def test_a_size_of_nothing_is_refused(make: object, name: str) -> None:
 # the embedding
 
 
-def test_the_noise_level_is_told_by_sines_of_frequencies_from_an_eighth_to_4() -> None:
-    """16 of them in geometric steps, of half the logsnr: then two layers."""
+def test_the_noise_level_enters_by_sines_of_frequencies_from_an_eighth_to_4() -> None:
+    """16 frequencies in geometric steps, of half the logsnr; then two layers."""
     embedding = Embedding(8).double()
     logsnr = torch.tensor([-7.0, 0.5, 13.0], dtype=F64)
     freqs = torch.tensor([0.125 * 32 ** (k / 15) for k in range(16)], dtype=F64)
@@ -99,8 +99,8 @@ def test_the_noise_level_is_told_by_sines_of_frequencies_from_an_eighth_to_4() -
     assert torch.allclose(embedding(logsnr), right, atol=1e-5) and first.in_features == 32
 
 
-def test_beyond_20_a_noise_level_is_20() -> None:
-    """Infinity too, as of a clean image."""
+def test_a_logsnr_above_20_is_clamped() -> None:
+    """Also infinity, the logsnr of a clean image."""
     embedding = Embedding(8)
     found = embedding(torch.tensor([20.0, 25.0, math.inf, -20.0, -math.inf]))
     # rows of one product may be summed in another order
@@ -109,8 +109,8 @@ def test_beyond_20_a_noise_level_is_20() -> None:
     assert not torch.allclose(embedding(torch.tensor([-19.0])), found[3:4])
 
 
-def test_a_class_has_an_embedding_and_so_has_none() -> None:
-    """It is added; -1 and no label are the last of the table."""
+def test_each_class_and_no_class_have_an_embedding() -> None:
+    """It is added. -1 and no label use the last row of the table."""
     embedding = Embedding(8, class_label(3))
     assert embedding.classes is not None
     level = torch.zeros(4)
@@ -123,7 +123,7 @@ def test_a_class_has_an_embedding_and_so_has_none() -> None:
 # pieces
 
 
-def test_a_modulation_begins_at_half_of_torchs_start_and_without_a_bias() -> None:
+def test_a_modulation_is_initialised_at_half_of_torchs_weights_without_bias() -> None:
     torch.manual_seed(0)
     mine = Modulation(6, 4, 2)
     torch.manual_seed(0)
@@ -193,13 +193,13 @@ def test_a_net_is_its_stem_its_blocks_and_its_output(spec: NetSpec, shape: tuple
         left.append(state[0])
     assert torch.allclose(net(x, level, label), net.out(state, told, net.size(x)))
     names = [f"body.{k}" for k in range(len(net.body))]
-    out, seen = net(x, level, label, seen=names)
-    assert torch.equal(out, net(x, level, label)) and list(seen) == names
-    assert all(torch.allclose(seen[name], h) for name, h in zip(names, left, strict=True))
+    out, hidden = net(x, level, label, hidden=names)
+    assert torch.equal(out, net(x, level, label)) and list(hidden) == names
+    assert all(torch.allclose(hidden[name], h) for name, h in zip(names, left, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_a_latent_enters_before_all_blocks_before_the_second_half_or_before_the_last(depth: int) -> None:
+def test_the_splits_of_a_net(depth: int) -> None:
     right = {"all": 0, "decoder": depth // 2, "head": depth - 1}
     assert MLPSpec(16, depth).build(2, 2).splits == right == DiTSpec(16, depth).build(2, 2).splits
     assert SequenceSpec(16, depth).build(2, 2).splits == right
@@ -207,9 +207,7 @@ def test_a_latent_enters_before_all_blocks_before_the_second_half_or_before_the_
 
 @pytest.mark.parametrize("mults", [(1,), (1, 2), (1, 2, 3)])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_in_a_unet_it_enters_after_the_coarsest_level_or_before_the_last_block(
-    mults: tuple[int, ...], depth: int
-) -> None:
+def test_the_splits_of_a_unet(mults: tuple[int, ...], depth: int) -> None:
     down = len(mults) * depth
     net = UNetSpec(8, mults, depth).build(2, 2)
     assert net.splits == {"all": 0, "decoder": down + 1, "head": 2 * down + 1} and len(net.body) == 2 * down + 2
@@ -218,7 +216,7 @@ def test_in_a_unet_it_enters_after_the_coarsest_level_or_before_the_last_block(
 # the MLP
 
 
-def test_a_point_is_told_by_sines_at_periods_of_8_and_its_parts() -> None:
+def test_a_point_enters_by_sines_at_periods_of_8_and_its_fractions() -> None:
     net, x = seeded(MLPSpec(16, 1, 3), 2, 2), random(4, 2)
     assert isinstance(net, MLP)
     waves = [2 * math.pi * k / 8 * x[:, j] for j in range(2) for k in (1, 2, 3)]
@@ -242,7 +240,7 @@ def test_a_block_of_the_mlp_is_its_formula() -> None:
 # the transformer
 
 
-def test_tokens_know_their_row_and_column_by_sines_down_to_a_thousandth() -> None:
+def test_the_positions_of_tokens_are_sines_of_row_and_column() -> None:
     net, x = seeded(DiTSpec(16, 1, 2), 3, 3), random(2, 3, 4, 6)
     assert isinstance(net, DiT)
     found = net.stem(x)[0]
@@ -268,7 +266,7 @@ def test_a_block_of_the_transformer_is_its_formula(heads: int) -> None:
     assert torch.allclose(block((h,), side(emb))[0], right)
 
 
-def test_heads_are_as_told_or_of_32_channels() -> None:
+def test_heads_are_given_or_of_32_channels() -> None:
     for spec in (DiTSpec, SequenceSpec):
         heads = [spec(64, 1, heads=heads).build(3, 3).body[0].attention.heads for heads in (0, 8)]
         assert heads == [2, 8]
@@ -279,7 +277,7 @@ def test_heads_are_as_told_or_of_32_channels() -> None:
         DiTSpec(66, 1).build(3, 3)
 
 
-def test_the_transformer_ends_in_pixels_of_a_normalised_state() -> None:
+def test_the_transformer_outputs_pixels_of_the_normalised_state() -> None:
     net, h = seeded(DiTSpec(16, 1, 2), 3, 3), random(2, 6, 16)
     found = net.out((h,), side(h[:, 0]), (4, 6))
     said = net.leave(layer(h))  # type: ignore[operator]

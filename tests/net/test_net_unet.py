@@ -59,8 +59,9 @@ def attention(part: nn.Module, h: Tensor) -> Tensor:
 @pytest.mark.parametrize("side", [(8, 8), (7, 10)], ids=str)
 @pytest.mark.parametrize("width", [8, 64])
 def test_a_unet_is_its_blocks_written_out(attends: bool, side: tuple[int, int], width: int) -> None:
-    """Down with a halving before each level but the first, the middle, up with what the way down left, newest first,
-    doubled by the nearest and cut to an odd side."""
+    """Encoder with a halving before each level but the first, the middle, then the decoder with the skip connections,
+    newest first, doubled by nearest neighbour and cropped to an odd side.
+    """
     spec = UNetSpec(width, (1, 2), 2, 1, attends)
     net, x, emb = seeded(spec, 3, 3), random(2, 3, *side), random(2, 4 * width, role="emb")
     assert isinstance(net, UNet) and net.embed_width == 4 * width
@@ -101,7 +102,7 @@ def test_a_unets_levels_are_as_wide_as_its_multiples() -> None:
 @pytest.mark.parametrize(
     "spec", [UNetSpec(8, (1,), 1, 2), DiTSpec(16, 1, 2), UNetSpec(8, (1,), 1, 4), DiTSpec(16, 1, 4)], ids=str
 )
-def test_a_side_that_a_patch_does_not_divide_is_filled_with_its_edge_and_cut_again(spec: NetSpec) -> None:
+def test_sides_that_a_patch_does_not_divide_are_padded_and_cropped(spec: NetSpec) -> None:
     net, x, level = seeded(spec, 3, 3), random(2, 3, 7, 5), torch.zeros(2, dtype=F64)
     filled = nn.functional.pad(x, (0, 3, 0, 1), mode="replicate")
     if spec.patch == 2:  # type: ignore[union-attr]

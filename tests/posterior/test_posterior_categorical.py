@@ -1,4 +1,4 @@
-"""One of K values at each place: exact probabilities, draws by their law, moments of levels."""
+"""Categorical posteriors: exact probabilities, the law of the draws, and moments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, distributions
 
-from softmix.posterior import Categorical, HasDensity, HasMean, Levels, Point, joined
+from softmix.posterior import Categorical, HasDensity, HasMean, Point, ValuedCategorical, combined
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -22,7 +22,7 @@ def logits(*places: int, items: int = 3, count: int = 4, dtype: torch.dtype = F6
 
 
 def by_torch(given: Tensor) -> distributions.Categorical:
-    """The same law by torch, whose values stand on the last axis."""
+    """The same law by torch, with the values on the last axis."""
     return distributions.Categorical(logits=given.movedim(1, -1))
 
 
@@ -59,8 +59,8 @@ def test_any_integers_are_values(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 4])
-def test_a_number_that_is_no_value_has_probability_zero(wrong: int) -> None:
-    """A label that is not given (-1), a mask (K): no gradient is made of another value's."""
+def test_an_unknown_value_has_probability_zero(wrong: int) -> None:
+    """A label that is not given (-1), a mask (K). No gradient flows to another value."""
     x0 = torch.tensor([[0, 1], [0, wrong], [3, 2]])
     given = logits(2).requires_grad_()
     found = Categorical(given).log_prob(x0)
@@ -80,7 +80,7 @@ def test_the_gradient_is_that_of_the_cross_entropy() -> None:
 
 
 @PLACES
-def test_the_entropy_is_of_each_place(places: tuple[int, ...]) -> None:
+def test_the_entropy_is_computed_at_each_place(places: tuple[int, ...]) -> None:
     given = logits(*places)
     assert torch.allclose(Categorical(given).entropy, by_torch(given).entropy(), rtol=1e-10)
 
@@ -98,7 +98,7 @@ def test_the_mode_is_the_most_probable_value_of_each_place(places: tuple[int, ..
     given = logits(*places)
     belief = Categorical(given)
     assert torch.equal(belief.mode, given.argmax(1)) and belief.mode.dtype == torch.int64
-    assert torch.equal(Levels(given, PIXELS).mode, PIXELS[given.argmax(1)])
+    assert torch.equal(ValuedCategorical(given, PIXELS).mode, PIXELS[given.argmax(1)])
 
 
 # draws
@@ -106,7 +106,7 @@ def test_the_mode_is_the_most_probable_value_of_each_place(places: tuple[int, ..
 
 @PLACES
 def test_draws_have_their_probabilities_at_each_place(places: tuple[int, ...]) -> None:
-    """Chi square over 4000 draws of each place of each item, p > 0.001 / 100; a tilted law is found out."""
+    """Chi square over 4000 draws of each place of each item, p > 0.001 / 100. A tilted law is detected."""
     given = logits(*places)
     drawn = Categorical(given.repeat(4000, *(1,) * (given.ndim - 1))).sample(Rng(2, 12_000))
     counts = torch.nn.functional.one_hot(drawn, 4).reshape(4000, -1, 4).sum(0)
@@ -122,8 +122,8 @@ def test_draws_have_their_probabilities_at_each_place(places: tuple[int, ...]) -
     assert least(0.9 * right + 0.025) < 1e-5
 
 
-def test_places_choose_apart() -> None:
-    """The joint law of two places is the product of their own, over 20,000 draws."""
+def test_places_are_drawn_independently() -> None:
+    """The joint law of two places is the product of their laws, over 20,000 draws."""
     given = logits(2, items=1)
     drawn = Categorical(given.expand(20_000, 4, 2)).sample(Rng(3, 20_000))
     found = torch.zeros(4, 4, dtype=F64).index_put_((drawn[:, 0], drawn[:, 1]), torch.tensor(1.0, dtype=F64), True)
@@ -139,8 +139,8 @@ def test_impossible_values_are_never_drawn() -> None:
         assert set(drawn.tolist()) == {1, 3}
 
 
-def test_logits_of_half_precision_are_drawn_by_as_exactly() -> None:
-    """bfloat16 knows 128 numbers between 1/2 and 1: of 600 equal values a third would never be drawn."""
+def test_half_precision_logits_do_not_bias_the_draws() -> None:
+    """bfloat16 has 128 numbers between 1/2 and 1: of 600 equal values a third would never be drawn."""
     belief = Categorical(torch.zeros(6000, 600, dtype=torch.bfloat16))
     counts = belief.sample(Rng(0, 6000)).bincount(minlength=600)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
@@ -165,7 +165,7 @@ def test_draws_differ() -> None:
 # averages
 
 
-def test_an_average_is_of_the_table_by_the_probabilities() -> None:
+def test_the_average_of_a_table_is_weighted_by_the_probabilities() -> None:
     """Numbers, and embeddings, which become channels: E[e(token)] [B, D, *places]."""
     given, table = logits(3, 2), Rng(3, 4).normal((4, 6), F64)
     belief = Categorical(given)
@@ -176,7 +176,7 @@ def test_an_average_is_of_the_table_by_the_probabilities() -> None:
     assert torch.allclose(labels.average(table.reshape(4, 2, 3)), (labels.probabilities @ table).reshape(3, 2, 3))
 
 
-def test_averages_are_as_exact_where_a_network_runs_in_bf16() -> None:
+def test_averages_keep_their_precision_under_bf16_autocast() -> None:
     belief, table = Categorical(logits(3, 2, dtype=torch.float32)), Rng(3, 4).normal((4, 6))
     with torch.autocast("cpu", torch.bfloat16):
         found = belief.average(table)
@@ -184,50 +184,52 @@ def test_averages_are_as_exact_where_a_network_runs_in_bf16() -> None:
 
 
 @pytest.mark.parametrize("places", [(), (5,)], ids=str)
-def test_no_items_have_no_log_probabilities(places: tuple[int, ...]) -> None:
+def test_an_empty_batch_has_empty_log_probabilities(places: tuple[int, ...]) -> None:
     assert Categorical(torch.zeros(0, 4, *places)).log_prob(torch.zeros(0, *places, dtype=torch.int64)).shape == (0,)
 
 
-# what two of them make together
+# combinations
 
 
 def weighted(first: Tensor, second: Tensor) -> Tensor:
     return second + 1.5 * (first - second)
 
 
-def test_two_beliefs_are_joined_by_their_log_probabilities() -> None:
+def test_two_categoricals_are_combined_by_their_log_probabilities() -> None:
     """p ~ p_1^1.5 p_2^-0.5 at each place."""
     first, second = logits(5), Rng(7, 3).normal((3, 4, 5), F64)
     right = first.softmax(1) ** 1.5 * second.softmax(1) ** -0.5
     right = right / right.sum(1, keepdim=True)
-    both = joined(Categorical(first), Categorical(second), weighted, "the test")
+    both = combined(Categorical(first), Categorical(second), weighted, "the test")
     assert isinstance(both, Categorical) and torch.allclose(both.probabilities, right, rtol=1e-10)
-    numbers = joined(Levels(first, PIXELS), Levels(second, PIXELS), weighted, "the test")
-    assert isinstance(numbers, Levels) and torch.allclose(numbers.mean, Levels(right.log(), PIXELS).mean, rtol=1e-10)
+    numbers = combined(ValuedCategorical(first, PIXELS), ValuedCategorical(second, PIXELS), weighted, "the test")
+    assert isinstance(numbers, ValuedCategorical) and torch.allclose(
+        numbers.mean, ValuedCategorical(right.log(), PIXELS).mean, rtol=1e-10
+    )
 
 
-def test_what_both_rule_out_stays_out_and_what_one_rules_out_follows_the_rule() -> None:
-    """Value 0 is out in both. Value 1 only with the condition: out. Value 2 only without it: certain."""
+def test_impossible_values_in_a_combination() -> None:
+    """Value 0 is impossible in both. Value 1 only with the condition: impossible. Value 2 only without it: certain."""
     first = torch.tensor([[-math.inf, -math.inf, 0.0, 0.0], [-math.inf, -math.inf, -math.inf, 0.0]])
     second = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0], [-math.inf, 0.0, -math.inf, 0.0]])
-    both = joined(Categorical(first), Categorical(second), weighted, "the test")
+    both = combined(Categorical(first), Categorical(second), weighted, "the test")
     assert both.probabilities.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1]]  # type: ignore[attr-defined]
     assert both.log_prob(torch.tensor([0, 2])).isneginf().all()  # type: ignore[attr-defined]
 
 
-def test_beliefs_in_other_values_are_joined_by_their_means_if_they_have_any() -> None:
-    first, second = Levels(logits(5), PIXELS), Levels(logits(5), -PIXELS)
-    both = joined(first, second, weighted, "the test")
+def test_posteriors_over_other_values_are_combined_by_their_means() -> None:
+    first, second = ValuedCategorical(logits(5), PIXELS), ValuedCategorical(logits(5), -PIXELS)
+    both = combined(first, second, weighted, "the test")
     assert isinstance(both, Point) and torch.allclose(both.mean, weighted(first.mean, second.mean))
     for other in (Categorical(logits(5, count=3)), first):
         with pytest.raises(TypeError, match="the test needs a mean of the posterior, and Categorical has none"):
-            joined(Categorical(logits(5)), other, weighted, "the test")
+            combined(Categorical(logits(5)), other, weighted, "the test")
 
 
 # abilities and refusals
 
 
-def test_names_have_a_density_and_no_mean() -> None:
+def test_a_categorical_has_a_density_and_no_mean() -> None:
     belief = Categorical(logits(5))
     assert isinstance(belief, HasDensity) and not isinstance(belief, HasMean)
     assert not hasattr(belief, "mean") and not hasattr(belief, "var")
@@ -235,18 +237,18 @@ def test_names_have_a_density_and_no_mean() -> None:
 
 @pytest.mark.parametrize("given", [torch.zeros(3), torch.zeros(3, 4, dtype=torch.int64), torch.tensor(0.0)], ids=str)
 def test_logits_without_an_axis_of_values_are_refused(given: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"give real numbers \[B, K\] for one choice"):
+    with pytest.raises(ValueError, match=r"give real numbers of shape \[B, K\] for one choice"):
         Categorical(given)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 5, 1), (2, 5), (1, 5)], ids=str)
 def test_an_item_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    for belief in (Categorical(logits(5)), Levels(logits(5), PIXELS)):
-        with pytest.raises(ValueError, match=r"belief of 3 items with places \[5\]; give \[3, 5\]"):
+    for belief in (Categorical(logits(5)), ValuedCategorical(logits(5), PIXELS)):
+        with pytest.raises(ValueError, match=r"posterior of 3 items with places \[5\]; give shape \[3, 5\]"):
             belief.log_prob(torch.zeros(shape, dtype=torch.int64))
 
 
-def test_names_that_are_no_integers_are_refused() -> None:
+def test_items_that_are_not_integers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"float32 was given.*give integers.*with_values"):
         Categorical(logits(5)).log_prob(torch.zeros(3, 5))
 

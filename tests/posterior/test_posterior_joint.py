@@ -1,4 +1,4 @@
-"""Several beliefs at once: what all parts can do, and no more."""
+"""Joint posteriors: they have exactly the abilities that all parts have."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from softmix.posterior import (
     HasVariance,
     Implicit,
     Joint,
-    Levels,
     Normal,
     Point,
     Posterior,
-    joined,
+    ValuedCategorical,
+    combined,
     need,
 )
 from softmix.rng import Rng
@@ -41,8 +41,8 @@ def label(items: int = 3) -> Categorical:
     return Categorical(Rng(0, items, "label").normal((items, 5), F64))
 
 
-def levels(items: int = 3) -> Levels:
-    return Levels(Rng(0, items, "levels").normal((items, 5, 7), F64), torch.arange(5))
+def levels(items: int = 3) -> ValuedCategorical:
+    return ValuedCategorical(Rng(0, items, "levels").normal((items, 5, 7), F64), torch.arange(5))
 
 
 def soft(items: int = 3) -> Implicit:
@@ -61,7 +61,7 @@ PARTS = (normal, label, levels, soft, known, point)
 
 
 @pytest.mark.parametrize("first, second", list(product(PARTS, PARTS)), ids=lambda make: make.__name__)
-def test_a_joint_can_do_what_all_parts_can(first: Any, second: Any) -> None:
+def test_a_joint_has_the_abilities_of_all_its_parts(first: Any, second: Any) -> None:
     belief = Joint({"a": first(), "b": second()})
     for ability in ABILITIES:
         assert isinstance(belief, ability) == (isinstance(first(), ability) and isinstance(second(), ability))
@@ -71,7 +71,7 @@ def test_a_joint_can_do_what_all_parts_can(first: Any, second: Any) -> None:
     assert isinstance(belief, Joint) and type(belief).__name__ == "Joint"
 
 
-def test_parts_draw_one_after_another_from_the_same_numbers() -> None:
+def test_parts_are_sampled_in_order_from_one_rng() -> None:
     belief, rng = Joint({"image": normal(), "label": label()}), Rng(1, 3)
     drawn, again = belief.sample(rng), Rng(1, 3)
     assert list(drawn) == ["image", "label"] and rng.draws == 2
@@ -79,7 +79,7 @@ def test_parts_draw_one_after_another_from_the_same_numbers() -> None:
     assert torch.equal(drawn["label"], label().sample(again))
 
 
-def test_a_second_draw_is_another() -> None:
+def test_a_second_draw_differs() -> None:
     belief, rng = Joint({"image": normal(), "label": label()}), Rng(1, 3)
     assert not torch.equal(belief.sample(rng)["image"], belief.sample(rng)["image"])
 
@@ -91,8 +91,8 @@ def test_several_draws_are_mappings_of_several_draws() -> None:
     assert torch.equal(drawn["soft"], soft().draws(4, again))
 
 
-def test_parts_are_independent_given_what_was_seen() -> None:
-    """Two halves of a coin: each side as often as chance, and alike half of the time, of 20,000 (5 errors)."""
+def test_parts_are_independent_given_xt() -> None:
+    """Two coins: each side half of the time, and equal half of the time, of 20,000 (5 standard errors)."""
     coin = Categorical(torch.zeros(20_000, 2))
     drawn = Joint({"a": coin, "b": coin}).sample(Rng(0, 20_000))
     for share in (drawn["a"].double().mean(), (drawn["a"] == drawn["b"]).double().mean()):
@@ -136,14 +136,14 @@ def test_a_part_may_be_joint() -> None:
     assert torch.allclose(belief.log_prob(x0), right + levels().log_prob(x0["second"]), rtol=1e-12)
 
 
-def test_a_copy_can_do_the_same() -> None:
+def test_a_copy_has_the_same_abilities() -> None:
     belief = Joint({"image": normal(), "levels": levels()})
     other = copy.deepcopy(belief)
     assert type(other) is type(belief) and torch.equal(other.parts["levels"].mean, levels().mean)  # type: ignore[attr-defined]
 
 
-def test_parts_cannot_be_exchanged_behind_its_back() -> None:
-    """Its abilities were found when it was made."""
+def test_parts_are_read_only() -> None:
+    """The abilities are determined at construction."""
     given: dict[str, Posterior[Any]] = {"image": normal()}
     belief = Joint(given)
     given["label"] = label()
@@ -152,15 +152,15 @@ def test_parts_cannot_be_exchanged_behind_its_back() -> None:
         belief.parts["label"] = label()  # type: ignore[index]
 
 
-# what two of them make together
+# combinations
 
 
 def difference(first: Tensor, second: Tensor) -> Tensor:
     return 3 * first - 2 * second
 
 
-def test_two_joints_are_joined_part_by_part() -> None:
-    """Labels by their log-probabilities, latents by their draws, of all else the means."""
+def test_two_joints_are_combined_part_by_part() -> None:
+    """Labels by their log-probabilities, latents by their draws, all others by their means."""
     first = Joint({"image": normal(), "label": label(), "soft": soft()})
     logits = Rng(1, 3).normal((3, 5), F64)
     other = Joint(
@@ -170,7 +170,7 @@ def test_two_joints_are_joined_part_by_part() -> None:
             "label": Categorical(logits),
         }
     )
-    both = joined(first, other, difference, "the test")
+    both = combined(first, other, difference, "the test")
     assert isinstance(both, Joint) and list(both.parts) == ["image", "label", "soft"]
     image, named, latent = both.parts["image"], both.parts["label"], both.parts["soft"]
     assert isinstance(image, Point) and torch.equal(image.mean, 3 * normal().mean - 2)
@@ -185,15 +185,15 @@ def point_like() -> Point:
     return Point(torch.ones(3, 2, 4, dtype=F64))
 
 
-def test_joints_of_other_parts_are_not_joined() -> None:
+def test_joints_with_other_parts_are_not_combined() -> None:
     for other in (Joint({"label": label()}), label()):
-        with pytest.raises(ValueError, match=r"a Joint of \['image', 'label'\] meets one of .*give the same parts"):
-            joined(Joint({"image": normal(), "label": label()}), other, difference, "the test")
+        with pytest.raises(ValueError, match=r"\['image', 'label'\] is combined with one of .*give the same parts"):
+            combined(Joint({"image": normal(), "label": label()}), other, difference, "the test")
 
 
-def test_a_part_without_anything_to_join_is_named() -> None:
+def test_the_error_names_a_part_that_cannot_be_combined() -> None:
     with pytest.raises(TypeError, match=r"^part 'a' needs a mean of the posterior, and Categorical has none"):
-        joined(Joint({"a": label()}), Joint({"a": Categorical(torch.zeros(3, 9))}), difference, "the test")
+        combined(Joint({"a": label()}), Joint({"a": Categorical(torch.zeros(3, 9))}), difference, "the test")
 
 
 # refusals
@@ -213,21 +213,21 @@ def test_a_part_that_is_no_posterior_is_refused() -> None:
 def test_items_with_other_parts_are_refused(names: tuple[str, ...]) -> None:
     belief = Joint({"image": normal(), "label": label()})
     assert isinstance(belief, HasDensity)
-    with pytest.raises(ValueError, match=r"this belief \['image', 'label'\]; give the same"):
+    with pytest.raises(ValueError, match=r"this posterior \['image', 'label'\]; give the same"):
         belief.log_prob({name: torch.zeros(3, dtype=torch.int64) for name in names})
 
 
 def test_parts_of_unequal_numbers_of_items_are_refused() -> None:
-    """Where one part has a single item, it would be added to all of the other's."""
+    """A part with a single item would be added to all items of the other part."""
     belief = Joint({"image": normal(), "label": label(1)})
     assert isinstance(belief, HasDensity)
-    with pytest.raises(ValueError, match=r"\{'image': 3, 'label': 1\}; give as many of each"):
+    with pytest.raises(ValueError, match=r"\{'image': 3, 'label': 1\}; give equal ones"):
         belief.log_prob({"image": torch.zeros(3, 2, 4, dtype=F64), "label": torch.zeros(1, dtype=torch.int64)})
     with pytest.raises(ValueError, match="serves 3 items"):
         belief.sample(Rng(0, 3))
 
 
-def test_a_lacking_part_is_named_with_its_own_remedy() -> None:
+def test_the_error_names_the_lacking_part_and_its_remedy() -> None:
     with pytest.raises(TypeError) as refused:
         need(Joint({"image": normal(), "label": label(), "soft": soft()}), HasMean, "ddim")
     said = str(refused.value)

@@ -1,4 +1,4 @@
-"""What is missing, and what each kind of belief says to do instead."""
+"""Missing abilities, and the advice of each kind of posterior."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from softmix.posterior import (
     Implicit,
     ImplicitMean,
     Joint,
-    Levels,
     Mixture,
     Normal,
     Point,
     Posterior,
+    ValuedCategorical,
     need,
 )
 from softmix.process import VP
@@ -52,14 +52,14 @@ KINDS: dict[type[Posterior[Any]], Callable[[], Posterior[Any]]] = {
     Implicit: lambda: soft(1),
     ImplicitMean: lambda: soft(1).averaged(torch.zeros(1, 4)),
     Categorical: lambda: Categorical(torch.zeros(1, 3)),
-    Levels: lambda: Levels(torch.zeros(1, 3), torch.arange(3)),
+    ValuedCategorical: lambda: ValuedCategorical(torch.zeros(1, 3), torch.arange(3)),
     Joint: lambda: Joint({"soft": soft(1), "label": Categorical(torch.zeros(1, 3))}),
 }
 HEADS = "Normal or Mixture head"
-# what is said for each kind and each ability that it lacks
+# the advice for each kind and each missing ability
 REMEDIES: dict[tuple[type[Posterior[Any]], type[Posterior[Any]]], str] = {
-    (Point, HasVariance): f"knows no spread.*{HEADS}, or an exact denoiser",
-    (Point, HasDensity): f"{HEADS}, or score the mean by `Square`",
+    (Point, HasVariance): f"has no spread.*{HEADS}, or an exact denoiser",
+    (Point, HasDensity): f"{HEADS}, or train the mean by the loss `Square`",
     (Empirical, HasDensity): "Mixture with the points as its means and a variance",
     (Implicit, HasMean): r"averaged\(n\).*ancestral",
     (Implicit, HasVariance): rf"draws\(m, rng\)\.var\(0\).*{HEADS}, or an exact denoiser",
@@ -75,14 +75,14 @@ REMEDIES: dict[tuple[type[Posterior[Any]], type[Posterior[Any]]], str] = {
 WORDS = {HasMean: "a mean", HasVariance: "a variance", HasDensity: "a density"}
 
 
-def test_every_kind_of_belief_is_among_those() -> None:
+def test_every_kind_of_posterior_is_covered() -> None:
     exported = {each for name in room.__all__ if isinstance(each := getattr(room, name), type)}
     assert exported == KINDS.keys() | {Posterior, *WORDS}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("ability", WORDS, ids=lambda ability: ability.__name__)
-def test_every_belief_is_what_is_needed_or_names_its_own_remedy(
+def test_need_returns_the_posterior_or_names_its_remedy(
     kind: type[Posterior[Any]], ability: type[Posterior[Any]]
 ) -> None:
     belief = KINDS[kind]()
@@ -97,15 +97,15 @@ def test_every_belief_is_what_is_needed_or_names_its_own_remedy(
         need(belief, ability, "the test")
 
 
-def test_only_draws_of_a_head_are_averaged() -> None:
-    """`averaged(n)` does nothing for a belief that is no soft mixture, and is not named there."""
+def test_averaged_is_advised_for_implicit_posteriors_only() -> None:
+    """`averaged(n)` does nothing for other posteriors, and is not named there."""
     for kind, ability in REMEDIES:
         if kind not in (Implicit, Joint):
             assert "averaged" not in KINDS[kind]().remedy(ability)
 
 
-def test_a_remedy_does_what_it_says() -> None:
-    """A sampler that needs a mean runs after the remedy of each kind that has none."""
+def test_the_advice_works() -> None:
+    """A sampler that needs a mean runs after the advice for each kind of posterior without a mean."""
 
     def asked(belief: Callable[[int], Posterior], wrap: Callable[[Denoiser], Denoiser]) -> Tensor:
         believer = Wrapped(wiener(VP(), torch.zeros(4), torch.eye(4)), lambda inner, xt, t, cond: belief(len(xt)))
@@ -124,7 +124,7 @@ def test_a_remedy_does_what_it_says() -> None:
     assert asked(lambda items: soft(items), averaged(4)).isfinite().all()
 
 
-def test_a_belief_of_ones_own_is_told_what_helps_in_general() -> None:
+def test_a_custom_posterior_gets_general_advice() -> None:
     class Bare(Posterior):
         def sample(self, rng: Rng) -> Tensor:
             return lone_item()
@@ -134,7 +134,7 @@ def test_a_belief_of_ones_own_is_told_what_helps_in_general() -> None:
             need(Bare(), ability, "the test")
 
 
-def test_a_belief_of_ones_own_may_say_what_helps() -> None:
+def test_a_custom_posterior_may_give_its_own_advice() -> None:
     class Own(Point):
         remedies = MappingProxyType({HasDensity: "Ask its author."})
 
@@ -144,6 +144,6 @@ def test_a_belief_of_ones_own_may_say_what_helps() -> None:
         need(Own(lone_item()), HasVariance, "the test")
 
 
-def test_an_ability_of_ones_own_is_named_by_its_class() -> None:
+def test_a_custom_ability_is_named_by_its_class() -> None:
     with pytest.raises(TypeError, match=r"the test needs Empirical of the posterior, and Point has none"):
         need(Point(torch.zeros(1, 1)), Empirical, "the test")

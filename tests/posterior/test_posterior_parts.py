@@ -1,4 +1,4 @@
-"""Draws, averages and edges of each belief, by closed forms and brute force."""
+"""Draws, averages and edge cases of each posterior, by closed forms and brute force."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from softmix.posterior import (
     Point,
 )
 from softmix.posterior.implicit import spread
-from softmix.posterior.mixture import choose
+from softmix.posterior.mixture import draw_index
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -33,15 +33,15 @@ def soft(items: int = 3, dtype: torch.dtype = F64) -> Implicit:
 # draws
 
 
-def test_draws_of_a_posterior_are_drawn_one_after_the_other() -> None:
-    """Each has numbers of its own, in the order in which `sample` would give them."""
+def test_draws_equal_repeated_samples() -> None:
+    """Each draw has its own numbers, in the order of repeated calls of `sample`."""
     normal, rng = Normal(torch.zeros(3, 4), torch.ones(1)), Rng(0, 3)
     assert torch.equal(normal.draws(3, Rng(0, 3)), torch.stack([normal.sample(rng) for _ in range(3)]))
     several = normal.draws(2, Rng(0, 3))
     assert not torch.equal(several[0], several[1])
 
 
-def test_draws_of_a_point_are_the_point_as_often_as_asked() -> None:
+def test_all_draws_of_a_point_are_the_point() -> None:
     mean = torch.arange(6.0).reshape(3, 2)
     assert torch.equal(Point(mean).draws(5, Rng(0, 3)), torch.stack([mean] * 5))
 
@@ -66,7 +66,7 @@ def test_the_spread_is_the_unbiased_trace_of_the_covariance() -> None:
 
 
 def test_the_spread_of_two_draws_has_the_right_mean() -> None:
-    """Of N(0, 1) in 3 dimensions it is 3, with a standard error of sqrt(6 / 20,000) = 0.017."""
+    """For N(0, 1) in 3 dimensions it is 3, with a standard error of sqrt(6 / 20,000) = 0.017."""
     draws = Rng(0, 2).normal((2, 20_000, 3), F64)
     assert float(spread(draws).mean()) == pytest.approx(3, abs=5 * 0.017)
 
@@ -96,46 +96,46 @@ def test_a_mean_is_computed_once() -> None:
     assert torch.equal(believed.mean, believed.mean) and len(asked) == 1
 
 
-def test_joined_means_keep_their_sides() -> None:
+def test_combined_means_keep_their_order() -> None:
     first, second = (
         ImplicitMean(lambda eta, k=k: k * eta, 3, (4,), torch.zeros(3, 4), lambda k=k: torch.full((3, 4), k))  # type: ignore[misc]
         for k in (3.0, 1.0)
     )
-    joined = first.joined(second, lambda a, b: a - 10 * b)
-    assert isinstance(joined, ImplicitMean) and torch.equal(joined.mean, torch.full((3, 4), -7.0))
-    eta = joined.latents(2, Rng(0, 3))
-    assert torch.allclose(joined.draws(2, Rng(0, 3)), -7 * eta)
+    combined = first.combined(second, lambda a, b: a - 10 * b)
+    assert isinstance(combined, ImplicitMean) and torch.equal(combined.mean, torch.full((3, 4), -7.0))
+    eta = combined.latents(2, Rng(0, 3))
+    assert torch.allclose(combined.draws(2, Rng(0, 3)), -7 * eta)
 
 
-def test_a_posterior_joined_with_one_without_a_mean_has_none() -> None:
+def test_a_combination_has_a_mean_only_if_both_have_one() -> None:
     with_mean = soft().averaged(torch.zeros(1, 4))
-    assert not isinstance(with_mean.joined(soft(), lambda a, b: a), HasMean)
-    assert not isinstance(soft().joined(with_mean, lambda a, b: a), HasMean)
+    assert not isinstance(with_mean.combined(soft(), lambda a, b: a), HasMean)
+    assert not isinstance(soft().combined(with_mean, lambda a, b: a), HasMean)
 
 
 # components
 
 
-def test_a_component_is_chosen_where_the_cumulated_weights_pass_a_uniform_number() -> None:
+def test_a_component_is_drawn_by_inverting_the_cumulative_weights() -> None:
     weights = torch.tensor([0.2, 0.5, 0.3], dtype=F64)
     logs = weights.log().expand(1000, 3) + 7
     u = Rng(0, 1000).uniform((1000, 1), F64)[:, 0]
     right = (u > 0.2).long() + (u > 0.7).long()
-    assert torch.equal(choose(logs, Rng(0, 1000))[:, 0], right)
+    assert torch.equal(draw_index(logs, Rng(0, 1000))[:, 0], right)
 
 
-def test_weights_that_sum_to_less_than_one_by_rounding_choose_a_component() -> None:
-    """Half precision: the cumulated weights of 300 equal parts end at 0.99 and a choice beyond them is none."""
+def test_rounded_weights_still_give_a_valid_component() -> None:
+    """Half precision: the cumulative weights of 300 equal parts end at 0.99, and an index beyond them is invalid."""
     logs = torch.zeros(4000, 300, dtype=torch.bfloat16)
-    choice = choose(logs, Rng(0, 4000))
+    choice = draw_index(logs, Rng(0, 4000))
     assert int(choice.min()) >= 0 and int(choice.max()) <= 299
     means = torch.arange(300.0, dtype=torch.bfloat16)[None, :, None].expand(4000, 300, 1)
     assert Mixture(logs, means, torch.zeros(1, dtype=torch.bfloat16)).sample(Rng(0, 4000)).isfinite().all()
 
 
-def test_weights_of_half_precision_choose_each_component_as_often() -> None:
+def test_half_precision_weights_do_not_bias_the_choice() -> None:
     """bfloat16 has 128 numbers between 1/2 and 1, so that of 600 equal parts a third would never be chosen."""
-    counts = choose(torch.zeros(6000, 600, dtype=torch.bfloat16), Rng(0, 6000))[:, 0].bincount(minlength=600)
+    counts = draw_index(torch.zeros(6000, 600, dtype=torch.bfloat16), Rng(0, 6000))[:, 0].bincount(minlength=600)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
@@ -158,7 +158,7 @@ def test_weights_need_not_be_normalised(shift: float) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 2, 1)], ids=str)
 def test_weights_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"give \[B, K\]"):
+    with pytest.raises(ValueError, match=r"give shape \[B, K\]"):
         Mixture(torch.zeros(shape), torch.zeros(3, 2, 1, 4, 4), torch.ones(1))
 
 
@@ -169,19 +169,19 @@ def test_a_mixture_of_numbers_has_a_density() -> None:
     assert torch.allclose(mixture.log_prob(torch.zeros(3)), torch.full((3,), right))
 
 
-def test_the_covariances_of_each_item_are_its_own() -> None:
+def test_each_item_has_its_own_covariances() -> None:
     scale = torch.tensor([0.1, 1.0, 10.0], dtype=F64)
     factors = scale[:, None, None, None] * torch.eye(2, dtype=F64)
     posterior = FullMixture(torch.zeros(3, 1, dtype=F64), torch.zeros(3, 1, 2, dtype=F64), factors, (2,))
     z = Rng(0, 3).normal((3, 2), F64)
     rng = Rng(0, 3)
-    choose(torch.zeros(3, 1, dtype=F64), rng)
+    draw_index(torch.zeros(3, 1, dtype=F64), rng)
     assert torch.allclose(posterior.sample(Rng(0, 3)), scale[:, None] * rng.normal((3, 2), F64), rtol=1e-12)
     assert torch.allclose(posterior.var, (scale**2)[:, None].expand(3, 2)) and z.isfinite().all()
 
 
 def test_a_variance_is_never_below_zero() -> None:
-    """Of points that are nearly alike and far from 0, E x^2 - (E x)^2 is a difference of large numbers."""
+    """For nearly equal points far from 0, E x^2 - (E x)^2 is a difference of large numbers."""
     points = 1000 + 1e-3 * Rng(0, 50).normal((50, 3))
     assert float(Empirical(torch.zeros(20, 50), points).var.min()) >= 0
     logs = Rng(1, 20).normal((20, 50))

@@ -1,4 +1,4 @@
-"""Schedules with a number for each element of x, and what `column` takes."""
+"""Schedules with a number for each element of x, and the inputs of `column`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def own(base: Gaussian, k: int, t: Tensor | float) -> Tensor:
 
 
 @EVERY
-def test_each_channel_runs_through_the_base_at_its_own_pace(base: Gaussian) -> None:
+def test_each_channel_has_its_own_pace(base: Gaussian) -> None:
     process, t = PerElement(base, PACES), torch.tensor([0.1, 0.5, 1.0], dtype=F64)
     for mine, its in ((process.alpha, base.alpha), (process.sigma, base.sigma)):
         assert mine(t).shape == (3, 3, 1, 1) and mine(0.5).shape == (1, 3, 1, 1)
@@ -33,7 +33,7 @@ def test_each_channel_runs_through_the_base_at_its_own_pace(base: Gaussian) -> N
 
 
 @EVERY
-def test_the_clock_is_the_noisiest_elements_and_each_has_its_own(base: Gaussian) -> None:
+def test_the_clock_is_that_of_the_noisiest_element(base: Gaussian) -> None:
     process, t = PerElement(base, PACES), torch.tensor([0.1, 0.5, 0.9], dtype=F64)
     assert process.per_element and not base.per_element
     assert torch.allclose(process.logsnr(t), base.logsnr(t.sqrt()), rtol=1e-12)
@@ -46,8 +46,8 @@ def test_the_clock_is_the_noisiest_elements_and_each_has_its_own(base: Gaussian)
 
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_noise_is_each_elements_own(base: Gaussian, dtype: torch.dtype) -> None:
-    """With B = C = H = W: an array meets its channel, a time its item."""
+def test_noise_uses_the_schedule_of_each_element(base: Gaussian, dtype: torch.dtype) -> None:
+    """With B = C = H = W: an array is aligned with its channel, a time with its item."""
     process, t = PerElement(base, PACES), torch.tensor([0.2, 0.6, 1.0], dtype=F64)
     x0 = Rng(0, 3).normal(SHAPE, dtype)
     noised = process.noise(x0, t, Rng(1, 3))
@@ -60,8 +60,8 @@ def test_noise_is_each_elements_own(base: Gaussian, dtype: torch.dtype) -> None:
 
 @EVERY
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_a_step_is_each_elements_own(base: Gaussian, eta: float) -> None:
-    """From a number to a number, and from a time per item to a time per item."""
+def test_a_step_uses_the_schedule_of_each_element(base: Gaussian, eta: float) -> None:
+    """Between scalar times, and between times per item."""
     process, (t, s) = PerElement(base, PACES), (0.8, 0.3)
     x, x0 = Rng(0, 3).normal(SHAPE, F64), Rng(1, 3).normal(SHAPE, F64)
     found = process.bridge(x, x0, t, s, Rng(2, 3), eta=eta)
@@ -83,7 +83,7 @@ def test_a_bridge_to_zero_is_x0_in_every_element(base: Gaussian, eta: float) -> 
 
 
 @EVERY
-def test_one_pace_is_the_base(base: Gaussian) -> None:
+def test_equal_pace_equals_the_base(base: Gaussian) -> None:
     process, x, x0 = PerElement(base, torch.ones(1, 1, 1)), Rng(0, 3).normal(SHAPE), Rng(1, 3).normal(SHAPE)
     assert torch.allclose(
         process.bridge(x, x0, 0.8, 0.3, Rng(2, 3)), base.bridge(x, x0, 0.8, 0.3, Rng(2, 3)), rtol=1e-5
@@ -91,7 +91,7 @@ def test_one_pace_is_the_base(base: Gaussian) -> None:
     assert torch.equal(process.prior(SHAPE, Rng(0, 3)), base.prior(SHAPE, Rng(0, 3)))
 
 
-def test_a_step_of_arrays_is_refused_like_any_other() -> None:
+def test_an_invalid_step_of_arrays_is_refused() -> None:
     process, x = PerElement(VP(), PACES), torch.zeros(SHAPE)
     with pytest.raises(ValueError, match="s < t"):
         process.bridge(x, x, 0.4, 0.5, Rng(0, 3))
@@ -102,19 +102,19 @@ def test_a_step_of_arrays_is_refused_like_any_other() -> None:
 @pytest.mark.parametrize(
     "power", [torch.zeros(2), torch.tensor([1.0, -1.0]), torch.tensor([1.0, torch.inf]), torch.tensor(2.0)]
 )
-def test_what_is_no_pace_is_refused(power: Tensor) -> None:
+def test_an_invalid_power_is_refused(power: Tensor) -> None:
     with pytest.raises(ValueError, match="powers above 0 were expected"):
         PerElement(VP(), power)
 
 
-def test_a_pace_of_paces_is_refused() -> None:
-    with pytest.raises(ValueError, match="PerElement has a number for each element already"):
+def test_a_base_per_element_is_refused() -> None:
+    with pytest.raises(ValueError, match="PerElement has a schedule for each element already"):
         PerElement(PerElement(VP(), PACES), PACES)
 
 
 @dataclass(frozen=True)
 class Nameless(Gaussian):
-    """An author's process of arrays who did not say what the clock is."""
+    """A custom process with arrays and without a clock."""
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return 1 - self.sigma(t) / 2
@@ -126,17 +126,17 @@ class Nameless(Gaussian):
         return torch.as_tensor(logsnr)
 
 
-def test_arrays_without_a_clock_are_refused_where_one_is_needed() -> None:
+def test_arrays_without_a_clock_are_refused() -> None:
     with pytest.raises(TypeError, match=r"clock of Nameless .* number for each element.*`logsnr` and `time`"):
         Nameless().logsnr(0.5)
     right = 2 * (torch.tensor([0.75, 0.875]) / torch.tensor([0.5, 0.25])).log()
     assert torch.allclose(Nameless().element_logsnr(0.5), right.double()[None])
 
 
-# what meets items
+# `column` and `take`
 
 
-def test_an_array_of_xs_rank_multiplies_it_as_it_is() -> None:
+def test_an_array_of_the_rank_of_x_is_unchanged() -> None:
     x = torch.zeros(SHAPE)
     for shape in ((1, 3, 1, 1), (3, 3, 3, 3), (1, 1, 3, 3), (3, 1, 1, 1)):
         value = Rng(0, shape[0]).normal(shape, F64)
@@ -146,14 +146,14 @@ def test_an_array_of_xs_rank_multiplies_it_as_it_is() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 3), (3, 3, 3), (2, 3, 1, 1), (1, 2, 3, 3), (4,), (1,)])
 def test_an_array_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
-    """[3, 3] lines up with the last axes of [3, 3, 3, 3], and nobody would notice."""
+    """[3, 3] would align with the last axes of [3, 3, 3, 3] without an error."""
     with pytest.raises(ValueError, match=r"one number per item was expected, shape \[3\], or an array"):
         column(torch.ones(shape), torch.zeros(SHAPE))
 
 
 @dataclass(frozen=True)
 class Record:
-    """Conditions that are no tensor."""
+    """A condition that is not a tensor."""
 
     label: Tensor
 
@@ -161,14 +161,14 @@ class Record:
         return Record(self.label[items])
 
 
-def test_conditions_of_some_items_are_taken_from_a_tensor_a_record_or_nothing() -> None:
+def test_take_selects_items_of_a_tensor_a_record_or_none() -> None:
     label, items = torch.tensor([5, 6, 7]), torch.tensor([2, 0])
     assert take(label, items).tolist() == [7, 5] and take(label, slice(1, 3)).tolist() == [6, 7]
     assert take(Record(label), items).label.tolist() == [7, 5]
     assert take(None, items) is None
 
 
-def test_a_record_of_noise_takes_conditions_that_are_no_tensor() -> None:
+def test_noised_take_works_with_conditions_that_are_not_tensors() -> None:
     noised = Flow().noise(torch.zeros(3, 2), 0.5, Rng(0, 3), Record(torch.tensor([5, 6, 7])))  # type: ignore[arg-type]
     assert noised.take(torch.tensor([2, 0])).cond.label.tolist() == [7, 5]  # type: ignore[union-attr]
 

@@ -1,4 +1,4 @@
-"""Shifts and bases. What a framed process does is its base's doing, seen from outside."""
+"""Shifts and bases: a framed process equals its base after the change of variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softmix.process import VE, VP, Flow, Framed, Gaussian, InBasis, PerElement, Shifted, cosine, one_clock, unframed
-from softmix.process.frame import Given
+from softmix.process.frame import FixedCondition
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -21,7 +21,7 @@ BASES = pytest.mark.parametrize("base", [VP(), VE(), Flow()], ids=str)
 
 @dataclass(frozen=True)
 class ByLabel(Shifted):
-    """Shifted by 2 t (1 + label) (1, -1, ...): an author's whole process."""
+    """Shifted by 2 t (1 + label) (1, -1, ...): a complete custom process."""
 
     base: Gaussian = PLAIN
 
@@ -40,7 +40,7 @@ def data(dtype: torch.dtype = F64) -> Tensor:
 
 
 def offset(t: float) -> Tensor:
-    """2 t (1 + label) (1, -1, 1/2), written again."""
+    """2 t (1 + label) (1, -1, 1/2), written out independently."""
     return 2 * t * torch.tensor([[1, -1, 0.5], [2, -2, 1], [3, -3, 1.5], [2, -2, 1]], dtype=F64)
 
 
@@ -48,7 +48,7 @@ def offset(t: float) -> Tensor:
 
 
 @BASES
-def test_a_shift_is_added_to_what_the_base_does(base: Gaussian) -> None:
+def test_noise_is_that_of_the_base_plus_the_shift(base: Gaussian) -> None:
     noised = ByLabel(base).noise(data(), 0.4, Rng(1, 4), LABELS)
     plain = base.noise(data(), 0.4, Rng(1, 4))
     assert torch.allclose(noised.xt, plain.xt + offset(0.4), rtol=1e-12)
@@ -57,7 +57,7 @@ def test_a_shift_is_added_to_what_the_base_does(base: Gaussian) -> None:
     assert torch.equal(noised.logsnr, plain.logsnr)
 
 
-def test_each_item_has_the_shift_of_its_own_time() -> None:
+def test_each_item_is_shifted_by_its_own_time() -> None:
     t = torch.tensor([0.2, 0.9, 0.5, 1.0], dtype=F64)
     several = ByLabel().noise(data(), t, Rng(1, 4), LABELS).xt
     for k in range(4):
@@ -65,14 +65,14 @@ def test_each_item_has_the_shift_of_its_own_time() -> None:
         assert torch.allclose(several[k], alone[0], rtol=1e-12)
 
 
-def test_noise_at_the_end_is_shifted_too() -> None:
+def test_the_prior_is_shifted() -> None:
     found = ByLabel(VE()).prior((4, 3), Rng(0, 4), LABELS)
     assert torch.allclose(found.double(), VE().prior((4, 3), Rng(0, 4)).double() + offset(1.0), rtol=1e-5)
 
 
 @BASES
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_a_step_back_is_the_bases_between_unshifted_states(base: Gaussian, eta: float) -> None:
+def test_a_bridge_is_that_of_the_base_between_unshifted_states(base: Gaussian, eta: float) -> None:
     x, x0 = Rng(1, 4).normal((4, 3), F64), data()
     found = ByLabel(base).bridge(x, x0, 0.8, 0.3, Rng(2, 4), LABELS, eta)
     right = base.bridge(x - offset(0.8), x0, 0.8, 0.3, Rng(2, 4), eta=eta) + offset(0.3)
@@ -101,7 +101,7 @@ def test_a_bridge_to_the_clean_item_leaves_no_shift(dtype: torch.dtype) -> None:
     assert torch.equal(found, x0) and found.dtype == dtype
 
 
-def test_the_clock_and_the_grid_are_the_bases() -> None:
+def test_the_clock_and_the_grid_are_those_of_the_base() -> None:
     process = ByLabel(VE())
     assert torch.equal(process.logsnr(0.3), VE().logsnr(0.3)) and torch.equal(process.time(1.0), VE().time(1.0))
     assert torch.equal(process.grid(7), VE().grid(7))
@@ -125,7 +125,7 @@ class Flat(ByLabel):
 
 
 def test_a_shift_of_another_rank_is_refused() -> None:
-    """With B = D it would be taken for a row of elements."""
+    """With B = D it would be mistaken for a row of elements."""
     x = torch.zeros(4, 4, dtype=F64)
     with pytest.raises(ValueError, match=r"states of shape \[4, 4\] by u\(cond\) of shape \[4\]"):
         Flat().enter(x, 0.5, LABELS)
@@ -147,7 +147,7 @@ def spectral(base: Gaussian) -> InBasis:
     return InBasis(base, (cosine(3), cosine(5)))
 
 
-def test_a_basis_turns_the_last_axes_of_an_image_and_back() -> None:
+def test_a_basis_transforms_the_last_axes_of_an_image_and_back() -> None:
     x = Rng(0, 2).normal((2, 4, 3, 5), F64)
     y = spectral(VP()).enter(x, 0.3)
     assert torch.allclose(y, torch.einsum("ui,vj,bcij->bcuv", cosine(3), cosine(5), x))
@@ -159,14 +159,14 @@ def test_a_basis_turns_the_last_axes_of_an_image_and_back() -> None:
 
 
 def test_white_noise_is_white_in_every_basis() -> None:
-    """With one alpha and sigma the bridge without noise is the base's own, and so is the law of the prior."""
+    """With one alpha and one sigma the bridge without noise equals that of the base, and so does the prior."""
     x, x0 = Rng(0, 2).normal((2, 4, 3, 5), F64), Rng(1, 2).normal((2, 4, 3, 5), F64)
     turned = spectral(Flow()).bridge(x, x0, 0.8, 0.3, Rng(2, 2), eta=0.0)
     assert torch.allclose(turned, Flow().bridge(x, x0, 0.8, 0.3, Rng(2, 2), eta=0.0), rtol=1e-9, atol=1e-12)
 
 
 def test_each_frequency_has_its_own_schedule() -> None:
-    """Without noise the signal left of one basis image is alpha(t^p) of that frequency."""
+    """Without noise the remaining signal of one basis image is alpha(t^p) of that frequency."""
     power = torch.linspace(0.5, 2, 15, dtype=F64).reshape(1, 3, 5)
     process = spectral(PerElement(VP(), power))
     for u, v in ((0, 0), (1, 3), (2, 4)):
@@ -177,7 +177,7 @@ def test_each_frequency_has_its_own_schedule() -> None:
         assert torch.allclose(end, right * image, atol=1e-12)
 
 
-def test_what_is_no_basis_is_refused() -> None:
+def test_a_matrix_that_is_not_orthogonal_is_refused() -> None:
     for wrong in (torch.ones(2, 2), torch.eye(3)[:2], torch.ones(3), 1.1 * cosine(4)):
         with pytest.raises(ValueError, match="orthogonal matrix"):
             InBasis(VP(), (wrong,))
@@ -188,11 +188,11 @@ def test_what_is_no_basis_is_refused() -> None:
             spectral(VP()).enter(torch.zeros(shape), 0.5)
 
 
-# any frame of an author's
+# custom frames
 
 
 class Scaled(Framed):
-    """y = 2 x: a frame that is neither of the two."""
+    """y = 2 x: a frame that is neither a shift nor a basis."""
 
     base: ClassVar[Gaussian] = VP()  # type: ignore[misc]
 
@@ -212,8 +212,8 @@ def test_any_frame_has_noise_prior_and_bridge() -> None:
 
 
 @pytest.mark.parametrize("process", [ByLabel(), ByLabel(VE())], ids=str)
-def test_a_condition_may_be_given_beforehand(process: ByLabel) -> None:
-    given = Given(process, LABELS)
+def test_a_fixed_condition_replaces_a_missing_one(process: ByLabel) -> None:
+    given = FixedCondition(process, LABELS)
     assert given.base == process.base and given.keeps_x0
     assert torch.equal(given.enter(data(), 0.5), process.enter(data(), 0.5, LABELS))
     assert torch.equal(given.noise(data(), 0.5, Rng(0, 4)).xt, process.noise(data(), 0.5, Rng(0, 4), LABELS).xt)
@@ -221,13 +221,13 @@ def test_a_condition_may_be_given_beforehand(process: ByLabel) -> None:
     assert torch.equal(given.leave(data(), 0.5, LABELS.flip(0)), process.leave(data(), 0.5, LABELS.flip(0)))
 
 
-def test_what_needs_a_plain_process_says_so() -> None:
+def test_unframed_and_one_clock_refuse_other_processes() -> None:
     assert unframed(VP(), "a part") == VP() and one_clock(VE(), "a part") == VE()
     apart = PerElement(VP(), torch.ones(3))
     assert unframed(apart, "a part") is apart
-    with pytest.raises(TypeError, match=r"a part reckons with .* states of ByLabel .*in_frame"):
+    with pytest.raises(TypeError, match=r"a part uses .* ByLabel in its frame only.*in_frame"):
         unframed(ByLabel(), "a part")
-    with pytest.raises(TypeError, match=r"a part reckons with one alpha .* PerElement has a number for each"):
+    with pytest.raises(TypeError, match=r"a part needs one alpha .* PerElement has a number for each"):
         one_clock(apart, "a part")
     with pytest.raises(TypeError, match="a part needs a Gaussian process, and found object"):
         unframed(object(), "a part")  # type: ignore[arg-type]

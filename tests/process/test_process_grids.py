@@ -1,4 +1,4 @@
-"""Every constant and option of the grids, by the noise levels that they visit."""
+"""Every constant and option of the grids, by their noise levels."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def same(found: Tensor, right: Tensor) -> bool:
     return found.shape == right.shape and bool((found - right).abs().max() < 1e-6)
 
 
-def test_the_grids_that_a_user_can_name() -> None:
+def test_the_list_of_grids() -> None:
     assert (uniform, uniform_logsnr, few, karras, trailing) == GRIDS
 
 
 @WIDE
-def test_the_own_grid_of_a_process_is_even_in_time(process: Gaussian) -> None:
+def test_the_default_grid_of_a_process_is_uniform_in_time(process: Gaussian) -> None:
     assert torch.equal(process.grid(8), torch.tensor([1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0], dtype=F64))
 
 
 @WIDE
 @pytest.mark.parametrize("n", [6, 7, 20])
-def test_few_goes_evenly_from_a_logsnr_of_minus_6_to_6(process: Gaussian, n: int) -> None:
+def test_few_has_equal_steps_from_logsnr_minus_6_to_6(process: Gaussian, n: int) -> None:
     times = few(process, n)
     assert len(times) == n + 1 and times[0] == 1 and times[-1] == 0
     assert same(levels(process, times[1:-1]), even(-6.0, 6.0, n)[1:])
@@ -61,12 +61,12 @@ def test_few_goes_evenly_from_a_logsnr_of_minus_6_to_6(process: Gaussian, n: int
 
 @WIDE
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_few_ends_at_a_logsnr_of_n_where_steps_are_few(process: Gaussian, n: int) -> None:
+def test_few_ends_at_logsnr_n_for_n_below_6(process: Gaussian, n: int) -> None:
     assert same(levels(process, few(process, n)[1:-1]), even(-6.0, n, n)[1:])
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_few_goes_one_on_in_logsnr_where_a_process_ends_above_its_end(n: int) -> None:
+def test_few_has_at_least_a_range_of_1_in_logsnr(n: int) -> None:
     first = float(BRIGHT.logsnr(1.0))
     assert same(levels(BRIGHT, few(BRIGHT, n)[:-1]), even(first, first + 1, n))
 
@@ -79,13 +79,13 @@ def test_few_begins_at_the_end_of_a_process_that_ends_above_minus_6() -> None:
 
 
 @WIDE
-def test_uniform_logsnr_goes_evenly_from_the_end_to_10(process: Gaussian) -> None:
+def test_uniform_logsnr_has_equal_steps_up_to_10(process: Gaussian) -> None:
     times = uniform_logsnr(process, 9)
     assert times[0] == 1 and times[-1] == 0
     assert same(levels(process, times[:-1]), even(float(process.logsnr(1.0)), 10.0, 9))
 
 
-def test_uniform_logsnr_ends_where_it_is_told() -> None:
+def test_uniform_logsnr_ends_at_last() -> None:
     assert same(levels(VP(), uniform_logsnr(VP(), 5, last=3.0)[1:-1]), even(-20.0, 3.0, 5)[1:])
 
 
@@ -98,36 +98,36 @@ def test_uniform_logsnr_never_turns_back() -> None:
 
 
 @WIDE
-def test_karras_goes_evenly_in_the_seventh_root_of_the_noise_to_a_logsnr_of_10(process: Gaussian) -> None:
+def test_karras_has_equal_steps_of_the_seventh_root_of_the_noise(process: Gaussian) -> None:
     ratio = (-levels(process, karras(process, 6)[:-1]) / 2).exp()
     high, low = math.exp(-float(process.logsnr(1.0)) / 2), math.exp(-5.0)
     assert torch.allclose(ratio ** (1 / 7), even(high ** (1 / 7), low ** (1 / 7), 6), rtol=1e-7)
 
 
-def test_karras_takes_another_root_and_another_end() -> None:
+def test_karras_with_another_root_and_another_end() -> None:
     ratio = (-levels(VE(), karras(VE(), 5, last=4.0, rho=2.0)[:-1]) / 2).exp()
     assert torch.allclose(ratio**0.5, even(80**0.5, math.exp(-2.0) ** 0.5, 5), rtol=1e-6)
 
 
 @pytest.mark.parametrize("grid", [uniform_logsnr, karras])
 def test_the_first_time_is_exactly_1(grid: object) -> None:
-    """Where the clock's inverse has lost it to rounding, as for a table whose clock ends before its times do."""
+    """Also if the inverse of the clock has a rounding error, or a table's clock ends before its times."""
     dark = Table(torch.tensor([0.9, 0.5, 1e-9, 0.0], dtype=F64))
     for process in (VP(), VP("sigmoid"), dark):
         assert float(grid(process, 4)[0]) == 1.0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 1000])
-def test_trailing_counts_a_thousand_steps_unless_told(n: int) -> None:
+def test_trailing_has_a_thousand_training_steps_by_default(n: int) -> None:
     assert same(trailing(VP(), n) * 1000, torch.linspace(1000, 0, n + 1, dtype=F64).round())
 
 
-def test_trailing_takes_the_nearest_integer_step() -> None:
+def test_trailing_rounds_to_integer_steps() -> None:
     assert (trailing(VP(), 3, 10) * 10).tolist() == [10, 7, 3, 0]
     assert (trailing(VP(), 7, 10) * 10).round().tolist() == [10, 9, 7, 6, 4, 3, 1, 0]
 
 
-def test_trailing_takes_all_of_its_steps_and_no_more() -> None:
+def test_trailing_has_at_most_all_training_steps() -> None:
     assert same(trailing(VP(), 10, 10), torch.linspace(1, 0, 11, dtype=F64))
     with pytest.raises(ValueError, match="11 steps were asked for, but the model has 10"):
         trailing(VP(), 11, 10)
@@ -137,40 +137,40 @@ def test_trailing_takes_all_of_its_steps_and_no_more() -> None:
 
 @WIDE
 @pytest.mark.parametrize("first", [0.9, 0.4])
-def test_the_rest_goes_evenly_from_its_start_to_a_logsnr_of_6(process: Gaussian, first: float) -> None:
+def test_rest_has_equal_steps_from_its_start_to_logsnr_6(process: Gaussian, first: float) -> None:
     times = rest(process, 6, first)
     low = float(process.logsnr(first))
     assert len(times) == 7 and times[0] == first and times[-1] == 0
     assert same(levels(process, times[:-1]), even(low, max(6.0, low + 1), 6))
 
 
-def test_the_rest_goes_one_further_where_it_is_at_6_already() -> None:
+def test_rest_goes_1_further_from_a_start_above_6() -> None:
     first = float(VP().time(8.0))
     assert same(levels(VP(), rest(VP(), 4, first)[:-1]), even(8.0, 9.0, 4))
 
 
-def test_the_rest_begins_at_its_start_to_the_last_digit() -> None:
+def test_rest_begins_exactly_at_its_start() -> None:
     for first in (0.1, 0.3, 0.7, 0.99, 1.0):
         for process in (VP(), VP("sigmoid"), VE(), Flow()):
             assert float(rest(process, 2, first)[0]) == first
 
 
 @pytest.mark.parametrize("first", [0.0, -0.1, 1.1])
-def test_a_start_that_is_no_time_is_refused(first: float) -> None:
+def test_an_invalid_start_is_refused(first: float) -> None:
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         rest(VP(), 3, first)
 
 
 @WIDE
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_even_goes_through_the_levels_that_it_is_given(process: Gaussian, n: int) -> None:
+def test_even_logsnr_has_equal_steps_between_its_levels(process: Gaussian, n: int) -> None:
     times = even_logsnr(process, n, -4.0, 9.0)
     assert len(times) == n + 1 and times[-1] == 0 and times.dtype == F64
     assert same(levels(process, times[:-1]), even(-4.0, 9.0, n))
 
 
-def test_even_refuses_levels_that_fall_and_no_steps() -> None:
-    with pytest.raises(ValueError, match=r"from 3 to 2 were asked for; they rise"):
+def test_even_logsnr_refuses_falling_levels_and_zero_steps() -> None:
+    with pytest.raises(ValueError, match=r"from 3 to 2 were asked for; they have to rise"):
         even_logsnr(VP(), 4, 3.0, 2.0)
     with pytest.raises(ValueError, match="at least 1"):
         even_logsnr(VP(), 0, 2.0, 3.0)

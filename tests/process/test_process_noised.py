@@ -1,4 +1,4 @@
-"""The same items and noise at other times."""
+"""`Noised.at`: the same items and noise at other times."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def noised(process: Process, t: Tensor | float, dtype: torch.dtype = F64) -> Noi
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
-def test_the_state_at_other_times_is_that_of_the_same_draw_there(process: Process, dtype: torch.dtype) -> None:
+def test_the_state_at_another_time_uses_the_same_noise(process: Process, dtype: torch.dtype) -> None:
     moved, there = noised(process, EARLY, dtype).at(LATE), noised(process, LATE, dtype)
     assert torch.equal(moved.xt, there.xt)
     assert torch.equal(moved.t, LATE)
@@ -53,7 +53,7 @@ def test_the_state_at_other_times_is_that_of_the_same_draw_there(process: Proces
     assert moved.process is process
 
 
-def test_one_time_is_a_time_for_each_item() -> None:
+def test_one_time_is_expanded_to_all_items() -> None:
     moved = noised(VP(), EARLY).at(0.7)
     assert torch.equal(moved.t, torch.full((4,), 0.7, dtype=F64))
     torch.testing.assert_close(moved.xt, noised(VP(), 0.7).xt, rtol=1e-14, atol=0)
@@ -71,5 +71,5 @@ def test_a_process_without_a_state_is_refused() -> None:
 
     found = noised(VP(), EARLY)
     other = Noised(found.x0, found.xt, found.t, found.z, Other())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Other does not say .* give it a method state\(x0, t, z, cond\)"):
+    with pytest.raises(TypeError, match=r"Other has no formula .* give it a method state\(x0, t, z, cond\)"):
         other.at(0.5)

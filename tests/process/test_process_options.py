@@ -1,4 +1,4 @@
-"""Defaults, options and edges of the processes, and the record of what a process did."""
+"""Defaults, options and edge cases of the processes, and `Noised`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERY = pytest.mark.parametrize("process", PROCESSES, ids=str)
 # defaults
 
 
-def test_a_process_is_what_it_is_called_without_options() -> None:
+def test_the_defaults_of_the_processes() -> None:
     assert VP() == VP("cosine") and VE() == VE(0.01, 80.0) and Flow() == Flow(math.exp(-10.0))
 
 
@@ -28,8 +28,8 @@ def test_the_clock_of_vp_and_flow_ends_at_minus_20() -> None:
         assert float(process.logsnr(1.0)) == pytest.approx(-20.0, abs=1e-6)
 
 
-def test_linear_vp_ends_where_its_betas_end() -> None:
-    """alpha(1)^2 = exp(-10.05), of which the squeeze adds less than one part in 10,000."""
+def test_linear_vp_ends_with_the_betas_of_ddpm() -> None:
+    """alpha(1)^2 = exp(-10.05). The scaling of sigma changes it by less than one part in 10,000."""
     assert float(VP("linear").alpha(1.0)) ** 2 == pytest.approx(math.exp(-10.05) + 2.06e-9, rel=1e-6)
     assert float(VP("linear").time(float(VP("linear").logsnr(1.0)))) == pytest.approx(1.0, abs=1e-12)
 
@@ -39,20 +39,20 @@ def test_a_clock_below_the_end_gives_the_end() -> None:
         assert float(process.time(-60.0)) == pytest.approx(1.0, abs=1e-9)
 
 
-def test_flow_without_a_rest_of_signal_has_none_at_1() -> None:
+def test_flow_with_end_0_has_no_signal_at_1() -> None:
     assert float(Flow(end=0.0).alpha(1.0)) == 0.0 and float(Flow(end=0.5).alpha(1.0)) == 0.5
 
 
-def test_the_processes_that_all_parts_are_tried_on() -> None:
+def test_the_list_of_processes() -> None:
     assert PROCESSES[:5] == (VP(), VP("linear"), VP("sigmoid"), VE(), Flow())
     ddpm = PROCESSES[5]
     assert isinstance(ddpm, Table) and ddpm.steps == 1000
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
-    assert torch.allclose(ddpm.kept[1:], (1 - betas).cumprod(0), rtol=1e-4)
+    assert torch.allclose(ddpm.alphas_cumprod, (1 - betas).cumprod(0), rtol=1e-4)
 
 
 @EVERY
-def test_the_prior_has_the_noise_of_the_last_time(process: Gaussian) -> None:
+def test_the_prior_has_standard_deviation_sigma_1(process: Gaussian) -> None:
     found, z = process.prior((3, 4), Rng(0, 3)), Rng(0, 3).normal((3, 4))
     assert torch.allclose(found, (80.0 if isinstance(process, VE) else 1.0) * z, rtol=1e-4)
 
@@ -65,25 +65,25 @@ def record() -> Noised:
     return VP().noise(x0, torch.tensor([0.2, 0.4, 0.6, 0.8]), Rng(1, 4), cond=torch.tensor([5, 6, 7, 8]))
 
 
-def test_a_part_of_a_record_keeps_each_items_time_in_the_order_asked_for() -> None:
+def test_take_keeps_the_time_of_each_item_and_the_order() -> None:
     whole, some = record(), record().take(torch.tensor([3, 0, 2]))
     for name in ("x0", "xt", "t", "z", "cond"):
         assert torch.equal(getattr(some, name), getattr(whole, name)[[3, 0, 2]]), name
     assert some.process == whole.process == VP()
 
 
-def test_a_part_of_a_record_may_be_chosen_by_booleans() -> None:
+def test_take_accepts_booleans() -> None:
     whole, some = record(), record().take(torch.tensor([True, False, True, False]))
     assert torch.equal(some.t, whole.t[[0, 2]]) and torch.equal(some.xt, whole.xt[[0, 2]])
 
 
-def test_a_part_of_a_record_without_a_condition_has_none() -> None:
+def test_take_without_a_condition() -> None:
     noised = VP().noise(torch.zeros(3, 2), 0.5, Rng(0, 3))
     assert noised.cond is None and noised.take(torch.tensor([1])).cond is None
 
 
 @EVERY
-def test_one_time_for_all_stands_for_every_item(process: Gaussian) -> None:
+def test_one_time_for_all_is_expanded(process: Gaussian) -> None:
     noised = process.noise(torch.zeros(3, 2), 0.3, Rng(0, 3))
     assert noised.t.tolist() == [0.3] * 3 and noised.t.dtype == F64
 
@@ -92,7 +92,7 @@ def test_one_time_for_all_stands_for_every_item(process: Gaussian) -> None:
 
 
 @EVERY
-def test_a_bridge_is_ancestral_unless_told(process: Gaussian) -> None:
+def test_a_bridge_is_ancestral_by_default(process: Gaussian) -> None:
     x, x0 = torch.ones(2, 3, dtype=F64), torch.zeros(2, 3, dtype=F64)
     told = process.bridge(x, x0, 0.8, 0.3, Rng(0, 2), eta=1.0)
     assert torch.equal(process.bridge(x, x0, 0.8, 0.3, Rng(0, 2)), told)
@@ -109,7 +109,7 @@ def test_an_eta_outside_0_to_1_is_refused(eta: float) -> None:
         VP().bridge(x, x, 0.5, 0.2, Rng(0, 2), eta=eta)
 
 
-def test_a_step_that_goes_nowhere_is_refused() -> None:
+def test_a_step_to_the_same_time_is_refused() -> None:
     x = torch.zeros(2, 3)
     for t, s in ((0.5, 0.5), (torch.tensor([0.5, 0.6]), torch.tensor([0.2, 0.6]))):
         with pytest.raises(ValueError, match="s < t"):
@@ -124,8 +124,8 @@ def test_a_deterministic_step_draws_no_number() -> None:
 
 @EVERY
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-def test_the_shares_of_a_step_add_up_to_its_marginal(process: Gaussian, eta: float) -> None:
-    """Of x0: clean + kept alpha_t = alpha_s. Of noise: (kept sigma_t)^2 + fresh^2 = sigma_s^2."""
+def test_the_coefficients_of_a_step_give_its_marginal(process: Gaussian, eta: float) -> None:
+    """For x0: of_x0 + of_xt alpha_t = alpha_s. For the noise: (of_xt sigma_t)^2 + of_noise^2 = sigma_s^2."""
     clean, kept, fresh = process.shares(0.7, 0.2, eta)
     assert float(clean + kept * process.alpha(0.7)) == pytest.approx(float(process.alpha(0.2)), rel=1e-12)
     total = float((kept * process.sigma(0.7)) ** 2 + fresh**2)
@@ -143,7 +143,7 @@ def test_the_fresh_noise_of_a_step_is_eta_times_that_of_the_true_reverse_law(pro
 
 @EVERY
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_a_step_is_its_shares_whether_times_are_numbers_or_one_for_each_item(process: Gaussian, eta: float) -> None:
+def test_scalar_times_and_times_per_item_give_the_same_step(process: Gaussian, eta: float) -> None:
     x, x0 = Rng(0, 3).normal((3, 2), F64), Rng(1, 3).normal((3, 2), F64)
     clean, kept, fresh = (float(part) for part in process.shares(0.7, 0.2, eta))
     right = kept * x + clean * x0 + fresh * Rng(2, 3).normal((3, 2), F64)
@@ -154,14 +154,14 @@ def test_a_step_is_its_shares_whether_times_are_numbers_or_one_for_each_item(pro
 
 @EVERY
 @pytest.mark.parametrize("t, s", [(0.7, 0.2), (0.2, 0.7)])
-def test_a_transfer_keeps_the_signal_and_the_noise_that_is_seen(process: Gaussian, t: float, s: float) -> None:
+def test_a_transfer_keeps_x0_and_the_noise(process: Gaussian, t: float, s: float) -> None:
     """x_t = alpha_t x0 + sigma_t z goes to x_s = alpha_s x0 + sigma_s z, in both directions."""
     x0, z = Rng(0, 3).normal((3, 2), F64), Rng(1, 3).normal((3, 2), F64)
     here, there = (process.alpha(time) * x0 + process.sigma(time) * z for time in (t, s))
     assert torch.allclose(process.transfer(here, x0, t, s), there, rtol=1e-10)
 
 
-def test_noise_has_the_digits_of_x0_and_grids_have_all() -> None:
+def test_noise_has_the_dtype_of_x0_and_grids_are_float64() -> None:
     for dtype in (torch.float32, F64):
         noised = VP().noise(torch.zeros(3, 2, dtype=dtype), 0.5, Rng(0, 3))
         assert torch.equal(noised.z, Rng(0, 3).normal((3, 2), dtype))
@@ -173,8 +173,8 @@ def test_noise_has_the_digits_of_x0_and_grids_have_all() -> None:
 # tables
 
 
-def test_a_table_knows_signal_down_to_2_to_the_minus_24() -> None:
-    """Below it the clock stands still, so that it is finite where there is no signal."""
+def test_the_clock_of_a_table_ends_at_alpha_squared_2_to_the_minus_24() -> None:
+    """Below it the clock is constant, so that it is finite at zero signal."""
     dark = Table(torch.tensor([0.5, 0.0], dtype=F64))
     assert float(dark.logsnr(1.0)) == pytest.approx(math.log(2.0**-24), rel=1e-12)
     assert float(dark.alpha(1.0)) == 0.0
@@ -183,18 +183,18 @@ def test_a_table_knows_signal_down_to_2_to_the_minus_24() -> None:
 
 
 @pytest.mark.parametrize("values", [[1.0, 0.5], [0.5, 0.5], [0.5, 0.6], [0.5, -0.1], [], [[0.5, 0.4]]], ids=str)
-def test_what_is_no_table_is_refused(values: list[float]) -> None:
+def test_an_invalid_table_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="falling, below 1 and not below 0"):
         Table(torch.tensor(values))
 
 
-def test_a_table_of_float32_is_taken_as_it_is() -> None:
+def test_a_float32_table_is_used_exactly() -> None:
     kept = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
     t = torch.arange(1, 1001, dtype=F64) / 1000
     assert torch.equal(Table(kept).alpha(t), kept.double().sqrt())
 
 
-def test_between_the_integer_times_sigma_over_alpha_is_a_straight_line() -> None:
+def test_sigma_over_alpha_is_linear_between_integer_times() -> None:
     table = Table(torch.tensor([0.8, 0.4, 0.1], dtype=F64))
     ratio = [0.0, *(math.sqrt((1 - k) / k) for k in (0.8, 0.4, 0.1))]
     for place in (0.25, 1.5, 2.003, 2.75):
@@ -211,11 +211,11 @@ def test_a_table_has_a_slope_at_its_integer_times_too() -> None:
     assert float(slope) < 0
 
 
-def test_times_beyond_a_tables_ends_are_its_ends() -> None:
+def test_times_beyond_the_table_are_clamped() -> None:
     table = Table(torch.tensor([0.8, 0.4, 0.1], dtype=F64))
     assert float(table.alpha(1.0)) ** 2 == pytest.approx(0.1) and float(table.alpha(0.0)) == 1.0
     assert float(table.time(-100.0)) == 1.0 and float(table.time(100.0)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_table_says_what_it_is() -> None:
+def test_the_repr_of_a_table() -> None:
     assert repr(Table(torch.tensor([0.8, 0.4, 0.125]))) == "Table(3 steps, alpha^2 from 0.8 to 0.125)"

@@ -1,4 +1,4 @@
-"""D alpha / dt and d sigma / dt against differences, of every process."""
+"""d alpha / dt and d sigma / dt of every process, against finite differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACES = torch.tensor([[[0.5]], [[1.0]], [[2.5]]], dtype=F64)
 
 @dataclass(frozen=True)
 class Written(Gaussian):
-    """A process of an author who gives no slopes: alpha = 1 - t^2 / 2, sigma = t^1.5, and arrays of it."""
+    """A custom process without its own rates: alpha = 1 - t^2 / 2, sigma = t^1.5, and arrays of it."""
 
     arrays: bool = False
 
@@ -36,7 +36,7 @@ class Written(Gaussian):
 
 
 def differences(process: Gaussian, t: Tensor, gap: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """(f(t + gap) - f(t - gap)) / (2 gap) of alpha and sigma, whose error is of the size gap^2 and rounding / gap."""
+    """(f(t + gap) - f(t - gap)) / (2 gap) of alpha and sigma, with an error of size gap^2 and rounding / gap."""
     found = [(part(t + gap) - part(t - gap)) / (2 * gap) for part in (process.alpha, process.sigma)]
     return found[0], found[1]
 
@@ -65,23 +65,23 @@ def test_a_rate_at_one_time_is_a_number(process: Gaussian) -> None:
 
 @pytest.mark.parametrize("process", SMOOTH, ids=str)
 def test_rates_are_finite_at_the_end(process: Gaussian) -> None:
-    """At t = 1 too, to one side: (3 f(1) - 4 f(1 - h) + f(1 - 2 h)) / (2 h). linear VP's alpha is 0.007 there."""
+    """At t = 1 too, one-sided: (3 f(1) - 4 f(1 - h) + f(1 - 2 h)) / (2 h). The alpha of linear VP is 0.007 there."""
     gap = 1e-4
     for part, rate in zip((process.alpha, process.sigma), process.rates(1.0), strict=True):
         side = (3 * part(1.0) - 4 * part(1 - gap) + part(1 - 2 * gap)) / (2 * gap)
-        # alpha of cosine and sigmoid falls as a root within 4.5e-5 of the end, where no difference sees its slope
+        # alpha of cosine and sigmoid falls as a root within 4.5e-5 of the end, too near for finite differences
         if (rate.abs() < 100 and float(process.alpha(1.0)) > 1e-3) or part == process.sigma:
             assert float(rate) == pytest.approx(float(side), rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("base", [*SMOOTH, Flow(end=0.0)], ids=str)
-def test_rates_per_element_are_each_elements_slopes(base: Gaussian) -> None:
+def test_rates_per_element_are_the_slopes_of_each_element(base: Gaussian) -> None:
     process = PerElement(base, PACES)
     found = process.rates(INNER)
     assert same(found, differences(process, INNER)) and found[1].shape == (60, 3, 1, 1)
 
 
-def test_rates_per_element_of_a_table_are_its_polynomials_slopes() -> None:
+def test_rates_per_element_of_a_table_come_from_its_polynomial() -> None:
     table = Table.of_betas(torch.linspace(1e-4, 0.02, 1000, dtype=F64))
     process = PerElement(table, PACES)
     own = INNER[:, None, None, None] ** PACES
@@ -90,19 +90,19 @@ def test_rates_per_element_of_a_table_are_its_polynomials_slopes() -> None:
         assert torch.allclose(mine, right * its, rtol=1e-12)
 
 
-def test_rates_of_a_process_that_states_none_are_per_element_too() -> None:
+def test_default_rates_work_per_element() -> None:
     found = Written(arrays=True).rates(INNER)
     assert same(found, differences(Written(arrays=True), INNER)) and found[0].shape == (60, 2)
 
 
-def test_rates_are_known_without_gradients_and_carry_none() -> None:
+def test_rates_need_no_gradients_and_carry_none() -> None:
     with torch.no_grad():
         inside = Written().rates(INNER)
     outside = Written().rates(INNER.clone().requires_grad_())
     assert torch.equal(inside[0], outside[0]) and not outside[0].requires_grad
 
 
-def test_a_wrong_slope_would_be_found() -> None:
+def test_a_wrong_slope_is_detected() -> None:
     class Wrong(VP):
         def _share_slope(self, t: Tensor) -> Tensor:
             return 1.0001 * super()._share_slope(t)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.denoiser import Counted, wiener
+from softmix.denoiser import CallCounter, wiener
 from softmix.posterior import Implicit, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
@@ -131,7 +131,7 @@ def test_the_walk_is_langevins(steps: int, size: float, eta: float) -> None:
 
 def test_the_defaults_of_the_walk_are_those_that_the_docs_give() -> None:
     """200 steps of 0.05, ancestral."""
-    counted = Counted(Curved())
+    counted = CallCounter(Curved())
     steered_by(counted, lambda x: 0 * x.flatten(1).sum(1), SHAPE, times()[:2], Rng(4, 3))
     assert counted.calls == 201
     known = inspect.signature(steered_by).parameters

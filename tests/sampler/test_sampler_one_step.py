@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.denoiser import Counted
+from softmix.denoiser import CallCounter
 from softmix.posterior import Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, Table, few
 from softmix.rng import Rng
@@ -255,7 +255,7 @@ def test_a_sampler_says_its_name_its_least_steps_and_its_cost(name: str) -> None
     sampler, least, cost = DECLARED[name]
     known = traits(sampler)
     assert known.name == name and known.least == least and known.evaluations(24) == cost(24)
-    counted = Counted(Curved(VP()))
+    counted = CallCounter(Curved(VP()))
     finish(drive(counted, sampler, start(), few(VP(), 24), Rng(0, 4)))
     assert counted.calls == cost(24)
 

@@ -1,7 +1,7 @@
-"""A loss with a rival of its own: a discriminator tells x_s of the data from x_s that the posterior's draws lead to.
+"""An adversarial loss with a discriminator: x_s of the data against x_s of the posterior's draws.
 
 After Xiao, Kreis & Vahdat, "Tackling the generative learning trilemma with denoising diffusion GANs", ICLR 2022, eq. 4:
-the network makes D(x_s, x_t, t) take q(x_s | x_t, a draw) for q(x_s | x_t, x0).
+the network learns to make q(x_s | x_t, a draw) look like q(x_s | x_t, x0) to D(x_s, x_t, t).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokens that are masked: a process without Gaussian noise, a net with an embedding, a categorical belief.
+"""Masked tokens: a process without Gaussian noise, a net with a token embedding, a categorical posterior.
 
 After Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, eq. 10: cross-entropy of the
 masked tokens, weighted by 1 / t for alpha = 1 - t.
@@ -31,7 +31,7 @@ SYMBOLS, LENGTH = 4, 8
 
 @dataclass(frozen=True)
 class Masking:
-    """A token is kept until t with probability 1 - t; else it is the mask, number `symbols`."""
+    """At time t a token is unchanged with probability 1 - t; otherwise it is the mask, number `symbols`."""
 
     symbols: int = SYMBOLS
 
@@ -60,7 +60,7 @@ class Masking:
 
 
 class TokenNet(SequenceNet):
-    """A sequence net that looks up its tokens, the mask among them."""
+    """A sequence net with an embedding of its tokens, the mask among them."""
 
     def __init__(self, symbols: int, width: int, depth: int, out_channels: int, cond: CondSpec):
         super().__init__(SequenceSpec(width, depth), 1, out_channels, cond)
@@ -69,7 +69,7 @@ class TokenNet(SequenceNet):
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """Items [L] of whole numbers."""
+    """Items [L] of integers."""
 
     axes: ClassVar[str] = "L"
 
@@ -83,7 +83,7 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class CategoricalHead:
-    """A belief over the symbols at each place."""
+    """A categorical posterior over the symbols at each place."""
 
     symbols: int = SYMBOLS
 
@@ -116,7 +116,7 @@ PARTS = (Masking, TokenSpec, CategoricalHead, MaskedCrossEntropy)
 
 
 def source(place: Path) -> Data:
-    """Rows in which each token is likely to be the next after the one before it."""
+    """Rows of tokens, each of which is probably the successor of the one before it."""
     file = place / "tokens.npy"
     if not file.exists():
         jumps = np.random.default_rng(0).choice([1, 2, 0, 3], p=[0.8, 0.1, 0.05, 0.05], size=(500, LENGTH))

@@ -1,7 +1,7 @@
-"""A process that a condition shifts: x_t = alpha x0 + k(t) u + sigma z with u the image that is known.
+"""A process shifted by a condition: x_t = alpha x0 + k(t) u + sigma z with the known image u.
 
 After Zhang, Zhao & Zhang, "ShiftDDPMs: exploring conditional diffusion models by shifting diffusion trajectories",
-AAAI 2023, with the known image itself as u and k(t) = t: noise is around it, and not around 0.
+AAAI 2023, with the known image itself as u and k(t) = t: the noise is centred at the image, and not at 0.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AroundTheImage(Shifted):
 
     def u(self, cond: Any) -> Tensor:
         given = as_cond(cond)
-        # where no image is known, there is nothing to be shifted by
+        # a missing image gives no shift
         return torch.zeros(1, 1, 1, 1) if given is None or given.image is None else given.image.nan_to_num(0.0)
 
 

@@ -1,6 +1,6 @@
-"""Papers that a stranger writes: parts in files of their own train, go on after a kill with the same bits, and sample.
+"""Papers written by an outsider: parts in their own files train, resume after a kill with the same bits, and sample.
 
-Each file here has PARTS, source(folder for earlier stages), config(steps) and sampled(model, folder), and nothing of
+Each file here has PARTS, source(folder for earlier stages), config(steps) and sampled(model, folder). Nothing in
 softmix is changed for it.
 """
 
@@ -61,7 +61,7 @@ def tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_it_trains_goes_on_after_a_kill_with_the_same_bits_and_samples(name: str, tmp_path: Path) -> None:
+def test_it_trains_resumes_after_a_kill_with_the_same_bits_and_samples(name: str, tmp_path: Path) -> None:
     paper = paper_of(name)
     for _ in training(paper.source(tmp_path), paper.config(STEPS), tmp_path / "alone", parts=paper.PARTS):
         pass
@@ -81,7 +81,7 @@ def test_it_trains_goes_on_after_a_kill_with_the_same_bits_and_samples(name: str
     assert len(x) == 8 and torch.isfinite(x.float()).all()
 
 
-# what a part of one's own may be
+# limits of custom parts
 
 
 def adversarial() -> ModuleType:
@@ -94,14 +94,14 @@ def rival_run(out: Path = Path(), **changes: object) -> Trainer:
     return Trainer(Run(config, facts_of(source, config)), source, out)
 
 
-def test_a_rival_is_trained_in_its_turn_by_its_own_settings_and_kept(tmp_path: Path) -> None:
+def test_a_rival_is_trained_by_its_own_settings_and_saved(tmp_path: Path) -> None:
     one = rival_run(tmp_path)
     before = {name: [p.detach().clone() for p in module.parameters()] for name, module in one.modules.items()}
     one.advance()
     for name, module in one.modules.items():
         assert not any(torch.equal(a, b) for a, b in zip(before[name], module.parameters(), strict=True) if b.ndim > 1)
     group = one.optimisers._made["rival"].param_groups[0]
-    # the peak of its own rate by the share of the network's that the first step of the rise has
+    # its own peak learning rate, scaled like that of the network in the first step of the warm-up
     assert group["lr"] == pytest.approx(2e-3 * one.run.config.optimiser.rate / 100 / one.run.config.optimiser.rate)
     assert group["betas"] == (0.5, 0.9)
     one.save()
@@ -109,8 +109,8 @@ def test_a_rival_is_trained_in_its_turn_by_its_own_settings_and_kept(tmp_path: P
     assert kept == {"model", "rival", "optimizer", "optimizer-rival", "ema-0.050", "ema-0.100"}
 
 
-def test_the_turns_of_a_step_are_two_steps_by_hand() -> None:
-    """AdamW on the rival's loss, and then on the network's with the rival as it is then."""
+def test_one_training_step_equals_two_optimiser_steps_by_hand() -> None:
+    """AdamW on the loss of the rival, and then on that of the network with the updated rival."""
     one, other = rival_run(), rival_run()
     one.advance(1e-3)
     items, batch = torch.arange(64), 64
@@ -127,7 +127,7 @@ def test_the_turns_of_a_step_are_two_steps_by_hand() -> None:
         assert torch.allclose(a, b, atol=1e-7)
 
 
-def test_a_step_that_cannot_be_finished_leaves_the_rival_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_leaves_the_rival_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     one = rival_run()
     one.advance()
     before = [p.detach().clone() for p in one.modules.parameters()]
@@ -148,7 +148,7 @@ def test_a_step_that_cannot_be_finished_leaves_the_rival_as_it_was(monkeypatch: 
     assert all(torch.equal(a, b) for a, b in zip(plain.modules.parameters(), one.modules.parameters(), strict=True))
 
 
-def test_a_run_with_a_part_of_ones_own_is_refused_without_it(tmp_path: Path) -> None:
+def test_a_run_with_an_own_part_needs_this_part_to_load(tmp_path: Path) -> None:
     paper = adversarial()
     for step in training(paper.source(tmp_path), paper.config(4), tmp_path / "run", parts=paper.PARTS):
         if step.step == 2:

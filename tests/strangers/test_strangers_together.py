@@ -1,4 +1,4 @@
-"""Papers that a stranger writes, trained by several processes: the run is that of one."""
+"""Papers written by an outsider, trained by several processes: the run equals that of one process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def alone(out: Path, config: Config, parts: Sequence[type]) -> None:
         pass
 
 
-def test_two_processes_train_a_rival_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_train_a_rival_like_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
     paper = import_module("adversarial")
     done = several(tmp_path / "two")
@@ -75,11 +75,11 @@ def test_two_processes_train_a_rival_as_one_does(tmp_path: Path, monkeypatch: py
     assert one.keys() == two.keys() == {"model", "rival", "optimizer", "optimizer-rival", "ema-0.050", "ema-0.100"}
     for entry in one:
         assert apart(one[entry], two[entry]) < NEAR, entry
-    # what is near is far where a process has seen its own half alone
+    # a wrong result: each process trained on its own half alone
     assert min(apart(one[entry], half[entry]) for entry in ("model", "rival")) > 5 * NEAR
 
 
-def test_weights_of_several_modules_are_not_shared_out(tmp_path: Path) -> None:
+def test_sharding_of_several_modules_is_refused(tmp_path: Path) -> None:
     done = several(tmp_path / "run", "shard")
     assert done.returncode != 0
     assert "shard divides the weights of one model, and this run trains model, rival: leave it out" in done.stderr

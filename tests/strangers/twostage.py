@@ -1,7 +1,7 @@
-"""Two stages: an autoencoder is a task of its own, and a denoiser learns in the space of its codes.
+"""Two stages: an autoencoder with a task of its own, and a denoiser in the space of its codes.
 
 After Rombach et al., "High-resolution image synthesis with latent diffusion models", CVPR 2022, with a plain
-bottleneck in the place of their regularised codes.
+bottleneck in place of their regularised codes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ PARTS = (Autoencode,)
 
 
 def first(place: Path) -> Model:
-    """The first stage, in a folder of its own; one that has ended trains nothing."""
+    """The first stage, in a folder of its own. It trains nothing if it has ended."""
     config = Config(Autoencode(), batch=32, steps=150, precision="fp32")
     for _ in training(load("digits", limit=400), config, place / "codec", parts=PARTS):
         pass

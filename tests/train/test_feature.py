@@ -11,7 +11,7 @@ import torch
 import softmix
 from softmix.config import dumps, loads
 from softmix.data import load as load_data
-from softmix.denoiser import SoftHead, Staged, mean_only
+from softmix.denoiser import SoftAtHighNoise, SoftHead, mean_only
 from softmix.loss import Energy, FeatureEnergy, FeatureExtractor, Stage, loss_of
 from softmix.loss.feature import _all_pairs
 from softmix.net import UNetSpec
@@ -146,14 +146,14 @@ def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, 
     for step in training(digits, small(), tmp_path / "alone"):
         if step.step == 4:
             break
-    assert not isinstance(load(tmp_path / "alone").denoiser, Staged)
+    assert not isinstance(load(tmp_path / "alone").denoiser, SoftAtHighNoise)
     for stop in (9, 99):
         for step in training(digits, small(), tmp_path / "alone"):
             if step.step == stop:
                 break
     whole = softmix.train(digits, small(), tmp_path / "whole")
     broken = load(tmp_path / "alone")
-    assert isinstance(whole.denoiser, Staged)
+    assert isinstance(whole.denoiser, SoftAtHighNoise)
     left, right = whole.denoiser.state_dict(), broken.denoiser.state_dict()
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
     xt, process = torch.randn(3, 1, 8, 8), whole.process
@@ -188,7 +188,7 @@ def test_soft_adams_is_what_its_parts_are() -> None:
 
 def test_what_the_score_refuses() -> None:
     for wrong in ({"m": 1}, {"share": 1.0}, {"blank": 1.5}):
-        with pytest.raises(ValueError, match="the feature score needs"):
+        with pytest.raises(ValueError, match="FeatureEnergy needs"):
             FeatureEnergy(**wrong)  # type: ignore[arg-type]
     assert FeatureEnergy().proper and not FeatureEnergy(pixels=0.0).proper and Energy().proper
 

@@ -17,7 +17,7 @@ import softmix
 from softmix.config import dumps
 from softmix.data import Data, Report
 from softmix.data.store import make
-from softmix.denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead, Staged
+from softmix.denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftAtHighNoise, SoftHead
 from softmix.loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
 from softmix.net import MLPSpec, SequenceSpec, UNetSpec
 from softmix.process import VE, VP, Flow
@@ -659,7 +659,7 @@ def test_the_sampler_suits_the_model() -> None:
     soft = suited["smd"]
     assert soft.func is ancestral and soft.keywords == {"eta": 0.0}  # type: ignore[attr-defined]
     run = Run(staged(), facts_of(images(), staged()))
-    assert staged().task.suited(Staged(build(run)["model"], -6.0)) is soft_adams
+    assert staged().task.suited(SoftAtHighNoise(build(run)["model"], -6.0)) is soft_adams
 
 
 def test_a_run_in_two_stages_gives_a_staged_denoiser_from_its_second_on() -> None:
@@ -667,7 +667,7 @@ def test_a_run_in_two_stages_gives_a_staged_denoiser_from_its_second_on() -> Non
     network, task = build(run)["model"], staged().task
     assert task.made(network, run.facts, 4) is network
     late = task.made(network, run.facts, 5)
-    assert isinstance(late, Staged) and late.soft is network and late.until == -6.0
-    assert isinstance(task.made(network, replace(run.facts, steps=100, ends=(8,)), 5), Staged)
+    assert isinstance(late, SoftAtHighNoise) and late.soft is network and late.until == -6.0
+    assert isinstance(task.made(network, replace(run.facts, steps=100, ends=(8,)), 5), SoftAtHighNoise)
     assert task.made(network, replace(run.facts, steps=None), 10**6) is network
     assert small().task.made(network, run.facts, 8) is network

@@ -1,7 +1,7 @@
-"""From (x_t, t) to a posterior over x0.
+"""Denoisers: functions from (x_t, t, cond) to a posterior over x0.
 
-A denoiser is a network with a parameterisation and a head (`Network`), or a closed form (`ExactMixture`,
-`ExactData`), or either of them wrapped (`guided`, `averaged`, `Counted`).
+A denoiser is a network with a parameterisation and a head (`Network`), a closed form (`ExactMixture`, `ExactData`), or
+a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 """
 
 from .contract import Denoiser, Suits, Wrap
@@ -11,11 +11,11 @@ from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .smd import PublishedSMD, SoftHead
-from .wrap import Counted, Staged, adjusted, autoguided, averaged, guided, mean_only, within
+from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
 
 __all__ = [
     "OUTPUTS",
-    "Counted",
+    "CallCounter",
     "Denoiser",
     "ExactData",
     "ExactMixture",
@@ -27,8 +27,8 @@ __all__ = [
     "Output",
     "PointHead",
     "PublishedSMD",
+    "SoftAtHighNoise",
     "SoftHead",
-    "Staged",
     "Suits",
     "Wrap",
     "adjusted",

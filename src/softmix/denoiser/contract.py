@@ -1,4 +1,4 @@
-"""The contract."""
+"""The denoiser protocol."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..cond import Cond
 from ..posterior import Posterior
 from ..process import Process
 
-# The sampler that suits a part, by its name, with settings. A head, a loss or a denoiser has it as `suits`; a denoiser
-# speaks before its loss, and a loss before its head.
+# The name of the sampler that suits a part, with settings. A head, a loss or a denoiser has it as `suits`. That of the
+# denoiser comes first, then that of the loss, then that of the head.
 Suits = tuple[str, Mapping[str, Any]]
 
 
 class Denoiser(Protocol):
-    """What is believed of x0 when x_t is seen at time t (one for all, or [B]) and cond is known.
+    """A function from x_t, the time t (one for all, or [B]) and the condition to a posterior of x0.
 
-    cond is a `Cond`, or a tensor of labels [B]. A denoiser that was built for some conditions says which by `cond`, a
-    `CondSpec`.
+    cond : a `Cond`, or a tensor of labels [B]. A denoiser with conditions lists them by its attribute `cond`, a
+        `CondSpec`.
 
-    A flow map is a denoiser of two times: it says so by `two_times`, takes `to` as a fourth argument, and
-    answers with the x0 that takes DDIM's step from t to `to` along the ODE without error.
+    A flow map is a denoiser of two times. It declares this by `two_times`, and takes a fourth argument `to`. It returns
+    the x0 with which DDIM's step from t to `to` follows the ODE without error.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Closed forms. The oracles that everything else is measured against."""
+"""Exact denoisers in closed form. The tests compare everything else with them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ def _per_item(value: Tensor, x: Tensor) -> Tensor:
 
 
 class ExactMixture:
-    """The posterior when x0 ~ sum_k w_k N(mu_k, S_k): again a mixture, with full covariances.
+    """The posterior for x0 ~ sum_k w_k N(mu_k, S_k): again a mixture, with full covariances.
 
-    With S_k = U diag(l) U^T: weights  w_k N(x_t; alpha mu_k, alpha^2 S_k + sigma^2 I);
-    means  mu_k + U diag(alpha l / (alpha^2 l + sigma^2)) U^T (x_t - alpha mu_k);
-    covariances  U diag(l sigma^2 / (alpha^2 l + sigma^2)) U^T.
+    With S_k = U diag(l) U^T:
 
-    Where alpha and sigma are arrays, with A = diag(alpha), R = diag(sigma^2) and a root S_k = L L^T, by the
-    eigenvectors of L^T A R^-1 A L = V diag(m) V^T at each time: F = L V diag(1 + m)^(-1/2) is a root of the covariance,
-    and the means are mu_k + F F^T A R^-1 (x_t - A mu_k). Of numbers this is the same law; there the eigenvectors of S_k
-    serve all times.
+        weights      w_k N(x_t; alpha mu_k, alpha^2 S_k + sigma^2 I)
+        means        mu_k + U diag(alpha l / (alpha^2 l + sigma^2)) U^T (x_t - alpha mu_k)
+        covariances  U diag(l sigma^2 / (alpha^2 l + sigma^2)) U^T
 
-    weights [K], means [K, D], covariances [K, D, D]; items of any shape with D elements.
+    For a schedule per element, with A = diag(alpha), R = diag(sigma^2) and a root S_k = L L^T, the eigenvectors of L^T
+    A R^-1 A L = V diag(m) V^T are computed at each time. F = L V diag(1 + m)^(-1/2) is a root of the covariance, and
+    the means are mu_k + F F^T A R^-1 (x_t - A mu_k). For scalar schedules this is the same law, and the eigenvectors of
+    S_k serve all times.
+
+    weights : [K].
+    means : [K, D].
+    covariances : [K, D, D].
+
+    Items may have any shape with D elements.
     """
 
     def __init__(self, process: Gaussian, weights: Tensor, means: Tensor, covariances: Tensor):
@@ -57,29 +63,30 @@ class ExactMixture:
         alpha, sigma = (_by_item(part(t), xt)[:, None] for part in (self.process.alpha, self.process.sigma))
         means, weights = self.means.to(alpha), self.log_weights.to(alpha)
         root = (self.vectors * self.eigenvalues.sqrt()[:, None, :]).to(alpha)
-        seen = (alpha / sigma)[..., None] * root
-        gains, vectors = torch.linalg.eigh(seen.mT @ seen)
+        scaled = (alpha / sigma)[..., None] * root
+        gains, vectors = torch.linalg.eigh(scaled.mT @ scaled)
         gains = gains.clamp(min=0)
         factors = root @ (vectors / (1 + gains).sqrt()[..., None, :])
         residual = (xt.flatten(1).to(alpha)[:, None] - alpha * means) / sigma
-        found = torch.einsum("bkde,bkd->bke", factors, alpha / sigma * residual)
-        centres = means + torch.einsum("bkde,bke->bkd", factors, found)
-        distance = residual.square().sum(-1) - found.square().sum(-1) + torch.log1p(gains).sum(-1)
+        projected = torch.einsum("bkde,bkd->bke", factors, alpha / sigma * residual)
+        centres = means + torch.einsum("bkde,bke->bkd", factors, projected)
+        distance = residual.square().sum(-1) - projected.square().sum(-1) + torch.log1p(gains).sum(-1)
         log_weights, centres, factors = (part.to(xt) for part in (weights - distance / 2, centres, factors))
         return FullMixture(log_weights, centres, factors, tuple(xt.shape[1:]))
 
 
 def _by_item(value: Tensor, x: Tensor) -> Tensor:
-    """An array of x's rank, or numbers beside one, as [1 or B, D]; float64."""
+    """An array of the rank of x, a number, or one number per item, as [1 or B, D]; float64."""
     value = value.to(x.device)
     value = value.reshape(-1, *(1,) * (x.ndim - 1)) if value.ndim < 2 else value
     return value.expand(-1, *x.shape[1:]).flatten(1)
 
 
 def wiener(process: Gaussian, mean: Tensor, covariance: Tensor) -> ExactMixture:
-    """The posterior when x0 ~ N(mean, covariance): the best linear denoiser for any data with these moments.
+    """The posterior for x0 ~ N(mean, covariance): the best linear denoiser for any data with these moments.
 
-    mean [D], covariance [D, D].
+    mean : [D].
+    covariance : [D, D].
     """
     return ExactMixture(process, mean.new_ones(1), mean[None], covariance[None])
 
@@ -93,12 +100,15 @@ def gaussian_flow(
     t: Tensor | float,
     s: Tensor | float,
 ) -> Tensor:
-    """The probability-flow ODE's map from time t to time s for x0 ~ N(m, U diag(l) U^T):
+    """The map of the probability-flow ODE from time t to time s for x0 ~ N(m, U diag(l) U^T).
 
-        x_s = alpha_s m + U diag(psi) U^T (x_t - alpha_t m),   psi^2 = (alpha_s^2 l + sigma_s^2) / (alpha_t^2 l +
-        sigma_t^2).
+        x_s = alpha_s m + U diag(psi) U^T (x_t - alpha_t m)
+        psi^2 = (alpha_s^2 l + sigma_s^2) / (alpha_t^2 l + sigma_t^2)
 
-    mean [D], variances [D], vectors [D, D], x [B, D], all float64.
+    mean : m, [D].
+    variances : l, [D].
+    vectors : U, [D, D].
+    x : [B, D]. All are float64.
     """
     before, after = (process.alpha(time) ** 2 * variances + process.sigma(time) ** 2 for time in (t, s))
     turned = (x - process.alpha(t) * mean) @ vectors * (after / before).sqrt()
@@ -106,9 +116,9 @@ def gaussian_flow(
 
 
 class ExactData:
-    """The posterior when x0 is uniform over a finite data set [N, ...]: weights N(x_t; alpha y_i, sigma^2 I).
+    """The posterior for x0 uniform over a finite data set y [N, ...]: weights N(x_t; alpha y_i, sigma^2 I).
 
-    The exact optimum of squared error on that set; a network that reached it would copy.
+    This is the exact optimum of squared error on that set. A network that reached it would copy the data.
     """
 
     def __init__(self, process: Gaussian, points: Tensor):
@@ -118,6 +128,6 @@ class ExactData:
         points = self.points.to(xt)
         alpha, sigma = (column(part(t), xt).reshape(-1, 1) for part in (self.process.alpha, self.process.sigma))
         x, y = xt.flatten(1), points.flatten(1)
-        # ||x - alpha y||^2 without its part ||x||^2, which no weight depends on
+        # ||x - alpha y||^2 without ||x||^2, which is the same for all weights
         distance = alpha**2 * (y**2).sum(1) - 2 * alpha * (x @ y.T)
         return Empirical(-distance / (2 * sigma**2), points)

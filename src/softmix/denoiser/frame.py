@@ -1,4 +1,4 @@
-"""A denoiser of a process with a frame, seen from inside the frame."""
+"""A denoiser of a framed process as a denoiser of its base."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .wrap import Wrapped
 
 
 def in_frame(denoiser: Denoiser) -> Denoiser:
-    """The same beliefs as a denoiser of the plain process `base`: of states in the frame, about x0 in the frame.
+    """The same denoiser in the frame: it takes states in the frame, and returns posteriors of x0 in the frame.
 
-    For what reckons with x_t = alpha x0 + sigma z itself: inversions, codes, statistics. `drive` and `sample` need no
-    such wrap. A denoiser of a process without a frame is given back as it is.
+    Its process is the plain process `base`. For methods that use x_t = alpha x0 + sigma z directly: inversions, codes,
+    statistics. `drive` and `sample` need no such wrap. A denoiser of a process without a frame is returned unchanged.
     """
     return InFrame(denoiser) if isinstance(denoiser.process, Framed) else denoiser
 
 
 class InFrame(Wrapped):
-    """What `in_frame` gives."""
+    """The result of `in_frame`."""
 
     def __init__(self, inner: Denoiser):
         super().__init__(inner, self._answer)
@@ -38,23 +38,23 @@ class InFrame(Wrapped):
     def _answer(self, inner: Denoiser, y: Tensor, t: Tensor | float, cond: Any) -> Posterior:
         framed = self.inner.process
         assert isinstance(framed, Framed)
-        return entered(inner(framed.leave(y, t, cond), t, cond), framed, cond)
+        return posterior_in_frame(inner(framed.leave(y, t, cond), t, cond), framed, cond)
 
 
-def entered(posterior: Posterior, process: Framed, cond: Any) -> Posterior:
-    """What is believed of x0, as a belief about enter(x0): the same where the frame keeps clean items as they are.
+def posterior_in_frame(posterior: Posterior, process: Framed, cond: Any) -> Posterior:
+    """The law of enter(x0) for x0 from a posterior. It is the same posterior if the frame leaves clean items unchanged.
 
-    Else a mean, if there is one, and draws are taken into the frame. An orthogonal change of basis keeps neither
-    variances of elements nor a density that is stated by element, so these abilities are left outside.
+    Otherwise the samples, and the mean if there is one, are mapped into the frame. Variances and densities by element
+    do not survive an orthogonal change of basis, so these abilities are dropped.
     """
     if process.keeps_x0:
         return posterior
     if isinstance(posterior, Point):
         return Point(process.enter(posterior.mean, 0.0, cond))
-    return (_SeenWithMean if isinstance(posterior, HasMean) else _Seen)(posterior, process, cond)
+    return (_InFrameWithMean if isinstance(posterior, HasMean) else _InFramePosterior)(posterior, process, cond)
 
 
-class _Seen(Posterior):
+class _InFramePosterior(Posterior):
     """The law of enter(x0) for x0 from another posterior."""
 
     def __init__(self, outside: Posterior, process: Framed, cond: Any):
@@ -70,7 +70,7 @@ class _Seen(Posterior):
         return torch.stack([self._inside(draw) for draw in self._outside.draws(m, rng)])
 
 
-class _SeenWithMean(_Seen, HasMean):
+class _InFrameWithMean(_InFramePosterior, HasMean):
     @property
     def mean(self) -> Tensor:
         assert isinstance(self._outside, HasMean)

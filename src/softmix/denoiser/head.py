@@ -1,4 +1,4 @@
-"""Heads, which turn a network's output into a posterior. The soft one is in smd.py."""
+"""Heads: they turn the output of a network into a posterior. The soft head is in smd.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .network import Inputs
 
 
 class HeadSpec(Protocol):
-    """A head's specification: how many channels it wants of the net, and the module itself."""
+    """The specification of a head: the number of output channels of the net, and the module."""
 
     def channels(self, channels: int) -> int: ...
 
@@ -26,7 +26,7 @@ class HeadSpec(Protocol):
 
 @dataclass(frozen=True)
 class PointHead:
-    """The usual diffusion model: the network's x0, with certainty."""
+    """The head of a usual diffusion model: all probability at the network's x0."""
 
     suits: ClassVar[Suits] = ("adams", {})
 
@@ -44,11 +44,12 @@ class _Point(nn.Module):
 
 @dataclass(frozen=True)
 class MapHead:
-    """A flow map: the x0 that takes DDIM's step from t to a second time s along the ODE without error.
+    """A flow map: the x0 with which DDIM's step from t to a second time s follows the ODE without error.
 
-    x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t defines it, whatever the process and the table's
-    row. For s = t it is the posterior's mean, for s = 0 the end of the path (a consistency model's answer);
-    with `Flow`, (x_t - x0) / t is MeanFlow's average velocity.
+        x_s = alpha_s x0 + sigma_s (x_t - alpha_t x0) / sigma_t
+
+    This defines x0 for any process and any output of the table. For s = t it is the mean of the posterior. For s = 0 it
+    is the end of the path, as in a consistency model. With `Flow`, (x_t - x0) / t is the average velocity of MeanFlow.
     """
 
     suits: ClassVar[Suits] = ("ddim", {})
@@ -74,7 +75,10 @@ class _Map(nn.Module):
 
 @dataclass(frozen=True)
 class NormalHead:
-    """A mean, and a variance b^2 exp(2 l): one for each item, or one for each element (diagonal)."""
+    """A mean, and a variance b^2 exp(2 l).
+
+    per : "item" for one variance for each item, "element" for one for each element (diagonal).
+    """
 
     per: Literal["item", "element"] = "item"
 
@@ -101,11 +105,14 @@ class _Normal(nn.Module):
 
 @dataclass(frozen=True)
 class MixtureHead:
-    """k Gaussians: a mean and a weight each, for every pixel or for the item, and one spread for the item.
+    """k Gaussians: a mean and a weight each, and one variance for the item.
 
-    Component k has mean a x_t + b u_k and variance (b exp(l))^2. per = "pixel" chooses the component at
-    every place on its own (GMFlow: Chen et al., "Gaussian mixture flow matching", ICML 2025); per = "item"
-    chooses once for the whole item.
+    Component k has mean a x_t + b u_k and variance (b exp(l))^2.
+
+    k : the number of components.
+    per : "pixel" chooses a component at every place, as in GMFlow; "item" chooses one for the whole item.
+
+    Source: Chen et al., "Gaussian mixture flow matching", ICML 2025.
     """
 
     k: int = 8
@@ -134,7 +141,7 @@ class _Mixture(nn.Module):
         means = means.unflatten(axis, (self.k, channels)).movedim(axis, 0)
         means = given.x0(means.flatten(0, 1)).unflatten(0, (self.k, -1)).transpose(0, 1)
         sd = column(given.b, given.xt).abs() * log_sd.flatten(1).mean(1).reshape(-1, *(1,) * (given.xt.ndim - 1)).exp()
-        # [B, K, ...]: with 1 in the place of the channels, or of everything
+        # [B, K, ...]: size 1 for the channels ("pixel"), or [B, K] ("item")
         weights = weights.movedim(axis, 1)
         if self.per == "item" or weights.ndim == 2:
             weights = weights.flatten(2).mean(2) if weights.ndim > 2 else weights

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a head is given: the scaled input, what the blocks are told beside it, and the way back to x0.
+    """The inputs of a head: the scaled state, the side inputs of the blocks, and the way back to x0.
 
-    x [B, C, ...], or with the channels at `axis`; side : noise level and condition, as `Net.side` made them; a, b :
-    x0 = a x_t + b F; xt, of the same shape as x; target [B] : logsnr of the second time, for a flow map.
+    x : the input of the net, [B, C, ...], or with the channels at `axis`.
+    side : noise level and condition, from `Net.side`.
+    xt : the state of the affine table, of the shape of x.
+    a, b : x0 = a x_t + b F.
+    target : logsnr of the second time of a flow map, [B].
+    axis : the axis of the channels.
     """
 
     x: Tensor
@@ -38,7 +42,10 @@ class Inputs:
     axis: int = 1
 
     def x0(self, output: Tensor) -> Tensor:
-        """x0 = a x_t + b F for F [B, ...], or [m B, ...] with the batch repeated draw by draw."""
+        """x0 = a x_t + b F.
+
+        output : F [B, ...], or [m B, ...] with the batch repeated draw by draw.
+        """
         batch = len(self.xt)
         output = output.to(self.xt.dtype).reshape(-1, batch, *output.shape[1:])
         return (column(self.a, self.xt) * self.xt + column(self.b, self.xt) * output).flatten(0, 1)
@@ -49,16 +56,16 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    process : which x_t the network is trained on. Of a process with a frame that keeps x0, a shift, the net sees the
-        state in the frame. In another basis it sees x itself, scaled by frequency, and `output` must be "x0".
-    net : the body's specification.
-    head : what is believed: a point, a normal, a mixture, or a soft mixture.
-    shape : of one item, (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
-    cond : the conditions that it is built for. A call's `cond` is a `Cond` with any of these parts, or labels [B].
-    output : what the network is taken to say, a row of `softmix.denoiser.parameterise`.
-    data_sd : the standard deviation of x0. The input is scaled by 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
+    process : the process of x_t. For a process with a frame that keeps x0 (a shift) the net receives the state in the
+        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0".
+    net : the specification of the net.
+    head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
+    shape : of one item: (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
+    cond : the conditions of the network. The `cond` of a call is a `Cond` with any of these parts, or labels [B].
+    output : the parameterisation, a row of `softmix.denoiser.parameterise`.
+    data_sd : the standard deviation of x0. The input is scaled by c_in = 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
 
-    Raises ValueError for items that the net does not take, and CondError, a ValueError, for conditions.
+    Raises ValueError for items that the net cannot take, and CondError, a ValueError, for conditions.
     """
 
     def __init__(
@@ -74,8 +81,8 @@ class Network(nn.Module):
         super().__init__()
         if isinstance(process, Framed) and not process.keeps_x0 and output != "x0":
             raise ValueError(
-                f"{type(process).__name__} moves x0 into another frame, where the table of outputs holds, and the net "
-                f'sees x itself: output {output!r} is not known there; take output="x0"'
+                f"{type(process).__name__} moves x0 into another frame. The table of outputs holds in the frame, and "
+                f'the net receives x itself, so that output {output!r} is undefined; take output="x0"'
             )
         self.process, self.shape, self.cond = process, tuple(shape), cond
         self.output, self.data_sd = output, data_sd
@@ -93,7 +100,7 @@ class Network(nn.Module):
 
     @property
     def two_times(self) -> bool:
-        """Whether this is a flow map, whose answer depends on where the step goes."""
+        """Whether this is a flow map: its output depends on the end of the step."""
         return bool(getattr(self.head, "two_times", False))
 
     def forward(
@@ -103,55 +110,60 @@ class Network(nn.Module):
         cond: Cond | Tensor | None = None,
         to: Tensor | float | None = None,
     ) -> Posterior:
-        return self.observed(xt, t, cond, to)[0]
+        return self.with_side(xt, t, cond, to)[0]
 
-    def observed(
+    def with_side(
         self,
         xt: Tensor,
         t: Tensor | float,
         cond: Cond | Tensor | None = None,
         to: Tensor | float | None = None,
-        seen: Sequence[int | str] = (),
+        hidden: Sequence[int | str] = (),
     ) -> tuple[Posterior, SideInputs]:
-        """The posterior, and what the net's blocks were told and leave beside it: `.seen`, the states of the blocks in
-        `seen` by number, and `.extra`, the outputs that blocks put there for a loss.
+        """The posterior, and the side inputs and outputs of the net.
 
-        A posterior of draws runs blocks when it is asked for draws or for its mean; what they leave comes then.
+        hidden : blocks by number or name. Their states are in `.hidden` of the second result, by number.
+
+        `.extra` of the second result holds outputs that blocks put there for a loss. An implicit posterior runs some
+        blocks when draws or the mean are computed; their entries appear then.
         """
-        self._of_my_shape(xt)
+        self._check_shape(xt)
         t = self._times(t, xt)
         logsnr = self._clock(t, xt)
         target = logsnr if to is None else self._clock(torch.as_tensor(to), xt).expand(len(xt))
         if isinstance(self._base, Gaussian):
             alpha, sigma = self._base.alpha(t), self._base.sigma(t)
             a, b = affine(self.output, alpha, sigma, self.data_sd)
-            scaled, xt = self._seen(xt, t, self._unit(alpha, sigma), cond)
+            scaled, xt = self._net_input(xt, t, self._unit(alpha, sigma), cond)
         else:
-            # of tokens there is nothing to be scaled, and no table of outputs: their head answers with x0 itself
+            # tokens are not scaled, and have no table of outputs: their head returns x0 itself
             scaled, a, b = xt, torch.zeros_like(logsnr), torch.ones_like(logsnr)
-        side = self.net.side(scaled, logsnr, cond, seen)
+        side = self.net.side(scaled, logsnr, cond, hidden)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1))
         return posterior, side
 
     def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:
-        """What the first half of the net makes of x, taken for an x_t at time t: a [B, C, places] for each block."""
+        """The hidden states of the first half of the net, a [B, C, places] for each block.
+
+        x : the input, taken as an x_t at time t.
+        """
         t = self._times(t, x)
         half = self.net.splits["decoder"]
         scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
-        side = self.net.side(scaled, self._clock(t, x), seen=range(half))
+        side = self.net.side(scaled, self._clock(t, x), hidden=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
-        return [places(side.seen[number]) for number in range(half)]
+        return [places(side.hidden[number]) for number in range(half)]
 
     @property
     def _base(self) -> Gaussian:
         return self.process.base if isinstance(self.process, Framed) else self.process
 
     def _unit(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """c_in, by which x_t has a standard deviation of 1."""
+        """c_in, which gives c_in x_t a standard deviation of 1."""
         return (alpha**2 * self.data_sd**2 + sigma**2).rsqrt()
 
-    def _seen(self, xt: Tensor, t: Tensor, unit: Tensor, cond: Cond | Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the net is given, of unit size, and the state that the table is about."""
+    def _net_input(self, xt: Tensor, t: Tensor, unit: Tensor, cond: Cond | Tensor | None) -> tuple[Tensor, Tensor]:
+        """The input of the net, of unit size, and the state of the affine table."""
         if not isinstance(self.process, Framed):
             return xt * column(unit, xt), xt
         y = self.process.enter(xt, t, cond)
@@ -159,11 +171,11 @@ class Network(nn.Module):
         return (scaled, y) if self.process.keeps_x0 else (self.process.leave(scaled, t, cond), xt)
 
     def _clock(self, t: Tensor, x: Tensor) -> Tensor:
-        """logsnr, where x is and as its numbers are; tokens are whole, and it is not."""
+        """logsnr on the device and in the dtype of x; float32 if x holds tokens."""
         return self.process.logsnr(t).to(x.device, x.dtype if x.is_floating_point() else torch.float32)
 
     def _times(self, t: Tensor | float, xt: Tensor) -> Tensor:
-        """One time an item. Raises ValueError for another number of times."""
+        """One time per item. Raises ValueError for another number of times."""
         t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None)
         if t.ndim > 1 or t.numel() not in (1, len(xt)):
             raise ValueError(
@@ -171,10 +183,10 @@ class Network(nn.Module):
             )
         return t.expand(len(xt))
 
-    def _of_my_shape(self, xt: Tensor) -> None:
-        """Raises ValueError for items that this model was not made for. Size may differ where the net takes any."""
-        at, found = self._channels_at, tuple(xt.shape[1:])
-        other = len(found) != len(self.shape) or found[at] != self.shape[at] or 0 in found
-        # a latent with a number for each place has the size of the items that it was made for
-        if found != self.shape and (other or getattr(self.head, "fixed_size", hasattr(self.head, "latent_shape"))):
-            raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has {found}")
+    def _check_shape(self, xt: Tensor) -> None:
+        """Raises ValueError for items of a shape that this model cannot take. Many nets take items of any size."""
+        at, shape = self._channels_at, tuple(xt.shape[1:])
+        other = len(shape) != len(self.shape) or shape[at] != self.shape[at] or 0 in shape
+        # a latent with numbers for each place has a fixed size
+        if shape != self.shape and (other or getattr(self.head, "fixed_size", hasattr(self.head, "latent_shape"))):
+            raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has shape {shape}")

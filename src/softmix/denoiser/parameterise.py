@@ -1,4 +1,4 @@
-"""The one table that turns what a network says into the clean signal.
+"""The affine table from the output of a network to the clean signal.
 
 For x_t = alpha x0 + sigma z, every usual output F is affine in (x0, z), hence x0 = a x_t + b F:
 
@@ -9,9 +9,9 @@ For x_t = alpha x0 + sigma z, every usual output F is affine in (x0, z), hence x
     flow    z - x0                                     1 / (alpha + sigma)          -sigma / (alpha + sigma)
     edm     (x0 - a x_t) / b                           alpha sd^2 / n               sigma sd / sqrt(n)
 
-with n = alpha^2 sd^2 + sigma^2 and sd the data's standard deviation (Karras et al. 2022, table 1, for any
-alpha). |b| is how much an error of the network is amplified in x0: at most 1 for x0, flow, and v where
-alpha^2 + sigma^2 >= 1; at most 1.21 for v with `Flow`; at most sd for edm; for eps it grows as 1 / sqrt(snr).
+with n = alpha^2 sd^2 + sigma^2 and sd the standard deviation of the data (Karras et al. 2022, table 1, for any alpha).
+|b| is the factor from an error of the network to the error of x0. It is at most 1 for x0, flow, and for v with
+alpha^2 + sigma^2 >= 1; at most 1.21 for v with `Flow`; at most sd for edm. For eps it grows as 1 / sqrt(snr).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 Output = Literal["x0", "eps", "v", "flow", "edm"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-# the papers that a row is from
+# the papers of each row
 CITES: dict[str, tuple[str, ...]] = {
     "x0": (),
     "eps": ("ddpm",),

@@ -1,8 +1,8 @@
-"""Soft Mixture Denoising. A latent eta turns one network into a continuous mixture.
+"""Soft Mixture Denoising: a latent eta turns one network into a continuous mixture.
 
-z = g(eta, x_t, t) and f(z, t) modulates chosen blocks of the net: x0 = D(x_t, t; f(g(eta, x_t, t), t)).
-What comes before the first modulated block does not see eta and is run once for all draws.
-Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
+z = g(eta, x_t, t), and f(z, t) modulates some blocks of the net: x0 = D(x_t, t; f(g(eta, x_t, t), t)). The blocks
+before the first modulated one do not depend on eta and run once for all draws. Source: Li, van Breugel & van der
+Schaar, "Soft mixture denoising", ICLR 2024, section 4.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from .network import Inputs
 
 @dataclass(frozen=True)
 class SoftHead:
-    """Soft mixture by modulation: what softmix uses.
+    """A soft mixture by modulation of blocks: the default of softmix.
 
-    where : which blocks the latent modulates: only the last ("head"), the second half ("decoder"), or "all".
-    latent : numbers in the part of eta that the whole item shares.
-    local : numbers at each place of the state where eta enters (images and sequences): detail that is not shared.
-    mean : "own" gives the posterior a mean by running the modulated blocks once more with a learned vector
-        in the place of f(z, t), to be trained by squared error; "none" leaves it without one.
-    scale : the standard deviation of eta. With 0 it says nothing: the control with the same parameters and operations.
+    where : the blocks that the latent modulates: only the last ("head"), the second half ("decoder"), or "all".
+    latent : the size of the part of eta that is shared by the whole item.
+    local : the size of eta at each place of the state, for details of images and sequences that are not shared.
+    mean : "own" gives the posterior a mean: the modulated blocks run once more with a learned vector in place of
+        f(z, t), to be trained by squared error. "none" gives no mean.
+    scale : the standard deviation of eta. With 0 the latent carries nothing: the control with the same parameters and
+        operations.
     """
 
     where: Where = "decoder"
@@ -44,7 +45,7 @@ class SoftHead:
     def __post_init__(self) -> None:
         if self.latent < 1 or self.local < 0 or self.scale < 0:
             raise ValueError(
-                "a latent has at least 1 shared number, and at least 0 at each place and as its standard deviation; "
+                "a SoftHead needs latent >= 1, local >= 0 and scale >= 0; "
                 f"found {self.latent}, {self.local}, {self.scale}"
             )
 
@@ -56,7 +57,7 @@ class SoftHead:
 
 
 def _places(net: Net, shape: tuple[int, ...], split: int) -> torch.Size:
-    """The shape of the state's first tensor where eta enters, for one item."""
+    """The shape of the first tensor of the state at the block that eta enters, for one item."""
     with torch.no_grad():
         x = torch.zeros(1, *shape)
         side = net.side(x, torch.zeros(1))
@@ -64,7 +65,7 @@ def _places(net: Net, shape: tuple[int, ...], split: int) -> torch.Size:
 
 
 class _Soft(nn.Module):
-    """g and f: eta, the state and the embedding to what is added to both."""
+    """g and f: from eta, the state and the embedding to the terms added to both."""
 
     def __init__(self, spec: SoftHead, net: Net, shape: tuple[int, ...]):
         super().__init__()
@@ -84,7 +85,7 @@ class _Soft(nn.Module):
         self.off = nn.Parameter(torch.zeros(net.embed_width))
         if self.local:
             self.g_local = nn.Sequential(nn.Linear(width + self.local, width), nn.SiLU(), nn.Linear(width, width))
-        # torch's own start would let eta change x0 by a thousandth: nearly collapsed, and slow to leave it
+        # with torch's initial weights eta would change x0 by a thousandth: nearly collapsed, and slow to train
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
                 nn.init.orthogonal_(parameter, gain=2.0)
@@ -93,7 +94,7 @@ class _Soft(nn.Module):
     def forward(self, net: Net, given: Inputs) -> Posterior:
         side, size = given.side, net.size(given.x)
         state = net.run(net.start(given.x, side), side, 0, self.split)
-        # what the stem has seen is not needed again: one copy of it for each draw would be
+        # only the stem uses the image; without this every draw would hold a copy of it
         side = replace(side, image=None)
 
         def finish(state: State, side: SideInputs) -> Tensor:
@@ -129,12 +130,14 @@ class _Soft(nn.Module):
 
 @dataclass(frozen=True)
 class PublishedSMD:
-    """Soft mixture as published and as the authors' code has it.
+    """A soft mixture as published, and as in the authors' code.
 
-    eta has x_t's own shape; g is a small net of the main net's kind on (x_t, eta), a quarter as wide,
-    whose features give z with `latent` numbers at each place; f is a hypernetwork at two places, after the
-    stem and before the output layer, each a residual x + W_out M_2 M_1 W_in x with
-    M_l = v_l v_l^T + softplus(s_l) I, v_l = A_l z + b_l: a rank-one layer for every place.
+    eta has the shape of x_t. g is a small net of the main net's kind on (x_t, eta), a quarter as wide. Its features
+    give z with `latent` numbers at each place. f is a hypernetwork at two places, after the stem and before the output
+    layer. Each is a residual x + W_out M_2 M_1 W_in x with M_l = v_l v_l^T + softplus(s_l) I, v_l = A_l z + b_l: a
+    rank-one layer for every place.
+
+    latent : the size of z at each place.
     """
 
     latent: int = 100
@@ -151,7 +154,7 @@ class PublishedSMD:
 
 
 class _Hyper(nn.Module):
-    """W_out M_2 M_1 W_in x, place by place, for x [..., C] and z [..., L]; M is never written out."""
+    """x + W_out M_2 M_1 W_in x, place by place, for x [..., C] and z [..., L]. The matrices M are never formed."""
 
     def __init__(self, width: int, latent: int):
         super().__init__()

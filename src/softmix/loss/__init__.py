@@ -1,11 +1,14 @@
-"""Scoring rules, which judge a posterior by the x0 that was really there.
+"""Losses: they compare a posterior with the true x0.
 
-A loss takes (posterior, noised, rng) and gives one number per item. `proper` says whether, for a posterior
-that is only drawn from, the loss has its one optimum at the true q(x0 | x_t). Squared error has not: it
-is smallest when the draws no longer vary, and the mixture collapses to its mean.
+A loss maps (posterior, noised, rng) to one number per item. `proper` says whether the loss is a strictly proper scoring
+rule for a posterior that is known by its draws: its one optimum is then the true q(x0 | x_t). Squared error is not. It
+is smallest for draws without variance, and the mixture collapses to its mean.
+
+Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`. Objectives that call the
+denoiser themselves: `FeatureEnergy`, `Consistency`, `MeanFlow`.
 """
 
-from .collapse import gain, mixture_pays
+from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
@@ -37,8 +40,8 @@ __all__ = [
     "Square",
     "Stage",
     "Weight",
-    "gain",
     "loss_of",
-    "mixture_pays",
+    "mixture_gain",
+    "mixture_learnable",
     "weight",
 ]

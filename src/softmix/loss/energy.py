@@ -1,4 +1,4 @@
-"""The energy score, a scoring rule that needs draws only."""
+"""The energy score, a scoring rule that needs only draws."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..rng import Rng
 from .square import squared_error
 from .weight import Weight, weight
 
-# ||.|| has no derivative at 0. (r^2 + tiny)^(beta/2) has, and is still a negative definite kernel, so that
-# the score stays strictly proper.
+# ||.|| has no derivative at 0. (r^2 + tiny)^(beta/2) has one, and is still a negative definite kernel, so that the loss
+# stays strictly proper.
 _TINY = 1e-8
 
 
@@ -24,28 +24,38 @@ Distance = Callable[[Tensor], Tensor]
 
 
 def power(difference: Tensor, beta: float) -> Tensor:
-    """(mean over elements of difference^2)^(beta / 2), with the leading two axes kept."""
+    """(mean over elements of difference^2)^(beta / 2), over all but the two leading axes."""
     return ((difference**2).flatten(2).mean(2) + _TINY) ** (beta / 2)
 
 
 def energy(draws: Tensor, truth: Tensor, distance: Distance, lam: float = 1.0) -> Tensor:
-    """E d(truth - draw) - (lam / 2) E d(draw - draw') over draws [m, B, ...], with the distance to [m, B]; [B]."""
+    """E d(truth - draw) - (lam / 2) E d(draw - draw'), [B].
+
+    draws : [m, B, ...].
+    truth : [B, ...].
+    distance : a function from differences [k, B, ...] to lengths [k, B].
+    """
     first, second = torch.triu_indices(len(draws), len(draws), 1)
     return distance(draws - truth).mean(0) - 0.5 * lam * distance(draws[first] - draws[second]).mean(0)
 
 
 @dataclass(frozen=True)
 class Energy:
-    """w [ (1/m) sum_j |x0 - x_j|^beta  -  lam / (2 m (m-1)) sum_{j != k} |x_j - x_k|^beta ], x_j the draws.
+    """The energy score of m draws x_j:
 
-    |.| is the root mean square over elements. For lam = 1 and 0 < beta < 2 strictly proper: the one optimum
-    is q(x0 | x_t) itself. For beta = 2 or lam = 0 only the mean is learned and the mixture collapses.
+        w [ (1/m) sum_j |x0 - x_j|^beta  -  lam / (2 m (m-1)) sum_{j != k} |x_j - x_k|^beta ]
 
-    m : draws for each item, at least 2. weight : w(logsnr)^(beta/2), so that a name means the same scale of
-    error as in squared error. mean : the weight of the squared error of the posterior's own mean, if it
-    has one.
-    Source: Gneiting & Raftery 2007, section 4.3; for diffusion De Bortoli et al., "Distributional diffusion
-    models with scoring rules", 2025.
+    |.| is the root mean square over elements. For lam = 1 and 0 < beta < 2 it is strictly proper: the one optimum is
+    q(x0 | x_t) itself. For beta = 2 or lam = 0 it teaches only the mean, and the mixture collapses.
+
+    beta : the power of the distance, in (0, 2].
+    m : draws for each item, at least 2.
+    lam : the weight of the second term.
+    weight : w(logsnr)^(beta/2), so that a name means the same scale of error as in squared error.
+    mean : the weight of the squared error of the posterior's own mean, if it has one.
+
+    Source: Gneiting & Raftery 2007, section 4.3; for diffusion De Bortoli et al., "Distributional diffusion models with
+    scoring rules", 2025.
     """
 
     beta: float = 1.0
@@ -67,8 +77,8 @@ class Energy:
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
         draws = posterior.draws(self.m, rng)
-        score = energy(draws, noised.x0, lambda difference: power(difference, self.beta), self.lam)
-        score = weight(self.weight, noised.logsnr.to(score)) ** (self.beta / 2) * score
+        loss = energy(draws, noised.x0, lambda difference: power(difference, self.beta), self.lam)
+        loss = weight(self.weight, noised.logsnr.to(loss)) ** (self.beta / 2) * loss
         if self.mean and isinstance(posterior, ImplicitMean):
-            score = score + self.mean * squared_error(posterior.mean, noised, self.weight)
-        return score
+            loss = loss + self.mean * squared_error(posterior.mean, noised, self.weight)
+        return loss

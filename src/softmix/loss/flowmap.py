@@ -1,8 +1,8 @@
-"""What teaches a flow map, the rivals of soft mixtures in few steps.
+"""Losses of flow maps, the alternative to soft mixtures for few steps.
 
-A flow map follows the ODE's path from t to s in one evaluation. Both losses here train it from data alone,
-by what it must agree with itself on: a consistency model says the same x0 all along a path, and MeanFlow's
-average velocity obeys d/dt of its own definition.
+A flow map follows the path of the ODE from t to s in one evaluation. Both losses train it from data alone, by a
+consistency condition: a consistency model has the same x0 all along a path, and the average velocity of MeanFlow
+obeys the time derivative of its definition.
 """
 
 from __future__ import annotations
@@ -26,14 +26,23 @@ from .contract import Stage
 
 @dataclass(frozen=True)
 class Consistency:
-    """w (sqrt(|f(x_t, t) - f(x_r, r)|^2 + c^2) - c), x_t and x_r from one x0 and one z, no gradient through x_r.
+    """w (sqrt(|f(x_t, t) - f(x_r, r)|^2 + c^2) - c), x_t and x_r from one x0 and one z, without gradient through x_r.
 
-    f is a posterior's mean, which here comes to mean the end of the ODE's path; f(x_0, 0) = x_0 holds for any
-    row of the affine table, since every process is clean at t = 0. r is the step before t on a grid of N even
-    steps of (sigma / alpha)^(1/7), and N doubles from `first` to `last` as training goes on. w is one over the step
-    of sigma / alpha; |.| is the norm over all elements, c = 0.00054 sqrt(D), and the whole is divided by sqrt(D).
-    To be sampled by `renoise`. Its optimum is a map and not a posterior: nothing but samples may be asked of it.
-    Source: Song et al., "Consistency models", ICML 2023; Song & Dhariwal, "Improved techniques", ICLR 2024.
+    Consistency training (Song et al. 2023, algorithm 3, with the target network of "Improved techniques"), t_n the
+    times of a grid of N(k):
+
+        x ~ data,  n ~ U[1, N(k) - 1],  z ~ N(0, I)
+        L = lambda(t_n) d(f_theta(x + t_{n+1} z, t_{n+1}),  stopgrad f_theta(x + t_n z, t_n))
+
+    f is the mean of the posterior. Here it means the end of the path of the ODE. f(x_0, 0) = x_0 holds for any output
+    of the affine table, since every process is clean at t = 0. r is the step before t on a grid of N equal steps of
+    (sigma / alpha)^(1/7). w is one over the step of sigma / alpha. |.| is the norm over all elements, c = 0.00054
+    sqrt(D), and the whole is divided by sqrt(D).
+
+    first, last : N doubles from `first` to `last` during training.
+
+    When to choose: to sample by `renoise` in few steps. The optimum is a map and not a posterior; use it for samples
+    only. Source: Song et al., "Consistency models", ICML 2023; Song & Dhariwal, "Improved techniques", ICLR 2024.
     """
 
     first: int = 10
@@ -54,7 +63,7 @@ class Consistency:
         with torch.no_grad():
             earlier = noised.at(r)
             target = need(denoiser(earlier.xt, r, noised.cond), HasMean, "consistency").mean
-            # exactly the data where the path ends
+            # at r = 0 the path ends at the data
             target = torch.where(column(r == 0, target) > 0, noised.x0, target)
         size = math.prod(noised.x0.shape[1:])
         c = 0.00054 * math.sqrt(size)
@@ -64,7 +73,7 @@ class Consistency:
 
     @staticmethod
     def before(process: Gaussian, t: Tensor, count: int, rho: float = 7.0, top: float = 80.0) -> Tensor:
-        """r < t, one step of `count` back on the grid even in (sigma/alpha)^(1/rho) up to `top`; 0 at its end."""
+        """r < t, one step back on a grid of `count` equal steps of (sigma/alpha)^(1/rho) up to `top`; 0 at its end."""
         place = (-process.logsnr(t) / 2).exp().clamp(max=top) ** (1 / rho)
         low = 0.002 ** (1 / rho)
         back = place - (top ** (1 / rho) - low) / count
@@ -74,11 +83,26 @@ class Consistency:
 
 @dataclass(frozen=True)
 class MeanFlow:
-    """|u - u_tgt|^2 / (|u - u_tgt|^2 + 0.01)^power,  u_tgt = v - (t - r) (v . d_x u + d_t u), with no gradient.
+    """The MeanFlow loss:
 
-    u(x_t, r, t) = (x_t - x0_hat) / t is the average velocity from t to r of a flow map (`MapHead`) on `Flow`,
-    and v = z - x0. A share `pairs` of the items has r < t, both drawn alike; the others have r = t, where u
-    is trained to be the velocity itself. The derivative is one forward-mode product. To be sampled by `ddim`.
+        |u - u_tgt|^2 / (|u - u_tgt|^2 + 0.01)^power,   u_tgt = v - (t - r) (v . d_x u + d_t u), without gradient
+
+    In the symbols of the paper, algorithm 1 (x the data, e the noise, z the state):
+
+        z = (1 - t) x + t e,  v = e - x
+        u, dudt = jvp(u_theta, (z, r, t), (v, 0, 1))
+        u_tgt = v - (t - r) dudt
+        loss = metric(u - stopgrad(u_tgt))
+
+    u(x_t, r, t) = (x_t - x0_hat) / t is the average velocity from t to r of a flow map (`MapHead`) on `Flow`, and
+    v = z - x0. The derivative is one forward-mode product.
+
+    pairs : the share of the items with r < t, both drawn alike. The others have r = t, and there u is trained to be the
+        velocity itself.
+    power : of the adaptive weight.
+    mean, sd : of the logit of the second time.
+
+    When to choose: to sample by `ddim` in few steps.
     Source: Geng et al., "Mean flows for one-step generative modeling", 2025, eq. 10 and 11, section 4.3.
     """
 
@@ -111,7 +135,7 @@ class MeanFlow:
         return error / (error.detach() + 0.01) ** self.power
 
     def velocities(self, denoiser: Denoiser, noised: Noised, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t, u, u_tgt), the last without gradient. For the true map u - u_tgt has no mean, whatever x_t is."""
+        """(x_t, u, u_tgt), the last without gradient. For the true map u - u_tgt has mean 0 at every x_t."""
         other = self._other(len(noised.t), rng).to(noised.t)
         paired = rng.child("pair").uniform((len(noised.t),)).to(noised.t.device) < self.pairs
         t, r = torch.maximum(noised.t, other), torch.minimum(noised.t, other)
@@ -137,9 +161,9 @@ class MeanFlow:
         return velocity
 
     def _moved(self, denoiser: Denoiser, noised: Noised, xt: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
-        """d/dt u(x_t, r, t) along the straight path through x_t: one forward-mode product, no gradient."""
+        """d/dt u(x_t, r, t) along the straight path through x_t: one forward-mode product, without gradient."""
         velocity = self._velocity(denoiser, noised.cond)
-        # autocast keeps its copies of the weights from forward mode, and a derivative in bf16 would be all noise
+        # autocast's copies of the weights lose the forward-mode derivative, and in bf16 it would be all noise
         with torch.no_grad(), torch.autocast(xt.device.type, enabled=False):
             moved = torch.func.jvp(lambda x, time: velocity(x, time, r), (xt, t), (v, torch.ones_like(t)))[1]
             return cast(Tensor, moved)

@@ -1,9 +1,9 @@
 """Likelihoods of one reverse step, for posteriors with a density and for draws.
 
-A reverse step from t to s sees x0 through q(x_s | x_t, x0) = N(c_x x_t + c_0 x0, v I). Divided by c_0 it
-is x0 with noise of variance v / c_0^2 = 1 / (snr(s) - snr(t)), whatever the schedule. So both losses draw
-y = x0 + N(0, 1 / dSNR) and score y under the posterior blurred by the same noise. The blur keeps the
-density from spiking at a training point.
+A reverse step from t to s depends on x0 through q(x_s | x_t, x0) = N(c_x x_t + c_0 x0, v I). Divided by c_0 it is x0
+with noise of variance v / c_0^2 = 1 / (snr(s) - snr(t)), for any schedule. So both losses draw y = x0 + N(0, 1 / dSNR)
+and take the likelihood of y under the posterior blurred by the same noise. The blur prevents a spike of the density at
+a training point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..shape import column
 
 
 def step_variance(process: Process, t: Tensor, ratio: float) -> Tensor:
-    """1 / (snr(s) - snr(t)) with s = ratio t, one number per item: the variance of x0 that a step leaves open."""
+    """The variance of x0 that a step from t to s = ratio t leaves open: 1 / (snr(s) - snr(t)), one number per item."""
     high, low = process.logsnr(ratio * t), process.logsnr(t)
     return (-high).exp() / -torch.expm1(low - high)
 
@@ -32,7 +32,10 @@ def step_variance(process: Process, t: Tensor, ratio: float) -> Tensor:
 class Likelihood:
     """-log q_blurred(y) / D in nats per element, for a Normal or a Mixture.
 
-    ratio : s / t, the step whose law is scored; 0.5 for images and 0.9 for points in GMFlow.
+    ratio : s / t of the reverse step; 0.5 for images and 0.9 for points in GMFlow.
+
+    Raises TypeError for any other posterior.
+    When to choose: for `NormalHead` and `MixtureHead`.
     Source: Chen et al., "Gaussian mixture flow matching", ICML 2025, eq. 5 (there in x_s).
     """
 
@@ -56,12 +59,17 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Importance:
-    """-log (1/k) sum_j N(y; x_j, (1 / dSNR + tau^2) I) / D over k draws x_j: a bound that tightens with k.
+    """The importance-weighted bound of k draws x_j: -log (1/k) sum_j N(y; x_j, (1 / dSNR + tau^2) I) / D.
 
-    k = 1 is SMD's published loss up to its weight. For k > 1 the collapsed mixture is unstable where
-    (k - 1) dSNR lambda_max(C_t) > 1 (see `collapse`), and as k grows the bound becomes the likelihood.
-    In many dimensions one draw takes all the weight; then the loss is winner-take-all.
-    temper : divides the log-likelihoods inside the softmax, to soften that.
+    The bound tightens with k. k = 1 is the published loss of SMD up to its weight. For k > 1 the collapsed mixture is
+    unstable if (k - 1) dSNR lambda_max(C_t) > 1 (see `collapse`), and as k grows the bound becomes the likelihood. In
+    many dimensions one draw takes all the weight. Then the loss is winner-take-all.
+
+    k : draws for each item.
+    ratio : s / t of the reverse step.
+    tau : the least standard deviation of a draw.
+    temper : divides the log-likelihoods inside the softmax, against winner-take-all.
+
     Source: Burda et al., "Importance weighted autoencoders", ICLR 2016, applied to Li et al. 2024, eq. 10.
     """
 
@@ -73,7 +81,7 @@ class Importance:
 
     @property
     def proper(self) -> bool:
-        # for finite k a bound, whose optimum is close to the truth and not at it
+        # for finite k it is a bound, and its optimum is close to the truth and not at it
         return False
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:

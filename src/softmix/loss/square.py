@@ -1,4 +1,4 @@
-"""Squared error, of the mean and of one draw."""
+"""Squared error of the mean, and of one draw."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def squared_error(estimate: Tensor, noised: Noised, name: Weight) -> Tensor:
 class Square:
     """w(logsnr) mean (E[x0 | x_t] - x0)^2: the loss of every usual diffusion model.
 
-    Its optimum is the posterior's mean; it says nothing of the spread.
+    weight : the name of w, a row of `softmix.loss.weight`.
+
+    The optimum is the mean of the posterior. The loss is independent of the spread.
     """
 
     weight: Weight = "eps"
@@ -41,11 +43,18 @@ class Square:
 
 @dataclass(frozen=True)
 class PublishedSquare:
-    """w(logsnr) mean (x0_hat(eta) - x0)^2 with one draw eta for each item: SMD's loss as published.
+    """w(logsnr) mean (x0_hat(eta) - x0)^2 with one draw eta for each item: the loss of SMD as published.
 
-    Its expectation over eta is the squared error of the draws' mean plus the draws' variance, so that the
-    optimum has no variance: the latent is learned to be ignored (rho falls to 0). Kept to test the paper.
-    With w = snr this is the code's loss, an error of eps. Source: Li et al., ICLR 2024, and their code.
+    In the symbols of the paper, eq. 10:
+
+        eta ~ N(0, I),  z_t = g_xi(eta, x_t, t),  L = || eps - eps_{theta, f_phi(z_t, t)}(x_t, t) ||^2
+
+    Its expectation over eta is the squared error of the mean of the draws plus the variance of the draws. The optimum
+    therefore has no variance: the network learns to ignore the latent (rho falls to 0). It is here to test the paper.
+
+    weight : the name of w. With w = snr this is the loss of the authors' code, an error of eps.
+
+    Source: Li et al., ICLR 2024, and their code.
     """
 
     weight: Weight = "eps"

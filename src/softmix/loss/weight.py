@@ -1,10 +1,10 @@
-"""What an error in x0 counts at each noise level.
+"""Weights of a squared error of x0 at each noise level.
 
-All the usual losses are squared errors of x0 times a function of logsnr, because their targets are
-affine in x0 with x_t given. With snr = exp(logsnr) and r = alpha / sigma = exp(logsnr / 2):
+All the usual losses are squared errors of x0 times a function of logsnr, because their targets are affine in x0 for a
+given x_t. With snr = exp(logsnr) and r = alpha / sigma = exp(logsnr / 2):
 
     x0    1
-    eps   snr                                     (DDPM's simple loss)
+    eps   snr                                     (the simple loss of DDPM)
     v     1 + snr                                 (for alpha^2 + sigma^2 = 1)
     flow  (1 + r)^2                               (for alpha + sigma = 1)
     edm   1 / sd^2 + snr, sd = 0.5                (Karras et al. 2022)
@@ -23,12 +23,15 @@ from ..denoiser.parameterise import CITES as OUTPUT_CITES
 
 Weight = Literal["x0", "eps", "v", "flow", "edm", "min-snr", "snr-half"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
-# the papers that a weight is from
+# the papers of each weight
 CITES: dict[str, tuple[str, ...]] = {**OUTPUT_CITES, "min-snr": ("min_snr",), "snr-half": ()}
 
 
 def weight(name: Weight, logsnr: Tensor) -> Tensor:
-    """The weight of a squared error of x0 at this logsnr, in its shape."""
+    """The weight of a squared error of x0 at this logsnr, in the shape of logsnr.
+
+    Raises ValueError for an unknown name.
+    """
     if name == "x0":
         return torch.ones_like(logsnr)
     if name == "eps":

@@ -1,8 +1,10 @@
-"""Bodies that a denoiser gives a meaning to. A net knows no diffusion.
+"""Networks. They map x, a noise level and conditions to an output, and know nothing else of diffusion.
 
-Every net is a stem, a list of blocks and an output layer over a state of tensors, modulated by an
-embedding of the noise level (`time`) and told the conditions it was built for. Because the blocks are a list, a latent
-can enter anywhere and what comes before it is run once for all draws (`Net.splits`).
+Every net is a stem, a list of blocks and an output layer. The state is a tuple of tensors. An embedding of the noise
+level (`time`) modulates the blocks, and the conditions of the net enter beside it. The blocks are a list, so that a
+latent can enter at any of them; the blocks before it run once for all draws (`Net.splits`).
+
+Nets: `MLP` for points, `UNet` and `DiT` for images, `SequenceNet` for sequences.
 """
 
 from .attention import Attention, CrossAttention

@@ -1,4 +1,4 @@
-"""Attention, of places to each other and of places to tokens of a condition."""
+"""Attention between the places of a state, and from places to the tokens of a condition."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from torch import Tensor, nn
 
 
 def heads_for(width: int) -> int:
-    """How many heads of attention a state of this width gets: of 32 channels, or the next larger that divide it."""
+    """The default number of heads: heads of 32 channels, or of the next larger size that divides the width."""
     return next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
-    """softmax(scale q k^T) v, for q, k, v [..., places, d]; scale is 1 / sqrt(d) if it is None.
+    """softmax(scale q k^T) v, for q, k, v [..., places, d].
 
-    mask : booleans that broadcast to [..., places of q, places of k]; where it is False, nothing is looked at.
-    Written out because for the few places of our nets the fused kernel's backward pass takes half of a
-    training step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
+    scale : 1 / sqrt(d) if it is None.
+    mask : booleans that broadcast to [..., places of q, places of k]; False excludes a place of k.
+
+    Written out, because for the few places of our nets the backward pass of the fused kernel takes half of a training
+    step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
     """
     alike = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
@@ -26,11 +28,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Te
 
 
 class Attention(nn.Module):
-    """Attention in heads, for q [B, N, width], k and v [B, M, width] -> [B, N, width]. It has no weights.
+    """Multi-head attention, for q [B, N, width], k and v [B, M, width] -> [B, N, width]. It has no weights.
 
-    heads : numbers 0 .. width / heads - 1 of the width are the first head's, and so on.
-    scale : what q k^T is multiplied with before the softmax; 1 / sqrt(width / heads) if it is None. It may be set at
-        any time: the smaller it is, the more evenly a place looks at the others.
+    heads : the number of heads. Channels 0 .. width / heads - 1 belong to the first head, and so on.
+    scale : the factor of q k^T before the softmax; 1 / sqrt(width / heads) if it is None. It may be set at any time. A
+        smaller scale spreads the attention more evenly.
     """
 
     def __init__(self, heads: int, scale: float | None = None):
@@ -40,7 +42,9 @@ class Attention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, angles: Tensor | None = None
     ) -> Tensor:
-        """mask : [B, M], True where there is something to look at. angles : [N, width / heads / 2] of `turned`."""
+        """mask : [B, M], True for places that may be attended to.
+        angles : rotary positions, [N, width / heads / 2], see `turned`.
+        """
         q, k, v = (rearrange(part, "b n (heads d) -> b heads n d", heads=self.heads) for part in (q, k, v))
         if angles is not None:
             q, k = turned(q, angles), turned(k, angles)
@@ -49,7 +53,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """h + W attention(q(norm(h)), k(c), v(c)): places h [B, N, width] look at tokens c [B, L, context]."""
+    """h + W attention(q(norm(h)), k(c), v(c)): places h [B, N, width] attend to tokens c [B, L, context]."""
 
     def __init__(self, width: int, context: int):
         super().__init__()
@@ -64,7 +68,7 @@ class CrossAttention(nn.Module):
 
 
 def angles_of(places: int, d: int, like: Tensor) -> Tensor:
-    """The angles of rotary positions, [places, d / 2]: place n turns the pair i by n / 10000^(2 i / d).
+    """The angles of rotary positions, [places, d / 2]: place n turns pair i by n / 10000^(2 i / d).
 
     Source: Su et al., "RoFormer: Enhanced transformer with rotary position embedding", 2021, eq. 15.
     """
@@ -73,9 +77,9 @@ def angles_of(places: int, d: int, like: Tensor) -> Tensor:
 
 
 def turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Each pair (x_i, x_{i + d/2}) of x [..., places, d] turned by its angle.
+    """Each pair (x_i, x_{i + d/2}) of x [..., places, d], turned by its angle.
 
-    q_n . k_m then depends on the places through n - m alone, so that a sequence may have any length.
+    q_n . k_m then depends on the places only through n - m, so that a sequence may have any length.
     """
     cos, sin = (part.to(x.dtype) for part in (angles.cos(), angles.sin()))
     a, b = x.chunk(2, dim=-1)

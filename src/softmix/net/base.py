@@ -1,4 +1,4 @@
-"""The contract of a net, and what its blocks are told beside the state."""
+"""The base class of nets, and the side inputs of their blocks."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from .embedding import Embedding, with_given
 
 State = tuple[Tensor, ...]
 Where = Literal["all", "decoder", "head"]
-Seen = dict[int | str, Tensor]
+Hidden = dict[int | str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class SideInputs:
-    """What every block receives beside the state, made by `Net.side` anew for each call.
+    """The inputs of every block beside the state. `Net.side` makes a new record for each call.
 
-    emb : [B, E], the embedding of noise level, labels and real numbers.
+    emb : the embedding of noise level, labels and real numbers, [B, E].
     logsnr : [B].
-    context, mask : tokens [B, 1 + L, D] to attend to and [B, 1 + L], False where there is none; None for a net without
-        a context, and no mask where all are there.
-    image : [B, C' + 1, *size], the image of the condition and where it is given; for `Net.start` alone.
-    wanted : the numbers of the blocks whose states are kept in `seen`.
-    seen : by number, the first tensor of the state as a block leaves it.
-    extra : by name, what blocks put there for a loss, such as a balance of experts: side.put("balance", tensor).
+    context : tokens to attend to, [B, 1 + L, D]; None for a net without a context.
+    mask : [B, 1 + L], False for tokens to be ignored; None if all are used.
+    image : the image of the condition and a channel that marks the given places, [B, C' + 1, *size], for `Net.start`
+        only.
+    wanted : the numbers of the blocks with states to be stored in `hidden`.
+    hidden : by number, the first tensor of the state after a block.
+    extra : by name, outputs of blocks for a loss, such as a balance of experts: side.put("balance", tensor).
 
-    The two dictionaries are shared by all records that are made of one by `with_emb` and `repeat`.
+    Records made by `with_emb` and `repeat` share the two dictionaries.
     """
 
     emb: Tensor
@@ -40,14 +41,14 @@ class SideInputs:
     mask: Tensor | None = None
     image: Tensor | None = None
     wanted: frozenset[int] = frozenset()
-    seen: dict[int, Tensor] = field(default_factory=dict)
+    hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def with_emb(self, emb: Tensor) -> SideInputs:
         return replace(self, emb=emb)
 
     def put(self, name: str, value: Tensor) -> None:
-        """Leaves an output of a block beside the state."""
+        """Store an output of a block for a loss."""
         self.extra.setdefault(name, []).append(value)
 
     def repeat(self, m: int) -> SideInputs:
@@ -62,10 +63,15 @@ class SideInputs:
 class Net(nn.Module):
     """A stem, blocks and an output layer: x [B, C, ...] -> [B, C_out, ...].
 
-    Attributes: `time`, the embedding; `body`, the list of blocks; `splits`, for each place where a latent
-    may enter, the number of blocks that come before it; `width`, the channels of the state where it enters and leaves;
-    `channel_axis`, of x: 1, or 2 for sequences [B, L, C]; `parts`, the parts of a condition that it can be built for:
-    those that enter by `time`, unless a net says more
+    Attributes:
+
+    time : the embedding.
+    body : the list of blocks.
+    splits : for each block at which a latent may enter, the number of blocks before it.
+    width : the channels of the state at the first and last block.
+    embed_width : the width of the embedding.
+    channel_axis : of x: 1, or 2 for sequences [B, L, C].
+    parts : the parts of a condition that the net supports. By default those that enter through `time`.
     """
 
     time: Embedding
@@ -78,34 +84,36 @@ class Net(nn.Module):
 
     @property
     def cond(self) -> CondSpec:
-        """The conditions that the net was built for."""
+        """The conditions of the net."""
         return self.time.cond
 
     def stem(self, x: Tensor) -> State:
-        """The first layer: x, with the channels of an image condition after its own, to the state."""
+        """The first layer: from x, with the channels of an image condition after its own, to the state."""
         raise NotImplementedError
 
     def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
-        """The last layer: the state to [B, C_out, *size]."""
+        """The last layer: from the state to [B, C_out, *size]."""
         raise NotImplementedError
 
     def size(self, x: Tensor) -> tuple[int, ...]:
-        """x's shape without items and channels."""
+        """The shape of x without batch and channels."""
         return tuple(length for axis, length in enumerate(x.shape) if axis not in (0, self.channel_axis))
 
     def side(
-        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: Sequence[int | str] = ()
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, hidden: Sequence[int | str] = ()
     ) -> SideInputs:
-        """What the blocks are told beside x. Of x only the shape is used.
+        """The side inputs of the blocks. Only the shape of x is used.
 
-        cond : of each item, or of one for all; a tensor is one of labels. Raises CondError for a condition that the net
-        was not built for, or of another number of items. seen : see `forward`.
+        cond : the condition of each item, or of one for all. A tensor is a tensor of labels.
+        hidden : see `forward`.
+
+        Raises CondError for a condition that the net does not support, or of another batch size.
         """
         time, spec, given = self.time, self.cond, self._given(x, cond)
         emb = time(logsnr, given)
         context, mask = (None, None) if time.context is None else time.context(given.context, given.mask, logsnr)
         image = with_given(given.image, x, spec.image, self.channel_axis) if spec.image else None
-        return SideInputs(emb, logsnr, context, mask, image, frozenset(map(self._number, seen)))
+        return SideInputs(emb, logsnr, context, mask, image, frozenset(map(self._number, hidden)))
 
     def _given(self, x: Tensor, cond: Cond | Tensor | None) -> Cond:
         """The condition of each item, checked."""
@@ -120,48 +128,50 @@ class Net(nn.Module):
         return given.expand(len(x))
 
     def start(self, x: Tensor, side: SideInputs) -> State:
-        """The stem, of x and the image of the condition if the net has one."""
+        """The stem, applied to x and the image of the condition if there is one."""
         return self.stem(x if side.image is None else torch.cat([x, side.image], dim=self.channel_axis))
 
     def run(self, state: State, side: SideInputs, start: int, stop: int) -> State:
-        """Blocks start .. stop - 1."""
+        """Run blocks start .. stop - 1."""
         # a slice of a ModuleList would be a new module at every call
         for number, block in enumerate(islice(self.body, start, stop), start):
             state = block(state, side)
             if number in side.wanted:
-                side.seen[number] = state[0]
+                side.hidden[number] = state[0]
         return state
 
     def through(self, x: Tensor, side: SideInputs) -> Tensor:
-        """The whole net, for what `side` has made."""
+        """The whole net, for given side inputs."""
         return self.out(self.run(self.start(x, side), side, 0, len(self.body)), side, self.size(x))
 
     @overload
-    def forward(self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, seen: None = None) -> Tensor: ...
+    def forward(self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, hidden: None = None) -> Tensor: ...
     @overload
     def forward(
-        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, *, seen: Sequence[int | str]
-    ) -> tuple[Tensor, Seen]: ...
+        self, x: Tensor, logsnr: Tensor, cond: Cond | Tensor | None = None, *, hidden: Sequence[int | str]
+    ) -> tuple[Tensor, Hidden]: ...
 
     def forward(
         self,
         x: Tensor,
         logsnr: Tensor,
         cond: Cond | Tensor | None = None,
-        seen: Sequence[int | str] | None = None,
-    ) -> Tensor | tuple[Tensor, Seen]:
-        """[B, C_out, ...]; with `seen` also the hidden states of these blocks, by the names that were asked for.
+        hidden: Sequence[int | str] | None = None,
+    ) -> Tensor | tuple[Tensor, Hidden]:
+        """The output [B, C_out, ...]; with `hidden` also the hidden states of these blocks, by the given names.
 
-        seen : numbers of blocks, negative ones from the end, or their names "body.0", ... A hidden state is the first
-        tensor of the state as the block leaves it, in the net's own layout; `places` gives [B, C, places] of any.
-        Nothing is stored in the net: threads may run it at the same time. Raises ValueError for blocks that it has not.
+        hidden : numbers of blocks, negative ones from the end, or their names "body.0", ... A hidden state is the first
+            tensor of the state after the block, in the layout of the net. `places` turns any into [B, C, places].
+
+        The net stores nothing, so that several threads may run it at the same time. Raises ValueError for unknown
+        blocks.
         """
-        side = self.side(x, logsnr, cond, seen or ())
+        side = self.side(x, logsnr, cond, hidden or ())
         out = self.through(x, side)
-        return out if seen is None else (out, {each: side.seen[self._number(each)] for each in seen})
+        return out if hidden is None else (out, {each: side.hidden[self._number(each)] for each in hidden})
 
     def _number(self, block: int | str) -> int:
-        """The number of a block that is asked for."""
+        """The number of a block by its number or name."""
         name = block.removeprefix("body.") if isinstance(block, str) else str(block)
         number = int(name) if name.removeprefix("-").isdecimal() else len(self.body)
         if not -len(self.body) <= number < len(self.body):
@@ -170,7 +180,7 @@ class Net(nn.Module):
 
 
 class Modulation(nn.Module):
-    """emb [B, E] -> `parts` tensors [B, width, 1, ...] or [B, 1, width], as the state needs them."""
+    """emb [B, E] -> `parts` tensors [B, width], for a scale and a shift of each channel."""
 
     def __init__(self, embed_width: int, width: int, parts: int, gain: float = 0.5):
         super().__init__()
@@ -190,12 +200,12 @@ def repeat(state: State, m: int) -> State:
 
 
 def places(h: Tensor) -> Tensor:
-    """The first tensor of a state as [B, C, places]: of an image's map, of tokens, or of a point (one place)."""
+    """The first tensor of a state as [B, C, places], from the map of an image, tokens, or a point (one place)."""
     return h[:, :, None] if h.ndim == 2 else h.transpose(1, 2) if h.ndim == 3 else h.flatten(2)
 
 
 def at_least_one(**sizes: int) -> None:
-    """Raises ValueError for a size of a net that is below 1."""
+    """Raises ValueError for a size below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} is at least 1; found {size}")

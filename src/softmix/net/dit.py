@@ -1,5 +1,4 @@
-"""A diffusion transformer on patches (Peebles & Xie, "Scalable diffusion models
-with transformers", ICCV 2023), for images of any size and number of channels."""
+"""A diffusion transformer on patches, for images of any size and number of channels."""
 
 from __future__ import annotations
 
@@ -19,8 +18,15 @@ from .tokens import TokenBlock, checked_heads
 
 @dataclass(frozen=True)
 class DiTSpec:
-    """width : of a token. depth : blocks. patch : side of a token's pixels. heads : if 0, of 32 channels or the next
-    larger that divide the width."""
+    """The settings of a `DiT`.
+
+    width : of a token.
+    depth : the number of blocks.
+    patch : the side of the square of pixels in a token.
+    heads : of attention. 0 for heads of 32 channels, or of the next larger size that divides the width.
+
+    Source: Peebles & Xie, "Scalable diffusion models with transformers", ICCV 2023.
+    """
 
     axes: ClassVar[str] = "CHW"
     width: int = 192
@@ -37,7 +43,7 @@ class DiTSpec:
 
 
 def _positions(height: int, wide: int, width: int, like: Tensor) -> Tensor:
-    """Sines and cosines of row and column, [height * wide, width]; made anew for any size."""
+    """Sines and cosines of row and column, [height * wide, width]. Computed for each size."""
     freqs = torch.exp(-math.log(1000.0) * torch.arange(width // 4, device=like.device) / (width // 4))
     rows = torch.arange(height, device=like.device)[:, None] * freqs
     columns = torch.arange(wide, device=like.device)[:, None] * freqs
@@ -47,9 +53,9 @@ def _positions(height: int, wide: int, width: int, like: Tensor) -> Tensor:
 
 
 class DiT(Net):
-    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again.
+    """x [B, C, H, W] -> [B, C_out, H, W]. Sides that `patch` does not divide are padded, and the output is cropped.
 
-    A context is looked at by every block.
+    Every block attends to the context.
     """
 
     parts = PARTS

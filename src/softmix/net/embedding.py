@@ -1,4 +1,4 @@
-"""How the noise level and the conditions enter: one vector an item, channels, or tokens."""
+"""Embeddings of the noise level and the conditions: a vector per item, image channels, or tokens."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def waves(x: Tensor, freqs: Tensor) -> Tensor:
 class Embedding(nn.Module):
     """logsnr, and the labels and real numbers of a condition if there are any -> [B, width].
 
-    Fourier features of logsnr, frequencies from 1/8 to 4 in geometric steps, and two layers. Each class of each label
-    has a vector that is added; the class -1 stands for "not given" and has one of its own, so that guidance can be
-    trained and used. Real numbers: see `Values`. Tokens of a context: see `Tokens`, kept here as `context`.
+    Fourier features of logsnr, with frequencies from 1/8 to 4 in geometric steps, and two layers. The vector of each
+    class of each label is added. The class -1 stands for "not given" and has a vector of its own, so that guidance can
+    be trained and used. Real numbers: see `Values`. Tokens of a context: see `Tokens`, stored here as `context`.
 
-    cond : what the net is built for.
+    cond : the conditions of the net.
+    features : the number of Fourier features.
     """
 
     freqs: Tensor
@@ -40,8 +41,7 @@ class Embedding(nn.Module):
         self.context = Tokens(cond.context) if cond.context else None
 
     def forward(self, logsnr: Tensor, cond: Cond | Tensor | None = None) -> Tensor:
-        """cond : a condition, or a tensor of labels; with parts that the embedding has no place for, which are not
-        looked at here."""
+        """cond : a condition, or a tensor of labels. Parts that the embedding does not support are ignored here."""
         phase = logsnr.clamp(-20, 20)[:, None] * self.freqs / 2
         out: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], dim=1))
         given = cond if isinstance(cond, Cond) else as_cond(cond) or Cond()
@@ -55,25 +55,25 @@ class Embedding(nn.Module):
         """The sum of the vectors of all labels."""
         counts = [count for _, count in self.cond.labels]
         columns = (None,) * len(counts) if label is None else (label,) if label.ndim == 1 else label.unbind(1)
-        found, first = [], 0
+        vectors, first = [], 0
         for column, count in zip(columns, counts, strict=True):
             if column is None:
                 row = torch.full_like(logsnr, count, dtype=torch.long)
             else:
                 row = torch.where(column < 0, count, column.long())
-                # a class that there is not would be another label's: beyond the table it raises on every device
+                # an unknown class would read the row of another label; an index beyond the table raises on every device
                 row = torch.where(column >= count, table.num_embeddings, row)
-            found.append(table(row + first if first else row))
+            vectors.append(table(row + first if first else row))
             first += count + 1
-        return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+        return vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
 
 
 class Values(nn.Module):
     """Real numbers v [B, K] -> [B, width]: two layers over the number itself and its sines at periods 16, 16/2, ...
 
-    Both, because each fails alone: two layers on the number itself learn a dependence finer than its spread slowly,
-    and sines alone give v and v + 16 the same meaning. Numbers are best given in units of their standard deviation. In
-    the place of a number that is not given (nan) stands a learned vector of its own, so that any of them may lack.
+    Both are needed. Two layers on the number itself learn fine structure slowly, and sines alone give v and v + 16 the
+    same meaning. Give the numbers in units of their standard deviation. A learned vector replaces a number that is not
+    given (nan), so that any of them may be missing.
     """
 
     freqs: Tensor
@@ -85,7 +85,7 @@ class Values(nn.Module):
         self.layers = nn.Sequential(nn.Linear(self.none.numel(), width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, value: Tensor | None, logsnr: Tensor) -> Tensor:
-        """logsnr [B] : for the number of items, dtype and device."""
+        """logsnr : [B], for the batch size, dtype and device."""
         if value is None:
             features = self.none.expand(len(logsnr), *self.none.shape)
         else:
@@ -99,11 +99,11 @@ class Values(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Tokens [B, L, D] -> [B, 1 + L, D] for cross-attention: after a learned one that is always there.
+    """Tokens [B, L, D] -> [B, 1 + L, D] for cross-attention: the given tokens after a learned one.
 
-    To that first token looks whoever has no other: an item without a context is well defined. What stands in a place
-    that the mask says is empty is not looked at, nan included. Tokens are taken as they are, since a norm over a few
-    numbers would lose what they say: give them at about unit size.
+    The learned token is always there, so that an item without a context is well defined. Masked places are ignored, and
+    may hold nan. The tokens are not normalised, since a norm over a few numbers would lose information: give them at
+    about unit size.
     """
 
     def __init__(self, width: int):
@@ -111,7 +111,10 @@ class Tokens(nn.Module):
         self.none = nn.Parameter(torch.randn(width))
 
     def forward(self, context: Tensor | None, mask: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The tokens and their mask [B, 1 + L], None where all are there. like [B] : for number, dtype and device."""
+        """The tokens and their mask [B, 1 + L], None if all are used.
+
+        like : [B], for the batch size, dtype and device.
+        """
         first = self.none.expand(len(like), 1, -1)
         if context is None:
             return first, None
@@ -124,10 +127,12 @@ class Tokens(nn.Module):
 
 
 def with_given(image: Tensor | None, x: Tensor, channels: int, axis: int) -> Tensor:
-    """The image of a condition and one channel that is 1 where it is given and 0 where it is nan, along x's axis.
+    """The image of a condition, and one channel that is 1 at given places and 0 at nan, along the channel axis of x.
 
-    image [B, C', *size], nan in all channels or in one where it is not given; None where no item has one. x : the
-    state that it stands beside, [B, C, *size], or with the channels at another axis. channels : C'.
+    image : [B, C', *size], nan in all channels or in one at places that are not given; None if no item has one.
+    x : the state beside it, [B, C, *size], or with the channels at another axis.
+    channels : C'.
+    axis : the axis of the channels.
     """
     shape = list(x.shape)
     shape[axis] = channels + 1
@@ -138,5 +143,5 @@ def with_given(image: Tensor | None, x: Tensor, channels: int, axis: int) -> Ten
 
 
 def image_channels(cond: CondSpec) -> int:
-    """How many channels an image condition adds to x: its own and the one that says where it is given."""
+    """The number of channels that an image condition adds to x: its own, and one that marks the given places."""
     return cond.image + 1 if cond.image else 0

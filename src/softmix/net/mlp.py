@@ -17,8 +17,12 @@ from .embedding import Embedding, waves
 
 @dataclass(frozen=True)
 class MLPSpec:
-    """width : neurons. depth : residual blocks. frequencies : Fourier features per coordinate, at periods
-    8, 8/2, 8/3, ... of the data's unit; 0 for none."""
+    """The settings of an `MLP`.
+
+    width : neurons of a layer.
+    depth : the number of residual blocks.
+    frequencies : Fourier features per coordinate, at periods 8, 8/2, 8/3, ... in units of the data; 0 for none.
+    """
 
     axes: ClassVar[str] = "D"
     width: int = 128
@@ -33,7 +37,7 @@ class MLPSpec:
 
 
 class _Block(nn.Module):
-    """h + W2 silu(scale * norm(W1 h) + shift); with a context the point then looks at its tokens."""
+    """h + W2 silu(scale * norm(W1 h) + shift), then attention of the point to the context, if there is one."""
 
     def __init__(self, width: int, context: int):
         super().__init__()
@@ -51,7 +55,7 @@ class _Block(nn.Module):
 
 
 class MLP(Net):
-    """x [B, D] -> [B, D_out]. A point has no grid: in the place of an image give its numbers as `value`."""
+    """x [B, D] -> [B, D_out]. A point has no image condition: give its numbers as `value`."""
 
     freqs: Tensor
     parts = ("label", "value", "context")

@@ -15,10 +15,14 @@ from .tokens import TokenBlock, checked_heads
 
 @dataclass(frozen=True)
 class SequenceSpec:
-    """width : of the state at a place. depth : blocks. heads : of 32 channels or the next larger that divide if 0.
+    """The settings of a `SequenceNet`.
 
-    For time series, motion, embeddings of text: items [L, D] with an order. For an order that does not matter, and for
-    images, take another net.
+    width : of the state at a place.
+    depth : the number of blocks.
+    heads : of attention. 0 for heads of 32 channels, or of the next larger size that divides the width.
+
+    When to choose: for items [L, D] with an order: time series, motion, embeddings of text. For images, and for items
+    without an order, choose another net.
     """
 
     axes: ClassVar[str] = "LC"
@@ -35,10 +39,10 @@ class SequenceSpec:
 
 
 class SequenceNet(Net):
-    """x [B, L, D] -> [B, L, D_out], for any L; an image condition is a sequence of the same length, [B, L, C'].
+    """x [B, L, D] -> [B, L, D_out], for any L. An image condition is a sequence of the same length, [B, L, C'].
 
-    The blocks are those of `DiT`, a token for each place, and know the places by rotary positions
-    (Su et al. 2021): what a place makes of another depends on how far it is from there, and nothing on the length.
+    The blocks are those of `DiT`, with a token for each place and rotary positions (Su et al. 2021). Attention between
+    two places depends on their distance and not on the length of the sequence.
     """
 
     channel_axis = 2

@@ -1,4 +1,4 @@
-"""Which items a net takes."""
+"""The shapes of items that each net takes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ KINDS = {"D": "points [D]", "CHW": "images [C, H, W]", "LC": "sequences [L, D]"}
 
 
 def channels_of(spec: object, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The channels of an item of this shape, and their axis in it, as the net of this specification has them.
+    """The number of channels of an item of this shape, and their axis in the item, for the net of this specification.
 
-    A specification says which items it takes by `axes`, a letter an axis; of one that does not say, the channels are
-    the first. Raises ValueError for items that it does not take.
+    A specification lists the axes of its items by `axes`, a letter for each axis. Without `axes` the first axis holds
+    the channels. Raises ValueError for items that the net cannot take.
     """
     axes = getattr(spec, "axes", None)
     asked = f"{type(spec).__name__} was asked for, for items of shape {tuple(shape)}"

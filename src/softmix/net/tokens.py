@@ -1,4 +1,4 @@
-"""The block of a transformer, which the one for images and the one for sequences share."""
+"""The transformer block of `DiT` and `SequenceNet`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Modulation, SideInputs, State
 
 
 def checked_heads(who: str, width: int, heads: int) -> int:
-    """The number of heads asked for, or one that suits the width for 0. Raises ValueError where it does not divide."""
+    """The number of heads; for 0 the default of the width. Raises ValueError if it does not divide the width."""
     heads = heads or heads_for(width)
     if width % heads:
         raise ValueError(f"{heads} heads were asked for in {who} of width {width}; give a number that divides it, or 0")
@@ -20,12 +20,12 @@ def checked_heads(who: str, width: int, heads: int) -> int:
 class TokenBlock(nn.Module):
     """h + W_out [attention(q, k, v), relu(u)] with [q, k, v, u] = W_in y, y = scale * norm(h) + shift.
 
-    Attention and the two-layer MLP side by side (Dehghani et al. 2023): one norm, one modulation and two large
-    matrix products a block, which is where a CPU is quick (and its exponentials are not: hence relu). With a context
-    the tokens then look at it (`CrossAttention`).
+    Attention and the two-layer MLP run side by side (Dehghani et al. 2023): one norm, one modulation and two large
+    matrix products per block, which a CPU computes fast. Exponentials are slow on a CPU, hence relu. Then the tokens
+    attend to the context, if there is one (`CrossAttention`).
 
-    context : the width of a context's token, 0 for none. rotary : whether q and k are turned by their places; without
-    it the places have to be told in the tokens.
+    context : the width of a token of the context, 0 for none.
+    rotary : whether q and k are turned by their places. Without it the tokens have to contain their positions.
     """
 
     def __init__(self, width: int, embed_width: int, heads: int, context: int = 0, rotary: bool = False):

@@ -1,7 +1,7 @@
 """A U-Net for images of any size and number of channels.
 
-The stem folds `patch` x `patch` pixels into channels, so that the convolutions work on fewer places
-with more channels each: on a CPU the time goes into the large matrix products and not into memory.
+The stem folds `patch` x `patch` pixels into channels, so that the convolutions have fewer places with more channels
+each. On a CPU the time is then spent in large matrix products and not in memory access.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from .embedding import Embedding, image_channels
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """width : channels at the finest level. mults : width of each level as a multiple; each level halves
-    the side. depth : residual blocks for each level and direction. patch : side of the stem's pixels.
-    attention : whether the coarsest level attends."""
+    """The settings of a `UNet`.
+
+    width : channels at the finest level.
+    mults : the width of each level as a multiple of `width`; each level halves the side.
+    depth : residual blocks for each level and direction.
+    patch : the side of the square of pixels that the stem folds.
+    attention : whether the coarsest level has self-attention.
+    """
 
     axes: ClassVar[str] = "CHW"
     width: int = 64
@@ -42,7 +47,10 @@ class UNetSpec:
 
 
 class _Norm(nn.Module):
-    """Normalises over the channels of each place. On a CPU many times faster than groups, in bf16 above all."""
+    """Normalises over the channels of each place.
+
+    On a CPU it is many times faster than group norm, above all in bf16.
+    """
 
     def __init__(self, width: int, affine: bool = True):
         super().__init__()
@@ -86,7 +94,7 @@ class _SelfAttention(nn.Module):
 
 
 class _Encode(nn.Module):
-    """A residual block that leaves its output for the way up, after an optional halving of the side."""
+    """A residual block that stores its output for the skip connection, after an optional halving of the side."""
 
     def __init__(self, before: int, after: int, embed_width: int, halve: bool):
         super().__init__()
@@ -99,7 +107,7 @@ class _Encode(nn.Module):
 
 
 class _Middle(nn.Module):
-    """A residual block at the coarsest level, with attention or without, and then to the tokens of a context."""
+    """A residual block at the coarsest level, with optional self-attention, then attention to the context."""
 
     def __init__(self, width: int, embed_width: int, attention: bool, context: int):
         super().__init__()
@@ -109,13 +117,13 @@ class _Middle(nn.Module):
 
     def forward(self, state: State, side: SideInputs) -> State:
         h = self.attention(self.res(state[0], side.emb))
-        return (_looked(self.cross, h, side), *state[1:])
+        return (_attend_to_context(self.cross, h, side), *state[1:])
 
 
 class _Decode(nn.Module):
-    """A residual block that takes up what the way down left, after an optional doubling of the side.
+    """A residual block that takes a skip connection, after an optional doubling of the side.
 
-    context : the width of the tokens that it looks at then, 0 for none.
+    context : the width of the tokens to attend to, 0 for none.
     """
 
     def __init__(self, before: int, skip: int, after: int, embed_width: int, context: int):
@@ -126,14 +134,14 @@ class _Decode(nn.Module):
     def forward(self, state: State, side: SideInputs) -> State:
         h, left, *rest = state
         if h.shape[-2:] != left.shape[-2:]:
-            # nearest, and cut to the size of an odd side on the way down
+            # nearest neighbour, cropped to the odd side of the skip connection
             h = h.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., : left.shape[-2], : left.shape[-1]]
         h = self.res(torch.cat([h, left], dim=1), side.emb)
-        return (_looked(self.cross, h, side), *rest)
+        return (_attend_to_context(self.cross, h, side), *rest)
 
 
 class _Head(nn.Module):
-    """The last residual block, on the finest level: the place of a light head."""
+    """The last residual block, on the finest level: a light head may modulate it alone."""
 
     def __init__(self, before: int, after: int, embed_width: int):
         super().__init__()
@@ -143,8 +151,8 @@ class _Head(nn.Module):
         return (self.res(state[0], side.emb),)
 
 
-def _looked(cross: CrossAttention | None, h: Tensor, side: SideInputs) -> Tensor:
-    """h after its places have looked at the context's tokens, if there are any."""
+def _attend_to_context(cross: CrossAttention | None, h: Tensor, side: SideInputs) -> Tensor:
+    """h after attention to the tokens of the context, if there are any."""
     if cross is None or side.context is None:
         return h
     tokens = cross(rearrange(h, "b c y x -> b (y x) c"), side.context, side.mask)
@@ -152,9 +160,9 @@ def _looked(cross: CrossAttention | None, h: Tensor, side: SideInputs) -> Tensor
 
 
 class UNet(Net):
-    """x [B, C, H, W] -> [B, C_out, H, W]; sides that `patch` does not divide are padded and cut again.
+    """x [B, C, H, W] -> [B, C_out, H, W]. Sides that `patch` does not divide are padded, and the output is cropped.
 
-    A context is looked at where the image is smallest: in the middle and in the blocks up from there.
+    The coarsest level attends to the context: the middle block and the decoder blocks of this level.
     """
 
     parts = PARTS

@@ -1,14 +1,15 @@
-"""What is believed about the clean signal x0 when x_t has been seen.
+"""Posteriors: laws of the clean signal x0 given x_t, q(x0 | x_t).
 
-Every denoiser answers with one. All can be drawn from; what else a posterior can do is said by its
-base classes (`HasMean`, `HasVariance`, `HasDensity`) and asked for by `need`.
+Every denoiser returns one. All of them can be sampled. The base classes `HasMean`, `HasVariance` and `HasDensity`
+declare further abilities, and `need` checks for one. Kinds: `Point`, `Normal`, `Mixture`, `FullMixture`, `Implicit`
+(known by its draws), `Empirical` (a finite data set), `Categorical`, `ValuedCategorical`, and `Joint` (named parts).
 """
 
 from .ability import HasDensity, HasMean, HasVariance, Posterior, need
-from .categorical import Categorical, Levels
+from .categorical import Categorical, ValuedCategorical
+from .combine import combined
 from .empirical import Empirical
 from .implicit import Implicit, ImplicitMean
-from .join import joined
 from .joint import Joint
 from .mixture import FullMixture, Mixture
 from .normal import Normal
@@ -24,11 +25,11 @@ __all__ = [
     "Implicit",
     "ImplicitMean",
     "Joint",
-    "Levels",
     "Mixture",
     "Normal",
     "Point",
     "Posterior",
-    "joined",
+    "ValuedCategorical",
+    "combined",
     "need",
 ]

@@ -1,4 +1,4 @@
-"""The abilities, and `need`, which turns a missing one into a sentence."""
+"""The base class of posteriors, their abilities, and `need`, which checks for an ability."""
 
 from __future__ import annotations
 
@@ -14,39 +14,44 @@ from typing_extensions import TypeVar
 
 from ..rng import Rng
 
-X = TypeVar("X", default=Tensor)  # what x0 is: a tensor, or for `Joint` a mapping of names to tensors
-Join = Callable[[Tensor, Tensor], Tensor]
+# the type of x0: a tensor, or for `Joint` a mapping of names to tensors
+X = TypeVar("X", default=Tensor)
+# a function of two estimates of x0, as guidance uses
+Combine = Callable[[Tensor, Tensor], Tensor]
 
 
 class Posterior(ABC, Generic[X]):
-    """A belief about x0, one for each item of a batch: q(x0 | x_t), shape [B, ...].
+    """The law of x0 given x_t, one for each item of a batch: q(x0 | x_t), shape [B, ...].
 
-    remedies : for each ability that this kind of belief lacks, a sentence that says what to do instead.
+    remedies : for each ability that this kind of posterior lacks, a sentence with advice.
     """
 
     remedies: ClassVar[Mapping[type[Posterior[Any]], str]] = MappingProxyType({})
 
     @abstractmethod
     def sample(self, rng: Rng) -> X:
-        """One draw of x0 for each item, [B, ...]."""
+        """One sample of x0 for each item, [B, ...]."""
 
     def draws(self, m: int, rng: Rng) -> X:
-        """m independent draws for each item, [m, B, ...]."""
-        # of tensors; a belief about anything else draws in its own way
+        """m independent samples of x0 for each item, [m, B, ...]."""
+        # this works for tensors; a posterior over mappings overrides it
         return torch.stack([self.sample(rng) for _ in range(m)])  # type: ignore[misc, return-value]
 
-    def joined(self, other: Posterior[Any], join: Join) -> Posterior[X] | None:
-        """What a rule of two estimates makes of this belief and of another; None where it can only join their means."""
+    def combined(self, other: Posterior[Any], combine: Combine) -> Posterior[X] | None:
+        """The posterior that `combine`, a function of two estimates, makes of this one and another.
+
+        Returns None if only the two means can be combined.
+        """
         return None
 
     def remedy(self, ability: type[Posterior[Any]]) -> str:
-        """What to do where this belief is asked for an ability that it lacks; "" if nothing is known."""
+        """Advice for a missing ability; "" if there is none."""
         known = ChainMap(dict(self.remedies), _GENERAL)
         return next((known[kind] for kind in ability.__mro__ if kind in known), "")
 
 
 class HasMean(Posterior[X]):
-    """A posterior whose mean E[x0 | x_t] is known without drawing."""
+    """A posterior with a mean E[x0 | x_t] that needs no sampling."""
 
     @property
     @abstractmethod
@@ -55,7 +60,7 @@ class HasMean(Posterior[X]):
 
 
 class HasVariance(HasMean[X]):
-    """A posterior whose variance is known for each element of x0."""
+    """A posterior with a variance for each element of x0."""
 
     @property
     @abstractmethod
@@ -64,7 +69,7 @@ class HasVariance(HasMean[X]):
 
 
 class HasDensity(Posterior[X]):
-    """A posterior whose density can be evaluated; where x0 takes one of finitely many values, its probability."""
+    """A posterior with a density. For an x0 with finitely many values it is the probability."""
 
     @abstractmethod
     def log_prob(self, x0: X) -> Tensor:
@@ -75,7 +80,7 @@ Ability = TypeVar("Ability", bound=Posterior[Any])
 
 SPREAD = "Use a Normal or Mixture head, or an exact denoiser."
 
-# for kinds of belief that say nothing themselves
+# the advice for kinds of posterior without remedies of their own
 _GENERAL: dict[type[Posterior[Any]], str] = {
     HasMean: "Use a head with a mean, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
     HasVariance: SPREAD,
@@ -84,12 +89,14 @@ _GENERAL: dict[type[Posterior[Any]], str] = {
 
 
 def need(posterior: Posterior[Any], ability: type[Ability], who: str) -> Ability:
-    """The posterior itself if it has the ability.
+    """Check that a posterior has an ability, and return it.
 
-    Raises TypeError, naming `who` asked, what was found, and what to do instead.
+    who : the name of the caller, for the error.
+
+    Raises TypeError with the caller, the missing ability, the kind of posterior, and advice.
     """
     if isinstance(posterior, ability):
         return posterior
     lacks = {HasMean: "a mean", HasVariance: "a variance", HasDensity: "a density"}.get(ability, ability.__name__)
-    found = f"{who} needs {lacks} of the posterior, and {type(posterior).__name__} has none."
-    raise TypeError(f"{found} {posterior.remedy(ability)}".strip())
+    problem = f"{who} needs {lacks} of the posterior, and {type(posterior).__name__} has none."
+    raise TypeError(f"{problem} {posterior.remedy(ability)}".strip())

@@ -1,4 +1,4 @@
-"""One of K values at each place, as names (`Categorical`) or as numbers (`Levels`)."""
+"""Posteriors over K values at each place: names (`Categorical`) or numbers (`ValuedCategorical`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import HasDensity, HasMean, HasVariance, Join, Posterior
-from .mixture import choose
+from .ability import Combine, HasDensity, HasMean, HasVariance, Posterior
+from .mixture import draw_index
 
 
 class _Finite(HasDensity):
@@ -21,9 +21,9 @@ class _Finite(HasDensity):
         if logits.ndim < 2 or not logits.is_floating_point():
             raise ValueError(
                 f"logits of shape {list(logits.shape)} and type {logits.dtype} were given; give real numbers "
-                "[B, K] for one choice per item, or [B, K, *places] for one at each place"
+                "of shape [B, K] for one choice per item, or [B, K, *places] for one at each place"
             )
-        # half precision cannot tell many small probabilities apart, nor draw by them
+        # half precision has too few digits for many small probabilities
         real = torch.promote_types(logits.dtype, torch.float32)
         self._log_probabilities = logits.to(real).log_softmax(1)
 
@@ -34,114 +34,128 @@ class _Finite(HasDensity):
 
     @property
     def probabilities(self) -> Tensor:
-        """p of each value at each place; they sum to 1 over axis 1, [B, K, *places]."""
+        """p of each value at each place, [B, K, *places]. The sum over axis 1 is 1."""
         return self._log_probabilities.exp()
 
     @property
     def entropy(self) -> Tensor:
-        """-sum_k p_k log p_k at each place, in nats, [B, *places]; an item's own is the sum over its places."""
-        # an impossible value counts nothing, in the value and in the gradient
+        """-sum_k p_k log p_k at each place, in nats, [B, *places].
+
+        The entropy of an item is the sum over its places.
+        """
+        # an impossible value adds 0 to the entropy and to its gradient
         logs = self._log_probabilities.clamp(min=torch.finfo(self._log_probabilities.dtype).min)
         return -(self.probabilities * logs).sum(1)
 
     @property
     def mode(self) -> Tensor:
-        """The most probable x0, [B, *places]; of equals the first value."""
+        """The most probable x0, [B, *places]; the first value if several are equally probable."""
         return self._value(self._log_probabilities.argmax(1))
 
     def sample(self, rng: Rng) -> Tensor:
-        return self._value(choose(self._log_probabilities, rng)[:, 0])
+        return self._value(draw_index(self._log_probabilities, rng)[:, 0])
 
     def log_prob(self, x0: Tensor) -> Tensor:
         each = self.log_prob_each(x0)
         return each if each.ndim == 1 else each.flatten(1).sum(1)
 
     def log_prob_each(self, x0: Tensor) -> Tensor:
-        """log p of x0 at each place, in nats, [B, *places], such as the confidence in a token.
+        """log p of x0 at each place, in nats, [B, *places]: for example the confidence in a token.
 
-        It is -inf where x0 is none of the K values. Raises ValueError for x0 of another shape.
+        The result is -inf if x0 is none of the K values. Raises ValueError for x0 of another shape.
         """
         batch, _, *places = self._log_probabilities.shape
         if list(x0.shape) != [batch, *places]:
             raise ValueError(
-                f"x0 of shape {list(x0.shape)} was given to a belief of {batch} items with places {places}; "
-                f"give {[batch, *places]}"
+                f"x0 of shape {list(x0.shape)} was given to a posterior of {batch} items with places {places}; "
+                f"give shape {[batch, *places]}"
             )
         return self._at(x0.to(self._log_probabilities.device))
 
     def average(self, table: Tensor) -> Tensor:
-        """E[table[k]] at each place: [B, *places] of a number for each value, table [K]; [B, *D, *places] of an
-        embedding for each, table [K, *D]. Raises ValueError for a table of another length."""
+        """E[table[k]] at each place, for example an expected embedding.
+
+        table : a number for each value, [K], result [B, *places]; or a vector for each, [K, *D], then the result is
+            [B, *D, *places].
+
+        Raises ValueError for a table of another length.
+        """
         count = self._log_probabilities.shape[1]
         if table.ndim < 1 or len(table) != count:
             raise ValueError(
                 f"a table of shape {list(table.shape)} was given for {count} values; give one entry for each"
             )
         p = self.probabilities
-        # where a network runs in bf16 its products do too, and these are no network's
+        # autocast would round these products to bf16
         with torch.autocast(p.device.type, enabled=False):
             places = p.flatten(2) if p.ndim > 2 else p[..., None]
             mean = torch.einsum("bkl,kd->bdl", places, table.to(p).reshape(count, -1))
         return mean.reshape(len(p), *table.shape[1:], *p.shape[2:])
 
-    def joined(self, other: Posterior[Any], join: Join) -> Self | None:
-        """join(log p, other's log p), normalised, of two beliefs in the same values; what both rule out stays so."""
-        if type(other) is not type(self) or not self._knows(other):
+    def combined(self, other: Posterior[Any], combine: Combine) -> Self | None:
+        """combine(log p, log p of the other), normalised. A value with probability 0 in both keeps probability 0.
+
+        Returns None if the two posteriors are over other values.
+        """
+        if type(other) is not type(self) or not self._has_same_values(other):
             return None
         mine, theirs = self._log_probabilities, other._log_probabilities
-        # a rule takes differences, which of two infinities are none; e^-10000 is 0 in every type
-        logs = join(mine.clamp(min=-1e4), theirs.clamp(min=-1e4))
-        return self._like(logs.masked_fill(mine.isneginf() & theirs.isneginf(), -torch.inf))
+        # inf - inf is NaN, and guidance takes differences; e^-10000 is 0 in every type
+        logs = combine(mine.clamp(min=-1e4), theirs.clamp(min=-1e4))
+        return self._with_logits(logs.masked_fill(mine.isneginf() & theirs.isneginf(), -torch.inf))
 
     @abstractmethod
-    def _like(self, logits: Tensor) -> Self:
-        """Another belief in the same values."""
+    def _with_logits(self, logits: Tensor) -> Self:
+        """A posterior over the same values with these logits."""
 
     @abstractmethod
-    def _knows(self, other: Self) -> bool:
-        """Whether another belief of this kind is in the same values at the same places."""
+    def _has_same_values(self, other: Self) -> bool:
+        """Whether another posterior of this kind is over the same values at the same places."""
 
     @abstractmethod
     def _value(self, index: Tensor) -> Tensor:
-        """x0 from the number of its value."""
+        """x0 from the index of its value."""
 
     @abstractmethod
     def _at(self, x0: Tensor) -> Tensor:
-        """log p of x0 at each place; its shape has been checked."""
+        """log p of x0 at each place. The shape of x0 has been checked."""
 
 
 class Categorical(_Finite):
-    """x0 is one of K values at each place: a label, a token, a code. x0 int64 in 0 .. K-1; the values are names.
+    """x0 is one of K values at each place: a label, a token, a code. x0 is int64 in 0 .. K-1; the values are names.
 
         log q(x0 | x_t) = sum_l log softmax(logits)[x0_l at l]
 
-    logits : [B, K] for one choice per item, x0 [B]; [B, K, *places] for one at each place, x0 [B, *places]. The values
-        stand on axis 1, as the components of `Mixture` do. Need not be normalised; -inf is an impossible value.
-    A mean of names means nothing: there is a `mode`, an `entropy`, and draws. Where the values stand for numbers or
-    vectors, take `with_values` or `average`. Places are independent given x_t: neighbours choose apart, so that a step
-    that fixes many of them at once has not their joint law; take more steps. Raises ValueError for logits without the
-    axis of values, and for an x0 that is no integer.
-    When to choose: for labels, and tokens or codes without an order. For pixel values, `Levels`.
+    logits : [B, K] for one choice per item, x0 [B]; or [B, K, *places] for one at each place, x0 [B, *places]. Axis 1
+        holds the values, as it holds the components of `Mixture`. Need not be normalised; -inf is an impossible value.
+
+    Names have no mean. There is a `mode`, an `entropy`, and samples. If the values stand for numbers or vectors, use
+    `with_values` or `average`. Places are independent given x_t. A step that fixes many places at once therefore misses
+    their joint law; take more steps.
+
+    Raises ValueError for logits without the axis of values, and for an x0 that is not an integer tensor.
+
+    When to choose: for labels, and for tokens or codes without an order. For pixel values, `ValuedCategorical`.
     """
 
     remedies = MappingProxyType(
         {
-            HasMean: "An index is a name, and names have no mean. Say which number each value stands for, "
+            HasMean: "An index is a name, and names have no mean. Give the number of each value by "
             "`posterior.with_values(values)` (for all answers of a denoiser by `softmix.denoiser.adjusted`), "
             "or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
-            HasVariance: "An index is a name, and names have no variance. Say which number each value stands for, "
+            HasVariance: "An index is a name, and names have no variance. Give the number of each value by "
             "`posterior.with_values(values)`, or take the posterior's `entropy` for its spread.",
         }
     )
 
-    def with_values(self, values: Tensor) -> Levels:
-        """The same belief about numbers: value k of x0 is values[k], [K]."""
-        return Levels(self._log_probabilities, values)
+    def with_values(self, values: Tensor) -> ValuedCategorical:
+        """The same law for numbers: value k of x0 becomes values[k]. values : [K]."""
+        return ValuedCategorical(self._log_probabilities, values)
 
-    def _like(self, logits: Tensor) -> Categorical:
+    def _with_logits(self, logits: Tensor) -> Categorical:
         return Categorical(logits)
 
-    def _knows(self, other: Categorical) -> bool:
+    def _has_same_values(self, other: Categorical) -> bool:
         return self._log_probabilities.shape == other._log_probabilities.shape
 
     def _value(self, index: Tensor) -> Tensor:
@@ -150,8 +164,8 @@ class Categorical(_Finite):
     def _at(self, x0: Tensor) -> Tensor:
         if x0.is_floating_point() or x0.is_complex():
             raise ValueError(
-                f"x0 of type {x0.dtype} was given; a Categorical knows its values by number: give integers, "
-                "or say which numbers they stand for by `with_values`"
+                f"x0 of type {x0.dtype} was given to a Categorical; give integers 0 .. K-1, or give the numbers "
+                "of the values by `with_values`"
             )
         index = x0.long()
         last = self._log_probabilities.shape[1] - 1
@@ -159,15 +173,20 @@ class Categorical(_Finite):
         return logs.masked_fill((index < 0) | (index > last), -torch.inf)
 
 
-class Levels(_Finite, HasVariance):
-    """x0 is one of K known numbers at each place, as a pixel's level is: a `Categorical` whose values can be averaged.
+class ValuedCategorical(_Finite, HasVariance):
+    """x0 is one of K known numbers at each place, for example a pixel level. A `Categorical` with mean and variance.
 
         mean = sum_k p_k v_k,   var = sum_k p_k (v_k - mean)^2
 
-    logits : [B, K, *places], as for `Categorical`. values : the numbers v_k, [K]. Draws and mode are such numbers, in
-    the type of the logits. An x0 that is none of them, up to a hundredth of the smallest distance between two, has
-    probability 0. Raises ValueError for values that are not one number for each of the K.
-    When to choose: discrete numbers with any law. `Mixture` is smoother and smaller where x0 is continuous.
+    logits : [B, K, *places], as for `Categorical`.
+    values : the numbers v_k, [K].
+
+    Samples and mode are such numbers, in the type of the logits. An x0 that is none of them, to within a hundredth of
+    the smallest distance between two, has probability 0.
+
+    Raises ValueError unless there is one real value for each of the K.
+
+    When to choose: for discrete numbers with any law. `Mixture` is smoother and smaller for a continuous x0.
     """
 
     def __init__(self, logits: Tensor, values: Tensor):
@@ -193,13 +212,13 @@ class Levels(_Finite, HasVariance):
 
     @property
     def _column(self) -> Tensor:
-        """The values on axis 1, ready to meet [B, K, *places]."""
+        """The values on axis 1, ready to be multiplied with [B, K, *places]."""
         return self._values.reshape(1, -1, *(1,) * (self._log_probabilities.ndim - 2))
 
-    def _like(self, logits: Tensor) -> Levels:
-        return Levels(logits, self._values)
+    def _with_logits(self, logits: Tensor) -> ValuedCategorical:
+        return ValuedCategorical(logits, self._values)
 
-    def _knows(self, other: Levels) -> bool:
+    def _has_same_values(self, other: ValuedCategorical) -> bool:
         return self._log_probabilities.shape == other._log_probabilities.shape and (
             self._values is other._values or torch.equal(self._values, other._values)
         )
@@ -212,5 +231,5 @@ class Levels(_Finite, HasVariance):
         size = self._values.abs().max().clamp(min=torch.finfo(self._values.dtype).tiny)
         near = torch.cat([torch.where(apart > 0, apart, torch.inf), size[None]]).min() / 100
         same = (x0.to(self._values)[:, None] - self._column).abs() <= near
-        # a number that stands twice has the probability of both
+        # a number that is listed twice has the sum of both probabilities
         return self._log_probabilities.masked_fill(~same, -torch.inf).logsumexp(1)

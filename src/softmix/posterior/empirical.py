@@ -1,4 +1,4 @@
-"""Belief over a finite data set."""
+"""The posterior over a finite data set."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from torch import Tensor
 
 from ..rng import Rng
 from .ability import HasDensity, HasVariance
-from .mixture import choose
+from .mixture import draw_index
 
 
 class Empirical(HasVariance):
-    """x0 is one of N known items: weights per item of the batch, log_weights [B, N]; points [N, ...].
+    """x0 is one of N known items, with weights of its own for each item of the batch.
 
-    The exact optimum of denoising on that set; a model that equals it has memorised.
+    log_weights : [B, N], need not be normalised.
+    points : the known items, [N, ...].
+
+    This is the exact optimum of denoising on that data set. A model that equals it has memorised the data.
     """
 
     remedies = MappingProxyType(
         {
             HasDensity: "Points without a width have no density. Take a Mixture with the points as its means and a "
-            "variance that you choose, or the exact denoiser of a law that has a density."
+            "variance of your choice, or the exact denoiser of a law that has a density."
         }
     )
 
@@ -44,4 +47,4 @@ class Empirical(HasVariance):
         return (self._average(self._points**2) - self.mean**2).clamp(min=0)
 
     def sample(self, rng: Rng) -> Tensor:
-        return torch.index_select(self._points, 0, choose(self._log_weights, rng)[:, 0])
+        return torch.index_select(self._points, 0, draw_index(self._log_weights, rng)[:, 0])

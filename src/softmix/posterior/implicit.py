@@ -1,7 +1,6 @@
-"""A law known only by its draws. What Soft Mixture Denoising believes.
+"""Posteriors that are known by their draws, as in Soft Mixture Denoising.
 
-The trunk of a network has run once; `head` turns a latent eta ~ N(0, I) into a draw of x0, and can be
-called as often as one likes.
+The trunk of a network runs once. `head` then turns each latent eta ~ N(0, I) into a draw of x0.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import SPREAD, HasDensity, HasMean, HasVariance, Join, Posterior
+from .ability import SPREAD, Combine, HasDensity, HasMean, HasVariance, Posterior
 
 Head = Callable[[Tensor], Tensor]
 
@@ -22,7 +21,11 @@ Head = Callable[[Tensor], Tensor]
 class Implicit(Posterior):
     """x0 = head(eta), eta ~ N(0, I): a continuous ("soft") mixture indexed by the latent.
 
-    head : takes latents [m, B, *latent_shape] to draws [m, B, ...] for one evaluation of the trunk.
+    head : maps latents [m, B, *latent_shape] to draws [m, B, ...], after one evaluation of the trunk.
+    items : the batch size B.
+    latent_shape : of one latent.
+    like : a tensor with the dtype and device of the draws.
+
     Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
     """
 
@@ -31,7 +34,7 @@ class Implicit(Posterior):
             HasMean: "Wrap the denoiser in `softmix.denoiser.averaged(n)` (--average n), which takes the mean of n "
             "draws, give the model a mean head, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
             HasVariance: f"Estimate it from draws, `posterior.draws(m, rng).var(0)`. {SPREAD}",
-            HasDensity: "Use a Normal or Mixture head: a posterior that is only drawn from has no density; "
+            HasDensity: "Use a Normal or Mixture head: a posterior that is known by its draws has no density; "
             "train it with the energy score instead.",
         }
     )
@@ -45,7 +48,7 @@ class Implicit(Posterior):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the draws, and of the latents that suit them."""
+        """The dtype of the draws and of the latents."""
         return self._like.dtype
 
     def latents(self, m: int, rng: Rng) -> Tensor:
@@ -59,14 +62,16 @@ class Implicit(Posterior):
     def sample(self, rng: Rng) -> Tensor:
         return self.draws(1, rng)[0]
 
-    def joined(self, other: Posterior[Any], join: Join) -> Implicit | None:
-        """join(draw, other's draw) with the same latent in both; the same of the means if both have one."""
+    def combined(self, other: Posterior[Any], combine: Combine) -> Implicit | None:
+        """combine(draw, draw of the other) with the same latent in both, and the same of the means if both have one."""
         if not isinstance(other, Implicit):
             return None
-        head: Head = lambda eta: join(self.head(eta), other.head(eta))  # noqa: E731
+        head: Head = lambda eta: combine(self.head(eta), other.head(eta))  # noqa: E731
         if isinstance(self, ImplicitMean) and isinstance(other, ImplicitMean):
             mine, theirs = self, other
-            return ImplicitMean(head, self._items, self._latent_shape, self._like, lambda: join(mine.mean, theirs.mean))
+            return ImplicitMean(
+                head, self._items, self._latent_shape, self._like, lambda: combine(mine.mean, theirs.mean)
+            )
         return Implicit(head, self._items, self._latent_shape, self._like)
 
     def averaged(self, latents: Tensor) -> ImplicitMean:
@@ -76,9 +81,9 @@ class Implicit(Posterior):
 
 
 class ImplicitMean(Implicit, HasMean):
-    """An implicit posterior that also has a mean, from a head of its own or from an average of draws.
+    """An implicit posterior with a mean, from a mean head or from an average of draws.
 
-    The mean is computed when it is first asked for, and then kept.
+    mean : a function that computes the mean. It runs at the first use; then the result is stored.
     """
 
     def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, mean: Callable[[], Tensor]):
@@ -96,5 +101,5 @@ class ImplicitMean(Implicit, HasMean):
 def spread(draws: Tensor) -> Tensor:
     """The unbiased trace of the covariance of m draws [m, B, ...], one number per item, [B]."""
     if len(draws) < 2:
-        raise ValueError("the spread of one draw is not defined: give at least two")
+        raise ValueError("the spread of fewer than two draws is not defined: give at least two")
     return torch.var(draws, dim=0, unbiased=True).flatten(1).sum(1)

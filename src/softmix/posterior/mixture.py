@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians, per item or per pixel, and with full covariances."""
+"""Gaussian mixtures: one choice of component per item or per pixel, and mixtures with full covariances."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from .ability import HasDensity, HasVariance
 from .normal import factor_log_prob, gaussian_log_prob
 
 
-def choose(log_weights: Tensor, rng: Rng) -> Tensor:
-    """A component for each item (and each pixel) by inverting the cumulated weights, [B, 1, ...]."""
-    # half precision has too few numbers between 0 and 1 to choose by
+def draw_index(log_weights: Tensor, rng: Rng) -> Tensor:
+    """Sample an index of axis 1 by its log-weight, by inversion of the cumulative weights.
+
+    log_weights : [B, K, ...], need not be normalised. Returns indices [B, 1, ...].
+    """
+    # half precision has too few numbers between 0 and 1
     cumulated = log_weights.to(torch.promote_types(log_weights.dtype, torch.float32)).softmax(1).cumsum(1)
     u = rng.uniform((len(log_weights), 1, *log_weights.shape[2:]), cumulated.dtype).to(log_weights.device)
     return (u * cumulated[:, -1:] > cumulated).sum(1, keepdim=True).clamp(max=log_weights.shape[1] - 1)
@@ -21,18 +24,19 @@ def choose(log_weights: Tensor, rng: Rng) -> Tensor:
 class Mixture(HasVariance, HasDensity):
     """x0 | x_t ~ sum_k w_k N(mean_k, var_k), with independent elements inside a component.
 
-    log_weights : [B, K] for a choice per item; [B, K, 1, H, W] for a choice per pixel, joint over channels
-        (as in GMFlow, Chen et al. 2025), or [B, K, L, 1] per place of a sequence [B, L, C]: a choice is for all of an
-        axis of size 1. Need not be normalised.
+    log_weights : [B, K] for one choice per item; [B, K, 1, H, W] for one per pixel, shared by the channels; or
+        [B, K, L, 1] for one per place of a sequence [B, L, C]. An axis of size 1 shares the choice. Any normalisation.
     means : [B, K, ...].
     var : broadcastable to means.
+
+    Source of the mixture per pixel: GMFlow, Chen et al. 2025.
     """
 
     def __init__(self, log_weights: Tensor, means: Tensor, var: Tensor):
         if log_weights.ndim not in (2, means.ndim) or log_weights.shape[:2] != means.shape[:2]:
             raise ValueError(
                 f"weights of shape {list(log_weights.shape)} do not fit means of shape {list(means.shape)}: "
-                "give [B, K], or [B, K, 1, H, W] for a mixture per pixel"
+                "give shape [B, K], or [B, K, 1, H, W] for a mixture per pixel"
             )
         self._per_pixel = log_weights.ndim == means.ndim > 2
         self._log_weights = log_weights.log_softmax(1)
@@ -59,7 +63,7 @@ class Mixture(HasVariance, HasDensity):
         return (self._weights() * (self._var + (self._means - self.mean[:, None]) ** 2)).sum(1)
 
     def sample(self, rng: Rng) -> Tensor:
-        choice = choose(self._log_weights, rng)
+        choice = draw_index(self._log_weights, rng)
         choice = choice.reshape(*choice.shape, *(1,) * (self._means.ndim - choice.ndim))
         index = choice.expand(len(choice), 1, *self._means.shape[2:])
         mean, var = self._means.gather(1, index)[:, 0], self._var.gather(1, index)[:, 0]
@@ -75,7 +79,7 @@ class Mixture(HasVariance, HasDensity):
         return torch.logsumexp(self._log_weights + each, 1).flatten(1).sum(1)
 
     def blurred(self, var: Tensor) -> Mixture:
-        """The law of x0 + N(0, var I); var is a number per item, [B]."""
+        """The law of x0 + N(0, var I). var : one number per item, [B]."""
         return Mixture(
             self._log_weights, self._means, self._var + var.to(self._var).reshape(-1, *(1,) * (self._means.ndim - 1))
         )
@@ -84,8 +88,12 @@ class Mixture(HasVariance, HasDensity):
 class FullMixture(HasVariance, HasDensity):
     """x0 | x_t ~ sum_k w_k N(mean_k, L_k L_k^T), for points and flattened signals.
 
-    log_weights [B, K]; means [B, K, D]; factors L_k [B or 1, K, D, D], any square root of the covariance.
-    shape : the items' own shape, with D elements. The exact posterior of a Gaussian mixture is one.
+    It is the exact posterior of a Gaussian mixture.
+
+    log_weights : [B, K], need not be normalised.
+    means : [B, K, D].
+    factors : L_k, any square root of the covariance, [B or 1, K, D, D].
+    shape : the shape of one item, with D elements.
     """
 
     def __init__(self, log_weights: Tensor, means: Tensor, factors: Tensor, shape: tuple[int, ...]):
@@ -119,7 +127,7 @@ class FullMixture(HasVariance, HasDensity):
         return own + torch.einsum("bk,bkd,bkf->bdf", weights, centred, centred)
 
     def sample(self, rng: Rng) -> Tensor:
-        choice = choose(self._log_weights, rng)[:, 0]
+        choice = draw_index(self._log_weights, rng)[:, 0]
         item = torch.arange(len(choice), device=choice.device)
         mean = self._means[item, choice]
         factor = self._factors[item if len(self._factors) > 1 else 0, choice]

@@ -1,4 +1,4 @@
-"""Certainty. What a usual diffusion model believes."""
+"""A posterior with all its mass at one point: the output of a usual diffusion model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .ability import SPREAD, HasDensity, HasMean, HasVariance
 
 
 class Point(HasMean):
-    """All belief at one x0, [B, ...]: the model knows where the mean lies and nothing of the spread."""
+    """All probability is at one x0, [B, ...]. The model knows the mean and nothing about the spread."""
 
     remedies = MappingProxyType(
         {
-            HasVariance: f"A point knows no spread. {SPREAD}",
-            HasDensity: "A point has no density. Use a Normal or Mixture head, or score the mean by `Square`.",
+            HasVariance: f"A point has no spread. {SPREAD}",
+            HasDensity: "A point has no density. Use a Normal or Mixture head, or train the mean by the loss `Square`.",
         }
     )
 

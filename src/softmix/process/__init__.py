@@ -1,8 +1,11 @@
-"""How clean data becomes noise, and what lies between.
+"""Processes: how clean data becomes noise.
 
-A process says what x_t is (`noise`), where sampling starts (`prior`) and how to step back from x_t
-to x_s once x0 is believed (`bridge`). It knows no network. Time t runs from 0 (clean) to 1 (noise);
-the clock that all processes share is logsnr = log(alpha^2 / sigma^2).
+A process draws x_t from x_0 (`noise`), draws the start of sampling (`prior`), and steps back from x_t to x_s for a
+given estimate of x_0 (`bridge`). It uses no network. Time t runs from 0 (clean) to 1 (noise). All processes share the
+clock logsnr = log(alpha^2 / sigma^2).
+
+Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `Shifted` and
+`InBasis` (a frame). Grids of times: `uniform`, `uniform_logsnr`, `few`, `karras`, `trailing`.
 """
 
 import torch

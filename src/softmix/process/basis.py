@@ -15,13 +15,16 @@ from .gaussian import Gaussian
 
 @dataclass(frozen=True, eq=False)
 class InBasis(Framed):
-    """y = T x with an orthogonal T: noise by `base` is added to the coordinates of x in a basis.
+    """y = T x with an orthogonal T: `base` adds noise to the coordinates of x in a basis.
 
-    With one alpha and sigma for all elements nothing changes, since white noise is white in every basis. With
+    With one alpha and one sigma for all elements nothing changes, since white noise is white in every basis. With
     `PerElement` each frequency has a schedule of its own.
 
+    base : the process of the coordinates.
     axes : an orthogonal matrix [n, n] for each of the last axes of x; its rows are the basis. For images [B, C, H, W]
-    (cosine(H), cosine(W)), for points [B, D] one matrix [D, D]. Raises ValueError for what is not orthogonal.
+        use (cosine(H), cosine(W)), for points [B, D] one matrix [D, D].
+
+    Raises ValueError for a matrix that is not orthogonal.
     """
 
     base: Gaussian
@@ -35,7 +38,8 @@ class InBasis(Framed):
             if not square or float((turn @ turn.mT - torch.eye(len(turn)).to(turn)).abs().max()) > 1e-4:
                 raise ValueError(
                     f"a basis is an orthogonal matrix [n, n] for each of the last axes of x; one of shape "
-                    f"{list(turn.shape)} is not: its rows must have length 1 and be at right angles, as `cosine(n)`"
+                    f"{list(turn.shape)} is not orthogonal: its rows must have length 1 and be at right angles, as in "
+                    "`cosine(n)`"
                 )
 
     def enter(self, x: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
@@ -56,9 +60,9 @@ class InBasis(Framed):
 
 
 def cosine(n: int) -> Tensor:
-    """The orthonormal basis of n cosines, a row each, from low to high: the type-II discrete cosine transform, float64.
+    """The discrete cosine transform of type II as an orthogonal matrix, from low to high frequency; float64.
 
-    Row k is sqrt(2 / n) cos(pi k (i + 1/2) / n), and the first is 1 / sqrt(n).
+    Row k is sqrt(2 / n) cos(pi k (i + 1/2) / n); the first row is 1 / sqrt(n).
     """
     k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
     rows = math.sqrt(2 / n) * (math.pi * k * (i + 0.5) / n).cos()

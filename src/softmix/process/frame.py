@@ -1,9 +1,9 @@
-"""Frames, in which the states of a process are those of a plain Gaussian one.
+"""Frames: changes of variables that turn a process into a plain Gaussian one.
 
-Many processes are a Gaussian process seen from elsewhere: shifted by something that depends on the condition, or turned
-into another basis. Such a process says how to enter the frame, y = enter(x_t, t, cond), and how to leave it; in the
-frame y_t = alpha(t) y_0 + sigma(t) z. What a process does follows from that, and so does every sampler: a driver
-enters the frame, runs the sampler on `base`, and leaves the frame for each question to the denoiser and at the end.
+Many processes are a Gaussian process after a shift by a function of the condition, or in another basis. Such a process
+defines y = enter(x_t, t, cond) and its inverse `leave`. In the frame, y_t = alpha(t) y_0 + sigma(t) z. Everything else
+follows, and every sampler works: the driver enters the frame, runs the sampler on `base`, and leaves the frame for each
+call of the denoiser and at the end.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from .noised import Noised, Process
 
 
 class Framed(ABC):
-    """A process whose states are those of the Gaussian process `base`, seen from outside its frame.
+    """A process that is the Gaussian process `base` in another frame.
 
-    base : the process in the frame. keeps_x0 : whether a clean item is the same in the frame. Then a belief about it
-    is the same too; else its mean and its draws are taken into the frame.
+    base : the process in the frame.
+    keeps_x0 : whether the frame leaves clean items unchanged. Then a posterior of x0 is the same in the frame.
+        Otherwise its mean and its samples are mapped into the frame.
     """
 
     base: Gaussian
@@ -34,14 +35,14 @@ class Framed(ABC):
 
     @abstractmethod
     def enter(self, x: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
-        """y, the state in the frame, of a state x [B, ...] at t."""
+        """y, the state in the frame, from the state x [B, ...] at time t."""
 
     @abstractmethod
     def leave(self, y: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
-        """x of a state y in the frame: the inverse of `enter`."""
+        """x from the state y in the frame: the inverse of `enter`."""
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
-        """x_t = leave(alpha(t) enter(x_0) + sigma(t) z). The record's z is that of the frame."""
+        """x_t = leave(alpha(t) enter(x_0) + sigma(t) z). The z of the record is the noise in the frame."""
         inside = self.base.noise(self.enter(x0, 0.0, cond), t, rng)
         return Noised(x0, self.leave(inside.xt, inside.t, cond), inside.t, inside.z, self, cond)
 
@@ -50,7 +51,7 @@ class Framed(ABC):
         return self.leave(self.base.state(self.enter(x0, 0.0, cond), t, z), t, cond)
 
     def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
-        """x_1 = leave(y_1), y_1 the base's noise."""
+        """x_1 = leave(y_1) with y_1 from the prior of the base."""
         return self.leave(self.base.prior(shape, rng), 1.0, cond)
 
     def bridge(
@@ -63,7 +64,7 @@ class Framed(ABC):
         cond: Cond | Tensor | None = None,
         eta: float = 1.0,
     ) -> Tensor:
-        """The base's step between the frame's y_t and y_s: q(x_s | x_t, x_0) for eta = 1."""
+        """The step of the base from y_t to y_s in the frame: q(x_s | x_t, x_0) for eta = 1."""
         inside = (self.enter(xt, t, cond), self.enter(x0, 0.0, cond))
         return self.leave(self.base.bridge(*inside, t, s, rng, eta=eta), s, cond)
 
@@ -80,18 +81,18 @@ class Framed(ABC):
 class Shifted(Framed):
     """x_t = alpha(t) x_0 + k(t) u(cond) + sigma(t) z: the frame is y = x - k(t) u(cond).
 
-    The author of a process gives `base`, `k` and `u`. k(0) must be 0, so that a clean item stays what it is.
+    A subclass defines `base`, `k` and `u`. k(0) must be 0, so that clean items stay unchanged.
     """
 
     keeps_x0: ClassVar[bool] = True
 
     @abstractmethod
     def k(self, t: Tensor | float) -> Tensor:
-        """How much of the shift there is at t: of the shape of t, or an array of x's rank; 0 at t = 0."""
+        """The size of the shift at t: of the shape of t, or an array of the rank of x; 0 at t = 0."""
 
     @abstractmethod
     def u(self, cond: Any) -> Tensor:
-        """Where the condition shifts to, of x's rank: [B, ...], or with sizes of 1. cond may be None."""
+        """The shift for a condition, of the rank of x: [B, ...], or with sizes of 1. cond may be None."""
 
     def enter(self, x: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Tensor:
         return x - self._offset(x, t, cond)
@@ -103,7 +104,7 @@ class Shifted(Framed):
         share, u = self.k(t), self.u(cond).to(x)
         if is_number(t) and float(t) == 0 and (share != 0).any():
             raise ValueError(
-                f"the shift of {type(self).__name__} is k(0) = {share.flatten()[:4].tolist()} at t = 0, where x is "
+                f"the shift of {type(self).__name__} is k(0) = {share.flatten()[:4].tolist()} at t = 0, and there x is "
                 "the clean item: give a k(t) with k(0) = 0"
             )
         if not fits(u, x):
@@ -115,8 +116,8 @@ class Shifted(Framed):
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Framed):
-    """A framed process whose condition is known, for a part that is handed a process alone, as a start is."""
+class FixedCondition(Framed):
+    """A framed process with a fixed condition, for a part that receives a process and no condition."""
 
     process: Framed
     cond: Any
@@ -137,15 +138,16 @@ class Given(Framed):
 
 
 def unframed(process: Process, who: str) -> Gaussian:
-    """The process itself if it is a Gaussian one without a frame.
+    """Check that a process is Gaussian and has no frame, and return it.
 
-    Raises TypeError, naming `who` reckons with x_t = alpha x_0 + sigma z itself, what was found, and what to do.
+    who : the name of the caller, for the error. It uses x_t = alpha x_0 + sigma z directly.
+
+    Raises TypeError with the process found and advice.
     """
     if isinstance(process, Framed):
         raise TypeError(
-            f"{who} reckons with x_t = alpha x0 + sigma z, and the states of {type(process).__name__} are so in their "
-            "frame only: give softmix.denoiser.in_frame(denoiser), whose states are those in the frame, or a process "
-            "without a frame"
+            f"{who} uses x_t = alpha x0 + sigma z, and this holds for {type(process).__name__} in its frame only: "
+            "give softmix.denoiser.in_frame(denoiser), or a process without a frame"
         )
     if not isinstance(process, Gaussian):
         raise TypeError(f"{who} needs a Gaussian process, and found {type(process).__name__}: take VP, VE or Flow")
@@ -153,11 +155,14 @@ def unframed(process: Process, who: str) -> Gaussian:
 
 
 def one_clock(process: Process, who: str) -> Gaussian:
-    """The process itself if it is a Gaussian one without a frame whose alpha and sigma are numbers; else TypeError."""
-    found = unframed(process, who)
-    if found.per_element:
+    """Check that a process is Gaussian, has no frame, and has one alpha and one sigma for all elements.
+
+    Else TypeError.
+    """
+    gaussian = unframed(process, who)
+    if gaussian.per_element:
         raise TypeError(
-            f"{who} reckons with one alpha and one sigma for all elements, and {type(found).__name__} has a number for "
-            "each: give a process whose alpha and sigma are numbers"
+            f"{who} needs one alpha and one sigma for all elements, and {type(gaussian).__name__} has a number for "
+            "each: give a process with numbers for alpha and sigma"
         )
-    return found
+    return gaussian

@@ -1,10 +1,9 @@
-"""The linear-Gaussian family x_t = alpha(t) x_0 + sigma(t) z, z ~ N(0, I).
+"""The Gaussian processes x_t = alpha(t) x_0 + sigma(t) z, z ~ N(0, I).
 
-Everything that the members share is written once here in terms of alpha and sigma; a member is a
-formula for the two and its inverse. All of it is computed in float64, whatever the dtype of t, and cast
-to the dtype of x where the two meet (`column`).
+`Gaussian` holds all formulas in terms of alpha and sigma. A subclass defines the two and the inverse of logsnr. All of
+it is computed in float64, for any dtype of t, and cast to the dtype of x when the two meet (`column`).
 
-At t = 0 every member is exactly clean: alpha = 1, sigma = 0. At t = 1 alpha is small and not zero
+At t = 0 every process is exactly clean: alpha = 1, sigma = 0. At t = 1 alpha is small and not zero
 (logsnr = LOGSNR_MIN for VP and Flow), so that x_0 can be recovered from any parameterisation.
 """
 
@@ -29,8 +28,11 @@ from .noised import Noised
 LOGSNR_MIN = -20.0
 
 
-def _real(t: Tensor | float) -> Tensor:
-    """t in float64 (where the device has it): in float32 the share of the noise rounds to 1, and alpha(1) to 0."""
+def as_float64(t: Tensor | float) -> Tensor:
+    """t in float64, or float32 on a device without it.
+
+    In float32 sigma^2 would round to 1, and alpha(1) to 0.
+    """
     if not isinstance(t, Tensor):
         return torch.tensor(t, dtype=torch.float64)
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
@@ -42,14 +44,14 @@ def is_number(t: Tensor | float) -> bool:
 
 
 def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
-    """d part / dt by automatic differentiation: of an array each element's own slope."""
+    """d part / dt by automatic differentiation, element by element for an array."""
     with torch.enable_grad():
-        at = _real(t).detach().clone().requires_grad_()
+        at = as_float64(t).detach().clone().requires_grad_()
         value = part(at)
-        # a constant, such as VE's alpha, knows no t
+        # a constant, such as the alpha of VE, does not depend on t
         if not value.requires_grad:
             return torch.zeros_like(value)
-        # sum_i w_i d value_i / dt is linear in w, with the slopes for its own derivative
+        # sum_i w_i d value_i / dt is linear in w, and its derivative in w holds the slopes
         w = torch.zeros_like(value, requires_grad=True)
         (along,) = torch.autograd.grad(value, at, w, create_graph=True)
         return torch.autograd.grad(along.sum(), w)[0].detach()
@@ -57,13 +59,15 @@ def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float] | None:
-    """The bridge's shares as numbers: a sampler asks for the same few again and again, and a dozen operations
-    on tensors of one element take longer than the step itself. None where they are arrays: thousands of these would
-    fill the memory."""
+    """The coefficients of the bridge as numbers, or None for a schedule per element.
+
+    Cached: a sampler needs the same few again and again, and a dozen operations on tensors of one element take longer
+    than the step itself. Arrays are not cached, since thousands of them would fill the memory.
+    """
     if process.per_element:
         return None
-    clean, kept, fresh = process.shares(t, s, eta)
-    return float(clean), float(kept), float(fresh)
+    of_x0, of_xt, of_noise = process.shares(t, s, eta)
+    return float(of_x0), float(of_xt), float(of_noise)
 
 
 @lru_cache(maxsize=256)
@@ -74,15 +78,15 @@ def _has_axes(process: Gaussian) -> bool:
 class Gaussian(ABC):
     """x_t = alpha(t) x_0 + sigma(t) z with z ~ N(0, I) independent of x_0.
 
-    alpha and sigma are numbers for each time, of the shape of t; or arrays with one number for each element of x, a
-    channel, a pixel or a frequency (`per_element`). An array has x's rank: [1, ...] for one time, [B, ...] for t [B],
-    with sizes of 1 where elements share a number. A process of arrays says by `logsnr` and `time` what its one clock
-    is, and every element's own log(alpha^2 / sigma^2), `element_logsnr`, must fall wherever t rises.
+    alpha and sigma are numbers for each time, of the shape of t; or arrays with one number for each element of x, such
+    as a channel, a pixel or a frequency (`per_element`). An array has the rank of x: [1, ...] for one time, [B, ...]
+    for t [B], with sizes of 1 for elements that share a number. A process with arrays defines one clock by `logsnr` and
+    `time`, and the log(alpha^2 / sigma^2) of every element, `element_logsnr`, must fall as t rises.
     """
 
     @abstractmethod
     def alpha(self, t: Tensor | float) -> Tensor:
-        """The share of the signal, 1 at t = 0."""
+        """The coefficient of the signal, 1 at t = 0."""
 
     @abstractmethod
     def sigma(self, t: Tensor | float) -> Tensor:
@@ -90,11 +94,11 @@ class Gaussian(ABC):
 
     @abstractmethod
     def time(self, logsnr: Tensor | float) -> Tensor:
-        """The t at which log(alpha^2 / sigma^2) has this value."""
+        """The t with this log(alpha^2 / sigma^2)."""
 
     @property
     def per_element(self) -> bool:
-        """Whether alpha and sigma are arrays, with a number for each element of x."""
+        """Whether alpha and sigma are arrays with a number for each element of x."""
         return _has_axes(self)
 
     def logsnr(self, t: Tensor | float) -> Tensor:
@@ -102,13 +106,13 @@ class Gaussian(ABC):
         level = self._level(t)
         if level.ndim > (t.ndim if isinstance(t, Tensor) else 0):
             raise TypeError(
-                f"the clock of {type(self).__name__} was asked for, and it has a number for each element of x: say by "
-                "its `logsnr` and `time` what the one clock is that grids and networks go by"
+                f"the clock of {type(self).__name__} was asked for, and it has a number for each element of x: define "
+                "one clock for grids and networks by the methods `logsnr` and `time`"
             )
         return level
 
     def element_logsnr(self, t: Tensor | float) -> Tensor:
-        """log(alpha^2 / sigma^2) of each element, in the shape of alpha; of a schedule of numbers it is the clock."""
+        """log(alpha^2 / sigma^2) of each element, in the shape of alpha. For a schedule of numbers it is the clock."""
         return self._level(t) if self.per_element else self.logsnr(t)
 
     def _level(self, t: Tensor | float) -> Tensor:
@@ -119,17 +123,20 @@ class Gaussian(ABC):
         return _slope(self.alpha, t), _slope(self.sigma, t)
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
-        """x_t = alpha(t) x_0 + sigma(t) z with a fresh z. `t` is one time for all items, or one for each."""
-        t = _real(t).expand(len(x0))
+        """x_t = alpha(t) x_0 + sigma(t) z with a fresh z.
+
+        t : one time for all items, or one for each, [B].
+        """
+        t = as_float64(t).expand(len(x0))
         z = rng.normal(x0.shape, x0.dtype).to(x0.device)
         return Noised(x0=x0, xt=self.state(x0, t, z), t=t, z=z, process=self, cond=cond)
 
     def state(self, x0: Tensor, t: Tensor | float, z: Tensor, cond: Cond | Tensor | None = None) -> Tensor:
-        """x_t = alpha(t) x_0 + sigma(t) z for a given z [B, ...]; `cond` changes nothing here."""
+        """x_t = alpha(t) x_0 + sigma(t) z for a given z [B, ...]. `cond` has no effect here."""
         return column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
 
     def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
-        """x_1 ~ N(0, sigma(1)^2 I): what is left of any x_0 is of size alpha(1)."""
+        """x_1 ~ N(0, sigma(1)^2 I). The remaining signal of size alpha(1) is neglected."""
         z = rng.normal(shape)
         return column(self.sigma(1.0), z) * z
 
@@ -143,11 +150,16 @@ class Gaussian(ABC):
         cond: Cond | Tensor | None = None,
         eta: float = 1.0,
     ) -> Tensor:
-        """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) z_hat + eta sqrt(v) z,  z_hat = (x_t - alpha_t x_0) / sigma_t.
+        """A draw of x_s given x_t and x_0, for any s < t.
 
-        v = sigma_s^2 (1 - snr(t)/snr(s)) is the variance of q(x_s | x_t, x_0). With eta = 1 this is that
-        law exactly, for any s < t; with eta = 0 it is DDIM's deterministic transfer. For every eta, if
-        (x_0, x_t) has its true joint law then x_s has its true marginal.
+            x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) z_hat + eta sqrt(v) z,   z_hat = (x_t - alpha_t x_0) / sigma_t
+
+        v = sigma_s^2 (1 - snr(t) / snr(s)) is the variance of q(x_s | x_t, x_0). eta = 1 draws from this law exactly;
+        eta = 0 is the deterministic step of DDIM. For every eta: if (x_0, x_t) has its true joint law, x_s has its true
+        marginal.
+
+        Raises ValueError for s >= t and for eta outside [0, 1].
+
         Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, eq. 12 and 16.
         """
         mean, fresh = self.kernel(xt, x0, t, s, eta)
@@ -156,7 +168,7 @@ class Gaussian(ABC):
     def kernel(
         self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, eta: float = 1.0
     ) -> tuple[Tensor, Tensor | float]:
-        """Mean and standard deviation of the bridge's step, in the shape and type of xt."""
+        """Mean and standard deviation of the bridge, in the shape and dtype of xt."""
         if not 0 <= eta <= 1:
             raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
         shares: tuple[Tensor | float, ...] | None = None
@@ -164,23 +176,23 @@ class Gaussian(ABC):
             shares = _between(self, float(t), float(s), eta)
         if shares is None:
             shares = tuple(column(share, xt) for share in self.shares(t, s, eta))
-        clean, kept, fresh = shares
-        return kept * xt + clean * x0, fresh
+        of_x0, of_xt, of_noise = shares
+        return of_xt * xt + of_x0 * x0, of_noise
 
     def shares(self, t: Tensor | float, s: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """What the bridge takes of x_0, of x_t, and of fresh noise; float64."""
-        t, s = _real(t), _real(s)
+        """The coefficients of x_0, of x_t and of fresh noise in the bridge; float64."""
+        t, s = as_float64(t), as_float64(s)
         if (s >= t).any():
-            raise ValueError("a step back needs s < t: give a grid of times that falls")
+            raise ValueError("a step back needs s < t: give a falling grid of times")
         sigma_s = self.sigma(s)
-        fresh = eta * sigma_s * (-torch.expm1(self.element_logsnr(t) - self.element_logsnr(s))).sqrt()
-        kept = (sigma_s**2 - fresh**2).clamp(min=0).sqrt() / self.sigma(t)
-        return self.alpha(s) - kept * self.alpha(t), kept, fresh
+        of_noise = eta * sigma_s * (-torch.expm1(self.element_logsnr(t) - self.element_logsnr(s))).sqrt()
+        of_xt = (sigma_s**2 - of_noise**2).clamp(min=0).sqrt() / self.sigma(t)
+        return self.alpha(s) - of_xt * self.alpha(t), of_xt, of_noise
 
     def transfer(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-        """alpha_s x_0 + sigma_s z_hat, DDIM's step, towards more noise too: s may be above t. t must be above 0."""
-        kept = self.sigma(s) / self.sigma(t)
-        return column(kept, xt) * xt + column(self.alpha(s) - kept * self.alpha(t), xt) * x0
+        """The step of DDIM, alpha_s x_0 + sigma_s z_hat, in both directions: s may be above t. t must be above 0."""
+        of_xt = self.sigma(s) / self.sigma(t)
+        return column(of_xt, xt) * xt + column(self.alpha(s) - of_xt * self.alpha(t), xt) * x0
 
     def grid(self, n: int) -> Tensor:
         """n steps uniform in t."""
@@ -191,11 +203,11 @@ class Gaussian(ABC):
 class VP(Gaussian):
     """Variance preserving: alpha^2 + sigma^2 = 1.
 
-    cosine  : alpha = cos(pi t / 2)                     (Nichol & Dhariwal 2021, without their offset s)
-    linear  : log alpha^2 = -(0.1 t + 9.95 t^2)         (DDPM's betas 1e-4 to 0.02 over 1000 steps, in the limit)
-    sigmoid : 1 - alpha^2 runs as a logistic on [-3, 3] (Jabri, Fleet & Chen 2022; the schedule of SMD's code)
+    cosine  : alpha = cos(pi t / 2)                  (Nichol & Dhariwal 2021, without their offset s)
+    linear  : log alpha^2 = -(0.1 t + 9.95 t^2)      (the betas of DDPM, 1e-4 to 0.02 over 1000 steps, in the limit)
+    sigmoid : 1 - alpha^2 is a logistic on [-3, 3]   (Jabri, Fleet & Chen 2022; the schedule in the code of SMD)
 
-    Each is squeezed by sigma^2 -> (1 - sigmoid(-20)) sigma^2, so that logsnr(1) is never below -20.
+    Each is scaled by sigma^2 -> (1 - sigmoid(-20)) sigma^2, so that logsnr(1) is never below -20.
     """
 
     schedule: Literal["cosine", "linear", "sigmoid"] = "cosine"
@@ -205,15 +217,15 @@ class VP(Gaussian):
         return {"cosine": ("improved_ddpm",), "linear": ("ddpm",), "sigmoid": ("sigmoid_schedule",)}[self.schedule]
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return (1 - self._noise_share(_real(t))).sqrt()
+        return (1 - self._noise_share(as_float64(t))).sqrt()
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return self._noise_share(_real(t)).sqrt()
+        return self._noise_share(as_float64(t)).sqrt()
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        share = (torch.sigmoid(-_real(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))).clamp(
-            max=1
-        )
+        share = (
+            torch.sigmoid(-as_float64(logsnr)) / torch.sigmoid(torch.tensor(-LOGSNR_MIN, dtype=torch.float64))
+        ).clamp(max=1)
         if self.schedule == "cosine":
             return share.sqrt().asin() * (2 / math.pi)
         if self.schedule == "linear":
@@ -224,7 +236,7 @@ class VP(Gaussian):
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """From sigma^2 = share, alpha^2 = 1 - share: sigma' = share' / (2 sigma), alpha' = -share' / (2 alpha)."""
-        slope = self._share_slope(_real(t))
+        slope = self._share_slope(as_float64(t))
         return -slope / (2 * self.alpha(t)), slope / (2 * self.sigma(t))
 
     def _share_slope(self, t: Tensor) -> Tensor:
@@ -256,8 +268,8 @@ def _logistic(x: float) -> float:
 class VE(Gaussian):
     """Variance exploding: alpha = 1, sigma(t)^2 = low^2 ((high / low)^(2 t) - 1).
 
-    Geometric in t and exactly clean at t = 0 (Song et al., "Score-based generative modeling through
-    SDEs", ICLR 2021, eq. 29).
+    Geometric in t and exactly clean at t = 0.
+    Source: Song et al., "Score-based generative modeling through SDEs", ICLR 2021, eq. 29.
     """
 
     low: float = 0.01
@@ -265,13 +277,13 @@ class VE(Gaussian):
     cites: ClassVar[tuple[str, ...]] = ("score_sde",)
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return torch.ones_like(_real(t))
+        return torch.ones_like(as_float64(t))
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return self.low * torch.expm1(_real(t) * (2 * math.log(self.high / self.low))).sqrt()
+        return self.low * torch.expm1(as_float64(t) * (2 * math.log(self.high / self.low))).sqrt()
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        return torch.log1p((-_real(logsnr)).exp() / self.low**2) / (2 * math.log(self.high / self.low))
+        return torch.log1p((-as_float64(logsnr)).exp() / self.low**2) / (2 * math.log(self.high / self.low))
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """From (sigma^2)' = 2 log(high / low) (sigma^2 + low^2)."""
@@ -283,24 +295,24 @@ class VE(Gaussian):
 class Flow(Gaussian):
     """Linear interpolation: alpha = 1 - t, sigma = t (flow matching, rectified flow), but alpha(1) = end.
 
-    end : 0 for models that were trained up to no signal at all; the clock then still ends at logsnr = -20.
+    end : 0 for models that were trained with no signal at t = 1. The clock then still ends at logsnr = -20.
     """
 
     end: float = field(default=math.exp(LOGSNR_MIN / 2), repr=False)
     cites: ClassVar[tuple[str, ...]] = ("flow_matching", "rectified_flow")
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return 1 - _real(t) * (1 - self.end)
+        return 1 - as_float64(t) * (1 - self.end)
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return _real(t)
+        return as_float64(t)
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        one = torch.ones_like(_real(t))
+        one = torch.ones_like(as_float64(t))
         return (self.end - 1) * one, one
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         return 2 * (self.alpha(t).clamp(min=math.exp(LOGSNR_MIN / 2)).log() - self.sigma(t).log())
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        return 1 / ((_real(logsnr) / 2).exp() + (1 - self.end))
+        return 1 / ((as_float64(logsnr) / 2).exp() + (1 - self.end))

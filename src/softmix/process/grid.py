@@ -1,7 +1,6 @@
-"""Grids of times, as data. A sampler takes any falling list of times.
+"""Grids of times for samplers. A sampler accepts any falling list of times.
 
-Every grid has n + 1 times, float64, from 1 down to 0. The last step to t = 0 always stands alone,
-because logsnr is infinite there.
+Every grid has n + 1 times, float64, from 1 down to 0. The last step goes to t = 0, where logsnr is infinite.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def uniform(process: Process, n: int) -> Tensor:
 
 
 def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
-    """Equal steps of logsnr from t = 1 to logsnr = `last`, then t = 0 (n - 1 steps and one)."""
+    """Equal steps of logsnr from t = 1 to logsnr = `last`, then t = 0: n - 1 steps and one."""
     if _checked(n) == 1:
         return uniform(process, 1)
     first = float(process.logsnr(1.0))
@@ -37,18 +36,21 @@ def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
 def even_logsnr(process: Process, n: int, first: float, last: float) -> Tensor:
     """n times in equal steps of logsnr from `first` to `last`, then t = 0: n steps in all. It need not begin at t = 1.
 
-    For a range of noise levels of one's own, such as that of a discrete model's chain.
+    When to choose: for a range of noise levels of your own, for example that of a discrete model.
     """
     if last < first:
-        raise ValueError(f"levels of logsnr from {first:g} to {last:g} were asked for; they rise as noise falls")
+        raise ValueError(f"levels of logsnr from {first:g} to {last:g} were asked for; they have to rise")
     times = process.time(torch.linspace(first, last, _checked(n), dtype=torch.float64))
     return torch.cat([times, times.new_zeros(1)])
 
 
 def rest(process: Process, n: int, first: float) -> Tensor:
-    """From t = `first` in equal steps of logsnr to 6, or further if it is there already, then t = 0: n steps in all."""
+    """A grid for a start between: from t = `first` in equal steps of logsnr, then t = 0: n steps in all.
+
+    The steps of logsnr end at 6, or 1 above the first if that is more.
+    """
     if not 0 < first <= 1:
-        raise ValueError(f"a start at t = {first} was asked for; times of a start are above 0 and at most 1")
+        raise ValueError(f"a start at t = {first} was asked for; give a time above 0 and at most 1")
     low = float(process.logsnr(first))
     times = even_logsnr(process, n, low, max(6.0, low + 1))
     times[0] = first
@@ -56,12 +58,13 @@ def rest(process: Process, n: int, first: float) -> Tensor:
 
 
 def few(process: Process, n: int) -> Tensor:
-    """t = 1, then equal steps of logsnr from -6 to n, at most 6, then t = 0; -6 itself stands for t = 1. A process that
-    ends above -6 goes from its end.
+    """t = 1, then equal steps of logsnr from -6 to min(n, 6), then t = 0. t = 1 takes the place of -6.
 
-    For few steps, and for solvers of second order, on data of unit size in 64 dimensions and more: below -6
-    nothing is decided, above 6 nothing is left to see. The end is nearer where steps are few, so that none is
-    too long (docs/experiments.md has what was measured).
+    A process with logsnr(1) above -6 begins at its own end.
+
+    When to choose: for few steps, and for second-order solvers, on data of unit size in 64 dimensions and more. Below
+    -6 nothing is decided, above 6 nothing is left to decide. With few steps the end is at a lower logsnr, so that no
+    step is too long (measurements: docs/experiments.md).
     """
     if _checked(n) == 1:
         return uniform(process, 1)
@@ -70,7 +73,7 @@ def few(process: Process, n: int) -> Tensor:
 
 
 def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:
-    """Equal steps of (sigma/alpha)^(1/rho), from t = 1 to logsnr = `last`, then t = 0.
+    """Equal steps of (sigma/alpha)^(1/rho) from t = 1 to logsnr = `last`, then t = 0.
 
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models", 2022, eq. 5.
     """
@@ -88,10 +91,10 @@ def even_in_root(high: float, low: float, n: int, rho: float = 7.0) -> Tensor:
 
 
 def trailing(process: Process, n: int, train_steps: int = 1000) -> Tensor:
-    """The times of n of the `train_steps` integer steps of a discrete model, counted from its noisy end.
+    """The times of n of the `train_steps` integer steps of a discrete model, counted from the noisy end.
 
-    t_i = round(train_steps - i train_steps / n) / train_steps, with t = 1 first: right for any n up to
-    train_steps, also where n does not divide it.
+    t_i = round(train_steps - i train_steps / n) / train_steps. t = 1 is always the first, for any n up to train_steps,
+    also if n does not divide it.
     """
     if _checked(n) > train_steps:
         raise ValueError(f"{n} steps were asked for, but the model has {train_steps}")

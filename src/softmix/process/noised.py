@@ -1,4 +1,4 @@
-"""The contract, and the record of what a process did."""
+"""The process protocol, and the record of a noised batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from ..shape import take
 
 @dataclass(frozen=True)
 class Noised:
-    """What the process did to a batch: the only source of training targets.
+    """A noised batch: the source of all training targets.
 
-    x0, xt : [B, ...]. t : [B]. z : the noise that was really used, after any pairing; of a process with a frame, in the
-    frame. process : whose doing it was. cond : what the denoiser is told beside xt (class labels [B], -1 for "not
-    told"), or None.
+    x0 : the clean items, [B, ...].
+    xt : the noised items, [B, ...].
+    t : the times, [B].
+    z : the noise in xt, after any pairing. For a process with a frame, the noise in the frame.
+    process : the process that made xt.
+    cond : the condition for the denoiser, a `Cond` or class labels [B] (-1: not given), or None.
     """
 
     x0: Tensor
@@ -40,17 +43,19 @@ class Noised:
         return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, take(self.cond, items))
 
     def at(self, t: Tensor | float) -> Noised:
-        """The same items with the same noise at another time, one for all or one for each [B].
+        """The same items with the same noise at another time.
 
-        Raises TypeError where the process has no `state(x0, t, z, cond)`, as `Gaussian` and `Framed` have.
+        t : one time for all, or one for each, [B].
+
+        Raises TypeError if the process has no method `state(x0, t, z, cond)`. `Gaussian` and `Framed` have it.
         """
         state = getattr(self.process, "state", None)
         if state is None:
             raise TypeError(
-                f"the same noise at other times was asked for, and {type(self.process).__name__} does not say what its "
-                "x_t is for a given z: give it a method state(x0, t, z, cond), or take a Gaussian process"
+                f"the same noise at other times was asked for, and {type(self.process).__name__} has no formula of x_t "
+                "for a given z: give it a method state(x0, t, z, cond), or take a Gaussian process"
             )
-        # a number would become one of single precision first
+        # torch.as_tensor would make a number float32
         t = t.to(self.t) if isinstance(t, Tensor) else self.t.new_tensor(t)
         return replace(self, xt=state(self.x0, t, self.z, self.cond), t=t.expand(len(self.x0)))
 
@@ -63,7 +68,7 @@ class Process(Protocol):
         ...
 
     def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
-        """A draw of x_1 where nothing is known of x_0."""
+        """A draw of x_1 without knowledge of x_0."""
         ...
 
     def bridge(
@@ -80,7 +85,7 @@ class Process(Protocol):
         ...
 
     def logsnr(self, t: Tensor | float) -> Tensor:
-        """log(alpha^2 / sigma^2): falls with t, infinite at t = 0."""
+        """log(alpha^2 / sigma^2). It falls with t and is infinite at t = 0."""
         ...
 
     def time(self, logsnr: Tensor | float) -> Tensor:
@@ -88,5 +93,5 @@ class Process(Protocol):
         ...
 
     def grid(self, n: int) -> Tensor:
-        """The process's own choice of n steps: n + 1 times from 1 down to 0, float64."""
+        """The default grid of the process for n steps: n + 1 times from 1 down to 0, float64."""
         ...

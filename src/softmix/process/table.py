@@ -1,4 +1,4 @@
-"""A variance-preserving process known at the integer times of a discrete model."""
+"""A variance-preserving process from the table of a discrete model."""
 
 from __future__ import annotations
 
@@ -7,84 +7,89 @@ import math
 import torch
 from torch import Tensor
 
-from .gaussian import Gaussian, _real
+from .gaussian import Gaussian, as_float64
 
-# the least share of signal that the clock knows: of a schedule that ends at none, logsnr stays finite
-LEAST = 2.0**-24
+# the smallest alpha^2 of the clock, so that logsnr stays finite for a schedule that ends at no signal
+SMALLEST = 2.0**-24
 
 
 class Table(Gaussian):
     """alpha^2 = alphas_cumprod[k], sigma^2 = 1 - alpha^2 at t = (k + 1) / T, clean at t = 0; T = len(alphas_cumprod).
 
-    Between the integer times sigma / alpha is a straight line. The table is taken as it is, in float32 where that is
-    what a model was trained with. It may end at 0, no signal at all (zero terminal SNR).
+    Between the integer times sigma / alpha is linear in t. The table is used as given, in float32 if the model was
+    trained with that. It may end at 0, that is, at no signal (zero terminal SNR).
+
+    alphas_cumprod : [T], falling, below 1 and not below 0. Raises ValueError otherwise.
     """
 
     def __init__(self, alphas_cumprod: Tensor):
-        kept = alphas_cumprod.detach().cpu().double()
-        if kept.ndim != 1 or not len(kept) or not (kept[0] < 1 and kept[-1] >= 0 and (kept.diff() < 0).all()):
+        table = alphas_cumprod.detach().cpu().double()
+        if table.ndim != 1 or not len(table) or not (table[0] < 1 and table[-1] >= 0 and (table.diff() < 0).all()):
             raise ValueError(
                 "a table holds alpha^2 by integer time, [T], falling, below 1 and not below 0; found shape "
-                f"{list(kept.shape)} with {[round(float(k), 4) for k in kept.flatten()[:4]]} ..."
+                f"{list(table.shape)} with {[round(float(k), 4) for k in table.flatten()[:4]]} ..."
             )
-        self.steps = len(kept)
-        self.kept = torch.cat([kept.new_ones(1), kept])
-        self.ratio = ((1 - self.kept) / self.kept.clamp(min=LEAST)).sqrt()
+        self.steps, self.alphas_cumprod = len(table), table
+        # alpha^2 at t = 0, 1 / T, ..., 1
+        self._squares = torch.cat([table.new_ones(1), table])
+        self.ratio = ((1 - self._squares) / self._squares.clamp(min=SMALLEST)).sqrt()
 
     @classmethod
     def of_betas(cls, betas: Tensor) -> Table:
-        """Of the variance that each step adds, [T]."""
+        """From the variance that each step adds, [T]."""
         return cls((1 - betas).cumprod(0))
 
     def __repr__(self) -> str:
-        return f"Table({self.steps} steps, alpha^2 from {float(self.kept[1]):.5g} to {float(self.kept[-1]):.3g})"
+        return (
+            f"Table({self.steps} steps, alpha^2 from {float(self._squares[1]):.5g} to {float(self._squares[-1]):.3g})"
+        )
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return self._share(_real(t)).sqrt()
+        return self._share(as_float64(t)).sqrt()
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return (1 - self._share(_real(t))).sqrt()
+        return (1 - self._share(as_float64(t))).sqrt()
 
     def logsnr(self, t: Tensor | float) -> Tensor:
-        share = self._share(_real(t))
-        return share.clamp(min=LEAST).log() - (1 - share).log()
+        share = self._share(as_float64(t))
+        return share.clamp(min=SMALLEST).log() - (1 - share).log()
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """By the slope of the polynomial through alpha^2 at the five integer times around t.
+        """From the polynomial through alpha^2 at the five integer times around t.
 
-        The slope of `alpha` itself is that of one segment, half a step to one side of an integer time, which costs a
-        solver its order.
+        The slope of `alpha` itself is that of one segment, which lies half a step to one side of an integer time. This
+        would cost a solver its order.
         """
-        place = (_real(t) * self.steps).clamp(0, self.steps)
+        place = (as_float64(t) * self.steps).clamp(0, self.steps)
         points = min(5, self.steps + 1)
         first = (place.round().long() - points // 2).clamp(0, self.steps + 1 - points)
         nodes = torch.arange(points, device=place.device)
-        kept = self.kept.to(place)[first[..., None] + nodes]
-        slope = (kept * _slopes(place - first, points)).sum(-1) * self.steps
+        squares = self._squares.to(place)[first[..., None] + nodes]
+        slope = (squares * _slopes(place - first, points)).sum(-1) * self.steps
         return slope / (2 * self.alpha(t)), -slope / (2 * self.sigma(t))
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        ratio = (-_real(logsnr) / 2).exp()
-        known = self.ratio.to(ratio.device)
-        upper = torch.searchsorted(known, ratio.contiguous()).clamp(1, self.steps)
-        share = (ratio - known[upper - 1]) / (known[upper] - known[upper - 1])
+        ratio = (-as_float64(logsnr) / 2).exp()
+        ratios = self.ratio.to(ratio.device)
+        upper = torch.searchsorted(ratios, ratio.contiguous()).clamp(1, self.steps)
+        share = (ratio - ratios[upper - 1]) / (ratios[upper] - ratios[upper - 1])
         return (upper - 1 + share.clamp(0, 1)) / self.steps
 
     def _share(self, t: Tensor) -> Tensor:
-        """alpha^2. On the integer times it is the table's own, to the last digit, with the line's slope."""
+        """alpha^2. At the integer times it is exactly the number of the table, with the slope of the line."""
         place = (t * self.steps).clamp(0, self.steps)
         near = place.round()
         low = place.floor().clamp(max=self.steps - 1).long()
-        kept, ratio = self.kept.to(t.device), self.ratio.to(t.device)
-        line = 1 / (1 + torch.lerp(ratio[low], ratio[low + 1], place - low) ** 2)
-        return torch.where((place - near).abs() < 1e-9, kept[near.long()] + (line - line.detach()), line)
+        squares, ratios = self._squares.to(t.device), self.ratio.to(t.device)
+        line = 1 / (1 + torch.lerp(ratios[low], ratios[low + 1], place - low) ** 2)
+        return torch.where((place - near).abs() < 1e-9, squares[near.long()] + (line - line.detach()), line)
 
 
 def _slopes(place: Tensor, points: int) -> Tensor:
     """Slopes [..., points] at `place` of the Lagrange polynomials of the nodes 0, 1, ..., points - 1."""
-    found: list[Tensor] = []
+    slopes: list[Tensor] = []
     for k in range(points):
         others = [node for node in range(points) if node != k]
         terms = [math.prod([place - b for b in others if b != a], start=torch.ones_like(place)) for a in others]
-        found.append(torch.stack(terms).sum(0) / math.prod(k - b for b in others))
-    return torch.stack(found, -1)
+        slopes.append(torch.stack(terms).sum(0) / math.prod(k - b for b in others))
+    return torch.stack(slopes, -1)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
-from ..denoiser.frame import entered
+from ..denoiser.frame import posterior_in_frame
 from ..posterior import HasMean, Posterior
 from ..process import Framed, Gaussian, Process, rest
-from ..process.frame import Given
+from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
 from .contract import Ask, Sampler, SamplerError, able, traits
@@ -93,7 +93,7 @@ class _InFrame(_NoFrame):
         return replace(ask, x=self.process.leave(ask.x, ask.t, self.cond))
 
     def told(self, posterior: Posterior) -> Posterior:
-        return entered(posterior, self.process, self.cond)
+        return posterior_in_frame(posterior, self.process, self.cond)
 
     def left(self, end: T, t: Tensor) -> T:
         return cast(T, self.process.leave(cast(Tensor, end), t, self.cond))
@@ -233,7 +233,11 @@ def sample(
     done, starts = [], None
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
-        given = Given(process, cond if cond is None else cond.to(device)) if isinstance(process, Framed) else process
+        given = (
+            FixedCondition(process, cond if cond is None else cond.to(device))
+            if isinstance(process, Framed)
+            else process
+        )
         starts = start(cast(Gaussian, given), (n, *shape), float(grid[0]), pure).to(device)
     for low in range(0, n, batch):
         high = min(low + batch, n)

@@ -138,7 +138,7 @@ def soft_adams(
 ) -> Generator[Ask, Posterior, Tensor]:
     """DDIM's step with a draw of x0 where the belief has a spread; where it is a point, `adams`.
 
-    For soft mixtures that are soft at high noise alone (`Staged`): there a draw settles what the image is of,
+    For soft mixtures that are soft at high noise alone (`SoftAtHighNoise`): there a draw settles what the image is of,
     which a mean cannot; underneath, the posterior is narrow and a mean and a good solver are more exact. Every
     law that `ancestral` keeps it keeps too, while beliefs are soft; with points alone it is `adams`.
 

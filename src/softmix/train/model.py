@@ -16,7 +16,7 @@ from torch import nn
 from ..config import ConfigError
 from ..data import Data
 from ..data import load as load_data
-from ..denoiser import Denoiser, Staged
+from ..denoiser import Denoiser, SoftAtHighNoise
 from ..process import Gaussian, unframed
 from ..sampler import Sampler
 from . import checkpoint
@@ -65,7 +65,7 @@ class Model:
     def fingerprint(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of the weights, with their names."""
         weights = self.network.state_dict()
-        if isinstance(self.made, Staged):
+        if isinstance(self.made, SoftAtHighNoise):
             # named as in 0.1, for the recipes in its pictures: the network stood in it twice
             weights = {f"{place}.{name}": one for place in ("mean", "soft") for name, one in weights.items()}
         digest = hashlib.sha256()
