@@ -46,7 +46,7 @@ def parse(verb: type[Verb], words: Sequence[str]) -> Verb:
     return tyro.cli(
         with_help(verb),
         prog=f"softmix {verb.command()}",
-        description=_description(verb),
+        description=inspect.cleandoc(verb.__doc__ or ""),
         args=list(words),
         config=(FlagCreatePairsOff,),
     )
@@ -54,10 +54,10 @@ def parse(verb: type[Verb], words: Sequence[str]) -> Verb:
 
 def overview(verbs: Mapping[str, type[Verb]]) -> str:
     """The text of `softmix --help`: each verb with the first sentence of its docstring."""
-    longest = max(map(len, verbs))
+    longest, width = max(map(len, verbs)), min(shutil.get_terminal_size().columns, 100)
     indent = " " * (longest + 4)
     lines = [
-        textwrap.fill(_first_sentence(verb), _width(), initial_indent=f"  {name:{longest}}  ", subsequent_indent=indent)
+        textwrap.fill(_first_sentence(verb), width, initial_indent=f"  {name:{longest}}  ", subsequent_indent=indent)
         for name, verb in verbs.items()
     ]
     return "\n".join(
@@ -79,20 +79,9 @@ def version() -> str:
     return f"softmix {__version__} (Python {platform.python_version()}, torch {metadata.version('torch')})"
 
 
-def _width() -> int:
-    return min(shutil.get_terminal_size().columns, 100)
-
-
-def _paragraphs(verb: type[Verb]) -> list[str]:
-    return [" ".join(part.split()) for part in (inspect.getdoc(verb) or "").split("\n\n")]
-
-
 def _first_sentence(verb: type[Verb]) -> str:
-    return re.split(r"(?<=\.)\s+(?=[A-Z])", _paragraphs(verb)[0])[0]
-
-
-def _description(verb: type[Verb]) -> str:
-    return "\n\n".join(textwrap.fill(part, _width()) for part in _paragraphs(verb))
+    paragraph = (inspect.getdoc(verb) or "").split("\n\n")[0]
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(paragraph.split()))[0]
 
 
 def with_help(verb: type[Verb]) -> type[Verb]:

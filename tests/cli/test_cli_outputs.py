@@ -9,18 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from softmix.cli.common import INT64, UsageError, fits_in_memory, given, positive, real, whole
+from softmix.cli.common import (
+    INT64,
+    UsageError,
+    require_memory,
+    require_positive,
+    require_real,
+    require_some,
+    require_whole,
+)
 from softmix.cli.outputs import (
     OutputError,
-    aside,
-    empty_folder_to_write,
-    file_to_write,
-    folder_aside,
-    folder_to_write,
+    atomic_file,
+    atomic_folder,
+    require_empty_folder,
+    require_writable_file,
+    require_writable_folder,
     write_text,
 )
 
-CHECKS = [file_to_write, folder_to_write, empty_folder_to_write]
+CHECKS = [require_writable_file, require_writable_folder, require_empty_folder]
 
 
 def below(folder: Path) -> list[str]:
@@ -61,15 +69,15 @@ def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="is a folder"):
-        file_to_write(tmp_path)
+        require_writable_file(tmp_path)
     with pytest.raises(UsageError, match="a pipe"):
-        file_to_write(tmp_path / "pipe")
+        require_writable_file(tmp_path / "pipe")
     with pytest.raises(UsageError, match="is a file"):
-        folder_to_write(tmp_path / "file")
+        require_writable_folder(tmp_path / "file")
     with pytest.raises(UsageError, match="not empty"):
-        empty_folder_to_write(tmp_path)
-    file_to_write(tmp_path / "file")
-    folder_to_write(tmp_path)
+        require_empty_folder(tmp_path)
+    require_writable_file(tmp_path / "file")
+    require_writable_folder(tmp_path)
 
 
 def test_a_read_only_place_is_refused(small_disk: Callable[[str], Path]) -> None:
@@ -84,14 +92,14 @@ def test_a_read_only_place_is_refused(small_disk: Callable[[str], Path]) -> None
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     out = tmp_path / "new" / "x.txt"
-    with aside(out) as part:
+    with atomic_file(out) as part:
         part.write_text("one")
         assert not out.exists() and part.suffix == ".txt"
         made = part.stat().st_ino
     # the file itself, by another name: a copy could be cut off
     assert out.read_text() == "one" and out.stat().st_ino == made
     for error in (KeyboardInterrupt, RuntimeError):
-        with pytest.raises(error), aside(out) as part:
+        with pytest.raises(error), atomic_file(out) as part:
             part.write_text("two")
             raise error
     assert out.read_text() == "one" and below(tmp_path) == ["new", "new/x.txt"]
@@ -103,10 +111,10 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(small_disk: Callable[[str], Path]) -> None:
     disk = small_disk("64k")
-    with pytest.raises(OutputError, match="No space left"), aside(disk / "x.bin") as part:
+    with pytest.raises(OutputError, match="No space left"), atomic_file(disk / "x.bin") as part:
         part.write_bytes(b"x" * 100_000)
     assert below(disk) == []
-    with pytest.raises(OutputError, match="No space left"), folder_aside(disk / "x") as folder:
+    with pytest.raises(OutputError, match="No space left"), atomic_folder(disk / "x") as folder:
         for k in range(10):
             (folder / str(k)).write_bytes(b"x" * 10_000)
     assert below(disk) == []
@@ -114,42 +122,42 @@ def test_a_full_disk_leaves_nothing(small_disk: Callable[[str], Path]) -> None:
 
 def test_files_join_a_folder_all_or_none(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
-    with folder_aside(out) as part:
+    with atomic_folder(out) as part:
         (part / "0").touch()
-    with folder_aside(out) as part:
+    with atomic_folder(out) as part:
         (part / "1").touch()
         assert below(out) == ["0"]
     assert below(tmp_path) == ["a", "a/b", "a/b/0", "a/b/1"]
 
 
 def test_bounds_of_whole_numbers() -> None:
-    whole(0, 5, first=0, last=5, unsaid=None)
-    positive(n=1, steps=INT64)
+    require_whole(0, 5, first=0, last=5, unsaid=None)
+    require_positive(n=1, steps=INT64)
     for bad, says in (({"to_class": -1}, "--to-class -1 .* at least 0"), ({"n": 6}, "--n 6 .* at most 5")):
         with pytest.raises(UsageError, match=says):
-            whole(0, 5, **bad)
+            require_whole(0, 5, **bad)
     for n in (0, INT64 + 1):
         with pytest.raises(UsageError, match="--n"):
-            positive(n=n)
+            require_positive(n=n)
 
 
 def test_bounds_of_real_numbers() -> None:
-    real(0, 1, a=0.0, b=1.0, unsaid=None)
-    real(a=-1e300)
+    require_real(0, 1, a=0.0, b=1.0, unsaid=None)
+    require_real(a=-1e300)
     for value in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(UsageError, match=r"--guidance .* a finite number"):
-            real(guidance=value)
+            require_real(guidance=value)
     for value in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match="at least 0 and at most 1"):
-            real(0, 1, eta=value)
+            require_real(0, 1, eta=value)
     with pytest.raises(UsageError, match=r"at least 0$"):
-        real(0, minutes=-1)
+        require_real(0, minutes=-1)
 
 
 def test_a_list_of_nothing_and_more_than_the_memory() -> None:
-    given(steps=(1,))
+    require_some(steps=(1,))
     with pytest.raises(UsageError, match="--steps was given nothing"):
-        given(steps=())
-    fits_in_memory("two bytes", 2)
+        require_some(steps=())
+    require_memory("two bytes", 2)
     with pytest.raises(UsageError, match=r"such samples take 1,024.0 GB of memory, and this machine has"):
-        fits_in_memory("such samples", 2**40)
+        require_memory("such samples", 2**40)

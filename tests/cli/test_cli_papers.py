@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from command import call
 
 from softmix import recipe
-from softmix.cli import main
 from softmix.recipe import Paper, Scale, Verdict, VerdictRow
 
 PAPER = Paper("ours", "A title", "Somebody", "ICML", 2030, "3001.00001", "It is better.")
@@ -43,17 +41,6 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     made = Recipe()
     monkeypatch.setattr(recipe, "PAPERS", {"ours": SimpleNamespace(PAPER=PAPER, FOUND="in part", run=made.run)})
     return made
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_a_claim_is_run_at_the_scale_that_was_asked_for(ours: Recipe, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from softmix.cli.settings import Behind, items_of
+from softmix.cli.settings import BaseRun, items_of
 from softmix.data import load
 from softmix.train import Run, facts_of, preset
 
@@ -24,12 +24,12 @@ def test_data_of_a_run_that_starts_from_another_are_read_in_its_size_and_channel
 ) -> None:
     first = load(colours(tmp_path / "first", 9, 10), size=8, channels=1, limit=5)
     config = preset("plain", first.shape)
-    lender = Behind(tmp_path / "run", Run(config, facts_of(first, config)), "start")
+    lender = BaseRun(tmp_path / "run", Run(config, facts_of(first, config)), "start")
     second = items_of(str(colours(tmp_path / "second", 12, 16)), lender, {"size": None})
     assert second.shape == (1, 8, 8) and len(second) == 12
     assert second.fingerprint == load(tmp_path / "second", size=8, channels=1).fingerprint
     # what is said stands before it
     assert items_of(str(tmp_path / "second"), lender, {"size": 4, "limit": 3}).shape == (1, 4, 4)
     # of a configuration that is repeated the limit is a part
-    again = items_of(str(tmp_path / "second"), Behind(lender.folder, lender.run, "config"), {})
+    again = items_of(str(tmp_path / "second"), BaseRun(lender.folder, lender.run, "config"), {})
     assert again.shape == (1, 8, 8) and len(again) == 5

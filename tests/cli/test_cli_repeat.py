@@ -8,32 +8,21 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from command import call
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import softmix
-from softmix.cli import again, main
-from softmix.cli.recipes import Unfit, fitted
+from softmix.cli import repeat_picture
+from softmix.cli.recipes import Recipe, Unfit, fit_type
 from softmix.picture import sheet_size
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def refused(*arguments: object) -> str:
@@ -105,7 +94,7 @@ def argument(**values: object) -> Callable[[Any], None]:
     return lambda recipe: recipe["arguments"].update(values)
 
 
-NOT_BELIEVED = "cannot be believed"
+UNUSABLE = "cannot be used"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +175,7 @@ def test_a_recipe_of_a_stranger_is_refused_at_once(
 def test_a_recipe_that_is_no_json(text: str, runs: Path, tmp_path: Path) -> None:
     picture = forged(runs, tmp_path, "grid.png", lambda recipe: None, text)
     err = refused("repeat", picture, "--run", runs / "plain")
-    assert NOT_BELIEVED in err or "no picture with a recipe" in err
+    assert UNUSABLE in err or "no picture with a recipe" in err
 
 
 @pytest.mark.parametrize(
@@ -247,9 +236,9 @@ class Terminal(io.StringIO):
 def test_a_costly_recipe_asks(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5 images in 2 steps are 10 evaluations: with a limit of 9 there is a question, and with 10 there is none."""
     repeat = ("repeat", runs / "grid.png", "--run", runs / "plain")
-    monkeypatch.setattr(again, "COST", 10)
+    monkeypatch.setattr(repeat_picture, "COST", 10)
     assert call(*repeat)[0] == 0
-    monkeypatch.setattr(again, "COST", 9)
+    monkeypatch.setattr(repeat_picture, "COST", 9)
     assert "asks for 10 evaluations of an image, about 0 seconds" in refused(*repeat)
     assert call(*repeat, "--yes")[0] == 0
     for answer, code in (("y\n", 0), ("yes\n", 0), ("n\n", 2), ("\n", 2), ("", 2)):
@@ -259,9 +248,9 @@ def test_a_costly_recipe_asks(runs: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "nothing was made" in err
     edit = ("repeat", runs / "edit.png", "--run", runs / "plain")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr(again, "COST", 11)
+    monkeypatch.setattr(repeat_picture, "COST", 11)
     assert "asks for 12 evaluations" in refused(*edit)
-    monkeypatch.setattr(again, "COST", 12)
+    monkeypatch.setattr(repeat_picture, "COST", 12)
     assert call(*edit)[0] == 0
 
 
@@ -270,14 +259,14 @@ def test_what_a_recipe_costs(runs: Path) -> None:
 
     def costs(**arguments: Any) -> int:
         known = {"n": 5, "steps": 3, "sampler": None, "guidance": 1.0, "average": 0} | arguments
-        return again.cost(again.Recipe("x", 1, "y", "grid", known, (1, 1)), model)
+        return repeat_picture.cost(Recipe("x", 1, "y", "grid", known, (1, 1)), model)
 
     assert costs() == 15
     assert costs(guidance=2.0) == 30
     assert costs(average=4) == 60
     assert costs(sampler="heun") == 25
     assert costs(n=7) == 21 and costs(steps=10**6) == 5 * 10**6
-    assert again.COST == 200_000
+    assert repeat_picture.COST == 200_000
 
 
 @pytest.mark.parametrize(
@@ -285,7 +274,7 @@ def test_what_a_recipe_costs(runs: Path) -> None:
     [(0.2, "0 seconds"), (100, "100 seconds"), (150, "2 minutes"), (9000, "2 hours"), (2e5, "2 days")],
 )
 def test_how_long_is_said(seconds: float, said: str) -> None:
-    assert again._length(seconds) == said
+    assert repeat_picture.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -305,7 +294,7 @@ def test_how_long_is_said(seconds: float, said: str) -> None:
     ],
 )
 def test_a_value_as_its_type(hint: object, value: object, right: object) -> None:
-    assert fitted(hint, value, "x") == right
+    assert fit_type(hint, value, "x") == right
 
 
 @pytest.mark.parametrize(
@@ -330,7 +319,7 @@ def test_a_value_as_its_type(hint: object, value: object, right: object) -> None
 )
 def test_a_value_of_another_type(hint: object, value: object) -> None:
     with pytest.raises(Unfit, match=r"^x is "):
-        fitted(hint, value, "x")
+        fit_type(hint, value, "x")
 
 
 # What is said in vain, and what goes wrong.

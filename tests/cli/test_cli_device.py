@@ -17,8 +17,8 @@ import softmix.evaluate
 from softmix.cli import main
 from softmix.train.model import Model
 
-# rooms that have a function of the same name
-DRAW, TRAIN = sys.modules["softmix.cli.draw"], sys.modules["softmix.train"]
+# The package has a function with the name of the room.
+TRAIN = sys.modules["softmix.train"]
 META = torch.device("meta")
 
 
@@ -44,12 +44,12 @@ def test_samples_are_drawn_where_the_model_was_brought(
 ) -> None:
     seen = []
 
-    def drawn(denoiser: Any, sampler: Any, n: int, *more: Any) -> torch.Tensor:
-        seen.append((devices(denoiser), more[-1]))
-        return torch.zeros(n, 1, 8, 8)
+    def draw(asked: Any, denoiser: Any, sampler: Any, cond: Any, device: torch.device) -> torch.Tensor:
+        seen.append((devices(denoiser), device))
+        return torch.zeros(asked.n, 1, 8, 8)
 
     monkeypatch.setattr(TRAIN, "find_device", lambda: META)
-    monkeypatch.setattr(DRAW, "drawn", drawn)
+    monkeypatch.setattr("softmix.cli.sample.draw", draw)
     main(["sample", str(run), "--out", str(tmp_path / "x.npy"), "--n", "2"])
     assert seen == [({META}, META)]
     assert np.load(tmp_path / "x.npy").shape == (2, 8, 8)

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import call, refused
 from PIL import Image
 from torch import Tensor
 
 import softmix
-from softmix.cli import main
-from softmix.cli.interval import asked_at
+from softmix.cli.guidance_interval import noise_levels
 from softmix.data import to_uint8
 from softmix.denoiser import averaged, guided, within
 from softmix.sampler import BY_NAME, adams, ancestral, ddim, heun, traits
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
 NAMES = ("10", "cat", "ox")
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
-
-def refused(*arguments: object) -> str:
-    code, out, err = call(*arguments)
-    assert code == 2, (code, out, err)
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +359,7 @@ def test_where_a_sampler_will_ask_is_where_it_asks(name: str, steps: int, runs: 
         seed=1,
         look=lambda step: found.add(float(model.process.logsnr(step.t))),
     )
-    assert asked_at(BY_NAME[name], model.process, model.facts.shape, steps) == sorted(found)
+    assert noise_levels(BY_NAME[name], model.process, model.facts.shape, steps) == sorted(found)
 
 
 def test_the_last_images_that_64_bits_can_number(runs: Path, tmp_path: Path) -> None:

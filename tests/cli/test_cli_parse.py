@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from command import call
 from tyro.conf import Positional, UseAppendAction
 
 import softmix
@@ -18,21 +19,10 @@ from softmix import cli
 from softmix.cli import main
 from softmix.cli.common import Interrupted, UsageError, interrupted
 from softmix.cli.outputs import OutputError
-from softmix.cli.parse import metavar_of, overview, run
+from softmix.cli.parse import help_texts, metavar_of, overview, parse
+from softmix.cli.verb import Verb
 from softmix.data import DataError
 from softmix.train import LostError, RunError, StoppedError
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
 
 HEAVY = ("torch", "numpy", "PIL", "scipy")
 
@@ -93,7 +83,7 @@ def test_the_overview_names_every_verb_with_a_sentence() -> None:
     code, out, _ = call("--help")
     assert code == 0
     for verb in cli.VERBS:
-        line = next(line for line in out.splitlines() if line.startswith(f"  {verb.__name__} "))
+        line = next(line for line in out.splitlines() if line.startswith(f"  {verb} "))
         assert len(line.split()) > 3
     assert "Args:" not in out
     assert call() == (2, "", out)
@@ -101,15 +91,31 @@ def test_the_overview_names_every_verb_with_a_sentence() -> None:
 
 
 def test_a_first_sentence_ends_where_it_ends() -> None:
-    def verb() -> None:
+    class Shown(Verb):
         """Does this (e.g. that) and
         no more. Then the rest.
 
-        Args:
-            none: of them.
+        And more.
         """
 
-    assert "  verb  Does this (e.g. that) and no more.\n" in overview({"verb": verb})
+    assert "  shown  Does this (e.g. that) and no more.\n" in overview({"shown": Shown})
+
+
+@pytest.mark.parametrize("verb", cli.VERBS.values(), ids=cli.VERBS)
+def test_each_verb_is_a_frozen_dataclass_with_a_help_for_each_option(verb: type[Verb]) -> None:
+    texts = help_texts(verb)
+    assert list(texts) == [field.name for field in fields(verb)]
+    assert [name for name, text in texts.items() if not text.endswith(".")] == []
+    assert verb.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_help_of_a_verb_holds_its_docstring_and_the_help_of_each_option(verb: str) -> None:
+    shown = " ".join(re.sub(r"[│╭╰╮╯─]", " ", call(verb, "--help")[1]).split())
+    for text in help_texts(cli.VERBS[verb]).values():
+        assert text in shown
+    assert " ".join((cli.VERBS[verb].__doc__ or "").split()) in shown
+    assert f"For example `softmix {verb} " in shown or verb == "evaluate"
 
 
 def test_the_version() -> None:
@@ -210,18 +216,42 @@ def test_how_a_type_is_shown(hint: object, shown: str) -> None:
     assert metavar_of(hint) == shown
 
 
-def verb(
-    what: Positional[str], /, n: int = 1, many: UseAppendAction[tuple[str, ...]] = (), to_class: int | None = None
-) -> None:
-    print(what, n, list(many), to_class)
+@dataclass(frozen=True, kw_only=True)
+class Tried(Verb):
+    """A verb for the tests below."""
+
+    what: Positional[str]
+    """The argument."""
+    n: int = 1
+    """A number."""
+    many: UseAppendAction[tuple[str, ...]] = ()
+    """A list that grows."""
+    to_class: int | None = None
+    """A number that may be missing."""
 
 
-def test_an_option_is_given_once_but_for_lists_that_grow(capsys: pytest.CaptureFixture[str]) -> None:
-    run(verb, ["a", "--many", "x", "--many", "y", "--to-class", "3"])
-    assert capsys.readouterr().out == "a 1 ['x', 'y'] 3\n"
+def test_options_come_from_words_and_from_defaults() -> None:
+    tried = parse(Tried, ["a", "--to-class", "3"])
+    assert isinstance(tried, Tried)
+    assert (tried.what, tried.n, tried.many, tried.to_class) == ("a", 1, (), 3)
+
+
+def test_an_option_is_given_once_but_for_lists_that_grow() -> None:
+    tried = parse(Tried, ["a", "--many", "x", "--many", "y"])
+    assert isinstance(tried, Tried) and list(tried.many) == ["x", "y"]
     for words in (["--n", "1", "--n", "2"], ["--to-class", "1", "--to_class=2"]):
         with pytest.raises(UsageError, match="given twice"):
-            run(verb, ["a", *words])
+            parse(Tried, ["a", *words])
+
+
+def test_given_options_are_those_that_differ_from_their_default() -> None:
+    tried = Tried(what="a", n=2, to_class=0)
+    assert tried.given("to_class", "n", "many") == {"to_class": 0, "n": 2}
+
+
+def test_options_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Tried(what="a").n = 2  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -247,10 +277,10 @@ def test_an_option_is_given_once_but_for_lists_that_grow(capsys: pytest.CaptureF
 def test_what_goes_wrong_is_one_sentence(
     error: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cite(run: Positional[str], /) -> None:
+    def fail(self: Verb) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "VERBS", (cite,))
+    monkeypatch.setattr(cli.VERBS["cite"], "__call__", fail)
     found, out, err = call("cite", "x")
     assert (found, out) == (code, "") and says in err
     assert "Traceback" not in err and err.count("\n") <= 1

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import call, refused
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from softmix.cli import main
-
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2"]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +26,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     assert code == 0, err
     yield folder
-
-
-def refused(*arguments: object) -> str:
-    code, out, err = call(*arguments)
-    assert code == 2, (code, out, err)
-    assert "Traceback" not in err
-    assert err.strip()
-    return err
 
 
 def test_unknown_data() -> None:
@@ -89,7 +67,7 @@ def test_what_would_spoil_a_training_is_said_before_it_and_after_it(tmp_path: Pa
 def test_pictures_too_large_for_any_network_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("softmix.cli.fit._LARGEST", 20 * 30 - 1)
+    monkeypatch.setattr("softmix.cli.train._LARGEST", 20 * 30 - 1)
     np.save(tmp_path / "large.npy", np.full((4, 20, 30), 200, np.uint8))
     error = refused("train", tmp_path / "large.npy", "--out", tmp_path / "run", "--steps", 2)
     assert "the pictures are 30x20" in error and "give --size 64" in error and not (tmp_path / "run").exists()
@@ -286,7 +264,7 @@ def test_check_cite_and_papers(runs: Path) -> None:
 
 def test_the_page_of_papers_is_what_the_command_writes(tmp_path: Path) -> None:
     assert call("papers", "--out", tmp_path / "papers.md")[0] == 0
-    page = Path(__file__).parent.parent / "docs" / "papers.md"
+    page = Path(__file__).parents[2] / "docs" / "papers.md"
     assert page.read_text() == (tmp_path / "papers.md").read_text(), "run: softmix papers --out docs/papers.md"
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import call
 from PIL import Image
 from torch import Tensor
 
 import softmix
-from softmix.cli import main
-from softmix.cli.against import with_held_out
-from softmix.cli.common import UsageError, statistics_of
-from softmix.cli.measure_runs import _curves
-from softmix.cli.measuring import counted
+from softmix.cli.common import UsageError, statistics_path
+from softmix.cli.evaluate_runs import _curves
+from softmix.cli.evaluate_shared import sample_count
+from softmix.cli.run_data import with_held_out
 from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
@@ -37,17 +35,6 @@ from softmix.train import load as load_run
 # the package has the function of the same name
 JUDGE = sys.modules["softmix.evaluate.judge"]
 TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def done(*arguments: object) -> str:
@@ -208,7 +195,7 @@ def test_the_usual_steps_and_number_of_samples(place: Path, tmp_path: Path) -> N
     ],
 )
 def test_samples_no_more_than_make_sense(n, train, held_out, count, says, capsys) -> None:
-    assert counted(n, torch.zeros(train), torch.zeros(held_out)) == count
+    assert sample_count(n, torch.zeros(train), torch.zeros(held_out)) == count
     said = capsys.readouterr().out
     assert (says in said) if says else (said == "")
 
@@ -216,7 +203,7 @@ def test_samples_no_more_than_make_sense(n, train, held_out, count, says, capsys
 @pytest.mark.parametrize(("n", "train", "held_out"), [(7, 100, 100), (None, 7, 100), (9, 100, 7), (9, 7, 100)])
 def test_less_than_eight_of_anything_cannot_be_measured(n, train, held_out) -> None:
     with pytest.raises(UsageError, match="at least 8 of each"):
-        counted(n, torch.zeros(train), torch.zeros(held_out))
+        sample_count(n, torch.zeros(train), torch.zeros(held_out))
 
 
 def test_runs_beside_each_other_stand_in_one_report(place: Path, tmp_path: Path) -> None:
@@ -595,7 +582,7 @@ def test_statistics_of_a_model_that_comes_with_softmix_are_kept_in_the_users_cac
     """What pip has installed is not written to, and may belong to another user."""
     monkeypatch.setenv("SOFTMIX_CACHE", str(tmp_path))
     model = load_run("fashion")
-    assert statistics_of(model) == tmp_path / "statistics" / f"{model.weights}-{model.fingerprint}.safetensors"
+    assert statistics_path(model) == tmp_path / "statistics" / f"{model.weights}-{model.fingerprint}.safetensors"
 
 
 def test_statistics_decide_the_rows_of_the_sampler_that_uses_them(place: Path, tmp_path: Path) -> None:
@@ -609,7 +596,7 @@ def test_statistics_decide_the_rows_of_the_sampler_that_uses_them(place: Path, t
         assert len(rows(tmp_path / "x.html")) == 2 + count
     model = load_run(run)
     # the run may have statistics of other weights too, from a test before
-    known = Statistics.load(statistics_of(model))
+    known = Statistics.load(statistics_path(model))
     x = drawn(run, 20, 3, sampler=partial(dpm_solver_v3, statistics=known))
     assert rows(tmp_path / "x.html")[-1]["values"].items() >= truth(place, x).items()
     assert model.weights in rows(tmp_path / "x.html")[-1]["recipe"]["weights"]
@@ -624,7 +611,7 @@ def test_statistics_of_a_model_with_classes_are_told_them(place: Path, tmp_path:
     assert model.sampler is not adams or model.denoiser.classes == 2
     by_hand = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3, cond=data.labels[chosen])
     unconditional = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3)
-    found = Statistics.load(statistics_of(model))
+    found = Statistics.load(statistics_path(model))
     assert torch.equal(found.b, by_hand.b)
     assert not torch.equal(found.b, unconditional.b)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from softmix.cli import main
-from softmix.cli.check import check
+from softmix.cli.check import Check
 from softmix.data import load
 from softmix.data.origin import Layout, Tokens, Values
 
@@ -38,14 +38,14 @@ def pictures(root: Path, sizes: dict[str, tuple[int, int]], kinds: tuple[str, ..
 
 
 def test_options_are_those_of_load() -> None:
-    hints, known = get_type_hints(check), inspect.signature(load).parameters
-    names = set(inspect.signature(check).parameters) - {"what"}
+    hints, known = get_type_hints(Check), inspect.signature(load).parameters
+    names = set(inspect.signature(Check).parameters) - {"what"}
     assert names == set(known) - {"source", "split"}
     assert set(get_args(get_args(hints["values"])[0])) == set(get_args(Values))
     assert set(get_args(get_args(hints["layout"])[0])) == set(get_args(Layout))
     assert hints["tokens"] == Tokens | None
     for name in names:
-        assert inspect.signature(check).parameters[name].default == known[name].default
+        assert inspect.signature(Check).parameters[name].default == known[name].default
 
 
 def test_classes_with_counts_sizes_and_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

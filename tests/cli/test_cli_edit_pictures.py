@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 import softmix
 from softmix.cli import main
-from softmix.cli.edit import before
+from softmix.cli.edit_picture import input_panel
 from softmix.data import load, to_uint8
 from softmix.sampler import BY_NAME
 
@@ -84,7 +84,7 @@ def test_the_picture_of_an_edit_holds_what_it_was_made_from(
     assert picture.size[0] > 2 * picture.size[1]
     kept = json.loads(picture.text["softmix"])  # type: ignore[attr-defined]
     assert kept["arguments"]["steps"] == 5 and kept["run"] == run
-    assert np.array_equal(np.asarray(before(out, (1, 8, 8))), np.asarray(Image.open(runs / "digit.png")))
+    assert np.array_equal(np.asarray(input_panel(out, (1, 8, 8))), np.asarray(Image.open(runs / "digit.png")))
     capsys.readouterr()
     main(["repeat", str(out), "--run", str(runs / run), "--out", str(tmp_path / "again.png")])
     assert "values are the same" in capsys.readouterr().out
