@@ -64,7 +64,7 @@ def overview(verbs: Mapping[str, type[Verb]]) -> str:
         [
             "usage: softmix VERB ...",
             "",
-            "Diffusion models that believe a whole posterior.",
+            "Diffusion models that predict the whole denoising posterior.",
             "",
             *lines,
             "",
