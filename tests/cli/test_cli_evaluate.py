@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from torch import Tensor
 import softmix
 from softmix.cli.common import UsageError, statistics_path
 from softmix.cli.evaluate_runs import _curves
-from softmix.cli.evaluate_shared import sample_count
+from softmix.cli.evaluate_shared import LEGEND, sample_count
 from softmix.cli.run_data import with_held_out
 from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
-from softmix.evaluate import Reference, features_for
+from softmix.evaluate import Reference, features_for, text
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
 from softmix.sampler.statistics import fit_statistics
@@ -158,6 +159,27 @@ def test_what_is_asked_is_what_is_measured(place: Path, tmp_path: Path, options:
     seed = expected.get("seed", 0)
     assert found["smd: 2 steps"] == truth(place, drawn(place / "smd", 20, 2, **expected), seed)
     assert found["smd: 2 steps"] != truth(place, drawn(place / "smd", 20, 2))
+
+
+def test_each_column_of_the_table_has_a_line_in_the_legend(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "plain", "--steps", 1, "--n", 20, "--out", tmp_path / "x.html")
+    header = next(line for line in out.splitlines() if line.lstrip().startswith("frechet ± se"))
+    columns = header.replace("± se", "").split()
+    below = out[out.index(header) :].splitlines()[1:]
+    explained = [line.split()[0] for line in below if line.split() and line.split()[0] in LEGEND]
+    assert explained == columns
+    assert "class_tv       total variation between the class shares of samples and of real items" in out
+    assert "nearest_ratio  distance to the nearest training item over that of new real items" in out
+
+
+def test_the_legend_explains_every_column_that_a_table_can_have() -> None:
+    assert tuple(LEGEND) == text._COLUMNS
+
+
+def test_the_legend_of_points_has_the_columns_of_points(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "points", "--steps", 1, "--n", 20, "--out", tmp_path / "x.html")
+    assert "sliced_wasserstein  sliced Wasserstein distance" in out
+    assert "class_tv" not in out
 
 
 def test_features_are_those_asked_for(place: Path, tmp_path: Path) -> None:
@@ -382,6 +404,21 @@ def test_a_report_that_is_a_folder_is_refused_and_no_folder_is_left(place: Path,
     assert "is a folder" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
     assert "at least 8" in refused("evaluate", place / "smd", "--out", tmp_path / "new" / "deep" / "x.html", "--n", 2)
     assert [file.name for file in tmp_path.iterdir()] == ["x.html"]
+
+
+def test_a_run_in_a_read_only_folder_is_told_of_the_option_for_another_place(
+    place: Path, tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("4m")
+    shutil.copytree(place / "plain", disk / "plain")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    error = refused("evaluate", disk / "plain", place / "photos", "--steps", 1, "--n", 8, "--features", "pixels")
+    assert f"the report {disk / 'plain' / 'report.html'} cannot be written: Read-only file system" in error
+    assert error.endswith("; name another place with --out")
+    done(
+        "evaluate", disk / "plain", place / "photos", "--steps", 1, "--n", 8, "--features", "pixels", "--out", tmp_path
+    )
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_a_folder_that_is_there_gets_the_report(place: Path, tmp_path: Path) -> None:
