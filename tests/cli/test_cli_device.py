@@ -1,6 +1,6 @@
-"""The command line: a model goes to the accelerator before it is asked there.
+"""Tests of `softmix sample` and `softmix evaluate`: the model moves to the accelerator before it is used.
 
-The accelerator is torch's "meta" device, which computes nothing: what would compute is replaced by spies.
+The accelerator is the "meta" device of torch, which computes nothing. Spies replace the functions that compute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ META = torch.device("meta")
 
 
 class Enough(Exception):
-    """What was to be seen has been seen."""
+    """The spy has seen the device; the rest of the command is skipped."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def devices(denoiser: Any) -> set[torch.device]:
     return {weight.device for weight in denoiser.parameters()}
 
 
-def test_samples_are_drawn_where_the_model_was_brought(
+def test_samples_are_drawn_on_the_device_of_the_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -55,7 +55,7 @@ def test_samples_are_drawn_where_the_model_was_brought(
     assert np.load(tmp_path / "x.npy").shape == (2, 8, 8)
 
 
-def test_a_run_is_measured_where_its_model_was_brought(
+def test_a_run_is_measured_on_the_device_of_its_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []

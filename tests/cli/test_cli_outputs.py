@@ -1,4 +1,4 @@
-"""The command line: outputs are checked before the work and are whole or not there; numbers have their bounds."""
+"""Tests of output files and of the bounds of numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_check_passes_what_can_be_written_and_leaves_nothing(check: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_writable_output_passes_and_nothing_is_left(check: Callable[[Path], None], tmp_path: Path) -> None:
     check(tmp_path / "a" / "b" / "c.png")
     check(tmp_path / "d")
     (tmp_path / "there").mkdir()
@@ -49,9 +49,7 @@ def test_a_check_passes_what_can_be_written_and_leaves_nothing(check: Callable[[
 @pytest.mark.parametrize(
     "name", ["/proc/x.png", "/proc/self/x/y.png", "n" * 300, "a/" + "n" * 300 + ".png", "nul\0.png"]
 )
-def test_what_cannot_be_written_is_refused_before_the_work(
-    check: Callable[[Path], None], name: str, tmp_path: Path
-) -> None:
+def test_an_output_that_cannot_be_written_is_refused(check: Callable[[Path], None], name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         check(tmp_path / name)
     assert below(tmp_path) == []
@@ -65,7 +63,7 @@ def test_a_file_as_parent_is_refused(check: Callable[[Path], None], tmp_path: Pa
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:
+def test_an_output_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="is a folder"):
@@ -90,22 +88,26 @@ def test_a_read_only_place_is_refused(small_disk: Callable[[str], Path]) -> None
             check(disk / "x" / "y.png")
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "new" / "x.txt"
     with atomic_file(out) as part:
         part.write_text("one")
-        assert not out.exists() and part.suffix == ".txt"
+        assert not out.exists()
+        assert part.suffix == ".txt"
         made = part.stat().st_ino
-    # the file itself, by another name: a copy could be cut off
-    assert out.read_text() == "one" and out.stat().st_ino == made
+    # The same file under another name: a copy could be cut off.
+    assert out.read_text() == "one"
+    assert out.stat().st_ino == made
     for error in (KeyboardInterrupt, RuntimeError):
         with pytest.raises(error), atomic_file(out) as part:
             part.write_text("two")
             raise error
-    assert out.read_text() == "one" and below(tmp_path) == ["new", "new/x.txt"]
+    assert out.read_text() == "one"
+    assert below(tmp_path) == ["new", "new/x.txt"]
     (tmp_path / "link").symlink_to(out)
     write_text(tmp_path / "link", "three")
-    assert (tmp_path / "link").is_symlink() and out.read_text() == "three"
+    assert (tmp_path / "link").is_symlink()
+    assert out.read_text() == "three"
     assert stat.S_IMODE(out.stat().st_mode) & 0o077 == stat.S_IMODE((out.parent).stat().st_mode) & 0o044
 
 
@@ -120,7 +122,7 @@ def test_a_full_disk_leaves_nothing(small_disk: Callable[[str], Path]) -> None:
     assert below(disk) == []
 
 
-def test_files_join_a_folder_all_or_none(tmp_path: Path) -> None:
+def test_all_files_move_into_the_folder_or_none(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     with atomic_folder(out) as part:
         (part / "0").touch()
@@ -154,7 +156,7 @@ def test_bounds_of_real_numbers() -> None:
         require_real(0, minutes=-1)
 
 
-def test_a_list_of_nothing_and_more_than_the_memory() -> None:
+def test_an_empty_list_and_too_much_memory_are_refused() -> None:
     require_some(steps=(1,))
     with pytest.raises(UsageError, match="--steps was given nothing"):
         require_some(steps=())

@@ -26,7 +26,7 @@ LEGEND = {
     "precision": "share of the samples that lie among real items; higher is better",
     "recall": "share of the real items that the samples reach; higher is better",
     "class_tv": "total variation between the class shares of samples and of real items; 0 is equal, 1 is worst",
-    "nearest_ratio": "distance to the nearest training item over that of new real items; 1 is right, 0 is copies",
+    "nearest_ratio": "distance to the nearest training item over that of new real items; 1 is right, 0 is a copy",
     "sliced_wasserstein": "sliced Wasserstein distance, in units of the data; lower is better",
     "not_finite": "share of the samples with a value that is not finite; nothing else is measured then",
     "seconds": "time to draw all samples of the row",
