@@ -16,9 +16,11 @@ from .verb import Verb
 class Evaluate(Verb):
     """Measure a trained model by number of steps, or samples of any origin: a table here, and report.html.
 
-    `softmix evaluate runs/photos` measures a run against data that it was not trained on, and `softmix evaluate samples
-    photos` the pictures in the folder samples against those in photos. Finished rows are saved beside the report, as
-    report.json: the same command goes on from them, and other steps are added to them.
+    For example `softmix evaluate runs/photos` measures a run against data that it was not trained on, and `softmix
+    evaluate samples photos` the pictures in the folder samples against those in photos.
+
+    Finished rows are saved beside the report, as report.json: the same command continues from them, and other steps are
+    added to them.
     """
 
     run: Positional[Path]

@@ -122,8 +122,8 @@ def _annotated(field: Field[Any], hint: Any, text: str) -> Any:
     own = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), None)
     place = field.name.upper() if required else f"[{field.name.upper()}]"
     metavar = own or (place if tyro.conf.Positional in extras else metavar_of(bare))
-    # A default of None is no value; the help says the consequence in words.
-    hint_of_default = "" if field.default is None else None
+    # A default of None, or of an empty list, is no value; the help says the consequence in words.
+    hint_of_default = "" if field.default in (None, ()) else None
     return Annotated[hint, arg(metavar=metavar, help=text, help_behavior_hint=hint_of_default)]
 
 
