@@ -1,9 +1,9 @@
-"""The demonstration: plain diffusion and a soft mixture on the digits, side by side, in about five minutes.
+"""Train plain diffusion and a soft mixture on the digits and compare them, in about five minutes.
 
     python examples/demo.py [--minutes 1.7] [--out runs/demo]
 
-Trains both for the same time, samples both at 1, 2, 4 and 8 steps, prints a table and writes a picture and
-a report. Run again, it goes on where it was cut off.
+Both models train for the same time. Samples with 1, 2, 4 and 8 steps are measured. The result is a table, a picture and
+a report. The same command continues a demonstration that was cut off.
 """
 
 from __future__ import annotations

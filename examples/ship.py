@@ -1,10 +1,10 @@
-"""Makes a small folder of a trained run, to be shipped: config.json, the averaged weights in half precision, a card.
+"""Make a small folder of a trained run, for release: config.json, averaged weights in half precision, a model card.
 
     softmix train fashion-mnist --out runs/fashion --minutes 60
     python examples/ship.py runs/fashion src/softmix/shipped/fashion --made "softmix train fashion-mnist --minutes 60"
 
-The folder is a run folder, read by `softmix.load`; it cannot be trained on. Half precision changes a weight by at
-most 1 part in 2,000; sampling computes in single precision as ever.
+The result is a run folder for `softmix.load`. Its training cannot continue. Half precision changes a weight by at most
+1 part in 2,000. Sampling still computes in single precision.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def main() -> None:
     parser.add_argument("--made", required=True, help="the command that trained it")
     options = parser.parse_args()
     model = softmix.load(options.run)
-    found = checkpoint.latest(options.run / "checkpoints", only=(model.weights,))
-    assert found is not None
-    half = {entry: {k: v.to(torch.float16) for k, v in parts.items()} for entry, parts in found.tensors.items()}
+    newest = checkpoint.latest(options.run / "checkpoints", only=(model.weights,))
+    assert newest is not None
+    half = {entry: {k: v.to(torch.float16) for k, v in parts.items()} for entry, parts in newest.tensors.items()}
     if options.out.exists():
         shutil.rmtree(options.out)
     options.out.mkdir(parents=True)
     shutil.copy(options.run / "config.json", options.out)
-    checkpoint.save(options.out / "checkpoints", found.step, half, found.state, 1)
+    checkpoint.save(options.out / "checkpoints", newest.step, half, newest.state, 1)
     files = sorted(options.out.glob("checkpoints/*/*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     if size > LARGEST:

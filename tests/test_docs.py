@@ -193,15 +193,14 @@ def commands(markdown: str) -> list[str]:
 
 def unknown(command: str) -> list[str]:
     """The verb of a command if there is none such, else its options that the verb does not have."""
-    verbs = {verb.__name__: verb for verb in VERBS}
     words = shlex.split(command, comments=True)
     verb = words[1] if len(words) > 1 else ""
     # a page may write the verb in capitals to mean any of them
     if verb.startswith("-") or (verb.isupper() and verb.isalpha()):
         return []
-    if verb not in verbs:
+    if verb not in VERBS:
         return [verb]
-    known = {"help", *inspect.signature(verbs[verb]).parameters}
+    known = {"help", *inspect.signature(VERBS[verb]).parameters}
     asked = (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--"))
     return [option for option in asked if option.removeprefix("no_") not in known]
 

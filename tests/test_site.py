@@ -96,7 +96,7 @@ def test_a_bar_in_code_loses_its_backslash_and_elsewhere_keeps_it() -> None:
 def test_the_command_line_page_has_the_help_of_every_verb() -> None:
     page = SITE.command_page()
     for verb in importlib.import_module("softmix.cli").VERBS:
-        assert f"\n## softmix {verb.__name__}\n\n```text\nusage: softmix {verb.__name__}" in page
+        assert f"\n## softmix {verb}\n\n```text\nusage: softmix {verb}" in page
     assert "\x1b" not in page
 
 

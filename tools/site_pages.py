@@ -115,7 +115,7 @@ def _package() -> ModuleType:
 def command_page() -> str:
     """What every verb says of itself when it is asked for help."""
     _package()
-    verbs = [verb.__name__ for verb in import_module("softmix.cli").VERBS]
+    verbs = import_module("softmix.cli").VERBS
     parts = ["# The command line", f"```text\n{_help()}```"]
     parts += [f"## softmix {verb}\n\n```text\n{_help(verb)}```" for verb in verbs]
     return "\n\n".join(parts) + "\n"

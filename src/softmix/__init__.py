@@ -1,9 +1,9 @@
-"""softmix: diffusion models that believe a whole posterior, not only its mean.
+"""softmix: diffusion models that predict the whole denoising posterior q(x0 | xt), not only its mean.
 
-model = softmix.load("runs/digits")
-images = softmix.sample(model.denoiser, n=64, steps=4)
+    model = softmix.load("runs/digits")
+    images = softmix.sample(model.denoiser, n=64, steps=4)
 
-A name is imported when it is first used: torch takes seconds, and `softmix --help` needs none of it.
+A name is imported at its first use, because the import of torch takes seconds and `softmix --help` needs no torch.
 """
 
 import sys
@@ -41,8 +41,7 @@ __all__ = [
     "training",
 ]
 
-# The module that a name is taken from; rooms and the ground floor are taken whole. hub brings diffusers with it, an
-# extra.
+# The module of each name that is not a module itself.
 _FROM = {
     "Cond": "cond",
     "CondSpec": "cond",
@@ -69,7 +68,7 @@ _GROUND = ("bibliography", "cond", "config", "picture", "rng", "shape")
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
-        # softmix.train is the function, and the import system would put the room of that name in its place
+        # softmix.train is the function. The import system would replace it by the room with the same name.
         if name == "train" and isinstance(value, ModuleType):
             value = value.train
         super().__setattr__(name, value)

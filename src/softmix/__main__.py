@@ -1,4 +1,4 @@
-"""`python -m softmix` is the command line."""
+"""The command line as `python -m softmix`."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""Ground floor: uint8 images to PNG, JPEG and WebP, with the recipe that made them inside."""
+"""Images in uint8 to PNG, JPEG and WebP files that hold their recipe, and sheets of many images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 RECIPE = "softmix"
-# Pixels that a side of a picture can have, by the suffix of its file.
+# The largest side of a picture in pixels, by the suffix of its file.
 LARGEST = {".png": 2**31 - 1, ".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
-# ImageDescription, the tag of EXIF for plain text
+# ImageDescription, the EXIF tag for plain text.
 _DESCRIPTION = 0x010E
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """uint8 [C, H, W] with C = 1 (grey) or 3 (colour); other counts show their first channel."""
+    """A Pillow image from uint8 [C, H, W], C = 1 (grey) or 3 (colour). Of other channel counts the first is shown."""
     array = pixels.cpu().numpy()
     return Image.fromarray(array.transpose(1, 2, 0) if len(array) == 3 else array[0])
 
 
 def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
-    """uint8 [N, C, H, W] -> one image [C, rows (H + gap) + gap, columns (W + gap) + gap] on white."""
+    """A sheet of N images on white.
+
+    images  : uint8 [N, C, H, W].
+    columns : images in a row; None: the square root of N, rounded up.
+    gap     : pixels around each image.
+    Returns uint8 [C, rows (H + gap) + gap, columns (W + gap) + gap].
+    """
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -39,7 +45,7 @@ def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
 
 
 def sheet_size(n: int, height: int, width: int, columns: int | None = None, gap: int = 2) -> tuple[int, int]:
-    """Width and height of `enlarge(to_image(tile(images)))` for n images of height x width."""
+    """Width and height of `enlarge(to_image(tile(images)))` for n images of this height and width, in pixels."""
     columns = columns or math.ceil(math.sqrt(n))
     size = columns * (width + gap) + gap, math.ceil(n / columns) * (height + gap) + gap
     factor = magnification(size)
@@ -47,20 +53,21 @@ def sheet_size(n: int, height: int, width: int, columns: int | None = None, gap:
 
 
 def magnification(size: tuple[int, int], least: int = 480) -> int:
-    """The whole number that brings the longer side to at least `least` pixels."""
+    """The smallest whole factor that brings the longer side to at least `least` pixels."""
     return max(1, math.ceil(least / max(size)))
 
 
 def enlarge(image: Image.Image, least: int = 480) -> Image.Image:
-    """The image magnified by a whole number so that its longer side is at least `least` pixels."""
+    """The image, magnified by a whole factor, so that its longer side has at least `least` pixels."""
     factor = magnification(image.size, least)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def save_picture(path: Path, image: Image.Image, recipe: Mapping[str, object]) -> None:
-    """Writes a .png, .jpg or .webp, with the recipe as JSON in its text, for JPEG and WebP in EXIF's ImageDescription.
+    """Write a .png, .jpg or .webp that holds its recipe as JSON.
 
-    WebP is written without loss. JPEG loses: with quality 95 and no subsampling of colour, some values by a few of 255.
+    The recipe is in the text of a PNG, and in EXIF's ImageDescription of JPEG and WebP. WebP is written without loss.
+    JPEG, with quality 95 and no subsampling of colour, changes some values by a few of 255.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
@@ -75,13 +82,13 @@ def save_picture(path: Path, image: Image.Image, recipe: Mapping[str, object]) -
 
 
 def recipe_in(image: Image.Image) -> str:
-    """The JSON that `save_picture` or `save_png` put into a picture. Raises LookupError if there is none."""
+    """The JSON of the recipe in a picture from `save_picture` or `save_png`. Raises LookupError without a recipe."""
     text = image.info.get(RECIPE) or image.getexif()[_DESCRIPTION]
     return str(text)
 
 
 def save_png(path: Path, image: Image.Image, recipe: Mapping[str, object] | None = None) -> None:
-    """Writes a PNG, with the recipe as JSON in its text."""
+    """Write a PNG that holds its recipe as JSON in its text."""
     info = PngInfo()
     if recipe is not None:
         info.add_text(RECIPE, json.dumps(recipe, sort_keys=True))
@@ -90,7 +97,12 @@ def save_png(path: Path, image: Image.Image, recipe: Mapping[str, object] | None
 
 
 def labelled(rows: Sequence[tuple[str, Tensor]], gap: int = 2, least: int = 24) -> Image.Image:
-    """A sheet with a caption before each row of uint8 images [N, C, H, W]."""
+    """A sheet with one row of images for each caption.
+
+    rows  : caption and uint8 images [N, C, H, W].
+    gap   : pixels around each image.
+    least : the least width of an image in pixels; smaller ones are magnified by a whole factor.
+    """
     factor = max(1, math.ceil(least / rows[0][1].shape[-1]))
     margin = 12 + 7 * max(len(name) for name, _ in rows)
     strips = []

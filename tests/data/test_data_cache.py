@@ -221,22 +221,22 @@ def test_a_cache_within_the_data_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_byte_that_an_open_does_not_see_is_found_by_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from softmix.cli.check import check
+    from softmix.cli.check import Check
     from softmix.cli.common import UsageError
 
     # Large enough for gaps between the pieces that are compared when a cache is opened.
     array = np.random.RandomState(0).randint(0, 256, (400, 3, 32, 32)).astype(np.uint8)
     path = saved(tmp_path / "a.npy", array)
     load(path, cache=tmp_path / "cache")
-    check(str(path), cache=tmp_path / "cache")
+    Check(what=str(path), cache=tmp_path / "cache")()
     assert "every byte of the cache" in capsys.readouterr().out
     with (stores(tmp_path / "cache")[0] / "0.npy").open("r+b") as file:
         file.seek(HEAD + _SAMPLE + 1000)
         byte = file.read(1)[0]
         file.seek(HEAD + _SAMPLE + 1000)
         file.write(bytes([byte ^ 1]))
-    with pytest.raises(UsageError, match=r"what .*cache keeps of a is damaged: remove it"):
-        check(str(path), cache=tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"the copy of a in .*cache is damaged: remove it"):
+        Check(what=str(path), cache=tmp_path / "cache")()
 
 
 def test_the_command_line_trains_from_a_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

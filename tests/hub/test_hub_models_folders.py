@@ -15,7 +15,7 @@ from torch import Tensor
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-from softmix.cli.borrowed import is_borrowed  # noqa: E402
+from softmix.cli.sample_diffusers import is_diffusers_folder  # noqa: E402
 from softmix.denoiser import guided  # noqa: E402
 from softmix.hub import HubError, drawing, from_diffusers  # noqa: E402
 from softmix.sampler import sample  # noqa: E402
@@ -138,10 +138,10 @@ def test_of_two_networks_none_is_taken_in_silence() -> None:
 
 def test_drawing_pixels(tmp_path: Path) -> None:
     pipeline().save_pretrained(tmp_path / "plain")
-    assert is_borrowed(tmp_path / "plain") and is_borrowed(tmp_path / "plain" / "unet")
-    assert not is_borrowed(tmp_path) and not is_borrowed(tmp_path / "nowhere")
+    assert is_diffusers_folder(tmp_path / "plain") and is_diffusers_folder(tmp_path / "plain" / "unet")
+    assert not is_diffusers_folder(tmp_path) and not is_diffusers_folder(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text(json.dumps({"config": {}}))
-    assert not is_borrowed(tmp_path)
+    assert not is_diffusers_folder(tmp_path)
     found = drawing(tmp_path / "plain")
     assert (found.name, found.shape, found.classes, found.cond(2, 0), found.unconditional) == (
         "plain",

@@ -17,7 +17,8 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from softmix.cli import main  # noqa: E402
-from softmix.cli.borrowed import Wanted, _guided  # noqa: E402
+from softmix.cli.sample import Sample  # noqa: E402
+from softmix.cli.sample_diffusers import guide  # noqa: E402
 from softmix.data import to_uint8  # noqa: E402
 from softmix.denoiser import guided, within  # noqa: E402
 from softmix.hub import drawing  # noqa: E402
@@ -111,8 +112,8 @@ def test_guidance_by_a_prompt_leads_away_from_what_stands_for_none() -> None:
         ((-4.0, 2.0), 0.0, unconditional + 3 * (told - unconditional)),
         ((-4.0, 2.0), 5.0, told),
     ):
-        wanted = Wanted(1, 2, None, None, 0, None, 3.0, interval, 0, "fp32", "a boat")
-        belief = _guided(found, told, wanted, ddim)(torch.zeros(1, 2), process.time(logsnr), told)
+        asked = Sample(run=Path("x"), out=Path("y.png"), n=1, steps=2, guidance=3.0, interval=interval, prompt="a boat")
+        belief = guide(asked, found, told, ddim)(torch.zeros(1, 2), process.time(logsnr), told)
         assert torch.equal(belief.mean, right)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from softmix.cli import main
 from softmix.cli.common import ModelName
-from softmix.cli.fit import LayoutName, ValueRange
+from softmix.cli.train import LayoutName, ValueRange
 from softmix.data.origin import Layout, Values
 from softmix.train import MODELS, data_of, load, log_of, read_run
 

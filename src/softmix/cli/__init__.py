@@ -1,4 +1,9 @@
-"""The command line: `softmix VERB ...`. Each verb is a function; what it needs is imported when it runs."""
+"""The command line, `softmix VERB ...`.
+
+Each verb is a frozen dataclass in the file of its name (`train.py`, `sample.py`, ...): its fields are the options, its
+docstring is the help, and a call does the work. `parse.py` makes the instance. A verb imports torch and the rooms when
+it runs, so that help and usage errors are quick.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +11,59 @@ import os
 import sys
 import warnings
 
-from .again import repeat
-from .check import check
-from .claims import cite, papers, reproduce
+from .check import Check
+from .cite import Cite
 from .common import Interrupted, UsageError, cache
-from .draw import sample
-from .edit import edit
-from .export import export
-from .fit import train
-from .measure import evaluate
+from .edit import Edit
+from .evaluate import Evaluate
+from .export import Export
 from .outputs import OutputError
-from .parse import named, overview, run, version
-from .statistics import statistics
+from .papers import Papers
+from .parse import find_verb, overview, parse, version
+from .repeat import Repeat
+from .reproduce import Reproduce
+from .sample import Sample
+from .statistics import Statistics
+from .train import Train
+from .verb import Verb
 
-VERBS = (train, sample, edit, export, evaluate, statistics, repeat, reproduce, papers, check, cite)
+_ALL = (Train, Sample, Edit, Export, Evaluate, Statistics, Repeat, Reproduce, Papers, Check, Cite)
+VERBS: dict[str, type[Verb]] = {verb.command(): verb for verb in _ALL}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a verb. A user's mistake ends with a sentence and exit code 2; whatever else goes wrong with a sentence and
-    exit code 1. --debug shows where, for both."""
+    """Run a verb.
+
+    A mistake of the user ends with a sentence and exit code 2, any other error with a sentence and exit code 1. With
+    --debug the error itself is raised.
+
+    arguments : the words after `softmix`; those of the process if None.
+    """
     warnings.showwarning = lambda message, *rest: print(f"warning: {message}", file=sys.stderr)
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    verbs = {verb.__name__: verb for verb in VERBS}
     try:
         if not words:
-            print(overview(verbs), file=sys.stderr)
+            print(overview(VERBS), file=sys.stderr)
             raise SystemExit(2)
         if words[0] in ("-h", "--help"):
-            print(overview(verbs))
+            print(overview(VERBS))
         elif words[0] == "--version":
             print(version())
         else:
-            run(named(words[0], verbs), words[1:])
+            parse(find_verb(words[0], VERBS), words[1:])()
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        sentence, code = judged(error)
+        sentence, code = describe_error(error)
         if sentence:
             print(f"softmix: {sentence}", file=sys.stderr)
         raise SystemExit(code) from None
 
 
-def judged(error: BaseException) -> tuple[str, int]:
-    """What is said of an error, nothing if it has been said where it arose, and the exit code."""
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """The sentence for an error, empty if it was printed before, and the exit code."""
     if isinstance(error, UsageError):
         return str(error), 2
     if isinstance(error, OutputError):
@@ -58,14 +71,14 @@ def judged(error: BaseException) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         return str(error), 130
     if isinstance(error, BrokenPipeError):
-        # whoever read this has enough (head, less); the interpreter would complain when it closes the stream
+        # The reader (head, less) has enough. The interpreter would complain when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1
-    return _of_the_rooms(error)
+    return _describe_room_error(error)
 
 
-def _of_the_rooms(error: BaseException) -> tuple[str, int]:
-    """Errors of the rooms, which are imported only now: they bring torch with them."""
+def _describe_room_error(error: BaseException) -> tuple[str, int]:
+    """The same for errors of the rooms. They are imported only here, because they bring torch with them."""
     from torch import OutOfMemoryError
 
     from ..config import ConfigError
@@ -83,7 +96,7 @@ def _of_the_rooms(error: BaseException) -> tuple[str, int]:
     if isinstance(error, DataError | ConfigError | RunError | TrainingError | CheckpointError | SamplerError):
         return str(error), 2
     if isinstance(error, TypeError) and "needs" in str(error):
-        # `need`: a part that was asked for cannot do what this model would ask of it
+        # `need`: the chosen part does not fit this model.
         return str(error), 2
     if isinstance(error, MemoryError | OutOfMemoryError) or "allocate memory" in str(error):
         return f"there is not enough memory for this ({_short(error)}); ask for less at a time", 1
@@ -93,9 +106,9 @@ def _of_the_rooms(error: BaseException) -> tuple[str, int]:
 
 
 def _short(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The type of an error and the first line of its message."""
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
 
 
-__all__ = ["VERBS", "cache", "main"]
+__all__ = ["VERBS", "Verb", "cache", "main"]

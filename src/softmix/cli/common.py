@@ -1,4 +1,4 @@
-"""The command line: what several verbs need."""
+"""Errors, bounds of options, and the choice of model, class and sampler, for several verbs."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ if TYPE_CHECKING:
     from ..train import Model
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
+Precision = Literal["fp32", "bf16"]
 
 INT64 = 2**63 - 1
-MOST_STEPS = 100_000
-MOST_DRAWS = 10_000
+MAX_STEPS = 100_000
+MAX_AVERAGE = 10_000
 
 
 class UsageError(Exception):
-    """A user's mistake: a sentence, and exit code 2."""
+    """A mistake of the user. It ends with its sentence and exit code 2."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C in a verb that can say what is kept: a sentence, and exit code 130."""
+    """Ctrl-C in a verb that can say which results are saved. It ends with its sentence and exit code 130."""
 
 
 @contextmanager
 def interrupted(sentence: str | Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C inside says this sentence, which must be true at any instant: what is kept, what is lost, how to go on.
-    A function is asked for it then. Of two such blocks the outer one speaks."""
+    """Turn Ctrl-C inside the block into `Interrupted` with this sentence.
+
+    sentence : says which results are saved, which are lost, and how to go on. It must be true at any instant; a
+    function is called at Ctrl-C. Of two nested blocks the outer one speaks.
+    """
     try:
         yield
     except (KeyboardInterrupt, Interrupted):
@@ -41,13 +45,14 @@ def interrupted(sentence: str | Callable[[], str]) -> Iterator[None]:
 
 
 def cache() -> Path:
-    """Where features and statistics are kept between commands: $SOFTMIX_CACHE, or the user's cache folder."""
+    """The folder of features and statistics between commands: $SOFTMIX_CACHE, or the user's cache folder."""
     from ..evaluate.place import cache as place
 
     return place()
 
 
 def load_data(source: str, **options: Any) -> Data:
+    """The data, read with these options of `softmix.data.load`. Raises UsageError for data without items."""
     from ..data import load
 
     items = load(source, **options)
@@ -56,45 +61,45 @@ def load_data(source: str, **options: Any) -> Data:
     return items
 
 
-def told_again(items: Data) -> None:
-    """What would spoil a training, once more, where it is read last."""
+def repeat_warnings(items: Data) -> None:
+    """Print the warnings about the data a second time, as the last lines, the place that users read."""
     for warning in items.report.warnings:
         print(f"\nWARNING: {warning}")
 
 
-def prepared(
+def load_for_sampling(
     run: Path, sampler: str | None, eta: float | None, weights: str | None, average: int
 ) -> tuple[Model, Any, Sampler]:
-    """The model, its denoiser as asked for, and the sampler that was asked for or suits it."""
+    """The model, its denoiser (averaged if asked), and the chosen sampler or the one that suits the model."""
     from ..denoiser import averaged
     from ..sampler import Statistics, dpm_solver_v3
     from ..train import load
 
-    whole(0, MOST_DRAWS, average=average)
-    known_sampler(sampler)
+    require_whole(0, MAX_AVERAGE, average=average)
+    require_sampler(sampler)
     model = load(run, weights)
     if average:
-        _check_average(model, average)
+        _require_draws(model, average)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
-    chosen = chosen_sampler(sampler, eta, model.sampler)
-    if chosen is dpm_solver_v3 and statistics_of(model).is_file():
-        chosen = partial(dpm_solver_v3, statistics=Statistics.load(statistics_of(model)))
+    chosen = choose_sampler(sampler, eta, model.sampler)
+    if chosen is dpm_solver_v3 and statistics_path(model).is_file():
+        chosen = partial(dpm_solver_v3, statistics=Statistics.load(statistics_path(model)))
     return model, denoiser, chosen
 
 
-def known_sampler(name: str | None) -> None:
-    """Raises UsageError for a name that no sampler has. None was not asked for."""
+def require_sampler(name: str | None) -> None:
+    """Raise UsageError for a name that no sampler has. None: the option was not given."""
     from ..sampler import BY_NAME
 
     if name is not None and name not in BY_NAME:
         raise UsageError(f"the sampler {name!r} was asked for; there are {', '.join(BY_NAME)}")
 
 
-def chosen_sampler(name: str | None, eta: float | None, suits: Sampler) -> Sampler:
-    """The sampler of this name, or the one that suits the model, with its fresh noise as asked for."""
+def choose_sampler(name: str | None, eta: float | None, default: Sampler) -> Sampler:
+    """The sampler of this name, or the default, with the share `eta` of fresh noise."""
     from ..sampler import BY_NAME, ancestral, ddim
 
-    chosen = BY_NAME[name] if name is not None else suits
+    chosen = BY_NAME[name] if name is not None else default
     if eta is None:
         return chosen
     plain = chosen.func if isinstance(chosen, partial) else chosen
@@ -103,21 +108,24 @@ def chosen_sampler(name: str | None, eta: float | None, suits: Sampler) -> Sampl
     return partial(plain, eta=eta)
 
 
-def _check_average(model: Model, average: int) -> None:
-    """Raises UsageError if there is nothing to average: a mean that is one already stays as it is."""
+def _require_draws(model: Model, average: int) -> None:
+    """Raise UsageError for a model that gives one mean: an average over its draws would change nothing."""
     import torch
 
     from ..posterior import Implicit
 
-    # pure noise is where every model that draws does so
+    # Every model with draws draws at pure noise.
     cond = torch.zeros(1, dtype=torch.int64) if model.denoiser.classes else None
     if not isinstance(model.denoiser(torch.zeros(1, *model.facts.shape), torch.tensor(1.0), cond), Implicit):
         raise UsageError(f"--average {average} was asked for; {model.path} gives one mean and no draws to average")
 
 
-def class_of(model: Model, label: str | int | None, name: str) -> int | None:
-    """The number of a class that was asked for by its name or its number; a name goes before a number that is written
-    alike. None if none was asked for. Raises UsageError, with the classes that there are."""
+def class_number(model: Model, label: str | int | None, name: str) -> int | None:
+    """The number of a class, from its name or its number. None: no class was given.
+
+    A name has precedence over a number that is written alike. name : of the option. Raises UsageError with a list of
+    the classes.
+    """
     names, classes = model.facts.class_names, model.denoiser.classes
     if label is None:
         return None
@@ -134,9 +142,11 @@ def class_of(model: Model, label: str | int | None, name: str) -> int | None:
     return number
 
 
-def statistics_of(model: Model) -> Path:
-    """Where `softmix statistics` puts what dpm-solver-v3 knows of these weights: in the run, and of a model that comes
-    with softmix beside what else is kept from one command to the next."""
+def statistics_path(model: Model) -> Path:
+    """The file of `softmix statistics` for the weights of this model.
+
+    It is in the run folder, or, for a model that comes with softmix, in the cache folder.
+    """
     from ..train.model import SHIPPED
 
     folder = cache() if model.path.is_relative_to(SHIPPED) else model.path
@@ -144,17 +154,17 @@ def statistics_of(model: Model) -> Path:
 
 
 def option(name: str) -> str:
-    """How an argument is written on the command line: to_class -> --to-class."""
+    """The spelling of an option on the command line: to_class -> --to-class."""
     return "--" + name.replace("_", "-")
 
 
-def positive(**numbers: int) -> None:
-    """Raises UsageError for a number below 1, or one that 64 bits do not hold."""
-    whole(1, INT64, **numbers)
+def require_positive(**numbers: int) -> None:
+    """Raise UsageError for a whole number below 1 or above 64 bits."""
+    require_whole(1, INT64, **numbers)
 
 
-def whole(least: int, most: int, /, **numbers: int | None) -> None:
-    """Raises UsageError for a whole number outside of least .. most. None was not asked for."""
+def require_whole(least: int, most: int, /, **numbers: int | None) -> None:
+    """Raise UsageError for a whole number outside of least .. most. None: the option was not given."""
     for name, value in numbers.items():
         if value is None or least <= value <= most:
             continue
@@ -162,8 +172,8 @@ def whole(least: int, most: int, /, **numbers: int | None) -> None:
         raise UsageError(f"{option(name)} {value} was asked for; it must be {bound}")
 
 
-def real(least: float = -math.inf, most: float = math.inf, /, **numbers: float | None) -> None:
-    """Raises UsageError for nan, an infinite number, or one outside of least .. most. None was not asked for."""
+def require_real(least: float = -math.inf, most: float = math.inf, /, **numbers: float | None) -> None:
+    """Raise UsageError for NaN, an infinite number, or one outside of least .. most. None: the option was not given."""
     for name, value in numbers.items():
         if value is None or (math.isfinite(value) and least <= value <= most):
             continue
@@ -172,18 +182,23 @@ def real(least: float = -math.inf, most: float = math.inf, /, **numbers: float |
         raise UsageError(f"{option(name)} {value} was asked for; it must be {bound}")
 
 
-def given(**lists: tuple[Any, ...]) -> None:
-    """Raises UsageError for an option that takes one value or more and was given none."""
+def require_some(**lists: tuple[Any, ...]) -> None:
+    """Raise UsageError for an option that takes one value or more and was given none."""
     for name, values in lists.items():
         if not values:
             raise UsageError(f"{option(name)} was given nothing: name at least one")
 
 
-def fits_in_memory(what: str, size: int) -> None:
-    """Raises UsageError if `size` bytes are more than the machine's memory, which a process learns only when killed."""
+def require_memory(items: str, size: int) -> None:
+    """Raise UsageError if `size` bytes are more than the memory of the machine.
+
+    Without this check the system would kill the process. items : the noun of the sentence.
+    """
     try:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no such question on this system
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # this system does not tell
         return
-    if size > there:
-        raise UsageError(f"{what} take {size / 2**30:,.1f} GB of memory, and this machine has {there / 2**30:,.1f} GB")
+    if size > memory:
+        raise UsageError(
+            f"{items} take {size / 2**30:,.1f} GB of memory, and this machine has {memory / 2**30:,.1f} GB"
+        )

@@ -1,182 +1,181 @@
-"""The command line: `softmix edit`."""
+"""`softmix edit`: edit an image by the noise from which a model would make it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from .common import MOST_STEPS, UsageError, class_of, interrupted, real, whole
-from .outputs import OutputError, aside, file_to_write
-from .samples import save_array
+from .common import MAX_STEPS, UsageError, class_number, interrupted, require_real, require_whole
+from .edit_picture import FORMATS, read_image, write_edit
+from .outputs import require_writable_file
+from .recipes import arguments_of
+from .verb import Verb
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
     from torch import Tensor
 
+    from ..sampler import ColourEdit
     from ..train import Model
 
-GAP = 2
-# without loss, since `softmix repeat` begins with what the picture shows
-FORMS = (".png", ".webp", ".npy", ".npz")
+ClassLabel = Annotated[str | int | None, arg(metavar="NAME")]
 
 
-def edit(
-    run: Positional[Path],
-    image: Positional[Path],
-    /,
-    out: Path,
-    shift: tuple[int, int] | None = None,
-    colour: tuple[float, ...] | None = None,
-    where: tuple[int, int, int, int] | None = None,
-    to_class: Annotated[str | int | None, arg(metavar="NAME")] = None,
-    from_class: Annotated[str | int | None, arg(metavar="NAME")] = None,
-    other: Path | None = None,
-    strength: float | None = None,
-    steps: int = 100,
-    code: Literal["edit-friendly", "dpm-encoder"] = "edit-friendly",
-    guidance: float = 1.0,
-    seed: int = 0,
-    weights: str | None = None,
-) -> None:
-    """Edit an image by the noise that a model would have made it from. Writes the image, what the model makes of the
-    noise unchanged, and the edit, side by side; or the edit alone, if `out` is an array.
+@dataclass(frozen=True, kw_only=True)
+class Edit(Verb):
+    """Edit an image by the noise from which a model would make it. Writes the image, the image that the model makes of
+    the unchanged noise, and the edit, side by side; or the edit alone, if `out` is an array.
 
-    Args:
-        run: a run folder, or a model that comes with softmix: fashion.
-        image: a picture; it is brought to the model's size and number of channels.
-        out: a .png or .webp (before, again, after), or a .npy or .npz (uint8, the edit alone; key arr_0).
-        shift: move it by so many pixels to the right and down; what comes in is made up.
-        colour: paint in this colour, one number for each channel, from 0 to 1; --where says where.
-        where: left, top, width and height of what is painted; by default everything.
-        to_class: make it one of this class, by name or number, with a model that was trained with classes.
-        from_class: what it is of; by default what is not told.
-        other: make it what this other model, of the same size, makes of the noise (CycleDiffusion).
-        strength: share of the steps that are taken again, from 0 (the image) to 1; by default 1 for shift and colour
-            and 0.64 for classes and other models.
-        steps: of the sampler, three evaluations each.
-        code: how the noise is found: edit-friendly keeps the image's shape through strong edits, dpm-encoder
-            is noise as a sampler draws it.
-        guidance: classifier-free guidance of the edit; 1 is none.
-        seed: of the noise.
-        weights: model, or an average such as ema-0.100.
+    For example `softmix edit runs/photos cat.png --shift 4 0 --out moved.png`.
     """
-    whole(1, MOST_STEPS, steps=steps)
-    real(0, 1, strength=strength)
-    real(guidance=guidance)
-    if sum(asked is not None for asked in (shift, colour, to_class, other)) != 1:
-        raise UsageError("one edit at a time: give --shift, --colour, --to-class or --other")
-    if shift == (0, 0):
-        raise UsageError("--shift 0 0 was asked for, which moves nothing")
-    if guidance != 1 and to_class is None:
-        raise UsageError("--guidance leads to a class: give it with --to-class")
-    if where is not None and (colour is None or min(where) < 0):
-        raise UsageError(f"--where {_words(where)} was asked for; it goes with --colour, from 0 on")
-    if out.suffix.lower() not in FORMS:
-        raise UsageError(f"--out {out} was asked for; give a {', a '.join(FORMS)}")
-    file_to_write(out)
 
-    import torch
-    from tqdm import tqdm
+    run: Positional[Path]
+    """A run folder, or a model that comes with softmix: fashion."""
+    image: Positional[Path]
+    """A picture. It is brought to the size and the number of channels of the model."""
+    out: Path
+    """A .png or .webp (before, again, after), or a .npy or .npz (uint8, the edit alone; key arr_0)."""
+    shift: tuple[int, int] | None = None
+    """Move the image by so many pixels to the right and down. The model fills the rest."""
+    colour: tuple[float, ...] | None = None
+    """Paint in this colour, one number for each channel, from 0 to 1. --where says the place."""
+    where: tuple[int, int, int, int] | None = None
+    """Left, top, width and height of the painted part. By default the whole image."""
+    to_class: ClassLabel = None
+    """Make it an image of this class, by name or number, with a model that was trained with classes."""
+    from_class: ClassLabel = None
+    """The class of the image. By default none is given to the model."""
+    other: Path | None = None
+    """Take the image that this other model, of the same size, makes of the noise (CycleDiffusion)."""
+    strength: float | None = None
+    """Share of the steps that are taken again, from 0 (the image) to 1. By default 1 for shift and colour, and 0.64 for
+    classes and other models."""
+    steps: int = 100
+    """Steps of the sampler, three evaluations each."""
+    code: Literal["edit-friendly", "dpm-encoder"] = "edit-friendly"
+    """The method that finds the noise. edit-friendly keeps the shape of the image through strong edits; dpm-encoder
+    finds noise as a sampler draws it."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance of the edit; 1 is none."""
+    seed: int = 0
+    """Seed of the noise."""
+    weights: str | None = None
+    """The weights: model, or an average such as ema-0.100."""
 
-    from ..denoiser import guided
-    from ..process import uniform_logsnr
-    from ..rng import Rng
-    from ..sampler import ColourEdit, dpm_encoder, drive, edit_friendly, replay
-    from ..sampler.drive import finish
-    from ..train import load
+    def __call__(self) -> None:
+        self._require_valid()
+        require_writable_file(self.out)
 
-    share = strength if strength is not None else (1.0 if shift or colour else 0.64)
-    model = load(run, weights)
-    x0 = _picture(image, model)
-    if shift is not None:
-        _check_shift(shift, model.facts.shape)
-    from_class, to_class = class_of(model, from_class, "from_class"), class_of(model, to_class, "to_class")
-    told = _label(model, from_class)
-    wanted = _label(model, to_class) if to_class is not None else told
-    second: Any = _second(model, other) if other is not None else model.denoiser
-    encoder: Any = edit_friendly if code == "edit-friendly" else dpm_encoder
-    grid, rng = uniform_logsnr(model.process, steps), Rng(seed, 1, "edit")
-    skip = min(round((1 - share) * steps), steps - 1)
-    # what can be wrong with a colour is said before the work begins
-    colour_edit = _tint(colour, where, model.facts.shape, steps) if colour is not None else None
-    bar = tqdm(total=steps + 2 * (steps - skip), unit="evaluation", disable=None)
-    with interrupted(f"stopped; {out} was not written"), bar:
+        import torch
+        from tqdm import tqdm
 
-        def run_of(denoiser: Any, sampler: Any, x: Tensor, times: Tensor, cond: Tensor | None) -> Any:
-            return finish(drive(denoiser, sampler, x, times, rng, cond), look=lambda step: bar.update(1) and None)
+        from ..train import load
 
-        def played(used: Any, denoiser: Any, cond: Tensor | None, colour_edit: ColourEdit | None = None) -> Tensor:
-            return cast(
-                "Tensor", run_of(denoiser, replay(used, skip, colour_edit), used.start(skip), grid[skip:], cond)
+        model = load(self.run, self.weights)
+        x0 = read_image(self.image, model.facts.shape)
+        if self.shift is not None:
+            _require_overlap(self.shift, model.facts.shape)
+        from_class = class_number(model, self.from_class, "from_class")
+        to_class = class_number(model, self.to_class, "to_class")
+        coder = _Coder(
+            self, model, _label(model, from_class), _label(model, from_class if to_class is None else to_class)
+        )
+        bar = tqdm(total=coder.evaluations, unit="evaluation", disable=None)
+        with interrupted(f"stopped; {self.out} was not written"), bar:
+            again, after = coder.edit(x0, lambda step: bar.update(1) and None)
+            error = float((again - x0).abs().max())
+            arguments = arguments_of(
+                self,
+                from_class=from_class,
+                to_class=to_class,
+                other=str(self.other) if self.other else None,
+                strength=self.share,
+                weights=model.weights,
             )
-
-        found = run_of(model.denoiser, encoder, x0, grid, told)
-        again = played(found, model.denoiser, told)
-        if shift is not None:
-            after = played(found.shifted(shift[1], shift[0], fill=rng.child("fill")), model.denoiser, told)
-        else:
-            after = played(found, guided(guidance)(second) if guidance != 1 else second, wanted, colour_edit)
-        error = float((again - x0).abs().max())
-        kept = {
-            "run": model.path.name,
-            "weights": model.weights,
-            "weights_fingerprint": model.fingerprint,
-            "step": model.step,
-            "form": "edit",
-            "image": image.name,
-            "error": error,
-            "arguments": {
-                "shift": shift,
-                "colour": colour,
-                "where": where,
-                "to_class": to_class,
-                "from_class": from_class,
-                "other": str(other) if other else None,
-                "strength": share,
-                "steps": steps,
-                "code": code,
-                "guidance": guidance,
-                "seed": seed,
+            recipe = {
+                "run": model.path.name,
                 "weights": model.weights,
-            },
-            "softmix": model.facts.version,
-        }
-        _write(out, torch.cat([x0, again, after.clamp(-1, 1)]), kept)
-    print(f"wrote {out}; the noise unchanged gives the image back to {error:.1e} (of a range of 2)")
+                "weights_fingerprint": model.fingerprint,
+                "step": model.step,
+                "form": "edit",
+                "image": self.image.name,
+                "error": error,
+                "arguments": arguments,
+                "softmix": model.facts.version,
+            }
+            write_edit(self.out, torch.cat([x0, again, after.clamp(-1, 1)]), recipe)
+        print(f"wrote {self.out}; the noise unchanged gives the image back to {error:.1e} (of a range of 2)")
+
+    @property
+    def share(self) -> float:
+        """The share of the steps that are taken again."""
+        if self.strength is not None:
+            return self.strength
+        return 1.0 if self.shift or self.colour else 0.64
+
+    def _require_valid(self) -> None:
+        """Raise UsageError for wrong options, as far as they show without the model."""
+        require_whole(1, MAX_STEPS, steps=self.steps)
+        require_real(0, 1, strength=self.strength)
+        require_real(guidance=self.guidance)
+        if len(self.given("shift", "colour", "to_class", "other")) != 1:
+            raise UsageError("one edit at a time: give --shift, --colour, --to-class or --other")
+        if self.shift == (0, 0):
+            raise UsageError("--shift 0 0 was asked for, which moves nothing")
+        if self.guidance != 1 and self.to_class is None:
+            raise UsageError("--guidance leads to a class: give it with --to-class")
+        if self.where is not None and (self.colour is None or min(self.where) < 0):
+            raise UsageError(f"--where {_words(self.where)} was asked for; it goes with --colour, from 0 on")
+        if self.out.suffix.lower() not in FORMATS:
+            raise UsageError(f"--out {self.out} was asked for; give a {', a '.join(FORMATS)}")
 
 
-def _picture(path: Path, model: Model) -> Tensor:
-    """[1, C, H, W] in [-1, 1], of the model's size."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
+class _Coder:
+    """From an image to its noise, and from the noise to the image again and to the edit."""
 
-    from ..data.picture import Unusable, decode
-    from ..picture import to_image
+    def __init__(self, asked: Edit, model: Model, cond: Tensor | None, wanted: Tensor | None):
+        """cond : the class of the image, [1] or None. wanted : the class of the edit, [1] or None."""
+        from ..process import uniform_logsnr
+        from ..rng import Rng
 
-    shape = model.facts.shape
-    if len(shape) != 3:
-        raise UsageError("points are not edited: the model must be one of images")
-    channels, height, width = shape
-    if not path.is_file():
-        found = "it is a folder: name one picture" if path.is_dir() else "there is no such file"
-        raise UsageError(f"{path} cannot be read: {found}")
-    try:
-        with path.open("rb") as stream:
-            pixels, _ = decode(stream, channels, height if height == width else None)
-    except (OSError, Unusable) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    if pixels.shape != shape:
-        # the middle of the picture, as `size` takes it of data that are square
-        image = ImageOps.fit(to_image(torch.tensor(pixels)), (width, height), Image.Resampling.LANCZOS)
-        pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
-    return torch.tensor(pixels)[None].float() / 127.5 - 1
+        self.asked, self.model, self.cond, self.wanted = asked, model, cond, wanted
+        self.grid, self.rng = uniform_logsnr(model.process, asked.steps), Rng(asked.seed, 1, "edit")
+        self.skip = min(round((1 - asked.share) * asked.steps), asked.steps - 1)
+        self.evaluations = asked.steps + 2 * (asked.steps - self.skip)
+        # Wrong options of an edit are found here, before the work.
+        self.denoiser: Any = _second_denoiser(model, asked.other) if asked.other is not None else model.denoiser
+        self.colour = colour_edit(asked, model.facts.shape) if asked.colour is not None else None
+
+    def edit(self, x0: Tensor, look: Any) -> tuple[Tensor, Tensor]:
+        """The image of the unchanged noise, and the edit. look : called after each evaluation."""
+        from ..denoiser import guided
+        from ..sampler import dpm_encoder, drive, edit_friendly
+        from ..sampler.drive import finish
+
+        asked = self.asked
+        encoder: Any = edit_friendly if asked.code == "edit-friendly" else dpm_encoder
+        noise = finish(drive(self.model.denoiser, encoder, x0, self.grid, self.rng, self.cond), look=look)
+        again = self._decode(noise, self.model.denoiser, self.cond, None, look)
+        if asked.shift is not None:
+            right, down = asked.shift
+            noise = noise.shifted(down, right, fill=self.rng.child("fill"))
+            return again, self._decode(noise, self.model.denoiser, self.cond, None, look)
+        denoiser = guided(asked.guidance)(self.denoiser) if asked.guidance != 1 else self.denoiser
+        return again, self._decode(noise, denoiser, self.wanted, self.colour, look)
+
+    def _decode(self, noise: Any, denoiser: Any, cond: Tensor | None, colour: ColourEdit | None, look: Any) -> Tensor:
+        from ..sampler import drive, replay
+        from ..sampler.drive import finish
+
+        sampler, start = replay(noise, self.skip, colour), noise.start(self.skip)
+        image: Tensor = finish(drive(denoiser, sampler, start, self.grid[self.skip :], self.rng, cond), look=look)
+        return image
 
 
 def _label(model: Model, label: int | None) -> Tensor | None:
-    """[1]: the class, -1 for none that is told; None for a model that knows none."""
+    """[1]: the class, -1 for no class; None for a model without classes."""
     import torch
 
     if not model.denoiser.classes:
@@ -184,7 +183,7 @@ def _label(model: Model, label: int | None) -> Tensor | None:
     return torch.full((1,), -1 if label is None else label)
 
 
-def _check_shift(shift: tuple[int, int], shape: tuple[int, ...]) -> None:
+def _require_overlap(shift: tuple[int, int], shape: tuple[int, ...]) -> None:
     height, width = shape[1:]
     if abs(shift[0]) >= width or abs(shift[1]) >= height:
         raise UsageError(
@@ -196,60 +195,31 @@ def _words(numbers: tuple[int, ...]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _second(model: Model, other: Path) -> Any:
+def _second_denoiser(model: Model, other: Path) -> Any:
+    """The denoiser of the other model. Raises UsageError unless it has the shape and process of the first."""
     from ..train import load
 
     second = load(other)
     if second.facts.shape != model.facts.shape or second.process != model.process:
-        found, here = (f"{list(each.facts.shape)} by {each.process}" for each in (second, model))
-        raise UsageError(f"{other} makes {found}, and {model.path} {here}: they must be alike")
+        theirs, ours = (f"{list(each.facts.shape)} by {each.process}" for each in (second, model))
+        raise UsageError(f"{other} makes {theirs}, and {model.path} {ours}: they must be alike")
     return second.denoiser
 
 
-def _tint(
-    colour: tuple[float, ...], where: tuple[int, int, int, int] | None, shape: tuple[int, ...], steps: int
-) -> Any:
+def colour_edit(asked: Edit, shape: tuple[int, ...]) -> ColourEdit:
+    """The colour and its mask. Raises UsageError for a wrong colour and for a place outside of the image."""
     import torch
 
     from ..sampler import ColourEdit
 
     channels, height, width = shape
+    colour = asked.colour or ()
     if len(colour) != channels or not all(0 <= part <= 1 for part in colour):
         raise UsageError(f"--colour takes {channels} number{'s' * (channels > 1)} from 0 to 1; found {colour}")
-    left, top, wide, high = where or (0, 0, width, height)
+    left, top, wide, high = asked.where or (0, 0, width, height)
     if left >= width or top >= height or not wide or not high:
         raise UsageError(f"--where {left} {top} {wide} {high} is outside of an image of {width} x {height}")
     mask = torch.zeros(1, height, width)
     mask[:, top : min(top + high, height), left : min(left + wide, width)] = 1
-    # n steps have fresh noise of about n^-1/2 each, which a tint is multiplied by
-    return ColourEdit(torch.tensor(colour).reshape(-1, 1, 1), mask, strength=20 / steps**0.5)
-
-
-def _write(out: Path, x: Tensor, recipe: dict[str, Any]) -> None:
-    from ..data import to_uint8
-    from ..picture import enlarge, save_picture, tile, to_image
-
-    bad = int((~x.isfinite()).sum())
-    if bad:
-        raise OutputError(
-            f"{bad} values of the edit are not finite numbers, and {out} was not written: take more steps"
-        )
-    pixels = to_uint8(x)
-    if out.suffix.lower() == ".npz":
-        save_array(out, pixels[-1:].permute(0, 2, 3, 1).numpy())
-    elif out.suffix.lower() == ".npy":
-        save_array(out, pixels[-1].permute(1, 2, 0).squeeze(-1).numpy())
-    else:
-        with aside(out) as part:
-            save_picture(part, enlarge(to_image(tile(pixels, columns=len(pixels), gap=GAP))), recipe)
-
-
-def before(picture: Path, shape: tuple[int, ...]) -> PILImage:
-    """The image that an edit's picture was made from: its first panel, at the model's size."""
-    from PIL import Image
-
-    with Image.open(picture) as sheet:
-        factor = sheet.height // (shape[1] + 2 * GAP)
-        top = left = factor * GAP
-        panel = sheet.crop((left, top, left + factor * shape[2], top + factor * shape[1]))
-        return panel.resize((shape[2], shape[1]), Image.Resampling.NEAREST)
+    # The colour acts through the fresh noise of each step, and n steps have about n^-1/2 of it each.
+    return ColourEdit(torch.tensor(colour).reshape(-1, 1, 1), mask, strength=20 / asked.steps**0.5)

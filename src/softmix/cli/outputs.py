@@ -1,4 +1,4 @@
-"""The command line: outputs are checked before the work, written aside, and renamed when they are whole."""
+"""Output files: tested before the work, written under another name, and renamed when they are whole."""
 
 from __future__ import annotations
 
@@ -14,46 +14,49 @@ from .common import UsageError
 
 
 class OutputError(Exception):
-    """What was made could not be written, though it could when the work began: a sentence, and exit code 1."""
+    """A result could not be written, though the test before the work passed. It ends with exit code 1."""
 
 
-def file_to_write(out: Path, what: str = "--out") -> None:
-    """Raises UsageError, which calls the file `what`, if none of this name can be written. Leaves nothing behind.
+def require_writable_file(out: Path, name: str = "--out", remedy: str = "") -> None:
+    """Raise UsageError if no file with this path can be written. Leaves nothing behind.
 
-    A file that is there will be replaced. To ask the system is not enough: it lets root write below /proc, and knows
+    A present file will be replaced. The test makes a file, because `os.access` lets root write below /proc and knows
     no names that are too long.
+
+    name   : the noun of the sentence for this file.
+    remedy : the end of the sentence, an advice.
     """
-    with _said(out, what):
-        found = _kind(out)
-        if found is not None and stat.S_ISDIR(found):
-            raise UsageError(f"{what} {out} is a folder: name a file")
-        if found is not None and not stat.S_ISREG(found):
-            raise UsageError(f"{what} {out} is a device, a pipe or a socket: name a file")
+    with _described(out, name, remedy):
+        mode = _mode(out)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise UsageError(f"{name} {out} is a folder: name a file")
+        if mode is not None and not stat.S_ISREG(mode):
+            raise UsageError(f"{name} {out} is a device, a pipe or a socket: name a file")
         _try(_target(out).parent, out.name)
 
 
-def folder_to_write(out: Path) -> None:
-    """Raises UsageError if files cannot be written into a folder of this name. Leaves nothing behind."""
-    with _said(out):
-        found = _kind(out)
-        if found is not None and not stat.S_ISDIR(found):
+def require_writable_folder(out: Path) -> None:
+    """Raise UsageError if files cannot be written into a folder with this path. Leaves nothing behind."""
+    with _described(out):
+        mode = _mode(out)
+        if mode is not None and not stat.S_ISDIR(mode):
             raise UsageError(f"--out {out} is a file: name a folder")
         _try(out)
 
 
-def empty_folder_to_write(out: Path) -> None:
-    """As `folder_to_write`, for a folder that must hold nothing yet."""
-    folder_to_write(out)
+def require_empty_folder(out: Path) -> None:
+    """The same, and UsageError for a folder with files in it."""
+    require_writable_folder(out)
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: name another folder")
 
 
 @contextmanager
-def aside(out: Path) -> Iterator[Path]:
-    """A path to write to in place of the file `out`, with the same suffix; renamed to `out` at the end of the block.
+def atomic_file(out: Path) -> Iterator[Path]:
+    """A path for the file `out` while it is written, with the same suffix. It is renamed to `out` after the block.
 
-    Whatever ends the block early, a full disk or Ctrl-C, leaves nothing under the name `out` but what was there.
-    Raises OutputError if the file cannot be written.
+    If the block ends early (full disk, Ctrl-C), the file `out` stays as it was. Raises OutputError if the file cannot
+    be written.
     """
     target = _target(out)
     part = target.parent / f".softmix-{secrets.token_hex(4)}{target.suffix}"
@@ -70,9 +73,11 @@ def aside(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_aside(out: Path) -> Iterator[Path]:
-    """A folder to write files to; at the end of the block they move into the folder `out`, all of them or, if the
-    block ends early, none. Raises OutputError if they cannot be written."""
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """A folder for new files of the folder `out`. After the block all of them move into `out`.
+
+    If the block ends early, none moves. Raises OutputError if they cannot be written.
+    """
     part = out.parent / f".softmix-{secrets.token_hex(4)}"
     try:
         part.mkdir(parents=True)
@@ -87,17 +92,17 @@ def folder_aside(out: Path) -> Iterator[Path]:
 
 
 def write_text(out: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    with aside(out) as part:
+    """Write a text file, whole or not at all."""
+    with atomic_file(out) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def _target(out: Path) -> Path:
-    """What a link leads to: a file is replaced, and the link to it stays."""
+    """The file behind a link: the file is replaced, and the link stays."""
     return Path(os.path.realpath(out))
 
 
-def _kind(out: Path) -> int | None:
+def _mode(out: Path) -> int | None:
     try:
         return out.stat().st_mode
     except FileNotFoundError:
@@ -105,28 +110,30 @@ def _kind(out: Path) -> int | None:
 
 
 def _try(folder: Path, name: str = "") -> None:
-    """Makes the folder and a file in it, asks for the name that the file will have, and takes both away."""
+    """Make the folder and a file in it, look up the final name, and remove both."""
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     probe = folder / f".softmix-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
-        _kind(folder / name)  # an error for a name that is too long
+        _mode(folder / name)  # an error for a name that is too long
     finally:
         with suppress(OSError):
             probe.unlink()
-        for each in made:  # the innermost first; one that could not be made is not there
+        for each in made:  # the innermost first; a folder that could not be made is not there
             with suppress(OSError):
                 each.rmdir()
 
 
 @contextmanager
-def _said(out: Path, what: str = "--out") -> Iterator[None]:
+def _described(out: Path, name: str = "--out", remedy: str = "") -> Iterator[None]:
+    """Turn an error of the system into a UsageError."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a null character in a name
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{what} {_short(out)} cannot be written: {reason}") from None
+        end = f"; {remedy}" if remedy else ""
+        raise UsageError(f"{name} {_short(out)} cannot be written: {reason}{end}") from None
 
 
 def _short(out: Path) -> str:

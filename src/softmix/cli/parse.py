@@ -1,7 +1,8 @@
-"""The command line: from words to a call of a verb; what its help shows; the overview of all verbs."""
+"""From the words of the command line to an instance of a verb; the help of a verb and the list of all verbs."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import os
@@ -11,9 +12,10 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 from importlib import metadata
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
@@ -21,30 +23,38 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from ..version import __version__
 from .common import UsageError, option
+from .verb import Verb
 
-Verb = Callable[..., None]
 
-
-def named(name: str, verbs: Mapping[str, Verb]) -> Verb:
-    """The verb of this name. Raises UsageError with the nearest names if there is none."""
+def find_verb(name: str, verbs: Mapping[str, type[Verb]]) -> type[Verb]:
+    """The verb of this name. Raises UsageError with the nearest name if there is none."""
     if name in verbs:
         return verbs[name]
     near = difflib.get_close_matches(name, verbs, n=1)
-    asked = f"there is no {name!r}" + (f"; did you mean {near[0]}?" if near else f": there are {', '.join(verbs)}.")
-    raise UsageError(f"{asked} See softmix --help")
+    hint = f"; did you mean {near[0]}?" if near else f": there are {', '.join(verbs)}."
+    raise UsageError(f"there is no {name!r}{hint} See softmix --help")
 
 
-def run(verb: Verb, words: Sequence[str]) -> None:
-    """Calls the verb with what the words say. Exits with code 2, and names the verb's own help, if they are wrong."""
-    _said_once(verb, words)
-    _are_numbers(verb, words)
-    tyro.cli(shown(verb), prog=f"softmix {verb.__name__}", args=list(words), config=(FlagCreatePairsOff,))
+def parse(verb: type[Verb], words: Sequence[str]) -> Verb:
+    """The verb with the options that the words give.
+
+    Raises UsageError for an option that is given twice and for a word in place of a number. Other wrong words end with
+    exit code 2 and the name of the verb's own help.
+    """
+    _require_once(verb, words)
+    _require_numbers(verb, words)
+    return tyro.cli(
+        with_help(verb),
+        prog=f"softmix {verb.command()}",
+        description=inspect.cleandoc(verb.__doc__ or ""),
+        args=list(words),
+        config=(FlagCreatePairsOff,),
+    )
 
 
-def overview(verbs: Mapping[str, Verb]) -> str:
-    """What `softmix --help` prints: each verb with the first sentence of its docstring."""
-    width = min(shutil.get_terminal_size().columns, 100)
-    longest = max(map(len, verbs))
+def overview(verbs: Mapping[str, type[Verb]]) -> str:
+    """The text of `softmix --help`: each verb with the first sentence of its docstring."""
+    longest, width = max(map(len, verbs)), min(shutil.get_terminal_size().columns, 100)
     indent = " " * (longest + 4)
     lines = [
         textwrap.fill(_first_sentence(verb), width, initial_indent=f"  {name:{longest}}  ", subsequent_indent=indent)
@@ -54,59 +64,67 @@ def overview(verbs: Mapping[str, Verb]) -> str:
         [
             "usage: softmix VERB ...",
             "",
-            "Diffusion models that believe a whole posterior.",
+            "Diffusion models that predict the whole denoising posterior.",
             "",
             *lines,
             "",
-            "softmix VERB --help says what a verb takes, softmix --version which softmix this is.",
-            "With --debug an error shows where in the program it arose.",
+            "softmix VERB --help lists the options of a verb. softmix --version shows the version.",
+            "With --debug an error shows its place in the program.",
         ]
     )
 
 
-def _first_sentence(verb: Verb) -> str:
+def version() -> str:
+    """The versions of softmix, Python and torch, without an import of torch."""
+    return f"softmix {__version__} (Python {platform.python_version()}, torch {metadata.version('torch')})"
+
+
+def _first_sentence(verb: type[Verb]) -> str:
     paragraph = (inspect.getdoc(verb) or "").split("\n\n")[0]
     return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(paragraph.split()))[0]
 
 
-def version() -> str:
-    """softmix, and what its numbers depend on, without importing any of it."""
-    return f"softmix {__version__} (Python {platform.python_version()}, torch {metadata.version('torch')})"
+def with_help(verb: type[Verb]) -> type[Verb]:
+    """A subclass of the verb that tyro shows plainly: DATA for an argument without a name, FLOAT for `float | None`."""
+    hints, texts = typing.get_type_hints(verb, include_extras=True), help_texts(verb)
+    annotations = {
+        field.name: _annotated(field, hints[field.name], texts.get(field.name, "")) for field in fields(verb)
+    }
+    subclass = type(verb.__name__, (verb,), {"__annotations__": annotations, "__module__": verb.__module__})
+    return dataclass(frozen=True, kw_only=True)(subclass)
 
 
-def shown(verb: Verb) -> Verb:
-    """The verb, with a signature whose help is plain: DATA for what stands first, FLOAT and not {None}|FLOAT."""
-    hints = typing.get_type_hints(verb, include_extras=True)
+def help_texts(verb: type[Verb]) -> dict[str, str]:
+    """The text below each field in the source of a verb, in one line; nothing where the source is not installed."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(verb)))
+    except OSError:
+        return {}
+    lines: list[ast.stmt] = getattr(tree.body[0], "body", [])
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(lines)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
-    @wraps(verb)
-    def call(*positional: Any, **options: Any) -> None:
-        verb(*positional, **options)
 
-    parameters = [
-        each.replace(annotation=_plain(each, hints[each.name])) for each in inspect.signature(verb).parameters.values()
-    ]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    # whoever reads a signature looks through a wrapper
-    del call.__wrapped__  # type: ignore[attr-defined]
-    call.__annotations__ = {each.name: each.annotation for each in parameters}
-    return call
-
-
-def _plain(parameter: inspect.Parameter, hint: Any) -> Any:
+def _annotated(field: Field[Any], hint: Any, text: str) -> Any:
+    """The type of a field with its help and the plain name of its values."""
     extras = getattr(hint, "__metadata__", ())
     bare = get_args(hint)[0] if extras else hint
     if bare is bool:
-        return hint
+        return Annotated[hint, arg(help=text)]
+    required = field.default is MISSING
     own = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), None)
-    metavar = own or (_place(parameter) if parameter.kind is parameter.POSITIONAL_ONLY else metavar_of(bare))
-    # a default of None is no value: the words beside it say what happens then
-    silent = "" if parameter.default is None else None
-    return Annotated[hint, arg(metavar=metavar, help_behavior_hint=silent)]
-
-
-def _place(parameter: inspect.Parameter) -> str:
-    name = parameter.name.upper()
-    return name if parameter.default is parameter.empty else f"[{name}]"
+    place = field.name.upper() if required else f"[{field.name.upper()}]"
+    metavar = own or (place if tyro.conf.Positional in extras else metavar_of(bare))
+    # A default of None, or of an empty list, is no value; the help says the consequence in words.
+    hint_of_default = "" if field.default in (None, ()) else None
+    return Annotated[hint, arg(metavar=metavar, help=text, help_behavior_hint=hint_of_default)]
 
 
 def metavar_of(hint: Any) -> str:
@@ -123,8 +141,8 @@ def metavar_of(hint: Any) -> str:
     return str(hint.__name__).upper()
 
 
-def _said_once(verb: Verb, words: Sequence[str]) -> None:
-    """Raises UsageError for an option that is given twice: of two values one would be dropped in silence."""
+def _require_once(verb: type[Verb], words: Sequence[str]) -> None:
+    """Raise UsageError for an option that is given twice: one of the two values would be dropped in silence."""
     hints = typing.get_type_hints(verb, include_extras=True)
     seen = set()
     for word in words:
@@ -136,38 +154,42 @@ def _said_once(verb: Verb, words: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _are_numbers(verb: Verb, words: Sequence[str]) -> None:
-    """Raises UsageError for a word where an option takes a number, and for two numbers where --size takes one."""
+_NUMBERS: dict[type, str] = {int: "it takes a whole number", float: "it takes a number"}
+
+
+def _require_numbers(verb: type[Verb], words: Sequence[str]) -> None:
+    """Raise UsageError for a word in place of a number, and for two numbers after --size."""
     hints = typing.get_type_hints(verb)
     for place, word in enumerate(words):
         name, equals, text = word.removeprefix("--").partition("=")
-        kind = _number(hints.get(name.replace("-", "_")))
+        kind = _number_type(hints.get(name.replace("-", "_")))
         after = list(words[place + 1 : place + 3])
         if equals:
             after.insert(0, text)
         if not word.startswith("--") or kind is None or not after or after[0].startswith("--"):
             continue
-        pair = name == "size" and len(after) > 1 and _is(int, after[1]) and not os.path.exists(after[1])
-        if _is(kind, after[0]) and not pair:
+        # A number after --size 32 may also be a data folder with this name.
+        pair = name == "size" and len(after) > 1 and _is_number(int, after[1]) and not os.path.exists(after[1])
+        if _is_number(kind, after[0]) and not pair:
             continue
         asked = " ".join(after[: 1 + pair])
-        told = "--size takes one number, and makes squares of so many pixels a side" if name == "size" else _TAKES[kind]
-        raise UsageError(f"{option(name)} {asked} was asked for; {told}. See softmix {verb.__name__} --help")
+        takes = "--size takes one number, and makes squares of so many pixels a side"
+        raise UsageError(
+            f"{option(name)} {asked} was asked for; {takes if name == 'size' else _NUMBERS[kind]}. "
+            f"See softmix {verb.command()} --help"
+        )
 
 
-_TAKES: dict[type, str] = {int: "it takes a whole number", float: "it takes a number"}
-
-
-def _number(hint: Any) -> type | None:
-    """int for int and int | None, float likewise; None for what takes anything else, or more than one number."""
+def _number_type(hint: Any) -> type | None:
+    """int for int and int | None, float likewise; None for other types and for several numbers."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    return kinds[0] if len(kinds) == 1 and kinds[0] in _TAKES and get_origin(hint) is not tuple else None
+    return kinds[0] if len(kinds) == 1 and kinds[0] in _NUMBERS and get_origin(hint) is not tuple else None
 
 
-def _is(kind: type, text: str) -> bool:
+def _is_number(kind: type, text: str) -> bool:
     try:
         kind(text)
     except ValueError:
-        # how an option is told that it is not given
+        # tyro reads the word None as an option that is not given.
         return text == "None"
     return True

@@ -1,45 +1,46 @@
-"""The command line: samples to a grid, an array, or a folder of single pictures."""
+"""Samples: drawn with a progress bar, and written to a grid, an array, or a folder of single pictures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-from .common import UsageError, fits_in_memory
-from .outputs import OutputError, aside, file_to_write, folder_aside, folder_to_write
+from .common import UsageError, require_memory
+from .outputs import OutputError, atomic_file, atomic_folder, require_writable_file, require_writable_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..sampler import Sampler
+    from .sample import Sample
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npy", ".npz")
-_OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
-_OURS = re.compile(r"(\d{6,})\.png")
+_OTHER_PICTURES = (".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+_NUMBERED = re.compile(r"(\d{6,})\.png")
 
 
-def check_place(out: Path, n: int, first: int) -> None:
-    """Raises UsageError unless n samples from number `first` on can be written to `out`."""
+def require_place(out: Path, n: int, first: int) -> None:
+    """Raise UsageError unless n samples from number `first` on can be written to `out`."""
     if out.suffix.lower() in PICTURES + ARRAYS:
-        file_to_write(out)
+        require_writable_file(out)
     elif out.suffix and not out.is_dir():
         raise UsageError(f"--out {out} was asked for; write to a {', '.join(PICTURES + ARRAYS)}, or a folder")
     else:
-        folder_to_write(out)
-        _check_folder(out, n, first)
+        require_writable_folder(out)
+        _require_free_numbers(out, n, first)
 
 
-def _check_folder(out: Path, n: int, first: int) -> None:
-    """Pictures of several origins in one folder would be measured as one."""
-    there = [path.name for path in out.iterdir()] if out.is_dir() else []
-    pictures = [name for name in there if Path(name).suffix.lower() in PICTURES + _OTHERS]
-    foreign = [name for name in pictures if not _OURS.fullmatch(name)]
+def _require_free_numbers(out: Path, n: int, first: int) -> None:
+    """Raise UsageError for a folder with these numbers, or with foreign pictures, which would count as samples."""
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    pictures = [name for name in names if Path(name).suffix.lower() in PICTURES + _OTHER_PICTURES]
+    foreign = [name for name in pictures if not _NUMBERED.fullmatch(name)]
     if foreign:
         raise UsageError(f"{out} holds other pictures ({foreign[0]}): name another folder")
-    numbers = [int(_OURS.sub(r"\1", name)) for name in pictures]
+    numbers = [int(_NUMBERED.sub(r"\1", name)) for name in pictures]
     taken = [k for k in numbers if first <= k < first + n]
     if taken:
         raise UsageError(
@@ -48,14 +49,14 @@ def _check_folder(out: Path, n: int, first: int) -> None:
         )
 
 
-def check_form(out: Path, n: int, shape: tuple[int, ...]) -> None:
-    """Raises UsageError unless n samples of this shape can be written in the form that `out` names."""
+def require_form(out: Path, n: int, shape: tuple[int, ...]) -> None:
+    """Raise UsageError unless n samples of this shape fit in memory and in the format of `out`."""
     from math import prod
 
     from ..picture import LARGEST, sheet_size
 
-    # twice: what the sampler makes, and what is written
-    fits_in_memory(f"{n:,} samples of shape {list(shape)}", 2 * 4 * n * prod(shape))
+    # Twice: the float32 output of the sampler, and the array that is written.
+    require_memory(f"{n:,} samples of shape {list(shape)}", 2 * 4 * n * prod(shape))
     suffix = out.suffix.lower()
     if len(shape) != 3:
         if suffix not in ARRAYS:
@@ -71,40 +72,30 @@ def check_form(out: Path, n: int, shape: tuple[int, ...]) -> None:
             )
 
 
-def drawn(
-    denoiser: Any,
-    sampler: Sampler,
-    n: int,
-    steps: int,
-    seed: int,
-    cond: Any,
-    first: int,
-    precision: Literal["fp32", "bf16"],
-    device: Any,
-) -> Tensor:
-    """n samples, with a bar that counts evaluations."""
+def draw(asked: Sample, denoiser: Any, sampler: Sampler, cond: Any, device: Any) -> Tensor:
+    """The samples, with a bar that counts evaluations."""
     from tqdm import tqdm
 
     from ..sampler import sample, traits
 
-    total = traits(sampler).evaluations(steps) * -(-n // 256)
+    total = traits(sampler).evaluations(asked.steps) * -(-asked.n // 256)
     with tqdm(total=total, unit="evaluation", disable=None) as bar:
         return sample(
             denoiser,
-            n,
-            steps,
+            asked.n,
+            asked.steps,
             sampler=sampler,
-            seed=seed,
+            seed=asked.seed,
             cond=cond,
-            first=first,
+            first=asked.first,
             device=device,
-            precision=precision,
+            precision=asked.precision,
             look=lambda step: bar.update(1) and None,
         )
 
 
-def finite(x: Tensor, out: Path) -> Tensor:
-    """The samples. Raises OutputError if some are not finite, which a picture would show as black."""
+def require_finite(x: Tensor, out: Path) -> Tensor:
+    """The samples. Raises OutputError if some are not finite, because a picture would show them as black."""
     bad = int((~x.isfinite()).flatten(1).any(1).sum())
     if bad:
         raise OutputError(
@@ -115,10 +106,11 @@ def finite(x: Tensor, out: Path) -> Tensor:
 
 
 def write(x: Tensor, out: Path, recipe: Mapping[str, Any], labels: Tensor | None) -> None:
-    """Samples [n, *shape] in [-1, 1] to a grid, an array or single files, whole or not at all.
+    """Write samples [n, *shape] in [-1, 1] to a grid, an array or single files, whole or not at all.
 
-    A single file's recipe is that of a run of one. An .npz has the keys that guided-diffusion's evaluator reads: arr_0,
-    images [n, H, W, C] in uint8, or points as they are; arr_1, the class of each, for a model with classes.
+    The recipe in a single file is that of a run of one image. An .npz has the keys that guided-diffusion's evaluator
+    reads: arr_0, images [n, H, W, C] in uint8, or points as they are; arr_1, the class of each image, for a model with
+    classes.
     """
     suffix = out.suffix.lower()
     if suffix in PICTURES:
@@ -133,7 +125,7 @@ def _write_grid(x: Tensor, out: Path, recipe: Mapping[str, Any]) -> None:
     from ..data import to_uint8
     from ..picture import enlarge, save_picture, tile, to_image
 
-    with aside(out) as part:
+    with atomic_file(out) as part:
         save_picture(part, enlarge(to_image(tile(to_uint8(x)))), {**recipe, "form": "grid"})
 
 
@@ -145,10 +137,10 @@ def _write_array(x: Tensor, out: Path, labels: Tensor | None) -> None:
 
 
 def save_array(out: Path, array: Any, labels: Any = None) -> None:
-    """An .npy, in which grey images lose their channel, or an .npz, in which they keep it."""
+    """Write an .npy, which drops the channel of grey images, or an .npz, which has it."""
     import numpy as np
 
-    with aside(out) as part, part.open("wb") as file:
+    with atomic_file(out) as part, part.open("wb") as file:
         if out.suffix.lower() == ".npz":
             np.savez(file, array, *([] if labels is None else [labels]))
         else:
@@ -157,7 +149,7 @@ def save_array(out: Path, array: Any, labels: Any = None) -> None:
 
 
 class _Stream:
-    """A file that numpy takes for none: to a file it writes in a way of its own, which does not say what went wrong."""
+    """A file that numpy does not recognise as one: its own way to write to a file hides the reason of an error."""
 
     def __init__(self, file: IO[bytes]):
         self.write = file.write
@@ -168,7 +160,7 @@ def _write_singles(x: Tensor, out: Path, recipe: Mapping[str, Any]) -> None:
     from ..picture import save_png, to_image
 
     arguments = recipe["arguments"]
-    with folder_aside(out) as part:
+    with atomic_folder(out) as part:
         for k, item in enumerate(to_uint8(x)):
             own = arguments | {"n": 1, "first": k + arguments["first"]}
             name = f"{own['first']:06d}.png"

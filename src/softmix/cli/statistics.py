@@ -1,66 +1,70 @@
-"""The command line: `softmix statistics`."""
+"""`softmix statistics`: measure the coefficients of the sampler dpm-solver-v3."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from .against import trained_on
-from .common import UsageError, interrupted, positive, prepared, statistics_of
+from .common import UsageError, interrupted, load_for_sampling, require_positive, statistics_path
+from .outputs import atomic_file, require_writable_file
+from .run_data import training_data
+from .verb import Verb
 
 
-def statistics(
-    run: Positional[Path],
-    data: Positional[str | None] = None,
-    /,
-    n: int = 512,
-    nodes: int = 120,
-    weights: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Measure what the sampler dpm-solver-v3 wants to know of a model, and keep it in the run folder, where `softmix
-    sample --sampler dpm-solver-v3` finds it. Without it that sampler is the exponential rule for means.
+@dataclass(frozen=True, kw_only=True)
+class Statistics(Verb):
+    """Measure the statistics of a model for the sampler dpm-solver-v3, and save them in the run folder. There `softmix
+    sample --sampler dpm-solver-v3` finds them. Without them that sampler is the exponential rule for means.
 
-    Args:
-        run: a run folder.
-        data: the data it was trained on, if they are elsewhere now.
-        n: training items, a fixed random choice, each seen at every level with six evaluations at most.
-        nodes: levels of noise.
-        weights: model, or an average such as ema-0.100.
-        seed: of the noise.
+    For example `softmix statistics runs/photos`.
     """
-    from tqdm import tqdm
 
-    from ..data.store import choose
-    from ..rng import Rng
-    from ..sampler.statistics import fit_statistics
-    from .outputs import aside, file_to_write
+    run: Positional[Path]
+    """A run folder."""
+    data: Positional[str | None] = None
+    """The data of its training, if they have moved."""
+    n: int = 512
+    """Number of training items, a fixed random choice. Each is seen at every level with six evaluations at most."""
+    nodes: int = 120
+    """Number of noise levels."""
+    weights: str | None = None
+    """The weights: model, or an average such as ema-0.100."""
+    seed: int = 0
+    """Seed of the noise."""
 
-    positive(n=n, nodes=nodes)
-    if nodes < 3:
-        raise UsageError(f"--nodes {nodes} was asked for; curves need at least 3")
-    if n < 2:
-        raise UsageError(f"--n {n} was asked for; how items differ shows with at least 2")
-    with interrupted("stopped; nothing was written, and the same command begins anew"):
-        model, denoiser, _ = prepared(run, None, None, weights, 0)
-        place = statistics_of(model)
-        file_to_write(place, "the statistics")
-        train = trained_on(run, data, "statistics")
-        chosen = choose(len(train), n)
-        if len(chosen) < n:
-            print(f"{n} items were asked for, and {train.name} has {len(chosen)}: all of them are taken")
-        x0 = train.x0(chosen)
-        labels = train.labels[chosen] if model.denoiser.classes and train.labels is not None else None
-        with tqdm(total=2 * nodes, unit="level", disable=None) as bar:
-            found = fit_statistics(
-                denoiser,
-                x0,
-                Rng(seed, len(x0), "statistics"),
-                nodes,
-                cond=labels,
-                look=lambda k: bar.update(k) and None,
-            )
-        with aside(place) as part:
-            found.save(part)
-    print(f"wrote {place}: {len(x0)} items at {nodes} levels")
+    def __call__(self) -> None:
+        from tqdm import tqdm
+
+        from ..data.store import choose
+        from ..rng import Rng
+        from ..sampler.statistics import fit_statistics
+
+        require_positive(n=self.n, nodes=self.nodes)
+        if self.nodes < 3:
+            raise UsageError(f"--nodes {self.nodes} was asked for; curves need at least 3")
+        if self.n < 2:
+            raise UsageError(f"--n {self.n} was asked for; how items differ shows with at least 2")
+        with interrupted("stopped; nothing was written, and the same command begins anew"):
+            model, denoiser, _ = load_for_sampling(self.run, None, None, self.weights, 0)
+            place = statistics_path(model)
+            require_writable_file(place, "the statistics")
+            train = training_data(self.run, self.data, "statistics")
+            chosen = choose(len(train), self.n)
+            if len(chosen) < self.n:
+                print(f"{self.n} items were asked for, and {train.name} has {len(chosen)}: all of them are taken")
+            x0 = train.x0(chosen)
+            labels = train.labels[chosen] if model.denoiser.classes and train.labels is not None else None
+            with tqdm(total=2 * self.nodes, unit="level", disable=None) as bar:
+                fitted = fit_statistics(
+                    denoiser,
+                    x0,
+                    Rng(self.seed, len(x0), "statistics"),
+                    self.nodes,
+                    cond=labels,
+                    look=lambda k: bar.update(k) and None,
+                )
+            with atomic_file(place) as part:
+                fitted.save(part)
+        print(f"wrote {place}: {len(x0)} items at {self.nodes} levels")

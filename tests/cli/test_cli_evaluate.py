@@ -1,14 +1,13 @@
-"""The command line: `softmix evaluate` and `softmix statistics` measure what was asked, and say no before the work."""
+"""Tests of `softmix evaluate` and `softmix statistics`."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,38 +15,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import call
 from PIL import Image
 from torch import Tensor
 
 import softmix
-from softmix.cli import main
-from softmix.cli.against import with_held_out
-from softmix.cli.common import UsageError, statistics_of
-from softmix.cli.measure_runs import _curves
-from softmix.cli.measuring import counted
+from softmix.cli.common import UsageError, statistics_path
+from softmix.cli.evaluate_runs import _curves
+from softmix.cli.evaluate_shared import LEGEND, sample_count
+from softmix.cli.run_data import with_held_out
 from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
-from softmix.evaluate import Reference, features_for
+from softmix.evaluate import Reference, features_for, text
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
 from softmix.sampler.statistics import fit_statistics
 from softmix.train import load as load_run
 
-# the package has the function of the same name
+# The package has a function with the name of the module.
 JUDGE = sys.modules["softmix.evaluate.judge"]
 TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def done(*arguments: object) -> str:
@@ -102,7 +90,7 @@ def rows(report: Path) -> list[dict[str, Any]]:
 
 
 def evaluated(tmp_path: Path, *arguments: object) -> dict[str, dict[str, float]]:
-    """The rows of an evaluation of its own, by name, without what time decides."""
+    """The rows of a new evaluation, by name, without time and cost."""
     done("evaluate", *arguments, "--out", tmp_path / "x.html")
     found = {row["name"]: row["values"] for row in rows(tmp_path / "x.html")}
     return {
@@ -122,7 +110,7 @@ def drawn(run: Path, n: int, steps: int, **options: Any) -> Tensor:
     return sample(wrap(model.denoiser), n, steps, **({"sampler": model.sampler} | options))
 
 
-# -- a run, and the numbers of its rows
+# Runs.
 
 
 def test_a_run_is_measured_on_its_own_data_from_anywhere(place: Path, tmp_path: Path, monkeypatch) -> None:
@@ -142,7 +130,7 @@ def test_a_run_is_measured_on_its_own_data_from_anywhere(place: Path, tmp_path: 
     assert found["smd: real training items (floor)"]["values"] == truth(place, train.x0(choose(60, 20)))
     ours = found["smd: 2 steps"]["values"]
     assert ours.items() >= truth(place, drawn(run, 20, 2)).items()
-    # rows are told as they come, then the table, then the carried spread
+    # Rows are printed as they come, then the table, then the spread that the latent carries.
     order = [
         "smd, real training items (floor): frechet",
         "smd, 1 step: frechet",
@@ -166,14 +154,37 @@ def test_a_run_is_measured_on_its_own_data_from_anywhere(place: Path, tmp_path: 
         (["--precision", "bf16"], {"precision": "bf16"}),
     ],
 )
-def test_what_is_asked_is_what_is_measured(place: Path, tmp_path: Path, options: list[object], expected: Any) -> None:
+def test_each_sampling_option_changes_the_measured_samples(
+    place: Path, tmp_path: Path, options: list[object], expected: Any
+) -> None:
     found = evaluated(tmp_path, place / "smd", "--steps", 2, "--n", 20, *options)
     seed = expected.get("seed", 0)
     assert found["smd: 2 steps"] == truth(place, drawn(place / "smd", 20, 2, **expected), seed)
     assert found["smd: 2 steps"] != truth(place, drawn(place / "smd", 20, 2))
 
 
-def test_features_are_those_asked_for(place: Path, tmp_path: Path) -> None:
+def test_each_column_of_the_table_has_a_line_in_the_legend(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "plain", "--steps", 1, "--n", 20, "--out", tmp_path / "x.html")
+    header = next(line for line in out.splitlines() if line.lstrip().startswith("frechet ± se"))
+    columns = header.replace("± se", "").split()
+    below = out[out.index(header) :].splitlines()[1:]
+    explained = [line.split()[0] for line in below if line.split() and line.split()[0] in LEGEND]
+    assert explained == columns
+    assert "class_tv       total variation between the class shares of samples and of real items" in out
+    assert "nearest_ratio  distance to the nearest training item over that of new real items" in out
+
+
+def test_the_legend_explains_every_column_that_a_table_can_have() -> None:
+    assert tuple(LEGEND) == text._COLUMNS
+
+
+def test_the_legend_of_points_has_the_columns_of_points(place: Path, tmp_path: Path) -> None:
+    out = done("evaluate", place / "points", "--steps", 1, "--n", 20, "--out", tmp_path / "x.html")
+    assert "sliced_wasserstein  sliced Wasserstein distance" in out
+    assert "class_tv" not in out
+
+
+def test_each_kind_of_features_is_used(place: Path, tmp_path: Path) -> None:
     names = {}
     for kind in ("auto", "classifier", "pca", "pixels"):
         found = evaluated(tmp_path / kind, place / "plain", "--steps", 1, "--n", 20, "--features", kind)
@@ -184,7 +195,7 @@ def test_features_are_those_asked_for(place: Path, tmp_path: Path) -> None:
     assert next(iter(names["pca"])).startswith("pca60-")
 
 
-def test_the_usual_steps_and_number_of_samples(place: Path, tmp_path: Path) -> None:
+def test_default_steps_and_number_of_samples(place: Path, tmp_path: Path) -> None:
     out = done("evaluate", place / "plain", "--out", tmp_path / "x.html", "--features", "pixels")
     assert [row["recipe"].get("steps") for row in rows(tmp_path / "x.html")] == [None, 1, 2, 4, 8, 16]
     assert {row["recipe"]["n"] for row in rows(tmp_path / "x.html")} == {60}
@@ -207,19 +218,19 @@ def test_the_usual_steps_and_number_of_samples(place: Path, tmp_path: Path) -> N
         (301, 270, 30, 301, "with 30 held-out items, more than 300 samples tell hardly more, and 301 were asked for"),
     ],
 )
-def test_samples_no_more_than_make_sense(n, train, held_out, count, says, capsys) -> None:
-    assert counted(n, torch.zeros(train), torch.zeros(held_out)) == count
+def test_the_default_number_of_samples_follows_the_number_of_items(n, train, held_out, count, says, capsys) -> None:
+    assert sample_count(n, torch.zeros(train), torch.zeros(held_out)) == count
     said = capsys.readouterr().out
     assert (says in said) if says else (said == "")
 
 
 @pytest.mark.parametrize(("n", "train", "held_out"), [(7, 100, 100), (None, 7, 100), (9, 100, 7), (9, 7, 100)])
-def test_less_than_eight_of_anything_cannot_be_measured(n, train, held_out) -> None:
+def test_fewer_than_eight_samples_or_items_are_refused(n, train, held_out) -> None:
     with pytest.raises(UsageError, match="at least 8 of each"):
-        counted(n, torch.zeros(train), torch.zeros(held_out))
+        sample_count(n, torch.zeros(train), torch.zeros(held_out))
 
 
-def test_runs_beside_each_other_stand_in_one_report(place: Path, tmp_path: Path) -> None:
+def test_several_runs_share_one_report(place: Path, tmp_path: Path) -> None:
     found = evaluated(tmp_path, place / "smd", "--beside", place / "plain", place / "classes", "--steps", 1, "--n", 24)
     names = ["smd: real training items (floor)", "smd: 1 step", "plain: 1 step", "classes: 1 step"]
     assert list(found) == names, "the floor is measured once"
@@ -230,7 +241,7 @@ def test_runs_beside_each_other_stand_in_one_report(place: Path, tmp_path: Path)
     assert all(f"</span> {name}" in page for name in ("smd", "plain", "classes"))
 
 
-def test_a_report_keeps_the_loss_of_the_run(place: Path, tmp_path: Path) -> None:
+def test_a_report_holds_at_most_200_points_of_the_loss(place: Path, tmp_path: Path) -> None:
     lines = [{"step": k, "loss": k / 2} for k in range(1, 402)] + [{"step": 9, "speed": 1}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     points = _curves(tmp_path)["loss"]
@@ -241,7 +252,7 @@ def test_a_report_keeps_the_loss_of_the_run(place: Path, tmp_path: Path) -> None
     assert _curves(tmp_path) == {}
 
 
-def test_images_that_are_not_square(place: Path, tmp_path: Path) -> None:
+def test_images_that_are_not_square_are_measured(place: Path, tmp_path: Path) -> None:
     out = done("evaluate", place / "wide", "--steps", 1, "--out", tmp_path / "x.html")
     assert "wide has no test split: a tenth of the training items stands in for it" in out
     assert "a tenth of the training items, fingerprint" in (tmp_path / "x.html").read_text()
@@ -251,19 +262,20 @@ def test_images_that_are_not_square(place: Path, tmp_path: Path) -> None:
     assert rows(tmp_path / "x.html")[1]["values"].items() >= values.items()
 
 
-def test_points(place: Path, tmp_path: Path) -> None:
+def test_points_are_measured(place: Path, tmp_path: Path) -> None:
     found = evaluated(tmp_path, place / "points", "--steps", 1, "--n", 50)
     assert found["points: 1 step"]["sliced_wasserstein"] > 0
 
 
-# -- the data
+# Data.
 
 
-def test_other_data_are_refused_and_the_same_elsewhere_are_taken(place: Path, tmp_path: Path) -> None:
+def test_other_data_are_refused_and_moved_data_are_accepted(place: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "photos" / "train" / "a", 60, 9)
     pictures(tmp_path / "photos" / "test" / "a", 24, 10)
     said = refused("evaluate", place / "smd", tmp_path / "photos", "--out", tmp_path / "x.html")
-    assert "fingerprint" in said and "softmix evaluate SAMPLES DATA" in said
+    assert "fingerprint" in said
+    assert "softmix evaluate SAMPLES DATA" in said
     assert "fingerprint" in refused("statistics", place / "smd", tmp_path / "photos")
     shutil.copytree(place / "photos", tmp_path / "moved")
     evaluated(tmp_path, place / "smd", tmp_path / "moved", "--steps", 1, "--n", 8)
@@ -271,7 +283,7 @@ def test_other_data_are_refused_and_the_same_elsewhere_are_taken(place: Path, tm
     assert "fingerprint" in refused("evaluate", place / "smd", tmp_path / "moved", "--out", tmp_path / "x.html")
 
 
-def test_a_run_on_some_items_is_measured_against_the_whole_test_split(place: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_part_of_the_items_is_measured_against_the_whole_test_split(place: Path, tmp_path: Path) -> None:
     evaluated(tmp_path, place / "limited", "--steps", 1)
     recipe = rows(tmp_path / "x.html")[0]["recipe"]
     assert recipe["training_data"] == load(place / "photos", limit=20).fingerprint
@@ -279,7 +291,7 @@ def test_a_run_on_some_items_is_measured_against_the_whole_test_split(place: Pat
     assert recipe["n"] == 20
 
 
-def test_data_that_are_gone_are_asked_for(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_missing_data_give_an_error_with_the_command_to_name_them(place: Path, tmp_path: Path, monkeypatch) -> None:
     pictures(tmp_path / "photos", 20, 9)
     done("train", tmp_path / "photos", "--out", tmp_path / "run", "--steps", 1, *TINY)
     (tmp_path / "photos").rename(tmp_path / "gone")
@@ -289,26 +301,27 @@ def test_data_that_are_gone_are_asked_for(place: Path, tmp_path: Path, monkeypat
     assert "softmix evaluate fashion DATA" in refused("evaluate", "fashion", "--out", tmp_path / "x.html")
 
 
-def test_runs_on_other_data_are_not_set_beside(place: Path, tmp_path: Path) -> None:
+def test_a_run_on_other_data_is_refused_beside_the_first(place: Path, tmp_path: Path) -> None:
     for other in ("wide", "points", "limited"):
         said = refused("evaluate", place / "smd", "--beside", place / other, "--out", tmp_path / "x.html")
-        assert "--beside takes runs on the same data" in said and other in said
+        assert "--beside takes runs on the same data" in said
+        assert other in said
     said = refused("evaluate", place / "smd", "--beside", place / "photos", "--out", tmp_path / "x.html")
     assert "photos is not a run folder" in said
 
 
-def test_held_out_data_are_read_as_the_training_data_were(tmp_path: Path) -> None:
+def test_held_out_data_are_read_with_the_options_of_the_training_data(tmp_path: Path) -> None:
     pictures(tmp_path / "d" / "train", 12, 0, (10, 10))
     pictures(tmp_path / "d" / "test", 9, 1, (12, 9))
     train, held_out, whence = with_held_out(load(tmp_path / "d", size=8, channels=3))
     assert held_out.fingerprint == load(tmp_path / "d", split="test", size=8, channels=3).fingerprint
     assert (len(train), whence) == (12, "the test split")
-    # the commonest size of the training pictures, not of the test pictures
+    # The commonest size of the training pictures, not of the test pictures.
     _, held_out, _ = with_held_out(load(tmp_path / "d"))
     assert held_out.fingerprint == load(tmp_path / "d", split="test", size=10).fingerprint
 
 
-def test_held_out_data_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+def test_held_out_data_of_another_shape_are_refused(tmp_path: Path) -> None:
     pictures(tmp_path / "d" / "train", 12, 0, (10, 8))
     pictures(tmp_path / "d" / "test", 9, 1, (12, 9))
     with pytest.raises((UsageError, softmix.data.DataError), match=r"shape \(1, 12, 9\)|commonest"):
@@ -320,7 +333,7 @@ def test_held_out_data_that_cannot_be_compared_are_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("limit", [None, 30])
-def test_a_share_that_was_held_out_is_what_a_run_is_measured_on(tmp_path: Path, limit: int | None) -> None:
+def test_a_run_is_measured_on_its_held_out_share(tmp_path: Path, limit: int | None) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (50, 8, 8), dtype=np.uint8))
     train = load(tmp_path / "x.npy", hold_out=0.2, limit=limit)
     same, held_out, whence = with_held_out(train)
@@ -331,7 +344,7 @@ def test_a_share_that_was_held_out_is_what_a_run_is_measured_on(tmp_path: Path, 
     assert not any(item.tobytes() in seen for item in held_out.values.numpy())
 
 
-# -- refusals, before anything is made
+# Wrong options.
 
 
 @pytest.mark.parametrize(
@@ -355,7 +368,7 @@ def test_a_share_that_was_held_out_is_what_a_run_is_measured_on(tmp_path: Path, 
         (["--out", "nothing"], "ends in .html"),
     ],
 )
-def test_what_cannot_be_done_is_said_first(
+def test_wrong_options_are_refused_before_anything_is_written(
     place: Path, tmp_path: Path, monkeypatch, options: list[object], says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -364,7 +377,7 @@ def test_what_cannot_be_done_is_said_first(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_has_no_effect_is_refused(place: Path, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(place: Path, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "x.html"]
     assert "--average 2 was asked for" in refused("evaluate", place / "plain", "--average", 2, *out)
     assert "points are measured as they are" in refused("evaluate", place / "points", "--features", "pca", *out)
@@ -376,7 +389,7 @@ def test_what_has_no_effect_is_refused(place: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["s.npy"]
 
 
-def test_a_file_of_another_kind_is_not_written_over(place: Path, tmp_path: Path) -> None:
+def test_a_foreign_json_file_is_not_replaced(place: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"mine": 1}')
     assert "holds something else" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
     assert (tmp_path / "x.json").read_text() == '{"mine": 1}'
@@ -384,28 +397,44 @@ def test_a_file_of_another_kind_is_not_written_over(place: Path, tmp_path: Path)
 
 def test_a_dry_run_measures_nothing(place: Path, tmp_path: Path) -> None:
     out = done("evaluate", place / "smd", "--beside", place / "plain", "--out", tmp_path / "x.html", "--dry-run")
-    assert "60 samples at 1, 2, 4, 8, 16 steps from" in out and "against 24 held-out items" in out
+    assert "60 samples at 1, 2, 4, 8, 16 steps from" in out
+    assert "against 24 held-out items" in out
     out = done("evaluate", place / "photos" / "test", place / "photos", "--out", tmp_path / "x.html", "--dry-run")
     assert "24 samples of" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_that_is_a_folder_is_refused_and_no_folder_is_left(place: Path, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_report_is_refused_and_no_folder_is_left(place: Path, tmp_path: Path) -> None:
     (tmp_path / "x.html").mkdir()
     assert "is a folder" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
     assert "at least 8" in refused("evaluate", place / "smd", "--out", tmp_path / "new" / "deep" / "x.html", "--n", 2)
     assert [file.name for file in tmp_path.iterdir()] == ["x.html"]
 
 
-def test_a_folder_that_is_there_gets_the_report(place: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_read_only_run_names_the_option_out(
+    place: Path, tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("4m")
+    shutil.copytree(place / "plain", disk / "plain")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    error = refused("evaluate", disk / "plain", place / "photos", "--steps", 1, "--n", 8, "--features", "pixels")
+    assert f"the report {disk / 'plain' / 'report.html'} cannot be written: Read-only file system" in error
+    assert error.endswith("; name another place with --out")
+    done(
+        "evaluate", disk / "plain", place / "photos", "--steps", 1, "--n", 8, "--features", "pixels", "--out", tmp_path
+    )
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_report_goes_into_a_present_folder(place: Path, tmp_path: Path) -> None:
     done("evaluate", place / "plain", "--steps", 1, "--n", 8, "--features", "pixels", "--out", tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
-# -- going on
+# Interrupted evaluations.
 
 
-def test_ctrl_c_keeps_the_finished_rows_and_the_same_command_goes_on(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_ctrl_c_saves_finished_rows_and_the_same_command_continues(place: Path, tmp_path: Path, monkeypatch) -> None:
     command = ("evaluate", place / "plain", "--steps", 1, 2, 4, "--n", 20, "--out", tmp_path / "x.html")
     seen: list[int] = []
 
@@ -426,11 +455,11 @@ def test_ctrl_c_keeps_the_finished_rows_and_the_same_command_goes_on(place: Path
     done(*command)
     assert rows(tmp_path / "x.html")[:3] == before
     assert len(rows(tmp_path / "x.html")) == 4
-    # of the rows that were found only the pictures are drawn again
+    # Of saved rows only the pictures are drawn again.
     assert seen == [1, 2, 4, 1, 2, 4]
 
 
-def test_ctrl_c_before_the_first_row_says_so(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_ctrl_c_before_the_first_row(place: Path, tmp_path: Path, monkeypatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -445,7 +474,7 @@ def test_ctrl_c_before_the_first_row_says_so(place: Path, tmp_path: Path, monkey
     assert not (place / "plain" / "statistics").exists() or not list((place / "plain" / "statistics").iterdir())
 
 
-def test_rows_are_not_taken_from_other_weights(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_saved_rows_of_other_settings_are_not_reused(place: Path, tmp_path: Path, monkeypatch) -> None:
     common = ("--steps", 1, "--n", 20, "--out", tmp_path / "x.html", "--features", "pixels")
     monkeypatch.setattr("softmix.evaluate.write_report", lambda path, evaluations: path)
     for run, more, count in [
@@ -468,7 +497,7 @@ def test_rows_are_not_taken_from_other_weights(place: Path, tmp_path: Path, monk
     assert len(rows(tmp_path / "x.html")) == 9, "the same weights in another process"
 
 
-# -- samples of any origin
+# Samples of any origin.
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "npy"])
@@ -491,7 +520,7 @@ def test_samples_are_measured_against_data(place: Path, tmp_path: Path, form: st
     assert f"({60} items beside the held-out ones, fingerprint {load(place / 'photos').fingerprint})" in page
 
 
-def test_without_the_extra_the_rows_are_kept_and_the_report_comes_later(
+def test_without_the_extra_report_the_rows_are_saved_for_a_later_report(
     place: Path, tmp_path: Path, monkeypatch
 ) -> None:
     common = ("evaluate", place / "points", "--steps", 1, "--n", 20, "--out", tmp_path / "x.html")
@@ -509,7 +538,7 @@ def test_without_the_extra_the_rows_are_kept_and_the_report_comes_later(
     assert (tmp_path / "x.html").stat().st_size > 1000
 
 
-def test_samples_are_cut_seeded_and_set_beside(place: Path, tmp_path: Path) -> None:
+def test_n_seed_and_beside_work_for_samples(place: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "made", 40, 7)
     pictures(tmp_path / "more", 30, 8)
     common = (tmp_path / "made", place / "photos", "--out", tmp_path / "x.html", "--features", "pixels")
@@ -527,7 +556,7 @@ def test_samples_are_cut_seeded_and_set_beside(place: Path, tmp_path: Path) -> N
     assert "at least 1" in refused("evaluate", *common, "--n", 0)
 
 
-def test_samples_decide_the_size_and_data_the_channels(place: Path, tmp_path: Path) -> None:
+def test_samples_decide_the_size_and_the_data_decide_the_channels(place: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "made", 20, 7, (10, 10), colour=True)
     out = done("evaluate", tmp_path / "made", place / "photos", "--out", tmp_path / "x.html")
     assert f"{tmp_path / 'made'} has 3 channels and {place / 'photos'} 1: the samples are read as the data are" in out
@@ -548,19 +577,21 @@ def test_samples_of_another_shape_are_refused(place: Path, tmp_path: Path) -> No
     assert "two classes" in refused("evaluate", tmp_path / "made", tmp_path / "made", "--features", "classifier", *out)
 
 
-def test_samples_without_data_and_what_is_neither(place: Path, tmp_path: Path) -> None:
+def test_samples_without_data_and_missing_samples_are_refused(place: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "made", 20, 7)
     said = refused("evaluate", tmp_path / "made")
-    assert "not a run folder" in said and f"softmix evaluate {tmp_path / 'made'} DATA" in said
+    assert "not a run folder" in said
+    assert f"softmix evaluate {tmp_path / 'made'} DATA" in said
     assert "not a run folder" in refused("evaluate", tmp_path / "nothing")
     assert "nothing" in refused("evaluate", tmp_path / "nothing", place / "photos", "--out", tmp_path / "x.html")
 
 
-def test_the_report_of_samples_and_shipped_models_is_written_here(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_report_of_samples_is_written_to_the_current_folder(place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "made", 20, 7)
     assert "report: report.html" in done("evaluate", "made", place / "photos", "--features", "pixels")
-    assert (tmp_path / "report.html").is_file() and (tmp_path / "report.json").is_file()
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "report.json").is_file()
 
 
 def test_points_are_compared_with_points(tmp_path: Path) -> None:
@@ -572,11 +603,11 @@ def test_points_are_compared_with_points(tmp_path: Path) -> None:
     assert values == expected
 
 
-# -- statistics
+# Statistics.
 
 
 @pytest.mark.parametrize("run", ["plain", "wide"])
-def test_statistics_are_those_of_the_runs_own_items(place: Path, run: str) -> None:
+def test_statistics_equal_those_of_the_same_call_in_python(place: Path, run: str) -> None:
     out = done("statistics", place / run, "--n", 30, "--nodes", 4, "--seed", 2, "--weights", "model")
     model = load_run(place / run, "model")
     file = place / run / "statistics" / f"model-{model.fingerprint}.safetensors"
@@ -589,16 +620,16 @@ def test_statistics_are_those_of_the_runs_own_items(place: Path, run: str) -> No
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
 
 
-def test_statistics_of_a_model_that_comes_with_softmix_are_kept_in_the_users_cache(
+def test_statistics_of_a_shipped_model_are_in_the_cache_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What pip has installed is not written to, and may belong to another user."""
+    """The installed package is not written to; it may belong to another user."""
     monkeypatch.setenv("SOFTMIX_CACHE", str(tmp_path))
     model = load_run("fashion")
-    assert statistics_of(model) == tmp_path / "statistics" / f"{model.weights}-{model.fingerprint}.safetensors"
+    assert statistics_path(model) == tmp_path / "statistics" / f"{model.weights}-{model.fingerprint}.safetensors"
 
 
-def test_statistics_decide_the_rows_of_the_sampler_that_uses_them(place: Path, tmp_path: Path) -> None:
+def test_rows_depend_on_the_statistics_of_the_sampler(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "plain"
     shutil.copytree(place / "plain", run)
     command = ("evaluate", run, place / "photos", "--sampler", "dpm-solver-v3", "--steps", 3, "--n", 20)
@@ -608,14 +639,14 @@ def test_statistics_decide_the_rows_of_the_sampler_that_uses_them(place: Path, t
         done(*command, "--out", tmp_path / "x.html")
         assert len(rows(tmp_path / "x.html")) == 2 + count
     model = load_run(run)
-    # the run may have statistics of other weights too, from a test before
-    known = Statistics.load(statistics_of(model))
+    # The run may also have statistics of other weights, from an earlier test.
+    known = Statistics.load(statistics_path(model))
     x = drawn(run, 20, 3, sampler=partial(dpm_solver_v3, statistics=known))
     assert rows(tmp_path / "x.html")[-1]["values"].items() >= truth(place, x).items()
     assert model.weights in rows(tmp_path / "x.html")[-1]["recipe"]["weights"]
 
 
-def test_statistics_of_a_model_with_classes_are_told_them(place: Path, tmp_path: Path) -> None:
+def test_statistics_of_a_model_with_classes_use_the_labels(place: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(place / "classes", run)
     done("statistics", run, place / "photos", "--n", 20, "--nodes", 3, "--weights", "model")
@@ -624,12 +655,12 @@ def test_statistics_of_a_model_with_classes_are_told_them(place: Path, tmp_path:
     assert model.sampler is not adams or model.denoiser.classes == 2
     by_hand = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3, cond=data.labels[chosen])
     unconditional = fit_statistics(model.denoiser, data.x0(chosen), Rng(0, 20, "statistics"), 3)
-    found = Statistics.load(statistics_of(model))
+    found = Statistics.load(statistics_path(model))
     assert torch.equal(found.b, by_hand.b)
     assert not torch.equal(found.b, unconditional.b)
 
 
-def test_statistics_take_all_there_is_and_say_so(place: Path) -> None:
+def test_statistics_of_few_items_take_all_of_them(place: Path) -> None:
     out = done("statistics", place / "limited", "--nodes", 3)
     assert "512 items were asked for, and photos has 20: all of them are taken" in out
     assert "20 items at 3 levels" in out
@@ -644,11 +675,11 @@ def test_statistics_take_all_there_is_and_say_so(place: Path) -> None:
         (["--weights", "x"], "'x'"),
     ],
 )
-def test_statistics_that_cannot_be_had(place: Path, options: list[object], says: str) -> None:
+def test_wrong_options_of_statistics_are_refused(place: Path, options: list[object], says: str) -> None:
     assert says in refused("statistics", place / "plain", *options)
 
 
-def test_statistics_that_cannot_be_kept_are_not_measured(place: Path, tmp_path: Path, monkeypatch) -> None:
+def test_statistics_that_cannot_be_written_are_not_measured(place: Path, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "run"
     shutil.copytree(place / "plain", run)
     shutil.rmtree(run / "statistics", ignore_errors=True)

@@ -1,20 +1,18 @@
-"""The command line: `softmix reproduce`, `papers` and `cite`."""
+"""Tests of `softmix reproduce` and `softmix papers`."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from command import call
 
 from softmix import recipe
-from softmix.cli import main
 from softmix.recipe import Paper, Scale, Verdict, VerdictRow
 
 PAPER = Paper("ours", "A title", "Somebody", "ICML", 2030, "3001.00001", "It is better.")
@@ -25,7 +23,7 @@ VERDICT = Verdict(
 
 @dataclass
 class Recipe:
-    """A recipe that keeps what it was asked for."""
+    """A recipe that records its calls."""
 
     error: BaseException | None = None
     asked: list[Any] = field(default_factory=list)
@@ -45,33 +43,27 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return made
 
 
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
-
-def test_a_claim_is_run_at_the_scale_that_was_asked_for(ours: Recipe, tmp_path: Path) -> None:
+def test_a_claim_runs_at_the_chosen_scale(ours: Recipe, tmp_path: Path) -> None:
     code, out, _ = call("reproduce", "ours")
-    assert code == 0 and list(tmp_path.iterdir()) == []
+    assert code == 0
+    assert list(tmp_path.iterdir()) == []
     for said in ("A title (ICML 2030, arXiv 3001.00001)", "claim: It is better.", "a line as it comes", "0.125"):
         assert said in out
     assert "holds in part: one of two\n(3 s)" in out
     code, out, _ = call("reproduce", "ours", "--quick", "--out", tmp_path / "a" / "b")
-    assert code == 0 and ours.asked == [(Scale.full, None), (Scale.quick, tmp_path / "a" / "b")]
+    assert code == 0
+    assert ours.asked == [(Scale.full, None), (Scale.quick, tmp_path / "a" / "b")]
     kept = json.loads((tmp_path / "a" / "b" / "verdict.json").read_text())
-    assert kept["verdict"] == "holds in part" and kept["rows"][0]["value"] == 0.125
+    assert kept["verdict"] == "holds in part"
+    assert kept["rows"][0]["value"] == 0.125
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["verdict.json"]
 
 
 def test_a_dry_run_runs_nothing(ours: Recipe) -> None:
     code, out, _ = call("reproduce", "ours", "--dry-run")
-    assert code == 0 and "claim: It is better." in out and ours.asked == []
+    assert code == 0
+    assert "claim: It is better." in out
+    assert ours.asked == []
 
 
 @pytest.mark.parametrize("name", ["file", "file/x", "n" * 300])
@@ -80,38 +72,48 @@ def test_the_folder_is_checked_before_the_work(name: str, ours: Recipe, tmp_path
     (tmp_path / "taken" / "verdict.json").mkdir(parents=True)
     for place in (tmp_path / name, tmp_path / "taken", Path("/proc/x")):
         code, out, err = call("reproduce", "ours", "--out", place)
-        assert code == 2 and err.startswith("softmix: --out ") and out == ""
+        assert code == 2
+        assert err.startswith("softmix: --out ")
+        assert out == ""
     assert ours.asked == []
 
 
-def test_ctrl_c_says_what_is_kept(ours: Recipe, tmp_path: Path) -> None:
+def test_ctrl_c_says_which_results_are_saved(ours: Recipe, tmp_path: Path) -> None:
     ours.error = KeyboardInterrupt()
     code, _, err = call("reproduce", "ours")
-    assert code == 130 and "nothing was kept. With --out FOLDER" in err
+    assert code == 130
+    assert "nothing was kept. With --out FOLDER" in err
     code, _, err = call("reproduce", "ours", "--out", tmp_path)
-    assert code == 130 and f"what is in {tmp_path} by now is not computed again" in err
+    assert code == 130
+    assert f"what is in {tmp_path} by now is not computed again" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_paper_that_is_none(ours: Recipe) -> None:
+def test_an_unknown_paper_is_refused(ours: Recipe) -> None:
     for verb in ("reproduce", "papers"):
         code, _, err = call(verb, "nobody")
-        assert code == 2 and "there is no paper 'nobody'; softmix has ours" in err
+        assert code == 2
+        assert "there is no paper 'nobody'; softmix has ours" in err
 
 
-def test_papers_tells_all_or_one(tmp_path: Path) -> None:
+def test_papers_lists_all_or_shows_one(tmp_path: Path) -> None:
     code, out, _ = call("papers")
-    assert code == 0 and all(f"\n{name} " in f"\n{out}" for name in recipe.PAPERS)
+    assert code == 0
+    assert all(f"\n{name} " in f"\n{out}" for name in recipe.PAPERS)
     code, out, _ = call("papers", "smd")
-    assert code == 0 and out.startswith("smd ")
+    assert code == 0
+    assert out.startswith("smd ")
     assert [name for name in recipe.PAPERS if f"\n{name} " in out] == []
     verdict = recipe.found("smd")
-    assert verdict is not None and verdict.table() in out
+    assert verdict is not None
+    assert verdict.table() in out
 
 
 @pytest.mark.parametrize("name", ["file/x.md", "folder", "n" * 300])
-def test_the_page_of_papers_is_written_where_it_can_be(name: str, tmp_path: Path) -> None:
+def test_an_impossible_place_for_the_page_of_papers_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     code, out, err = call("papers", "--out", tmp_path / name)
-    assert code == 2 and err.startswith("softmix: --out ") and out == ""
+    assert code == 2
+    assert err.startswith("softmix: --out ")
+    assert out == ""

@@ -1,19 +1,20 @@
-"""The command line: README.md of a run folder."""
+"""The model card: README.md of a run folder."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .claims import used_by
+from .cite import papers_of
 
 if TYPE_CHECKING:
     from ..train import Model
 
 
 def write_card(model: Model) -> None:
+    """Write README.md: data, parts, the commands that repeat the run, and the papers to cite."""
     facts, config, task = model.facts, model.config, model.config.task
-    began = (
+    start = (
         f", from the weights {facts.start.fingerprint} of {facts.start.run} (step {facts.start.step})"
         if facts.start
         else ""
@@ -29,7 +30,7 @@ def write_card(model: Model) -> None:
         f"- posterior head: `{task.head}`",
         f"- loss: `{task.loss}`",
         f"- process: `{task.process}`",
-        f"- {model.step} steps of {config.batch} items, seed {config.seed}, {facts.precision}{began}",
+        f"- {model.step} steps of {config.batch} items, seed {config.seed}, {facts.precision}{start}",
         "",
         "Repeat it from this folder, on the same data:",
         "",
@@ -41,7 +42,7 @@ def write_card(model: Model) -> None:
         "Sample with `softmix sample`, measure with `softmix evaluate`.",
         "",
         "```bibtex",
-        *(reference.bibtex() for reference in used_by(model)),
+        *(reference.bibtex() for reference in papers_of(model)),
         "```",
         "",
     ]

@@ -1,4 +1,4 @@
-"""The command line: `softmix repeat` of a picture that anybody may have written, and of a run wherever its data lie."""
+"""Tests of `softmix repeat` on pictures, altered ones too, and on runs."""
 
 from __future__ import annotations
 
@@ -8,32 +8,21 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from command import call
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import softmix
-from softmix.cli import again, main
-from softmix.cli.recipes import Unfit, fitted
+from softmix.cli import repeat_picture
+from softmix.cli.recipes import Recipe, Unfit, fit_type
 from softmix.picture import sheet_size
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def refused(*arguments: object) -> str:
@@ -45,7 +34,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a folder of data beside it, and pictures of it."""
+    """Two runs beside their data, and pictures of one of them."""
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
     np.save(folder / "data.npy", rng.integers(0, 255, (40, 8, 8), dtype=np.uint8))
@@ -69,13 +58,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pictures_of_every_form_are_made_again(name: str, runs: Path, tmp_path: Path) -> None:
     copy = tmp_path / f"again{Path(name).suffix}"
     code, out, err = call("repeat", runs / name, "--run", runs / "plain", "--out", copy)
-    assert code == 0 and ("are the same" in out or "by 1 of 255" in out), err
+    assert code == 0, err
+    assert "are the same" in out or "by 1 of 255" in out, err
     assert Image.open(copy).size == Image.open(runs / name).size
     assert [path.name for path in tmp_path.iterdir()] == [copy.name]
 
 
 def test_a_run_is_found_by_its_name(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder where one stands, in runs/, or beside the picture itself."""
+    """In the current folder, in runs/, or beside the picture."""
     monkeypatch.chdir(runs)
     assert call("repeat", "grid.png")[0] == 0
     (tmp_path / "runs").mkdir()
@@ -87,11 +77,11 @@ def test_a_run_is_found_by_its_name(runs: Path, tmp_path: Path, monkeypatch: pyt
     assert call("repeat", "../grid.png")[0] == 0
 
 
-# A picture from a stranger.
+# Altered recipes.
 
 
 def forged(runs: Path, out: Path, name: str, change: Callable[[Any], object], text: str | None = None) -> Path:
-    """A picture of ours whose recipe was altered."""
+    """A picture with an altered recipe."""
     image = Image.open(runs / name)
     recipe = json.loads(image.info["softmix"])
     recipe = change(recipe) or recipe
@@ -105,7 +95,7 @@ def argument(**values: object) -> Callable[[Any], None]:
     return lambda recipe: recipe["arguments"].update(values)
 
 
-NOT_BELIEVED = "cannot be believed"
+UNUSABLE = "cannot be used"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +159,7 @@ NOT_BELIEVED = "cannot be believed"
         (lambda recipe: "text", "no table"),
     ],
 )
-def test_a_recipe_of_a_stranger_is_refused_at_once(
+def test_an_altered_recipe_is_refused_at_once(
     change: Callable[[Any], object], says: str, runs: Path, tmp_path: Path
 ) -> None:
     picture = forged(runs, tmp_path, "grid.png", change)
@@ -183,10 +173,10 @@ def test_a_recipe_of_a_stranger_is_refused_at_once(
     "text",
     ["", "{", "[" * 100_000, '{"form": 1e400}', '{"form": "grid", "run": "x", "step": 1' + "0" * 5000 + "}", "\x00"],
 )
-def test_a_recipe_that_is_no_json(text: str, runs: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_is_no_json_is_refused(text: str, runs: Path, tmp_path: Path) -> None:
     picture = forged(runs, tmp_path, "grid.png", lambda recipe: None, text)
     err = refused("repeat", picture, "--run", runs / "plain")
-    assert NOT_BELIEVED in err or "no picture with a recipe" in err
+    assert UNUSABLE in err or "no picture with a recipe" in err
 
 
 @pytest.mark.parametrize(
@@ -205,16 +195,18 @@ def test_a_recipe_that_is_no_json(text: str, runs: Path, tmp_path: Path) -> None
         (lambda recipe: recipe.update(form="grid"), "of another softmix"),
     ],
 )
-def test_an_edit_of_a_stranger(change: Callable[[Any], object], says: str, runs: Path, tmp_path: Path) -> None:
+def test_an_altered_recipe_of_an_edit_is_refused(
+    change: Callable[[Any], object], says: str, runs: Path, tmp_path: Path
+) -> None:
     assert says in refused("repeat", forged(runs, tmp_path, "edit.png", change), "--run", runs / "plain")
 
 
-def test_a_single_picture_is_of_one_image(runs: Path, tmp_path: Path) -> None:
+def test_a_single_picture_with_a_recipe_of_two_images_is_refused(runs: Path, tmp_path: Path) -> None:
     picture = forged(runs, tmp_path, "single/000000.png", argument(n=2))
     assert "one of the two was altered" in refused("repeat", picture, "--run", runs / "plain")
 
 
-def test_a_picture_must_have_the_size_of_what_it_says(runs: Path, tmp_path: Path) -> None:
+def test_a_picture_of_another_size_than_its_recipe_is_refused(runs: Path, tmp_path: Path) -> None:
     image = Image.open(runs / "grid.png")
     info = PngInfo()
     info.add_text("softmix", image.info["softmix"])
@@ -226,7 +218,7 @@ def test_a_picture_must_have_the_size_of_what_it_says(runs: Path, tmp_path: Path
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 64, 260])
 @pytest.mark.parametrize("columns", [None, 3])
-def test_the_size_of_a_sheet_is_that_of_the_sheet(n: int, columns: int | None) -> None:
+def test_sheet_size_is_the_size_of_the_sheet(n: int, columns: int | None) -> None:
     import torch
 
     from softmix.picture import enlarge, tile, to_image
@@ -236,7 +228,7 @@ def test_the_size_of_a_sheet_is_that_of_the_sheet(n: int, columns: int | None) -
         assert sheet.size == sheet_size(n, height, width, columns)
 
 
-# A recipe that takes long is asked about.
+# Recipes that take long.
 
 
 class Terminal(io.StringIO):
@@ -244,48 +236,50 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_costly_recipe_asks(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 images in 2 steps are 10 evaluations: with a limit of 9 there is a question, and with 10 there is none."""
+def test_a_costly_recipe_asks_before_it_runs(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 images in 2 steps take 10 evaluations: a limit of 9 gives a question, and a limit of 10 gives none."""
     repeat = ("repeat", runs / "grid.png", "--run", runs / "plain")
-    monkeypatch.setattr(again, "COST", 10)
+    monkeypatch.setattr(repeat_picture, "COST", 10)
     assert call(*repeat)[0] == 0
-    monkeypatch.setattr(again, "COST", 9)
+    monkeypatch.setattr(repeat_picture, "COST", 9)
     assert "asks for 10 evaluations of an image, about 0 seconds" in refused(*repeat)
     assert call(*repeat, "--yes")[0] == 0
     for answer, code in (("y\n", 0), ("yes\n", 0), ("n\n", 2), ("\n", 2), ("", 2)):
         monkeypatch.setattr(sys, "stdin", Terminal(answer))
         found, out, err = call(*repeat)
-        assert found == code and "Make it? [y/N]" in out, err
+        assert found == code, err
+        assert "Make it? [y/N]" in out, err
     assert "nothing was made" in err
     edit = ("repeat", runs / "edit.png", "--run", runs / "plain")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    monkeypatch.setattr(again, "COST", 11)
+    monkeypatch.setattr(repeat_picture, "COST", 11)
     assert "asks for 12 evaluations" in refused(*edit)
-    monkeypatch.setattr(again, "COST", 12)
+    monkeypatch.setattr(repeat_picture, "COST", 12)
     assert call(*edit)[0] == 0
 
 
-def test_what_a_recipe_costs(runs: Path) -> None:
+def test_the_cost_of_a_recipe_counts_evaluations(runs: Path) -> None:
     model = softmix.load(runs / "plain")
 
     def costs(**arguments: Any) -> int:
         known = {"n": 5, "steps": 3, "sampler": None, "guidance": 1.0, "average": 0} | arguments
-        return again.cost(again.Recipe("x", 1, "y", "grid", known, (1, 1)), model)
+        return repeat_picture.cost(Recipe("x", 1, "y", "grid", known, (1, 1)), model)
 
     assert costs() == 15
     assert costs(guidance=2.0) == 30
     assert costs(average=4) == 60
     assert costs(sampler="heun") == 25
-    assert costs(n=7) == 21 and costs(steps=10**6) == 5 * 10**6
-    assert again.COST == 200_000
+    assert costs(n=7) == 21
+    assert costs(steps=10**6) == 5 * 10**6
+    assert repeat_picture.COST == 200_000
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.2, "0 seconds"), (100, "100 seconds"), (150, "2 minutes"), (9000, "2 hours"), (2e5, "2 days")],
 )
-def test_how_long_is_said(seconds: float, said: str) -> None:
-    assert again._length(seconds) == said
+def test_a_duration_has_a_readable_unit(seconds: float, said: str) -> None:
+    assert repeat_picture.duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -304,8 +298,8 @@ def test_how_long_is_said(seconds: float, said: str) -> None:
         (bool, True, True),
     ],
 )
-def test_a_value_as_its_type(hint: object, value: object, right: object) -> None:
-    assert fitted(hint, value, "x") == right
+def test_a_value_of_json_gets_its_type(hint: object, value: object, right: object) -> None:
+    assert fit_type(hint, value, "x") == right
 
 
 @pytest.mark.parametrize(
@@ -328,15 +322,15 @@ def test_a_value_as_its_type(hint: object, value: object, right: object) -> None
         (Path, 3),
     ],
 )
-def test_a_value_of_another_type(hint: object, value: object) -> None:
+def test_a_value_of_another_type_is_refused(hint: object, value: object) -> None:
     with pytest.raises(Unfit, match=r"^x is "):
-        fitted(hint, value, "x")
+        fit_type(hint, value, "x")
 
 
-# What is said in vain, and what goes wrong.
+# Options without effect, and errors.
 
 
-def test_what_has_no_effect_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(runs: Path, tmp_path: Path) -> None:
     assert "--steps has no effect" in refused("repeat", runs / "grid.png", "--steps", 3)
     assert "--data has no effect" in refused("repeat", runs / "grid.png", "--data", "digits")
     assert "--run has no effect" in refused("repeat", runs / "plain", "--run", runs / "plain")
@@ -346,7 +340,7 @@ def test_what_has_no_effect_is_refused(runs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.jpg", "file/x.png", "folder.png"])
-def test_the_output_is_checked_first(name: str, runs: Path, tmp_path: Path) -> None:
+def test_an_impossible_output_is_refused_before_the_work(name: str, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     assert "--out" in refused("repeat", runs / "grid.png", "--run", runs / "plain", "--out", tmp_path / name)
@@ -355,7 +349,7 @@ def test_the_output_is_checked_first(name: str, runs: Path, tmp_path: Path) -> N
     assert "not empty" in refused("repeat", runs / "plain", "--out", tmp_path / "folder.png")
 
 
-def test_ctrl_c_says_what_is_true(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_what_is_saved(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -366,11 +360,13 @@ def test_ctrl_c_says_what_is_true(runs: Path, tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(sys.modules["softmix.train"], "data_of", stop)
         code, _, err = call(*repeat)
-    assert code == 130 and err.endswith("nothing was compared, and nothing kept\n")
+    assert code == 130
+    assert err.endswith("nothing was compared, and nothing kept\n")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(sys.modules["softmix.train"], "training", stop)
     code, _, err = call(*repeat)
-    assert code == 130 and err.endswith(f"nothing was compared, and {tmp_path / 'x'} holds a part of the run\n")
+    assert code == 130
+    assert err.endswith(f"nothing was compared, and {tmp_path / 'x'} holds a part of the run\n")
     assert (tmp_path / "x" / "config.json").is_file()
 
 
@@ -380,43 +376,46 @@ def test_ctrl_c_says_what_is_true(runs: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_run_finds_its_data_from_anywhere(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = call("repeat", runs / "plain", "--steps", 12)
-    assert code == 0 and "loss all, norm all" in out, err
+    assert code == 0, err
+    assert "loss all, norm all" in out, err
     assert [line.split()[0] for line in out.splitlines()[1:-1]] == ["10"]
     assert list(tmp_path.iterdir()) == []
     assert "the first is of step 10" in refused("repeat", runs / "plain", "--steps", 9)
 
 
-def test_a_run_is_repeated_into_a_folder_that_is_a_run(runs: Path, tmp_path: Path) -> None:
+def test_the_output_of_a_repeated_run_is_a_run(runs: Path, tmp_path: Path) -> None:
     code, _, err = call("repeat", runs / "plain", "--steps", 10, "--out", tmp_path / "a" / "b")
     assert code == 0, err
-    # and that finds its data too
+    # The new run finds its data too.
     assert call("repeat", tmp_path / "a" / "b", "--steps", 10)[0] == 0
     assert softmix.load(tmp_path / "a" / "b").step == 10
 
 
-def test_a_run_of_images_that_are_not_square(runs: Path) -> None:
+def test_a_run_of_images_that_are_not_square_is_repeated(runs: Path) -> None:
     code, out, err = call("repeat", runs / "wide", "--steps", 10)
-    assert code == 0 and "loss all" in out, err
+    assert code == 0, err
+    assert "loss all" in out, err
 
 
-def test_data_that_moved_and_data_that_are_others(runs: Path, tmp_path: Path) -> None:
+def test_moved_data_are_accepted_and_other_data_are_refused(runs: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(runs / "plain", moved / "plain")
     assert "Say where with --data" in refused("repeat", moved / "plain", "--steps", 10)
     code, out, err = call("repeat", moved / "plain", "--steps", 10, "--data", runs / "data.npy")
-    assert code == 0 and "loss all" in out, err
+    assert code == 0, err
+    assert "loss all" in out, err
     assert "fingerprint" in refused("repeat", moved / "plain", "--steps", 10, "--data", runs / "wide.npy")
     assert "--data" not in refused("repeat", moved / "plain", "--data", tmp_path / "nothing.npy")
 
 
-def test_a_log_that_begins_later_says_how_many_steps_to_repeat(runs: Path) -> None:
+def test_a_log_without_the_first_steps_names_the_number_of_steps_to_repeat(runs: Path) -> None:
     first = json.loads((runs / "plain/log.jsonl").read_text().splitlines()[0])["step"]
     assert f"there is nothing to compare; give --steps {first} or more" in refused(
         "repeat", runs / "plain", "--steps", first - 1
     )
 
 
-def test_data_that_moved_are_asked_for_when_a_run_goes_on(runs: Path, tmp_path: Path) -> None:
+def test_a_continued_run_asks_for_moved_data(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "plain", tmp_path / "plain")
     error = refused("train", "--out", tmp_path / "plain", "--more", 2)
     assert f"the data that {tmp_path / 'plain'} was trained on cannot be read" in error

@@ -1,4 +1,4 @@
-"""The command line: edits of a picture, before and after, and the statistics of a model."""
+"""Tests of `softmix edit` on a picture, and of the statistics of a model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image, PngImagePlugin
 
 import softmix
 from softmix.cli import main
-from softmix.cli.edit import before
+from softmix.cli.edit_picture import input_panel
 from softmix.data import load, to_uint8
 from softmix.sampler import BY_NAME
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of digits after a few steps, one with classes, and a picture."""
+    """Three runs of digits after a few steps, one with classes and one that draws, and a picture."""
     folder = tmp_path_factory.mktemp("edit")
     data = load("digits")
     for name, classes in (("plain", "false"), ("classes", "true"), ("soft", "false")):
@@ -38,19 +38,20 @@ def edited(runs: Path, run: str, out: Path, *more: str, steps: int = 20) -> np.n
 
 @pytest.mark.parametrize("run", ["plain", "soft"])
 @pytest.mark.parametrize("code", ["edit-friendly", "dpm-encoder"])
-def test_nothing_is_an_edit_of_no_strength(
+def test_a_small_weak_edit_returns_the_picture(
     run: str, code: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A colour on nothing: the picture comes back, and the sentence says how exactly."""
+    """A colour on one pixel with little strength: the picture returns, and the output says its error."""
     args = ("--colour", "0.5", "--where", "0", "0", "1", "1", "--strength", "0.05", "--code", code)
     found = edited(runs, run, tmp_path / "a.npy", *args)
     was = np.asarray(Image.open(runs / "digit.png"))
-    assert found.shape == (8, 8) and np.abs(found.astype(int) - was).max() <= 1
+    assert found.shape == (8, 8)
+    assert np.abs(found.astype(int) - was).max() <= 1
     said = capsys.readouterr().out
     assert float(said.split("back to ")[1].split()[0]) < 1e-5
 
 
-def test_edits_change_what_they_should(runs: Path, tmp_path: Path) -> None:
+def test_each_edit_changes_the_intended_part(runs: Path, tmp_path: Path) -> None:
     was = np.asarray(Image.open(runs / "digit.png")).astype(int)
     moved = edited(runs, "plain", tmp_path / "m.npy", "--shift", "2", "0").astype(int)
     assert np.abs(moved[:, 2:] - was[:, :-2]).mean() < np.abs(moved - was).mean()
@@ -61,7 +62,8 @@ def test_edits_change_what_they_should(runs: Path, tmp_path: Path) -> None:
     assert abs(few.mean() - many.mean()) < 0.25 * abs(few.mean() - was.mean())
     one = edited(runs, "classes", tmp_path / "k.npy", "--from-class", "0", "--to-class", "1", "--guidance", "2")
     again = edited(runs, "classes", tmp_path / "l.npy", "--from-class", "0", "--to-class", "0")
-    assert not np.array_equal(one, again) and np.abs(again.astype(int) - was).max() <= 1
+    assert not np.array_equal(one, again)
+    assert np.abs(again.astype(int) - was).max() <= 1
     other = edited(runs, "plain", tmp_path / "o.npy", "--other", str(runs / "soft"))
     assert np.abs(other.astype(int) - was).max() > 1
 
@@ -74,17 +76,18 @@ def test_edits_change_what_they_should(runs: Path, tmp_path: Path) -> None:
         ("classes", ["--to-class", "3", "--code", "dpm-encoder"]),
     ],
 )
-def test_the_picture_of_an_edit_holds_what_it_was_made_from(
+def test_the_picture_of_an_edit_holds_its_input_and_its_recipe(
     run: str, edit: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before, again and after side by side, the recipe inside, and all of it made again from the picture alone."""
+    """Input, reconstruction and edit are side by side; `softmix repeat` makes the picture again from its recipe."""
     out = tmp_path / "p.png"
     main(["edit", str(runs / run), str(runs / "digit.png"), "--out", str(out), "--steps", "5", *edit])
     picture = Image.open(out)
     assert picture.size[0] > 2 * picture.size[1]
     kept = json.loads(picture.text["softmix"])  # type: ignore[attr-defined]
-    assert kept["arguments"]["steps"] == 5 and kept["run"] == run
-    assert np.array_equal(np.asarray(before(out, (1, 8, 8))), np.asarray(Image.open(runs / "digit.png")))
+    assert kept["arguments"]["steps"] == 5
+    assert kept["run"] == run
+    assert np.array_equal(np.asarray(input_panel(out, (1, 8, 8))), np.asarray(Image.open(runs / "digit.png")))
     capsys.readouterr()
     main(["repeat", str(out), "--run", str(runs / run), "--out", str(tmp_path / "again.png")])
     assert "values are the same" in capsys.readouterr().out
@@ -124,31 +127,35 @@ def test_the_picture_of_an_edit_holds_what_it_was_made_from(
         ("classes", ["--to-class", "3", "--from-class", "-1"], "--from-class -1 was asked for"),
     ],
 )
-def test_mistakes_have_a_sentence(
+def test_wrong_options_of_an_edit_are_refused(
     run: str, more: list[str], says: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         edited(runs, run, tmp_path / "x.npy", *more)
-    assert end.value.code == 2 and says in capsys.readouterr().err
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
     assert not (tmp_path / "x.npy").exists()
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x", "x.gif", "n" * 300 + ".png"])
-def test_an_output_that_cannot_be(name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_output_is_refused(
+    name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         edited(runs, "plain", tmp_path / name, "--shift", "1", "1")
-    assert end.value.code == 2 and "softmix: --out" in capsys.readouterr().err
+    assert end.value.code == 2
+    assert "softmix: --out" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_steps_have_bounds(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_number_of_steps_has_bounds(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for steps, says in ((0, "at least 1"), (10**9, "at most 100,000")):
         with pytest.raises(SystemExit):
             edited(runs, "plain", tmp_path / "x.npy", "--shift", "1", "1", steps=steps)
         assert says in capsys.readouterr().err
 
 
-def test_a_picture_that_is_none(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_picture_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "not.png").write_text("text")
     for name in ("not.png", "absent.png"):
         with pytest.raises(SystemExit):
@@ -168,7 +175,7 @@ def test_a_picture_that_is_none(runs: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_every_sampler_has_its_name(name: str, runs: Path, tmp_path: Path) -> None:
+def test_every_sampler_draws_by_its_name(name: str, runs: Path, tmp_path: Path) -> None:
     main(
         [
             "sample",
@@ -186,8 +193,8 @@ def test_every_sampler_has_its_name(name: str, runs: Path, tmp_path: Path) -> No
     assert np.load(tmp_path / "x.npy").shape == (2, 8, 8)
 
 
-def test_statistics_are_found_by_the_sampler(runs: Path, tmp_path: Path) -> None:
-    """Before and after they are there: other pictures by the same command; other weights have none."""
+def test_the_sampler_uses_the_statistics_of_its_weights(runs: Path, tmp_path: Path) -> None:
+    """The same command gives other pictures before and after `softmix statistics`. Other weights have no statistics."""
     sample = ["sample", str(runs / "plain"), "--sampler", "dpm-solver-v3", "--steps", "5", "--n", "2"]
     main([*sample, "--out", str(tmp_path / "before.npy")])
     main(["statistics", str(runs / "plain"), "--n", "64", "--nodes", "9"])

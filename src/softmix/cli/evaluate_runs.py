@@ -1,4 +1,4 @@
-"""The command line: how `softmix evaluate` measures runs, by number of steps."""
+"""`softmix evaluate` of runs, by number of steps."""
 
 from __future__ import annotations
 
@@ -6,22 +6,33 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from .against import trained_on, with_held_out
-from .common import UsageError, cache, interrupted, positive, prepared
-from .measuring import Asked, all_different, counted, is_run, need_features, opened, report, rows_said
+from .common import Precision, UsageError, cache, interrupted, load_for_sampling, require_positive, require_some
+from .evaluate_shared import (
+    is_run,
+    open_rows,
+    require_different,
+    require_features,
+    sample_count,
+    saved_rows,
+    write_results,
+)
+from .run_data import training_data, with_held_out
 
 if TYPE_CHECKING:
     from ..data import Data
     from ..evaluate import Evaluation, Kept, Row
     from ..sampler import Sampler
     from ..train import Model
+    from .evaluate import Evaluate
+
+STEPS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A model that is to be measured, with the sampler."""
+    """A model to measure, with its sampler."""
 
     model: Model
     denoiser: Any
@@ -34,7 +45,7 @@ class _Candidate:
 
     @property
     def recipe(self) -> str:
-        """All that decides the samples beside the sampler's own settings."""
+        """Everything that decides the samples, beside the sampler's own settings."""
         config = hashlib.sha256(repr(self.model.config).encode()).hexdigest()[:12]
         parts = [self.model.weights, self.model.fingerprint, f"config {config}"]
         parts += [f"average of {self.average}"] * bool(self.average)
@@ -47,6 +58,7 @@ class _Candidate:
         return ", ".join(parts)
 
     def facts(self) -> dict[str, str]:
+        """The lines about the model in the report."""
         model = self.model
         return {
             "run": f"{self.name}, step {model.step}, weights {model.weights}",
@@ -54,78 +66,89 @@ class _Candidate:
         } | ({"mean": f"of {self.average} draws"} if self.average else {})
 
 
-def evaluate_runs(
-    runs: tuple[Path, ...],
-    asked: Asked,
-    steps: tuple[int, ...],
-    sampler: str | None,
-    eta: float | None,
-    weights: str | None,
-    average: int,
-    precision: Literal["fp32", "bf16"],
-) -> None:
-    """Runs on the same data, by number of steps, in one report."""
-    _whole_numbers(steps, asked.n, average)
-    all_different(runs)
-    kept = opened(asked)
-    with interrupted(lambda: rows_said(kept)):
-        candidates = [_Candidate(*_prepared(place, sampler, eta, weights, average), average) for place in runs]
-        _alike(candidates)
+@dataclass(frozen=True)
+class _Comparison:
+    """Everything that the rows of one report share."""
+
+    train: Data
+    held_out: Data
+    facts: dict[str, str]
+    steps: tuple[int, ...]
+    n: int
+    seed: int
+    features: Any
+    precision: Precision
+    kept: Kept
+
+
+def evaluate_runs(asked: Evaluate, report: Path) -> None:
+    """Compare runs on the same data, by number of steps, in one report. report : its path."""
+    steps = STEPS if asked.steps is None else asked.steps
+    runs = (asked.run, *asked.beside)
+    _require_numbers(asked, steps)
+    require_different(runs)
+    kept = open_rows(report)
+    with interrupted(lambda: saved_rows(kept)):
+        candidates = [_candidate(asked, place) for place in runs]
+        _require_same_data(candidates)
         for candidate in candidates:
-            _tried(candidate, min(steps))
-        train, held_out, whence = with_held_out(trained_on(runs[0], asked.data, "evaluate"))
-        need_features(asked, train)
-        n = counted(asked.n, train, held_out)
+            _try(candidate, min(steps))
+        train, held_out, origin = with_held_out(training_data(runs[0], asked.data, "evaluate"))
+        require_features(asked, train)
+        n = sample_count(asked.n, train, held_out)
         if asked.dry_run:
             print(
                 f"{n} samples at {', '.join(map(str, steps))} steps from "
                 f"{', '.join(str(c.model.path) for c in candidates)} against {len(held_out)} held-out items; "
-                f"report: {asked.place}"
+                f"report: {report}"
             )
             return
-        facts = candidates[0].model.facts
-        about = {
-            "data": f"{facts.data} ({facts.count} training items, fingerprint {facts.fingerprint})",
-            "held-out data": f"{len(held_out)} items, {whence}, fingerprint {held_out.fingerprint}",
-            "precision": precision,
-        }
-        results = [_judged(c, train, held_out, about, asked, steps, n, precision, kept) for c in candidates]
-    report(asked, results)
+        precision: Precision = asked.precision or "fp32"
+        facts = _facts(candidates[0].model, held_out, origin) | {"precision": precision}
+        common = _Comparison(train, held_out, facts, steps, n, asked.seed, asked.features, precision, kept)
+        results = [_evaluate(candidate, common) for candidate in candidates]
+    write_results(report, results)
 
 
-def _whole_numbers(steps: tuple[int, ...], n: int | None, average: int) -> None:
-    if not steps:
-        raise UsageError("--steps was given nothing: name at least one number, such as --steps 1 4")
-    positive(**({} if n is None else {"n": n}), **{f"steps {k}": k for k in steps})
+def _facts(model: Model, held_out: Data, origin: str) -> dict[str, str]:
+    facts = model.facts
+    return {
+        "data": f"{facts.data} ({facts.count} training items, fingerprint {facts.fingerprint})",
+        "held-out data": f"{len(held_out)} items, {origin}, fingerprint {held_out.fingerprint}",
+    }
+
+
+def _require_numbers(asked: Evaluate, steps: tuple[int, ...]) -> None:
+    require_some(steps=steps)
+    require_positive(**({} if asked.n is None else {"n": asked.n}), **{f"steps {k}": k for k in steps})
     twice = [k for k in steps if steps.count(k) > 1]
     if twice:
         raise UsageError(f"--steps {twice[0]} was asked for twice")
-    if average < 0:
-        raise UsageError(f"--average {average} was asked for; it must be at least 0")
+    if asked.average < 0:
+        raise UsageError(f"--average {asked.average} was asked for; it must be at least 0")
 
 
-def _prepared(
-    place: Path, sampler: str | None, eta: float | None, weights: str | None, average: int
-) -> tuple[Model, Any, Sampler]:
+def _candidate(asked: Evaluate, place: Path) -> _Candidate:
     if not is_run(place):
         raise UsageError(f"--beside {place} is not a run folder: it has no config.json; runs are compared with runs")
-    return prepared(place, sampler, eta, weights, average)
+    parts = load_for_sampling(place, asked.sampler, asked.eta, asked.weights, asked.average)
+    return _Candidate(*parts, asked.average)
 
 
-def _alike(candidates: list[_Candidate]) -> None:
-    """Raises UsageError unless all were trained on the same items."""
+def _require_same_data(candidates: list[_Candidate]) -> None:
+    """Raise UsageError unless all models were trained on the same items."""
     first, *others = (candidate.model for candidate in candidates)
     for other in others:
         if other.facts.fingerprint != first.facts.fingerprint:
-            said = [
+            lines = [
                 f"{m.path.name} on {m.facts.data}, {m.facts.count} items, fingerprint {m.facts.fingerprint}"
                 for m in (other, first)
             ]
-            raise UsageError(f"--beside takes runs on the same data: {said[0]} was trained, and {said[1]}")
+            raise UsageError(f"--beside takes runs on the same data: {lines[0]} was trained, and {lines[1]}")
 
 
-def _tried(candidate: _Candidate, steps: int) -> None:
-    """One sample in the fewest steps: what the sampler needs and the model has not is said before the work."""
+def _try(candidate: _Candidate, steps: int) -> None:
+    """Draw one sample in the fewest steps, so that a sampler that does not fit the model is refused before the work."""
     import torch
 
     from ..posterior import Implicit
@@ -145,17 +168,7 @@ def _tried(candidate: _Candidate, steps: int) -> None:
             )
 
 
-def _judged(
-    candidate: _Candidate,
-    train: Data,
-    held_out: Data,
-    about: dict[str, str],
-    asked: Asked,
-    steps: tuple[int, ...],
-    n: int,
-    precision: Literal["fp32", "bf16"],
-    kept: Kept,
-) -> Evaluation:
+def _evaluate(candidate: _Candidate, common: _Comparison) -> Evaluation:
     from tqdm import tqdm
 
     from ..evaluate import carried_table, judge, said, table
@@ -163,7 +176,8 @@ def _judged(
     from ..train import find_device
 
     candidate.model.denoiser.to(find_device())
-    costs = {k: traits(candidate.sampler).evaluations(k) * -(-n // 256) for k in steps}
+    steps = common.steps
+    costs = {k: traits(candidate.sampler).evaluations(k) * -(-common.n // 256) for k in steps}
     ends = dict(zip(steps, [sum(list(costs.values())[: k + 1]) for k in range(len(steps))], strict=True))
     with tqdm(total=sum(costs.values()), unit="evaluation", desc=candidate.name, disable=None) as bar:
 
@@ -171,29 +185,29 @@ def _judged(
             bar.write(f"{candidate.name}, {said(row)}")
             bar.update(max(ends.get(row.steps or 0, 0) - bar.n, 0))
 
-        found = judge(
+        result = judge(
             candidate.denoiser,
-            train,
-            held_out,
+            common.train,
+            common.held_out,
             title=candidate.name,
-            facts=candidate.facts() | about,
+            facts=candidate.facts() | common.facts,
             curves=_curves(candidate.model.path),
             steps=steps,
             sampler=candidate.sampler,
-            n=n,
-            seed=asked.seed,
+            n=common.n,
+            seed=common.seed,
             cache=cache(),
-            precision=precision,
-            features=asked.features,
-            kept=kept,
+            precision=common.precision,
+            features=common.features,
+            kept=common.kept,
             weights=candidate.recipe,
             tell=tell,
             look=lambda step: bar.update(1) and None,
         )
-    print(f"\n{found.title} ({found.facts['features']}, {found.facts['samples']})\n{table(found)}\n")
-    if found.carried is not None:
-        print(carried_table(found.carried) + "\n")
-    return found
+    print(f"\n{result.title} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")
+    if result.carried is not None:
+        print(carried_table(result.carried) + "\n")
+    return result
 
 
 def _curves(run: Path) -> dict[str, tuple[tuple[float, float], ...]]:

@@ -1,16 +1,17 @@
-"""The command line: help and usage errors are quick and point to the verb; whatever else goes wrong is one sentence."""
+"""Tests of parsing, help and errors of the command line."""
 
 from __future__ import annotations
 
-import io
 import json
+import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from command import call
 from tyro.conf import Positional, UseAppendAction
 
 import softmix
@@ -18,21 +19,10 @@ from softmix import cli
 from softmix.cli import main
 from softmix.cli.common import Interrupted, UsageError, interrupted
 from softmix.cli.outputs import OutputError
-from softmix.cli.parse import metavar_of, overview, run
+from softmix.cli.parse import help_texts, metavar_of, overview, parse
+from softmix.cli.verb import Verb
 from softmix.data import DataError
 from softmix.train import LostError, RunError, StoppedError
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
 
 HEAVY = ("torch", "numpy", "PIL", "scipy")
 
@@ -55,7 +45,7 @@ HEAVY = ("torch", "numpy", "PIL", "scipy")
     ],
 )
 def test_help_and_usage_errors_import_nothing_heavy(words: list[str], code: int) -> None:
-    """torch is nearly all of the seconds and of the memory that `softmix --help` once took."""
+    """The import of torch would take seconds and 250 MB."""
     say = (
         "import json, pathlib, sys\nfrom softmix.cli import main\ncode = 0\n"
         f"try:\n    main({words!r})\nexcept SystemExit as end:\n    code = end.code or 0\n"
@@ -69,7 +59,7 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str], code: int)
     assert kilobytes < 100_000
 
 
-def test_importing_softmix_brings_a_room_when_it_is_named() -> None:
+def test_a_room_is_imported_at_its_first_use() -> None:
     say = (
         "import sys, softmix\nassert 'torch' not in sys.modules\nassert softmix.data.load and softmix.Rng\n"
         "assert softmix.rng.Rng is softmix.Rng and softmix.config.loads and softmix.oracle.grid\n"
@@ -85,7 +75,7 @@ def test_importing_softmix_brings_a_room_when_it_is_named() -> None:
 def test_every_public_name_is_there() -> None:
     assert [name for name in softmix.__all__ if getattr(softmix, name, None) is None] == []
     assert softmix.sample is softmix.sampler.sample
-    # nothing is imported twice under two names
+    # No module is imported twice under two names.
     assert softmix.load.__module__ == "softmix.train.model"
 
 
@@ -93,42 +83,64 @@ def test_the_overview_names_every_verb_with_a_sentence() -> None:
     code, out, _ = call("--help")
     assert code == 0
     for verb in cli.VERBS:
-        line = next(line for line in out.splitlines() if line.startswith(f"  {verb.__name__} "))
+        line = next(line for line in out.splitlines() if line.startswith(f"  {verb} "))
         assert len(line.split()) > 3
     assert "Args:" not in out
     assert call() == (2, "", out)
     assert call("-h")[1] == out
 
 
-def test_a_first_sentence_ends_where_it_ends() -> None:
-    def verb() -> None:
+def test_the_overview_shows_the_first_sentence_of_a_docstring() -> None:
+    class Shown(Verb):
         """Does this (e.g. that) and
         no more. Then the rest.
 
-        Args:
-            none: of them.
+        And more.
         """
 
-    assert "  verb  Does this (e.g. that) and no more.\n" in overview({"verb": verb})
+    assert "  shown  Does this (e.g. that) and no more.\n" in overview({"shown": Shown})
+
+
+@pytest.mark.parametrize("verb", cli.VERBS.values(), ids=cli.VERBS)
+def test_each_verb_is_a_frozen_dataclass_with_a_help_for_each_option(verb: type[Verb]) -> None:
+    texts = help_texts(verb)
+    assert list(texts) == [field.name for field in fields(verb)]
+    assert [name for name, text in texts.items() if not text.endswith(".")] == []
+    assert verb.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_the_help_of_a_verb_holds_its_docstring_and_the_help_of_each_option(verb: str) -> None:
+    shown = " ".join(re.sub(r"[│╭╰╮╯─]", " ", call(verb, "--help")[1]).split())
+    for text in help_texts(cli.VERBS[verb]).values():
+        assert text in shown
+    assert " ".join((cli.VERBS[verb].__doc__ or "").split()) in shown
+    assert f"For example `softmix {verb} " in shown
 
 
 def test_the_version() -> None:
     code, out, _ = call("--version")
-    assert code == 0 and out.startswith(f"softmix {softmix.__version__} (Python 3.") and "torch 2." in out
+    assert code == 0
+    assert out.startswith(f"softmix {softmix.__version__} (Python 3.")
+    assert "torch 2." in out
 
 
 @pytest.mark.parametrize(("said", "meant"), [("trian", "train"), ("evalute", "evaluate"), ("cites", "cite")])
-def test_a_verb_that_is_none(said: str, meant: str) -> None:
+def test_an_unknown_verb_gives_the_nearest_name(said: str, meant: str) -> None:
     code, _, err = call(said)
-    assert code == 2 and f"did you mean {meant}?" in err
+    assert code == 2
+    assert f"did you mean {meant}?" in err
     code, _, err = call("xyz")
-    assert code == 2 and "there are train, sample" in err and "softmix --help" in err
+    assert code == 2
+    assert "there are train, sample" in err
+    assert "softmix --help" in err
 
 
 @pytest.mark.parametrize("words", [["x"], ["x", "--out", "y", "--nn", "3"], ["x", "--out", "y", "--n", "q"]])
 def test_a_wrong_word_points_to_the_help_of_its_verb(words: list[str]) -> None:
     code, _, err = call("sample", *words)
-    assert code == 2 and "softmix sample --help" in err
+    assert code == 2
+    assert "softmix sample --help" in err
 
 
 @pytest.mark.parametrize(
@@ -152,9 +164,12 @@ def test_a_wrong_word_points_to_the_help_of_its_verb(words: list[str]) -> None:
         (["sample", "fashion", "--out", "x.png", "--guidance=two"], "--guidance two was asked for; it takes a number"),
     ],
 )
-def test_a_word_where_a_number_belongs(words: list[str], says: str) -> None:
+def test_a_word_in_place_of_a_number_is_refused(words: list[str], says: str) -> None:
     code, out, err = call(*words)
-    assert code == 2 and not out and says in err and len(err.splitlines()) == 1
+    assert code == 2
+    assert not out
+    assert says in err
+    assert len(err.splitlines()) == 1
     assert f"See softmix {words[0]} --help" in err
 
 
@@ -175,21 +190,26 @@ def test_a_folder_whose_name_is_a_number_may_follow_the_size(tmp_path: Path, mon
         ("repeat", "PICTURE|RUN"),
     ],
 )
-def test_what_stands_first_says_what_it_is(verb: str, first: str) -> None:
+def test_an_argument_without_a_name_is_shown_by_its_meaning(verb: str, first: str) -> None:
     usage = call(verb, "--help")[1].split("\n\n")[0]
-    assert f" {first}" in usage and "PATH [" not in usage.replace("[--out PATH]", "")
+    assert f" {first}" in usage
+    assert "PATH [" not in usage.replace("[--out PATH]", "")
 
 
 @pytest.mark.parametrize("verb", ["train", "sample", "edit", "evaluate", "repeat"])
-def test_what_was_not_said_has_no_default_and_a_list_is_shown_plainly(verb: str) -> None:
+def test_help_shows_no_default_of_none_and_a_plain_list(verb: str) -> None:
     out = " ".join(call(verb, "--help")[1].replace("│", " ").split())
-    assert "default: None" not in out and "[STR [" not in out
+    assert "default: None" not in out
+    assert "(default: )" not in out
+    assert "[STR [" not in out
     assert ("--set NAME=VALUE ..." in out) == (verb == "train")
 
 
 def test_options_show_plain_types() -> None:
     out = call("sample", "--help")[1]
-    assert "{None}" not in out and "default: None" not in out
+    assert "{None}" not in out
+    assert "default: None" not in out
+    assert "(default: )" not in out
     for option in ("--eta FLOAT", "--interval FLOAT FLOAT", "--sampler STR", "--precision {fp32,bf16}", "--label NAME"):
         assert option in out
     assert "--no-dry-run" not in out
@@ -206,22 +226,47 @@ def test_options_show_plain_types() -> None:
         (Literal["a", "b"], "{a,b}"),
     ],
 )
-def test_how_a_type_is_shown(hint: object, shown: str) -> None:
+def test_the_shown_name_of_a_type(hint: object, shown: str) -> None:
     assert metavar_of(hint) == shown
 
 
-def verb(
-    what: Positional[str], /, n: int = 1, many: UseAppendAction[tuple[str, ...]] = (), to_class: int | None = None
-) -> None:
-    print(what, n, list(many), to_class)
+@dataclass(frozen=True, kw_only=True)
+class Tried(Verb):
+    """A verb for the tests below."""
+
+    what: Positional[str]
+    """The argument."""
+    n: int = 1
+    """A number."""
+    many: UseAppendAction[tuple[str, ...]] = ()
+    """A list that grows."""
+    to_class: int | None = None
+    """A number that may be missing."""
 
 
-def test_an_option_is_given_once_but_for_lists_that_grow(capsys: pytest.CaptureFixture[str]) -> None:
-    run(verb, ["a", "--many", "x", "--many", "y", "--to-class", "3"])
-    assert capsys.readouterr().out == "a 1 ['x', 'y'] 3\n"
+def test_options_come_from_words_and_from_defaults() -> None:
+    tried = parse(Tried, ["a", "--to-class", "3"])
+    assert isinstance(tried, Tried)
+    assert (tried.what, tried.n, tried.many, tried.to_class) == ("a", 1, (), 3)
+
+
+def test_an_option_is_given_once_but_for_lists_that_grow() -> None:
+    tried = parse(Tried, ["a", "--many", "x", "--many", "y"])
+    assert isinstance(tried, Tried)
+    assert list(tried.many) == ["x", "y"]
     for words in (["--n", "1", "--n", "2"], ["--to-class", "1", "--to_class=2"]):
         with pytest.raises(UsageError, match="given twice"):
-            run(verb, ["a", *words])
+            parse(Tried, ["a", *words])
+
+
+def test_given_options_are_those_that_differ_from_their_default() -> None:
+    tried = Tried(what="a", n=2, to_class=0)
+    assert tried.given("to_class", "n", "many") == {"to_class": 0, "n": 2}
+
+
+def test_options_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Tried(what="a").n = 2  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -244,30 +289,33 @@ def test_an_option_is_given_once_but_for_lists_that_grow(capsys: pytest.CaptureF
         (SystemExit(3), 3, ""),
     ],
 )
-def test_what_goes_wrong_is_one_sentence(
+def test_each_error_is_one_sentence_with_its_exit_code(
     error: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cite(run: Positional[str], /) -> None:
+    def fail(self: Verb) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "VERBS", (cite,))
+    monkeypatch.setattr(cli.VERBS["cite"], "__call__", fail)
     found, out, err = call("cite", "x")
-    assert (found, out) == (code, "") and says in err
-    assert "Traceback" not in err and err.count("\n") <= 1
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "Traceback" not in err
+    assert err.count("\n") <= 1
     if not isinstance(error, SystemExit):
         with pytest.raises(type(error)):
             main(["cite", "--debug", "x"])
 
 
-def test_ctrl_c_says_what_its_verb_says() -> None:
+def test_ctrl_c_ends_with_the_sentence_of_the_verb() -> None:
     with pytest.raises(Interrupted, match="nothing was written"), interrupted("nothing was written"):
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="other"), interrupted("nothing was written"):
         raise ValueError("other")
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
-    """softmix papers | head -1"""
+def test_a_closed_pipe_is_no_error() -> None:
+    """The command `softmix papers | head -1`."""
     command = f"{sys.executable} -m softmix papers | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stderr == "" and done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The command line: the data that a run was trained on, and data that it was not."""
+"""The training data of a run, and its held-out data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from ..data import Data
 
 
-def trained_on(run: Path, source: str | None, verb: str) -> Data:
-    """The items that a run was trained on. Raises UsageError if they are not there, or others are."""
+def training_data(run: Path, source: str | None, verb: str) -> Data:
+    """The items that a run was trained on.
+
+    source : their new place, or None. verb : the name of the command, for the error.
+    Raises UsageError if they cannot be read, and for other data.
+    """
     from ..data import DataError
     from ..train import RunError, data_of
 
@@ -28,8 +32,11 @@ def trained_on(run: Path, source: str | None, verb: str) -> Data:
 
 
 def with_held_out(train: Data) -> tuple[Data, Data, str]:
-    """Training data, held-out data, and what these are: the test split, read as the training data were, or a tenth of
-    the training data where the source has none. Raises UsageError for a test split of another shape."""
+    """The training data, the held-out data, and a description of the held-out data.
+
+    Held out is the test split, read like the training data. A source without a test split gives a tenth of the
+    training data instead. Raises UsageError for a test split of another shape.
+    """
     from ..data import NoSplitError, load
 
     origin = train.origin

@@ -1,32 +1,18 @@
-"""The command line: verbs do what they say, and a user's mistake gets a sentence and exit code 2, no traceback."""
+"""Tests of all verbs together: a mistake of the user gives a sentence and exit code 2, no traceback."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import call, refused
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from softmix.cli import main
-
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2"]
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +28,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def refused(*arguments: object) -> str:
-    code, out, err = call(*arguments)
-    assert code == 2, (code, out, err)
-    assert "Traceback" not in err
-    assert err.strip()
-    return err
-
-
-def test_unknown_data() -> None:
+def test_unknown_data_are_named_in_the_error() -> None:
     assert "nonsense" in refused("train", "nonsense", "--out", "x", "--steps", 1)
 
 
-def test_an_empty_folder(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty" in refused("train", tmp_path / "empty", "--out", tmp_path / "run", "--steps", 1)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("verb", [["sample", "--out", "x.png"], ["evaluate"], ["cite"]])
-def test_a_folder_that_is_no_run(tmp_path: Path, verb: list[str]) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, verb: list[str]) -> None:
     assert "not a run folder" in refused(verb[0], tmp_path, *verb[1:])
 
 
-def test_steps_0(runs: Path, tmp_path: Path) -> None:
+def test_too_few_steps_are_refused(runs: Path, tmp_path: Path) -> None:
     assert "at least 1" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--steps", 0)
     assert "in fewer than 4 steps" in refused(
         "sample", runs / "smd", "--out", tmp_path / "x.png", "--steps", 2, "--sampler", "plms"
@@ -74,30 +52,32 @@ def test_steps_0(runs: Path, tmp_path: Path) -> None:
     assert "at least 1" in refused("evaluate", runs / "smd", "--steps", 0)
 
 
-def test_how_long_must_be_said(tmp_path: Path) -> None:
+def test_training_needs_steps_or_minutes(tmp_path: Path) -> None:
     assert "--minutes" in refused("train", "digits", "--out", tmp_path / "run")
 
 
-def test_what_would_spoil_a_training_is_said_before_it_and_after_it(tmp_path: Path) -> None:
+def test_a_warning_about_the_data_is_printed_before_and_after_training(tmp_path: Path) -> None:
     np.save(tmp_path / "dark.npy", np.arange(20 * 64).reshape(20, 8, 8).astype(np.uint8) % 20)
     _, out, _ = call("train", tmp_path / "dark.npy", "--out", tmp_path / "run", "--steps", 2, *TINY)
     lines = [line for line in out.splitlines() if "nearly black: the largest pixel is 19 of 255" in line]
-    assert len(lines) == 2 and out.rstrip().splitlines()[-1] == lines[-1] and lines[-1].startswith("WARNING: ")
+    assert len(lines) == 2
+    assert out.rstrip().splitlines()[-1] == lines[-1]
+    assert lines[-1].startswith("WARNING: ")
     assert out.index(lines[0]) < out.index("trained steps 1 to")
 
 
-def test_pictures_too_large_for_any_network_are_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("softmix.cli.fit._LARGEST", 20 * 30 - 1)
+def test_pictures_too_large_for_any_network_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmix.cli.train._LARGEST", 20 * 30 - 1)
     np.save(tmp_path / "large.npy", np.full((4, 20, 30), 200, np.uint8))
     error = refused("train", tmp_path / "large.npy", "--out", tmp_path / "run", "--steps", 2)
-    assert "the pictures are 30x20" in error and "give --size 64" in error and not (tmp_path / "run").exists()
+    assert "the pictures are 30x20" in error
+    assert "give --size 64" in error
+    assert not (tmp_path / "run").exists()
     code, _, err = call("train", tmp_path / "large.npy", "--out", tmp_path / "run", "--size", 8, "--steps", 1, *TINY)
     assert code == 0, err
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(runs: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(runs: Path, tmp_path: Path) -> None:
     import shutil
 
     run = tmp_path / "run"
@@ -109,28 +89,30 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(runs: Path, t
     file.write_bytes(bytes(data))
     code, _, err = call("sample", run, "--out", tmp_path / "x.npy", "--n", 1, "--steps", 1)
     assert code == 0
-    assert newest.name in err and "ema-0.050" in err
+    assert newest.name in err
+    assert "ema-0.050" in err
     assert "ema-0.050" in refused("check", run) + call("check", run)[1]
     for step in (run / "checkpoints").iterdir():
         (step / "ema-0.050.safetensors").write_bytes(b"")
     assert "ema-0.050" in refused("sample", run, "--out", tmp_path / "x.npy")
 
 
-def test_an_image_of_another_size(runs: Path, tmp_path: Path) -> None:
+def test_a_run_refuses_data_of_another_size(runs: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "other.npy", np.zeros((20, 9, 8), dtype=np.uint8), allow_pickle=False)
     err = refused("train", tmp_path / "other.npy", "--out", runs / "smd", "--steps", 4, *TINY)
     assert "other data" in err
 
 
-def test_a_folder_is_no_image(runs: Path, tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_picture_is_refused(runs: Path, tmp_path: Path) -> None:
     error = refused("edit", runs / "plain", tmp_path, "--shift", 1, 0, "--out", tmp_path / "o.png")
     assert "it is a folder: name one picture" in error
 
 
-def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp_path: Path) -> None:
+def test_a_sampler_that_needs_a_mean_refuses_a_posterior_without_one(runs: Path, tmp_path: Path) -> None:
     for sampler in ("ddim", "heun", "dpm-solver-2m", "adams"):
         err = refused("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", sampler)
-        assert "mean" in err and "averaged" in err
+        assert "mean" in err
+        assert "averaged" in err
     assert (
         call("sample", runs / "meanless", "--out", tmp_path / "x.png", "--n", 1, "--sampler", "heun", "--average", 2)[0]
         == 0
@@ -140,24 +122,24 @@ def test_a_sampler_that_needs_a_mean_which_the_posterior_has_not(runs: Path, tmp
 @pytest.mark.parametrize(
     "change", ["nothing=1", "net.nothing=1", 'batch="four"', "net.width=x", "loss.kind=Circle", "loss.m=1", "batch"]
 )
-def test_a_wrong_change_of_the_configuration(tmp_path: Path, change: str) -> None:
+def test_a_wrong_change_of_the_configuration_is_refused(tmp_path: Path, change: str) -> None:
     refused("train", "digits", "--out", tmp_path / "run", "--steps", 1, "--set", change)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 1}', "null", "\x00"])
-def test_a_config_that_cannot_be_read(runs: Path, tmp_path: Path, text: str) -> None:
+def test_an_unreadable_config_is_refused(runs: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     assert "config" in refused("sample", tmp_path, "--out", tmp_path / "x.png")
     assert "config" in refused("train", "digits", "--out", tmp_path, "--steps", 1)
 
 
-def test_labels_and_guidance_of_a_model_without_classes(runs: Path, tmp_path: Path) -> None:
+def test_labels_and_guidance_need_a_model_with_classes(runs: Path, tmp_path: Path) -> None:
     assert "trained without" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--label", 3)
     assert "classes" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--guidance", 2)
 
 
-def test_an_unknown_sampler_and_an_eta_that_is_none(runs: Path, tmp_path: Path) -> None:
+def test_an_unknown_sampler_and_a_wrong_eta_are_refused(runs: Path, tmp_path: Path) -> None:
     assert "dpm-solver-2m" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", "--sampler", "euler")
     for more in (["--eta", 2], ["--eta", 0.5, "--sampler", "heun", "--average", 2]):
         assert "eta" in refused("sample", runs / "smd", "--out", tmp_path / "x.png", *more)
@@ -170,10 +152,11 @@ def test_an_unknown_sampler_and_an_eta_that_is_none(runs: Path, tmp_path: Path) 
 
 
 def test_another_kind_of_part_has_settings_of_its_own(tmp_path: Path) -> None:
-    """In any order; what the kind before had and this one has not is refused by name."""
+    """In any order. A setting of the earlier kind only is refused by name."""
     start = ("train", "digits", "--out", tmp_path / "x", "--dry-run", "--steps", 1)
     code, out, _ = call(*start, "--set", "loss.m=3", "loss.kind=Energy", "head.mean=none")
-    assert code == 0 and json.loads(out[out.index("{") : out.rindex("}") + 1])["config"]["task"]["loss"] == {
+    assert code == 0
+    assert json.loads(out[out.index("{") : out.rindex("}") + 1])["config"]["task"]["loss"] == {
         "kind": "Energy",
         "beta": 1.0,
         "m": 3,
@@ -184,7 +167,7 @@ def test_another_kind_of_part_has_settings_of_its_own(tmp_path: Path) -> None:
     assert "share" in refused(*start, "--set", "loss.kind=Energy", "loss.share=0.4")
 
 
-def test_unknown_paper() -> None:
+def test_an_unknown_paper_gives_a_list_of_papers() -> None:
     assert "smd" in refused("reproduce", "nobody")
 
 
@@ -192,13 +175,17 @@ def test_samples_go_to_a_grid_an_array_or_single_files(runs: Path, tmp_path: Pat
     for out in ("grid.png", "array.npy", "folder"):
         assert call("sample", runs / "smd", "--out", tmp_path / out, "--n", 5, "--steps", 2, "--seed", 7)[0] == 0
     array = np.load(tmp_path / "array.npy", allow_pickle=False)
-    assert array.shape == (5, 8, 8) and array.dtype == np.uint8
+    assert array.shape == (5, 8, 8)
+    assert array.dtype == np.uint8
     for k in range(5):
         single = Image.open(tmp_path / "folder" / f"{k:06d}.png")
         assert (np.asarray(single) == array[k]).all()
         recipe = json.loads(single.info["softmix"])
         own = recipe["arguments"]
-        assert own["seed"] == 7 and own["first"] == k and own["n"] == 1 and own["steps"] == 2
+        assert own["seed"] == 7
+        assert own["first"] == k
+        assert own["n"] == 1
+        assert own["steps"] == 2
     assert json.loads(Image.open(tmp_path / "grid.png").info["softmix"])["arguments"]["n"] == 5
     assert (
         call("sample", runs / "smd", "--out", tmp_path / "one.npy", "--n", 1, "--first", 3, "--steps", 2, "--seed", 7)[
@@ -212,15 +199,15 @@ def test_samples_go_to_a_grid_an_array_or_single_files(runs: Path, tmp_path: Pat
 
 def test_dry_runs_write_nothing(runs: Path, tmp_path: Path) -> None:
     code, out, _ = call("train", "digits", "--out", tmp_path / "run", "--minutes", 20, "--dry-run")
-    assert code == 0 and "parameters" in out and not (tmp_path / "run").exists()
-    assert (
-        call("sample", runs / "smd", "--out", tmp_path / "x.png", "--dry-run")[0] == 0
-        and not (tmp_path / "x.png").exists()
-    )
+    assert code == 0
+    assert "parameters" in out
+    assert not (tmp_path / "run").exists()
+    assert call("sample", runs / "smd", "--out", tmp_path / "x.png", "--dry-run")[0] == 0
+    assert not (tmp_path / "x.png").exists()
     assert call("reproduce", "smd", "--dry-run")[0] == 0
 
 
-def test_a_configuration_repeats_the_run(runs: Path, tmp_path: Path) -> None:
+def test_the_same_configuration_gives_the_same_weights(runs: Path, tmp_path: Path) -> None:
     assert call("train", "digits", "--out", tmp_path / "again", "--config", runs / "plain" / "config.json")[0] == 0
     again, first = (sorted((run / "checkpoints").iterdir())[-1] for run in (tmp_path / "again", runs / "plain"))
     assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
@@ -231,11 +218,13 @@ def test_a_picture_is_made_again_from_the_recipe_inside_it(runs: Path, tmp_path:
     for out in ("grid.png", "folder"):
         assert call("sample", runs / "smd", "--out", tmp_path / out, *more)[0] == 0
     code, said, err = call("repeat", tmp_path / "grid.png", "--run", runs / "smd", "--out", tmp_path / "again.png")
-    assert code == 0 and "values are the same" in said, err
+    assert code == 0, err
+    assert "values are the same" in said, err
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "grid.png").read_bytes()
-    # an image of a batch, made alone, is rounded in another order
+    # An image of a batch, made alone, is rounded in another order.
     code, said, err = call("repeat", tmp_path / "folder" / "000003.png", "--run", runs / "smd")
-    assert code == 0 and ("are the same" in said or "by 1 of 255" in said), err
+    assert code == 0, err
+    assert "are the same" in said or "by 1 of 255" in said, err
     image = Image.open(tmp_path / "grid.png")
     altered = np.asarray(image).copy()
     altered[5, 7] ^= 3
@@ -254,21 +243,23 @@ def _text(recipe: str) -> PngInfo:
     return info
 
 
-def test_the_beginning_of_a_run_is_repeated_and_its_digits_are_counted(tmp_path: Path) -> None:
+def test_repeat_counts_the_digits_that_agree(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert call("train", "toy:ring", "--out", run, "--steps", 40, "--limit", 500, "--set", "net.width=16")[0] == 0
     code, said, err = call("repeat", run, "--steps", 20)
-    assert code == 0 and "digits that agree at least: loss all, norm all" in said, err
+    assert code == 0, err
+    assert "digits that agree at least: loss all, norm all" in said, err
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     lines[1]["loss"] *= 1 + 3e-6
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, said, err = call("repeat", run, "--steps", 20)
-    assert code == 0 and "digits that agree at least: loss 5.5, norm all" in said, err
+    assert code == 0, err
+    assert "digits that agree at least: loss 5.5, norm all" in said, err
     (run / "log.jsonl").unlink()
     assert "nothing to compare" in refused("repeat", run)
 
 
-def test_classes_are_learned_told_and_guided(tmp_path: Path) -> None:
+def test_a_model_with_classes_samples_a_class_and_with_guidance(tmp_path: Path) -> None:
     assert call("train", "digits", "--out", tmp_path / "run", "--steps", 2, *TINY, "classes=true")[0] == 0
     for more in ([], ["--label", 3], ["--guidance", 2], ["--guidance", 2, "--interval", -2, 2]):
         assert call("sample", tmp_path / "run", "--out", tmp_path / "x.png", "--n", 2, "--steps", 2, *more)[0] == 0
@@ -277,16 +268,17 @@ def test_classes_are_learned_told_and_guided(tmp_path: Path) -> None:
 
 def test_check_cite_and_papers(runs: Path) -> None:
     code, out, _ = call("check", runs / "smd")
-    assert code == 0 and "all whole" in out
+    assert code == 0
+    assert "all whole" in out
     assert "1437 images" in call("check", "digits")[1]
     assert "2309.14068" in call("cite", runs / "smd")[1]
     assert "2309.14068" not in call("cite", runs / "plain")[1]
     assert "smd" in call("papers")[1]
 
 
-def test_the_page_of_papers_is_what_the_command_writes(tmp_path: Path) -> None:
+def test_the_page_of_papers_is_the_output_of_the_command(tmp_path: Path) -> None:
     assert call("papers", "--out", tmp_path / "papers.md")[0] == 0
-    page = Path(__file__).parent.parent / "docs" / "papers.md"
+    page = Path(__file__).parents[2] / "docs" / "papers.md"
     assert page.read_text() == (tmp_path / "papers.md").read_text(), "run: softmix papers --out docs/papers.md"
 
 

@@ -1,4 +1,4 @@
-"""Tests of `softmix check` on data: what training would take, before it does."""
+"""Tests of `softmix check` on data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from softmix.cli import main
-from softmix.cli.check import check
+from softmix.cli.check import Check
 from softmix.data import load
 from softmix.data.origin import Layout, Tokens, Values
 
@@ -38,41 +38,47 @@ def pictures(root: Path, sizes: dict[str, tuple[int, int]], kinds: tuple[str, ..
 
 
 def test_options_are_those_of_load() -> None:
-    hints, known = get_type_hints(check), inspect.signature(load).parameters
-    names = set(inspect.signature(check).parameters) - {"what"}
+    hints, known = get_type_hints(Check), inspect.signature(load).parameters
+    names = set(inspect.signature(Check).parameters) - {"what"}
     assert names == set(known) - {"source", "split"}
     assert set(get_args(get_args(hints["values"])[0])) == set(get_args(Values))
     assert set(get_args(get_args(hints["layout"])[0])) == set(get_args(Layout))
     assert hints["tokens"] == Tokens | None
     for name in names:
-        assert inspect.signature(check).parameters[name].default == known[name].default
+        assert inspect.signature(Check).parameters[name].default == known[name].default
 
 
-def test_classes_with_counts_sizes_and_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_classes_counts_sizes_and_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = pictures(tmp_path / "pets", {str(i): (12, 12) for i in range(7)})
     out = said(capsys, root)
     assert f"{root}: 7 images of shape (3, 12, 12), fingerprint {load(root).fingerprint}" in out
-    assert "read 7, skipped 0, converted 0" in out and "pixels from 100 to 106 of 0 to 255" in out
-    assert "2 classes: cat (4), dog (3)" in out and "`softmix train --classes` learns them" in out
+    assert "read 7, skipped 0, converted 0" in out
+    assert "pixels from 100 to 106 of 0 to 255" in out
+    assert "2 classes: cat (4), dog (3)" in out
+    assert "`softmix train --classes` learns them" in out
     assert "no test split: --hold-out 0.1 keeps a tenth apart" in out
 
 
-def test_mixed_sizes_are_refused_with_a_size_and_previewed_with_it(
+def test_pictures_of_several_sizes_are_refused_with_advice_and_accepted_with_a_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = pictures(tmp_path, {str(i): (20, 16) if i % 3 else (14, 18) for i in range(12)})
     error = refused(capsys, root)
     size = re.search(r"4 of 12 pictures do not have the commonest, 20x16; resize all with --size (\d+), by", error)
-    assert size is not None and size[1] == "12" and "12 of them are used" in error
+    assert size is not None
+    assert size[1] == "12"
+    assert "12 of them are used" in error
     out = said(capsys, root, "--size", size[1])
     assert "12 images of shape (3, 12, 12)" in out
     assert "resized to 12x12, the centre square, from 20x16 (8), 14x18 (4)" in out
 
 
-def test_a_share_held_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hold_out_moves_items_to_the_test_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = pictures(tmp_path, {str(i): (12, 12) for i in range(20)})
     out = said(capsys, root, "--hold-out", "0.25")
-    assert "15 images" in out and "test split: 5 items" in out and "no test split" not in out
+    assert "15 images" in out
+    assert "test split: 5 items" in out
+    assert "no test split" not in out
 
 
 @pytest.mark.parametrize(
@@ -83,18 +89,20 @@ def test_a_share_held_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--limit", "5"), ": 5 images"),
     ],
 )
-def test_each_option_for_pictures_is_passed_on(
+def test_each_option_for_pictures_changes_the_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], shown: str
 ) -> None:
     assert shown in said(capsys, pictures(tmp_path, {str(i): (12, 12) for i in range(9)}), *words)
 
 
-def test_each_option_for_arrays_is_passed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_option_for_arrays_changes_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     array = np.arange(2 * 3 * 4 * 3).reshape(2, 3, 4, 3)
     np.save(tmp_path / "a.npy", array)
     assert "which of these is white cannot be told" in refused(capsys, tmp_path / "a.npy")
     out = said(capsys, tmp_path / "a.npy", "--bits", 7)
-    assert "pixels from 0 to 143 of 0 to 255" in out and "(3, 3, 4)" in out and "no labels" in out
+    assert "pixels from 0 to 143 of 0 to 255" in out
+    assert "(3, 3, 4)" in out
+    assert "no labels" in out
     assert "(3, 4, 3)" in said(capsys, tmp_path / "a.npy", "--bits", 7, "--layout", "channels-first")
     np.save(tmp_path / "b.npy", array / 71 * 1.0)
     assert "pixels from 0 to 1 of" in said(capsys, tmp_path / "b.npy", "--values", "0..255")
@@ -103,14 +111,16 @@ def test_each_option_for_arrays_is_passed_on(tmp_path: Path, capsys: pytest.Capt
     assert "values from 0 to 4, standard deviation 1.58" in out
 
 
-def test_many_classes_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_list_of_classes_is_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "a.npy", np.full((30, 8, 8), 200, np.uint8))
     np.save(tmp_path / "labels.npy", np.arange(30))
     out = said(capsys, tmp_path / "a.npy")
-    assert "30 classes: 0 (1), 1 (1)" in out and "19 (1) and 10 more" in out and "20 (1)" not in out
+    assert "30 classes: 0 (1), 1 (1)" in out
+    assert "19 (1) and 10 more" in out
+    assert "20 (1)" not in out
 
 
-def test_a_test_split_of_another_shape_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_split_of_another_shape_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "a.npz", x_train=np.full((4, 8, 8), 200, np.uint8), x_test=np.full((4, 9, 8), 200, np.uint8))
     assert "items of the test split are (1, 9, 8), those of training (1, 8, 8): give --size" in refused(
         capsys, tmp_path / "a.npz"
@@ -137,12 +147,12 @@ def test_a_data_folder_with_a_config_of_another_program_is_data(
     root: Any = pictures(tmp_path, {str(i): (12, 12) for i in range(4)})
     (root / "config.json").write_text('{"model": "other"}')
     assert "4 images" in said(capsys, root, "--size", 12)
-    # with checkpoints it is a run, whose config.json is damaged
+    # With checkpoints it is a run with a damaged config.json.
     (root / "checkpoints").mkdir()
     assert "is a run folder" in refused(capsys, root, "--size", 12)
 
 
-def test_what_would_spoil_a_training_is_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_about_the_data_is_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = np.arange(144, dtype=np.uint16).reshape(12, 12) * 28
     for i in range(4):
         Image.fromarray(wide + np.uint16(i)).save(tmp_path / f"{i}.png")
@@ -151,16 +161,17 @@ def test_what_would_spoil_a_training_is_the_last_line(tmp_path: Path, capsys: py
         "if these are all their bits: give --bits 12"
     )
     out = said(capsys, tmp_path)
-    assert out.rstrip().splitlines()[-2:] == ["", warning] and out.count("give --bits 12") == 2
+    assert out.rstrip().splitlines()[-2:] == ["", warning]
+    assert out.count("give --bits 12") == 2
     assert "WARNING" not in said(capsys, tmp_path, "--bits", 12)
 
 
-def test_pictures_of_a_camera_are_not_left_as_large_as_they_are_in_silence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_large_pictures_without_a_size_give_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = pictures(tmp_path / "photos", {str(i): (400, 300) for i in range(3)})
     last = said(capsys, root).rstrip().splitlines()[-1]
-    assert last.startswith("WARNING: no size was asked for") and "400x300" in last and "give --size 64" in last
+    assert last.startswith("WARNING: no size was asked for")
+    assert "400x300" in last
+    assert "give --size 64" in last
     np.save(tmp_path / "a.npy", np.full((2, 300, 400), 200, np.uint8))
     assert "as large as they are, 400x300" in said(capsys, tmp_path / "a.npy")
     for words in ((root, "--size", 32), (tmp_path / "a.npy", "--size", 32)):
@@ -177,9 +188,11 @@ def test_pairs_tokens_and_volumes_are_shown(tmp_path: Path, capsys: pytest.Captu
     assert "told beside x_t: the label class (2 classes), an image of 3 channels" in out
     (tmp_path / "t.txt").write_text("hello world")
     out = said(capsys, tmp_path / "t.txt", "--tokens", "characters", "--length", 3)
-    assert "3 tokens of shape (3,)" in out and "tokens from 0 to 7 of 8" in out
+    assert "3 tokens of shape (3,)" in out
+    assert "tokens from 0 to 7 of 8" in out
     np.save(tmp_path / "n.npy", np.arange(12).reshape(4, 3) % 5)
     assert "tokens from 0 to 4 of 6" in said(capsys, tmp_path / "n.npy", "--tokens", 6)
     np.save(tmp_path / "v.npy", np.full((2, 1, 3, 4, 5), 200, np.uint8))
     out = said(capsys, tmp_path / "v.npy", "--spacing", 2.5, 1, 1)
-    assert "2 volumes of shape (1, 3, 4, 5)" in out and "pixels from 200 to 200 of 0 to 255" in out
+    assert "2 volumes of shape (1, 3, 4, 5)" in out
+    assert "pixels from 200 to 200 of 0 to 255" in out

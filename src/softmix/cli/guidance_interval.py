@@ -1,4 +1,4 @@
-"""The command line: --interval, the noise levels in which guidance acts, and whether it would act at all."""
+"""The option --interval: guidance between two noise levels, and the test that a step of the sampler lies there."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 
 
-def check_interval(interval: Interval | None, guidance: float) -> None:
-    """Raises UsageError for an interval without an inside, or without guidance."""
+def require_interval(interval: Interval | None, guidance: float) -> None:
+    """Raise UsageError for an empty interval, or for one without guidance."""
     if interval is None:
         return
     low, high = interval
@@ -28,15 +28,17 @@ def check_interval(interval: Interval | None, guidance: float) -> None:
         raise UsageError("--interval says where to guide, and nothing guides: give --guidance above 1 with it")
 
 
-def require_guided(interval: Interval, sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> None:
-    """Raises UsageError, with the levels next to the interval, if the sampler never asks within it."""
+def require_steps_inside(
+    interval: Interval, sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int
+) -> None:
+    """Raise UsageError, with the nearest noise levels, if the sampler never asks the denoiser in the interval."""
     import torch
 
     from ..denoiser.wrap import covers
     from ..sampler import label
 
     low, high = interval
-    levels = asked_at(sampler, process, shape, steps)
+    levels = noise_levels(sampler, process, shape, steps)
     if covers(low, high, torch.tensor(levels, dtype=torch.float64)).any():
         return
     below, above = [level for level in levels if level < low], [level for level in levels if level > high]
@@ -48,16 +50,16 @@ def require_guided(interval: Interval, sampler: Sampler, process: Gaussian, shap
     )
 
 
-def asked_at(sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> list[float]:
-    """The logsnr, rising, at which a sampler asks for a belief; between the times of its grid too, where it does so.
+def noise_levels(sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> list[float]:
+    """The logsnr, rising, at which a sampler asks the denoiser: at the times of its grid and between them.
 
-    They do not depend on the answers: one item is drawn, of a model that always believes N(0, 1).
+    They do not depend on the answers. So one item is drawn from a model with the constant posterior N(0, 1).
     """
     from ..sampler import sample
 
     levels: set[float] = set()
     sample(
-        _Silent(process),
+        _ConstantDenoiser(process),
         1,
         steps,
         sampler=sampler,
@@ -67,8 +69,8 @@ def asked_at(sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps:
     return sorted(levels)
 
 
-class _Silent:
-    """A denoiser that learns nothing from what it sees."""
+class _ConstantDenoiser:
+    """A denoiser with the posterior N(0, 1) for every x_t."""
 
     def __init__(self, process: Gaussian):
         self.process = process

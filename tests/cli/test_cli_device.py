@@ -1,6 +1,6 @@
-"""The command line: a model goes to the accelerator before it is asked there.
+"""Tests of `softmix sample` and `softmix evaluate`: the model moves to the accelerator before it is used.
 
-The accelerator is torch's "meta" device, which computes nothing: what would compute is replaced by spies.
+The accelerator is the "meta" device of torch, which computes nothing. Spies replace the functions that compute.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import softmix.evaluate
 from softmix.cli import main
 from softmix.train.model import Model
 
-# rooms that have a function of the same name
-DRAW, TRAIN = sys.modules["softmix.cli.draw"], sys.modules["softmix.train"]
+# The package has a function with the name of the room.
+TRAIN = sys.modules["softmix.train"]
 META = torch.device("meta")
 
 
 class Enough(Exception):
-    """What was to be seen has been seen."""
+    """The spy has seen the device; the rest of the command is skipped."""
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +39,23 @@ def devices(denoiser: Any) -> set[torch.device]:
     return {weight.device for weight in denoiser.parameters()}
 
 
-def test_samples_are_drawn_where_the_model_was_brought(
+def test_samples_are_drawn_on_the_device_of_the_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
-    def drawn(denoiser: Any, sampler: Any, n: int, *more: Any) -> torch.Tensor:
-        seen.append((devices(denoiser), more[-1]))
-        return torch.zeros(n, 1, 8, 8)
+    def draw(asked: Any, denoiser: Any, sampler: Any, cond: Any, device: torch.device) -> torch.Tensor:
+        seen.append((devices(denoiser), device))
+        return torch.zeros(asked.n, 1, 8, 8)
 
     monkeypatch.setattr(TRAIN, "find_device", lambda: META)
-    monkeypatch.setattr(DRAW, "drawn", drawn)
+    monkeypatch.setattr("softmix.cli.sample.draw", draw)
     main(["sample", str(run), "--out", str(tmp_path / "x.npy"), "--n", "2"])
     assert seen == [({META}, META)]
     assert np.load(tmp_path / "x.npy").shape == (2, 8, 8)
 
 
-def test_a_run_is_measured_where_its_model_was_brought(
+def test_a_run_is_measured_on_the_device_of_its_model(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []

@@ -1,4 +1,4 @@
-"""The command line: `softmix edit` does what each option says, as the same call of the rooms' parts, and says so."""
+"""Tests of the options of `softmix edit`, against the same edit in Python."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def edited(runs: Path, run: str, out: Path, *more: str, steps: int = 20) -> np.n
     return np.load(out)
 
 
-# One option each: the edit is that of the same call in Python, and not that without the option.
+# One option each: the edit equals that of the same call in Python, and differs from the edit without the option.
 
 
 def right(runs: Path, run: str, **said: Any) -> np.ndarray:
-    """The edit by the rooms' own parts, [H, W]."""
+    """The edit in Python, [H, W]."""
     given = {
         "steps": 20,
         "seed": 0,
@@ -142,16 +142,16 @@ def test_each_option_does_what_it_says(
     assert not np.array_equal(found, right(runs, run, **other))
 
 
-def test_an_edit_of_no_strength_takes_the_last_step_alone_and_gives_the_image(runs: Path, tmp_path: Path) -> None:
+def test_an_edit_of_strength_0_takes_one_step_and_returns_the_image(runs: Path, tmp_path: Path) -> None:
     found = edited(runs, "classes", tmp_path / "x.npy", "--to-class", "3", "--strength", "0")
     assert np.array_equal(found, right(runs, "classes", wanted=3, skip=19))
     before = np.asarray(Image.open(runs / "digit.png").convert("L"), dtype=int)
-    # there sigma is below 0.007 alpha, and a class changes what is left of the noise alone
+    # At the last step sigma is below 0.007 alpha, so that a class changes only the rest of the noise.
     assert abs(found - before).max() <= 2
     assert abs(edited(runs, "classes", tmp_path / "y.npy", "--to-class", "3", "--strength", "1") - before).max() > 20
 
 
-def test_the_recipe_of_an_edit_says_every_setting(runs: Path, tmp_path: Path) -> None:
+def test_the_recipe_of_an_edit_holds_every_option(runs: Path, tmp_path: Path) -> None:
     more = ["--from-class", "7", "--to-class", "3", "--guidance", "2", "--strength", "0.5", "--seed", "8"]
     more += ["--steps", "6", "--code", "dpm-encoder", "--weights", "model"]
     main(["edit", str(runs / "classes"), str(runs / "digit.png"), "--out", str(tmp_path / "x.png"), *more])
@@ -183,9 +183,10 @@ def test_the_recipe_of_an_edit_says_every_setting(runs: Path, tmp_path: Path) ->
     }
     main(["edit", str(runs / "plain"), str(runs / "digit.png"), "--out", str(tmp_path / "y.png"), "--colour", "0.5"])
     arguments = json.loads(Image.open(tmp_path / "y.png").text["softmix"])["arguments"]  # type: ignore[attr-defined]
-    # what was not said
+    # The options that were not given.
     assert (arguments["steps"], arguments["strength"], arguments["code"]) == (100, 1.0, "edit-friendly")
-    assert arguments["weights"] == "ema-0.050" and arguments["colour"] == [0.5]
+    assert arguments["weights"] == "ema-0.050"
+    assert arguments["colour"] == [0.5]
     main(
         [
             "edit",
@@ -198,10 +199,11 @@ def test_the_recipe_of_an_edit_says_every_setting(runs: Path, tmp_path: Path) ->
         ]
     )
     arguments = json.loads(Image.open(tmp_path / "z.png").text["softmix"])["arguments"]  # type: ignore[attr-defined]
-    assert arguments["strength"] == 0.64 and arguments["other"] == str(runs / "soft")
+    assert arguments["strength"] == 0.64
+    assert arguments["other"] == str(runs / "soft")
 
 
-def test_an_edit_of_every_form(runs: Path, tmp_path: Path) -> None:
+def test_each_output_format_holds_the_same_edit(runs: Path, tmp_path: Path) -> None:
     for name in ("x.npy", "x.npz", "x.png", "x.webp"):
         main(
             [
@@ -221,13 +223,13 @@ def test_an_edit_of_every_form(runs: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], alone[None, :, :, None])
     png, webp = (np.asarray(Image.open(tmp_path / f"x.{form}").convert("L")) for form in ("png", "webp"))
     assert np.array_equal(png, webp)
-    # the third panel is the edit
+    # The third panel is the edit.
     factor = png.shape[0] // 12
     panel = png[2 * factor : 10 * factor : factor, 22 * factor : 30 * factor : factor]
     assert np.array_equal(panel, alone)
 
 
-def test_ctrl_c_in_an_edit(
+def test_ctrl_c_in_an_edit_writes_nothing(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*arguments: object, **options: object) -> None:

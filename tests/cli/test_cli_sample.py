@@ -1,46 +1,27 @@
-"""The command line: `softmix sample` does what each option says, as the same call in Python, and writes it whole."""
+"""Tests of `softmix sample`, against the same call in Python."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import call, refused
 from PIL import Image
 from torch import Tensor
 
 import softmix
-from softmix.cli import main
-from softmix.cli.interval import asked_at
+from softmix.cli.guidance_interval import noise_levels
 from softmix.data import to_uint8
 from softmix.denoiser import averaged, guided, within
 from softmix.sampler import BY_NAME, adams, ancestral, ddim, heun, traits
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
 NAMES = ("10", "cat", "ox")
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
-
-def refused(*arguments: object) -> str:
-    code, out, err = call(*arguments)
-    assert code == 2, (code, out, err)
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(run: Path, out: Path, *more: object) -> np.ndarray:
-    """What the command writes, [n, C, H, W]."""
+    """The array that the command writes, [n, C, H, W]."""
     code, _, err = call("sample", run, "--out", out / "x.npz", *more)
     assert code == 0, err
     return np.load(out / "x.npz", allow_pickle=False)["arr_0"].transpose(0, 3, 1, 2)
@@ -77,7 +58,7 @@ def pixels(x: Tensor) -> np.ndarray:
     return to_uint8(x).numpy()
 
 
-# One option each: what the command line makes is what Python makes, and not what it makes without the option.
+# One option each: the samples equal those of Python, and differ from the samples without the option.
 
 
 def every(n: int, first: int = 0) -> Tensor:
@@ -133,7 +114,7 @@ def test_other_weights_make_other_images(runs: Path, tmp_path: Path) -> None:
             drawn(runs / "classes", tmp_path, "--n", 4, "--steps", 3, "--weights", weights), made[weights]
         )
     assert not np.array_equal(made["model"], made["ema-0.050"])
-    # the default is the first average that the run keeps
+    # The default is the first average of the run.
     assert np.array_equal(drawn(runs / "classes", tmp_path, "--n", 4, "--steps", 3), made["ema-0.050"])
 
 
@@ -148,7 +129,7 @@ def test_an_average_of_draws(runs: Path, tmp_path: Path) -> None:
     assert not np.array_equal(*made)
 
 
-def test_defaults(runs: Path, tmp_path: Path) -> None:
+def test_default_options(runs: Path, tmp_path: Path) -> None:
     """64 images in 4 steps, seed 0, by the sampler that suits the model."""
     model = softmix.load(runs / "smd")
     assert model.sampler is not adams
@@ -156,7 +137,7 @@ def test_defaults(runs: Path, tmp_path: Path) -> None:
     assert np.array_equal(found, pixels(softmix.sample(model.denoiser, 64, 4, sampler=model.sampler)))
 
 
-def test_the_recipe_says_every_setting(runs: Path, tmp_path: Path) -> None:
+def test_the_recipe_holds_every_option(runs: Path, tmp_path: Path) -> None:
     more = (
         *("--n", 2, "--steps", 6, "--sampler", "ancestral", "--eta", 0.25, "--seed", 9, "--label", "ox"),
         *("--guidance", 1.5, "--interval", -3, 2, "--weights", "model", "--first", 4, "--precision", "bf16"),
@@ -190,25 +171,27 @@ def test_the_recipe_says_every_setting(runs: Path, tmp_path: Path) -> None:
         "softmix": softmix.__version__,
     }
     code, out, _ = call("sample", runs / "classes", "--out", tmp_path / "y.png", *more, "--dry-run")
-    assert code == 0 and json.loads(out) == {key: recipe[key] for key in recipe if key != "form"} | {
+    assert code == 0
+    assert json.loads(out) == {key: recipe[key] for key in recipe if key != "form"} | {
         "arguments": json.loads(Image.open(tmp_path / "x.png").info["softmix"])["arguments"]
     }
     assert not (tmp_path / "y.png").exists()
 
 
-def test_the_recipe_names_the_weights_that_were_taken_though_none_were_asked_for(runs: Path, tmp_path: Path) -> None:
+def test_the_recipe_names_the_default_weights(runs: Path, tmp_path: Path) -> None:
     assert call("sample", runs / "classes", "--out", tmp_path / "x.png", "--n", 1, "--steps", 1)[0] == 0
     recipe = json.loads(Image.open(tmp_path / "x.png").info["softmix"])
     assert recipe["weights"] == recipe["arguments"]["weights"] == "ema-0.050"
-    # what else was not said stays open: the model says it again
-    assert recipe["arguments"]["sampler"] is None and recipe["arguments"]["eta"] is None
+    # Other options that were not given stay open: the model decides them again.
+    assert recipe["arguments"]["sampler"] is None
+    assert recipe["arguments"]["eta"] is None
 
 
 # Classes by name.
 
 
 def test_a_class_by_its_name_or_number(runs: Path, tmp_path: Path) -> None:
-    """A folder named 10 is the first of three classes: the name goes before the number that is written alike."""
+    """A folder named 10 is the first of three classes: the name has precedence over the same number."""
     model = softmix.load(runs / "classes")
     assert model.facts.class_names == NAMES
     for label, k in (("10", 0), ("cat", 1), ("2", 2), ("0", 0)):
@@ -225,21 +208,25 @@ def test_a_class_by_its_name_or_number(runs: Path, tmp_path: Path) -> None:
 # Outputs.
 
 
-def test_arrays_and_pictures_of_every_form(runs: Path, tmp_path: Path) -> None:
+def test_each_format_holds_the_same_samples(runs: Path, tmp_path: Path) -> None:
     for name in ("x.npy", "x.npz", "x.png", "x.webp", "x.jpg", "x.JPEG"):
         code, out, err = call("sample", runs / "classes", "--out", tmp_path / name, "--n", 5, "--steps", 2)
         assert code == 0, err
         assert out == f"wrote {tmp_path / name}\n"
     array, whole = np.load(tmp_path / "x.npy"), np.load(tmp_path / "x.npz")
-    assert array.shape == (5, 8, 8) and array.dtype == np.uint8
-    # as guided-diffusion's evaluator reads it
-    assert sorted(whole.files) == ["arr_0", "arr_1"] and whole["arr_0"].shape == (5, 8, 8, 1)
-    assert np.array_equal(whole["arr_0"][..., 0], array) and whole["arr_1"].tolist() == [0, 1, 2, 0, 1]
+    assert array.shape == (5, 8, 8)
+    assert array.dtype == np.uint8
+    # The format of the evaluator of guided-diffusion.
+    assert sorted(whole.files) == ["arr_0", "arr_1"]
+    assert whole["arr_0"].shape == (5, 8, 8, 1)
+    assert np.array_equal(whole["arr_0"][..., 0], array)
+    assert whole["arr_1"].tolist() == [0, 1, 2, 0, 1]
     png, webp, jpg = (
         np.asarray(Image.open(tmp_path / f"x.{form}").convert("L"), int) for form in ("png", "webp", "jpg")
     )
     assert np.array_equal(png, webp)
-    assert 0 < np.abs(png - jpg).max() < 40 and np.abs(png - jpg).mean() < 2
+    assert 0 < np.abs(png - jpg).max() < 40
+    assert np.abs(png - jpg).mean() < 2
     assert (tmp_path / "x.jpg").read_bytes() == (tmp_path / "x.JPEG").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.JPEG", "x.jpg", "x.npy", "x.npz", "x.png", "x.webp"]
 
@@ -254,15 +241,14 @@ def test_points_are_written_as_they_are(runs: Path, tmp_path: Path) -> None:
     right = softmix.sample(model.denoiser, 5, 2, sampler=model.sampler).numpy()
     for name in ("x.npy", "x.npz"):
         assert call("sample", runs / "ring", "--out", tmp_path / name, "--n", 5, "--steps", 2)[0] == 0
-    assert np.array_equal(np.load(tmp_path / "x.npy"), right) and np.array_equal(
-        np.load(tmp_path / "x.npz")["arr_0"], right
-    )
+    assert np.array_equal(np.load(tmp_path / "x.npy"), right)
+    assert np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], right)
     for name in ("x.png", "x.webp", "folder"):
         assert ".npy or .npz" in refused("sample", runs / "ring", "--out", tmp_path / name)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_folder_is_numbered_on_and_nothing_in_it_is_replaced(runs: Path, tmp_path: Path) -> None:
+def test_new_pictures_get_free_numbers_and_replace_nothing(runs: Path, tmp_path: Path) -> None:
     sample = ("sample", runs / "smd", "--out", tmp_path / "x", "--steps", 1)
     assert call(*sample, "--n", 3)[0] == 0
     first = {path.name: path.read_bytes() for path in (tmp_path / "x").iterdir()}
@@ -276,9 +262,7 @@ def test_a_folder_is_numbered_on_and_nothing_in_it_is_replaced(runs: Path, tmp_p
     assert "holds other pictures (photo.JPG)" in refused(*sample, "--n", 1, "--first", 9)
 
 
-def test_numbers_that_meet_one_that_is_there_are_refused_and_their_neighbours_are_free(
-    runs: Path, tmp_path: Path
-) -> None:
+def test_taken_numbers_are_refused_and_their_neighbours_are_free(runs: Path, tmp_path: Path) -> None:
     sample = ("sample", runs / "smd", "--out", tmp_path / "x", "--steps", 1)
     assert call(*sample, "--n", 1, "--first", 5)[0] == 0
     for first, n in ((5, 1), (4, 2), (5, 2), (3, 3)):
@@ -288,15 +272,14 @@ def test_numbers_that_meet_one_that_is_there_are_refused_and_their_neighbours_ar
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [f"{k:06d}.png" for k in (3, 4, 5, 6)]
 
 
-def test_a_folder_with_other_files_is_no_hindrance(runs: Path, tmp_path: Path) -> None:
+def test_other_files_in_the_folder_stay(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "v1.5").mkdir()
     (tmp_path / "v1.5" / "notes.txt").write_text("kept")
     assert call("sample", runs / "smd", "--out", tmp_path / "v1.5", "--n", 1, "--steps", 1)[0] == 0
     assert sorted(path.name for path in (tmp_path / "v1.5").iterdir()) == ["000000.png", "notes.txt"]
 
 
-def test_non_square_images(runs: Path, tmp_path: Path) -> None:
-    """Sampled, edited, and both repeated."""
+def test_images_that_are_not_square_are_sampled_edited_and_repeated(runs: Path, tmp_path: Path) -> None:
     run = runs / "wide"
     assert drawn(run, tmp_path, "--n", 2, "--steps", 1).shape == (2, 1, 8, 12)
     assert call("sample", run, "--out", tmp_path / "x.png", "--n", 3, "--steps", 2)[0] == 0
@@ -305,10 +288,11 @@ def test_non_square_images(runs: Path, tmp_path: Path) -> None:
     code, _, err = call(*edit, "--out", tmp_path / "e.png")
     assert code == 0, err
     assert "are the same" in call("repeat", tmp_path / "e.png", "--run", run)[1]
-    assert call(*edit, "--out", tmp_path / "e.npy")[0] == 0 and np.load(tmp_path / "e.npy").shape == (8, 12)
+    assert call(*edit, "--out", tmp_path / "e.npy")[0] == 0
+    assert np.load(tmp_path / "e.npy").shape == (8, 12)
 
 
-# What is asked for in vain is refused, before anything is made.
+# Wrong options are refused before the work.
 
 
 @pytest.mark.parametrize(
@@ -335,7 +319,7 @@ def test_non_square_images(runs: Path, tmp_path: Path) -> None:
         (["--interval", 60, 90, "--guidance", 2], "nothing would be guided"),
         (["--interval", 4, 90, "--guidance", 2, "--steps", 1], "nothing would be guided"),
         (["--interval", -90, -60, "--guidance", 2], "nothing would be guided"),
-        # adams asks at -20, -2.667, 0.667, 4, and the two stages of dpm-solver-2s at 2.333 too
+        # The sampler adams asks the model at -20, -2.667, 0.667, 4, and the two stages of dpm-solver-2s at 2.333 too
         (["--interval", 1, 2, "--guidance", 2], "next to the interval at 0.6667 and 4. Widen it past one of these"),
         (["--interval", 2.4, 3.9, "--guidance", 2, "--sampler", "dpm-solver-2s"], "at 2.333 and 4. Widen it past"),
         (["--eta", "nan", "--sampler", "ddim"], "runs from 0 to 1"),
@@ -347,7 +331,7 @@ def test_non_square_images(runs: Path, tmp_path: Path) -> None:
         (["--out", "file/x.png"], "Not a directory"),
     ],
 )
-def test_what_has_no_effect_or_no_end_is_refused(
+def test_wrong_options_are_refused_before_the_work(
     more: list[object], says: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -357,7 +341,7 @@ def test_what_has_no_effect_or_no_end_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_interval_is_held_against_every_time_that_is_asked_about(runs: Path, tmp_path: Path) -> None:
+def test_an_interval_may_lie_around_an_inner_stage_of_a_step(runs: Path, tmp_path: Path) -> None:
     words = ("--n", 4, "--steps", 4, "--sampler", "dpm-solver-2s")
     without = drawn(runs / "classes", tmp_path, *words)
     assert not np.array_equal(drawn(runs / "classes", tmp_path, *words, "--guidance", 9, "--interval", 2, 3), without)
@@ -365,7 +349,7 @@ def test_an_interval_is_held_against_every_time_that_is_asked_about(runs: Path, 
 
 @pytest.mark.parametrize("name", BY_NAME)
 @pytest.mark.parametrize("steps", [5, 20])
-def test_where_a_sampler_will_ask_is_where_it_asks(name: str, steps: int, runs: Path) -> None:
+def test_noise_levels_are_those_of_the_real_sampler(name: str, steps: int, runs: Path) -> None:
     if steps < traits(BY_NAME[name]).least:
         return
     model = softmix.load(runs / "smd")
@@ -378,15 +362,15 @@ def test_where_a_sampler_will_ask_is_where_it_asks(name: str, steps: int, runs: 
         seed=1,
         look=lambda step: found.add(float(model.process.logsnr(step.t))),
     )
-    assert asked_at(BY_NAME[name], model.process, model.facts.shape, steps) == sorted(found)
+    assert noise_levels(BY_NAME[name], model.process, model.facts.shape, steps) == sorted(found)
 
 
-def test_the_last_images_that_64_bits_can_number(runs: Path, tmp_path: Path) -> None:
+def test_the_largest_image_number_is_that_of_64_bits(runs: Path, tmp_path: Path) -> None:
     first = 2**63 - 1 - 2
     assert drawn(runs / "classes", tmp_path, "--n", 2, "--steps", 1, "--first", first).shape == (2, 1, 8, 8)
 
 
-# What happens on the way leaves nothing behind.
+# Errors during the work leave nothing behind.
 
 
 def broken(error: BaseException) -> Callable[..., Any]:
@@ -399,14 +383,16 @@ def broken(error: BaseException) -> Callable[..., Any]:
 def test_ctrl_c_says_that_nothing_was_written(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmix.sampler, "sample", broken(KeyboardInterrupt()))
     code, _, err = call("sample", runs / "smd", "--out", tmp_path / "x.npy")
-    assert code == 130 and err == f"softmix: stopped; {tmp_path / 'x.npy'} was not written\n"
+    assert code == 130
+    assert err == f"softmix: stopped; {tmp_path / 'x.npy'} was not written\n"
 
 
-def test_ctrl_c_while_writing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_writing_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmix.picture.save_png", broken(KeyboardInterrupt()))
     for name in ("x.png", "folder"):
         code, _, err = call("sample", runs / "smd", "--out", tmp_path / name, "--n", 2, "--steps", 1)
-        assert code == 130 and "was not written" in err
+        assert code == 130
+        assert "was not written" in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -416,22 +402,28 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(
 ) -> None:
     disk = small_disk("16k")
     code, _, err = call("sample", runs / "smd", "--out", disk / name, "--n", 400, "--steps", 1)
-    assert code == 1 and err.splitlines()[-1] == f"softmix: {disk / name} was not written: No space left on device"
+    assert code == 1
+    assert err.splitlines()[-1] == f"softmix: {disk / name} was not written: No space left on device"
     assert list(disk.iterdir()) == []
 
 
-def test_what_is_no_number_is_not_written(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_are_not_finite_are_not_written(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for run in ("smd", "ring"):
         shape = softmix.load(runs / run).facts.shape
         x = torch.zeros(4, *shape)
         x[1, 0] = float("nan")
         monkeypatch.setattr(softmix.sampler, "sample", lambda *a, x=x, **k: x)
         code, _, err = call("sample", runs / run, "--out", tmp_path / "x.npy", "--n", 4)
-        assert code == 1 and "1 of 4 samples are not finite numbers" in err
+        assert code == 1
+        assert "1 of 4 samples are not finite numbers" in err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_the_program_is_one_sentence(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmix.sampler, "sample", broken(RuntimeError("a\nb")))
     code, _, err = call("sample", runs / "smd", "--out", tmp_path / "x.npy")
-    assert code == 1 and err.count("\n") == 1 and "RuntimeError: a." in err
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "RuntimeError: a." in err

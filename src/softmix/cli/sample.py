@@ -1,0 +1,166 @@
+"""`softmix sample`: draw images from a trained model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from .common import (
+    INT64,
+    MAX_AVERAGE,
+    MAX_STEPS,
+    Precision,
+    UsageError,
+    class_number,
+    interrupted,
+    load_for_sampling,
+    option,
+    require_positive,
+    require_real,
+    require_whole,
+)
+from .guidance_interval import Interval, require_interval, require_steps_inside
+from .recipes import arguments_of
+from .sample_diffusers import is_diffusers_folder, sample_diffusers
+from .samples import draw, require_finite, require_form, require_place, write
+from .verb import Verb
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..sampler import Sampler
+    from ..train import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Verb):
+    """Draw images from a trained model.
+
+    For example `softmix sample fashion --out fashion.png --n 64 --steps 4`.
+    """
+
+    run: Positional[Path]
+    """A run folder, a model that comes with softmix (fashion), or a folder that diffusers wrote."""
+    out: Path
+    """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), or a folder
+    (single PNGs, which join those that are there if their numbers are free)."""
+    n: int = 64
+    """The number of images."""
+    steps: int = 4
+    """Steps of the sampler, at least 1. A step takes one evaluation of the network, but for the few samplers that take
+    more."""
+    sampler: str | None = None
+    """A name from docs/choose-a-sampler.md, such as adams, ancestral, ddim, unipc, evodiff. By default the one that
+    suits the model: soft-adams for a model that draws at high noise, ancestral for other models that draw, adams for a
+    model that knows the mean only."""
+    eta: float | None = None
+    """The share of fresh noise of ancestral and ddim, from 0 to 1. By default 0 for ddim and for soft mixtures, else
+    1."""
+    seed: int = 0
+    """Seed of the noise. Image k depends on the seed and k alone."""
+    label: Annotated[str | int | None, arg(metavar="NAME")] = None
+    """A class by its name or number, for a model trained with classes. By default the classes take turns."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none."""
+    interval: Interval | None = None
+    """Guide only between these two logsnr, the smaller one (more noise) first."""
+    weights: str | None = None
+    """The weights: model, or an average such as ema-0.100."""
+    average: int = 0
+    """Take the mean of this many draws, for samplers that need a mean."""
+    first: int = 0
+    """Number of the first image: --first 10 --n 1 is the eleventh image of a longer run."""
+    precision: Precision = "fp32"
+    """Precision of the network. bf16 is several times as fast on machines that have it, and rounds more coarsely."""
+    prompt: str | None = None
+    """A text that describes the picture, for a folder of diffusers with text encoders."""
+    dry_run: bool = False
+    """Show the recipe of the samples, and draw nothing."""
+
+    def __call__(self) -> None:
+        self._require_valid()
+        if is_diffusers_folder(self.run):
+            for name, value in self.given("weights", "average").items():
+                raise UsageError(
+                    f"{option(name)} {value} was asked for; {self.run} is a folder of diffusers, and has no such thing"
+                )
+            sample_diffusers(self)
+            return
+        if self.prompt is not None:
+            raise UsageError("--prompt was given; it goes with a folder of diffusers that has text encoders")
+        self._sample()
+
+    def _require_valid(self) -> None:
+        """Raise UsageError for wrong options, as far as they show without the model."""
+        require_positive(n=self.n)
+        require_whole(1, MAX_STEPS, steps=self.steps)
+        require_whole(0, MAX_AVERAGE, average=self.average)
+        require_whole(0, INT64 - self.n, first=self.first)
+        require_real(guidance=self.guidance)
+        require_interval(self.interval, self.guidance)
+        require_place(self.out, self.n, self.first)
+
+    def _sample(self) -> None:
+        from ..train import find_device
+
+        model, denoiser, sampler = load_for_sampling(self.run, self.sampler, self.eta, self.weights, self.average)
+        require_form(self.out, self.n, model.facts.shape)
+        label = class_number(model, self.label, "label")
+        labels = self._labels(model, label)
+        denoiser = self._guided(model, denoiser, sampler)
+        recipe = self._recipe(model, sampler, label)
+        if self.dry_run:
+            print(json.dumps(recipe, indent=2))
+            return
+        device = find_device()
+        model.denoiser.to(device)
+        with interrupted(f"stopped; {self.out} was not written"):
+            x = require_finite(draw(self, denoiser, sampler, labels, device), self.out)
+            write(x.cpu(), self.out, recipe, labels)
+        print(f"wrote {self.out}")
+
+    def _labels(self, model: Model, label: int | None) -> Tensor | None:
+        """[n]: one class for all images, or all classes in turn by the number of the image."""
+        import torch
+
+        if not model.denoiser.classes:
+            return None
+        if label is not None:
+            return torch.full((self.n,), label)
+        return (torch.arange(self.n) + self.first) % model.denoiser.classes
+
+    def _guided(self, model: Model, denoiser: Any, sampler: Sampler) -> Any:
+        """The denoiser with classifier-free guidance, if asked."""
+        from ..denoiser import guided, within
+
+        if self.guidance == 1:
+            return denoiser
+        if not model.denoiser.classes:
+            raise UsageError(
+                f"--guidance needs a model that was trained with classes (softmix train ... --classes), which "
+                f"{model.path} was not"
+            )
+        if self.interval is None:
+            return guided(self.guidance)(denoiser)
+        require_steps_inside(self.interval, sampler, model.process, model.facts.shape, self.steps)
+        return within(*self.interval, guided(self.guidance))(denoiser)
+
+    def _recipe(self, model: Model, sampler: Sampler, label: int | None) -> dict[str, Any]:
+        """All that `softmix repeat` needs to make the samples again."""
+        from ..sampler import label as label_of
+
+        return {
+            "run": model.path.name,
+            "step": model.step,
+            "weights": model.weights,
+            "data": model.facts.data,
+            "fingerprint": model.facts.fingerprint,
+            "weights_fingerprint": model.fingerprint,
+            "sampler": label_of(sampler),
+            "arguments": arguments_of(self, label=label, weights=model.weights),
+            "softmix": model.facts.version,
+        }

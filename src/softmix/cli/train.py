@@ -1,0 +1,186 @@
+"""`softmix train`: train a model on the user's data, or continue a run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from .common import ModelName, UsageError, repeat_warnings
+from .model_card import write_card
+from .settings import base_run, configuration, items_of, require_length, with_values
+from .verb import Verb
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..train import Config, Facts, Model
+
+# Those of softmix.data, which takes a second to import.
+ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
+LayoutName = Literal["channels-first", "channels-last"]
+# The options that say how the data are read: keywords of `softmix.data.load`.
+_READING = ("size", "channels", "limit", "hold_out", "bits", "values", "layout", "beside", "cache")
+# Pixels of a picture that fills the memory in one step of any network.
+_LARGEST = 2048 * 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Verb):
+    """Train a model on your data, or continue its training: the same command continues a run that was cut off.
+
+    For example `softmix train photos/ --out runs/photos --size 32 --minutes 60`; then, if that was not enough,
+    `softmix train --out runs/photos --more 5000`.
+    """
+
+    data: Positional[str | None] = None
+    """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; or
+    digits, fashion-mnist, toy:NAME. May be left out for a run that exists, and with --config: then the data of that
+    run are read again."""
+    out: Path
+    """The run folder: configuration, log, checkpoints, sample grids."""
+    model: ModelName | None = None
+    """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
+    (explicit Gaussian mixture), normal (one Gaussian). By default smd, or the model of the run in --out, --config or
+    --start."""
+    minutes: float | None = None
+    """Training time. A few trial steps before the first one decide the number of steps, for good."""
+    steps: int | None = None
+    """Number of steps to train, instead of minutes. For a run that exists: a larger number than before makes it
+    longer."""
+    more: int | None = None
+    """Number of steps to add to a run that has ended: its learning rate rises and falls anew."""
+    classes: bool = False
+    """Give the model the class of each item, so that one class can be sampled."""
+    batch: int | None = None
+    """Batch size. By default it is smaller for images of more than 64 x 64 pixels."""
+    flip: bool = False
+    """Show half of the images mirrored, left for right. Not for digits or writing."""
+    size: int | None = None
+    """One number: images are brought to so many pixels a side, from the centre square of each."""
+    channels: int | None = None
+    """1 (grey), 3 (colour) or 4 (with alpha), instead of the channels in the files."""
+    limit: int | None = None
+    """Use at most this many items."""
+    hold_out: float | None = None
+    """A share of the items, such as 0.1, that is not trained on, for `softmix evaluate`."""
+    bits: int | None = None
+    """Of grey images of 16 bits, and arrays of whole numbers: the number of bits of their values, such as 12."""
+    values: ValueRange | None = None
+    """Of an array of numbers: their range."""
+    layout: LayoutName | None = None
+    """Of an array of images: the axis of its channels."""
+    beside: str | None = None
+    """A second folder, zip or array, whose items are the conditions of those of the first, for image to image: pictures
+    of one name are pairs."""
+    cache: Path | None = None
+    """A folder for a copy of the data in the form that training reads, for data that are larger than memory or slow to
+    read. It is used again while the files of the data are unchanged."""
+    config: Path | None = None
+    """A config.json, or its run folder, to repeat, instead of the model's own settings."""
+    start: Path | None = None
+    """A run whose weights are the start of a new one."""
+    set: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="NAME=VALUE ...")] = ()
+    """Changes to the configuration, such as --set batch=64 loss.m=8 net.width=96. Of a run that continues only
+    optimiser.rate, nonfinite, save, show and keep may change."""
+    seed: int | None = None
+    """Seed of weights, order of the items and noise. By default 0, or that of --config."""
+    shard: bool = False
+    """With several processes (torchrun -m softmix train ...), each holds a part of the weights: for networks that one
+    device cannot hold."""
+    dry_run: bool = False
+    """Show the configuration and the size of the model, and train nothing."""
+
+    def __call__(self) -> None:
+        from ..train import join, leave, train
+        from ..train.checkpoint import newest
+        from ..train.place import require_writable
+
+        # All tests without data come first: to read data may take minutes.
+        require_writable(self.out)
+        base = base_run(self.out, self.model, self.config, self.start)
+        needed = self.more is None and (base is None or base.role == "start")
+        require_length(self.steps, self.minutes, needed=needed)
+        items = items_of(self.data, base, {name: getattr(self, name) for name in _READING})
+        config = configuration(base, self.model, items.shape, self.set)
+        if self.steps is not None or self.minutes is not None:
+            config = replace(config, steps=self.steps, minutes=self.minutes)
+        config = with_values(
+            config, classes=self.classes or None, flip=self.flip or None, batch=self.batch, seed=self.seed
+        )
+        first = join().first
+        if first:
+            self._print_data(items, config)
+            if base is None:
+                _require_size(items, self.size)
+        start = self._start()
+        if self.dry_run:
+            _show(items, config, self.out, self.more, start)
+            return
+        done = newest(self.out / "checkpoints") or 0
+        model = train(items, config, self.out, shard=self.shard, more=self.more or 0, start=start)
+        if first:
+            write_card(model)
+            print(_last_line(model, done, self.out))
+            print(f"next: {_next_commands(model.facts, self.out)}")
+            repeat_warnings(items)
+        leave()
+
+    def _print_data(self, items: Data, config: Config) -> None:
+        for line in items.report.lines():
+            print(line)
+        if not config.task.classes and len(items.classes) > 1:
+            print(_classes_unused(items))
+
+    def _start(self) -> Model | None:
+        """The model that gives the first weights; None for a run that has begun with them."""
+        from ..train import load, read_run
+        from ..train.settle import start_of
+
+        if self.start is None:
+            return None
+        begun = start_of(read_run(self.out), self.out) if (self.out / "config.json").is_file() else None
+        return None if begun == self.start.absolute().resolve() else load(self.start)
+
+
+def _require_size(items: Data, size: int | None) -> None:
+    """Raise UsageError for pictures so large that one of them fills the memory, unless the user gave a size."""
+    if items.is_image and size is None and items.shape[1] * items.shape[2] > _LARGEST:
+        raise UsageError(
+            f"the pictures are {items.shape[2]}x{items.shape[1]}, and no network here trains on such large ones: "
+            "give --size 64, or another side"
+        )
+
+
+def _show(items: Data, config: Config, out: Path, more: int | None, start: Model | None) -> None:
+    from ..config import dumps
+    from ..train import build, join
+    from ..train.settle import Wish, settle
+
+    run = settle(out, items, config, join().size, Wish(more or 0, start))
+    print(dumps(run), end="")
+    print(f"{sum(p.numel() for p in build(run).parameters()):,} parameters")
+
+
+def _classes_unused(items: Data) -> str:
+    names = ", ".join(items.classes[:6]) + (", ..." if len(items.classes) > 6 else "")
+    return (
+        f"the data have {len(items.classes)} classes ({names}), and the model is not told them. With --classes it is, "
+        "and can be asked for one: softmix sample RUN --label"
+    )
+
+
+def _last_line(model: Model, done: int, out: Path) -> str:
+    if model.step > done:
+        return f"trained steps {done + 1} to {model.step}; the run is in {out}"
+    longer = f"softmix train --out {shlex.quote(str(out))} --more {model.step}"
+    return f"nothing was trained: the run in {out} had ended, at step {model.step}. To go on: {longer}"
+
+
+def _next_commands(facts: Facts, out: Path) -> str:
+    """Commands that work in the user's current folder."""
+    run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
+    data = "" if facts.origin else " DATA"
+    return f"softmix sample {run} --n 64 --steps 4 --out samples.{suffix}    softmix evaluate {run}{data}"
