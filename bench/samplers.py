@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 
-from softmix.oracle import Problem, correlated, eight, gaussian
+from softmix.oracle import MixtureProblem, correlated, eight, gaussian
 from softmix.process import VP
 from softmix.recipe.contest import Field, Way, fashion, on_oracle, steps_for
 from softmix.recipe.dpm_solver_v3 import statistics
@@ -34,7 +34,7 @@ from softmix.sampler.pndm import chain
 COUNTS = (3, 5, 8, 10, 15, 20, 40)
 SHOWN = (5, 10, 20)
 KINDS = ("median", "mean", "distance")
-PROBLEMS: dict[str, Callable[[], Problem]] = {
+PROBLEMS: dict[str, Callable[[], MixtureProblem]] = {
     "a mixture on the line": lambda: correlated((1,), VP("linear")),
     "a correlated Gaussian in 8": lambda: gaussian((8,), VP("linear")),
     "a correlated mixture in 4": lambda: correlated((4,), VP("linear")),

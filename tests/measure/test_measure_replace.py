@@ -6,7 +6,7 @@ import torch
 
 from softmix.data.toys import Mixture
 from softmix.measure import replacing
-from softmix.oracle import Problem, correlated, ks
+from softmix.oracle import MixtureProblem, correlated, ks
 from softmix.process import VP, few
 from softmix.rng import Rng
 from softmix.sampler import drive
@@ -16,14 +16,14 @@ F64 = torch.float64
 SEEN = torch.tensor([True, False])
 
 
-def independent(means: list[float]) -> Problem:
+def independent(means: list[float]) -> MixtureProblem:
     """Two elements that tell nothing of each other."""
     factors = torch.diag(torch.tensor([0.5, 0.3], dtype=F64))[None]
     law = Mixture("independent", torch.ones(1, dtype=F64), torch.tensor([means], dtype=F64), factors)
-    return Problem("independent", law, VP(), (2,))
+    return MixtureProblem("independent", law, VP(), (2,))
 
 
-def sampled(problem: Problem, y: torch.Tensor, seen: torch.Tensor, n: int, steps: int = 20) -> torch.Tensor:
+def sampled(problem: MixtureProblem, y: torch.Tensor, seen: torch.Tensor, n: int, steps: int = 20) -> torch.Tensor:
     x = problem.process.prior((n, 2), Rng(0, n)).double()
     return finish(drive(problem.denoiser(), replacing(y, seen), x, few(VP(), steps), Rng(1, n)))
 
@@ -47,7 +47,7 @@ def test_what_is_seen_pulls_what_goes_with_it() -> None:
     """In a Gaussian of correlation 0.9 towards 0.9 y, but less far: replacement is no exact condition."""
     factor = torch.linalg.cholesky(torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=F64))[None]
     law = Mixture("pair", torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), factor)
-    x = sampled(Problem("pair", law, VP(), (2,)), torch.full((2000, 2), 1.5, dtype=F64), SEEN, 2000, 100)
+    x = sampled(MixtureProblem("pair", law, VP(), (2,)), torch.full((2000, 2), 1.5, dtype=F64), SEEN, 2000, 100)
     assert 0.5 * 0.9 * 1.5 < float(x[:, 1].mean()) < 0.9 * 1.5
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from softmix.denoiser import Denoiser
-from softmix.oracle import Problem, gaussian
+from softmix.oracle import MixtureProblem, gaussian
 from softmix.process import VP
 from softmix.recipe import Paper, Scale
 from softmix.recipe.contest import Field, Way, contest, end_of, errors, off, on_oracle, steps_for, wide
@@ -21,7 +21,7 @@ PAPER = Paper("made_up", "A title", "Somebody", "ICML", 2030, "3001.00001", "It 
 
 
 @cache
-def line() -> Problem:
+def line() -> MixtureProblem:
     return gaussian((2,), VP("linear"))
 
 
@@ -75,7 +75,7 @@ def test_steps_of_heun() -> None:
     assert [steps_for(heun, count) for count in (1, 2, 3, 4, 16)] == [1, 1, 2, 2, 8]
 
 
-def guided(problem: Problem) -> Denoiser:
+def guided(problem: MixtureProblem) -> Denoiser:
     return gaussian((2,), VP("cosine")).through(problem.process).denoiser()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..measure import replacing
-from ..oracle import Observed, digits
+from ..oracle import ObservedProblem, digits
 from ..process import VP, rest
 from ..rng import Rng
 from ..sampler import drive, noised
@@ -43,7 +43,7 @@ def measure(seed: int, n: int) -> Results:
     """Ten steps from each level of noise, from a rough estimate and from a better one."""
     problem, seen = digits(), (torch.arange(64) // 8 % 2 == 0).reshape(1, 8, 8)
     x0 = problem.sample(n, Rng(seed, n, "x0"))
-    known = Observed.elements(problem, seen)
+    known = ObservedProblem.elements(problem, seen)
     # rows repeated; and what is missing half way to the truth
     rough = torch.where(seen, x0, x0.roll(1, -2))
     better = (rough + x0) / 2

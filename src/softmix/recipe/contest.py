@@ -19,7 +19,7 @@ from ..denoiser import Denoiser, mean_only
 from ..evaluate import place
 from ..evaluate.judge import Reference, features_for
 from ..evaluate.points import sliced_wasserstein
-from ..oracle import Problem, eight
+from ..oracle import MixtureProblem, eight
 from ..process import VP, Gaussian, even_logsnr, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Sampler, Start, adams, drive, sample, traits
@@ -29,7 +29,7 @@ from ..train import load as load_run
 from .frame import Arms, Checks, Study, arm
 from .paper import Paper, Role
 
-Make = Callable[[Problem], Sampler]
+Make = Callable[[MixtureProblem], Sampler]
 Grid = Callable[[Gaussian, int], Tensor]
 ORACLE = "eight components in 16 dimensions, exact means"
 IMAGES = "Fashion-MNIST, 28 x 28, the mean of the model that ships"
@@ -56,7 +56,7 @@ class Way:
 
 
 @cache
-def narrow() -> Problem:
+def narrow() -> MixtureProblem:
     """Eight narrow components through DDPM's process: the problem of every contest."""
     return eight(VP("linear"))
 
@@ -72,7 +72,7 @@ def steps_for(sampler: Sampler, evaluations: int) -> int:
     return most if most >= traits(sampler).least else 0
 
 
-def end_of(problem: Problem, x: Tensor, first: float, denoiser: Denoiser | None = None) -> Tensor:
+def end_of(problem: MixtureProblem, x: Tensor, first: float, denoiser: Denoiser | None = None) -> Tensor:
     """Where the flow leads from x at time `first`, to about 1e-6: 1500 steps of `adams`. denoiser : another than the
     problem's."""
     process = problem.process
@@ -91,8 +91,8 @@ class Field:
     """The problem that solvers meet on. guide : another denoiser than the problem's. What that leads to is no law of
     the problem: it has no distance."""
 
-    problem: Callable[[], Problem] = narrow
-    guide: Callable[[Problem], Denoiser] | None = None
+    problem: Callable[[], MixtureProblem] = narrow
+    guide: Callable[[MixtureProblem], Denoiser] | None = None
 
     def denoiser(self) -> Denoiser:
         return self.guide(self.problem()) if self.guide else self.problem().denoiser()

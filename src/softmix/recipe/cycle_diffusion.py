@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.toys import Mixture
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, dpm_encoder, drive, replay
@@ -36,14 +36,14 @@ THEIRS = "the same, on DDPM's chain of 1,000: 850 steps of it encoded, as publis
 DATA = "Gaussians on the line, 4 times the variance, exact denoisers"
 
 
-def normal(mean: float, var: float, process: Gaussian | None = None) -> Problem:
+def normal(mean: float, var: float, process: Gaussian | None = None) -> MixtureProblem:
     law = Mixture(
         "normal",
         torch.ones(1, dtype=torch.float64),
         torch.tensor([[mean]], dtype=torch.float64),
         torch.tensor([[[math.sqrt(var)]]], dtype=torch.float64),
     )
-    return Problem("normal", law, process or VP(), (1,))
+    return MixtureProblem("normal", law, process or VP(), (1,))
 
 
 def moments(x0: Tensor, made: Mapping[str, Tensor]) -> Results:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ..denoiser import Denoiser, ExactMixture, autoguided
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..sampler import (
     Rule,
     Statistics,
@@ -60,7 +60,7 @@ COUNTS = (5, 10, 15, 20, 80)
 SCALE = 8.0
 
 
-def guided(problem: Problem) -> Denoiser:
+def guided(problem: MixtureProblem) -> Denoiser:
     """Towards one half of the components, by exact means."""
     law, half = problem.law, len(problem.law.weights) // 2
     told = ExactMixture(problem.process, law.weights[:half] * 2, law.means[:half], law.covariances[:half])

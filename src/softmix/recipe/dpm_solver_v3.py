@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
 from ..sampler.statistics import fit_statistics
@@ -32,7 +32,7 @@ FOUND = (
 
 
 @cache
-def statistics(problem: Problem) -> Statistics:
+def statistics(problem: MixtureProblem) -> Statistics:
     """Of the exact model, from 1,024 items at 240 levels."""
     return fit_statistics(
         problem.denoiser(), problem.sample(1024, Rng(31, 1024)), Rng(32, 1024), nodes=240, logsnr=(-9.0, 12.0)
@@ -40,7 +40,7 @@ def statistics(problem: Problem) -> Statistics:
 
 
 def _made(change: Callable[[Statistics], Statistics], **options: Any) -> Make:
-    def make(problem: Problem) -> Sampler:
+    def make(problem: MixtureProblem) -> Sampler:
         return partial(dpm_solver_v3, statistics=change(statistics(problem)), **options)
 
     return make

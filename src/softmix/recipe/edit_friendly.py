@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.toys import Mixture
 from ..denoiser import Denoiser
 from ..evaluate.points import sliced_wasserstein
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
@@ -37,7 +37,7 @@ DATA = "Gaussians in 16 dimensions, one position unlike another"
 SIDE = 16
 
 
-def placed(mean: float, phase: float, process: Gaussian | None = None) -> Problem:
+def placed(mean: float, phase: float, process: Gaussian | None = None) -> MixtureProblem:
     """A signal of length 16, smooth, whose variance changes with the place: moved noise meets another prior."""
     place = torch.arange(SIDE, dtype=torch.float64)
     near = torch.exp(-((place[:, None] - place) ** 2) / 8)
@@ -47,7 +47,7 @@ def placed(mean: float, phase: float, process: Gaussian | None = None) -> Proble
     law = Mixture(
         "placed", torch.ones(1, dtype=torch.float64), torch.full((1, SIDE), mean, dtype=torch.float64), factor[None]
     )
-    return Problem("placed", law, process or VP(), (1, SIDE))
+    return MixtureProblem("placed", law, process or VP(), (1, SIDE))
 
 
 def _kin(a: Tensor, b: Tensor) -> float:
@@ -114,7 +114,7 @@ def at_their_times(seed: int, n: int) -> Results:
     return compared(made | {"the image itself": x0}, x0, seed, ", theirs")
 
 
-def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:
+def _native(problem: MixtureProblem, n: int, grid: Tensor, seed: int) -> Code:
     """The code of images that were sampled: the noise that was used."""
     rng = Rng(seed, n, "native")
     x, path, noise = VP().prior((n, *problem.shape), rng).double(), [], []
