@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,7 +12,19 @@ import torch
 
 from softmix.data import DataError
 from softmix.recipe import Paper, Scale, Verdict, VerdictRow, frame
-from softmix.recipe.frame import Arms, Numbers, Results, Run, Study, arm, in_processes, judged, one_by_one, rows_of
+from softmix.recipe.frame import (
+    Arms,
+    Numbers,
+    Results,
+    Run,
+    Study,
+    arm,
+    in_processes,
+    judged,
+    one_by_one,
+    rows_in,
+    rows_of,
+)
 
 PAPER = Paper("made_up", "A title", "Somebody", "ICML", 2030, "3001.00001", "It is better.")
 
@@ -139,7 +152,7 @@ def test_numbers_of_something_else_are_not_taken(change: str, tmp_path: Path, mo
     measure = Counter()
     arms, paper = counted(measure), PAPER
     run = Run(arms, 0, {"n": 5})
-    assert run.kept(tmp_path / "made_up") is not None
+    assert run.saved(tmp_path / "made_up") is not None
     if change == "settings":
         run = Run(arms, 0, {"n": 6})
     elif change == "seed":
@@ -154,7 +167,7 @@ def test_numbers_of_something_else_are_not_taken(change: str, tmp_path: Path, mo
         paper = Paper(**{**vars(PAPER), "name": "another"})
         Study(paper, better, [arms])(Scale.quick, quiet, tmp_path)
         assert measure.calls == [(0, 5)]
-    assert change == "paper" or run.kept(tmp_path / "made_up") is None
+    assert change == "paper" or run.saved(tmp_path / "made_up") is None
 
 
 def test_each_seed_has_a_file_of_its_own_also_if_the_name_is_long(tmp_path: Path) -> None:
@@ -162,33 +175,47 @@ def test_each_seed_has_a_file_of_its_own_also_if_the_name_is_long(tmp_path: Path
         Scale.full
     )
     rows_of(runs, quiet, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5 and [run.kept(tmp_path) for run in runs] == [run() for run in runs]
+    assert len(list(tmp_path.iterdir())) == 5 and [run.saved(tmp_path) for run in runs] == [run() for run in runs]
 
 
 def test_half_a_file_is_never_read(tmp_path: Path) -> None:
     """What a process that was killed in mid-writing leaves has another name."""
     (run,) = counted(Counter()).runs(Scale.quick)
-    run.keep(tmp_path, {("new", "error"): 1.0})
+    run.save(tmp_path, {("new", "error"): 1.0})
     (file,) = tmp_path.iterdir()
     file.rename(file.with_suffix(".77.part"))
-    assert run.kept(tmp_path) is None
+    assert run.saved(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"values": [{"arm": "new"}]}', '{"values": 3}'])
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     (run,) = counted(Counter()).runs(Scale.quick)
-    run.keep(tmp_path, run())
+    run.save(tmp_path, run())
     (file,) = tmp_path.iterdir()
     file.write_text(text)
-    with pytest.raises(DataError, match=rf"{file.name}.*no numbers of `some data, seed 0`.*delete"):
-        run.kept(tmp_path)
+    with pytest.raises(DataError, match=rf"{file.name}.*no numbers of `some data, seed 0` can be read.*delete"):
+        run.saved(tmp_path)
 
 
 def test_kept_numbers_are_the_very_same(tmp_path: Path) -> None:
     (run,) = counted(Counter()).runs(Scale.quick)
     values = {("new", "error"): 0.1 + 0.2, ("new", "other"): 5e-324, ("old", "error"): float("inf")}
-    run.keep(tmp_path, values)
-    assert run.kept(tmp_path) == values
+    run.save(tmp_path, values)
+    assert run.saved(tmp_path) == values
+
+
+def test_rows_in_a_folder_are_those_of_its_runs(tmp_path: Path) -> None:
+    rows = rows_of(counted(Counter()).runs(Scale.full), quiet, tmp_path)
+    assert rows_in(tmp_path) == rows
+
+
+def test_of_a_run_that_two_versions_saved_the_newer_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = counted(Counter()).runs(Scale.quick)
+    run.save(tmp_path, {("new", "error"): 1.0})
+    monkeypatch.setattr(frame, "__version__", "99")
+    run.save(tmp_path, {("new", "error"): 2.0})
+    os.utime(run.file(tmp_path), (2e9, 2e9))
+    assert [row.value for row in rows_in(tmp_path)] == [2.0]
 
 
 # processes
@@ -209,7 +236,7 @@ def test_processes_have_one_thread_each_and_the_numbers_of_one_by_one(monkeypatc
         monkeypatch.setenv(name, "2")
     runs = arm("a", "ours", threads, full={}, seeds=3).runs(Scale.full)
     here = torch.get_num_threads()
-    rows = {row.metric: row.value for row in rows_of(runs, quiet, spread=in_processes)}
+    rows = {row.metric: row.value for row in rows_of(runs, quiet, execute=in_processes)}
     assert rows == {"threads": 1, "seed": 1} and torch.get_num_threads() == here
 
 
@@ -217,7 +244,7 @@ def test_what_ended_before_a_failure_is_kept(tmp_path: Path) -> None:
     runs = arm("a", "ours", third_fails, full={}, seeds=4).runs(Scale.full)
     with pytest.raises(ArithmeticError, match="the third"):
         rows_of(runs, quiet, tmp_path, lambda work, jobs, say: in_processes(work, jobs, say, workers=1))
-    assert [run.kept(tmp_path) is not None for run in runs][:2] == [True, True]
+    assert [run.saved(tmp_path) is not None for run in runs][:2] == [True, True]
 
 
 def test_each_job_is_kept_before_the_next_begins(tmp_path: Path) -> None:
@@ -273,7 +300,7 @@ def test_a_study_judges_by_its_rows() -> None:
 
 
 def test_a_study_may_have_a_rule_of_its_own() -> None:
-    study = Study(PAPER, better, [counted(Counter())], rule=lambda value, outcomes: "does not hold here")
+    study = Study(PAPER, better, [counted(Counter())], decide=lambda value, outcomes: "does not hold here")
     assert study(Scale.quick, quiet).verdict == "does not hold here"
 
 
@@ -302,6 +329,8 @@ def test_a_kept_file_can_be_read_by_a_stranger(tmp_path: Path) -> None:
     (file,) = (tmp_path / "made_up").iterdir()
     assert json.loads(file.read_text()) == {
         "run": "some data, seed 0",
+        "data": "some data",
+        "roles": {"new": "ours", "old": "baseline"},
         "settings": {"n": 5},
         "values": [
             {"arm": "new", "metric": "error", "value": 0.5},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +16,22 @@ from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
 from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
-from softmix.recipe.frame import Numbers, judged
+from softmix.recipe.frame import Numbers, judged, rows_in, rows_of
 from softmix.recipe.images import (
     COUNTS,
-    ROWS,
-    SETS,
-    Job,
+    DATA_SETS,
+    TRAININGS,
+    arms,
     base,
     best,
     best_variance,
-    compute,
+    by,
+    folder,
     near,
-    results,
-    train_and_measure,
-    values,
+    real_images,
 )
 from softmix.recipe.smd import SOFT, silent
 from softmix.rng import Rng
-from softmix.sampler import traits
 from softmix.train import Run, Trainer, facts_of
 
 
@@ -43,12 +40,13 @@ def digits() -> Data:
     return load("digits", limit=300)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_every_row_trains(name: str, digits: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_training_trains(name: str, digits: Data, tmp_path: Path) -> None:
     """On the table's own net, with the steps that its share of images gives; the first loss and the last are finite."""
-    row = ROWS[name]
-    config = row.change(base(digits.shape, SETS["digits"][2], round(32 * 4 * row.longer), 0, batch=32), digits.shape)
-    assert config.steps == 4 * row.longer and config.batch == 32
+    trained = TRAININGS[name]
+    plain = base(digits.shape, DATA_SETS["digits"][2], round(32 * 4 * trained.longer), 0, batch=32)
+    config = trained.change(plain, digits.shape)
+    assert config.steps == 4 * trained.longer and config.batch == 32
     trainer = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path)
     for _ in range(config.steps or 0):
         loss, norm = trainer.advance()
@@ -60,7 +58,7 @@ def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
     """The silent net exactly, and the wider plain one as nearly as widths in fours allow."""
 
     def parameters(name: str) -> int:
-        config = ROWS[name].change(base(digits.shape, SETS["digits"][2], 640, 0), digits.shape)
+        config = TRAININGS[name].change(base(digits.shape, DATA_SETS["digits"][2], 640, 0), digits.shape)
         network = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path).model
         return sum(p.numel() for p in network.parameters())
 
@@ -78,46 +76,46 @@ def test_the_second_grid_falls_from_1_to_0(process: Gaussian) -> None:
     assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64))
 
 
+def never(line: str) -> None:
+    pytest.fail(line)
+
+
 @pytest.mark.slow
-def test_a_row_is_trained_and_measured_once(tmp_path: Path) -> None:
-    """A short run on the digits: every way at every count it names, and nothing the second time."""
-    job = Job("plain, wider", "digits", 1280, 0, 64, tmp_path)
-    assert len(job.missing()) == 17
-    train_and_measure(job)
-    assert not job.missing()
-    compute([job], 1, lambda line: pytest.fail(line))
-    (found,) = results(tmp_path / "digits-1280")
-    for way in ROWS["plain, wider"].ways:
-        for count in COUNTS:
-            each = values([found], "plain, wider", way.name, count, "frechet")
-            assert len(each) == (count <= way.most) and all(v > 0 for v in each)
-    cell = found["cells"][0]
-    assert cell["steps"] <= cell["evaluations"]
-    assert traits(ROWS["plain, wider"].ways[0].sampler).name == cell["way"]
+def test_a_training_is_measured_once_in_every_way(tmp_path: Path) -> None:
+    """A short run on the digits: every way at every count, the floor, and nothing the second time."""
+    each = [arms("plain, wider", "digits", tmp_path, 1280, 64, seeds=1), real_images("digits", tmp_path, 64)]
+    runs, out = [run for one in each for run in one.runs(Scale.full)], folder(tmp_path, "digits", 1280)
+    rows = rows_of(runs, lambda line: None, out)
+    assert rows_of(runs, never, out) == rows
+    numbers = Numbers(rows)
+    for way in TRAININGS["plain, wider"].ways:
+        counts = [count for count in COUNTS if (by("plain, wider", way.name), f"frechet@{count}") in numbers]
+        assert counts == [count for count in COUNTS if count <= way.most]
+        assert all(numbers[by("plain, wider", way.name), f"frechet@{count}"] > 0 for count in counts)
+    assert numbers["plain, wider", "parameters"] > 0 and numbers["plain, wider", "training seconds"] > 0
+    assert numbers["real images", "copied"] == 0.01
+    by_name = {(row.name, row.metric): row for row in rows}
+    assert {(row.name, row.metric): row for row in rows_in(out)} == by_name
+    assert (out / "plain--wider-0" / "log.txt").read_text().startswith("plain, wider")
 
 
 def written(out: Path, numbers: dict[str, float], recall: float = 0.4, slow: float = 4.0) -> None:
-    """A table in which each row has one distance at all counts."""
+    """Saved numbers in which each training has one distance at all counts by its first way to sample, and 99 by the
+    others."""
+    place = folder(out, "fashion14", 1000)
     for name, distance in numbers.items():
-        for seed in (0, 1):
-            job = Job(name, "fashion14", 1000, seed, 1000, out)
-            job.folder.mkdir(parents=True)
-            ways = [(way, k) for way in ROWS[name].ways for k in COUNTS if k <= way.most]
-            first = ROWS[name].ways[0]
-            cells = [
-                {
-                    "way": way.name,
-                    "evaluations": k,
-                    "values": {"frechet": distance + seed, "recall": recall}
-                    if way is first
-                    else {"frechet": 99.0, "recall": 1.0},
-                }
-                for way, k in ways
-            ]
+        ways = TRAININGS[name].ways
+        for run in arms(name, "fashion14", out, 1000, 1000, seeds=2).runs(Scale.full):
+            results = {(name, "parameters"): 1.0}
+            for way, count in [(each, count) for each in ways for count in each.counts]:
+                first = way is ways[0]
+                results[by(name, way.name), f"frechet@{count}"] = distance + run.seed if first else 99.0
+                results[by(name, way.name), f"recall@{count}"] = recall if first else 1.0
             if name == "plain":
-                next(c for c in cells if c["way"] == "ddim" and c["evaluations"] == 64)["values"] = {"frechet": slow}
-            result = {"row": name, "seed": seed, "floor": {"frechet": 0.4}, "cells": cells}
-            job.result.write_text(json.dumps(result))
+                results[by(name, "ddim"), "frechet@64"] = slow
+            run.save(place, results)
+    (floor,) = real_images("fashion14", out, 1000).runs(Scale.full)
+    floor.save(place, {("real images", "frechet"): 0.4})
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_the_verdict_of_images_follows_its_rows(
 ) -> None:
     numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
     written(tmp_path, numbers)
-    rows = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
+    rows = smd.on_images(2, 1000, tmp_path, never)
     value = Numbers(rows)
     false = [text for text, true in smd.of_images(value).items() if not true]
     assert len(false) == len(refuted) and all(
@@ -144,7 +142,10 @@ def test_the_verdict_of_images_follows_its_rows(
     assert smd.pays(value) == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
     row = next(row for row in rows if row.name == "feature score" and row.metric == "frechet@4")
     assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
-    assert best(results(tmp_path / "fashion14-1000"), "plain", 4, "recall") == [0.4, 0.4]
+    assert best(rows_in(folder(tmp_path, "fashion14", 1000)), "plain", 4, "recall").value == 0.4
+    assert {row.data for row in rows} == {"Fashion-MNIST, 14 x 14"}
+    floor = next(row for row in rows if row.name == "real images")
+    assert (floor.metric, floor.value, floor.role, floor.seeds) == ("frechet@1", 0.4, "floor", 1)
 
 
 @pytest.mark.slow
@@ -176,8 +177,8 @@ def test_the_checks_of_today_make_the_kept_verdict_of_the_kept_rows(name: str) -
     """At full scale, images included: the same outcome, and every sentence."""
     module, kept = PAPERS[name], found(name)
     assert kept is not None
-    checks, rule = (smd.checks, smd.in_part) if module is smd else (module.run.checks, module.run.rule)
-    again = judged(module.PAPER, kept.rows, checks, 0.0, rule)
+    checks, decide = (smd.checks, smd.in_part) if module is smd else (module.run.checks, module.run.decide)
+    again = judged(module.PAPER, kept.rows, checks, 0.0, decide)
     assert (again.verdict, again.why) == (kept.verdict, kept.why)
 
 

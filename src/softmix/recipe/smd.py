@@ -43,7 +43,7 @@ from ..rng import Rng
 from ..sampler import sample
 from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from . import images
-from .frame import Arms, Numbers, Say, arm, in_processes, judged, row, rows_of
+from .frame import Arms, Numbers, Progress, arm, in_processes, judged, rows_of
 from .paper import Outcome, Paper, Role, Scale, Verdict, VerdictRow
 
 PAPER = Paper.of(
@@ -200,14 +200,13 @@ def _arms() -> list[Arms]:
 GRID = _arms()
 
 
-def run(scale: Scale, say: Say, out: Path | None = None) -> Verdict:
-    """All variants on the grid, and at full scale the rows of images; each once, if there is an `out`."""
+def run(scale: Scale, progress: Progress, out: Path | None = None) -> Verdict:
+    """All variants on the grid, and at full scale the trainings on images."""
     began = time.perf_counter()
-    # first what takes hours and can be taken up again
-    pictures = on_images((0, 1, 2), 150_000, out or Path("runs") / "reproduce-smd", say) if scale is Scale.full else []
-    rows = rows_of(
-        [run for arms in GRID for run in arms.runs(scale)], say, out / PAPER.name if out else None, in_processes
-    )
+    # the images first: they take hours
+    pictures = on_images(3, 150_000, out or Path("runs") / "reproduce-smd", progress) if scale is Scale.full else []
+    runs = [run for arms in GRID for run in arms.runs(scale)]
+    rows = rows_of(runs, progress, out / PAPER.name if out else None, in_processes)
     return judged(PAPER, [*rows, *pictures], checks, began, in_part)
 
 
@@ -263,26 +262,24 @@ IMAGE_COUNTS = (1, 2, 4, 8, 16)
 PICTURES = "Fashion-MNIST, 14 x 14"
 
 
-def on_images(seeds: Sequence[int], count: int, out: Path, say: Say) -> list[VerdictRow]:
-    """Fashion-MNIST pooled to 14 x 14: each row by the way to sample it that is best at each number of evaluations."""
-    jobs = [images.Job(row, "fashion14", count, seed, 1000, out) for seed in seeds for row in IMAGE_ROWS]
-    images.compute(jobs, max(1, torch.get_num_threads()), say)
-    found = [result for result in images.results(jobs[0].folder.parent) if result["row"] in IMAGE_ROWS]
+def on_images(seeds: int, count: int, out: Path, progress: Progress) -> list[VerdictRow]:
+    """Fashion-MNIST pooled to 14 x 14: each training, by its best way to sample at each number of evaluations."""
+    trained = [images.arms(name, "fashion14", out, count, 1000, seeds) for name in IMAGE_ROWS]
+    runs = [run for arms in [*trained, images.real_images("fashion14", out, 1000)] for run in arms.runs(Scale.full)]
+    measured = rows_of(runs, progress, images.folder(out, "fashion14", count), in_processes)
     rows = []
     for name in IMAGE_ROWS:
-        role: Role = images.ROWS[name].role
-        rows += [row(name, role, f"frechet@{k}", images.best(found, name, k), PICTURES) for k in IMAGE_COUNTS]
-        rows.append(row(name, role, "recall@1", images.best(found, name, 1, "recall"), PICTURES))
-    slow = images.values(found, "plain", "ddim", 64, "frechet")
-    rows.append(row("plain, ddim", "baseline", "frechet@64", slow, PICTURES))
-    floor = [float(result["floor"]["frechet"]) for result in found[:1]]
-    rows.append(row("real images", "floor", "frechet@1", floor, PICTURES))
-    return rows
+        rows += [replace(images.best(measured, name, k), name=name) for k in IMAGE_COUNTS]
+        rows.append(replace(images.best(measured, name, 1, "recall"), name=name))
+    single = {(row.name, row.metric): row for row in measured}
+    rows.append(replace(single[images.by("plain", "ddim"), "frechet@64"], name="plain, ddim"))
+    rows.append(replace(single[images.REAL, "frechet"], metric="frechet@1"))
+    return [replace(row, data=PICTURES) for row in rows]
 
 
 def _least(value: Numbers, *roles: Role) -> dict[int, float]:
     """Of the rows in these roles, the least distance at each count."""
-    names = [name for name in IMAGE_ROWS if images.ROWS[name].role in roles]
+    names = [name for name in IMAGE_ROWS if images.TRAININGS[name].role in roles]
     return {k: min(value[name, f"frechet@{k}"] for name in names) for k in IMAGE_COUNTS}
 
 
