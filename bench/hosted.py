@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[type, dict[str, object]]] = {
 
 
 def betas(process: Gaussian, cut: bool) -> list[float]:
-    """The beta of each of 1000 steps: alpha^2 falls from one to the next by 1 - beta. cut : only those above LAMBDA_MIN."""
+    """The beta of each of 1000 steps: alpha^2 falls by a factor 1 - beta. cut : only those above LAMBDA_MIN."""
     share = process.alpha(torch.arange(TRAIN_STEPS + 1, dtype=torch.float64) / TRAIN_STEPS) ** 2
     each = (1 - share[1:] / share[:-1]).clamp(max=0.999).tolist()
     return each[: int(float(process.time(2 * LAMBDA_MIN)) * TRAIN_STEPS)] if cut else each

@@ -41,7 +41,7 @@ class Recipe:
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     made = Recipe()
-    monkeypatch.setattr(recipe, "PAPERS", {"ours": SimpleNamespace(PAPER=PAPER, FOUND="in part", run=made.run)})
+    monkeypatch.setattr(recipe, "PAPERS", {"ours": SimpleNamespace(PAPER=PAPER, RESULT="in part", run=made.run)})
     return made
 
 
@@ -105,7 +105,7 @@ def test_papers_tells_all_or_one(tmp_path: Path) -> None:
     code, out, _ = call("papers", "smd")
     assert code == 0 and out.startswith("smd ")
     assert [name for name in recipe.PAPERS if f"\n{name} " in out] == []
-    verdict = recipe.found("smd")
+    verdict = recipe.last_verdict("smd")
     assert verdict is not None and verdict.table() in out
 
 

@@ -15,7 +15,7 @@ from softmix.denoiser import Network, wiener
 from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
-from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
+from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, last_verdict, smd
 from softmix.recipe.frame import Numbers, judged, rows_in, rows_of
 from softmix.recipe.images import (
     COUNTS,
@@ -154,7 +154,7 @@ def test_a_claim_is_run_beside_a_baseline_and_a_control(name: str) -> None:
     """At quick scale: under two minutes, all numbers finite. The kept run at full scale is of this very recipe: the
     same ways and metrics, of five seeds."""
     module = PAPERS[name]
-    verdict, kept = module.run(Scale.quick, lambda line: None), found(name)
+    verdict, kept = module.run(Scale.quick, lambda line: None), last_verdict(name)
     roles = {row.role for row in verdict.rows}
     assert {"ours", "baseline", "control"} <= roles and verdict.seconds < 120
     assert all(math.isfinite(row.value) for row in verdict.rows)
@@ -166,16 +166,16 @@ def test_a_claim_is_run_beside_a_baseline_and_a_control(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_what_a_paper_is_said_to_do_is_a_kept_run(name: str) -> None:
-    module, kept = PAPERS[name], found(name)
+    module, kept = PAPERS[name], last_verdict(name)
     assert module.PAPER.name == name and kept is not None and kept.claim == module.PAPER.claim
     assert {"ours", "baseline", "control"} <= {row.role for row in kept.rows}
-    assert not module.FOUND.startswith(("holds", "does not")), "the verdict is in the kept run"
+    assert not module.RESULT.startswith(("holds", "does not")), "the verdict is in the kept run"
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_checks_of_today_make_the_kept_verdict_of_the_kept_rows(name: str) -> None:
     """At full scale, images included: the same outcome, and every sentence."""
-    module, kept = PAPERS[name], found(name)
+    module, kept = PAPERS[name], last_verdict(name)
     assert kept is not None
     checks, decide = (smd.checks, smd.in_part) if module is smd else (module.run.checks, module.run.decide)
     again = judged(module.PAPER, kept.rows, checks, 0.0, decide)
@@ -185,7 +185,7 @@ def test_the_checks_of_today_make_the_kept_verdict_of_the_kept_rows(name: str) -
 @pytest.mark.parametrize("name", [name for name in PAPERS if name != "smd"])
 def test_the_arms_of_today_are_those_of_the_kept_run(name: str) -> None:
     """Each name in its role on its data, and as many seeds; of some arms only some metrics are there."""
-    kept = found(name)
+    kept = last_verdict(name)
     assert kept is not None
     planned = {
         (each, role, arms.data, arms.seeds)
@@ -198,7 +198,7 @@ def test_the_arms_of_today_are_those_of_the_kept_run(name: str) -> None:
 
 def rule_of(good: float, draws: float | None) -> str:
     """What smd says if the best mixture has this share at a mode, and draws this distance where all others have 20."""
-    kept = found("smd")
+    kept = last_verdict("smd")
     assert kept is not None
     rows = [
         replace(row, value=good) if row.metric == "good@4" and row.role == "ours" else row

@@ -63,10 +63,10 @@ def papers(name: Positional[str | None] = None, /, out: Path | None = None) -> N
     if out is not None:
         file_to_write(out)
 
-    from ..recipe import PAPERS, found
+    from ..recipe import PAPERS, last_verdict
 
     for each in [_named(name)] if name is not None else PAPERS.values():
-        paper, verdict = each.PAPER, found(each.PAPER.name)
+        paper, verdict = each.PAPER, last_verdict(each.PAPER.name)
         print(
             f"{paper.name:15s} {paper.title} ({paper.venue} {paper.year})\n"
             f"{'':15s} claim: {paper.claim}\n{'':15s} found: {_said(each, verdict)}"
@@ -87,7 +87,7 @@ def _named(name: str) -> Any:
 
 
 def _said(module: Any, verdict: Verdict | None) -> str:
-    return f"{verdict.verdict}: {module.FOUND}" if verdict else "not run at full scale yet"
+    return f"{verdict.verdict}: {module.RESULT}" if verdict else "not run at full scale yet"
 
 
 def _why(verdict: Verdict) -> str:
@@ -97,7 +97,7 @@ def _why(verdict: Verdict) -> str:
 
 def _page() -> str:
     """A table of the papers, and below it the numbers of each."""
-    from ..recipe import PAPERS, found
+    from ..recipe import PAPERS, last_verdict
 
     lines = [
         "# Papers",
@@ -111,7 +111,7 @@ def _page() -> str:
     ]
     below: list[str] = []
     for name, module in PAPERS.items():
-        paper, verdict = module.PAPER, found(name)
+        paper, verdict = module.PAPER, last_verdict(name)
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv}), {paper.venue} {paper.year}"
         shown = f"[`{name}`](#{name})" if verdict else f"`{name}`"
         lines.append(f"| {shown} | {link} | {paper.claim} | {_said(module, verdict)} |")

@@ -20,7 +20,7 @@ PAPER = Paper.of(
     "ccdf",
     "Reconstruction that starts from a noised first estimate, not from noise, needs fewer steps and is better.",
 )
-FOUND = "ten steps from a noised estimate are better than a hundred from noise"
+RESULT = "ten steps from a noised estimate are better than a hundred from noise"
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, every other row measured, exact means"
 LEVELS = (-10.0, -4.0, -2.0, 0.0, 2.0, 4.0)

@@ -23,7 +23,7 @@ PAPER = Paper.of(
     "Two models trained apart share the Gaussian code of a stochastic sampler: encoded by one and decoded by the "
     "other, an image is translated without pairs.",
 )
-FOUND = (
+RESULT = (
     "with eta = 1 an image is translated, in the target's law; with the published 0.1 its variance is wrong "
     "by a quarter, at the authors' own times too, and by a fifth when it is refined as they do it"
 )

@@ -22,7 +22,7 @@ PAPER = Paper.of(
     "An optimal-transport map from noise to noisy data leaves some ten evaluations to do, and fewer samples "
     "between modes.",
 )
-FOUND = (
+RESULT = (
     "fewer samples between modes, but a target drawn by number does it as well: it is the stored data and not the map; "
     "by 10 evaluations adams from noise is nearer to the law; with noisy targets and no fresh noise, as published, "
     "there are no more different samples than stored ones"

@@ -30,7 +30,7 @@ PAPER = Paper.of(
     "For guided sampling a second-order multistep solver of the mean, not of the noise, needs 15 to 20 "
     "evaluations where DDIM needs many times as many.",
 )
-FOUND = (
+RESULT = (
     "guided by 8, 20 evaluations are worth some 70 of DDIM's and not 80, and at 10 and 15 the same rule for the noise "
     "is nearer; unguided its error at 20 is a quarter of DDIM's; on images 10 are better than 20 of DDIM's"
 )

@@ -25,7 +25,7 @@ PAPER = Paper.of(
     "The parameterisation fitted to a model by three of its statistics makes 5 to 10 steps more exact than data "
     "or noise prediction.",
 )
-FOUND = (
+RESULT = (
     "of order 2 nearer than 2M at 5, 8 and 10, and all three statistics are needed, each element its own; on images "
     "at 5 ahead of 2M and UniPC, and level with adams, which needs none; at 10 level with the same rule without"
 )

@@ -25,7 +25,7 @@ PAPER = Paper.of(
     "Noise taken from independently noised copies of an image gives it back exactly and, unlike a sampler's own "
     "noise, keeps its shape through edits.",
 )
-FOUND = (
+RESULT = (
     "exact, and what it edits stays kin; moved with its noise an image stays itself, but not by much more "
     "than with a sampler's own"
 )

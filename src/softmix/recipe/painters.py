@@ -25,7 +25,7 @@ PAPER = Paper.of(
     "While noise is high a learned flow is that of the data's Gaussian, in closed form, so that the first 15 to "
     "30 % of the steps can be skipped.",
 )
-FOUND = (
+RESULT = (
     "teleported to logsnr -4 ten steps end nearer than ten of the whole way, where answers are known; on images six "
     "steps from -6 are as good or better, and from -4 no better"
 )

@@ -51,7 +51,7 @@ PAPER = Paper.of(
     "A denoising step that is one Gaussian is a bottleneck; a soft mixture over a latent removes it, "
     "most of all at few steps.",
 )
-FOUND = (
+RESULT = (
     "few steps need a mixture, and proper losses learn it; the published loss does not, its latent is ignored; "
     "on images the same model without a latent does as well"
 )
