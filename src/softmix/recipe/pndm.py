@@ -1,4 +1,4 @@
-"""PNDM. Does a classical rule do better around DDIM's step than on x itself?"""
+"""PNDM: the Adams rule applied to the step of DDIM, against the same rule applied to x."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNTS = (10, 20, 59, 109, 250)
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """On DDPM's chain, where the paper has them; rivals also on times of their own."""
+    """On the chain of DDPM, as in the paper. Rivals also run on times of their own."""
     quick, slow = value["f-pndm", "median@59"], value["ddim", "median@250"]
     same = value["ddim", "median@59"]
     on_x = value["fon, the same rule on x", "median@59"]
