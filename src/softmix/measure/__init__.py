@@ -1,4 +1,4 @@
-"""Measurements y = A x0 + n of an item, and samplers that use them. `replacing` puts measured elements into a sample."""
+"""Measurements y = A x0 + n of an item, and samplers that use them. `replacing` is one for measured elements."""
 
 from .replace import replacing
 

@@ -24,8 +24,8 @@ PAPER = Paper.of(
     "other, an image is translated without pairs.",
 )
 RESULT = (
-    "with eta = 1 an image is translated, in the target's law; with the published 0.1 its variance is wrong "
-    "by a quarter, at the authors' own times too, and by a fifth when it is refined as they do it"
+    "with eta = 1 an image is translated and has the law of the target; with the published eta = 0.1 the variance is "
+    "wrong by a quarter, also at the authors' own times, and by a fifth after their refinement"
 )
 
 STEPS = 400

@@ -26,8 +26,8 @@ PAPER = Paper.of(
     "noise, keeps its shape through edits.",
 )
 RESULT = (
-    "exact, and what it edits stays kin; moved with its noise an image stays itself, but not by much more "
-    "than with a sampler's own"
+    "reconstruction is exact, and edits stay correlated with the image; shifted noise keeps an image a little better "
+    "than the noise of a sampler"
 )
 
 ENCODERS = {"edit-friendly": edit_friendly, "dpm-encoder": dpm_encoder}

@@ -26,8 +26,8 @@ PAPER = Paper.of(
     "30 % of the steps can be skipped.",
 )
 RESULT = (
-    "teleported to logsnr -4 ten steps end nearer than ten of the whole way, where answers are known; on images six "
-    "steps from -6 are as good or better, and from -4 no better"
+    "on a problem with known answers, ten steps after a jump to logsnr -4 end nearer than ten steps from noise; on "
+    "images six steps after a jump to -6 are as good or better, and to -4 no better"
 )
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, exact means"

@@ -52,8 +52,8 @@ PAPER = Paper.of(
     "most of all at few steps.",
 )
 RESULT = (
-    "few steps need a mixture, and proper losses learn it; the published loss does not, its latent is ignored; "
-    "on images the same model without a latent does as well"
+    "few steps need a mixture, and proper losses learn it; the published loss does not learn it, and its latent is "
+    "ignored; on images the same model without a latent is as good"
 )
 
 STEPS = (1, 2, 4, 8)
