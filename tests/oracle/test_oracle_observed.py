@@ -1,4 +1,4 @@
-"""What a measurement y = A x0 + n tells of a mixture, held to integrals, to counting and to samplers."""
+"""A mixture with a measurement y = A x0 + n, against integrals and samplers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def integrated(logs: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("y", [-0.7, 0.2, 1.1])
-def test_what_is_given_is_bayes_rule(y: float) -> None:
+def test_the_law_given_y_is_bayes_rule(y: float) -> None:
     observed, (points, _) = ObservedProblem(correlated(), A, 0.2), lattice()
     logs = log_density(observed.problem.law, points) - (y - points @ A[0]) ** 2 / (2 * 0.04)
     mean, covariance = integrated(logs, points)
@@ -79,7 +79,7 @@ def test_a_draw_given_y_and_a_draw_of_the_pair_have_the_same_law() -> None:
     assert ks(observed.given(y).sample(Rng(2, 4000)), observed.problem.law) < 2
 
 
-def test_what_is_measured_without_noise_is_known() -> None:
+def test_an_element_measured_without_noise_is_known() -> None:
     seen = torch.tensor([[True, False], [False, True]])
     observed = ObservedProblem.elements(correlated((2, 2)), seen)
     x0 = observed.problem.sample(50, Rng(0, 50))
@@ -98,15 +98,15 @@ def test_a_measurement_has_its_noise() -> None:
 
 
 @pytest.mark.parametrize("part", ["value", "image"])
-def test_a_sampler_that_is_told_y_reaches_the_law_given_y(part: str) -> None:
-    """For images y may stand on the grid of x_t: here the image itself in much noise."""
+def test_a_sampler_with_y_as_condition_reaches_the_law_given_y(part: str) -> None:
+    """y of an image may be on the grid of x_t: here the image itself in much noise."""
     shape = (2,) if part == "value" else (1, 2, 2)
     problem: MixtureProblem = correlated(shape)
     matrix = A if part == "value" else torch.eye(4, dtype=F64)
     observed, n = ObservedProblem(problem, matrix, 0.4), 4000
     y = observed.observe(problem.sample(1, Rng(5, 1)), Rng(6, 1))
-    told = y.expand(n, -1)
-    cond = Cond(value=told) if part == "value" else Cond(image=told.reshape(n, 1, 2, 2))
+    all_y = y.expand(n, -1)
+    cond = Cond(value=all_y) if part == "value" else Cond(image=all_y.reshape(n, 1, 2, 2))
     grid = uniform_logsnr(VP(), 100, last=12.0)
     x = sample(observed.denoiser(), n, sampler=adams, grid=grid, cond=cond, seed=0, batch=n)
     (law,) = _laws(observed.given(y))

@@ -22,8 +22,8 @@ class PairedProblem:
     """(x0, x_in) ~ a mixture of Gaussians; x_in is the condition, an image, or a value for items of one axis.
 
     law      : over the elements of x0 and then those of x_in, both flattened.
-    process  : a Gaussian process, or one with a frame that keeps clean items as they are, such as a `Shifted` one whose
-        shift is a function of x_in.
+    process  : a Gaussian process, or one with a frame that keeps clean items, such as a `Shifted` process with a shift
+        by x_in.
     shape    : of x0.
     in_shape : of x_in.
 
