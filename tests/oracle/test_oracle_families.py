@@ -24,6 +24,7 @@ from softmix.oracle import (
     TokenProblem,
     correlated,
     funnel,
+    gaussian,
     ks,
     mixture_target,
     pairs,
@@ -294,6 +295,13 @@ def test_log_z_and_moments_of_a_target_are_a_quadrature_in_the_plane(name: str) 
     mean = weights @ points
     assert torch.allclose(problem.mean, mean, atol=1e-5)
     assert torch.allclose(problem.var, weights @ (points - mean).square(), rtol=1e-4)
+
+
+def test_a_mixture_target_leaves_out_the_factor_of_two_pi() -> None:
+    """At the mean of one Gaussian the log density is -log det of its factor alone."""
+    problem = gaussian((3,))
+    volume = problem.law.factors[0].diagonal().log().sum()
+    assert float(mixture_target(problem).log_density(problem.law.means)) == pytest.approx(-float(volume))
 
 
 @pytest.mark.parametrize("name", TARGETS)
