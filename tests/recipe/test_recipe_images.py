@@ -13,7 +13,7 @@ from softmix.denoiser import Network, wiener
 from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
-from softmix.recipe import Scale, smd
+from softmix.recipe import Scale, VerdictRow, smd
 from softmix.recipe.frame import Numbers, rows_in, rows_of
 from softmix.recipe.images import (
     COUNTS,
@@ -172,3 +172,14 @@ def test_the_best_variance_of_a_gaussian_is_that_of_its_posterior() -> None:
         assert isinstance(belief, Normal) and torch.equal(belief.mean, exact(points[:3], t).mean)
         assert torch.allclose(belief.var, torch.full((3, 1), right, dtype=torch.float64), rtol=5 * (2 / 500) ** 0.5)
         assert len(set(belief.var.flatten().tolist())) == 1
+
+
+def test_the_best_way_is_that_of_the_least_distance_also_for_other_metrics() -> None:
+    numbers = {"plain by a": (3.0, 0.1), "plain by b": (2.0, 0.2), "plain, wider by a": (1.0, 0.3)}
+    rows = [
+        VerdictRow(name, "baseline", f"{metric}@4", value, 0.0, 1)
+        for name, values in numbers.items()
+        for metric, value in zip(("frechet", "recall"), values, strict=True)
+    ]
+    assert (best(rows, "plain", 4).name, best(rows, "plain", 4).value) == ("plain by b", 2.0)
+    assert best(rows, "plain", 4, "recall").value == 0.2
