@@ -1,4 +1,4 @@
-"""Class edits of unseen pictures, by their own noise and by other noise, as a picture.
+"""Class edits of unseen images, with their own noise and with other noise, as a picture.
 
     softmix train fashion-mnist --model plain --set classes=true --minutes 13 --out runs/classes
     python bench/edits.py runs/classes docs/edit.png
@@ -24,7 +24,7 @@ from softmix.sampler import ancestral, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 from softmix.train import load
 
-# of each class of Fashion-MNIST, what its image is to become
+# the target class of each class of Fashion-MNIST
 BECOMES = {0: 3, 1: 3, 2: 3, 3: 0, 4: 3, 5: 7, 6: 1, 7: 9, 8: 2, 9: 7}
 STEPS, SKIP, GUIDANCE = 100, 36, 3.0
 
@@ -35,10 +35,10 @@ def rows(run: Path, each: int = 1) -> list[tuple[str, Tensor]]:
     assert data.labels is not None
     labels = data.labels[:500]
     chosen = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(10)])
-    x0, told = data.x0(slice(0, 500))[chosen], labels[chosen]
-    wanted = torch.tensor([BECOMES[int(label)] for label in told])
+    x0, given = data.x0(slice(0, 500))[chosen], labels[chosen]
+    wanted = torch.tensor([BECOMES[int(label)] for label in given])
     grid, rng = uniform_logsnr(model.process, STEPS), Rng(0, len(x0), "edits")
-    code = finish(drive(model.denoiser, edit_friendly, x0, grid, rng, told))
+    code = finish(drive(model.denoiser, edit_friendly, x0, grid, rng, given))
     strong = guided(GUIDANCE)(model.denoiser)
 
     def played(denoiser: object) -> Tensor:

@@ -4,93 +4,100 @@
     python bench/fewsteps.py --data digits --images 200000 --rows plain "feature score" --out runs/few
     python bench/fewsteps.py --report --out runs/few
 
-Rows that are there already are not computed again. Each is trained on one thread, `--workers` at a time (0: as
-many as there are cores); what a row is, is said in `softmix.recipe.images`.
+Rows whose numbers are saved are not computed again. Each is trained on one thread, `--workers` at a time (0: the number
+of cores). `softmix.recipe.images` defines the rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from softmix.recipe.images import COUNTS, ROWS, SETS, Job, compute, results, values
+from softmix.recipe import VerdictRow
+from softmix.recipe.frame import Run, in_processes, rows_in, rows_of
+from softmix.recipe.images import COUNTS, DATA_SETS, REAL, TRAININGS, arms, folder, real_images
 
-Results = Sequence[dict[str, Any]]
+Numbers = Mapping[tuple[str, str], VerdictRow]
+METRICS = ("kernel", "precision", "recall", "class_tv", "nearest", "copied", "seconds")
 
 
 def report(out: Path) -> None:
-    """Markdown: for each data set, the Fréchet distance by evaluations, and the other columns at one and at four."""
-    for folder in sorted(p for p in out.iterdir() if p.is_dir() and list(p.glob("*/result.json"))):
-        found = results(folder)
-        first = found[0]
-        print(f"\n## {folder.name}\n")
+    """Markdown: for each data set, the Fréchet distance by evaluations, and the other columns at 1, 4 and 8."""
+    for place in sorted(path for path in out.iterdir() if path.is_dir() and list(path.glob("*.json"))):
+        numbers = {(row.name, row.metric): row for row in rows_in(place)}
+        print(f"\n## {place.name}\n")
         print(
-            f"{folder.name.split('-')[1]} images seen, {first['n']:,} samples, features {first['features']} (not FID); "
-            f"floor, real against real: {first['floor']['frechet']:.2f}. {first['machine']}.\n"
+            f"{place.name.split('-')[1]} images seen; floor, real against real: "
+            f"{cell(numbers, REAL, 'frechet')}. In features of our own (not FID). {platform.machine()}.\n"
         )
         print("Fréchet distance by network evaluations, mean and standard deviation over seeds:\n")
         print("| row | sampler | seeds | " + " | ".join(map(str, COUNTS)) + " |")
         print("|---|---|---|" + "---|" * len(COUNTS))
-        for row, way in _kinds(found):
-            seeds = sum(r["row"] == row for r in found)
-            print(f"| {row} | {way} | {seeds} | " + " | ".join(_cell(found, row, way, c) for c in COUNTS) + " |")
+        for name, way in ways(numbers):
+            arm = f"{name} by {way}"
+            cells = [cell(numbers, arm, f"frechet@{count}") for count in COUNTS]
+            seeds = max(row.seeds for (other, _), row in numbers.items() if other == arm)
+            print(f"| {name} | {way} | {seeds} | " + " | ".join(cells) + " |")
         for count in (1, 4, 8):
-            _others(found, count)
+            others(numbers, count)
 
 
-def _others(found: Results, count: int) -> None:
-    metrics = ("kernel", "precision", "recall", "class_tv", "nearest", "copied", "seconds")
+def others(numbers: Numbers, count: int) -> None:
+    """The other metrics at one number of evaluations."""
     print(f"\nThe other columns at {count} evaluation{'s' if count > 1 else ''}:\n")
-    print("| row | sampler | " + " | ".join(metrics) + " | parameters | training, s |")
-    print("|---|---|" + "---|" * (len(metrics) + 2))
-    floor = found[0]["floor"]
-    print("| floor |  | " + " | ".join(f"{floor[m]:.3g}" if m in floor else "" for m in metrics) + " |  |  |")
-    for row, way in _kinds(found):
-        cells = [_cell(found, row, way, count, metric) for metric in metrics]
+    print("| row | sampler | " + " | ".join(METRICS) + " | parameters | training, s |")
+    print("|---|---|" + "---|" * (len(METRICS) + 2))
+    print("| floor |  | " + " | ".join(cell(numbers, REAL, metric) for metric in METRICS) + " |  |  |")
+    for name, way in ways(numbers):
+        cells = [cell(numbers, f"{name} by {way}", f"{metric}@{count}") for metric in METRICS]
         if any(cells):
-            mine = [r for r in found if r["row"] == row]
-            seconds = statistics.mean(float(r["seconds"]) for r in mine)
-            print(f"| {row} | {way} | " + " | ".join(cells) + f" | {mine[0]['parameters']:,} | {seconds:.0f} |")
+            size, seconds = (numbers[name, metric].value for metric in ("parameters", "training seconds"))
+            print(f"| {name} | {way} | " + " | ".join(cells) + f" | {size:,.0f} | {seconds:.0f} |")
 
 
-def _kinds(found: Results) -> list[tuple[str, str]]:
-    """The rows and ways that there are, in the order of the table."""
-    kinds = {(r["row"], c["way"]): None for r in found for c in r["cells"]}
-    order = list(ROWS)
-    return sorted(kinds, key=lambda kind: order.index(kind[0]) if kind[0] in order else len(order))
+def ways(numbers: Numbers) -> list[tuple[str, str]]:
+    """Each training with each way to sample it, in the order of the trainings."""
+    pairs = dict.fromkeys((name, way) for name, by, way in (arm.partition(" by ") for arm, _ in numbers) if by)
+    order = list(TRAININGS)
+    return sorted(pairs, key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
 
 
-def _cell(found: Results, row: str, way: str, count: int, metric: str = "frechet") -> str:
-    each = values(found, row, way, count, metric)
-    if not each:
+def cell(numbers: Numbers, arm: str, metric: str) -> str:
+    """A number with its standard deviation; empty if it is not measured."""
+    if (arm, metric) not in numbers:
         return ""
-    spread = f"±{statistics.stdev(each):.2g}" if len(each) > 1 else ""
-    return f"{statistics.mean(each):.3g}{spread}"
+    row = numbers[arm, metric]
+    return f"{row.value:.3g}" + (f"±{row.spread:.2g}" if row.seeds > 1 else "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=SETS, default="fashion14")
-    parser.add_argument("--images", type=int, default=100_000, help="that each row sees in training")
+    parser.add_argument("--data", choices=DATA_SETS, default="fashion14")
+    parser.add_argument("--images", type=int, default=100_000, help="training images of each row")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, help="by default all")
+    parser.add_argument("--rows", nargs="+", choices=TRAININGS, help="by default all")
     parser.add_argument("--n", type=int, default=1000, help="samples for each cell")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/few"))
-    parser.add_argument("--report", action="store_true", help="print what is there, compute nothing")
+    parser.add_argument("--report", action="store_true", help="print the saved numbers, compute nothing")
     options = parser.parse_args()
     if not options.report:
-        rows = options.rows or list(ROWS)
-        jobs = [
-            Job(row, options.data, options.images, seed, options.n, options.out)
-            for seed in options.seeds
-            for row in rows
+        trained = [
+            arms(name, options.data, options.out, options.images, options.n) for name in options.rows or TRAININGS
         ]
-        compute(jobs, options.workers or os.cpu_count() or 1, lambda line: print(line, flush=True))
+        runs = [Run(each, seed, each.full or {}) for seed in options.seeds for each in trained]
+        floor = real_images(options.data, options.out, options.n)
+        workers = options.workers or os.cpu_count() or 1
+        rows_of(
+            [Run(floor, 0, floor.full or {}), *runs],
+            partial(print, flush=True),
+            folder(options.out, options.data, options.images),
+            partial(in_processes, workers=workers),
+        )
     report(options.out)
 
 

@@ -1,32 +1,31 @@
-"""diffusers' own solvers on softmix's plain networks, through a thin shim: rows for the table of bench/fewsteps.py.
+"""The solvers of diffusers on the plain networks of softmix: rows for the table of bench/fewsteps.py.
 
-    PYTHONPATH=src .venv-peers/bin/python bench/hosted.py --out runs/few
+    PYTHONPATH=src .venv-peers/bin/python bench/hosted.py --data fashion14 --images 150000 --seeds 0 1 2 --out runs/few
 
-To be run with the peers' Python, which bench/peers.py makes. Reads the plain runs under --out, and adds cells to
-their result.json.
+Run it with the Python of the peers, which bench/peers.py makes, after bench/fewsteps.py with the same options. It
+samples from the plain runs and saves its numbers beside theirs, for `bench/fewsteps.py --report`.
 
-The schedule handed over is the model's own, as betas of 1000 steps. To be fair to solvers that work in
-log(alpha / sigma): the cosine schedule ends at no signal at all, where they divide by nearly nothing, and return
-garbage at every count. DPM-Solver++ has lambda_min_clipped = -5.1 for that; UniPC has not, and gets the schedule
-without its last steps, where lambda is below -5.1. Both are also given even steps of lambda.
+The solvers get the schedule of the model, as betas of 1000 steps. The cosine schedule ends without any signal; solvers
+in log(alpha / sigma) divide by nearly nothing there and return garbage at every count. To be fair, DPM-Solver++ gets
+lambda_min_clipped = -5.1, and UniPC, which has no such option, a schedule without the last steps, with lambda below
+-5.1. Both also get even steps of lambda.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from softmix.data import load
 from softmix.denoiser import Denoiser
-from softmix.evaluate.judge import Reference, features_for
 from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
-from softmix.recipe.images import COUNTS, SETS
+from softmix.recipe.frame import Arms, Results, Run, rows_of
+from softmix.recipe.images import COUNTS, DATA_SETS, by, folder, reference, training_folder
 from softmix.rng import Rng
 from softmix.train import load as load_run
 
@@ -48,15 +47,15 @@ KINDS: dict[str, tuple[type, dict[str, object]]] = {
 
 
 def betas(process: Gaussian, cut: bool) -> list[float]:
-    """The beta of each of 1000 steps: alpha^2 falls from one to the next by 1 - beta. cut : up to LAMBDA_MIN only."""
+    """The beta of each of 1000 steps: alpha^2 falls by a factor 1 - beta. cut : only those above LAMBDA_MIN."""
     share = process.alpha(torch.arange(TRAIN_STEPS + 1, dtype=torch.float64) / TRAIN_STEPS) ** 2
-    found = (1 - share[1:] / share[:-1]).clamp(max=0.999).tolist()
-    return found[: int(float(process.time(2 * LAMBDA_MIN)) * TRAIN_STEPS)] if cut else found
+    each = (1 - share[1:] / share[:-1]).clamp(max=0.999).tolist()
+    return each[: int(float(process.time(2 * LAMBDA_MIN)) * TRAIN_STEPS)] if cut else each
 
 
 @torch.no_grad()
-def run(denoiser: Denoiser, shape: tuple[int, ...], kind: str, steps: int, n: int, seed: int) -> torch.Tensor:
-    """n samples in this many steps; the scheduler asks for noise, which the mean of x0 determines."""
+def sampled(denoiser: Denoiser, shape: tuple[int, ...], kind: str, steps: int, n: int, seed: int) -> torch.Tensor:
+    """n samples in this many steps. The scheduler asks for noise: z = (x - alpha mean) / sigma."""
     make, options = KINDS[kind]
     process = denoiser.process
     assert isinstance(process, Gaussian)
@@ -76,29 +75,35 @@ def run(denoiser: Denoiser, shape: tuple[int, ...], kind: str, steps: int, n: in
     return torch.cat(done)
 
 
+def measure(data: str, out: Path, seed: int, images: int, n: int, most: int) -> Results:
+    """Every solver at every count up to `most`, on the plain run of one seed."""
+    known, results = reference(data, out), {}
+    denoiser = load_run(training_folder(out, "plain", data, images, seed) / "run").denoiser
+    for kind in KINDS:
+        for count in [count for count in COUNTS if count <= most]:
+            began = time.perf_counter()
+            x = sampled(denoiser, denoiser.shape, kind, count, n, seed).clamp(-1, 1)
+            values = {"seconds": time.perf_counter() - began} | known.compare(x)
+            results |= {(by("plain", kind), f"{metric}@{count}"): value for metric, value in values.items()}
+            print(f"plain, seed {seed}, {kind}, {count}: {values['frechet']:.2f}", flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=DATA_SETS, default="fashion14")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("runs/few"))
     parser.add_argument("--most", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for path in sorted(options.out.glob("*/plain-[0-9]*/result.json")):
-        result = json.loads(path.read_text())
-        source, size, _ = SETS[result["data"]]
-        data, held_out = load(source, size=size), load(source, size=size, split="test")
-        reference = Reference(data, held_out, features_for(data, path.parent.parent.parent / "cache"))
-        if reference.features.name != result["features"]:
-            raise SystemExit(f"{path}: measured with {result['features']}, and here they are {reference.features.name}")
-        model = load_run(path.parent / "run")
-        cells = [cell for cell in result["cells"] if cell["way"] not in KINDS]
-        for kind in KINDS:
-            for count in [c for c in COUNTS if c <= options.most]:
-                began = time.perf_counter()
-                x = run(model.denoiser, model.denoiser.shape, kind, count, result["n"], result["seed"]).clamp(-1, 1)
-                values = {"seconds": time.perf_counter() - began} | reference.compare(x)
-                cells.append({"way": kind, "evaluations": count, "steps": count, "values": values})
-                print(f"{path.parent.name}, {kind}, {count}: {values['frechet']:.2f}", flush=True)
-        path.write_text(json.dumps(result | {"cells": cells}, indent=1) + "\n")
+    roles = {by("plain", kind): "rival" for kind in KINDS}
+    arms = Arms(roles, partial(measure, options.data, options.out), f"{options.data}, plain, diffusers")
+    settings = {"images": options.images, "n": options.n, "most": options.most}
+    runs = [Run(arms, seed, settings) for seed in options.seeds]
+    rows_of(runs, partial(print, flush=True), folder(options.out, options.data, options.images))
 
 
 if __name__ == "__main__":

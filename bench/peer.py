@@ -1,4 +1,4 @@
-"""What another library does, run by `bench/peers.py` with the Python of an environment of the peers' own.
+"""One peer library, run by `bench/peers.py` with the Python of the environment of the peers.
 
     python bench/peer.py quality PEER --data train.npy --unseen test.npy --minutes 10 --out folder --n 1000
     python bench/peer.py speed PEER --width 48 --batch 64 --seconds 20
@@ -36,7 +36,7 @@ class _Nothing:
 
 
 def without_torchvision() -> None:
-    """Two peers import torchvision for data and pictures that are not used here; where it is missing, it stays so."""
+    """Stand in for torchvision if it is missing: two peers import it for data and pictures that are not used here."""
 
     def attribute(name: str) -> type[_Nothing]:
         if name.startswith("__"):
@@ -111,9 +111,9 @@ class Diffusers(Peer):
         return float(loss.detach())
 
     def clean(self, x: torch.Tensor, ratio: float) -> torch.Tensor:
-        kept = self.noise.alphas_cumprod
-        t = _nearest(kept, ratio)
-        return x - ratio * self.ema(kept[t].sqrt() * x, t).sample
+        alpha2 = self.noise.alphas_cumprod
+        t = _nearest(alpha2, ratio)
+        return x - ratio * self.ema(alpha2[t].sqrt() * x, t).sample
 
     def ways(self) -> dict[str, Callable[[int, int], torch.Tensor]]:
         from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -124,8 +124,8 @@ class Diffusers(Peer):
                 size = self.model.config.sample_size
                 x = torch.randn(n, 1, size, size)
                 for t in scheduler.timesteps:  # type: ignore[attr-defined]
-                    said = torch.cat([self.ema(part, t).sample for part in x.split(250)])
-                    x = scheduler.step(said, t, x).prev_sample  # type: ignore[attr-defined]
+                    noise = torch.cat([self.ema(part, t).sample for part in x.split(250)])
+                    x = scheduler.step(noise, t, x).prev_sample  # type: ignore[attr-defined]
                 return x
 
             return draw
@@ -174,9 +174,9 @@ class Lucidrains(Peer):
 
     def clean(self, x: torch.Tensor, ratio: float) -> torch.Tensor:
         diffusion = self.make(self.ema, image_size=self.size, timesteps=1000)
-        kept = diffusion.alphas_cumprod
-        t = _nearest(kept, ratio)
-        return diffusion.model_predictions(kept[t].sqrt() * x, t.expand(len(x))).pred_x_start
+        alpha2 = diffusion.alphas_cumprod
+        t = _nearest(alpha2, ratio)
+        return diffusion.model_predictions(alpha2[t].sqrt() * x, t.expand(len(x))).pred_x_start
 
     def ways(self) -> dict[str, Callable[[int, int], torch.Tensor]]:
         def draw(n: int, steps: int) -> torch.Tensor:
@@ -257,9 +257,9 @@ def average(ema: torch.nn.Module, model: torch.nn.Module, count: int, most: floa
             mean.lerp_(now, 1 - decay)
 
 
-def _nearest(kept: torch.Tensor, ratio: float) -> torch.Tensor:
-    """The step of a table of alpha^2 whose sigma / alpha is nearest."""
-    return ((1 / kept - 1).sqrt().log() - math.log(ratio)).abs().argmin()
+def _nearest(alpha2: torch.Tensor, ratio: float) -> torch.Tensor:
+    """The step of a table of alpha^2 with the nearest sigma / alpha."""
+    return ((1 / alpha2 - 1).sqrt().log() - math.log(ratio)).abs().argmin()
 
 
 def to_x(images: np.ndarray) -> torch.Tensor:
@@ -267,8 +267,8 @@ def to_x(images: np.ndarray) -> torch.Tensor:
 
 
 def error(clean: Callable[[torch.Tensor, float], torch.Tensor], x0: torch.Tensor) -> float:
-    """Squared error per pixel of what is taken for x0, given x0 + ratio z, averaged over three ratios: one validation
-    loss for models that were trained with different ones."""
+    """The squared error per pixel of the estimate of x0 from x0 + ratio z, averaged over three ratios: one validation
+    loss for models with different training losses."""
     z = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         each = [float(((clean(x0 + ratio * z, ratio) - x0) ** 2).mean()) for ratio in RATIOS]
@@ -283,8 +283,8 @@ def batches(images: np.ndarray, size: int) -> Iterator[torch.Tensor]:
 
 
 def quality(options: argparse.Namespace) -> dict[str, object]:
-    """Trains for some minutes, with a look at its error on unseen images after each tenth, then writes samples for
-    each way and count."""
+    """Train for some minutes, measure the error on unseen images after each tenth, then write samples for each way and
+    count."""
     images, unseen = np.load(options.data), to_x(np.load(options.unseen))
     peer = PEERS[options.peer](images.shape[-1], options.width)
     steps, seconds, curve = 0, 0.0, []
@@ -324,7 +324,7 @@ def overhead(options: argparse.Namespace) -> dict[str, object]:
     """Seconds for one `step` of diffusers' schedulers on a batch, without any network."""
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-    found: dict[str, object] = {}
+    seconds: dict[str, object] = {}
     x = torch.randn(options.batch, 1, options.size, options.size)
     for kind in (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler):
         best = float("inf")
@@ -335,8 +335,8 @@ def overhead(options: argparse.Namespace) -> dict[str, object]:
             for t in scheduler.timesteps:
                 scheduler.step(x, t, x)
             best = min(best, (time.perf_counter() - began) / 20)
-        found[kind.__name__] = best
-    return found
+        seconds[kind.__name__] = best
+    return seconds
 
 
 def _count(peer: Peer) -> int:

@@ -5,8 +5,8 @@
     python bench/peers.py quality --minutes 10
     python bench/peers.py --peers-python PATH ...   # an environment that has them already
 
-The peers live in an environment of their own, `.venv-peers`, made on first use; softmix never imports them, and
-they never import softmix (bench/peer.py). All is measured in turn, in one run, with nothing beside it.
+The peers are in an environment of their own, `.venv-peers`, made on first use. softmix does not import them, and they
+do not import softmix (bench/peer.py). All is measured in turn, in one run, with nothing else running.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def throughput(python: Path, options: argparse.Namespace) -> None:
 
 
 class Still:
-    """A denoiser that costs nothing: what is left is the sampler's own time."""
+    """A denoiser without cost, so that only the time of the sampler is measured."""
 
     process: Gaussian = VP()
     shape = (1, 28, 28)

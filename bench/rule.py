@@ -1,16 +1,15 @@
-"""Where a mixture can matter, by the rule (K - 1) dSNR lambda_max > 1, beside what draws gained by number of steps.
+"""The rule (K - 1) dSNR lambda_max > 1 for the steps at which a mixture matters, beside the measured gain of draws.
 
     python bench/rule.py --out runs/few --data fashion14 --images 150000 --picture docs/rule.png
 
 lambda_max(t) is that of the best linear estimate of x0 from x_t, lambda / (1 + snr lambda) with lambda the largest
-eigenvalue of the data's covariance: no less than the true average, so that the rule errs towards mixtures. K = 2.
+eigenvalue of the covariance of the data. It is at least the true average: the rule errs towards mixtures. K = 2.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from statistics import mean
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,7 +17,8 @@ import torch
 from softmix.data import load
 from softmix.loss import mixture_gain
 from softmix.process import VP, few, uniform
-from softmix.recipe.images import SETS, best, results
+from softmix.recipe.frame import rows_in
+from softmix.recipe.images import DATA_SETS, best, folder
 
 COUNTS = (2, 4, 8, 16)
 
@@ -26,14 +26,14 @@ COUNTS = (2, 4, 8, 16)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/few"))
-    parser.add_argument("--data", choices=SETS, default="fashion14")
+    parser.add_argument("--data", choices=DATA_SETS, default="fashion14")
     parser.add_argument("--images", type=int, default=150_000)
     parser.add_argument("--picture", type=Path, default=Path("rule.png"))
     options = parser.parse_args()
-    source, size, _ = SETS[options.data]
+    source, size, _ = DATA_SETS[options.data]
     x0 = load(source, size=size).x0(slice(0, 10000)).flatten(1).double()
     top = float(torch.linalg.eigvalsh(torch.cov(x0.T))[-1])
-    found, process = results(options.out / f"{options.data}-{options.images}"), VP()
+    measured, process = rows_in(folder(options.out, options.data, options.images)), VP()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     print(
         f"largest eigenvalue {top:.1f}\n\n| steps | grid | dSNR lambda_max of each step but the last |\n|---|---|---|"
@@ -54,8 +54,8 @@ def main() -> None:
     rows = (("plain", "plain, best sampler"), ("feature score, eta = 0", "eta = 0"), ("feature score", "soft mixture"))
     print("\n| row | " + " | ".join(map(str, (1, *COUNTS))) + " |\n|" + "---|" * (len(COUNTS) + 2))
     for row, label in rows:
-        if any(result["row"] == row for result in found):
-            line = [mean(best(found, row, n)) for n in (1, *COUNTS)]
+        if any(each.name == row for each in measured):
+            line = [best(measured, row, n).value for n in (1, *COUNTS)]
             right.plot((1, *COUNTS), line, "o-", ms=3, label=label)
             print(f"| {label} | " + " | ".join(f"{v:.3g}" for v in line) + " |")
     ticks = (1, *COUNTS)

@@ -4,8 +4,8 @@
     python bench/samplers.py --picture docs/samplers.png        # and the curves
     python bench/samplers.py --run fashion --picture docs/samplers-fashion.png     # Fréchet distance, an hour
 
-On the oracles all take the same grid, even in logsnr from noise to 12, but the pseudo numerical methods, which take
-their chain's. See `softmix.recipe.contest` for what is measured.
+On the oracles all samplers take the same grid, even in logsnr from noise to 12. Only the pseudo numerical methods take
+the grid of their chain. `softmix.recipe.contest` defines the metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 
-from softmix.oracle import Problem, correlated, eight, gaussian
+from softmix.oracle import MixtureProblem, correlated, eight, gaussian
 from softmix.process import VP
 from softmix.recipe.contest import Field, Way, fashion, on_oracle, steps_for
 from softmix.recipe.dpm_solver_v3 import statistics
@@ -34,7 +34,7 @@ from softmix.sampler.pndm import chain
 COUNTS = (3, 5, 8, 10, 15, 20, 40)
 SHOWN = (5, 10, 20)
 KINDS = ("median", "mean", "distance")
-PROBLEMS: dict[str, Callable[[], Problem]] = {
+PROBLEMS: dict[str, Callable[[], MixtureProblem]] = {
     "a mixture on the line": lambda: correlated((1,), VP("linear")),
     "a correlated Gaussian in 8": lambda: gaussian((8,), VP("linear")),
     "a correlated mixture in 4": lambda: correlated((4,), VP("linear")),
@@ -43,7 +43,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def ways() -> list[Way]:
-    """Every sampler, and the variants that papers stand for."""
+    """Every sampler, and the variants of papers."""
     listed = [
         Way.of(label(each), "ours", each, chain if traits(each).grid is chain else None)
         for each in SAMPLERS
@@ -109,7 +109,7 @@ def dressed(axis: Axes, counts: Sequence[int], title: str, label: str) -> None:
 
 
 def picture(everything: dict[str, Found], path: Path) -> None:
-    """Over evaluations: the law's distance, of every sampler, and the mean error of those that solve the ODE."""
+    """Over evaluations: the distance from the law of every sampler, and the mean error of ODE solvers."""
     figure, axes = plt.subplots(2, len(everything), figsize=(5 * len(everything), 9), squeeze=False)
     for column, (name, found) in enumerate(everything.items()):
         listed = [each for each in dict.fromkeys(way for way, _ in found) if each != "exact samples"]
@@ -131,7 +131,7 @@ def picture(everything: dict[str, Found], path: Path) -> None:
 
 
 def trained(counts: Sequence[int], seeds: Sequence[int], n: int, path: Path | None) -> None:
-    """The model that ships: Fréchet distance of every sampler, on the grid that it takes by itself."""
+    """The shipped model: Fréchet distance of every sampler, on its own grid."""
     known = fashion()
     curves: dict[str, dict[int, VerdictRow]] = {}
     for each in SAMPLERS:

@@ -1,4 +1,4 @@
-"""What it costs to train with several processes: pieces measured here, and the formula that they go into.
+"""The cost of training with several processes: measured parts, and a formula of them.
 
     python bench/scaling.py                    # measures on this machine, with two processes, then prints the table
     python bench/scaling.py --only formula     # the table for up to 1,000 accelerators, computed
@@ -48,10 +48,10 @@ def traffic(parameters: float, size: int, shard: bool) -> float:
 
 
 def seconds(net: Net, batch: int, size: int, shard: bool) -> tuple[float, float]:
-    """(a step's computing, what of its communication is not hidden behind it), with `batch` images for each."""
+    """(computing, communication that computing does not hide) of a step, with `batch` images for each process."""
     computing = batch * net.operations / RATE
     sent = traffic(net.parameters, size, shard)
-    # what leaves a machine is summed inside it before, and leaves through as many wires
+    # gradients are summed inside a machine first, and then leave it through as many wires
     travel = sent / INSIDE + (sent / EACH / BETWEEN if size > EACH else 0) + 2 * math.ceil(math.log2(size)) * LATENCY
     # two thirds of the work is the backward part; two small sums more are taken in every step
     rest = 4 * math.ceil(math.log2(size)) * LATENCY
@@ -92,7 +92,7 @@ def each(call: Callable[[], object], count: int) -> float:
 
 
 def worker(shard: bool, steps: int) -> None:
-    """One process of the measurement; the first prints what it found."""
+    """One process of the measurement; the first one prints the numbers."""
     world = join()
     config = plain(NETS["U-Net 64"], batch=32 * world.size)
     generator = torch.Generator().manual_seed(0)
@@ -101,14 +101,14 @@ def worker(shard: bool, steps: int) -> None:
     made = Trainer(Run(config, facts_of(data, config, world.size)), data, Path(), world, shard)
     count = sum(p.numel() for p in made.network.parameters())
     flat = torch.zeros(count)
-    found = {
+    numbers = {
         "step": each(made.advance, steps),
         "reduce": each(lambda: dist.all_reduce(flat), 5 * steps) if world.size > 1 else 0.0,
         "numbers": each(lambda: world.total([1.0, 2.0]), 20 * steps) if world.size > 1 else 0.0,
         "parameters": count,
     }
     if world.first:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(numbers), flush=True)
     leave()
 
 

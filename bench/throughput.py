@@ -3,9 +3,9 @@
     python bench/throughput.py                                # all tables: about 12 minutes on two cores
     python bench/throughput.py --seconds 2 --tables training sampling
 
-training : images a second, and how much of the machine's rate for one large matrix product that is.
-sampling : time of one evaluation of the network, as each sampler asks for it.
-memory   : most memory in use by a training of some steps, network and optimiser included, libraries not.
+training : images a second, and their share of the rate of the machine for one large matrix product.
+sampling : the time of one evaluation of the network, as each sampler uses it.
+memory   : the peak memory of a training of some steps, with network and optimiser, without libraries.
 growth   : time of a training step against batch, side, width and draws, with the exponent of the last doubling.
 
 All rows are measured in one run, in turn, on the machine's own threads, after a warm-up. Ratios are to plain.
@@ -39,7 +39,7 @@ NETS: dict[str, NetSpec] = {"U-Net 64": UNetSpec(width=64, depth=1), "DiT 192 x 
 
 
 def plain(net: NetSpec, batch: int = 64, side: int = 28) -> Config:
-    """The row that the others are compared with."""
+    """The baseline of the ratios."""
     base = preset("smd", (1, side, side)).but(net=net, batch=batch, steps=10**6)
     return base.but(head=PointHead(), loss=Square("v"))
 
@@ -53,7 +53,7 @@ def feature(base: Config) -> Config:
 
 
 def trainer(config: Config, side: int = 28, second: bool = False) -> Trainer:
-    """Ready for a step; `second`: in the part of training that comes after the loss has kept its copy."""
+    """A trainer, ready for a step. second : in the part of training after the loss has frozen its copy."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2048, 1, side, side), dtype=torch.uint8, generator=generator)
     data = make("noise", images, None, (), Report(read=len(images)))

@@ -39,7 +39,7 @@ class Recipe:
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     made = Recipe()
-    monkeypatch.setattr(recipe, "PAPERS", {"ours": SimpleNamespace(PAPER=PAPER, FOUND="in part", run=made.run)})
+    monkeypatch.setattr(recipe, "PAPERS", {"ours": SimpleNamespace(PAPER=PAPER, RESULT="in part", run=made.run)})
     return made
 
 
@@ -104,7 +104,7 @@ def test_papers_lists_all_or_shows_one(tmp_path: Path) -> None:
     assert code == 0
     assert out.startswith("smd ")
     assert [name for name in recipe.PAPERS if f"\n{name} " in out] == []
-    verdict = recipe.found("smd")
+    verdict = recipe.last_verdict("smd")
     assert verdict is not None
     assert verdict.table() in out
 

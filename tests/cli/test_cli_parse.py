@@ -62,7 +62,7 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str], code: int)
 def test_a_room_is_imported_at_its_first_use() -> None:
     say = (
         "import sys, softmix\nassert 'torch' not in sys.modules\nassert softmix.data.load and softmix.Rng\n"
-        "assert softmix.rng.Rng is softmix.Rng and softmix.config.loads and softmix.oracle.grid\n"
+        "assert softmix.rng.Rng is softmix.Rng and softmix.config.loads and softmix.oracle.gaussian\n"
         "from softmix.train import Config\nimport softmix.train.loop\n"
         "assert softmix.Config is Config\nassert softmix.train.__name__ == 'train' and callable(softmix.train)\n"
         "assert set(softmix.__all__) <= set(dir(softmix))\nfrom softmix import *\nassert training\n"

@@ -1,4 +1,4 @@
-"""Tests of room `codec`: the autoencoders of diffusers, and a source of their latents."""
+"""The autoencoders of diffusers as codecs, and a source of their latents."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_latents_are_the_shifted_and_scaled_mode(shift: float | None) -> None:
     assert [each.tolist() for each in codec.scale] == [[shift or 0.0], [0.5]]
 
 
-def test_it_keeps_the_contract() -> None:
+def test_a_vae_fulfils_the_contract() -> None:
     codec = VAE(kl())
     assert isinstance(codec, Codec) and codec.name == "AutoencoderKL"
     assert codec.latent_shape((3, 8, 8)) == (4, 4, 4) == tuple(codec.encode(X).shape[1:])
     assert not codec.encode(X.requires_grad_()).requires_grad
 
 
-def test_its_fingerprint_is_that_of_the_weights() -> None:
+def test_the_fingerprint_depends_on_the_weights_and_their_type() -> None:
     one, same, other = kl(), kl(), kl()
     with torch.no_grad():
         next(other.parameters()).view(-1)[0] += 1e-3
@@ -56,20 +56,20 @@ def test_its_fingerprint_is_that_of_the_weights() -> None:
     assert VAE(kl().to(torch.bfloat16)).fingerprint != VAE(one).fingerprint
 
 
-def test_the_module_is_left_in_its_mode() -> None:
+def test_the_mode_of_the_module_does_not_change() -> None:
     for training in (True, False):
         module = kl().train(training)
         VAE(module).decode(VAE(module).encode(X))
         assert module.training is training
 
 
-def test_precision_is_that_of_what_is_given() -> None:
+def test_the_precision_is_that_of_the_argument() -> None:
     codec = VAE(kl().to(torch.bfloat16))
     assert codec.encode(X).dtype == codec.decode(codec.encode(X)).dtype == torch.float32
     assert codec.encode(X.double()).dtype == torch.float64
 
 
-def test_a_tiny_autoencoder_has_no_distribution() -> None:
+def test_a_tiny_autoencoder_without_a_distribution_gives_its_latents() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = diffusers.AutoencoderTiny(

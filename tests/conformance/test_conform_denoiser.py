@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softmix.denoiser import OUTPUTS, CallCounter, ExactData, ExactMixture, Output, affine, averaged, wiener
-from softmix.oracle import Problem, correlated, gaussian
+from softmix.oracle import MixtureProblem, correlated, gaussian
 from softmix.process import PROCESSES, VE, VP, Flow, Gaussian
 from softmix.rng import Rng
 from softmix.shape import column
@@ -71,7 +71,7 @@ def test_an_unknown_output_is_refused() -> None:
 # the exact mixture
 
 
-def integrals(problem: Problem, xt: Tensor, t: float, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def integrals(problem: MixtureProblem, xt: Tensor, t: float, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [B, D], covariance [B, D, D] and log densities [B, N] of x0 given xt, by sums over a lattice of points."""
     alpha, sigma = problem.process.alpha(t), problem.process.sigma(t)
     logs = problem.law.log_prob(points) - ((xt[:, None] - alpha * points) ** 2).sum(-1) / (2 * sigma**2)

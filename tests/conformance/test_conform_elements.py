@@ -16,7 +16,7 @@ from softmix.data.toys import Mixture
 from softmix.denoiser import Denoiser, Network, PointHead
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import UNetSpec
-from softmix.oracle import Problem, correlated, gaussian, ks, order, standardised
+from softmix.oracle import MixtureProblem, correlated, gaussian, ks, order, standardised
 from softmix.posterior import Point
 from softmix.process import PROCESSES, VE, VP, Flow, Gaussian, PerElement, Shifted, karras
 from softmix.rng import Rng
@@ -77,7 +77,9 @@ def declared(sampler: Sampler) -> int:
     return 3 if isinstance(sampler, partial) else traits(sampler).order or 0
 
 
-def errors(problem: Problem, truth: Callable[[Tensor], Tensor], sampler: Sampler, counts: list[int]) -> list[float]:
+def errors(
+    problem: MixtureProblem, truth: Callable[[Tensor], Tensor], sampler: Sampler, counts: list[int]
+) -> list[float]:
     """Mean errors at the end of n steps, even in the clock from -6 to 4."""
     process = problem.process
     x = process.noise(problem.sample(64, Rng(3, 64)), float(process.time(-6.0)), Rng(4, 64)).xt
@@ -88,14 +90,14 @@ def errors(problem: Problem, truth: Callable[[Tensor], Tensor], sampler: Sampler
     return found
 
 
-def independent(base: Gaussian) -> Problem:
+def independent(base: Gaussian) -> MixtureProblem:
     """A Gaussian whose elements know nothing of each other: the flow of each is that of one dimension."""
     sds, mean = torch.tensor([0.9, 0.3, 0.6], dtype=F64), torch.tensor([[-0.4, 0.1, 0.5]], dtype=F64)
     law = Mixture("independent", torch.ones(1, dtype=F64), mean, sds.diag()[None])
-    return Problem("independent", law, PerElement(base, PACES), (3,))
+    return MixtureProblem("independent", law, PerElement(base, PACES), (3,))
 
 
-def flow(problem: Problem, x: Tensor, t: float, s: float) -> Tensor:
+def flow(problem: MixtureProblem, x: Tensor, t: float, s: float) -> Tensor:
     """x_i at s = alpha_i m_i + sqrt(v_i(s) / v_i(t)) (x_i - alpha_i m_i), v = alpha^2 l + sigma^2, for each element."""
     process, mean, var = problem.process, problem.law.mean, problem.law.covariance.diagonal()
     before, after = (process.alpha(at) ** 2 * var + process.sigma(at) ** 2 for at in (t, s))
@@ -128,8 +130,8 @@ def _fine() -> Tensor:
     return ends[0]
 
 
-def ring() -> Problem:
-    return Problem("ring", toys.ring(4, 1.0, 0.3), PerElement(VP(), torch.tensor([0.8, 1.3], dtype=F64)), (2,))
+def ring() -> MixtureProblem:
+    return MixtureProblem("ring", toys.ring(4, 1.0, 0.3), PerElement(VP(), torch.tensor([0.8, 1.3], dtype=F64)), (2,))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_order_on_a_mixture_against_fine_steps(sampler: Sampler) -> None:
     assert order(counts, found) == pytest.approx(declared(sampler), abs=0.15)
 
 
-def law_of(sampler: Sampler, problem: Problem, times: Tensor) -> tuple[Tensor, Tensor]:
+def law_of(sampler: Sampler, problem: MixtureProblem, times: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each element that a sampler of means ends with, exactly: on independent Gaussians it is
     affine in each element of x and of the noises."""
     shape, steps = problem.shape, len(times) - 1

@@ -15,7 +15,7 @@ from softmix.denoiser import Denoiser, Network, PointHead, SoftHead, guided, in_
 from softmix.denoiser.wrap import Wrapped
 from softmix.loss import Square, loss_of
 from softmix.net import MLPSpec
-from softmix.oracle import Problem, correlated, gaussian, ks, standardised
+from softmix.oracle import MixtureProblem, correlated, gaussian, ks, standardised
 from softmix.posterior import HasMean, HasVariance, Point, Posterior
 from softmix.process import VE, VP, Framed, Gaussian, InBasis, PerElement, Shifted, cosine, karras
 from softmix.rng import Rng
@@ -71,7 +71,7 @@ class ByLabel(Shifted):
 class Exact:
     """The exact denoiser of a problem's law by a shifted process, which undoes the shift by a formula of its own."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: MixtureProblem):
         self.process, self.shape = ByLabel(problem.shape, problem.process), problem.shape
         self.inner, self.asked = problem.denoiser(), []
 
@@ -194,7 +194,7 @@ def test_a_run_that_ends_early_ends_outside_the_frame() -> None:
 # frames that move x0
 
 
-def frequencies(shape: tuple[int, ...]) -> tuple[Problem, InBasis, Denoiser]:
+def frequencies(shape: tuple[int, ...]) -> tuple[MixtureProblem, InBasis, Denoiser]:
     """A law in the basis of cosines, each frequency at its own pace; its exact denoiser, with the basis written out."""
     size = shape[-1]
     base = PerElement(VP(), torch.linspace(0.6, 1.6, size, dtype=F64).expand(*(1,) * (len(shape) - 1), size))

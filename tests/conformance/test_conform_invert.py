@@ -13,7 +13,7 @@ from torch import Tensor
 from softmix.data.toys import Mixture
 from softmix.denoiser import Denoiser, Network, SoftHead
 from softmix.net import UNetSpec
-from softmix.oracle import Problem, correlated, gaussian, order
+from softmix.oracle import MixtureProblem, correlated, gaussian, order
 from softmix.process import VE, VP, Flow, Gaussian, karras
 from softmix.rng import Rng
 from softmix.sampler import Code, ColourEdit, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
@@ -25,11 +25,11 @@ BOTH = pytest.mark.parametrize("encoder", [edit_friendly, dpm_encoder], ids=["ed
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 
 
-def line(mean: float, var: float, process: Gaussian, size: int = 1) -> Problem:
+def line(mean: float, var: float, process: Gaussian, size: int = 1) -> MixtureProblem:
     """Elements independent of each other, each N(mean, var)."""
     factor = var**0.5 * torch.eye(size, dtype=F64)
     law = Mixture("line", torch.ones(1, dtype=F64), torch.full((1, size), mean, dtype=F64), factor[None])
-    return Problem("line", law, process, (size,))
+    return MixtureProblem("line", law, process, (size,))
 
 
 def encoded(encoder: Callable[..., object], denoiser: Denoiser, x0: Tensor, grid: Tensor, seed: int = 0) -> Code:
@@ -138,7 +138,7 @@ def test_what_is_edited_keeps_its_place_and_new_noise_does_not() -> None:
 def test_a_code_is_moved_and_so_is_the_image() -> None:
     """Elements alike and independent: moving the code moves the image; what comes round the edge may be new."""
     law = line(0.1, 0.4, VP(), 36).law
-    problem = Problem("shift", law, VP(), (1, 6, 6))
+    problem = MixtureProblem("shift", law, VP(), (1, 6, 6))
     x0 = problem.sample(2, Rng(0, 2))
     code = encoded(edit_friendly, problem.denoiser(), x0, steps(VP(), 20, high=9.0))
     assert (replayed(code.shifted(2, -1), problem.denoiser()) - x0.roll((2, -1), (-2, -1))).abs().max() < 1e-9
@@ -151,7 +151,7 @@ def test_a_code_is_moved_and_so_is_the_image() -> None:
 def test_what_comes_in_is_drawn_from_the_law(encoder: Callable[..., object]) -> None:
     """Elements alike and independent: what a shift brings in has the law's mean and spread, in spite of the code's
     stronger noise; what was there stays. (Measured over ten seeds: spread 0.96 to 1.01, mean within 0.024.)"""
-    problem = Problem("shift", line(0.1, 0.4, VP(), 36).law, VP(), (1, 6, 6))
+    problem = MixtureProblem("shift", line(0.1, 0.4, VP(), 36).law, VP(), (1, 6, 6))
     x0 = problem.sample(400, Rng(0, 400))
     code = encoded(encoder, problem.denoiser(), x0, steps(VP(), 200, high=12.0))
     moved = replayed(code.shifted(2, 0, fill=Rng(1, 400)), problem.denoiser())
@@ -189,7 +189,7 @@ def test_the_latents_of_a_code_belong_to_its_items() -> None:
 def test_a_tint_goes_where_its_mask_is() -> None:
     """On independent elements each step takes (a / 2) fresh K_s of what is left to the colour, K_s = dm/dx at its
     end."""
-    problem = Problem("tint", line(0.0, 0.5, VP(), 16).law, VP(), (1, 4, 4))
+    problem = MixtureProblem("tint", line(0.0, 0.5, VP(), 16).law, VP(), (1, 4, 4))
     x0 = problem.sample(3, Rng(0, 3))
     grid = steps(VP(), 30, high=8.0)
     code = encoded(edit_friendly, problem.denoiser(), x0, grid)

@@ -16,7 +16,17 @@ from softmix.data import toys
 from softmix.denoiser import CallCounter, Denoiser, ExactMixture, Network, SoftHead, averaged
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import UNetSpec
-from softmix.oracle import Problem, correlated, gaussian, grid, ks, monotone_flow, order, problems, standardised
+from softmix.oracle import (
+    MixtureProblem,
+    correlated,
+    gaussian,
+    grid_of_modes,
+    ks,
+    monotone_flow,
+    order,
+    problems,
+    standardised,
+)
 from softmix.posterior import HasMean, Implicit, Point
 from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, Table, karras, uniform
 from softmix.rng import Rng
@@ -62,7 +72,11 @@ def enough(sampler: Sampler, n: int) -> int:
 
 
 def gaps(
-    problem: Problem, truth: Callable[[Tensor], Tensor], sampler: Sampler, counts: list[int], even: str = "logsnr"
+    problem: MixtureProblem,
+    truth: Callable[[Tensor], Tensor],
+    sampler: Sampler,
+    counts: list[int],
+    even: str = "logsnr",
 ) -> list[float]:
     """Mean errors at the end of n steps, even in logsnr or in t, from logsnr -6 to 4 (away from infinite h)."""
     process = problem.process
@@ -108,7 +122,7 @@ def test_order_against_the_flow_of_a_mixture_on_the_line(sampler: Sampler, proce
 @cache
 def _fine(process: Gaussian) -> Tensor:
     """Where 4096 steps of `adams` lead: 512 times closer than 512 steps of the third order."""
-    problem = Problem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
+    problem = MixtureProblem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
     ends: list[Tensor] = []
 
     def keep(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng):  # type: ignore[no-untyped-def]
@@ -122,7 +136,7 @@ def _fine(process: Gaussian) -> Tensor:
 @ODE
 @THREE
 def test_order_on_a_mixture_against_fine_steps(sampler: Sampler, process: Gaussian) -> None:
-    problem = Problem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
+    problem = MixtureProblem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
     counts = counts_for(sampler)
     errors = gaps(problem, lambda x: _fine(process), sampler, counts)
     assert order(counts, errors) == pytest.approx(traits(sampler).order, abs=0.15)
@@ -179,13 +193,13 @@ class Impulses:
         return z
 
 
-def means_of(problem: Problem) -> Denoiser:
+def means_of(problem: MixtureProblem) -> Denoiser:
     """The exact mean and nothing else of what is believed."""
     exact = problem.denoiser()
     return Wrapped(exact, lambda inner, xt, t, cond: Point(inner(xt, t, cond).mean))  # type: ignore[attr-defined]
 
 
-def law_of(sampler: Sampler, problem: Problem, times: Tensor) -> tuple[float, float]:
+def law_of(sampler: Sampler, problem: MixtureProblem, times: Tensor) -> tuple[float, float]:
     """Mean and variance that a sampler of means ends with, exactly: on a Gaussian it is affine in x and noises."""
     x = torch.zeros(len(times) + 1, 1, dtype=F64)
     x[1] = 1
@@ -305,7 +319,7 @@ def test_a_model_of_integer_times(sampler: Sampler) -> None:
 @ALL
 def test_the_grid_of_modes_is_reached(sampler: Sampler) -> None:
     """The 7 x 7 grid of thin modes: at 260 steps every sampler, at 2 only the drawing one (card 1)."""
-    problem = grid()
+    problem = grid_of_modes()
     many = sample(problem.denoiser(), 1000, sampler=sampler, grid=karras(VP(), 260), batch=1000)
     assert ks(many, problem.law) < 2.2
     if traits(sampler).least > 2:
@@ -462,7 +476,7 @@ def test_what_a_sampler_declares() -> None:
 class Soft:
     """The exact posterior of one Gaussian, told only by its draws: head(eta) = mean + L eta."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: MixtureProblem):
         self.exact, self.process, self.shape = problem.denoiser(), problem.process, problem.shape
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Implicit:
@@ -563,12 +577,12 @@ def test_the_flow_carries_the_law(process: Gaussian) -> None:
     cdfs = [lambda y, i=i: torch.special.ndtr((y - means[i]) / sds[i]) for i in range(2)]
     assert (monotone_flow(cdfs[0], cdfs[1], x, -40, 40) - line.flow(x, t, s)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="no closed form"):
-        grid(process).flow(torch.zeros(1, 2), 0.5, 0.1)
+        grid_of_modes(process).flow(torch.zeros(1, 2), 0.5, 0.1)
 
 
 def test_a_problem_fits_its_shape() -> None:
     with pytest.raises(ValueError, match="2 dimensions"):
-        Problem("x", toys.grid(), VP(), (3,))
+        MixtureProblem("x", toys.grid(), VP(), (3,))
     problem = correlated((2, 2, 2), VE()).through(Flow())
     assert problem.process == Flow() and problem.sample(3, Rng(0, 3)).shape == (3, 2, 2, 2)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softmix.denoiser import CallCounter, ExactMixture
 from softmix.denoiser.wrap import Wrapped
-from softmix.oracle import Problem, correlated, gaussian, order
+from softmix.oracle import MixtureProblem, correlated, gaussian, order
 from softmix.posterior import Point
 from softmix.process import VE, VP, Flow, Gaussian, Table, few
 from softmix.rng import Rng
@@ -68,7 +68,7 @@ def test_with_statistics_one_step_is_exact_for_a_gaussian(process: Gaussian) -> 
     assert float((ended(problem.denoiser(), partial(dpm_solver_v3, order=1), x, times) - right).abs().max()) > 1
 
 
-def mixture() -> Problem:
+def mixture() -> MixtureProblem:
     return correlated((4,), VP())
 
 
@@ -183,7 +183,7 @@ def test_statistics_are_of_times_that_there_are(process: Gaussian) -> None:
 # EVODiff
 
 
-def random_law(shift: float = 0.0) -> tuple[Problem, ExactMixture]:
+def random_law(shift: float = 0.0) -> tuple[MixtureProblem, ExactMixture]:
     problem = correlated((2, 2, 2), VE())
     law = problem.law
     return problem, ExactMixture(VE(), law.weights, law.means + shift, law.covariances)

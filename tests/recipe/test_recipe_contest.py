@@ -1,4 +1,4 @@
-"""Contests of solvers, on a problem whose flow is known in closed form."""
+"""Contests of samplers, on a problem with a flow in closed form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from softmix.denoiser import Denoiser
-from softmix.oracle import Problem, gaussian
+from softmix.oracle import MixtureProblem, gaussian
 from softmix.process import VP
 from softmix.recipe import Paper, Scale
 from softmix.recipe.contest import Field, Way, contest, end_of, errors, off, on_oracle, steps_for, wide
@@ -21,7 +21,7 @@ PAPER = Paper("made_up", "A title", "Somebody", "ICML", 2030, "3001.00001", "It 
 
 
 @cache
-def line() -> Problem:
+def line() -> MixtureProblem:
     return gaussian((2,), VP("linear"))
 
 
@@ -39,21 +39,21 @@ def test_errors_are_root_mean_squares_over_elements() -> None:
     assert off(x, torch.zeros(2, 1, 2)).tolist() == pytest.approx([12.5**0.5, 0])
 
 
-def test_a_way_that_is_exact_has_no_error_and_one_step_of_ddim_has_the_closed_form_s() -> None:
-    """One step of DDIM from t = 1 ends at the posterior's mean: its error is the distance from there to the flow's."""
-    found = errors(FIELD, Way.of("ddim", "ours", ddim), 0, 200, (1, 300))
+def test_the_error_of_one_step_of_ddim_is_the_closed_form_and_that_of_300_is_small() -> None:
+    """One step of DDIM from t = 1 ends at the posterior mean: the error is its distance from the end of the flow."""
+    results = errors(FIELD, Way.of("ddim", "ours", ddim), 0, 200, (1, 300))
     x = FIELD.start(0, 200)
     right = off(line().denoiser()(x, 1.0).mean, line().flow(x, 1.0, 0.0))
-    assert found["mean@1"] == pytest.approx(float(right.mean()), rel=1e-5)
-    assert found["median@1"] == pytest.approx(float(right.median()), rel=1e-5)
-    assert found["mean@300"] < 0.02 * found["mean@1"]
+    assert results["mean@1"] == pytest.approx(float(right.mean()), rel=1e-5)
+    assert results["median@1"] == pytest.approx(float(right.median()), rel=1e-5)
+    assert results["mean@300"] < 0.02 * results["mean@1"]
 
 
 def test_a_stochastic_way_has_a_distance_and_no_error() -> None:
     assert set(errors(FIELD, Way.of("walk", "ours", ancestral), 0, 50, (2, 5))) == {"distance@2", "distance@5"}
 
 
-def test_a_count_that_a_sampler_cannot_have_is_left_out() -> None:
+def test_a_count_below_the_minimum_of_a_sampler_is_left_out() -> None:
     least = traits(f_pndm).evaluations(traits(f_pndm).least)
     assert set(errors(FIELD, Way.of("f-pndm", "ours", f_pndm), 0, 20, (least - 1, least))) == {
         f"{kind}@{least}" for kind in ("median", "mean", "distance")
@@ -61,7 +61,7 @@ def test_a_count_that_a_sampler_cannot_have_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda each: traits(each).name)
-def test_steps_for_is_the_most_that_stays_within_the_count(sampler: object) -> None:
+def test_steps_for_is_the_largest_number_within_the_count(sampler: object) -> None:
     evaluations = traits(sampler).evaluations  # type: ignore[arg-type]
     for count in (1, 2, 5, 16, 33):
         steps = steps_for(sampler, count)  # type: ignore[arg-type]
@@ -75,11 +75,11 @@ def test_steps_of_heun() -> None:
     assert [steps_for(heun, count) for count in (1, 2, 3, 4, 16)] == [1, 1, 2, 2, 8]
 
 
-def guided(problem: Problem) -> Denoiser:
+def guided(problem: MixtureProblem) -> Denoiser:
     return gaussian((2,), VP("cosine")).through(problem.process).denoiser()
 
 
-def test_a_guide_takes_the_place_of_the_denoiser_and_has_no_distance() -> None:
+def test_a_guide_replaces_the_denoiser_and_has_no_distance() -> None:
     arms = on_oracle([Way.of("ddim", "ours", ddim)], (3,), Field(line, guided))
     assert [list(each.roles) for each in arms] == [["ddim"]]
     rows = rows_of(arms[0].runs(Scale.quick), lambda text: None)
@@ -112,7 +112,7 @@ def test_a_contest_is_a_study_of_its_ways_and_more() -> None:
     ]
 
 
-def test_at_full_scale_images_are_measured_at_the_counts_that_they_share() -> None:
+def test_at_full_scale_images_are_measured_at_their_own_counts() -> None:
     ways = [Way.of("2M", "ours", dpm_solver_2m), Way("x", "baseline", lambda problem: ddim, images=False)]
     study = contest(PAPER, ways, (5, 7, 20), lambda value: {})
     images = [each for each in study.arms if each.data.startswith("Fashion")]

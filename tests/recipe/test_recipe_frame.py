@@ -1,8 +1,9 @@
-"""The frame. Arms are measured once for each seed, kept, and judged by their checks."""
+"""The frame of recipes: arms are measured once for each seed, saved, and judged by checks."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,7 +12,19 @@ import torch
 
 from softmix.data import DataError
 from softmix.recipe import Paper, Scale, Verdict, VerdictRow, frame
-from softmix.recipe.frame import Arms, Numbers, Results, Run, Study, arm, in_processes, judged, one_by_one, rows_of
+from softmix.recipe.frame import (
+    Arms,
+    Numbers,
+    Results,
+    Run,
+    Study,
+    arm,
+    in_processes,
+    judged,
+    one_by_one,
+    rows_in,
+    rows_of,
+)
 
 PAPER = Paper("made_up", "A title", "Somebody", "ICML", 2030, "3001.00001", "It is better.")
 
@@ -21,7 +34,7 @@ def quiet(line: str) -> None:
 
 
 class Counter:
-    """Two arms measured together, and every call; a call may be cut off."""
+    """Measures two arms together and records every call. cut_at : the call that is interrupted."""
 
     def __init__(self, cut_at: int | None = None):
         self.calls: list[tuple[int, int]] = []
@@ -74,7 +87,7 @@ def test_one_seed_has_no_spread() -> None:
     assert [row.spread for row in rows_of(counted(Counter()).runs(Scale.quick), quiet)] == [0, 0, 0]
 
 
-def test_rows_stand_in_the_order_in_which_they_are_measured() -> None:
+def test_rows_are_in_the_order_of_measurement() -> None:
     last = arm("truth", "oracle", lambda seed: {"error": 0.0}, quick={})
     rows = rows_of([run for arms in (counted(Counter()), last) for run in arms.runs(Scale.quick)], quiet)
     assert [(row.name, row.metric) for row in rows] == [
@@ -89,20 +102,20 @@ def test_an_arm_without_a_role_is_refused() -> None:
         rows_of(strange.runs(Scale.quick), quiet)
 
 
-def test_arms_whose_data_are_not_installed_are_left_out_and_it_is_said_once() -> None:
-    asked, said = [], []
+def test_arms_without_their_data_are_left_out_and_progress_says_so_once() -> None:
+    calls, lines = [], []
 
     def absent() -> None:
-        asked.append(1)
+        calls.append(1)
         raise DataError("there are no images here")
 
     def never(seed: int) -> Mapping[str, float]:
         return pytest.fail("it ran")
 
     images = [arm(name, "ours", never, "images", {}, needs=absent) for name in ("a", "b")]
-    rows = rows_of([run for arms in (*images, counted(Counter())) for run in arms.runs(Scale.quick)], said.append)
+    rows = rows_of([run for arms in (*images, counted(Counter())) for run in arms.runs(Scale.quick)], lines.append)
     assert {row.data for row in rows} == {"some data"}
-    assert asked == [1] and said[0] == "some arms are left out: there are no images here"
+    assert calls == [1] and lines[0] == "some arms are left out: there are no images here"
 
 
 def test_a_data_error_of_a_measurement_is_not_taken_for_missing_data() -> None:
@@ -113,10 +126,10 @@ def test_a_data_error_of_a_measurement_is_not_taken_for_missing_data() -> None:
         rows_of(arm("a", "ours", broken, quick={}).runs(Scale.quick), quiet)
 
 
-# what is kept
+# saved numbers
 
 
-def test_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
+def test_saved_numbers_are_not_measured_again(tmp_path: Path) -> None:
     first, second = Counter(), Counter()
     before = Study(PAPER, better, [counted(first)])(Scale.full, quiet, tmp_path)
     after = Study(PAPER, better, [counted(second)])(Scale.full, quiet, tmp_path)
@@ -124,7 +137,7 @@ def test_what_is_kept_is_not_measured_again(tmp_path: Path) -> None:
     assert after.rows == before.rows and after.why == before.why
 
 
-def test_a_study_that_was_cut_off_measures_only_what_is_missing(tmp_path: Path) -> None:
+def test_an_interrupted_study_measures_only_the_missing_runs(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         Study(PAPER, better, [counted(Counter(cut_at=2))])(Scale.full, quiet, tmp_path)
     rest = Counter()
@@ -134,12 +147,12 @@ def test_a_study_that_was_cut_off_measures_only_what_is_missing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("change", ["settings", "seed", "role", "data", "version", "paper"])
-def test_numbers_of_something_else_are_not_taken(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_of_another_run_are_not_used(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Study(PAPER, better, [counted(Counter())])(Scale.quick, quiet, tmp_path)
     measure = Counter()
     arms, paper = counted(measure), PAPER
     run = Run(arms, 0, {"n": 5})
-    assert run.kept(tmp_path / "made_up") is not None
+    assert run.saved(tmp_path / "made_up") is not None
     if change == "settings":
         run = Run(arms, 0, {"n": 6})
     elif change == "seed":
@@ -154,7 +167,7 @@ def test_numbers_of_something_else_are_not_taken(change: str, tmp_path: Path, mo
         paper = Paper(**{**vars(PAPER), "name": "another"})
         Study(paper, better, [arms])(Scale.quick, quiet, tmp_path)
         assert measure.calls == [(0, 5)]
-    assert change == "paper" or run.kept(tmp_path / "made_up") is None
+    assert change == "paper" or run.saved(tmp_path / "made_up") is None
 
 
 def test_each_seed_has_a_file_of_its_own_also_if_the_name_is_long(tmp_path: Path) -> None:
@@ -162,33 +175,47 @@ def test_each_seed_has_a_file_of_its_own_also_if_the_name_is_long(tmp_path: Path
         Scale.full
     )
     rows_of(runs, quiet, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5 and [run.kept(tmp_path) for run in runs] == [run() for run in runs]
+    assert len(list(tmp_path.iterdir())) == 5 and [run.saved(tmp_path) for run in runs] == [run() for run in runs]
 
 
-def test_half_a_file_is_never_read(tmp_path: Path) -> None:
-    """What a process that was killed in mid-writing leaves has another name."""
+def test_an_interrupted_write_is_never_read(tmp_path: Path) -> None:
+    """A process that is killed while it writes leaves a file of another name."""
     (run,) = counted(Counter()).runs(Scale.quick)
-    run.keep(tmp_path, {("new", "error"): 1.0})
+    run.save(tmp_path, {("new", "error"): 1.0})
     (file,) = tmp_path.iterdir()
     file.rename(file.with_suffix(".77.part"))
-    assert run.kept(tmp_path) is None
+    assert run.saved(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"values": [{"arm": "new"}]}', '{"values": 3}'])
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     (run,) = counted(Counter()).runs(Scale.quick)
-    run.keep(tmp_path, run())
+    run.save(tmp_path, run())
     (file,) = tmp_path.iterdir()
     file.write_text(text)
-    with pytest.raises(DataError, match=rf"{file.name}.*no numbers of `some data, seed 0`.*delete"):
-        run.kept(tmp_path)
+    with pytest.raises(DataError, match=rf"{file.name}.*no numbers of `some data, seed 0` can be read.*delete"):
+        run.saved(tmp_path)
 
 
-def test_kept_numbers_are_the_very_same(tmp_path: Path) -> None:
+def test_saved_numbers_are_read_without_loss(tmp_path: Path) -> None:
     (run,) = counted(Counter()).runs(Scale.quick)
     values = {("new", "error"): 0.1 + 0.2, ("new", "other"): 5e-324, ("old", "error"): float("inf")}
-    run.keep(tmp_path, values)
-    assert run.kept(tmp_path) == values
+    run.save(tmp_path, values)
+    assert run.saved(tmp_path) == values
+
+
+def test_rows_in_a_folder_are_those_of_its_runs(tmp_path: Path) -> None:
+    rows = rows_of(counted(Counter()).runs(Scale.full), quiet, tmp_path)
+    assert rows_in(tmp_path) == rows
+
+
+def test_the_newer_file_counts_for_a_run_saved_by_two_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = counted(Counter()).runs(Scale.quick)
+    run.save(tmp_path, {("new", "error"): 1.0})
+    monkeypatch.setattr(frame, "__version__", "99")
+    run.save(tmp_path, {("new", "error"): 2.0})
+    os.utime(run.file(tmp_path), (2e9, 2e9))
+    assert [row.value for row in rows_in(tmp_path)] == [2.0]
 
 
 # processes
@@ -209,19 +236,19 @@ def test_processes_have_one_thread_each_and_the_numbers_of_one_by_one(monkeypatc
         monkeypatch.setenv(name, "2")
     runs = arm("a", "ours", threads, full={}, seeds=3).runs(Scale.full)
     here = torch.get_num_threads()
-    rows = {row.metric: row.value for row in rows_of(runs, quiet, spread=in_processes)}
+    rows = {row.metric: row.value for row in rows_of(runs, quiet, execute=in_processes)}
     assert rows == {"threads": 1, "seed": 1} and torch.get_num_threads() == here
 
 
-def test_what_ended_before_a_failure_is_kept(tmp_path: Path) -> None:
+def test_runs_that_ended_before_a_failure_are_saved(tmp_path: Path) -> None:
     runs = arm("a", "ours", third_fails, full={}, seeds=4).runs(Scale.full)
     with pytest.raises(ArithmeticError, match="the third"):
         rows_of(runs, quiet, tmp_path, lambda work, jobs, say: in_processes(work, jobs, say, workers=1))
-    assert [run.kept(tmp_path) is not None for run in runs][:2] == [True, True]
+    assert [run.saved(tmp_path) is not None for run in runs][:2] == [True, True]
 
 
-def test_each_job_is_kept_before_the_next_begins(tmp_path: Path) -> None:
-    """Else a run that is killed would lose more than the job that it was at."""
+def test_each_run_is_saved_before_the_next_begins(tmp_path: Path) -> None:
+    """Else a process that is killed would lose more than its present run."""
     seen = []
 
     def measure(seed: int) -> Mapping[str, float]:
@@ -232,10 +259,10 @@ def test_each_job_is_kept_before_the_next_begins(tmp_path: Path) -> None:
     assert seen == [0, 1, 2]
 
 
-def test_progress_is_said_as_it_comes() -> None:
-    said: list[str] = []
-    jobs: Iterator[tuple[str, int]] = one_by_one(len, ["ab", "c"], said.append)
-    assert next(jobs) == ("ab", 2) and said == ["ab: done"]
+def test_progress_comes_with_each_run() -> None:
+    lines: list[str] = []
+    jobs: Iterator[tuple[str, int]] = one_by_one(len, ["ab", "c"], lines.append)
+    assert next(jobs) == ("ab", 2) and lines == ["ab: done"]
 
 
 # the verdict
@@ -260,7 +287,7 @@ def test_the_first_check_is_the_claim(true: tuple[bool, ...], outcome: str) -> N
     assert verdict(*true).verdict == outcome
 
 
-def test_what_is_not_so_is_said_to_be_not_so() -> None:
+def test_a_check_that_fails_is_marked() -> None:
     assert verdict(True, False, True).why == "check 0; NOT: check 1; check 2"
 
 
@@ -272,8 +299,8 @@ def test_a_study_judges_by_its_rows() -> None:
     assert quick.claim == PAPER.claim and len(full.rows) == 3
 
 
-def test_a_study_may_have_a_rule_of_its_own() -> None:
-    study = Study(PAPER, better, [counted(Counter())], rule=lambda value, outcomes: "does not hold here")
+def test_a_study_may_decide_by_its_own_function() -> None:
+    study = Study(PAPER, better, [counted(Counter())], decide=lambda value, outcomes: "does not hold here")
     assert study(Scale.quick, quiet).verdict == "does not hold here"
 
 
@@ -291,17 +318,19 @@ def test_numbers_are_means_with_spreads_and_lines() -> None:
     assert ("b", "rmse@-10") not in value and len(value) == 3
 
 
-def test_a_number_that_stands_twice_is_refused() -> None:
+def test_a_number_with_two_rows_is_refused() -> None:
     other = VerdictRow("a", "ours", "rmse@0.5", 9.0, 0.2, 5, "elsewhere")
     with pytest.raises(ValueError, match=r"a: rmse@0.5 is on '' and on 'elsewhere'"):
         Numbers([*ROWS, other])
 
 
-def test_a_kept_file_can_be_read_by_a_stranger(tmp_path: Path) -> None:
+def test_a_saved_file_is_plain_json(tmp_path: Path) -> None:
     Study(PAPER, better, [counted(Counter())])(Scale.quick, quiet, tmp_path)
     (file,) = (tmp_path / "made_up").iterdir()
     assert json.loads(file.read_text()) == {
         "run": "some data, seed 0",
+        "data": "some data",
+        "roles": {"new": "ours", "old": "baseline"},
         "settings": {"n": 5},
         "values": [
             {"arm": "new", "metric": "error", "value": 0.5},

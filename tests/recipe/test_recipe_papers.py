@@ -1,211 +1,77 @@
-"""The rows of few steps on images, and what the verdict makes of them."""
+"""The recipes against their saved verdicts."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from softmix.data import Data, Report, load
-from softmix.data.store import make
-from softmix.denoiser import Network, wiener
-from softmix.net import MLPSpec
-from softmix.posterior import Normal, Point
-from softmix.process import VP, Flow, Gaussian
-from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, found, smd
+from softmix.recipe import PAPERS, Scale, Verdict, VerdictRow, last_verdict, smd
 from softmix.recipe.frame import Numbers, judged
-from softmix.recipe.images import (
-    COUNTS,
-    ROWS,
-    SETS,
-    Job,
-    base,
-    best,
-    best_variance,
-    compute,
-    near,
-    results,
-    train_and_measure,
-    values,
-)
-from softmix.recipe.smd import SOFT, silent
-from softmix.rng import Rng
-from softmix.sampler import traits
-from softmix.train import Run, Trainer, facts_of
-
-
-@pytest.fixture(scope="module")
-def digits() -> Data:
-    return load("digits", limit=300)
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_every_row_trains(name: str, digits: Data, tmp_path: Path) -> None:
-    """On the table's own net, with the steps that its share of images gives; the first loss and the last are finite."""
-    row = ROWS[name]
-    config = row.change(base(digits.shape, SETS["digits"][2], round(32 * 4 * row.longer), 0, batch=32), digits.shape)
-    assert config.steps == 4 * row.longer and config.batch == 32
-    trainer = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path)
-    for _ in range(config.steps or 0):
-        loss, norm = trainer.advance()
-        assert loss == loss and norm > 0
-    assert (trainer.frozen is not None) == hasattr(config.task.loss, "freeze_at")
-
-
-def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
-    """The silent net exactly, and the wider plain one as nearly as widths in fours allow."""
-
-    def parameters(name: str) -> int:
-        config = ROWS[name].change(base(digits.shape, SETS["digits"][2], 640, 0), digits.shape)
-        network = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path).model
-        return sum(p.numel() for p in network.parameters())
-
-    assert parameters("feature score, eta = 0") == parameters("feature score")
-    assert parameters("plain, wider") == pytest.approx(parameters("feature score"), rel=0.12)
-    assert parameters("plain") < 0.9 * parameters("feature score")
-
-
-@pytest.mark.parametrize("process", [VP(), Flow()], ids=str)
-def test_the_second_grid_falls_from_1_to_0(process: Gaussian) -> None:
-    for n in (1, 2, 4, 16):
-        grid = near(process, n)
-        assert len(grid) == n + 1 and grid[0] == 1 and grid[-1] == 0 and bool((grid.diff() < 0).all())
-    ends = process.logsnr(near(process, 4))[1:-1]
-    assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64))
-
-
-@pytest.mark.slow
-def test_a_row_is_trained_and_measured_once(tmp_path: Path) -> None:
-    """A short run on the digits: every way at every count it names, and nothing the second time."""
-    job = Job("plain, wider", "digits", 1280, 0, 64, tmp_path)
-    assert len(job.missing()) == 17
-    train_and_measure(job)
-    assert not job.missing()
-    compute([job], 1, lambda line: pytest.fail(line))
-    (found,) = results(tmp_path / "digits-1280")
-    for way in ROWS["plain, wider"].ways:
-        for count in COUNTS:
-            each = values([found], "plain, wider", way.name, count, "frechet")
-            assert len(each) == (count <= way.most) and all(v > 0 for v in each)
-    cell = found["cells"][0]
-    assert cell["steps"] <= cell["evaluations"]
-    assert traits(ROWS["plain, wider"].ways[0].sampler).name == cell["way"]
-
-
-def written(out: Path, numbers: dict[str, float], recall: float = 0.4, slow: float = 4.0) -> None:
-    """A table in which each row has one distance at all counts."""
-    for name, distance in numbers.items():
-        for seed in (0, 1):
-            job = Job(name, "fashion14", 1000, seed, 1000, out)
-            job.folder.mkdir(parents=True)
-            ways = [(way, k) for way in ROWS[name].ways for k in COUNTS if k <= way.most]
-            first = ROWS[name].ways[0]
-            cells = [
-                {
-                    "way": way.name,
-                    "evaluations": k,
-                    "values": {"frechet": distance + seed, "recall": recall}
-                    if way is first
-                    else {"frechet": 99.0, "recall": 1.0},
-                }
-                for way, k in ways
-            ]
-            if name == "plain":
-                next(c for c in cells if c["way"] == "ddim" and c["evaluations"] == 64)["values"] = {"frechet": slow}
-            result = {"row": name, "seed": seed, "floor": {"frechet": 0.4}, "cells": cells}
-            job.result.write_text(json.dumps(result))
-
-
-@pytest.mark.parametrize(
-    ("changed", "refuted"),
-    [
-        ({}, ()),
-        ({"feature score, eta = 0": 2.0}, ("with eta = 0",)),
-        ({"consistency": 5.0}, ("at 4 their",)),
-        ({"meanflow": 1.0}, ("soft mixtures are ahead", "at 4 their")),
-        ({"feature score": 5.0}, ("at 8 it is",)),
-    ],
-)
-def test_the_verdict_of_images_follows_its_rows(
-    changed: dict[str, float], refuted: tuple[str, ...], tmp_path: Path
-) -> None:
-    numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
-    written(tmp_path, numbers)
-    rows = smd.on_images((0, 1), 1000, tmp_path, lambda line: pytest.fail(line))
-    value = Numbers(rows)
-    false = [text for text, true in smd.of_images(value).items() if not true]
-    assert len(false) == len(refuted) and all(
-        text.startswith(start) for text, start in zip(false, refuted, strict=True)
-    )
-    assert smd.pays(value) == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
-    row = next(row for row in rows if row.name == "feature score" and row.metric == "frechet@4")
-    assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
-    assert best(results(tmp_path / "fashion14-1000"), "plain", 4, "recall") == [0.4, 0.4]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PAPERS if name != "smd"])
 def test_a_claim_is_run_beside_a_baseline_and_a_control(name: str) -> None:
-    """At quick scale: under two minutes, all numbers finite. The kept run at full scale is of this very recipe: the
-    same ways and metrics, of five seeds."""
+    """At quick scale: under two minutes, all numbers finite. The saved verdict has the same arms and metrics, of five
+    seeds."""
     module = PAPERS[name]
-    verdict, kept = module.run(Scale.quick, lambda line: None), found(name)
+    verdict, saved = module.run(Scale.quick, lambda line: None), last_verdict(name)
     roles = {row.role for row in verdict.rows}
     assert {"ours", "baseline", "control"} <= roles and verdict.seconds < 120
     assert all(math.isfinite(row.value) for row in verdict.rows)
-    assert kept is not None
-    asked, seen = ({(row.name, row.role, row.metric, row.data) for row in each.rows} for each in (verdict, kept))
-    assert asked <= seen, "run: softmix reproduce NAME --out FOLDER, and keep its verdict.json"
-    assert all(row.seeds in (1, 5) for row in kept.rows if (row.name, row.role, row.metric, row.data) in asked)
+    assert saved is not None
+    asked, seen = ({(row.name, row.role, row.metric, row.data) for row in each.rows} for each in (verdict, saved))
+    assert asked <= seen, "run: softmix reproduce NAME --out FOLDER, and copy its verdict.json"
+    assert all(row.seeds in (1, 5) for row in saved.rows if (row.name, row.role, row.metric, row.data) in asked)
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_what_a_paper_is_said_to_do_is_a_kept_run(name: str) -> None:
-    module, kept = PAPERS[name], found(name)
-    assert module.PAPER.name == name and kept is not None and kept.claim == module.PAPER.claim
-    assert {"ours", "baseline", "control"} <= {row.role for row in kept.rows}
-    assert not module.FOUND.startswith(("holds", "does not")), "the verdict is in the kept run"
+def test_every_paper_has_a_saved_verdict_of_its_claim(name: str) -> None:
+    module, saved = PAPERS[name], last_verdict(name)
+    assert module.PAPER.name == name and saved is not None and saved.claim == module.PAPER.claim
+    assert {"ours", "baseline", "control"} <= {row.role for row in saved.rows}
+    assert not module.RESULT.startswith(("holds", "does not")), "the verdict itself is in the saved file"
 
 
 @pytest.mark.parametrize("name", PAPERS)
-def test_the_checks_of_today_make_the_kept_verdict_of_the_kept_rows(name: str) -> None:
+def test_the_checks_of_a_recipe_give_its_saved_verdict_from_the_saved_rows(name: str) -> None:
     """At full scale, images included: the same outcome, and every sentence."""
-    module, kept = PAPERS[name], found(name)
-    assert kept is not None
-    checks, rule = (smd.checks, smd.in_part) if module is smd else (module.run.checks, module.run.rule)
-    again = judged(module.PAPER, kept.rows, checks, 0.0, rule)
-    assert (again.verdict, again.why) == (kept.verdict, kept.why)
+    module, saved = PAPERS[name], last_verdict(name)
+    assert saved is not None
+    checks, decide = (smd.checks, smd.in_part) if module is smd else (module.run.checks, module.run.decide)
+    again = judged(module.PAPER, saved.rows, checks, 0.0, decide)
+    assert (again.verdict, again.why) == (saved.verdict, saved.why)
 
 
 @pytest.mark.parametrize("name", [name for name in PAPERS if name != "smd"])
-def test_the_arms_of_today_are_those_of_the_kept_run(name: str) -> None:
-    """Each name in its role on its data, and as many seeds; of some arms only some metrics are there."""
-    kept = found(name)
-    assert kept is not None
+def test_the_arms_of_a_recipe_are_those_of_its_saved_verdict(name: str) -> None:
+    """The same name, role, data and number of seeds. Some arms have only some metrics."""
+    saved = last_verdict(name)
+    assert saved is not None
     planned = {
         (each, role, arms.data, arms.seeds)
         for arms in PAPERS[name].run.arms
         if arms.full is not None
         for each, role in arms.roles.items()
     }
-    assert {(row.name, row.role, row.data, row.seeds) for row in kept.rows} <= planned
+    assert {(row.name, row.role, row.data, row.seeds) for row in saved.rows} <= planned
 
 
-def rule_of(good: float, draws: float | None) -> str:
-    """What smd says if the best mixture has this share at a mode, and draws this distance where all others have 20."""
-    kept = found("smd")
-    assert kept is not None
+def decided(good: float, draws: float | None) -> str:
+    """The outcome of smd: the best mixture has the share `good` at a mode, draws have the distance `draws`, all other
+    samplers 20."""
+    saved = last_verdict("smd")
+    assert saved is not None
     rows = [
         replace(row, value=good) if row.metric == "good@4" and row.role == "ours" else row
-        for row in kept.rows
+        for row in saved.rows
         if row.data == "grid"
     ]
     if draws is not None:
-        images = [row for row in kept.rows if row.data != "grid"]
+        images = [row for row in saved.rows if row.data != "grid"]
         rows += [replace(row, value=draws if row.name == "feature score" else 20.0) for row in images]
     value = Numbers(rows)
     return smd.in_part(value, smd.checks(value))
@@ -221,44 +87,16 @@ def rule_of(good: float, draws: float | None) -> str:
         (0.5, 30.0, "does not hold here"),
     ],
 )
-def test_soft_mixtures_hold_in_part_where_the_grid_or_the_images_say_so(
+def test_soft_mixtures_hold_in_part_if_the_grid_or_the_images_do(
     good: float, draws: float | None, outcome: str
 ) -> None:
-    assert rule_of(good, draws) == outcome
+    assert decided(good, draws) == outcome
 
 
-def test_a_verdict_is_kept_whole(tmp_path: Path) -> None:
+def test_a_verdict_is_saved_without_loss(tmp_path: Path) -> None:
     rows = (VerdictRow("a", "ours", "error", 1.7e-9, 1e-10, 5, "here"), VerdictRow("b", "floor", "error", 0.25, 0.0, 1))
     verdict = Verdict("it is so", "holds", "it was so", rows, 2.5)
     verdict.save(tmp_path / "verdict.json")
     assert Verdict.load(tmp_path / "verdict.json") == verdict
-    # what is all but nothing is not written as nothing
+    # a small number is not rounded to 0
     assert "2e-09±1e-10" in verdict.table() and "0.250" in verdict.table()
-
-
-# controls that keep a mean alone
-
-
-def test_the_silent_network_knows_the_mean_at_a_latent_of_zero() -> None:
-    network = Network(VP(), MLPSpec(width=32, depth=2), SOFT, (2,))
-    x = Rng(0, 5).normal((5, 2))
-    with torch.no_grad():
-        belief, right = (
-            silent(network)(x, 0.4),
-            network(x, 0.4).head(torch.zeros(1, 5, *network(x, 0.4).latent_shape))[0],
-        )
-    assert type(belief) is Point and torch.equal(belief.mean, right)
-
-
-def test_the_best_variance_of_a_gaussian_is_that_of_its_posterior() -> None:
-    """x0 ~ N(0, 1): sigma^2 / (alpha^2 + sigma^2) at each time, from 500 items within 5 standard errors."""
-    points = Rng(0, 2000).normal((2000, 1), torch.float64)
-    exact = wiener(VP(), torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
-    grid = torch.tensor([0.8, 0.4, 0.0], dtype=torch.float64)
-    widened = best_variance(exact, make("line", points, None, (), Report(read=2000)), grid)
-    for t in (0.8, 0.4):
-        belief = widened(points[:3], t)
-        right = float(VP().sigma(t)) ** 2
-        assert isinstance(belief, Normal) and torch.equal(belief.mean, exact(points[:3], t).mean)
-        assert torch.allclose(belief.var, torch.full((3, 1), right, dtype=torch.float64), rtol=5 * (2 / 500) ** 0.5)
-        assert len(set(belief.var.flatten().tolist())) == 1

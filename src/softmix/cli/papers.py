@@ -33,10 +33,10 @@ class Papers(Verb):
         if self.out is not None:
             require_writable_file(self.out)
 
-        from ..recipe import PAPERS, found
+        from ..recipe import PAPERS, last_verdict
 
         for each in [find_paper(self.name)] if self.name is not None else PAPERS.values():
-            paper, verdict = each.PAPER, found(each.PAPER.name)
+            paper, verdict = each.PAPER, last_verdict(each.PAPER.name)
             print(
                 f"{paper.name:15s} {paper.title} ({paper.venue} {paper.year})\n"
                 f"{'':15s} claim: {paper.claim}\n{'':15s} found: {_summary(each, verdict)}"
@@ -58,7 +58,7 @@ def find_paper(name: str) -> Any:
 
 
 def _summary(module: Any, verdict: Verdict | None) -> str:
-    return f"{verdict.verdict}: {module.FOUND}" if verdict else "not run at full scale yet"
+    return f"{verdict.verdict}: {module.RESULT}" if verdict else "not run at full scale yet"
 
 
 def _reason(verdict: Verdict) -> str:
@@ -68,7 +68,7 @@ def _reason(verdict: Verdict) -> str:
 
 def _page() -> str:
     """The page docs/papers.md: a table of the papers, and below it the numbers of each."""
-    from ..recipe import PAPERS, found
+    from ..recipe import PAPERS, last_verdict
 
     lines = [
         "# Papers",
@@ -82,7 +82,7 @@ def _page() -> str:
     ]
     below: list[str] = []
     for name, module in PAPERS.items():
-        paper, verdict = module.PAPER, found(name)
+        paper, verdict = module.PAPER, last_verdict(name)
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv}), {paper.venue} {paper.year}"
         shown = f"[`{name}`](#{name})" if verdict else f"`{name}`"
         lines.append(f"| {shown} | {link} | {paper.claim} | {_summary(module, verdict)} |")

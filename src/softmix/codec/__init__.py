@@ -1,4 +1,4 @@
-"""X0 to latents and back."""
+"""Codecs map items to latents and back. `Codec` is the contract, `VAE` an autoencoder of diffusers."""
 
 from .contract import Codec
 from .vae import VAE

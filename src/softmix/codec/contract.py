@@ -9,11 +9,12 @@ from torch import Tensor
 
 @runtime_checkable
 class Codec(Protocol):
-    """Items x0 to latents and back. `softmix.data.Encoded` makes a source of the latents of another source.
+    """A map from items x0 to latents and back. `softmix.data.Encoded` makes a source of latents with it.
 
-    name : for sentences. fingerprint : equal for equal weights.
-    scale : (shift, factor) that latents are brought to a standard deviation of about 1 by; None if they come as they
-        are, and whoever trains on them has to measure it.
+    name        : for messages.
+    fingerprint : equal for equal weights.
+    scale       : (shift, factor) of latent = (code - shift) * factor, chosen for a standard deviation of about 1. None
+        for latents that are not scaled: training on them has to measure it.
     """
 
     @property
@@ -27,7 +28,7 @@ class Codec(Protocol):
         """The shape of the latents of an item of this shape."""
 
     def encode(self, x0: Tensor) -> Tensor:
-        """Latents [B, ...] of items [B, *shape]; those of an item do not depend on the others."""
+        """Latents [B, ...] of items [B, *shape]. The latent of an item does not depend on the other items."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Items of latents."""

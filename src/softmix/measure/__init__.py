@@ -1,4 +1,4 @@
-"""What is measured of an item, y = A x0 + n, and how sampling keeps to it."""
+"""Measurements y = A x0 + n of an item, and samplers that use them. `replacing` is one for measured elements."""
 
 from .replace import replacing
 

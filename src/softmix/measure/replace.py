@@ -1,4 +1,4 @@
-"""Measured elements put in the place of the sampler's own."""
+"""A sampler that replaces elements by measured ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from ..sampler import Ask, Sampler
 
 
 def replacing(y: Tensor, seen: Tensor) -> Sampler:
-    """Ancestral steps whose measured elements [D] are then replaced by the measurement, noised to the same level.
+    """An ancestral step, after which the measured elements are replaced by the measurement, noised to the same level:
 
-    x_s <- (1 - P) x_s + P (alpha_s y + sigma_s z): the projection is no expansion, which the paper's bound needs.
-    y : [B, *shape] or one item; seen : booleans, in the shape of an item. Elements that are not seen keep the law that
-    their own steps have: the replacement does not condition them exactly.
+        x_s <- (1 - P) x_s + P (alpha_s y + sigma_s z),    P = 1 for a measured element, else 0.
 
-    Source: Song et al., "Score-based generative modeling through stochastic differential equations", appendix I.2;
-    Chung et al., "Come-Closer-Diffuse-Faster", section 4. Choose it for a measurement of elements without noise.
+    y    : the measurement in the shape of x, [B, *shape] or one item. Other elements of y are ignored.
+    seen : True for the measured elements, booleans in the shape of an item.
+
+    The projection does not expand distances, as the bound of CCDF requires. The other elements are not conditioned
+    exactly: y pulls them less far than Bayes' rule says.
+
+    Source: Song et al., "Score-based generative modeling through stochastic differential equations", ICLR 2021,
+    appendix I.2; Chung et al., "Come-Closer-Diffuse-Faster", CVPR 2022, section 4.
+    Choose it for a measurement of elements without noise.
     """
 
     def sampler(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:

@@ -1,28 +1,43 @@
-"""Problems with known answers, and the comparisons that hold a method to them.
+"""Problems with known answers, and comparisons of samples and errors with these answers.
 
-Used by the tests, the documentation, the recipes and `softmix check`. A `Problem` is a mixture of Gaussians
-seen through a process, as points, as images or as sequences: its posterior, the law of x_t at any time, and
-for one Gaussian or in one dimension the probability-flow ODE's map, are all known exactly.
+Every other room is tested against this one; the documentation, the recipes and `softmix check` use it too. A `Problem`
+has a law that can be drawn from exactly; a `DenoisingProblem` also has a process and the exact posterior of x0. The
+families are mixtures of Gaussians, mixtures with a measurement y = A x0 + n, pairs (x0, x_in), masked tokens of a
+Markov chain, and target densities with a known normalising constant.
 """
 
 from .compare import ks, order, standardised
-from .observed import Observed
-from .problem import PROBLEMS, Problem, correlated, digits, eight, gaussian, grid, problems
+from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
+from .observed import ObservedProblem
+from .paired import PairedProblem, pairs
+from .problem import DenoisingProblem, Problem
+from .target import TargetProblem, funnel, mixture_target, phi4
+from .tokens import TokenProblem, tokens
 from .transport import gaussian_flow, monotone_flow
 
 __all__ = [
     "PROBLEMS",
-    "Observed",
+    "DenoisingProblem",
+    "MixtureProblem",
+    "ObservedProblem",
+    "PairedProblem",
     "Problem",
+    "TargetProblem",
+    "TokenProblem",
     "correlated",
     "digits",
     "eight",
+    "funnel",
     "gaussian",
     "gaussian_flow",
-    "grid",
+    "grid_of_modes",
     "ks",
+    "mixture_target",
     "monotone_flow",
     "order",
+    "pairs",
+    "phi4",
     "problems",
     "standardised",
+    "tokens",
 ]

@@ -1,6 +1,6 @@
-"""Comparisons of samples with a law that is known, and of errors with an order that is claimed.
+"""Comparisons of samples with a known law, and of errors with a claimed order.
 
-Each gives a number whose size under the truth is known beforehand, so that no floor has to be guessed.
+The size of each statistic for exact samples is known, so that a test needs no guessed tolerance.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from ..rng import Rng
 
 
 def standardised(x: Tensor, law: Mixture) -> float:
-    """The largest deviation of the first and second moments of x [n, ...] from the law's, in standard errors.
+    """The largest deviation of first and second moments of x [n, ...] from those of the law, in standard errors.
 
-    The largest of D + D (D + 1) / 2 nearly normal numbers: for a true sample rarely above 4.
+    It is the largest of D + D (D + 1) / 2 nearly normal numbers: for exact samples rarely above 4. Values that are not
+    finite give infinity.
     """
     x = x.flatten(1).double()
     off = x - law.mean
@@ -30,10 +31,10 @@ def standardised(x: Tensor, law: Mixture) -> float:
 
 
 def ks(x: Tensor, law: Mixture, directions: int = 8) -> float:
-    """The largest sqrt(n) sup |F_n - F| over fixed directions: Kolmogorov's statistic of the projected samples.
+    """Kolmogorov's statistic sqrt(n) sup |F_n - F| of x [n, ...], projected on fixed directions; the largest of them.
 
-    x [n, ...]. F, the law's distribution function along a direction, is exact, so there is no second sample.
-    P(> 2) is about 0.0007 for each direction, whatever the law; values that are not finite give infinity.
+    F is the exact distribution function of the law along a direction, so that no second sample is needed. P(> 2) is
+    about 0.0007 for each direction and any law. Values that are not finite give infinity.
     """
     x = x.flatten(1).double()
     if not x.isfinite().all():
@@ -51,9 +52,9 @@ def ks(x: Tensor, law: Mixture, directions: int = 8) -> float:
 
 
 def order(counts: Sequence[int], errors: Sequence[float]) -> float:
-    """The p of error ~ count^-p that fits best on logarithmic axes."""
+    """The p of error ~ count^-p, by least squares on logarithmic axes. Raises ValueError for an error of 0."""
     if min(errors) <= 0:
-        raise ValueError("an order needs errors above 0: compare with the truth, and with fewer steps")
+        raise ValueError(f"an order needs errors above 0; found {min(errors)}: measure fewer steps")
     logs = torch.tensor([[math.log(count), math.log(error)] for count, error in zip(counts, errors, strict=True)])
     x, y = (logs.double() - logs.double().mean(0)).T
     return -float((x * y).sum() / (x * x).sum())

@@ -1,154 +1,45 @@
-"""Mixtures of Gaussians seen through a process, in any shape."""
+"""The contract of a problem: data of a known law, with an exact answer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from ..data import load, toys
-from ..data.toys import Mixture
-from ..denoiser import ExactMixture
-from ..process import VP, Gaussian
+from ..cond import Cond
+from ..denoiser import Denoiser
+from ..process import Process
 from ..rng import Rng
-from .transport import gaussian_flow, monotone_flow
 
 
-class _Shaped(ExactMixture):
-    """The exact denoiser, which also says what shape its items have."""
+@runtime_checkable
+class Problem(Protocol):
+    """Data of a known law.
 
-    def __init__(self, process: Gaussian, law: Mixture, shape: tuple[int, ...]):
-        super().__init__(process, law.weights, law.means, law.covariances)
-        self.shape = shape
+    name  : for tables and error messages.
+    shape : of one item.
 
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """x0 ~ `law`, laid out in `shape`, and x_t = alpha x0 + sigma z by `process`.
-
-    shape : of one item, (D,), (L,) or (C, H, W), with as many elements as the law has dimensions.
+    The families are `MixtureProblem`, `ObservedProblem`, `PairedProblem`, `TokenProblem` and `TargetProblem`.
     """
 
-    name: str
-    law: Mixture
-    process: Gaussian
-    shape: tuple[int, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
-    def __post_init__(self) -> None:
-        if math.prod(self.shape) != self.law.dim:
-            raise ValueError(f"a law of {self.law.dim} dimensions was given for items of shape {self.shape}")
-
-    def denoiser(self) -> ExactMixture:
-        """The exact posterior, a `FullMixture`."""
-        return _Shaped(self.process, self.law, self.shape)
-
-    def sample(self, n: int, rng: Rng) -> Tensor:
-        """n draws of x0, float64 [n, *shape]."""
-        return self.law.sample(n, rng).reshape(n, *self.shape)
-
-    def at(self, t: float) -> Mixture:
-        """The law of x_t, flattened: sum_k w_k N(alpha mu_k, alpha S_k alpha + sigma^2 I), alpha and sigma diagonal."""
-        alpha, sigma = (
-            part(t).expand(1, *self.shape).flatten() if self.process.per_element else part(t)
-            for part in (self.process.alpha, self.process.sigma)
-        )
-        seen = alpha.reshape(-1, 1) * self.law.covariances * alpha
-        total = seen + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64)
-        return Mixture(
-            f"{self.law.name} at {t}", self.law.weights, alpha * self.law.means, torch.linalg.cholesky(total)
-        )
-
-    def flow(self, x: Tensor, t: float, s: float) -> Tensor:
-        """The probability-flow ODE's map from time t to time s, exactly: for one Gaussian, or in one dimension.
-
-        x [B, *shape], float64. Raises ValueError for any other law, whose map has no closed form, and for a process
-        with an alpha for each element.
-        """
-        if self.process.per_element:
-            raise ValueError(
-                f"the flow of {self.name} has no closed form by {type(self.process).__name__}, which has an alpha for "
-                "each element: take a process whose alpha and sigma are numbers"
-            )
-        if len(self.law.weights) == 1:
-            moved = gaussian_flow(self.process, self.law.mean, self.law.covariance, x.flatten(1), t, s)
-            return moved.reshape(x.shape)
-        if self.law.dim > 1:
-            raise ValueError(f"the flow of {self.name} has no closed form: take one Gaussian, or one dimension")
-        before, after = self.at(t), self.at(s)
-        reach = float(x.abs().max()) + 20 * max(float(before.means.abs().max()), float(after.means.abs().max()), 1.0)
-        return monotone_flow(_distribution(before), _distribution(after), x, -reach, reach)
-
-    def through(self, process: Gaussian) -> Problem:
-        """The same law through another process."""
-        return replace(self, process=process)
+    def draw(self, n: int, rng: Rng) -> tuple[Tensor, Cond | None]:
+        """n exact draws of x0 [n, *shape] and of the condition that belongs to each, None for none."""
 
 
-def _distribution(law: Mixture) -> Callable[[Tensor], Tensor]:
-    """The distribution function of a law in one dimension."""
-    mean, sd = law.means[:, 0], law.factors[:, 0, 0]
+@runtime_checkable
+class DenoisingProblem(Problem, Protocol):
+    """A problem with a process and the exact posterior q(x0 | x_t, cond).
 
-    def cdf(x: Tensor) -> Tensor:
-        return torch.special.ndtr((x[..., None] - mean) / sd) @ law.weights
+    A denoiser that is learned on (x0, cond) can at best equal `denoiser()`. All families but `TargetProblem` are such.
+    """
 
-    return cdf
+    @property
+    def process(self) -> Process: ...
 
-
-def gaussian(shape: tuple[int, ...] = (2,), process: Gaussian | None = None) -> Problem:
-    """One Gaussian, off centre and correlated, with sds from 0.9 down to 0.3."""
-    dim = math.prod(shape)
-    rng = Rng(0, 1, "softmix.oracle.gaussian")
-    turn = torch.linalg.qr(rng.normal((1, dim, dim), torch.float64)[0]).Q
-    sds = torch.linspace(0.9, 0.3, dim, dtype=torch.float64)
-    factor = torch.linalg.cholesky(turn @ (sds.square()[:, None] * turn.mT))
-    mean = torch.linspace(-0.4, 0.4, dim, dtype=torch.float64) if dim > 1 else torch.full((1,), 0.3).double()
-    law = Mixture("gaussian", torch.ones(1, dtype=torch.float64), mean[None], factor[None])
-    return Problem("gaussian", law, process or VP(), shape)
-
-
-def correlated(shape: tuple[int, ...] = (2,), process: Gaussian | None = None) -> Problem:
-    """Three components, correlated, of unequal weight and size."""
-    return Problem("correlated", toys.unequal(math.prod(shape), 3, 1), process or VP(), shape)
-
-
-def grid(process: Gaussian | None = None) -> Problem:
-    """The 7 x 7 grid: thin modes, where few steps of a mean fail."""
-    return Problem("grid", toys.grid(), process or VP(), (2,))
-
-
-def eight(process: Gaussian | None = None) -> Problem:
-    """Eight narrow round components in 16 dimensions, sd 0.1, a few sds apart: where solvers' errors differ most."""
-    means = 0.5 * Rng(7, 8, "softmix.oracle.eight").normal((8, 16), torch.float64)
-    factors = 0.1 * torch.eye(16, dtype=torch.float64).repeat(8, 1, 1)
-    law = Mixture("eight", torch.full((8,), 1 / 8, dtype=torch.float64), means, factors)
-    return Problem("eight", law, process or VP(), (16,))
-
-
-def digits(process: Gaussian | None = None) -> Problem:
-    """A mixture of ten Gaussians fitted to scikit-learn's digits, 8 x 8: the spectrum of real images, and every
-    answer."""
-    data = load("digits")
-    x, labels = data.x0().flatten(1).double(), data.labels
-    assert labels is not None
-    parts = [x[labels == k] for k in range(10)]
-    weights = torch.tensor([len(part) / len(x) for part in parts], dtype=torch.float64)
-    covariances = [torch.cov(part.T) + 1e-2 * torch.eye(64, dtype=torch.float64) for part in parts]
-    factors = torch.linalg.cholesky(torch.stack(covariances))
-    law = Mixture("digits", weights / weights.sum(), torch.stack([part.mean(0) for part in parts]), factors)
-    return Problem("digits", law, process or VP(), (1, 8, 8))
-
-
-def problems(process: Gaussian | None = None) -> list[Problem]:
-    """Points, an image and a sequence through a process, by default VP's cosine."""
-    return [
-        gaussian(process=process),
-        correlated(process=process),
-        grid(process),
-        correlated((2, 2, 2), process),
-        correlated((5,), process),
-    ]
-
-
-PROBLEMS = tuple(problems())
+    def denoiser(self) -> Denoiser:
+        """The exact posterior of x0."""

@@ -1,4 +1,4 @@
-"""The probability-flow ODE's map where it has a closed form."""
+"""Maps of the probability-flow ODE with a closed form."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def monotone_flow(
 ) -> Tensor:
     """F_s^-1(F_t(x)) for distribution functions F_t = before and F_s = after, by bisection in [low, high].
 
-    In one dimension the ODE's paths cannot cross and it carries the marginals, so this is its map, whatever
-    the law. Good to about 1e-15 / density: keep x within some 6 sd of the bulk.
+    In one dimension the paths of the ODE cannot cross and it transports the marginals, so that this is its map for any
+    law. The error is about 1e-15 / density: keep x within some 6 sd of the bulk.
     """
     target = before(x)
     left, right = torch.full_like(x, low), torch.full_like(x, high)

@@ -1,8 +1,8 @@
-"""One short file for each paper. Its claim is run, beside a baseline and a control.
+"""One short file for each paper. It runs the claim of the paper beside a baseline and a control.
 
-A recipe module has PAPER and run(scale, say, out) -> Verdict. It is listed in RECIPES when it runs, not before. What
-came out at full scale is in found/NAME.json, as `softmix reproduce NAME --out FOLDER` wrote it; FOUND says it in a
-sentence.
+A recipe module has PAPER, RESULT and run(scale, progress, out) -> Verdict. It is listed in RECIPES when it runs, not
+before. RESULT is the outcome at full scale in a sentence. found/NAME.json is the verdict of the last run at full scale,
+as `softmix reproduce NAME --out FOLDER` wrote it.
 """
 
 from pathlib import Path
@@ -31,10 +31,10 @@ RECIPES: tuple[ModuleType, ...] = (
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 
 
-def found(name: str) -> Verdict | None:
-    """The verdict of the last run at full scale; None where none was made."""
+def last_verdict(name: str) -> Verdict | None:
+    """The verdict of the last run at full scale, or None."""
     path = Path(__file__).parent / "found" / f"{name}.json"
     return Verdict.load(path) if path.exists() else None
 
 
-__all__ = ["PAPERS", "RECIPES", "Paper", "Scale", "Verdict", "VerdictRow", "found"]
+__all__ = ["PAPERS", "RECIPES", "Paper", "Scale", "Verdict", "VerdictRow", "last_verdict"]

@@ -1,4 +1,4 @@
-"""Come-Closer-Diffuse-Faster. Where should reconstruction start?"""
+"""Come-Closer-Diffuse-Faster: the best noise level to start a reconstruction from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..measure import replacing
-from ..oracle import Observed, digits
+from ..oracle import ObservedProblem, digits
 from ..process import VP, rest
 from ..rng import Rng
 from ..sampler import drive, noised
@@ -20,7 +20,7 @@ PAPER = Paper.of(
     "ccdf",
     "Reconstruction that starts from a noised first estimate, not from noise, needs fewer steps and is better.",
 )
-FOUND = "ten steps from a noised estimate are better than a hundred from noise"
+RESULT = "ten steps from a noised estimate are better than a hundred from noise"
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, every other row measured, exact means"
 LEVELS = (-10.0, -4.0, -2.0, 0.0, 2.0, 4.0)
@@ -40,36 +40,36 @@ ROLES: dict[str, Role] = {
 
 
 def measure(seed: int, n: int) -> Results:
-    """Ten steps from each level of noise, from a rough estimate and from a better one."""
+    """The error of unseen elements after ten steps from each noise level, for a rough and for a better estimate."""
     problem, seen = digits(), (torch.arange(64) // 8 % 2 == 0).reshape(1, 8, 8)
     x0 = problem.sample(n, Rng(seed, n, "x0"))
-    known = Observed.elements(problem, seen)
-    # rows repeated; and what is missing half way to the truth
+    known = ObservedProblem.elements(problem, seen)
+    # the rough estimate repeats rows; the better one is half way from it to the truth
     rough = torch.where(seen, x0, x0.roll(1, -2))
     better = (rough + x0) / 2
 
-    def ran(first: Tensor, level: float, steps: int, kept: Tensor) -> Tensor:
+    def ran(first: Tensor, level: float, steps: int, replaced: Tensor) -> Tensor:
         t = 1.0 if level <= -10 else float(VP().time(level))
         rng = Rng(seed, n, f"run {level}")
         x = noised(first)(VP(), x0.shape, t, rng).double()
-        return finish(drive(problem.denoiser(), replacing(x0, kept), x, rest(VP(), steps, t), rng))
+        return finish(drive(problem.denoiser(), replacing(x0, replaced), x, rest(VP(), steps, t), rng))
 
-    made: dict[tuple[str, str], Tensor] = {}
+    results: dict[tuple[str, str], Tensor] = {}
     for level in LEVELS:
         metric = f"rmse@{level:g}"
-        made["from a rough estimate", metric] = ran(rough, level, STEPS, seen)
-        made["from a better estimate", metric] = ran(better, level, STEPS, seen)
-        made["one evaluation at that level", metric] = ran(rough, level, 1, seen)
-        made["without the measurement", metric] = ran(rough, level, STEPS, torch.zeros_like(seen))
-    made["from noise, 100 steps", FIRST] = ran(torch.zeros_like(x0), LEVELS[0], 100, seen)
-    made["the rough estimate itself", FIRST] = rough
-    made["the better estimate itself", FIRST] = better
-    made["the posterior's mean", FIRST] = known.given(known.observe(x0, Rng(seed, n))).mean
-    return {key: float((x.to(x0) - x0)[:, ~seen].square().mean().sqrt()) for key, x in made.items()}
+        results["from a rough estimate", metric] = ran(rough, level, STEPS, seen)
+        results["from a better estimate", metric] = ran(better, level, STEPS, seen)
+        results["one evaluation at that level", metric] = ran(rough, level, 1, seen)
+        results["without the measurement", metric] = ran(rough, level, STEPS, torch.zeros_like(seen))
+    results["from noise, 100 steps", FIRST] = ran(torch.zeros_like(x0), LEVELS[0], 100, seen)
+    results["the rough estimate itself", FIRST] = rough
+    results["the better estimate itself", FIRST] = better
+    results["the posterior's mean", FIRST] = known.given(known.observe(x0, Rng(seed, n))).mean
+    return {key: float((x.to(x0) - x0)[:, ~seen].square().mean().sqrt()) for key, x in results.items()}
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """The best level to start from, and what it takes."""
+    """The best start against noise, the estimate, and runs without the chain or the measurement."""
     curve = {name: value.line(name, "rmse", LEVELS) for name in list(ROLES)[:4]}
     rough, better = curve["from a rough estimate"], curve["from a better estimate"]
     best = min(rough)

@@ -1,4 +1,4 @@
-"""CycleDiffusion. Is a shared Gaussian code a translation between two models?"""
+"""CycleDiffusion: whether the Gaussian code of one model, decoded by another, translates an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.toys import Mixture
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, dpm_encoder, drive, replay
@@ -23,84 +23,90 @@ PAPER = Paper.of(
     "Two models trained apart share the Gaussian code of a stochastic sampler: encoded by one and decoded by the "
     "other, an image is translated without pairs.",
 )
-FOUND = (
-    "with eta = 1 an image is translated, in the target's law; with the published 0.1 its variance is wrong "
-    "by a quarter, at the authors' own times too, and by a fifth when it is refined as they do it"
+RESULT = (
+    "with eta = 1 an image is translated and has the law of the target; with the published eta = 0.1 the variance is "
+    "wrong by a quarter, also at the authors' own times, and by a fifth after their refinement"
 )
 
 STEPS = 400
-# the authors' own for unpaired translation: of DDPM's 1,000 steps the last 850 are encoded, and what comes out is
+# the authors' settings for unpaired translation: the last 850 of DDPM's 1,000 steps are encoded, and the result is
 # noised and denoised once more through the last 100
 ENCODED, REFINED = 850, 100
 THEIRS = "the same, on DDPM's chain of 1,000: 850 steps of it encoded, as published"
 DATA = "Gaussians on the line, 4 times the variance, exact denoisers"
 
 
-def normal(mean: float, var: float, process: Gaussian | None = None) -> Problem:
+def normal(mean: float, var: float, process: Gaussian | None = None) -> MixtureProblem:
+    """A Gaussian on the line."""
     law = Mixture(
         "normal",
         torch.ones(1, dtype=torch.float64),
         torch.tensor([[mean]], dtype=torch.float64),
         torch.tensor([[[math.sqrt(var)]]], dtype=torch.float64),
     )
-    return Problem("normal", law, process or VP(), (1,))
+    return MixtureProblem("normal", law, process or VP(), (1,))
 
 
-def moments(x0: Tensor, made: Mapping[str, Tensor]) -> Results:
-    """What became of x0 [n, 1], by first and second moments."""
-    found: dict[tuple[str, str], float] = {}
-    for name, x in made.items():
+def moments(x0: Tensor, translated: Mapping[str, Tensor]) -> Results:
+    """The correlation with x0 [n, 1], the slope on it, and the mean and variance of each translation."""
+    results: dict[tuple[str, str], float] = {}
+    for name, x in translated.items():
         cov = torch.cov(torch.stack([x0[:, 0], x[:, 0]]))
-        found[name, "kin"] = float(cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt())
-        found[name, "slope"] = float(cov[0, 1] / cov[0, 0])
-        found[name, "mean"], found[name, "variance"] = float(x.mean()), float(cov[1, 1])
-    return found
+        results[name, "kin"] = float(cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt())
+        results[name, "slope"] = float(cov[0, 1] / cov[0, 0])
+        results[name, "mean"], results[name, "variance"] = float(x.mean()), float(cov[1, 1])
+    return results
 
 
 def at_our_times(seed: int, n: int) -> Results:
-    """Encoded and decoded at 400 times even in logsnr."""
+    """Encode and decode with 400 steps, even in logsnr."""
     source, target = normal(0.0, 0.2), normal(1.0, 0.8)
     grid, skip = uniform_logsnr(VP(), STEPS), round(0.3 * STEPS)
     x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
     codes: dict[str, Code] = {}
-    made, errors = {}, {}
+    translated, errors = {}, {}
     for name, eta in (("eta = 1", 1.0), ("eta = 0.1, as published", 0.1)):
         codes[name] = finish(drive(source.denoiser(), partial(dpm_encoder, eta=eta), x0, grid, rng))
     codes["eta = 1, code shuffled"] = codes["eta = 1"].mixed(Rng(seed, n, "mixed"))
     for name, code in codes.items():
-        made[name] = finish(drive(target.denoiser(), replay(code, rest=False), code.start(), grid, rng))
+        translated[name] = finish(drive(target.denoiser(), replay(code, rest=False), code.start(), grid, rng))
         same = finish(drive(source.denoiser(), replay(code), code.start(), grid, rng))
         if "shuffled" not in name:
             errors[name, "error"] = float((same - x0).abs().max())
     noisy = VP().noise(x0, float(grid[skip]), rng).xt
-    made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
-    return {**moments(x0, made | {"optimal map": 1 + 2 * x0}), **errors}
+    translated["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
+    return {**moments(x0, translated | {"optimal map": 1 + 2 * x0}), **errors}
 
 
 def at_their_times(seed: int, n: int) -> Results:
-    """From the same law to the same, on the labels 849, ..., 1, 0 of DDPM's chain and then clean."""
+    """The same translation on the labels 849, ..., 1, 0 of DDPM's chain, and then to clean images."""
     ddpm = Table.of_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
     x0 = normal(0.0, 0.2).sample(n, Rng(seed, n, "x0"))
     source, target = (normal(mean, var, ddpm).denoiser() for mean, var in ((0.0, 0.2), (1.0, 0.8)))
     grid = torch.arange(ENCODED, -1, -1, dtype=torch.float64) / 1000
-    made = {}
+    translated = {}
     for eta in (0.1, 1.0):
         rng = Rng(seed, n, "their codes")
         code = finish(drive(source, partial(dpm_encoder, eta=eta), x0, grid, rng))
-        made[f"eta = {eta:g} at their times"] = finish(drive(target, replay(code, rest=False), code.start(), grid, rng))
-    for name, x in (("eta = 0.1 at their times, refined", made["eta = 0.1 at their times"]), ("refined alone", x0)):
+        translated[f"eta = {eta:g} at their times"] = finish(
+            drive(target, replay(code, rest=False), code.start(), grid, rng)
+        )
+    for name, x in (
+        ("eta = 0.1 at their times, refined", translated["eta = 0.1 at their times"]),
+        ("refined alone", x0),
+    ):
         rng = Rng(seed, n, "refined")
         noisy = ddpm.noise(x, REFINED / 1000, rng).xt
-        made[name] = finish(drive(target, ancestral, noisy, grid[ENCODED - REFINED :], rng))
-    return moments(x0, made)
+        translated[name] = finish(drive(target, ancestral, noisy, grid[ENCODED - REFINED :], rng))
+    return moments(x0, translated)
 
 
-# the continuous limit of either codec, for Gaussians: no optimal map
+# the slope of either code in the continuous limit, for Gaussians. The optimal map has 2
 SLOPE = 0.8 * math.log(0.2 / 0.8) / (0.2 - 0.8)
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """From N(0, 0.2) to N(1, 0.8): slope and variance of what comes out, for eta = 1 and the paper's 0.1."""
+    """From N(0, 0.2) to N(1, 0.8): slope and variance of the translations, for eta = 1 and the paper's 0.1."""
     ours, again, shuffled = (
         value[name, "kin"] for name in ("eta = 1", "noise and sample again (SDEdit)", "eta = 1, code shuffled")
     )

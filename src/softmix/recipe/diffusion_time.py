@@ -21,7 +21,7 @@ PAPER = Paper.of(
     "diffusion_time",
     "A finite diffusion time is best, and with an auxiliary law in the place of noise it can be short.",
 )
-FOUND = (
+RESULT = (
     "from the data's Gaussian a short way is better than the whole one, where answers are known; from noise no "
     "shorter way is; on images, at alpha^2 = 0.1, neither is"
 )

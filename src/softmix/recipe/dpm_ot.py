@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.toys import ring
 from ..evaluate.points import mode_statistics, sliced_wasserstein
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..process import VE
 from ..rng import Rng
 from ..sampler import SemiDiscreteOT, Start, adams, ddim, sample
@@ -22,7 +22,7 @@ PAPER = Paper.of(
     "An optimal-transport map from noise to noisy data leaves some ten evaluations to do, and fewer samples "
     "between modes.",
 )
-FOUND = (
+RESULT = (
     "fewer samples between modes, but a target drawn by number does it as well: it is the stored data and not the map; "
     "by 10 evaluations adams from noise is nearer to the law; with noisy targets and no fresh noise, as published, "
     "there are no more different samples than stored ones"
@@ -50,7 +50,7 @@ def measure(seed: int, n: int, steps: int) -> Results:
     """DDIM and adams from noise; DDIM from the map's targets, noised to sigma = 0.5; from targets whose number is
     drawn; and as published, from targets that were stored with their noise, at 0.5 and at the authors' level."""
     law = ring()
-    denoiser = Problem("ring", law, VE(), (2,)).denoiser()
+    denoiser = MixtureProblem("ring", law, VE(), (2,)).denoiser()
     at, low = (float(VE().time(-2 * math.log(level))) for level in (0.5, LEVEL))
     stored = law.sample(STORED, Rng(seed, STORED, "stored")).float()
     road = SemiDiscreteOT(stored).fit(Rng(seed, 1, "fit"), steps)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
 from ..sampler.statistics import fit_statistics
@@ -25,14 +25,14 @@ PAPER = Paper.of(
     "The parameterisation fitted to a model by three of its statistics makes 5 to 10 steps more exact than data "
     "or noise prediction.",
 )
-FOUND = (
+RESULT = (
     "of order 2 nearer than 2M at 5, 8 and 10, and all three statistics are needed, each element its own; on images "
     "at 5 ahead of 2M and UniPC, and level with adams, which needs none; at 10 level with the same rule without"
 )
 
 
 @cache
-def statistics(problem: Problem) -> Statistics:
+def statistics(problem: MixtureProblem) -> Statistics:
     """Of the exact model, from 1,024 items at 240 levels."""
     return fit_statistics(
         problem.denoiser(), problem.sample(1024, Rng(31, 1024)), Rng(32, 1024), nodes=240, logsnr=(-9.0, 12.0)
@@ -40,7 +40,7 @@ def statistics(problem: Problem) -> Statistics:
 
 
 def _made(change: Callable[[Statistics], Statistics], **options: Any) -> Make:
-    def make(problem: Problem) -> Sampler:
+    def make(problem: MixtureProblem) -> Sampler:
         return partial(dpm_solver_v3, statistics=change(statistics(problem)), **options)
 
     return make
@@ -77,13 +77,13 @@ WAYS = (
     _way("v3, order 3, corrected as published", "ours", order=3, corrects="published"),
     _way("v3, order 3, pseudo", "ours", order=3, differences="pseudo"),
     _way("v3, order 3, pseudo, corrected too", "ours", order=3, differences="pseudo", corrects="pseudo"),
-    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, there=measured),
+    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, image_grid=measured),
     _way("l alone", "control", _l_alone),
     _way("l the same at all times", "control", _level),
     _way("each element another's", "control", _shuffled),
     Way.of("ddim", "baseline", ddim),
-    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, there=measured),
-    Way("unipc", "rival", lambda problem: unipc, there=measured),
+    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, image_grid=measured),
+    Way("unipc", "rival", lambda problem: unipc, image_grid=measured),
     Way("dpm-solver-2m, on its grid", "baseline", lambda problem: dpm_solver_2m, oracle=False),
     Way("unipc, on its grid", "rival", lambda problem: unipc, oracle=False),
 )

@@ -1,4 +1,4 @@
-"""Edit-friendly noise. Does noise that carries the image survive what native noise does not?"""
+"""Edit-friendly noise: whether noise maps that are extracted from an image keep it through edits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.toys import Mixture
 from ..denoiser import Denoiser
 from ..evaluate.points import sliced_wasserstein
-from ..oracle import Problem
+from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
 from ..sampler import Code, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
@@ -25,9 +25,9 @@ PAPER = Paper.of(
     "Noise taken from independently noised copies of an image gives it back exactly and, unlike a sampler's own "
     "noise, keeps its shape through edits.",
 )
-FOUND = (
-    "exact, and what it edits stays kin; moved with its noise an image stays itself, but not by much more "
-    "than with a sampler's own"
+RESULT = (
+    "reconstruction is exact, and edits stay correlated with the image; shifted noise keeps an image a little better "
+    "than the noise of a sampler"
 )
 
 ENCODERS = {"edit-friendly": edit_friendly, "dpm-encoder": dpm_encoder}
@@ -37,21 +37,21 @@ DATA = "Gaussians in 16 dimensions, one position unlike another"
 SIDE = 16
 
 
-def placed(mean: float, phase: float, process: Gaussian | None = None) -> Problem:
-    """A signal of length 16, smooth, whose variance changes with the place: moved noise meets another prior."""
-    place = torch.arange(SIDE, dtype=torch.float64)
-    near = torch.exp(-((place[:, None] - place) ** 2) / 8)
-    scale = 0.5 + 0.4 * torch.sin(2 * torch.pi * (place / SIDE + phase))
+def placed(mean: float, phase: float, process: Gaussian | None = None) -> MixtureProblem:
+    """A smooth signal of length 16. Its variance depends on the position, so that shifted noise meets another prior."""
+    position = torch.arange(SIDE, dtype=torch.float64)
+    near = torch.exp(-((position[:, None] - position) ** 2) / 8)
+    scale = 0.5 + 0.4 * torch.sin(2 * torch.pi * (position / SIDE + phase))
     covariance = scale[:, None] * near * scale + 1e-3 * torch.eye(SIDE, dtype=torch.float64)
     factor = torch.linalg.cholesky(covariance)
     law = Mixture(
         "placed", torch.ones(1, dtype=torch.float64), torch.full((1, SIDE), mean, dtype=torch.float64), factor[None]
     )
-    return Problem("placed", law, process or VP(), (1, SIDE))
+    return MixtureProblem("placed", law, process or VP(), (1, SIDE))
 
 
 def _kin(a: Tensor, b: Tensor) -> float:
-    """Correlation of what is left of each when its own mean over items is taken off."""
+    """The correlation of a and b after each has its mean over items subtracted."""
     a, b = ((x - x.mean(0)).flatten() for x in (a, b))
     return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt())
 
@@ -61,44 +61,43 @@ def _played(code: Code, denoiser: Denoiser, skip: int, rest: bool = False) -> Te
     return finish(drive(denoiser, replay(code, skip, rest=rest), code.start(skip), code.grid[skip:], rng))
 
 
-def compared(made: Mapping[str, Tensor], x0: Tensor, seed: int, where: str = "") -> dict[tuple[str, str], float]:
-    """How much of x0 is left in each, and how far it is from the target's law."""
-    exact, found = placed(0.6, 0.3).sample(len(x0), Rng(seed, len(x0), "exact")).flatten(1), {}
-    for name, x in made.items():
-        found[name, f"kin{where}"] = _kin(x, x0)
-        found[name, f"distance{where}"] = sliced_wasserstein(x.flatten(1), exact, 64, seed=seed)
-    return found
+def compared(edited: Mapping[str, Tensor], x0: Tensor, seed: int, suffix: str = "") -> dict[tuple[str, str], float]:
+    """The correlation of each result with x0, and its distance from the law of the target. suffix : of the metrics."""
+    exact, results = placed(0.6, 0.3).sample(len(x0), Rng(seed, len(x0), "exact")).flatten(1), {}
+    for name, x in edited.items():
+        results[name, f"kin{suffix}"] = _kin(x, x0)
+        results[name, f"distance{suffix}"] = sliced_wasserstein(x.flatten(1), exact, 64, seed=seed)
+    return results
 
 
 def at_our_times(seed: int, n: int) -> Results:
-    """From one law to another with exact denoisers; and noise moved by three places, under a prior that does not
-    move."""
+    """Edit from one law to another with exact denoisers; and shift the noise by three positions under a fixed prior."""
     source, target = placed(0.0, 0.0), placed(0.6, 0.3)
     grid, skip = uniform_logsnr(VP(), STEPS), SKIP
     x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
-    found: dict[tuple[str, str], float] = {}
+    results: dict[tuple[str, str], float] = {}
     codes = {name: finish(drive(source.denoiser(), encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
     codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
-    made = {name: _played(code, target.denoiser(), skip) for name, code in codes.items()}
+    edited = {name: _played(code, target.denoiser(), skip) for name, code in codes.items()}
     for name, encode in ENCODERS.items():
         single = finish(drive(source.denoiser(), encode, x0.float(), grid, Rng(seed, n, "codes")))
-        found[name, "error"] = float((_played(single, source.denoiser(), 0, rest=True) - x0.float()).abs().max())
+        results[name, "error"] = float((_played(single, source.denoiser(), 0, rest=True) - x0.float()).abs().max())
     noise = finish(drive(source.denoiser(), ddim_inversion, x0, grid[skip:], rng))
-    made["ddim inversion"] = finish(drive(target.denoiser(), ddim, noise, grid[skip:], rng))
+    edited["ddim inversion"] = finish(drive(target.denoiser(), ddim, noise, grid[skip:], rng))
     again = finish(drive(source.denoiser(), ddim, noise, grid[skip:], rng))
-    found["ddim inversion", "error"] = float((again - x0).abs().max())
+    results["ddim inversion", "error"] = float((again - x0).abs().max())
     noisy = VP().noise(x0, float(grid[skip]), rng).xt
-    made["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
-    found |= compared(made, x0, seed)
+    edited["noise and sample again (SDEdit)"] = finish(drive(target.denoiser(), ancestral, noisy, grid[skip:], rng))
+    results |= compared(edited, x0, seed)
     for name, code in {**codes, "the sampler's own noise": _native(source, n, grid, seed)}.items():
-        here = _played(code, source.denoiser(), 0)
-        there = _played(code.shifted(3), source.denoiser(), 0)
-        found[name, "moved"] = _kin(there, here.roll(3, -1))
-    return found
+        plain = _played(code, source.denoiser(), 0)
+        shifted = _played(code.shifted(3), source.denoiser(), 0)
+        results[name, "moved"] = _kin(shifted, plain.roll(3, -1))
+    return results
 
 
 def at_their_times(seed: int, n: int) -> Results:
-    """With labels 991, ..., 11, 1 of Stable Diffusion's table, begun at a logsnr of -1.9, not of -9.1."""
+    """Labels 991, ..., 11, 1 of Stable Diffusion's table. The edit starts at a logsnr of -1.9, not of -9.1."""
     x0 = placed(0.0, 0.0).sample(n, Rng(seed, n, "x0"))
     table = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
     source, target = placed(0.0, 0.0, table).denoiser(), placed(0.6, 0.3, table).denoiser()
@@ -106,40 +105,40 @@ def at_their_times(seed: int, n: int) -> Results:
     grid, rng = torch.cat([(labels + 1) / 1000, labels.new_zeros(1)]), Rng(seed, n, "their codes")
     codes = {name: finish(drive(source, encode, x0, grid, rng)) for name, encode in ENCODERS.items()}
     codes["edit-friendly, other noise as strong"] = codes["edit-friendly"].mixed(Rng(seed, n, "mixed"))
-    made = {name: _played(code, target, SKIP) for name, code in codes.items()}
+    edited = {name: _played(code, target, SKIP) for name, code in codes.items()}
     noise = finish(drive(source, ddim_inversion, x0, grid[SKIP:], rng))
-    made["ddim inversion"] = finish(drive(target, ddim, noise, grid[SKIP:], rng))
+    edited["ddim inversion"] = finish(drive(target, ddim, noise, grid[SKIP:], rng))
     noisy = table.noise(x0, float(grid[SKIP]), rng).xt
-    made["noise and sample again (SDEdit)"] = finish(drive(target, ancestral, noisy, grid[SKIP:], rng))
-    return compared(made | {"the image itself": x0}, x0, seed, ", theirs")
+    edited["noise and sample again (SDEdit)"] = finish(drive(target, ancestral, noisy, grid[SKIP:], rng))
+    return compared(edited | {"the image itself": x0}, x0, seed, ", theirs")
 
 
-def _native(problem: Problem, n: int, grid: Tensor, seed: int) -> Code:
-    """The code of images that were sampled: the noise that was used."""
+def _native(problem: MixtureProblem, n: int, grid: Tensor, seed: int) -> Code:
+    """The code of sampled images: the noise of their sampler."""
     rng = Rng(seed, n, "native")
     x, path, noise = VP().prior((n, *problem.shape), rng).double(), [], []
     denoiser = problem.denoiser()
     for t, s in pairwise(grid):
         path.append(x)
         z = rng.normal(x.shape, x.dtype)
-        clean, kept, fresh = VP().shares(t, s)
-        x = kept * x + clean * denoiser(x, t).mean + fresh * z
+        clean, noisy, fresh = VP().shares(t, s)
+        x = noisy * x + clean * denoiser(x, t).mean + fresh * z
         noise.append(z if s > 0 else torch.zeros_like(z))
     return Code(grid, torch.stack(path), torch.stack(noise), 1.0, rng)
 
 
 def on_images(seed: int, n: int) -> Results:
-    """How exactly the model that ships gives pictures back, in float32."""
+    """The reconstruction error of the shipped model on images, in float32."""
     x0, denoiser = fashion().data.x0(slice(0, n)), fashion().model.denoiser
-    found = {}
+    results = {}
     for name, encode in ENCODERS.items():
         code = finish(drive(denoiser, encode, x0, uniform_logsnr(VP(), 50), Rng(0, n)))
-        found[name, "error on images"] = float((_played(code, denoiser, 0, rest=True) - x0).abs().max())
-    return found
+        results[name, "error on images"] = float((_played(code, denoiser, 0, rest=True) - x0).abs().max())
+    return results
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """After an edit, at both sets of times; and after a shift."""
+    """After an edit, at both sets of times, and after a shift."""
     error = value["edit-friendly", "error"]
     kin = {name: value[name, "kin"] for name in OURS if (name, "kin") in value}
     moved, native = value["edit-friendly", "moved"], value["the sampler's own noise", "moved"]

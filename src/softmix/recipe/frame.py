@@ -1,7 +1,7 @@
-"""The frame of every recipe. Arms are measured once for each seed; checks make the verdict.
+"""The frame of every recipe: arms are measured for each seed, and checks of the numbers give the verdict.
 
-An arm is one line of the table: a solver, a training, a control, the truth. What is measured of it for one seed can be
-kept in a folder and is then not measured again, so that a run that was cut off goes on.
+An arm is one line of the table: a sampler, a trained model, a control, the exact answer. The numbers of each seed can
+be saved in a folder. An interrupted run then continues with the numbers that are missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -25,21 +25,23 @@ from ..data import DataError
 from ..version import __version__
 from .paper import Outcome, Paper, Role, Scale, Verdict, VerdictRow
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
+# the number of each (arm, metric)
 Results = Mapping[tuple[str, str], float]
 Job = TypeVar("Job")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Arms:
-    """One arm, or several that share their work, on one set of data.
+    """One arm, or several that share their work, on one data set.
 
-    roles : the part of each arm in the argument, in the order of the table.
-    measure(seed, **settings) : a number for each (arm, metric). It draws from nothing but `seed`.
-    quick, full : the settings at either scale; None where it does not run.
-    seeds : how many at full scale, from 0 on; quick scale takes the first.
-    needs() : raises DataError where data are not installed: then the arms are left out, with a sentence.
+    roles       : the role of each arm, in the order of the table.
+    measure     : (seed, **settings) -> a number for each (arm, metric). All randomness comes from `seed`.
+    data        : the name of the data set in the table.
+    quick, full : the settings at each scale; None for a scale at which the arms do not run.
+    seeds       : the number of seeds at full scale, from 0 on. Quick scale takes the first.
+    needs       : raises DataError if data are not installed. The arms are then left out, and progress says why.
     """
 
     roles: Mapping[str, Role]
@@ -51,7 +53,7 @@ class Arms:
     needs: Callable[[], object] | None = None
 
     def runs(self, scale: Scale) -> list[Run]:
-        """One for each seed."""
+        """One run for each seed."""
         settings = self.quick if scale is Scale.quick else self.full
         seeds = range(1 if scale is Scale.quick else self.seeds)
         return [] if settings is None else [Run(self, seed, settings) for seed in seeds]
@@ -67,7 +69,7 @@ def arm(
     seeds: int = 5,
     needs: Callable[[], object] | None = None,
 ) -> Arms:
-    """One arm alone, whose `measure` gives a number for each metric; the rest as in `Arms`."""
+    """A single arm. Its `measure` returns a number for each metric; all other parameters are those of `Arms`."""
     return Arms({name: role}, partial(_named, name, measure), data, quick, full, seeds, needs)
 
 
@@ -88,116 +90,153 @@ class Run:
         return f"{names[0] if len(names) == 1 else self.arms.data or f'{len(names)} arms'}, seed {self.seed}"
 
     def __call__(self) -> Results:
-        """Measures. Raises ValueError for an arm without a role."""
-        found = self.arms.measure(self.seed, **self.settings)
-        strange = {name for name, _ in found} - set(self.arms.roles)
-        if strange:
-            raise ValueError(f"{', '.join(sorted(strange))}: measured, but among the roles are {list(self.arms.roles)}")
-        return found
+        """Measure the arms. Raises ValueError for an arm without a role."""
+        results = self.arms.measure(self.seed, **self.settings)
+        unknown = {name for name, _ in results} - set(self.arms.roles)
+        if unknown:
+            raise ValueError(
+                f"{', '.join(sorted(unknown))}: measured, but among the roles are {list(self.arms.roles)}; add a role"
+            )
+        return results
 
     def file(self, out: Path) -> Path:
-        """Where its numbers are kept: the name has a digest of data, roles, settings, seed and softmix's version. What
-        else the arms do is the recipe's own: after a change of a recipe, take another folder."""
-        said = [__version__, self.arms.data, dict(self.arms.roles), dict(self.settings), self.seed]
-        digest = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:12]
+        """The file of its numbers.
+
+        The name has a digest of data, roles, settings, seed and the version of softmix. It does not know the code of
+        `measure`: after a change of a recipe, take another folder.
+        """
+        identity = [__version__, self.arms.data, dict(self.arms.roles), dict(self.settings), self.seed]
+        digest = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:12]
         readable = "".join(c if c.isalnum() else "-" for c in str(self))[:60]
         return out / f"{readable}-{digest}.json"
 
-    def keep(self, out: Path, found: Results) -> None:
-        """Whole or not at all: what a run that was cut off leaves is never read."""
+    def save(self, out: Path, results: Results) -> None:
+        """Write the numbers as a whole: a write that was interrupted leaves a file of another name."""
         path = self.file(out)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.part")
-        values = [{"arm": name, "metric": metric, "value": value} for (name, metric), value in found.items()]
-        said = {"run": str(self), "settings": dict(self.settings), "values": values}
-        aside.write_text(json.dumps(said, indent=1, default=str), encoding="utf-8")
+        values = [{"arm": name, "metric": metric, "value": value} for (name, metric), value in results.items()]
+        about = {"run": str(self), "data": self.arms.data, "roles": dict(self.arms.roles)}
+        record = about | {"settings": dict(self.settings), "values": values}
+        aside.write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
         aside.replace(path)
 
-    def kept(self, out: Path | None) -> Results | None:
-        """What `keep` wrote; None where it did not. Raises DataError for a file that another hand has damaged."""
+    def saved(self, out: Path | None) -> Results | None:
+        """The numbers that `save` wrote, or None. Raises DataError for a damaged file."""
         if out is None or not self.file(out).exists():
             return None
         try:
-            values = json.loads(self.file(out).read_text(encoding="utf-8"))["values"]
-            return {(each["arm"], each["metric"]): float(each["value"]) for each in values}
+            return _results(json.loads(self.file(out).read_text(encoding="utf-8")))
         except (ValueError, LookupError, TypeError) as error:
-            raise DataError(f"{self.file(out)}: these are no numbers of `{self}` ({error}); delete the file") from None
+            raise DataError(
+                f"{self.file(out)}: no numbers of `{self}` can be read ({error}); delete the file"
+            ) from None
 
 
-Spread = Callable[[Callable[[Any], Any], Sequence[Any], Say], Iterator[tuple[Any, Any]]]
+def _results(record: Mapping[str, Any]) -> Results:
+    return {(each["arm"], each["metric"]): float(each["value"]) for each in record["values"]}
 
 
-def one_by_one(work: Callable[[Job], Made], jobs: Sequence[Job], say: Say) -> Iterator[tuple[Job, Made]]:
-    """Each job and what became of it, in this process."""
+# how runs are executed: `one_by_one` or `in_processes`
+Execute = Callable[[Callable[[Any], Any], Sequence[Any], Progress], Iterator[tuple[Any, Any]]]
+
+
+def one_by_one(work: Callable[[Job], Result], jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result, in this process."""
     for job in jobs:
-        made = work(job)
-        say(f"{job}: done")
-        yield job, made
+        result = work(job)
+        progress(f"{job}: done")
+        yield job, result
 
 
 def in_processes(
-    work: Callable[[Job], Made], jobs: Sequence[Job], say: Say, workers: int | None = None
-) -> Iterator[tuple[Job, Made]]:
-    """Each job and what became of it, as they end, `workers` at a time on one thread each; by default as many as torch
-    has threads. work and jobs are sent to other processes: work stands at the top of its file."""
+    work: Callable[[Job], Result], jobs: Sequence[Job], progress: Progress, workers: int | None = None
+) -> Iterator[tuple[Job, Result]]:
+    """Each job with its result, in the order in which they end.
+
+    workers : the number of processes, each with one thread; by default the number of threads of torch.
+
+    Work and jobs are sent to other processes: `work` must be a function at the top of its file.
+    """
     if not jobs:
         return
     # several processes whose threads spin while they wait take the cores from each other
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     began, workers = time.perf_counter(), workers or max(1, torch.get_num_threads())
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_alone) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         futures = {pool.submit(work, job): job for job in jobs}
         try:
             for count, future in enumerate(as_completed(futures), 1):
-                made = future.result()
+                result = future.result()
                 minutes = (time.perf_counter() - began) / 60
-                say(f"{futures[future]}: done ({count} of {len(jobs)}, {minutes:.0f} minutes)")
-                yield futures[future], made
+                progress(f"{futures[future]}: done ({count} of {len(jobs)}, {minutes:.0f} minutes)")
+                yield futures[future], result
         except BaseException:
             # else the pool would finish every job that waits before the error is seen
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _alone() -> None:
+def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def rows_of(runs: Sequence[Run], say: Say, out: Path | None = None, spread: Spread = one_by_one) -> list[VerdictRow]:
-    """A row for each arm and metric, over the seeds. What is kept in `out` is not measured again.
+def rows_of(
+    runs: Sequence[Run], progress: Progress, out: Path | None = None, execute: Execute = one_by_one
+) -> list[VerdictRow]:
+    """Measure the runs: a row for each arm and metric, over the seeds.
 
-    spread : `one_by_one` or `in_processes`.
+    out     : a folder. Numbers saved there are not measured again, and new ones are saved there.
+    execute : `one_by_one` or `in_processes`.
     """
-    found = {run: kept for run in runs if (kept := run.kept(out)) is not None}
-    todo = [run for run in runs if run not in found]
-    absent = {need for need in dict.fromkeys(run.arms.needs for run in todo) if need and not _there(need, say)}
-    for run, results in spread(Run.__call__, [run for run in todo if run.arms.needs not in absent], say):
+    results = {run: saved for run in runs if (saved := run.saved(out)) is not None}
+    missing = [run for run in runs if run not in results]
+    absent = {needs for needs in dict.fromkeys(run.arms.needs for run in missing) if needs and _fails(needs, progress)}
+    for run, measured in execute(Run.__call__, [run for run in missing if run.arms.needs not in absent], progress):
         if out is not None:
-            run.keep(out, results)
-        found[run] = results
+            run.save(out, measured)
+        results[run] = measured
+    return _rows((run.arms.roles, run.arms.data, results[run]) for run in runs if run in results)
+
+
+def rows_in(folder: Path) -> list[VerdictRow]:
+    """The rows of all runs that are saved in a folder. A run that was saved twice, by two versions, counts once: the
+    newer file."""
+    files = sorted(folder.glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    newest = {record["run"]: record for record in records}
+    return _rows((record["roles"], record["data"], _results(record)) for _, record in sorted(newest.items()))
+
+
+def _rows(runs: Iterable[tuple[Mapping[str, Role], str, Results]]) -> list[VerdictRow]:
+    """A row for each arm and metric of (roles, data, results) of all seeds."""
     each: dict[tuple[str, Role, str, str], list[float]] = {}
-    for run in runs:
-        for (name, metric), value in found.get(run, {}).items():
-            each.setdefault((name, run.arms.roles[name], metric, run.arms.data), []).append(value)
+    for roles, data, results in runs:
+        for (name, metric), value in results.items():
+            each.setdefault((name, roles[name], metric, data), []).append(value)
     return [row(*key[:3], values, key[3]) for key, values in each.items()]
 
 
-def _there(need: Callable[[], object], say: Say) -> bool:
+def _fails(needs: Callable[[], object], progress: Progress) -> bool:
+    """Whether data are missing, and a line of progress if they are."""
     try:
-        need()
+        needs()
     except DataError as error:
-        say(f"some arms are left out: {error}")
-        return False
-    return True
+        progress(f"some arms are left out: {error}")
+        return True
+    return False
 
 
 def row(name: str, role: Role, metric: str, each: Sequence[float], data: str) -> VerdictRow:
-    """One number of a verdict, from its values over seeds."""
+    """One number of a verdict: the mean and standard deviation of its values over seeds."""
     return VerdictRow(name, role, metric, mean(each), stdev(each) if len(each) > 1 else 0.0, len(each), data)
 
 
 class Numbers(Mapping[tuple[str, str], float]):
-    """What checks look at: value[arm, metric] is the mean over seeds. Raises ValueError for one that stands twice."""
+    """The numbers that checks read: value[arm, metric] is the mean over seeds.
+
+    Raises ValueError for an (arm, metric) that has two rows.
+    """
 
     def __init__(self, rows: Sequence[VerdictRow]):
         self._rows: dict[tuple[str, str], VerdictRow] = {}
@@ -216,20 +255,21 @@ class Numbers(Mapping[tuple[str, str], float]):
         return len(self._rows)
 
     def spread(self, name: str, metric: str) -> float:
-        """The standard deviation over seeds, 0 for one."""
+        """The standard deviation over seeds, 0 for a single seed."""
         return self._rows[name, metric].spread
 
     def line(self, name: str, kind: str, counts: Sequence[float]) -> list[float]:
-        """An arm's `kind@count` at each count."""
+        """The numbers `kind@count` of an arm, for each count."""
         return [self[name, f"{kind}@{count:g}"] for count in counts]
 
 
+# sentences, each with whether it is true
 Checks = Callable[[Numbers], Mapping[str, bool]]
-Rule = Callable[[Numbers, Mapping[str, bool]], Outcome]
+Decide = Callable[[Numbers, Mapping[str, bool]], Outcome]
 
 
-def by_the_first(value: Numbers, outcomes: Mapping[str, bool]) -> Outcome:
-    """The first check is the claim itself; the others say whether it is what it seems."""
+def first_check_decides(value: Numbers, outcomes: Mapping[str, bool]) -> Outcome:
+    """The first check is the claim. If it fails the claim does not hold; if another one fails it holds in part."""
     first, *others = outcomes.values()
     if not first:
         return "does not hold here"
@@ -237,31 +277,34 @@ def by_the_first(value: Numbers, outcomes: Mapping[str, bool]) -> Outcome:
 
 
 def judged(
-    paper: Paper, rows: Sequence[VerdictRow], checks: Checks, began: float, rule: Rule = by_the_first
+    paper: Paper, rows: Sequence[VerdictRow], checks: Checks, began: float, decide: Decide = first_check_decides
 ) -> Verdict:
-    """The verdict that the checks make of the rows. began : time.perf_counter() before the first."""
+    """The verdict of the checks on the rows. began : time.perf_counter() at the start of the measurements."""
     value = Numbers(rows)
     outcomes = checks(value)
     why = "; ".join(("" if true else "NOT: ") + text for text, true in outcomes.items())
-    return Verdict(paper.claim, rule(value, outcomes), why, tuple(rows), time.perf_counter() - began)
+    return Verdict(paper.claim, decide(value, outcomes), why, tuple(rows), time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe's `run`: its arms over their seeds, and the verdict of the checks.
+    """The `run` of a recipe: its arms over their seeds, and the verdict of the checks.
 
-    checks : for the table, sentences and whether they are true; the first is the claim.
+    checks  : Numbers -> sentences, each with whether it is true. The first is the claim.
+    arms    : in the order of the table.
+    decide  : the outcome, from the numbers and the checks.
+    execute : `one_by_one` or `in_processes`.
     """
 
     paper: Paper
     checks: Checks
     arms: Sequence[Arms]
-    rule: Rule = by_the_first
-    spread: Spread = one_by_one
+    decide: Decide = first_check_decides
+    execute: Execute = one_by_one
 
-    def __call__(self, scale: Scale, say: Say, out: Path | None = None) -> Verdict:
-        """out : a folder in which what is measured is kept, and taken up again."""
+    def __call__(self, scale: Scale, progress: Progress, out: Path | None = None) -> Verdict:
+        """Run the study. out : a folder to save numbers in, and to continue from."""
         began = time.perf_counter()
         runs = [run for arms in self.arms for run in arms.runs(scale)]
-        rows = rows_of(runs, say, out / self.paper.name if out else None, self.spread)
-        return judged(self.paper, rows, self.checks, began, self.rule)
+        rows = rows_of(runs, progress, out / self.paper.name if out else None, self.execute)
+        return judged(self.paper, rows, self.checks, began, self.decide)

@@ -1,4 +1,4 @@
-"""Images like painters. Can the first steps be skipped by a Gaussian in closed form?"""
+"""Diffusion models paint like painters: the first steps replaced by the closed form of a Gaussian."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PAPER = Paper.of(
     "While noise is high a learned flow is that of the data's Gaussian, in closed form, so that the first 15 to "
     "30 % of the steps can be skipped.",
 )
-FOUND = (
-    "teleported to logsnr -4 ten steps end nearer than ten of the whole way, where answers are known; on images six "
-    "steps from -6 are as good or better, and from -4 no better"
+RESULT = (
+    "on a problem with known answers, ten steps after a jump to logsnr -4 end nearer than ten steps from noise; on "
+    "images six steps after a jump to -6 are as good or better, and to -4 no better"
 )
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, exact means"
@@ -44,8 +44,8 @@ ROLES: dict[str, Role] = {
 
 
 def measure(seed: int, n: int) -> Results:
-    """Teleported to each level of noise, and ten steps from there; beside as many steps of the whole way, on the grid
-    that the solver has for it."""
+    """Ten steps from each noise level, after a jump to it in closed form. The baseline takes ten steps from t = 1, on
+    the solver's grid for them."""
     problem = digits()
     exact, other = (problem.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
     x = problem.process.prior((n, *problem.shape), Rng(seed, n, "start")).double()
@@ -61,30 +61,32 @@ def measure(seed: int, n: int) -> Results:
         ends["pure noise at that level", level] = ended(x, rest(VP(), STEPS, t))
     whole = ended(x, few(VP(), STEPS))
     ends |= {("the whole way, as many steps", level): whole for level in LEVELS}
-    found: dict[tuple[str, str], float] = {}
+    results: dict[tuple[str, str], float] = {}
     for (name, level), end in ends.items():
-        found[name, f"error@{level:g}"] = float(off(end, right).mean())
-        found[name, f"distance@{level:g}"] = sliced_wasserstein(end, exact, 64, seed=seed)
-    found["exact samples", f"distance@{LEVELS[0]:g}"] = sliced_wasserstein(other, exact, 64, seed=seed)
-    return found
+        results[name, f"error@{level:g}"] = float(off(end, right).mean())
+        results[name, f"distance@{level:g}"] = sliced_wasserstein(end, exact, 64, seed=seed)
+    results["exact samples", f"distance@{LEVELS[0]:g}"] = sliced_wasserstein(other, exact, 64, seed=seed)
+    return results
 
 
 def on_images(seed: int, n: int) -> Results:
-    """The model that ships: Fréchet distance of six steps after teleportation."""
-    found = {}
+    """The Fréchet distance of the shipped model: six steps after the jump."""
+    results = {}
     whole = fashion().distance(n, 6, seed)
     starts: tuple[tuple[str, Start], ...] = (("teleported", fashion_outline()), ("pure noise at that level", pure))
     for level in LEVELS[:3]:
         for name, start in starts:
             distance = fashion().distance(n, 6, seed, start=start, at=float(VP().time(level)))
-            found[name, f"frechet@{level:g}"] = distance
-        found["the whole way, as many steps", f"frechet@{level:g}"] = whole
-    return found
+            results[name, f"frechet@{level:g}"] = distance
+        results["the whole way, as many steps", f"frechet@{level:g}"] = whole
+    return results
 
 
 def explained(model: Denoiser, guess: Denoiser, x0: Tensor, level: float) -> float:
-    """1 - |mean - guess|^2 / |mean|^2 of denoised images, uncentred, the model as the reference, averaged over
-    items."""
+    """1 - |mean - guess|^2 / |mean|^2, averaged over items: the share of the model's mean that a guess explains.
+
+    mean and guess are denoised images, not centred.
+    """
     noised = model.process.noise(x0, float(VP().time(level)), Rng(0, len(x0), "explained"))
     with torch.no_grad():
         means = [
@@ -95,8 +97,8 @@ def explained(model: Denoiser, guess: Denoiser, x0: Tensor, level: float) -> flo
 
 
 def explained_by_closed_forms(seed: int) -> Results:
-    """How much of the mean of the model that ships each explains, on images that none of them was made of: the data
-    themselves would know their own again."""
+    """The share of the shipped model's mean that each closed form explains, on images that none of them has seen. The
+    empirical posterior would recognise its own images."""
     outline, data = fashion_outline(), fashion().data
     closed: dict[str, Denoiser] = {
         "the data's Gaussian": wiener(VP(), outline.mean, (outline.vectors * outline.variances) @ outline.vectors.mT),
@@ -112,13 +114,13 @@ def explained_by_closed_forms(seed: int) -> Results:
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """The level that is best for teleportation decides."""
+    """At the best level of the jump; then further levels and images."""
     tele, whole, none = (
         {level: value[name, f"error@{level:g}"] for level in LEVELS}
         for name in ("teleported", "the whole way, as many steps", "pure noise at that level")
     )
     best = min(LEVELS, key=lambda level: tele[level])
-    found = {
+    checked = {
         f"teleported to logsnr {best:g} it ends nearer than the whole way in as many steps ({tele[best]:.3f}, "
         f"{whole[best]:.3f})": tele[best] < whole[best],
         f"pure noise at that level does not ({none[best]:.3f})": none[best] >= whole[best],
@@ -126,16 +128,16 @@ def checks(value: Numbers) -> Mapping[str, bool]:
     }
     if ("teleported", "frechet@-4") in value:
         ours, plain = value["teleported", "frechet@-4"], value["the whole way, as many steps", "frechet@-4"]
-        found[f"on images it is better by a tenth at as many steps ({ours:.1f}, {plain:.1f})"] = ours < 0.9 * plain
+        checked[f"on images it is better by a tenth at as many steps ({ours:.1f}, {plain:.1f})"] = ours < 0.9 * plain
         for level in (-4, 0):
             gaussian, data = (
                 value[name, f"explained@{level}"] for name in ("the data's Gaussian", "the data themselves")
             )
-            found[
+            checked[
                 f"the Gaussian explains the model's mean at {level} better than the data do "
                 f"({gaussian:.3f}, {data:.3f})"
             ] = gaussian > data
-    return found
+    return checked
 
 
 CLOSED: dict[str, Role] = {"the data's Gaussian": "ours", "the data themselves": "control", "one variance": "control"}

@@ -1,4 +1,4 @@
-"""What a paper, a verdict and its rows are."""
+"""A paper, its verdict, and the rows of a verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from ..version import __version__
 
 
 class Scale(Enum):
-    """quick: under two minutes on two cores. full: what the claim deserves."""
+    """How much a recipe computes.
+
+    quick : under two minutes on two cores.
+    full  : enough samples, counts and seeds to judge the claim.
+    """
 
     quick = "quick"
     full = "full"
@@ -25,7 +29,7 @@ class Scale(Enum):
 
 @dataclass(frozen=True)
 class Paper(Reference):
-    """A paper of the collection with its claim in one sentence."""
+    """A paper with its claim in one sentence."""
 
     claim: str
 
@@ -41,8 +45,16 @@ Outcome = Literal["holds", "holds in part", "does not hold here"]
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """One number: whose, of what kind, which metric, its mean and spread (standard deviation over seeds), on which
-    data, where a verdict rests on several."""
+    """One number of a verdict.
+
+    name   : of the arm.
+    role   : of the arm in the argument.
+    metric : for example "frechet@4", at 4 evaluations.
+    value  : the mean over seeds.
+    spread : the standard deviation over seeds, 0 for a single one.
+    seeds  : the number of seeds.
+    data   : the data set, if a verdict has several.
+    """
 
     name: str
     role: Role
@@ -64,7 +76,15 @@ def _machine() -> dict[str, str | int]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out, with all numbers that it rests on, and where it was run."""
+    """The outcome of a recipe.
+
+    claim   : of the paper.
+    verdict : the outcome.
+    why     : the checks, each as a sentence; "NOT: " marks those that failed.
+    rows    : all numbers.
+    seconds : the duration of the run.
+    machine : versions, threads and processor of the run.
+    """
 
     claim: str
     verdict: Outcome
@@ -75,19 +95,19 @@ class Verdict:
 
     @classmethod
     def load(cls, path: Path) -> Verdict:
-        """What `save` wrote."""
-        kept = json.loads(path.read_text())
-        return cls(**kept | {"rows": tuple(VerdictRow(**each) for each in kept["rows"])})
+        """Read the file that `save` wrote."""
+        saved = json.loads(path.read_text())
+        return cls(**saved | {"rows": tuple(VerdictRow(**each) for each in saved["rows"])})
 
     def table(self) -> str:
-        """The rows as text, a table for each data: one line for each name, one column for each metric."""
+        """The rows as text, a table for each data set: one line for each arm, one column for each metric."""
         return "\n\n".join(
             (f"{data}\n" if data else "") + _table([row for row in self.rows if row.data == data])
             for data in dict.fromkeys(row.data for row in self.rows)
         )
 
     def save(self, path: Path) -> None:
-        """As JSON: claim, verdict, why, rows, and the machine."""
+        """Write it as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
@@ -112,7 +132,7 @@ def _number(value: float) -> str:
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
-    """Cells in columns: the first two to the left, the others to the right."""
+    """Cells in columns: the first two columns align left, the others right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

@@ -1,8 +1,8 @@
-"""Soft Mixture Denoising, on the 7x7 grid, where every posterior is known, and on Fashion-MNIST.
+"""Soft Mixture Denoising, on the 7 x 7 grid with its exact posterior, and on Fashion-MNIST.
 
-On the grid: one network size for all; the published loss against plain diffusion (it collapses), proper losses
-against both, the controls that could explain them away, and the exact posterior and the best Gaussian beside them.
-At full scale also the rows that matter of the table of few steps on images (`images`), three seeds each.
+On the grid all networks have one size. The published loss and proper losses run against plain diffusion, against
+controls that could explain a gain, and beside the exact posterior and the best Gaussian. At full scale seven trainings
+of `images` are added, three seeds each.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ..rng import Rng
 from ..sampler import sample
 from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from . import images
-from .frame import Arms, Numbers, Say, arm, in_processes, judged, row, rows_of
+from .frame import Arms, Numbers, Progress, arm, in_processes, judged, rows_of
 from .paper import Outcome, Paper, Role, Scale, Verdict, VerdictRow
 
 PAPER = Paper.of(
@@ -51,9 +51,9 @@ PAPER = Paper.of(
     "A denoising step that is one Gaussian is a bottleneck; a soft mixture over a latent removes it, "
     "most of all at few steps.",
 )
-FOUND = (
-    "few steps need a mixture, and proper losses learn it; the published loss does not, its latent is ignored; "
-    "on images the same model without a latent does as well"
+RESULT = (
+    "few steps need a mixture, and proper losses learn it; the published loss does not learn it, and its latent is "
+    "ignored; on images the same model without a latent is as good"
 )
 
 STEPS = (1, 2, 4, 8)
@@ -64,7 +64,7 @@ PROCESS = VP()
 
 @dataclass(frozen=True)
 class Silent:
-    """Squared error of the soft network with its latent fixed at 0: the same parameters, no mixture."""
+    """The squared error of the soft network with its latent fixed at 0: the same parameters, no mixture."""
 
     proper: bool = False
 
@@ -78,16 +78,19 @@ def _silenced(posterior: Posterior) -> ImplicitMean:
 
 
 def silent(denoiser: Denoiser) -> Denoiser:
-    """The soft network with its latent fixed at 0, as a denoiser that knows a mean alone."""
+    """The soft network with its latent fixed at 0, as a denoiser with a mean only."""
     return mean_only(adjusted(lambda posterior, xt, t: _silenced(posterior))(denoiser))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row that is trained: its name, its part in the argument, and what is changed. share: of the steps.
+    """A training on the grid.
 
-    A step of the energy score with m = 4 draws takes as long as two of the explicit mixture, and three or four
-    of the others; the explicit mixture is given the longest time.
+    change : of the plain configuration.
+    share  : the factor of the training steps.
+
+    A step of the energy score with m = 4 draws takes as long as two steps of the explicit mixture, and as three or four
+    of the others. The explicit mixture has the longest training.
     """
 
     name: str
@@ -129,8 +132,11 @@ def oracle() -> ExactMixture:
 
 
 def best_gaussian(own: bool) -> Denoiser:
-    """The exact mean with a Gaussian around it: one covariance E Cov[x0 | x_t] for each t, the best of all models
-    whose step has one; or each x_t's own covariance, the best of all whose belief is any Gaussian."""
+    """The exact mean with a Gaussian around it.
+
+    own : False for one covariance E Cov[x0 | x_t] for each t, the best model with one covariance for each step. True
+        for Cov[x0 | x_t] of each x_t, the best model with any Gaussian.
+    """
     exact = oracle()
 
     def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
@@ -143,17 +149,23 @@ def best_gaussian(own: bool) -> Denoiser:
 
 
 def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float]:
-    """good, tv and sw at each number of steps, and rho against the exact spread."""
+    """Measure samples at each number of steps.
+
+    good@k : the share of samples within 3 standard deviations of a mode.
+    tv@k   : the total variation distance of the weights of the modes.
+    sw@k   : the sliced Wasserstein distance.
+    rho    : the share of the exact posterior's spread that the draws carry, if `rho`.
+    """
     law = toys.grid()
-    found: dict[str, float] = {}
+    carries: dict[str, float] = {}
     if rho:
-        some = law.sample(1024, Rng(seed, 1024, "held out")).float()
-        found["rho"] = carried(denoiser, some, oracle=oracle(), m=32, seed=seed).total
+        held_out = law.sample(1024, Rng(seed, 1024, "held out")).float()
+        carries["rho"] = carried(denoiser, held_out, oracle=oracle(), m=32, seed=seed).total
     real = law.sample(n, Rng(seed, n, "real"))
     drawn = {k: sample(denoiser, n, k, shape=(2,), seed=seed, batch=n).double() for k in STEPS}
     modes = {k: mode_statistics(x, law.means, 0.05) for k, x in drawn.items()}
     return (
-        found
+        carries
         | {f"good@{k}": each.good for k, each in modes.items()}
         | {f"tv@{k}": each.total_variation for k, each in modes.items()}
         | {f"sw@{k}": sliced_wasserstein(real, x, projections=64, seed=0) for k, x in drawn.items()}
@@ -161,7 +173,7 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
 
 
 def trained(variant: Variant, seed: int, steps: int, n: int) -> dict[str, float]:
-    """Trains one variant and measures it."""
+    """Train one variant and measure it."""
     law = toys.grid()
     points = law.sample(1 << 17, Rng(seed, 1 << 17, "train")).float()
     data = make("grid", points, None, (), Report(read=len(points)))
@@ -183,7 +195,7 @@ EXACT: dict[str, tuple[Role, Callable[[], Denoiser]]] = {
 
 
 def exact(name: str, seed: int, n: int) -> dict[str, float]:
-    """One of those that know the law."""
+    """Measure one of the denoisers that know the law."""
     role, make = EXACT[name]
     return measure(make(), seed, n, rho=role == "oracle")
 
@@ -200,14 +212,13 @@ def _arms() -> list[Arms]:
 GRID = _arms()
 
 
-def run(scale: Scale, say: Say, out: Path | None = None) -> Verdict:
-    """All variants on the grid, and at full scale the rows of images; each once, if there is an `out`."""
+def run(scale: Scale, progress: Progress, out: Path | None = None) -> Verdict:
+    """All variants on the grid, and at full scale the trainings on images."""
     began = time.perf_counter()
-    # first what takes hours and can be taken up again
-    pictures = on_images((0, 1, 2), 150_000, out or Path("runs") / "reproduce-smd", say) if scale is Scale.full else []
-    rows = rows_of(
-        [run for arms in GRID for run in arms.runs(scale)], say, out / PAPER.name if out else None, in_processes
-    )
+    # the images first: they take hours
+    pictures = on_images(3, 150_000, out or Path("runs") / "reproduce-smd", progress) if scale is Scale.full else []
+    runs = [run for arms in GRID for run in arms.runs(scale)]
+    rows = rows_of(runs, progress, out / PAPER.name if out else None, in_processes)
     return judged(PAPER, [*rows, *pictures], checks, began, in_part)
 
 
@@ -216,14 +227,14 @@ def checks(value: Numbers) -> dict[str, bool]:
 
 
 def in_part(value: Numbers, outcomes: Mapping[str, bool]) -> Outcome:
-    """The published loss collapses, so that the paper's claim can hold for other losses only: on the grid, where all
-    checks but those of the published loss hold; or on images, where draws are what makes few steps good."""
+    """The published loss collapses, so that the claim can hold only for other losses, in part. It does if all other
+    checks on the grid hold, or if draws make few steps good on images."""
     on_grid = all(list(on_the_grid(value).values())[2:])
     return "holds in part" if on_grid or (("plain", "frechet@1") in value and pays(value)) else "does not hold here"
 
 
 def on_the_grid(value: Numbers) -> dict[str, bool]:
-    """What the grid's rows say: two checks of the published loss, then those of mixtures."""
+    """The checks on the grid: two of the published loss, then those of mixtures."""
     published, plain, energy = "SMD as published", "plain", "SMD, energy score"
     apart = max(abs(value[published, f"sw@{k}"] - value[plain, f"sw@{k}"]) for k in STEPS)
     gaussian = max(
@@ -263,26 +274,24 @@ IMAGE_COUNTS = (1, 2, 4, 8, 16)
 PICTURES = "Fashion-MNIST, 14 x 14"
 
 
-def on_images(seeds: Sequence[int], count: int, out: Path, say: Say) -> list[VerdictRow]:
-    """Fashion-MNIST pooled to 14 x 14: each row by the way to sample it that is best at each number of evaluations."""
-    jobs = [images.Job(row, "fashion14", count, seed, 1000, out) for seed in seeds for row in IMAGE_ROWS]
-    images.compute(jobs, max(1, torch.get_num_threads()), say)
-    found = [result for result in images.results(jobs[0].folder.parent) if result["row"] in IMAGE_ROWS]
+def on_images(seeds: int, count: int, out: Path, progress: Progress) -> list[VerdictRow]:
+    """Fashion-MNIST pooled to 14 x 14: each training, by its best way to sample at each number of evaluations."""
+    trained = [images.arms(name, "fashion14", out, count, 1000, seeds) for name in IMAGE_ROWS]
+    runs = [run for arms in [*trained, images.real_images("fashion14", out, 1000)] for run in arms.runs(Scale.full)]
+    measured = rows_of(runs, progress, images.folder(out, "fashion14", count), in_processes)
     rows = []
     for name in IMAGE_ROWS:
-        role: Role = images.ROWS[name].role
-        rows += [row(name, role, f"frechet@{k}", images.best(found, name, k), PICTURES) for k in IMAGE_COUNTS]
-        rows.append(row(name, role, "recall@1", images.best(found, name, 1, "recall"), PICTURES))
-    slow = images.values(found, "plain", "ddim", 64, "frechet")
-    rows.append(row("plain, ddim", "baseline", "frechet@64", slow, PICTURES))
-    floor = [float(result["floor"]["frechet"]) for result in found[:1]]
-    rows.append(row("real images", "floor", "frechet@1", floor, PICTURES))
-    return rows
+        rows += [replace(images.best(measured, name, k), name=name) for k in IMAGE_COUNTS]
+        rows.append(replace(images.best(measured, name, 1, "recall"), name=name))
+    single = {(row.name, row.metric): row for row in measured}
+    rows.append(replace(single[images.by("plain", "ddim"), "frechet@64"], name="plain, ddim"))
+    rows.append(replace(single[images.REAL, "frechet"], metric="frechet@1"))
+    return [replace(row, data=PICTURES) for row in rows]
 
 
 def _least(value: Numbers, *roles: Role) -> dict[int, float]:
-    """Of the rows in these roles, the least distance at each count."""
-    names = [name for name in IMAGE_ROWS if images.ROWS[name].role in roles]
+    """The least distance of the trainings in these roles, at each count."""
+    names = [name for name in IMAGE_ROWS if images.TRAININGS[name].role in roles]
     return {k: min(value[name, f"frechet@{k}"] for name in names) for k in IMAGE_COUNTS}
 
 
@@ -293,18 +302,18 @@ def ahead(value: Numbers) -> list[int]:
 
 
 def louder(value: Numbers) -> list[int]:
-    """The counts at which the feature score is better than its own net without a latent."""
-    soft, silent = (value.line(name, "frechet", IMAGE_COUNTS) for name in ("feature score", "feature score, eta = 0"))
-    return [k for k, a, b in zip(IMAGE_COUNTS, soft, silent, strict=True) if a < b]
+    """The counts at which the feature score is better than its own network without a latent."""
+    soft, without = (value.line(name, "frechet", IMAGE_COUNTS) for name in ("feature score", "feature score, eta = 0"))
+    return [k for k, a, b in zip(IMAGE_COUNTS, soft, without, strict=True) if a < b]
 
 
 def pays(value: Numbers) -> bool:
-    """Whether draws are what makes few steps good."""
+    """Whether draws make 1, 2 and 4 steps good."""
     return {1, 2, 4} <= set(ahead(value)) and {1, 2, 4} <= set(louder(value))
 
 
 def of_images(value: Numbers) -> dict[str, bool]:
-    """What the rows of images say: the goals, and whether draws beat every row that has none."""
+    """The checks on images: the goals, and whether draws beat every training without draws."""
     best, other = _least(value, "ours"), _least(value, "baseline", "rival")
     slow, recall = value["plain, ddim", "frechet@64"], value["feature score", "recall@1"]
     front, draws = ahead(value), louder(value)

@@ -1,0 +1,185 @@
+"""Trainings on images as arms, and the checks of smd on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from softmix.data import Data, Report, load
+from softmix.data.store import make
+from softmix.denoiser import Network, wiener
+from softmix.net import MLPSpec
+from softmix.posterior import Normal, Point
+from softmix.process import VP, Flow, Gaussian
+from softmix.recipe import Scale, VerdictRow, smd
+from softmix.recipe.frame import Numbers, rows_in, rows_of
+from softmix.recipe.images import (
+    COUNTS,
+    DATA_SETS,
+    TRAININGS,
+    arms,
+    base,
+    best,
+    best_variance,
+    by,
+    folder,
+    near,
+    real_images,
+)
+from softmix.recipe.smd import SOFT, silent
+from softmix.rng import Rng
+from softmix.train import Run, Trainer, facts_of
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load("digits", limit=300)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_training_trains(name: str, digits: Data, tmp_path: Path) -> None:
+    """On the network of the table, with its number of steps: every loss is finite."""
+    trained = TRAININGS[name]
+    plain = base(digits.shape, DATA_SETS["digits"][2], round(32 * 4 * trained.longer), 0, batch=32)
+    config = trained.change(plain, digits.shape)
+    assert config.steps == 4 * trained.longer and config.batch == 32
+    trainer = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path)
+    for _ in range(config.steps or 0):
+        loss, norm = trainer.advance()
+        assert loss == loss and norm > 0
+    assert (trainer.frozen is not None) == hasattr(config.task.loss, "freeze_at")
+
+
+def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
+    """The silent network exactly, the wider plain one up to the step of 4 in width."""
+
+    def parameters(name: str) -> int:
+        config = TRAININGS[name].change(base(digits.shape, DATA_SETS["digits"][2], 640, 0), digits.shape)
+        network = Trainer(Run(config, facts_of(digits, config)), digits, tmp_path).model
+        return sum(p.numel() for p in network.parameters())
+
+    assert parameters("feature score, eta = 0") == parameters("feature score")
+    assert parameters("plain, wider") == pytest.approx(parameters("feature score"), rel=0.12)
+    assert parameters("plain") < 0.9 * parameters("feature score")
+
+
+@pytest.mark.parametrize("process", [VP(), Flow()], ids=str)
+def test_the_second_grid_falls_from_1_to_0(process: Gaussian) -> None:
+    for n in (1, 2, 4, 16):
+        grid = near(process, n)
+        assert len(grid) == n + 1 and grid[0] == 1 and grid[-1] == 0 and bool((grid.diff() < 0).all())
+    ends = process.logsnr(near(process, 4))[1:-1]
+    assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64))
+
+
+def never(line: str) -> None:
+    pytest.fail(line)
+
+
+@pytest.mark.slow
+def test_a_training_is_measured_once_in_every_way(tmp_path: Path) -> None:
+    """A short run on the digits: every way at every count, the floor, and nothing the second time."""
+    each = [arms("plain, wider", "digits", tmp_path, 1280, 64, seeds=1), real_images("digits", tmp_path, 64)]
+    runs, out = [run for one in each for run in one.runs(Scale.full)], folder(tmp_path, "digits", 1280)
+    rows = rows_of(runs, lambda line: None, out)
+    assert rows_of(runs, never, out) == rows
+    numbers = Numbers(rows)
+    for way in TRAININGS["plain, wider"].ways:
+        counts = [count for count in COUNTS if (by("plain, wider", way.name), f"frechet@{count}") in numbers]
+        assert counts == [count for count in COUNTS if count <= way.most]
+        assert all(numbers[by("plain, wider", way.name), f"frechet@{count}"] > 0 for count in counts)
+    assert numbers["plain, wider", "parameters"] > 0 and numbers["plain, wider", "training seconds"] > 0
+    assert numbers["real images", "copied"] == 0.01
+    by_name = {(row.name, row.metric): row for row in rows}
+    assert {(row.name, row.metric): row for row in rows_in(out)} == by_name
+    assert (out / "plain--wider-0" / "log.txt").read_text().startswith("plain, wider")
+
+
+def written(out: Path, numbers: dict[str, float], recall: float = 0.4, slow: float = 4.0) -> None:
+    """Saved numbers in which each training has one distance at all counts by its first way to sample, and 99 by the
+    others."""
+    place = folder(out, "fashion14", 1000)
+    for name, distance in numbers.items():
+        ways = TRAININGS[name].ways
+        for run in arms(name, "fashion14", out, 1000, 1000, seeds=2).runs(Scale.full):
+            results = {(name, "parameters"): 1.0}
+            for way, count in [(each, count) for each in ways for count in each.counts]:
+                first = way is ways[0]
+                results[by(name, way.name), f"frechet@{count}"] = distance + run.seed if first else 99.0
+                results[by(name, way.name), f"recall@{count}"] = recall if first else 1.0
+            if name == "plain":
+                results[by(name, "ddim"), "frechet@64"] = slow
+            run.save(place, results)
+    (floor,) = real_images("fashion14", out, 1000).runs(Scale.full)
+    floor.save(place, {("real images", "frechet"): 0.4})
+
+
+@pytest.mark.parametrize(
+    ("changed", "refuted"),
+    [
+        ({}, ()),
+        ({"feature score, eta = 0": 2.0}, ("with eta = 0",)),
+        ({"consistency": 5.0}, ("at 4 their",)),
+        ({"meanflow": 1.0}, ("soft mixtures are ahead", "at 4 their")),
+        ({"feature score": 5.0}, ("at 8 it is",)),
+    ],
+)
+def test_the_checks_on_images_follow_the_numbers(
+    changed: dict[str, float], refuted: tuple[str, ...], tmp_path: Path
+) -> None:
+    numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
+    written(tmp_path, numbers)
+    rows = smd.on_images(2, 1000, tmp_path, never)
+    value = Numbers(rows)
+    false = [text for text, true in smd.of_images(value).items() if not true]
+    assert len(false) == len(refuted) and all(
+        text.startswith(start) for text, start in zip(false, refuted, strict=True)
+    )
+    assert smd.pays(value) == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
+    row = next(row for row in rows if row.name == "feature score" and row.metric == "frechet@4")
+    assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
+    assert best(rows_in(folder(tmp_path, "fashion14", 1000)), "plain", 4, "recall").value == 0.4
+    assert {row.data for row in rows} == {"Fashion-MNIST, 14 x 14"}
+    floor = next(row for row in rows if row.name == "real images")
+    assert (floor.metric, floor.value, floor.role, floor.seeds) == ("frechet@1", 0.4, "floor", 1)
+
+
+# controls with a mean only
+
+
+def test_the_silent_network_has_the_mean_at_a_latent_of_zero() -> None:
+    network = Network(VP(), MLPSpec(width=32, depth=2), SOFT, (2,))
+    x = Rng(0, 5).normal((5, 2))
+    with torch.no_grad():
+        belief, right = (
+            silent(network)(x, 0.4),
+            network(x, 0.4).head(torch.zeros(1, 5, *network(x, 0.4).latent_shape))[0],
+        )
+    assert type(belief) is Point and torch.equal(belief.mean, right)
+
+
+def test_the_best_variance_of_a_gaussian_is_that_of_its_posterior() -> None:
+    """x0 ~ N(0, 1): sigma^2 / (alpha^2 + sigma^2) at each time, from 500 items within 5 standard errors."""
+    points = Rng(0, 2000).normal((2000, 1), torch.float64)
+    exact = wiener(VP(), torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
+    grid = torch.tensor([0.8, 0.4, 0.0], dtype=torch.float64)
+    widened = best_variance(exact, make("line", points, None, (), Report(read=2000)), grid)
+    for t in (0.8, 0.4):
+        belief = widened(points[:3], t)
+        right = float(VP().sigma(t)) ** 2
+        assert isinstance(belief, Normal) and torch.equal(belief.mean, exact(points[:3], t).mean)
+        assert torch.allclose(belief.var, torch.full((3, 1), right, dtype=torch.float64), rtol=5 * (2 / 500) ** 0.5)
+        assert len(set(belief.var.flatten().tolist())) == 1
+
+
+def test_the_best_way_is_that_of_the_least_distance_also_for_other_metrics() -> None:
+    numbers = {"plain by a": (3.0, 0.1), "plain by b": (2.0, 0.2), "plain, wider by a": (1.0, 0.3)}
+    rows = [
+        VerdictRow(name, "baseline", f"{metric}@4", value, 0.0, 1)
+        for name, values in numbers.items()
+        for metric, value in zip(("frechet", "recall"), values, strict=True)
+    ]
+    assert (best(rows, "plain", 4).name, best(rows, "plain", 4).value) == ("plain by b", 2.0)
+    assert best(rows, "plain", 4, "recall").value == 0.2
