@@ -594,7 +594,7 @@ def test_each_class_says_what_its_own_call_says(name: str) -> None:
     call = row.call or with_more()
     said = row.sign * call(model, x, torch.full((B,), row.time), told)
     said = said[:, : x.shape[1]]
-    more = {"conditions": lambda cond, n: cond.told | row.common} if row.common else {}
+    more = {"conditions": lambda cond, n: cond.arguments | row.common} if row.common else {}
     borrowed = from_diffusers(model, flow(), shape=row.shape, **more)
     cond: Any = told["class_labels"] if list(told) == ["class_labels"] else Keywords(**row.told) if told else None
     mean = borrowed(x, T, cond).mean

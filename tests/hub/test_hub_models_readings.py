@@ -13,7 +13,7 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 from softmix.hub import AdamsScheduler, HubError, from_diffusers  # noqa: E402
-from softmix.hub.reading import READERS, REFUSED, reading  # noqa: E402
+from softmix.hub.model_conventions import REFUSED, SUPPORTED, conventions_of  # noqa: E402
 from softmix.process import VE, Flow, Table  # noqa: E402
 from softmix.rng import Rng  # noqa: E402
 from softmix.sampler import ddim, drive  # noqa: E402
@@ -45,26 +45,26 @@ def schedulers() -> list[str]:
 
 def test_every_scheduler_is_read_or_refused_by_name() -> None:
     assert len(schedulers()) > 40
-    assert [name for name in schedulers() if name not in READERS and name not in REFUSED] == []
-    assert not set(READERS) & set(REFUSED)
+    assert [name for name in schedulers() if name not in SUPPORTED and name not in REFUSED] == []
+    assert not set(SUPPORTED) & set(REFUSED)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_a_refusal_says_why(name: str) -> None:
     kind = type(name, (), {"config": {}, "alphas_cumprod": torch.linspace(0.99, 0.01, 10)})
     with pytest.raises(HubError, match=f"{name} is not known here: .*Known are"):
-        reading(kind())
+        conventions_of(kind())
 
 
 def test_a_class_of_ones_own_is_read_as_what_it_is_derived_from() -> None:
     class Mine(diffusers.DDPMScheduler):  # type: ignore[misc]
         pass
 
-    assert isinstance(reading(Mine()).process, Table)
+    assert isinstance(conventions_of(Mine()).process, Table)
     stranger = type("Stranger", (), {"config": {}, "alphas_cumprod": torch.linspace(0.99, 0.01, 10)})
-    with pytest.raises(HubError, match="Stranger is not known here: it is none of diffusers'"):
-        reading(stranger())
-    assert isinstance(reading(AdamsScheduler()).process, Table)
+    with pytest.raises(HubError, match="Stranger is not known here: it is no scheduler class of diffusers"):
+        conventions_of(stranger())
+    assert isinstance(conventions_of(AdamsScheduler()).process, Table)
 
 
 @torch.no_grad()
@@ -104,11 +104,11 @@ def test_continuous_times_of_stable_video_diffusion() -> None:
     scheduler.set_timesteps(7)
     x = X * scheduler.init_noise_sigma
     right = theirs(scheduler, x, scheduler.timesteps)
-    process = reading(scheduler).process
+    process = conventions_of(scheduler).process
     assert isinstance(process, VE) and (process.low, process.high) == (0.002, 700.0)
     assert alike(followed(scheduler, x, of_sigmas(process, scheduler.sigmas)), right)
     # discrete times are a table's
-    assert isinstance(reading(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).process, Table)
+    assert isinstance(conventions_of(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).process, Table)
 
 
 @pytest.mark.parametrize("says", ["epsilon", "v_prediction"])
@@ -128,7 +128,7 @@ def test_edm_and_the_cosine_clock_of_stable_audio(name: str, says: str) -> None:
         assert torch.allclose(borrowed(X, process.time(-2 * math.log(sigma))).mean, right, rtol=1e-6, atol=1e-6)
     config["prediction_type"] = "sample"
     wrong = type(name, (), {"config": diffusers.configuration_utils.FrozenDict(config)})()
-    with pytest.raises(HubError, match="goes with epsilon and v_prediction"):
+    with pytest.raises(HubError, match="supports epsilon and v_prediction"):
         from_diffusers(Heard(), wrong)
 
 
@@ -201,7 +201,7 @@ def test_ltx_with_fresh_noise_is_flow_matching_too() -> None:
 def test_solvers_of_betas_on_flow_models() -> None:
     for says, output in (("flow_prediction", "flow"), ("epsilon", "eps"), ("sample", "x0")):
         scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=says, use_flow_sigmas=True, solver_order=1)
-        found = reading(scheduler)
+        found = conventions_of(scheduler)
         assert isinstance(found.process, Flow) and found.output == output
-    with pytest.raises(HubError, match=r"flow_prediction.*was found; with betas go"):
-        reading(diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"))
+    with pytest.raises(HubError, match=r"flow_prediction.*a table of betas supports"):
+        conventions_of(diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"))

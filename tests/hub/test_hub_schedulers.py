@@ -283,20 +283,20 @@ def test_hosted_it_is_the_sampler_bit_for_bit(kind: type[SoftmixScheduler], n: i
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Point:
             self.calls += 1
             k = round(float(t) * 1000) - 1
-            return Point(scheduler._believed(xt * k / (k + 1), xt, torch.as_tensor(t)))
+            return Point(scheduler._predict_x0(xt * k / (k + 1), xt, torch.as_tensor(t)))
 
     scheduler = kind(timestep_spacing="trailing", options={} if kind is not UniPCScheduler else {"settles": False})
     scheduler.set_timesteps(n)
     hosted = looped(scheduler, RAMP, seed=0)
-    from softmix.hub.host import Drawn
+    from softmix.hub.softmix_scheduler import GeneratorNoise
 
-    rng, net = Drawn(torch.Generator().manual_seed(0), torch.device("cpu")), Net()
-    driven = finish(drive(net, scheduler.chosen, RAMP, scheduler._grid, rng))  # type: ignore[arg-type]
+    rng, net = GeneratorNoise(torch.Generator().manual_seed(0), torch.device("cpu")), Net()
+    driven = finish(drive(net, scheduler.sampler_function, RAMP, scheduler._grid, rng))  # type: ignore[arg-type]
     assert torch.equal(hosted, driven)
     assert net.calls == len(scheduler.timesteps)
     # a step in which the signal grows much, as the first of 2 or 3, is DDIM's for the rules of the noise
     steep = kind in (PLMSScheduler, FPNDMScheduler) and n in (2, 3)
-    counted = traits(scheduler.chosen).evaluations
+    counted = traits(scheduler.sampler_function).evaluations
     assert net.calls == (1 + counted(n - 1) if steep else counted(n))
 
 

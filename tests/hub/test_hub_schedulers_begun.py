@@ -26,7 +26,7 @@ from softmix.hub import (  # noqa: E402
     SoftmixScheduler,
     TransferScheduler,
 )
-from softmix.hub.hosted import served, waits  # noqa: E402
+from softmix.hub.sampler_run import has_evaluation, starts_inside_a_step  # noqa: E402
 
 SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DPM = diffusers.DPMSolverMultistepScheduler
@@ -58,13 +58,13 @@ def test_every_beginning_finds_its_evaluations(kind: type[SoftmixScheduler], n: 
     for final in ("zero", "sigma_min"):
         scheduler = kind(timestep_spacing="trailing", final_sigmas_type=final)
         scheduler.set_timesteps(n)
-        asked, last = scheduler._asked, float(scheduler._grid[-1])
+        asked, last = scheduler._evaluation_times, float(scheduler._grid[-1])
         for at in range(1, len(asked) - 1):
-            plan = scheduler._listen(scheduler._left(at))
+            plan = scheduler._plan_on(scheduler._remaining_grid(at))
             # at the end there is nothing to be done
             ahead = [t for t in asked[at:] if t > last]
-            if ahead and not waits(plan, ahead):
-                assert sum(served(plan.times, ahead)) == len(ahead)
+            if ahead and not starts_inside_a_step(plan, ahead):
+                assert sum(has_evaluation(plan.times, ahead)) == len(ahead)
 
 
 @EACH

@@ -169,7 +169,7 @@ def run(
     for i, k in enumerate(scheduler.timesteps):
         if i == at and change is not None:
             x = x + change
-        alpha, sigma = (float(part(scheduler._asked[i])) for part in (scheduler.process.alpha, scheduler.process.sigma))
+        alpha, sigma = (float(part(scheduler._evaluation_times[i])) for part in (scheduler.process.alpha, scheduler.process.sigma))
         output = told[i] if noise else (x - alpha * told[i]) / sigma
         x = scheduler.step(output, k, x, generator=torch.Generator().manual_seed(i)).prev_sample  # type: ignore[union-attr]
     return x
@@ -193,7 +193,7 @@ def test_a_change_alters_nothing_that_is_remembered(kind: type[SoftmixScheduler]
     for each in (None, change):
         scheduler.set_timesteps(9)
         ends.append(run(scheduler, x, told, each, at, noise))
-    t, s = scheduler._asked[at], float(scheduler._grid[-1])
+    t, s = scheduler._evaluation_times[at], float(scheduler._grid[-1])
     part = scheduler.process.alpha if noise else scheduler.process.sigma
     ratio = float(part(s) / part(t))
     if kind is AncestralScheduler or kind is SDEDPMSolver2MScheduler:
@@ -245,7 +245,7 @@ def test_statistics_of_v3_remember_a_residue() -> None:
         for i, k in enumerate(scheduler.timesteps):
             if i == 4 and each is not None:
                 x = x + each
-            t = torch.tensor(scheduler._asked[i], dtype=torch.float64)
+            t = torch.tensor(scheduler._evaluation_times[i], dtype=torch.float64)
             slack = 1 - scheduler.statistics.at((scheduler.process.logsnr(t) / 2).reshape(1))[0][0]
             mean = slack * x / scheduler.process.alpha(t) - told[i]  # the residue is what it is told
             output = (x - scheduler.process.alpha(t) * mean) / scheduler.process.sigma(t)
@@ -253,7 +253,7 @@ def test_statistics_of_v3_remember_a_residue() -> None:
             if i == 5:
                 ends.append(x)
                 break
-    t, s = scheduler._asked[4], scheduler._asked[6]
+    t, s = scheduler._evaluation_times[4], scheduler._evaluation_times[6]
     # what is left of x there, of nothing told: a number for all pixels, as l is
     left = (ends[1] - ends[0]) / change
     assert torch.allclose(left, left[0, 0, 0, 0].expand_as(left), rtol=1e-8)

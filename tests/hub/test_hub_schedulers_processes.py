@@ -12,14 +12,14 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 from softmix.hub import SCHEDULERS, AdamsScheduler, TransferScheduler, UniPCScheduler  # noqa: E402
-from softmix.hub.keys import BETAS, FLOWS, OTHERS, _signatures  # noqa: E402
+from softmix.hub.config_keys import BETA_SCHEDULERS, FLOW_SCHEDULERS, REFUSED_SCHEDULERS, scheduler_defaults  # noqa: E402
 from softmix.process import Flow, Table  # noqa: E402
 
 EXTRA: dict[str, dict[str, Any]] = {
     "VQDiffusionScheduler": {"num_vec_classes": 4},
     "AmusedScheduler": {"mask_token_id": 3},
 }
-SCHEDULERS_OF_THEIRS = sorted(_signatures())
+SCHEDULERS_OF_THEIRS = sorted(scheduler_defaults())
 
 
 def made(name: str) -> Any:
@@ -40,12 +40,12 @@ def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool
         config = AdamsScheduler.load_config(tmp_path)
     if name == "FlowMapEulerDiscreteScheduler" and not saved:
         return  # unsaved it has the keys of FlowMatchHeun
-    if name not in BETAS | FLOWS:
-        with pytest.raises(ValueError, match=r"is not taken|no betas"):
+    if name not in BETA_SCHEDULERS | FLOW_SCHEDULERS:
+        with pytest.raises(ValueError, match=r"is not supported|no betas"):
             AdamsScheduler.from_config(config)
         return
     ours = AdamsScheduler.from_config(config)
-    if name in FLOWS:
+    if name in FLOW_SCHEDULERS:
         assert isinstance(ours.process, Flow) and ours.config.prediction_type == "flow_prediction"
     else:
         assert isinstance(ours.process, Table)
@@ -53,8 +53,8 @@ def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool
 
 
 def test_each_is_named_once() -> None:
-    assert not BETAS & FLOWS and not (BETAS | FLOWS) & set(OTHERS)
-    assert {name for name in BETAS | FLOWS if name in _signatures()} >= BETAS - {"DPMSolverSDEScheduler"}
+    assert not BETA_SCHEDULERS & FLOW_SCHEDULERS and not (BETA_SCHEDULERS | FLOW_SCHEDULERS) & set(REFUSED_SCHEDULERS)
+    assert {name for name in BETA_SCHEDULERS | FLOW_SCHEDULERS if name in scheduler_defaults()} >= BETA_SCHEDULERS - {"DPMSolverSDEScheduler"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_each_is_named_once() -> None:
 )
 def test_what_keys_say_of_another_process_is_refused(config: dict[str, Any]) -> None:
     for kind in SCHEDULERS:
-        with pytest.raises(ValueError, match=r"(is not taken|no betas).*from_diffusers"):
+        with pytest.raises(ValueError, match=r"(is not supported|no betas).*from_diffusers"):
             kind.from_config(config)
 
 
