@@ -114,7 +114,9 @@ def test_keywords_are_rows() -> None:
     told = Keywords(encoder_hidden_states=words, added={"ids": torch.arange(3)}, layers=[words], rope=(words,), scale=2)
     part = told[1:]
     assert len(told) == 3 and len(part) == 2 and part.arguments["scale"] == 2
-    assert torch.equal(part.arguments["encoder_hidden_states"], words[1:]) and torch.equal(part.arguments["layers"][0], words[1:])
+    assert torch.equal(part.arguments["encoder_hidden_states"], words[1:]) and torch.equal(
+        part.arguments["layers"][0], words[1:]
+    )
     assert part.arguments["added"]["ids"].tolist() == [1, 2] and part.arguments["rope"][0] is words
     assert told[:1].expand_as(told).arguments["added"]["ids"].tolist() == [0, 0, 0]
     assert told.to("meta").device.type == "meta" and told.to(told.to("meta")).device.type == "meta"

@@ -169,7 +169,9 @@ def run(
     for i, k in enumerate(scheduler.timesteps):
         if i == at and change is not None:
             x = x + change
-        alpha, sigma = (float(part(scheduler._evaluation_times[i])) for part in (scheduler.process.alpha, scheduler.process.sigma))
+        alpha, sigma = (
+            float(part(scheduler._evaluation_times[i])) for part in (scheduler.process.alpha, scheduler.process.sigma)
+        )
         output = told[i] if noise else (x - alpha * told[i]) / sigma
         x = scheduler.step(output, k, x, generator=torch.Generator().manual_seed(i)).prev_sample  # type: ignore[union-attr]
     return x

@@ -54,7 +54,9 @@ def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool
 
 def test_each_is_named_once() -> None:
     assert not BETA_SCHEDULERS & FLOW_SCHEDULERS and not (BETA_SCHEDULERS | FLOW_SCHEDULERS) & set(REFUSED_SCHEDULERS)
-    assert {name for name in BETA_SCHEDULERS | FLOW_SCHEDULERS if name in scheduler_defaults()} >= BETA_SCHEDULERS - {"DPMSolverSDEScheduler"}
+    assert {name for name in BETA_SCHEDULERS | FLOW_SCHEDULERS if name in scheduler_defaults()} >= BETA_SCHEDULERS - {
+        "DPMSolverSDEScheduler"
+    }
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,11 @@ def test_another_solver_of_theirs_is_refused_with_its_name() -> None:
         ({"algorithm_type": "sde-dpmsolver++"}, DPMSolver2MScheduler, "SDEDPMSolver2MScheduler"),
         ({"algorithm_type": "sde-dpmsolver++"}, DPMSolver3MScheduler, "SDEDPMSolver2MScheduler"),
         ({"solver_order": 3}, SDEDPMSolver2MScheduler, "DPMSolver3MScheduler"),
-        ({"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}, DPMSolver2MScheduler, "softmix does not have it"),
+        (
+            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+            DPMSolver2MScheduler,
+            "softmix does not have it",
+        ),
         ({"solver_type": "heun"}, DPMSolver2SScheduler, "solver_type"),
         ({"solver_order": 3}, DPMSolver2SScheduler, "DPMSolver3SScheduler"),
     ):
