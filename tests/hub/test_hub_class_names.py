@@ -22,7 +22,7 @@ from softmix.denoiser import guided  # noqa: E402
 from softmix.hub import HubError, SoftmixPipeline, drawing, export, from_diffusers  # noqa: E402
 from softmix.train import Model, preset  # noqa: E402
 
-NAMES = tuple("zero one two three four five six seven eight nine".split())
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ID2LABEL = {str(k): name for k, name in enumerate(NAMES)}
 
 

@@ -1,4 +1,4 @@
-"""What diffusers' own loops give ours gives, and what ours exports diffusers loads."""
+"""`from_diffusers` against diffusers' own sampling loops, and diffusers loading exported folders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from softmix.sampler import GaussianFit, adams, ddim, drive, evodiff, plms, samp
 from softmix.sampler.drive import finish  # noqa: E402
 from softmix.train import Model, Times, preset  # noqa: E402
 
-# relative to the largest number of the loop: an untrained net of noise has |x| of 100 at its end
+# relative to the largest value of the loop: with an untrained network |x| reaches 100
 NEAR = 1e-5
 
 
@@ -60,7 +60,7 @@ def noise(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def theirs(scheduler: Any, model: Any, x: Tensor, n: int, **told: Any) -> tuple[Tensor, Tensor]:
-    """Their own loop from x; and the times that it took."""
+    """The end of diffusers' own loop from x, and its timesteps."""
     scheduler.set_timesteps(n)
     for k in scheduler.timesteps:
         inner = scheduler.scale_model_input(x, k) if hasattr(scheduler, "scale_model_input") else x
@@ -77,9 +77,9 @@ def near(ours: Tensor, right: Tensor) -> bool:
 @pytest.mark.parametrize("says", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("n", [1, 10, 50])
 @pytest.mark.parametrize("spacing, offset", [("leading", 0), ("leading", 1), ("trailing", 0)])
-def test_ddim_is_their_ddim(says: str, n: int, spacing: str, offset: int) -> None:
-    """Where their list of times and the steps that they take are one: everywhere but `linspace`, and `trailing` where
-    n does not divide 1000."""
+def test_ddim_equals_ddim_of_diffusers(says: str, n: int, spacing: str, offset: int) -> None:
+    """Except for `linspace`, and for `trailing` if n does not divide 1000: there diffusers' steps do not have the times
+    of its list."""
     scheduler = diffusers.DDIMScheduler(
         prediction_type=says, timestep_spacing=spacing, steps_offset=offset, clip_sample=False
     )
@@ -91,7 +91,7 @@ def test_ddim_is_their_ddim(says: str, n: int, spacing: str, offset: int) -> Non
     assert near(finish(drive(borrowed, ddim, x, times, Rng(0, 2))), right)
 
 
-def test_a_schedule_that_ends_without_signal() -> None:
+def test_ddim_on_a_schedule_with_zero_terminal_snr() -> None:
     scheduler = diffusers.DDIMScheduler(
         prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True, clip_sample=False
     )
@@ -104,8 +104,8 @@ def test_a_schedule_that_ends_without_signal() -> None:
     assert sample(borrowed, 2, 6, sampler=adams).isfinite().all()
 
 
-def test_euler_flow_matching_and_edm_are_ddim_too() -> None:
-    """Three other coordinates of the same step."""
+def test_euler_steps_of_flow_matching_and_edm_are_ddim() -> None:
+    """They are the same step in three other coordinates."""
     x, borrowed = noise(2, 3, 8, 8), None
     flow = diffusers.FlowMatchEulerDiscreteScheduler()
     model = tiny()
@@ -130,8 +130,8 @@ def test_euler_flow_matching_and_edm_are_ddim_too() -> None:
     assert near(finish(drive(from_diffusers(model, euler), ddim, x, times, Rng(0, 2))), right)
 
 
-def test_text_and_guidance() -> None:
-    """Embeddings as conditions, a null of one's own, and their guidance: u + g (c - u)."""
+def test_prompt_embeddings_and_guidance() -> None:
+    """Guidance with a given unconditional embedding: u + g (c - u)."""
     model = spoken()
     scheduler = diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
     x, told, nothing = noise(2, 4, 8, 8), noise(2, 5, 12), noise(1, 5, 12)
@@ -150,7 +150,7 @@ def test_text_and_guidance() -> None:
         borrowed.text(["a boot"])
 
 
-def test_classes_of_a_transformer_and_of_a_unet() -> None:
+def test_class_labels_of_a_transformer_and_of_a_unet() -> None:
     torch.manual_seed(0)
     dit = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
@@ -171,7 +171,7 @@ def test_classes_of_a_transformer_and_of_a_unet() -> None:
         from_diffusers(tiny(), scheduler)(noise(1, 3, 8, 8), 0.5, torch.zeros(1))
 
 
-def test_pipelines_and_folders(tmp_path: Path) -> None:
+def test_a_pipeline_and_its_folders_give_the_same_denoiser(tmp_path: Path) -> None:
     model, scheduler = tiny(), diffusers.DDPMScheduler()
     pipeline = diffusers.DDPMPipeline(model, scheduler)
     pipeline.save_pretrained(tmp_path / "whole")
@@ -192,13 +192,13 @@ def test_pipelines_and_folders(tmp_path: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "Nonsense"}))
     with pytest.raises(HubError, match="Nonsense"):
         from_diffusers(tmp_path / "whole" / "unet")
-    # weights that would have to be unpickled are not read
+    # pickled weights are not read
     model.save_pretrained(tmp_path / "pickled", safe_serialization=False)
     with pytest.raises(HubError, match=r"diffusion_pytorch_model.bin alone.*save_pretrained writes safetensors"):
         from_diffusers(tmp_path / "pickled", scheduler)
 
 
-def test_latents() -> None:
+def test_encode_and_decode_equal_the_vae() -> None:
     torch.manual_seed(0)
     vae = diffusers.AutoencoderKL(
         in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
@@ -221,7 +221,7 @@ def test_latents() -> None:
         from_diffusers(tiny(), diffusers.DDIMScheduler()).decode(x)
 
 
-def test_everything_runs_on_what_is_borrowed() -> None:
+def test_samplers_run_on_a_diffusers_model() -> None:
     borrowed = from_diffusers(diffusers.DDPMPipeline(tiny(), diffusers.DDIMScheduler(prediction_type="sample")))
     assert isinstance(borrowed, nn.Module)
     for sampler in (ddim, adams, evodiff, plms):
@@ -231,9 +231,9 @@ def test_everything_runs_on_what_is_borrowed() -> None:
     assert sample(borrowed, 2, 3, start=start, at=0.5, sampler=adams).isfinite().all()
 
 
-def test_a_pipeline_takes_our_schedulers(tmp_path: Path) -> None:
-    """From the pipeline's own noise, the sampler driven on the borrowed model: the same pictures. Saved with it, they
-    are loaded with it."""
+def test_a_pipeline_with_a_softmix_scheduler_gives_the_samplers_images(tmp_path: Path) -> None:
+    """From the pipeline's own noise, the images are those of the sampler on the denoiser. The scheduler is saved and
+    loaded with the pipeline."""
     pipeline = diffusers.DDPMPipeline(tiny(), diffusers.DDPMScheduler(prediction_type="sample"))
     pipeline.set_progress_bar_config(disable=True)
     for kind, sampler in ((EVODiffScheduler, evodiff), (AdamsScheduler, adams)):
@@ -251,8 +251,8 @@ def test_a_pipeline_takes_our_schedulers(tmp_path: Path) -> None:
         assert np.abs(found - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()).max() < 1e-5
 
 
-def test_a_model_stays_its_owners() -> None:
-    """In training, with gradients; called as for evaluation."""
+def test_the_model_keeps_its_mode_and_gradients() -> None:
+    """A model in training mode is called in eval mode and stays in training mode."""
     model = tiny(dropout=0.5)
     x = noise(1, 3, 8, 8)
     right = from_diffusers(model, diffusers.DDIMScheduler())(x, 0.5).mean
@@ -262,8 +262,8 @@ def test_a_model_stays_its_owners() -> None:
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
-def test_flow_models_under_schedulers_of_betas() -> None:
-    """Wan's UniPC and others: the process is flow matching's."""
+def test_flow_models_with_schedulers_of_beta_tables() -> None:
+    """With use_flow_sigmas, as Wan uses UniPC, the process is flow matching."""
     model, x = tiny(), noise(2, 3, 8, 8)
     right = from_diffusers(model, diffusers.FlowMatchEulerDiscreteScheduler())(x, 0.4).mean
     for kind in (diffusers.UniPCMultistepScheduler, diffusers.DPMSolverMultistepScheduler):
@@ -271,7 +271,7 @@ def test_flow_models_under_schedulers_of_betas() -> None:
         assert torch.equal(from_diffusers(model, scheduler)(x, 0.4).mean, right)
 
 
-def test_what_is_lacking_is_said(tmp_path: Path) -> None:
+def test_errors_name_the_missing_part(tmp_path: Path) -> None:
     scheduler = diffusers.DDIMScheduler()
     unsized = tiny(sample_size=None)
     with pytest.raises(HubError, match="give from_diffusers shape"):
@@ -314,9 +314,9 @@ pipe(batch_size=1, num_inference_steps=4, output_type="np", **{k: v[:1] for k, v
 
 
 @pytest.mark.parametrize("classes", [False, True], ids=["plain", "classes"])
-def test_a_plain_model_is_loaded_by_diffusers(trained: Callable[..., Model], tmp_path: Path, classes: bool) -> None:
-    """In a process that has not imported softmix, with no trust asked for; its pictures are our ddim's, and another
-    scheduler takes its place."""
+def test_diffusers_loads_an_exported_mean(trained: Callable[..., Model], tmp_path: Path, classes: bool) -> None:
+    """In a process that did not import softmix, without trust_remote_code. The images are those of `ddim`, and another
+    scheduler may replace it."""
     model = trained("plain", classes)
     export(model, tmp_path / "folder")
     done = subprocess.run(
@@ -332,11 +332,11 @@ def test_a_plain_model_is_loaded_by_diffusers(trained: Callable[..., Model], tmp
     assert (found - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)).abs().max() < 1e-4
 
 
-def test_a_soft_mixture_keeps_its_draws(trained: Callable[..., Model], tmp_path: Path) -> None:
+def test_an_exported_soft_mixture_keeps_its_draws(trained: Callable[..., Model], tmp_path: Path) -> None:
     model = trained("smd")
     export(model, tmp_path / "soft")
     mine = sample(model.denoiser, 3, 2, sampler=model.sampler, seed=4)
-    # with accelerate diffusers fills nets of no storage, without it a net as it was made
+    # with accelerate diffusers fills networks without storage, without accelerate initialised ones
     for empty in (False, True):
         pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "soft", low_cpu_mem_usage=empty)
         assert isinstance(pipe, SoftmixPipeline)
@@ -349,7 +349,7 @@ def test_a_soft_mixture_keeps_its_draws(trained: Callable[..., Model], tmp_path:
         pipe(2, class_labels=[1, 1])
     drawn = [pipe(1, 2, generator=torch.Generator().manual_seed(k), output_type="pt").images for k in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    # half precision: weights stay, products are rounded
+    # half precision: float32 weights, rounded products
     for dtype in (torch.bfloat16, torch.float16):
         for each in (
             diffusers.DiffusionPipeline.from_pretrained(tmp_path / "soft", torch_dtype=dtype),
@@ -358,13 +358,13 @@ def test_a_soft_mixture_keeps_its_draws(trained: Callable[..., Model], tmp_path:
             each.set_progress_bar_config(disable=True)
             gap = (each(3, 2, seed=4, output_type="pt").images - mine).abs().max()
             assert 0 < gap < 0.1 and each.unet(torch.zeros(1, 1, 8, 8, dtype=dtype), 10).sample.dtype == dtype
-    # the mean of it runs in any loop of diffusers
+    # its mean runs in any pipeline of diffusers
     plain = diffusers.DDPMPipeline(pipe.unet, pipe.scheduler)
     plain.set_progress_bar_config(disable=True)
     assert plain(batch_size=1, num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 1)
 
 
-def test_what_is_not_exported(trained: Callable[..., Model], tmp_path: Path) -> None:
+def test_export_refuses_other_processes_and_points(trained: Callable[..., Model], tmp_path: Path) -> None:
     with pytest.raises(HubError, match="and VE"):
         export(trained("plain", process=VE(), times=Times(by="logsnr")), tmp_path / "ve")
     few = preset("plain", (2,)).but(steps=2)
@@ -373,7 +373,7 @@ def test_what_is_not_exported(trained: Callable[..., Model], tmp_path: Path) -> 
         export(points, tmp_path / "points")
 
 
-def test_a_head_without_a_mean_says_so(trained: Callable[..., Model], tmp_path: Path) -> None:
+def test_an_exported_head_without_a_mean_raises_a_type_error(trained: Callable[..., Model], tmp_path: Path) -> None:
     model = trained("smd", head=SoftHead(mean="none"), loss=softmix.loss.Energy(m=2))
     export(model, tmp_path / "none")
     pipe = SoftmixPipeline.from_pretrained(tmp_path / "none")

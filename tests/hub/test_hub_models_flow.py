@@ -1,4 +1,4 @@
-"""SD3, Flux and their like whole, with guidance, as their own loops have them."""
+"""SD3, Flux and SDXL with guidance, against the loops of their own pipelines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flux(**more: Any) -> Any:
     widths = {"joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": (4, 4, 8)}
     base = {"patch_size": 1, "in_channels": 16, "guidance_embeds": True}
     model = diffusers.FluxTransformer2DModel(**(base | sizes | widths | more)).eval()
-    # the output begins as zeros
+    # the output layer is initialised with zeros
     torch.nn.init.normal_(model.proj_out.weight, std=0.2)
     return model
 
@@ -59,13 +59,13 @@ def ours(denoiser: Any, x: Tensor, sigmas: Tensor, cond: Any) -> Tensor:
 
 
 @torch.no_grad()
-def test_sd3_guided_is_its_own_loop() -> None:
+def test_sd3_with_guidance_equals_its_own_loop() -> None:
     model, scheduler = sd3(), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     x, yes, no = noise(2, 4, 8, 8), told(2, 1, 64), told(1, 2, 64)
     scheduler.set_timesteps(6)
     right = x
     for t in scheduler.timesteps:
-        # as the pipeline does it: both in one batch, nothing first
+        # as in the pipeline: one batch of both, the unconditional half first
         both = {name: torch.cat([no[name].expand_as(yes[name]), yes[name]]) for name in yes}
         nothing, something = model(torch.cat([right] * 2), timestep=t.expand(4), **both)[0].chunk(2)
         right = scheduler.step(nothing + 7.0 * (something - nothing), t, right)[0]
@@ -73,7 +73,7 @@ def test_sd3_guided_is_its_own_loop() -> None:
     assert isinstance(borrowed.process, Flow) and borrowed.shape == (4, 8, 8)
     denoiser = guided(7.0, unconditional=Keywords(**no))(borrowed)  # type: ignore[arg-type]
     assert near(ours(denoiser, x, scheduler.sigmas, Keywords(**yes)), right)
-    # by rows, in batches, as `sample` cuts them
+    # in batches, as `sample` slices the rows
     cond: Any = Keywords(**told(5, 3, 64))
     whole = sample(denoiser, 5, 3, sampler=adams, cond=cond)
     assert near(sample(denoiser, 5, 3, sampler=adams, cond=cond, batch=2), whole)
@@ -81,8 +81,8 @@ def test_sd3_guided_is_its_own_loop() -> None:
 
 
 @torch.no_grad()
-def test_flux_packed_and_guided_is_its_own_loop() -> None:
-    """With its distilled guidance, with a dynamic shift, and with true guidance beside; latents as tokens of 2 by 2."""
+def test_flux_with_packed_latents_and_guidance_equals_its_own_loop() -> None:
+    """With distilled guidance, dynamic shift and true guidance; latents as tokens of 2 by 2 patches."""
     model = flux()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
     x, yes, no = noise(2, 4, 8, 6), told(2, 1, 32), told(2, 2, 32)
@@ -104,12 +104,12 @@ def test_flux_packed_and_guided_is_its_own_loop() -> None:
         borrowed(x, 0.5, Keywords(**yes, words=3))
     with pytest.raises(HubError, match="keywords of 2 rows were given for 3"):
         borrowed(noise(3, 4, 8, 6), 0.5, Keywords(**yes, guidance=3.5))
-    # the latents are 4 of the 16 channels, their size is the pipeline's
+    # 4 of the 16 channels are latents; the pipeline knows their size
     with pytest.raises(HubError, match="give from_diffusers shape"):
         from_diffusers(model, scheduler)
 
 
-def test_keywords_are_rows() -> None:
+def test_keywords_are_sliced_and_repeated_by_rows() -> None:
     words = noise(3, L, 4)
     told = Keywords(encoder_hidden_states=words, added={"ids": torch.arange(3)}, layers=[words], rope=(words,), scale=2)
     part = told[1:]
@@ -124,7 +124,7 @@ def test_keywords_are_rows() -> None:
         Keywords(a=words, b=words[:2])
 
 
-# whole pipelines, with their encoders
+# whole pipelines with their text encoders
 
 
 def tokenizer(transformers: Any, length: int) -> Any:
@@ -162,7 +162,7 @@ def vae(latents: int = 4) -> Any:
     ).eval()  # fmt: skip
 
 
-def test_an_sd3_pipeline_whole() -> None:
+def test_a_whole_sd3_pipeline() -> None:
     transformers = pytest.importorskip("transformers")
     words = [tokenizer(transformers, 8) for _ in range(3)]
     pipeline = diffusers.StableDiffusion3Pipeline(
@@ -180,7 +180,7 @@ def test_an_sd3_pipeline_whole() -> None:
     assert near((borrowed.decode(latents) / 2 + 0.5).clamp(0, 1), right)
 
 
-def test_a_flux_pipeline_whole() -> None:
+def test_a_whole_flux_pipeline() -> None:
     transformers = pytest.importorskip("transformers")
     pipeline = diffusers.FluxPipeline(
         transformer=flux(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae(),
@@ -200,8 +200,8 @@ def test_a_flux_pipeline_whole() -> None:
     assert near((borrowed.decode(latents) / 2 + 0.5).clamp(0, 1), right)
 
 
-def test_an_sdxl_pipeline_whole() -> None:
-    """Two encoders, pooled embeddings, and the sizes of the picture."""
+def test_a_whole_sdxl_pipeline() -> None:
+    """Two text encoders, pooled embeddings, and the image size as a condition."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(

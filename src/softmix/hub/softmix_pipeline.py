@@ -137,7 +137,7 @@ class SoftmixPipeline(DiffusionPipeline):
         return self._scheduler_loop
 
     def _scheduler_loop(self, n: int, steps: int, seed: int, labels: Tensor | None) -> Tensor:
-        """diffusers' own loop. The first noise of item k follows from the seed and k, later noise from one generator."""
+        """diffusers' own loop. The first noise of item k follows from seed and k, later noise from one generator."""
         scheduler, config = self.scheduler, self.unet.config
         shape = (n, config.in_channels, config.sample_size, config.sample_size)
         scheduler.set_timesteps(steps, device=self.device)

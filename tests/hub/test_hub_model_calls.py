@@ -1,7 +1,6 @@
-"""Every class of diffusers that takes a time, built tiny, says through `from_diffusers` what it
-says when it is called as its own pipeline calls it.
+"""Every model class of diffusers with a time argument, built tiny: `from_diffusers` against a direct call.
 
-`ROWS` is that knowledge, written by hand from the pipelines: the unit of time, the sign, the layout, the places.
+`ROWS` has the direct calls, written by hand from the pipelines: unit of time, sign, layout of latents, position ids.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from softmix.hub import HubError, Keywords, from_diffusers  # noqa: E402
 
 T = 0.4
 STEPS, SHARE, REST = 400.0, 0.4, 0.6
-# rows of a batch, and words of a text
+# batch size and number of text tokens
 B, L = 2, 5
 
 
@@ -36,10 +35,14 @@ def words(wide: int, name: str = "encoder_hidden_states") -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Row:
-    """config and shape make the model; told is the condition; time, sign : what the model is told at t = 0.4, and what
-    its output times sign is: z - x0. call : x, time, told, model -> the output laid out as x, by the class's own call.
-    needs : the names in the refusal of a call without a condition. common : tensors that are no rows, which only a
-    function of conditions can say."""
+    """A model class and its direct call.
+
+    config, shape : the model's configuration and the shape of one item.
+    told : the condition. common : conditions that are no rows, which need `conditions` of `from_diffusers`.
+    time : the model's time at t = 0.4. sign : its output times sign is z - x0.
+    call : model, x, time, condition -> the output in the layout of x.
+    needs : the names in the error of a call without a condition.
+    """
 
     config: dict[str, Any]
     shape: tuple[int, ...]
@@ -110,7 +113,7 @@ def listed(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
 
 
 def with_more(**more: Any) -> Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor]:
-    """The same keywords and these."""
+    """The same keywords and further ones."""
 
     def call(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
         return model(x, **{name_of_time(model): time}, **{k: v for k, v in told.items() if k != "channels"}, **more)[0]
@@ -560,7 +563,7 @@ ROWS: dict[str, Row] = {
 
 
 def classes() -> list[str]:
-    """Every class of diffusers' models that takes a time, but for those that steer another."""
+    """Every model class of diffusers with a time argument, except ControlNets."""
     found = []
     for name in dir(diffusers.models):
         kind = getattr(diffusers.models, name)
@@ -574,7 +577,7 @@ def classes() -> list[str]:
 def built(name: str) -> Any:
     torch.manual_seed(0)
     model = getattr(diffusers, name)(**ROWS[name].config).eval()
-    # some begin with an output of zeros, which would hide any difference
+    # layers initialised with zeros would hide any difference
     for each in model.parameters():
         if not each.any():
             torch.nn.init.normal_(each.data, std=0.2)
@@ -587,7 +590,7 @@ def flow() -> Any:
 
 @pytest.mark.parametrize("name", classes())
 @torch.no_grad()
-def test_each_class_says_what_its_own_call_says(name: str) -> None:
+def test_a_denoiser_equals_a_direct_call_of_its_model(name: str) -> None:
     row, model = ROWS[name], built(name)
     x = noise(B, *row.shape, seed=3)
     told = row.told | row.common
@@ -607,7 +610,7 @@ def test_each_class_says_what_its_own_call_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.needs])
-def test_what_is_needed_is_named(name: str) -> None:
+def test_an_error_names_the_missing_conditions(name: str) -> None:
     row = ROWS[name]
     borrowed = from_diffusers(built(name), flow(), shape=row.shape)
     with pytest.raises(HubError) as error:

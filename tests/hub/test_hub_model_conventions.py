@@ -1,4 +1,4 @@
-"""What each scheduler of diffusers says of its model, by class; the rest is refused by name."""
+"""The conventions that each scheduler class of diffusers implies for its model; other classes are refused by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=to
 
 
 class Heard(nn.Module):
-    """A model that keeps what it is asked, and answers with a fixed function of x and its time."""
+    """A model that records its inputs and returns a fixed function of x and time."""
 
     config: dict[str, Any] = {"sample_size": 2, "in_channels": 3, "out_channels": 3}  # noqa: RUF012
 
@@ -43,20 +43,20 @@ def schedulers() -> list[str]:
     return [name for name in dir(diffusers.schedulers) if name.endswith("Scheduler") and "Flax" not in name]
 
 
-def test_every_scheduler_is_read_or_refused_by_name() -> None:
+def test_every_scheduler_is_supported_or_refused_by_name() -> None:
     assert len(schedulers()) > 40
     assert [name for name in schedulers() if name not in SUPPORTED and name not in REFUSED] == []
     assert not set(SUPPORTED) & set(REFUSED)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_a_refusal_says_why(name: str) -> None:
+def test_a_refusal_gives_the_reason(name: str) -> None:
     kind = type(name, (), {"config": {}, "alphas_cumprod": torch.linspace(0.99, 0.01, 10)})
     with pytest.raises(HubError, match=f"{name} is not known here: .*Known are"):
         conventions_of(kind())
 
 
-def test_a_class_of_ones_own_is_read_as_what_it_is_derived_from() -> None:
+def test_a_subclass_has_the_conventions_of_its_base_class() -> None:
     class Mine(diffusers.DDPMScheduler):  # type: ignore[misc]
         pass
 
@@ -69,7 +69,7 @@ def test_a_class_of_ones_own_is_read_as_what_it_is_derived_from() -> None:
 
 @torch.no_grad()
 def theirs(scheduler: Any, x: Tensor, times: Any, sigmas: Any = None) -> tuple[Tensor, Heard]:
-    """Their own loop; what the model was asked on the way."""
+    """The end of diffusers' own loop, and the model with its recorded inputs."""
     model = Heard()
     for k, t in enumerate(times):
         inner = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
@@ -85,7 +85,7 @@ def followed(scheduler: Any, x: Tensor, times: Tensor) -> tuple[Tensor, Heard]:
 
 
 def alike(ours: tuple[Tensor, Heard], right: tuple[Tensor, Heard], within: float = 1e-5) -> bool:
-    """The same end, and the same questions: input and time."""
+    """Whether two runs have the same end and the same model inputs and times."""
     asked = zip(ours[1].asked, right[1].asked, strict=True)
     same = all((a[0] - b[0]).abs().max() < within * max(1.0, float(b[0].abs().max())) and
                abs(a[1] - b[1]) < within * max(1.0, abs(b[1])) for a, b in asked)  # fmt: skip
@@ -96,7 +96,7 @@ def of_sigmas(process: VE, sigmas: Tensor) -> Tensor:
     return torch.cat([torch.as_tensor(process.time(-2 * sigmas[:-1].double().log())), sigmas.new_zeros(1).double()])
 
 
-def test_continuous_times_of_stable_video_diffusion() -> None:
+def test_continuous_timesteps_of_stable_video_diffusion() -> None:
     scheduler = diffusers.EulerDiscreteScheduler(
         prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True, sigma_min=0.002,
         sigma_max=700.0, beta_schedule="scaled_linear",
@@ -107,16 +107,16 @@ def test_continuous_times_of_stable_video_diffusion() -> None:
     process = conventions_of(scheduler).process
     assert isinstance(process, VE) and (process.low, process.high) == (0.002, 700.0)
     assert alike(followed(scheduler, x, of_sigmas(process, scheduler.sigmas)), right)
-    # discrete times are a table's
+    # epsilon prediction stays on the table of betas
     assert isinstance(conventions_of(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).process, Table)
 
 
 @pytest.mark.parametrize("says", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ["EDMDPMSolverMultistepScheduler", "CosineDPMSolverMultistepScheduler"])
-def test_edm_and_the_cosine_clock_of_stable_audio(name: str, says: str) -> None:
-    """Karras et al. 2022, table 1; the second tells its model the angle of sigma."""
+def test_edm_and_the_arctangent_timestep_of_stable_audio(name: str, says: str) -> None:
+    """Karras et al. 2022, table 1. The timestep of the second class is the angle of sigma."""
     config = {"sigma_min": 0.3, "sigma_max": 500.0, "sigma_data": SD, "prediction_type": says}
-    # the second is there with torchsde alone, but a class is known by its name
+    # diffusers has the second class only with torchsde, and a class is known by its name
     scheduler = type(name, (), {"config": diffusers.configuration_utils.FrozenDict(config)})()
     borrowed = from_diffusers(Heard(), scheduler)
     process: Any = borrowed.process
@@ -132,14 +132,14 @@ def test_edm_and_the_cosine_clock_of_stable_audio(name: str, says: str) -> None:
         from_diffusers(Heard(), wrong)
 
 
-def test_scores_of_a_variance_that_explodes() -> None:
-    """Their model says a score and is told sigma: with sigma^2 times it x0 is found."""
+def test_variance_exploding_scores() -> None:
+    """The model takes sigma and gives a score: x0 = x + sigma^2 score."""
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
 
     class Scored(Heard):
         def forward(self, sample: Tensor, timestep: Tensor | float) -> tuple[Tensor]:
             sigma = torch.as_tensor(timestep).flatten()[0].double()
-            # of data N(1, sd^2)
+            # the score for data N(1, sd^2)
             return ((1 - sample) / (SD**2 + sigma**2),)
 
     borrowed = from_diffusers(Scored(), scheduler)
@@ -151,8 +151,8 @@ def test_scores_of_a_variance_that_explodes() -> None:
         assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-6, atol=1e-6)
 
 
-def test_the_angle_of_dance_diffusion() -> None:
-    """One step of theirs is Euler's in the angle, DDIM: the first of their multistep rule."""
+def test_the_angle_timestep_of_dance_diffusion() -> None:
+    """The first step of IPNDM is an Euler step in the angle, which is DDIM."""
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(4)
     model = Heard()
@@ -167,7 +167,7 @@ def test_the_angle_of_dance_diffusion() -> None:
 
 
 @pytest.mark.parametrize("scaler", [1.0, 2.0, 0.5])
-def test_ratios_of_wuerstchen(scaler: float) -> None:
+def test_the_ratio_timestep_of_wuerstchen(scaler: float) -> None:
     scheduler = diffusers.DDPMWuerstchenScheduler(scaler=scaler)
     borrowed = from_diffusers(Heard(), scheduler)
     for ratio in (0.2, 0.5, 0.8):
@@ -177,13 +177,13 @@ def test_ratios_of_wuerstchen(scaler: float) -> None:
         right = (X - math.sqrt(1 - kept) * said) / math.sqrt(kept)
         assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-3, atol=1e-3)
         assert abs(borrowed.model.asked[-1][1] - ratio) < 1e-3  # type: ignore[union-attr, index]
-    # their curve is cut off at 1e-4, and so is the process
+    # the curve is clipped at 1e-4, and so is the process
     assert 0.9e-4 < float(borrowed.process.alpha(1.0)) ** 2 < 1.1e-4
 
 
 @pytest.mark.parametrize("inverted", [False, True])
-def test_flow_matching_both_ways(inverted: bool) -> None:
-    """Mochi's time runs from 0, noise, to 1, and its velocity points to the data."""
+def test_flow_matching_with_and_without_inverted_sigmas(inverted: bool) -> None:
+    """With invert_sigmas (Mochi) time runs from 0, noise, to 1, and the velocity points to the data."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0, invert_sigmas=inverted)
     scheduler.set_timesteps(6)
     right = theirs(scheduler, X, scheduler.timesteps)
@@ -191,14 +191,14 @@ def test_flow_matching_both_ways(inverted: bool) -> None:
     assert alike(followed(scheduler, X, noise_left.double()), right)
 
 
-def test_ltx_with_fresh_noise_is_flow_matching_too() -> None:
+def test_the_ancestral_scheduler_of_ltx_is_flow_matching() -> None:
     scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=0.0)
     scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.5, 0.2, 0.0])
     right = theirs(scheduler, X, scheduler.timesteps[:-1])
     assert alike(followed(scheduler, X, scheduler.sigmas.double()), right)
 
 
-def test_solvers_of_betas_on_flow_models() -> None:
+def test_dpm_solver_with_flow_sigmas_is_flow_matching() -> None:
     for says, output in (("flow_prediction", "flow"), ("epsilon", "eps"), ("sample", "x0")):
         scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=says, use_flow_sigmas=True, solver_order=1)
         found = conventions_of(scheduler)
