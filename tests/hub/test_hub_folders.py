@@ -190,13 +190,13 @@ def test_drawing_refuses_sound_and_a_missing_prompt(tmp_path: Path) -> None:
     diffusers.IPNDMScheduler().save_pretrained(tmp_path / "sound" / "scheduler")
     with pytest.raises(HubError, match=re.escape("makes items of shape [2, 16], which are no images")):
         drawing(tmp_path / "sound" / "unet")
-    told = diffusers.UNet2DConditionModel(
+    text_model = diffusers.UNet2DConditionModel(
         sample_size=8, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4, cross_attention_dim=12,
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), attention_head_dim=4,
     )  # fmt: skip
-    told.save_pretrained(tmp_path / "told" / "unet")
-    diffusers.DDIMScheduler().save_pretrained(tmp_path / "told" / "scheduler")
+    text_model.save_pretrained(tmp_path / "text_model" / "unet")
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "text_model" / "scheduler")
     with pytest.raises(HubError, match="needs a prompt: its UNet2DConditionModel takes encoder_hidden_states"):
-        drawing(tmp_path / "told" / "unet")
+        drawing(tmp_path / "text_model" / "unet")
     with pytest.raises(HubError, match="without a text encoder"):
-        drawing(tmp_path / "told" / "unet", prompt="a boat")
+        drawing(tmp_path / "text_model" / "unet", prompt="a boat")

@@ -23,7 +23,7 @@ SD = 0.7
 X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-class Heard(nn.Module):
+class RecordingModel(nn.Module):
     """A model that records its inputs and returns a fixed function of x and time."""
 
     config: dict[str, Any] = {"sample_size": 2, "in_channels": 3, "out_channels": 3}  # noqa: RUF012
@@ -68,23 +68,23 @@ def test_a_subclass_has_the_conventions_of_its_base_class() -> None:
 
 
 @torch.no_grad()
-def theirs(scheduler: Any, x: Tensor, times: Any, sigmas: Any = None) -> tuple[Tensor, Heard]:
+def diffusers_loop(scheduler: Any, x: Tensor, times: Any, sigmas: Any = None) -> tuple[Tensor, RecordingModel]:
     """The end of diffusers' own loop, and the model with its recorded inputs."""
-    model = Heard()
+    model = RecordingModel()
     for k, t in enumerate(times):
         inner = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        said = model(inner, t if sigmas is None else sigmas[k])[0]
-        x = scheduler.step(said, t, x).prev_sample
+        model_output = model(inner, t if sigmas is None else sigmas[k])[0]
+        x = scheduler.step(model_output, t, x).prev_sample
     return x, model
 
 
-def followed(scheduler: Any, x: Tensor, times: Tensor) -> tuple[Tensor, Heard]:
-    model = Heard()
-    borrowed = from_diffusers(model, scheduler)
-    return finish(drive(borrowed, ddim, x, times, Rng(0, len(x)))), model
+def softmix_loop(scheduler: Any, x: Tensor, times: Tensor) -> tuple[Tensor, RecordingModel]:
+    model = RecordingModel()
+    denoiser = from_diffusers(model, scheduler)
+    return finish(drive(denoiser, ddim, x, times, Rng(0, len(x)))), model
 
 
-def alike(ours: tuple[Tensor, Heard], right: tuple[Tensor, Heard], within: float = 1e-5) -> bool:
+def alike(ours: tuple[Tensor, RecordingModel], right: tuple[Tensor, RecordingModel], within: float = 1e-5) -> bool:
     """Whether two runs have the same end and the same model inputs and times."""
     asked = zip(ours[1].asked, right[1].asked, strict=True)
     same = all((a[0] - b[0]).abs().max() < within * max(1.0, float(b[0].abs().max())) and
@@ -103,10 +103,10 @@ def test_continuous_timesteps_of_stable_video_diffusion() -> None:
     )  # fmt: skip
     scheduler.set_timesteps(7)
     x = X * scheduler.init_noise_sigma
-    right = theirs(scheduler, x, scheduler.timesteps)
+    right = diffusers_loop(scheduler, x, scheduler.timesteps)
     process = conventions_of(scheduler).process
     assert isinstance(process, VE) and (process.low, process.high) == (0.002, 700.0)
-    assert alike(followed(scheduler, x, of_sigmas(process, scheduler.sigmas)), right)
+    assert alike(softmix_loop(scheduler, x, of_sigmas(process, scheduler.sigmas)), right)
     # epsilon prediction stays on the table of betas
     assert isinstance(conventions_of(diffusers.EulerDiscreteScheduler(timestep_type="continuous")).process, Table)
 
@@ -118,67 +118,67 @@ def test_edm_and_the_arctangent_timestep_of_stable_audio(name: str, says: str) -
     config = {"sigma_min": 0.3, "sigma_max": 500.0, "sigma_data": SD, "prediction_type": says}
     # diffusers has the second class only with torchsde, and a class is known by its name
     scheduler = type(name, (), {"config": diffusers.configuration_utils.FrozenDict(config)})()
-    borrowed = from_diffusers(Heard(), scheduler)
-    process: Any = borrowed.process
+    denoiser = from_diffusers(RecordingModel(), scheduler)
+    process: Any = denoiser.process
     for sigma in (0.5, 3.0, 40.0):
         n, sign = SD**2 + sigma**2, 1.0 if says == "epsilon" else -1.0
         time = math.atan(sigma) * 2 / math.pi if name.startswith("Cosine") else math.log(sigma) / 4
-        said = Heard()(X / math.sqrt(n), time)[0]
-        right = SD**2 / n * X + sign * sigma * SD / math.sqrt(n) * said
-        assert torch.allclose(borrowed(X, process.time(-2 * math.log(sigma))).mean, right, rtol=1e-6, atol=1e-6)
+        model_output = RecordingModel()(X / math.sqrt(n), time)[0]
+        right = SD**2 / n * X + sign * sigma * SD / math.sqrt(n) * model_output
+        assert torch.allclose(denoiser(X, process.time(-2 * math.log(sigma))).mean, right, rtol=1e-6, atol=1e-6)
     config["prediction_type"] = "sample"
     wrong = type(name, (), {"config": diffusers.configuration_utils.FrozenDict(config)})()
     with pytest.raises(HubError, match="supports epsilon and v_prediction"):
-        from_diffusers(Heard(), wrong)
+        from_diffusers(RecordingModel(), wrong)
 
 
 def test_variance_exploding_scores() -> None:
     """The model takes sigma and gives a score: x0 = x + sigma^2 score."""
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)
 
-    class Scored(Heard):
+    class Scored(RecordingModel):
         def forward(self, sample: Tensor, timestep: Tensor | float) -> tuple[Tensor]:
             sigma = torch.as_tensor(timestep).flatten()[0].double()
             # the score for data N(1, sd^2)
             return ((1 - sample) / (SD**2 + sigma**2),)
 
-    borrowed = from_diffusers(Scored(), scheduler)
-    process: Any = borrowed.process
+    denoiser = from_diffusers(Scored(), scheduler)
+    process: Any = denoiser.process
     assert (process.low, process.high) == (0.01, 50.0)
     for t in (0.2, 0.6, 1.0):
         variance = float(process.sigma(t)) ** 2
         right = (SD**2 * X + variance) / (SD**2 + variance)
-        assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-6, atol=1e-6)
+        assert torch.allclose(denoiser(X, t).mean, right, rtol=1e-6, atol=1e-6)
 
 
 def test_the_angle_timestep_of_dance_diffusion() -> None:
     """The first step of IPNDM is an Euler step in the angle, which is DDIM."""
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(4)
-    model = Heard()
-    said = model(X, scheduler.timesteps[1])[0]
+    model = RecordingModel()
+    model_output = model(X, scheduler.timesteps[1])[0]
     beta, alpha = (float(part[1]) for part in (scheduler.betas, scheduler.alphas))
-    noise = X * beta + said * alpha
+    noise = X * beta + model_output * alpha
     right = (X - beta * noise) / alpha
-    borrowed = from_diffusers(Heard(), scheduler)
-    t = borrowed.process.time(2 * math.log(alpha / beta))
-    assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-5, atol=1e-5)
-    assert abs(borrowed.model.asked[0][1] - float(scheduler.timesteps[1])) < 1e-6  # type: ignore[union-attr, index]
+    denoiser = from_diffusers(RecordingModel(), scheduler)
+    t = denoiser.process.time(2 * math.log(alpha / beta))
+    assert torch.allclose(denoiser(X, t).mean, right, rtol=1e-5, atol=1e-5)
+    assert abs(denoiser.model.asked[0][1] - float(scheduler.timesteps[1])) < 1e-6  # type: ignore[union-attr, index]
 
 
 @pytest.mark.parametrize("scaler", [1.0, 2.0, 0.5])
 def test_the_ratio_timestep_of_wuerstchen(scaler: float) -> None:
     scheduler = diffusers.DDPMWuerstchenScheduler(scaler=scaler)
-    borrowed = from_diffusers(Heard(), scheduler)
+    denoiser = from_diffusers(RecordingModel(), scheduler)
     for ratio in (0.2, 0.5, 0.8):
         kept = float(scheduler._alpha_cumprod(torch.tensor([ratio]), "cpu"))
-        t = borrowed.process.time(math.log(kept / (1 - kept)))
-        said = Heard()(X, ratio)[0]
-        right = (X - math.sqrt(1 - kept) * said) / math.sqrt(kept)
-        assert torch.allclose(borrowed(X, t).mean, right, rtol=1e-3, atol=1e-3)
-        assert abs(borrowed.model.asked[-1][1] - ratio) < 1e-3  # type: ignore[union-attr, index]
+        t = denoiser.process.time(math.log(kept / (1 - kept)))
+        model_output = RecordingModel()(X, ratio)[0]
+        right = (X - math.sqrt(1 - kept) * model_output) / math.sqrt(kept)
+        assert torch.allclose(denoiser(X, t).mean, right, rtol=1e-3, atol=1e-3)
+        assert abs(denoiser.model.asked[-1][1] - ratio) < 1e-3  # type: ignore[union-attr, index]
     # the curve is clipped at 1e-4, and so is the process
-    assert 0.9e-4 < float(borrowed.process.alpha(1.0)) ** 2 < 1.1e-4
+    assert 0.9e-4 < float(denoiser.process.alpha(1.0)) ** 2 < 1.1e-4
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -186,16 +186,16 @@ def test_flow_matching_with_and_without_inverted_sigmas(inverted: bool) -> None:
     """With invert_sigmas (Mochi) time runs from 0, noise, to 1, and the velocity points to the data."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0, invert_sigmas=inverted)
     scheduler.set_timesteps(6)
-    right = theirs(scheduler, X, scheduler.timesteps)
+    right = diffusers_loop(scheduler, X, scheduler.timesteps)
     noise_left = 1 - scheduler.sigmas if inverted else scheduler.sigmas
-    assert alike(followed(scheduler, X, noise_left.double()), right)
+    assert alike(softmix_loop(scheduler, X, noise_left.double()), right)
 
 
 def test_the_ancestral_scheduler_of_ltx_is_flow_matching() -> None:
     scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=0.0)
     scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.5, 0.2, 0.0])
-    right = theirs(scheduler, X, scheduler.timesteps[:-1])
-    assert alike(followed(scheduler, X, scheduler.sigmas.double()), right)
+    right = diffusers_loop(scheduler, X, scheduler.timesteps[:-1])
+    assert alike(softmix_loop(scheduler, X, scheduler.sigmas.double()), right)
 
 
 def test_dpm_solver_with_flow_sigmas_is_flow_matching() -> None:

@@ -39,14 +39,14 @@ from softmix.train import Model, Times, preset  # noqa: E402
 NEAR = 1e-5
 
 
-def tiny(**more: Any) -> Any:
+def tiny_unet(**more: Any) -> Any:
     torch.manual_seed(0)
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
     base = {"sample_size": 8, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "norm_num_groups": 4}
     return diffusers.UNet2DModel(**(base | blocks | more)).eval()
 
 
-def spoken(**more: Any) -> Any:
+def text_unet(**more: Any) -> Any:
     torch.manual_seed(0)
     blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
     base = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "norm_num_groups": 4}
@@ -59,13 +59,13 @@ def noise(*shape: int) -> Tensor:
 
 
 @torch.no_grad()
-def theirs(scheduler: Any, model: Any, x: Tensor, n: int, **told: Any) -> tuple[Tensor, Tensor]:
+def diffusers_loop(scheduler: Any, model: Any, x: Tensor, n: int, **condition: Any) -> tuple[Tensor, Tensor]:
     """The end of diffusers' own loop from x, and its timesteps."""
     scheduler.set_timesteps(n)
     for k in scheduler.timesteps:
         inner = scheduler.scale_model_input(x, k) if hasattr(scheduler, "scale_model_input") else x
-        said = model(inner, k, **told).sample
-        x = scheduler.step(said, k, x).prev_sample
+        output = model(inner, k, **condition).sample
+        x = scheduler.step(output, k, x).prev_sample
     return x, scheduler.timesteps
 
 
@@ -83,71 +83,71 @@ def test_ddim_equals_ddim_of_diffusers(says: str, n: int, spacing: str, offset: 
     scheduler = diffusers.DDIMScheduler(
         prediction_type=says, timestep_spacing=spacing, steps_offset=offset, clip_sample=False
     )
-    model, x = tiny(), noise(2, 3, 8, 8)
-    right, places = theirs(scheduler, model, x, n)
-    borrowed = from_diffusers(model, scheduler)
-    assert isinstance(borrowed.process, Table) and borrowed.shape == (3, 8, 8)
+    model, x = tiny_unet(), noise(2, 3, 8, 8)
+    right, places = diffusers_loop(scheduler, model, x, n)
+    denoiser = from_diffusers(model, scheduler)
+    assert isinstance(denoiser.process, Table) and denoiser.shape == (3, 8, 8)
     times = torch.cat([(places.double() + 1) / 1000, torch.zeros(1, dtype=torch.float64)])
-    assert near(finish(drive(borrowed, ddim, x, times, Rng(0, 2))), right)
+    assert near(finish(drive(denoiser, ddim, x, times, Rng(0, 2))), right)
 
 
 def test_ddim_on_a_schedule_with_zero_terminal_snr() -> None:
     scheduler = diffusers.DDIMScheduler(
         prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True, clip_sample=False
     )
-    model, x = tiny(), noise(2, 3, 8, 8)
-    right, places = theirs(scheduler, model, x, 10)
-    borrowed = from_diffusers(model, scheduler)
-    assert float(borrowed.process.alpha(1.0)) == 0
+    model, x = tiny_unet(), noise(2, 3, 8, 8)
+    right, places = diffusers_loop(scheduler, model, x, 10)
+    denoiser = from_diffusers(model, scheduler)
+    assert float(denoiser.process.alpha(1.0)) == 0
     times = torch.cat([(places.double() + 1) / 1000, torch.zeros(1, dtype=torch.float64)])
-    assert near(finish(drive(borrowed, ddim, x, times, Rng(0, 2))), right)
-    assert sample(borrowed, 2, 6, sampler=adams).isfinite().all()
+    assert near(finish(drive(denoiser, ddim, x, times, Rng(0, 2))), right)
+    assert sample(denoiser, 2, 6, sampler=adams).isfinite().all()
 
 
 def test_euler_steps_of_flow_matching_and_edm_are_ddim() -> None:
     """They are the same step in three other coordinates."""
-    x, borrowed = noise(2, 3, 8, 8), None
+    x, denoiser = noise(2, 3, 8, 8), None
     flow = diffusers.FlowMatchEulerDiscreteScheduler()
-    model = tiny()
-    right, _ = theirs(flow, model, x, 8)
-    borrowed = from_diffusers(model, flow)
-    assert near(finish(drive(borrowed, ddim, x, flow.sigmas.double(), Rng(0, 2))), right)
+    model = tiny_unet()
+    right, _ = diffusers_loop(flow, model, x, 8)
+    denoiser = from_diffusers(model, flow)
+    assert near(finish(drive(denoiser, ddim, x, flow.sigmas.double(), Rng(0, 2))), right)
     for says in ("epsilon", "v_prediction"):
         edm = diffusers.EDMEulerScheduler(prediction_type=says)
         edm.set_timesteps(8)
-        right, _ = theirs(edm, model, x * edm.init_noise_sigma, 8)
-        borrowed = from_diffusers(model, edm)
-        assert isinstance(borrowed.process, VE)
-        times = torch.stack([torch.as_tensor(borrowed.process.time(-2 * s.double().log())) for s in edm.sigmas[:-1]])
+        right, _ = diffusers_loop(edm, model, x * edm.init_noise_sigma, 8)
+        denoiser = from_diffusers(model, edm)
+        assert isinstance(denoiser.process, VE)
+        times = torch.stack([torch.as_tensor(denoiser.process.time(-2 * s.double().log())) for s in edm.sigmas[:-1]])
         times = torch.cat([times, times.new_zeros(1)])
-        assert near(finish(drive(borrowed, ddim, x * edm.init_noise_sigma, times, Rng(0, 2))), right)
+        assert near(finish(drive(denoiser, ddim, x * edm.init_noise_sigma, times, Rng(0, 2))), right)
     euler = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
     euler.set_timesteps(10)
     largest = float(euler.sigmas[0])
     start = x * (largest**2 + 1) ** 0.5
-    right, places = theirs(euler, model, start, 10)
+    right, places = diffusers_loop(euler, model, start, 10)
     times = torch.cat([(places.double() + 1) / 1000, torch.zeros(1, dtype=torch.float64)])
     assert near(finish(drive(from_diffusers(model, euler), ddim, x, times, Rng(0, 2))), right)
 
 
 def test_prompt_embeddings_and_guidance() -> None:
     """Guidance with a given unconditional embedding: u + g (c - u)."""
-    model = spoken()
+    model = text_unet()
     scheduler = diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
-    x, told, nothing = noise(2, 4, 8, 8), noise(2, 5, 12), noise(1, 5, 12)
-    borrowed = from_diffusers(model, scheduler)
+    x, condition, nothing = noise(2, 4, 8, 8), noise(2, 5, 12), noise(1, 5, 12)
+    denoiser = from_diffusers(model, scheduler)
     t = 400.0
     with torch.no_grad():
-        each = [model(x, int(t), encoder_hidden_states=e).sample for e in (told, nothing.expand(2, 5, 12))]
-    said = each[1] + 7.5 * (each[0] - each[1])
+        each = [model(x, int(t), encoder_hidden_states=e).sample for e in (condition, nothing.expand(2, 5, 12))]
+    output = each[1] + 7.5 * (each[0] - each[1])
     kept = scheduler.alphas_cumprod[400]
-    right = kept.sqrt() * x - (1 - kept).sqrt() * said
-    found = guided(7.5, unconditional=nothing)(borrowed)(x, 401 / 1000, told)
+    right = kept.sqrt() * x - (1 - kept).sqrt() * output
+    found = guided(7.5, unconditional=nothing)(denoiser)(x, 401 / 1000, condition)
     assert near(found.mean, right)  # type: ignore[attr-defined]
     with pytest.raises(HubError, match="embeddings"):
-        borrowed(x, 0.5)
+        denoiser(x, 0.5)
     with pytest.raises(HubError, match="text encoder"):
-        borrowed.text(["a boot"])
+        denoiser.text(["a boot"])
 
 
 def test_class_labels_of_a_transformer_and_of_a_unet() -> None:
@@ -157,22 +157,22 @@ def test_class_labels_of_a_transformer_and_of_a_unet() -> None:
         num_embeds_ada_norm=10, norm_num_groups=4,
     ).eval()  # fmt: skip
     scheduler = diffusers.DDIMScheduler()
-    borrowed = from_diffusers(dit, scheduler)
+    denoiser = from_diffusers(dit, scheduler)
     x, labels = noise(3, 4, 8, 8), torch.tensor([3, -1, 7])
     with torch.no_grad():
-        said = dit(x, torch.full((3,), 499), class_labels=torch.tensor([3, 10, 7])).sample[:, :4]
+        output = dit(x, torch.full((3,), 499), class_labels=torch.tensor([3, 10, 7])).sample[:, :4]
     kept = scheduler.alphas_cumprod[499]
-    assert near(borrowed(x, 0.5, labels).mean, (x - (1 - kept).sqrt() * said) / kept.sqrt())
-    unet = tiny(num_class_embeds=10)
+    assert near(denoiser(x, 0.5, labels).mean, (x - (1 - kept).sqrt() * output) / kept.sqrt())
+    unet = tiny_unet(num_class_embeds=10)
     with pytest.raises(HubError, match="unconditional=k"):
         from_diffusers(unet, scheduler)(noise(1, 3, 8, 8), 0.5)
     assert from_diffusers(unet, scheduler, unconditional=9)(noise(1, 3, 8, 8), 0.5).mean.isfinite().all()
     with pytest.raises(HubError, match="takes no condition"):
-        from_diffusers(tiny(), scheduler)(noise(1, 3, 8, 8), 0.5, torch.zeros(1))
+        from_diffusers(tiny_unet(), scheduler)(noise(1, 3, 8, 8), 0.5, torch.zeros(1))
 
 
 def test_a_pipeline_and_its_folders_give_the_same_denoiser(tmp_path: Path) -> None:
-    model, scheduler = tiny(), diffusers.DDPMScheduler()
+    model, scheduler = tiny_unet(), diffusers.DDPMScheduler()
     pipeline = diffusers.DDPMPipeline(model, scheduler)
     pipeline.save_pretrained(tmp_path / "whole")
     x = noise(2, 3, 8, 8)
@@ -209,32 +209,32 @@ def test_encode_and_decode_equal_the_vae() -> None:
         norm_num_groups=4,
     ).eval()  # fmt: skip
     pipeline = diffusers.DiTPipeline(transformer=dit, vae=vae, scheduler=diffusers.DDIMScheduler())
-    borrowed = from_diffusers(pipeline)
+    denoiser = from_diffusers(pipeline)
     x = noise(2, 3, 8, 8)
     with torch.no_grad():
         latents = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
-        assert torch.equal(borrowed.encode(x), latents)
-        assert torch.allclose(borrowed.decode(latents), vae.decode(latents / vae.config.scaling_factor).sample)
+        assert torch.equal(denoiser.encode(x), latents)
+        assert torch.allclose(denoiser.decode(latents), vae.decode(latents / vae.config.scaling_factor).sample)
         half = from_diffusers(pipeline.to(torch.bfloat16))
         assert half.decode(half.encode(x)).dtype == torch.float32
     with pytest.raises(HubError, match="VAE"):
-        from_diffusers(tiny(), diffusers.DDIMScheduler()).decode(x)
+        from_diffusers(tiny_unet(), diffusers.DDIMScheduler()).decode(x)
 
 
 def test_samplers_run_on_a_diffusers_model() -> None:
-    borrowed = from_diffusers(diffusers.DDPMPipeline(tiny(), diffusers.DDIMScheduler(prediction_type="sample")))
-    assert isinstance(borrowed, nn.Module)
+    denoiser = from_diffusers(diffusers.DDPMPipeline(tiny_unet(), diffusers.DDIMScheduler(prediction_type="sample")))
+    assert isinstance(denoiser, nn.Module)
     for sampler in (ddim, adams, evodiff, plms):
-        x = sample(borrowed, 2, 4, sampler=sampler)
+        x = sample(denoiser, 2, 4, sampler=sampler)
         assert x.shape == (2, 3, 8, 8)
     start = GaussianFit(torch.zeros(192, dtype=torch.float64), torch.eye(192, dtype=torch.float64))
-    assert sample(borrowed, 2, 3, start=start, at=0.5, sampler=adams).isfinite().all()
+    assert sample(denoiser, 2, 3, start=start, at=0.5, sampler=adams).isfinite().all()
 
 
 def test_a_pipeline_with_a_softmix_scheduler_gives_the_samplers_images(tmp_path: Path) -> None:
     """From the pipeline's own noise, the images are those of the sampler on the denoiser. The scheduler is saved and
     loaded with the pipeline."""
-    pipeline = diffusers.DDPMPipeline(tiny(), diffusers.DDPMScheduler(prediction_type="sample"))
+    pipeline = diffusers.DDPMPipeline(tiny_unet(), diffusers.DDPMScheduler(prediction_type="sample"))
     pipeline.set_progress_bar_config(disable=True)
     for kind, sampler in ((EVODiffScheduler, evodiff), (AdamsScheduler, adams)):
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
@@ -245,26 +245,26 @@ def test_a_pipeline_with_a_softmix_scheduler_gives_the_samplers_images(tmp_path:
         pipeline.save_pretrained(tmp_path / kind.__name__)
         again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / kind.__name__)
         assert type(again.scheduler) is kind
-        borrowed = from_diffusers(tmp_path / kind.__name__)
-        assert torch.equal(borrowed(noise(1, 3, 8, 8), 0.5).mean, from_diffusers(pipeline)(noise(1, 3, 8, 8), 0.5).mean)
-        mine = finish(drive(borrowed, sampler, x, pipeline.scheduler._grid, Rng(0, 2)))
+        denoiser = from_diffusers(tmp_path / kind.__name__)
+        assert torch.equal(denoiser(noise(1, 3, 8, 8), 0.5).mean, from_diffusers(pipeline)(noise(1, 3, 8, 8), 0.5).mean)
+        mine = finish(drive(denoiser, sampler, x, pipeline.scheduler._grid, Rng(0, 2)))
         assert np.abs(found - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()).max() < 1e-5
 
 
 def test_the_model_keeps_its_mode_and_gradients() -> None:
     """A model in training mode is called in eval mode and stays in training mode."""
-    model = tiny(dropout=0.5)
+    model = tiny_unet(dropout=0.5)
     x = noise(1, 3, 8, 8)
     right = from_diffusers(model, diffusers.DDIMScheduler())(x, 0.5).mean
     model.train()
-    borrowed = from_diffusers(model, diffusers.DDIMScheduler())
-    assert torch.equal(borrowed(x, 0.5).mean, right)
+    denoiser = from_diffusers(model, diffusers.DDIMScheduler())
+    assert torch.equal(denoiser(x, 0.5).mean, right)
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
 def test_flow_models_with_schedulers_of_beta_tables() -> None:
     """With use_flow_sigmas, as Wan uses UniPC, the process is flow matching."""
-    model, x = tiny(), noise(2, 3, 8, 8)
+    model, x = tiny_unet(), noise(2, 3, 8, 8)
     right = from_diffusers(model, diffusers.FlowMatchEulerDiscreteScheduler())(x, 0.4).mean
     for kind in (diffusers.UniPCMultistepScheduler, diffusers.DPMSolverMultistepScheduler):
         scheduler = kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
@@ -273,19 +273,19 @@ def test_flow_models_with_schedulers_of_beta_tables() -> None:
 
 def test_errors_name_the_missing_part(tmp_path: Path) -> None:
     scheduler = diffusers.DDIMScheduler()
-    unsized = tiny(sample_size=None)
+    unsized = tiny_unet(sample_size=None)
     with pytest.raises(HubError, match="give from_diffusers shape"):
         from_diffusers(unsized, scheduler)
     assert sample(from_diffusers(unsized, scheduler, shape=(3, 8, 8)), 1, 2).shape == (1, 3, 8, 8)
-    filling = from_diffusers(spoken(in_channels=9), scheduler)
+    filling = from_diffusers(text_unet(in_channels=9), scheduler)
     assert filling.shape == (4, 8, 8)
     with pytest.raises(HubError, match=r"with 5 input channels for an image.*channels=\.\.\."):
         filling(noise(2, 4, 8, 8), 0.5, noise(2, 5, 12))
     with pytest.raises(HubError, match="takes 4 channels and gives 6"):
-        from_diffusers(spoken(out_channels=6), scheduler)
+        from_diffusers(text_unet(out_channels=6), scheduler)
     with pytest.raises(HubError, match=r"Keywords\(encoder_hidden_states=..., class_labels=...\)"):
-        from_diffusers(spoken(num_class_embeds=10), scheduler)(noise(2, 4, 8, 8), 0.5, noise(2, 5, 12))
-    pipeline = diffusers.DDPMPipeline(tiny(), scheduler)
+        from_diffusers(text_unet(num_class_embeds=10), scheduler)(noise(2, 4, 8, 8), 0.5, noise(2, 5, 12))
+    pipeline = diffusers.DDPMPipeline(tiny_unet(), scheduler)
     pipeline.save_pretrained(tmp_path)
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     kept = {name: each for name, each in load_file(weights).items() if not name.startswith("conv_in")}

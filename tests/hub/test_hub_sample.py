@@ -104,15 +104,15 @@ def test_guidance_by_a_prompt_uses_the_unconditional_embedding() -> None:
         def __call__(self, xt: torch.Tensor, t: Any, cond: torch.Tensor) -> Point:
             return Point(cond)
 
-    told, unconditional = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
+    condition, unconditional = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
     found: Any = SimpleNamespace(denoiser=Echo(), shape=(2,), unconditional=unconditional, name="words", what="text")
     for interval, logsnr, right in (
-        (None, 0.0, unconditional + 3 * (told - unconditional)),
-        ((-4.0, 2.0), 0.0, unconditional + 3 * (told - unconditional)),
-        ((-4.0, 2.0), 5.0, told),
+        (None, 0.0, unconditional + 3 * (condition - unconditional)),
+        ((-4.0, 2.0), 0.0, unconditional + 3 * (condition - unconditional)),
+        ((-4.0, 2.0), 5.0, condition),
     ):
         wanted = Wanted(1, 2, None, None, 0, None, 3.0, interval, 0, "fp32", "a boat")
-        belief = _guided(found, told, wanted, ddim)(torch.zeros(1, 2), process.time(logsnr), told)
+        belief = _guided(found, condition, wanted, ddim)(torch.zeros(1, 2), process.time(logsnr), condition)
         assert torch.equal(belief.mean, right)
 
 

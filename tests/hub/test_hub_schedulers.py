@@ -127,12 +127,12 @@ def test_steps_keep_the_shape(kind: type[SoftmixScheduler]) -> None:
 def test_set_timesteps_starts_anew_and_a_tuple_has_the_same_values(kind: type[SoftmixScheduler]) -> None:
     scheduler, x = kind(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     results = []
-    for told in (True, False):
+    for condition in (True, False):
         scheduler.set_timesteps(50)
         found = scheduler.step(
-            0.1 * x, scheduler.timesteps[0], x, generator=torch.Generator().manual_seed(0), return_dict=told
+            0.1 * x, scheduler.timesteps[0], x, generator=torch.Generator().manual_seed(0), return_dict=condition
         )
-        results.append(tuple(found.values()) if told else found)  # type: ignore[union-attr]
+        results.append(tuple(found.values()) if condition else found)  # type: ignore[union-attr]
         assert scheduler.step_index == 1
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -259,10 +259,10 @@ def test_the_reference_values_of_diffusers_loops(name: str) -> None:
 def test_a_loop_from_the_middle() -> None:
     """Noise is added at the eighth time, then two steps: diffusers' value, with and without set_begin_index."""
     scheduler = TransferScheduler()
-    for told in (False, True):
+    for condition in (False, True):
         scheduler.set_timesteps(10)
         places = scheduler.timesteps[8:]
-        if told:
+        if condition:
             scheduler.set_begin_index(8)
         noise = (torch.arange(768).flip(0).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2)
         end = looped(scheduler, scheduler.add_noise(RAMP, noise, places[:1]), places).abs()

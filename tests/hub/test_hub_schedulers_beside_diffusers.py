@@ -37,7 +37,7 @@ def noise_said(x: Tensor, ratio: float) -> Tensor:
     return sigma * (x - alpha * CENTRE) / (alpha**2 * SPREAD**2 + sigma**2)
 
 
-def steps(scheduler: Any, n: int, seed: int = 0, said: Any = noise_said) -> list[Tensor]:
+def steps(scheduler: Any, n: int, seed: int = 0, output: Any = noise_said) -> list[Tensor]:
     """x after each step, with an exact model at the scheduler's own noise level."""
     scheduler.set_timesteps(n)
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -45,7 +45,7 @@ def steps(scheduler: Any, n: int, seed: int = 0, said: Any = noise_said) -> list
     random = "generator" in scheduler.step.__code__.co_varnames
     for i, k in enumerate(scheduler.timesteps):
         more = {"generator": generator} if random else {}
-        x = scheduler.step(said(x, float(scheduler.sigmas[i])), k, x, **more).prev_sample
+        x = scheduler.step(output(x, float(scheduler.sigmas[i])), k, x, **more).prev_sample
         found.append(x)
     return found
 
@@ -171,10 +171,10 @@ def test_one_sigma_spacing_at_most_and_no_ends_without_one() -> None:
 
 def test_given_sigmas_equal_diffusers() -> None:
     """Align Your Steps from diffusers, with and without the final 0."""
-    told = diffusers.schedulers.AysSchedules["StableDiffusionSigmas"]
+    condition = diffusers.schedulers.AysSchedules["StableDiffusionSigmas"]
     other = diffusers.EulerDiscreteScheduler(**SD)
-    other.set_timesteps(sigmas=told)
-    for given in (told, told[:-1]):
+    other.set_timesteps(sigmas=condition)
+    for given in (condition, condition[:-1]):
         scheduler = DPMSolver2MScheduler(**SD)  # type: ignore[arg-type]
         scheduler.set_timesteps(sigmas=given)
         assert torch.allclose(scheduler.sigmas, other.sigmas, rtol=1e-3)
@@ -230,11 +230,11 @@ def test_more_steps_are_better_on_the_default_spacing() -> None:
 
 def test_a_late_start_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     scheduler = AdamsScheduler(timestep_spacing="leading", steps_offset=1)
-    for n, said in ((10, False), (50, False), (250, True), (1000, True)):
+    for n, output in ((10, False), (50, False), (250, True), (1000, True)):
         caplog.clear()
         with caplog.at_level("WARNING"):
             scheduler.set_timesteps(n)
-        assert any("with noise that is not all noise" in record.getMessage() for record in caplog.records) == said
+        assert any("with noise that is not all noise" in record.getMessage() for record in caplog.records) == output
 
 
 def test_the_end_of_the_last_step() -> None:
@@ -256,7 +256,7 @@ def test_the_end_of_the_last_step() -> None:
 
 
 def test_keys_of_another_solver_name_the_right_class() -> None:
-    for config, kind, said in (
+    for config, kind, output in (
         ({"solver_order": 3}, DPMSolver2MScheduler, "DPMSolver3MScheduler"),
         ({"solver_order": 1}, DPMSolver2MScheduler, "TransferScheduler"),
         ({"algorithm_type": "sde-dpmsolver++"}, DPMSolver2MScheduler, "SDEDPMSolver2MScheduler"),
@@ -270,7 +270,7 @@ def test_keys_of_another_solver_name_the_right_class() -> None:
         ({"solver_type": "heun"}, DPMSolver2SScheduler, "solver_type"),
         ({"solver_order": 3}, DPMSolver2SScheduler, "DPMSolver3SScheduler"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=output):
             kind.from_config(DPM(**config).config)
     for config in ({"predict_x0": False}, {"disable_corrector": [0]}, {"solver_p": DPM()}):
         with pytest.raises(ValueError, match="is not here"):

@@ -46,7 +46,7 @@ def believed(x: Tensor, alpha: float, sigma: float) -> Tensor:
     return (share * (CORNERS + alpha * WIDTH**2 / var * gaps)).sum(1)
 
 
-def said(scheduler: Any, x: Tensor, i: int) -> Tensor:
+def exact_noise(scheduler: Any, x: Tensor, i: int) -> Tensor:
     """The exact noise estimate at the scheduler's own level, float64."""
     ratio = float(scheduler.sigmas[i])
     alpha, sigma = 1 / (1 + ratio**2) ** 0.5, ratio / (1 + ratio**2) ** 0.5
@@ -62,7 +62,7 @@ def filled(scheduler: Any, n: int, x: Tensor, truth: Tensor, noise: Tensor, seed
     left[:, :2] = 1
     for i, k in enumerate(scheduler.timesteps):
         more = {"generator": generator} if "generator" in scheduler.step.__code__.co_varnames else {}
-        x = scheduler.step(said(scheduler, x, i), k, x, **more).prev_sample
+        x = scheduler.step(exact_noise(scheduler, x, i), k, x, **more).prev_sample
         last = i + 1 == len(scheduler.timesteps)
         known = truth if last else scheduler.add_noise(truth, noise, scheduler.timesteps[i + 1 : i + 2])
         x = left * known + (1 - left) * x
@@ -114,7 +114,7 @@ def test_a_change_is_not_lost_in_the_corrector() -> None:
             if i == at:
                 x = x + 0.4
                 kept.append((int(k), x))
-            x = scheduler.step(said(scheduler, x, i), k, x).prev_sample
+            x = scheduler.step(exact_noise(scheduler, x, i), k, x).prev_sample
         return x
 
     found: dict[str, float] = {}
@@ -148,7 +148,7 @@ def doubled(scheduler: Any, n: int, x: Tensor) -> Tensor:
     both = torch.cat([x, x])
     for i, k in enumerate(scheduler.timesteps):
         both = torch.cat([both[: len(x)]] * 2)
-        both = scheduler.step(said(scheduler, both, i), k, both, generator=generator).prev_sample
+        both = scheduler.step(exact_noise(scheduler, both, i), k, both, generator=generator).prev_sample
     return both[: len(x)]
 
 
@@ -163,7 +163,7 @@ def test_guidance_in_two_halves_equals_diffusers() -> None:
 
 
 def run(
-    scheduler: SoftmixScheduler, x: Tensor, told: list[Tensor], change: Tensor | None, at: int, noise: bool
+    scheduler: SoftmixScheduler, x: Tensor, condition: list[Tensor], change: Tensor | None, at: int, noise: bool
 ) -> Tensor:
     """A run with the same noise or mean at each step, whatever x is."""
     for i, k in enumerate(scheduler.timesteps):
@@ -172,7 +172,7 @@ def run(
         alpha, sigma = (
             float(part(scheduler._evaluation_times[i])) for part in (scheduler.process.alpha, scheduler.process.sigma)
         )
-        output = told[i] if noise else (x - alpha * told[i]) / sigma
+        output = condition[i] if noise else (x - alpha * condition[i]) / sigma
         x = scheduler.step(output, k, x, generator=torch.Generator().manual_seed(i)).prev_sample  # type: ignore[union-attr]
     return x
 
@@ -189,12 +189,12 @@ def test_a_change_does_not_enter_the_history(kind: type[SoftmixScheduler]) -> No
     at = 5 if kind not in (FPNDMScheduler, HeunScheduler, DPMSolver2SScheduler) else 6
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 1, 3, 3, generator=generator, dtype=torch.float64)
-    told = [torch.randn(2, 1, 3, 3, generator=generator, dtype=torch.float64) for _ in scheduler.timesteps]
+    condition = [torch.randn(2, 1, 3, 3, generator=generator, dtype=torch.float64) for _ in scheduler.timesteps]
     change = torch.randn(2, 1, 3, 3, generator=generator, dtype=torch.float64)
     ends = []
     for each in (None, change):
         scheduler.set_timesteps(9)
-        ends.append(run(scheduler, x, told, each, at, noise))
+        ends.append(run(scheduler, x, condition, each, at, noise))
     t, s = scheduler._evaluation_times[at], float(scheduler._grid[-1])
     part = scheduler.process.alpha if noise else scheduler.process.sigma
     ratio = float(part(s) / part(t))
@@ -216,7 +216,7 @@ def test_a_change_taken_back_has_no_effect() -> None:
             scheduler.set_timesteps(8)
             x, generator = problem(2)[0].double(), torch.Generator().manual_seed(0)
             for i, k in enumerate(scheduler.timesteps):
-                output = said(scheduler, x, i)
+                output = exact_noise(scheduler, x, i)
                 if changed and i == 4:
                     copy = x + 1.0
                     copy -= 1.0
@@ -239,7 +239,7 @@ def test_a_change_does_not_enter_the_history_of_dpm_solver_v3() -> None:
     ends = []
     for each in (None, change):
         scheduler.set_timesteps(8)
-        told = [
+        condition = [
             torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(9 + i), dtype=torch.float64)
             for i in range(8)
         ]
@@ -249,7 +249,7 @@ def test_a_change_does_not_enter_the_history_of_dpm_solver_v3() -> None:
                 x = x + each
             t = torch.tensor(scheduler._evaluation_times[i], dtype=torch.float64)
             slack = 1 - scheduler.statistics.at((scheduler.process.logsnr(t) / 2).reshape(1))[0][0]
-            mean = slack * x / scheduler.process.alpha(t) - told[i]  # the residue is what it is told
+            mean = slack * x / scheduler.process.alpha(t) - condition[i]  # the residue is what it is condition
             output = (x - scheduler.process.alpha(t) * mean) / scheduler.process.sigma(t)
             x = scheduler.step(output, k, x).prev_sample  # type: ignore[union-attr]
             if i == 5:

@@ -206,8 +206,8 @@ def sd3_loop(net: Any, scheduler: Any, n: int) -> Tensor:
     scheduler.set_timesteps(n, device="cpu")
     for k in scheduler.timesteps:
         both = torch.cat([x] * 2)
-        said = net(both, timestep=k.expand(2), encoder_hidden_states=text, pooled_projections=pooled).sample
-        away, towards = said.chunk(2)
+        output = net(both, timestep=k.expand(2), encoder_hidden_states=text, pooled_projections=pooled).sample
+        away, towards = output.chunk(2)
         x = scheduler.step(away + 4.0 * (towards - away), k, x, return_dict=False)[0]
     return x
 
@@ -225,7 +225,7 @@ def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
     scheduler.set_begin_index(0)
     for k in scheduler.timesteps:
         places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))
-        said = net(
+        output = net(
             hidden_states=x,
             timestep=k.expand(1).to(x.dtype) / 1000,
             pooled_projections=pooled,
@@ -234,7 +234,7 @@ def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
             img_ids=places,
             return_dict=False,
         )[0]
-        x = scheduler.step(said, k, x, return_dict=False)[0]
+        x = scheduler.step(output, k, x, return_dict=False)[0]
     return x
 
 
@@ -277,9 +277,9 @@ def sd3() -> tuple[Any, dict[str, Any]]:
     pipe = diffusers.StableDiffusion3Pipeline(
         transformer=sd3_net(), vae=latent_vae(), scheduler=Match(shift=3.0), **none
     )
-    told = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
-    told |= {"negative_prompt_embeds": torch.randn(1, 5, 32), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
-    return pipe, told | {"guidance_scale": 4.0, "height": 8, "width": 8}
+    condition = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
+    condition |= {"negative_prompt_embeds": torch.randn(1, 5, 32), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
+    return pipe, condition | {"guidance_scale": 4.0, "height": 8, "width": 8}
 
 
 def flux() -> tuple[Any, dict[str, Any]]:
@@ -287,21 +287,21 @@ def flux() -> tuple[Any, dict[str, Any]]:
     pipe = diffusers.FluxPipeline(
         transformer=flux_net(), vae=latent_vae(), scheduler=Match(use_dynamic_shifting=True), **none
     )
-    told = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
-    return pipe, told | {"height": 8, "width": 8, "max_sequence_length": 16}
+    condition = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
+    return pipe, condition | {"height": 8, "width": 8, "max_sequence_length": 16}
 
 
 @pytest.mark.parametrize("make", [sd3, flux])
 def test_pipelines_of_sd3_and_flux_run_with_softmix_schedulers(make: Any) -> None:
     pytest.importorskip("transformers")
-    pipe, told = make()
+    pipe, condition = make()
     pipe.set_progress_bar_config(disable=True)
     config = pipe.scheduler.config
 
     def ended(scheduler: Any) -> Tensor:
         pipe.scheduler = scheduler
         generator = torch.Generator().manual_seed(0)
-        found: Tensor = pipe(**told, num_inference_steps=6, generator=generator, output_type="latent").images
+        found: Tensor = pipe(**condition, num_inference_steps=6, generator=generator, output_type="latent").images
         return found
 
     own = ended(Match.from_config(config))

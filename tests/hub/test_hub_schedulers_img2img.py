@@ -44,7 +44,7 @@ def believed(x: Tensor, alpha: float, sigma: float) -> Tensor:
     return (share * (CORNERS + alpha * WIDTH**2 / var * gaps)).sum(1)
 
 
-def said(scheduler: Any, x: Tensor, i: int) -> Tensor:
+def output(scheduler: Any, x: Tensor, i: int) -> Tensor:
     """The exact noise estimate at the scheduler's own level, float64."""
     ratio = float(scheduler.sigmas[i])
     alpha, sigma = 1 / (1 + ratio**2) ** 0.5, ratio / (1 + ratio**2) ** 0.5
@@ -94,7 +94,7 @@ def test_a_run_from_the_middle_reaches_the_data(kind: type[SoftmixScheduler]) ->
             x, generator = each.add_noise(truth, z, start), torch.Generator().manual_seed(0)
             first = at if steps is None else 0
             for i, k in enumerate(left):
-                x = each.step(said(each, x, first + i), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
+                x = each.step(output(each, x, first + i), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
             found.append(x)
         ours, ddim = ((each - found[2]).abs().mean() for each in found[:2])
         near = (found[0] - CORNERS[:, None]).flatten(2).pow(2).mean(2).sqrt().min(0).values
@@ -110,9 +110,9 @@ def test_timesteps_given_back_plan_the_same_run(kind: type[SoftmixScheduler], co
     for n in (2, 10):
         scheduler = kind(**SD, **config, timestep_spacing="trailing")
         scheduler.set_timesteps(n)
-        told, grid = scheduler.timesteps.tolist(), scheduler._grid
-        scheduler.set_timesteps(timesteps=told)
-        assert scheduler.timesteps.tolist() == told and torch.equal(scheduler._grid, grid)
+        condition, grid = scheduler.timesteps.tolist(), scheduler._grid
+        scheduler.set_timesteps(timesteps=condition)
+        assert scheduler.timesteps.tolist() == condition and torch.equal(scheduler._grid, grid)
         assert scheduler.num_inference_steps == n
 
 

@@ -15,7 +15,7 @@ The files, by part:
                       keywords              `Keywords`: a condition of several parts
                       cond_keywords         cond -> keywords of the model call
                       prompt_embeddings     prompts -> prompt embeddings
-                      drawing               a folder -> pictures, for the command line
+                      drawing               a folder -> images, for the command line
     out, a sampler    schedulers            one scheduler class for each sampler
                       softmix_scheduler     `SoftmixScheduler`, their base: set_timesteps and step
                       scheduler_config      their configuration keys
