@@ -164,14 +164,17 @@ def test_a_model_without_classes_has_no_class_names(tmp_path: Path) -> None:
     assert json.loads((folder / "unet" / "config.json").read_text()).get("id2label") is None
 
 
-def test_names_of_a_released_dit_are_read_and_missing_ones_are_numbers(tmp_path: Path) -> None:
+def test_names_of_a_dit_are_read_and_missing_ones_are_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     dit = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=4, in_channels=4, num_layers=1, sample_size=8, num_embeds_ada_norm=3,
         norm_num_groups=4,
     )  # fmt: skip
     vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8)
-    diffusers.DiTPipeline(dit, vae, diffusers.DDIMScheduler()).save_pretrained(tmp_path)
+    named = diffusers.DiTPipeline(dit, vae, diffusers.DDIMScheduler(), id2label={0: "cat", 1: "dog, hound", 2: "fox"})
+    assert from_diffusers(named).class_names == ("cat", "dog, hound", "fox")
+    # diffusers does not save the names
+    named.save_pretrained(tmp_path)
     assert from_diffusers(tmp_path).class_names == ()
     assert drawing(tmp_path).class_names == ("0", "1", "2")
     index = tmp_path / "model_index.json"

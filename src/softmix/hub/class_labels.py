@@ -34,7 +34,10 @@ def id2label_of(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def class_names(model: Any, pipeline: Any, source: Any) -> tuple[str, ...]:
-    """The class names in order: `id2label` of model_index.json, of the pipeline's or of the model's configuration.
+    """The class names in order.
+
+    They come from `id2label` of model_index.json, of the pipeline's or the model's configuration, or from the `labels`
+    of a DiTPipeline.
 
     A class without a name has its number as name. Returns () for a model without classes or without any name.
     """
@@ -48,7 +51,15 @@ def _id2label(model: Any, pipeline: Any, source: Any) -> Mapping[str, str]:
     saved = json.loads(index.read_text(encoding="utf-8")) if index is not None and index.is_file() else {}
     configs = [saved, getattr(pipeline, "config", {}), model.config]
     known: Mapping[Any, str] = next((each["id2label"] for each in configs if each.get("id2label")), {})
-    return {str(k): name for k, name in known.items()}
+    return {str(k): name for k, name in known.items()} or _names_of_labels(getattr(pipeline, "labels", None))
+
+
+def _names_of_labels(labels: Any) -> dict[str, str]:
+    """`labels` of a DiTPipeline, name -> number, as number -> name. Several names of one class are joined by commas."""
+    names: dict[str, str] = {}
+    for name, k in labels.items() if isinstance(labels, dict) else ():
+        names[str(k)] = f"{names[str(k)]}, {name}" if str(k) in names else name
+    return names
 
 
 def class_index(names: tuple[str, ...], label: str | int, owner: str) -> int:
