@@ -178,5 +178,5 @@ def test_names_of_a_dit_are_read_and_missing_ones_are_numbers(tmp_path: Path) ->
     assert from_diffusers(tmp_path).class_names == ()
     assert drawing(tmp_path).class_names == ("0", "1", "2")
     index = tmp_path / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": {"0": "cat", "2": "fox"}}))
-    assert from_diffusers(tmp_path).class_names == drawing(tmp_path).class_names == ("cat", "1", "fox")
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": {"0": "cat", "2": "vixen, fox"}}))
+    assert from_diffusers(tmp_path).class_names == drawing(tmp_path).class_names == ("cat", "1", "vixen, fox")
