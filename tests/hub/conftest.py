@@ -1,4 +1,4 @@
-"""For the tests of the hub: models of a few steps."""
+"""Models trained for a few steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmix.train import Model, preset
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
-    """name -> a model of digits after a few steps."""
+    """Preset name -> a model of digits after 8 steps."""
     data, folder = load("digits"), tmp_path_factory.mktemp("runs")
 
     def make(name: str, classes: bool = False, **more: Any) -> Model:

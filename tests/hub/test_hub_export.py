@@ -1,4 +1,4 @@
-"""What is exported obeys what a user puts in, and `softmix export` writes it."""
+"""Exported folders: generators, labels, a replaced scheduler; and the command `softmix export`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_a_list_of_generators_is_one_an_image(soft: Path) -> None:
+def test_a_list_of_generators_seeds_each_image(soft: Path) -> None:
     pipe = opened(soft)
     several = pipe(3, 2, generator=seeded(1, 2, 1), output_type="pt").images
     alone = [pipe(1, 2, generator=seeded(k)[0], output_type="pt").images[0] for k in (1, 2)]
@@ -49,7 +49,7 @@ def test_a_list_of_generators_is_one_an_image(soft: Path) -> None:
         pipe(3, 2, generator=seeded(1, 2))
 
 
-def test_each_generator_keeps_its_label(trained: Trained, tmp_path: Path) -> None:
+def test_a_list_of_generators_and_labels_go_together(trained: Trained, tmp_path: Path) -> None:
     pipe = opened(export(trained("smd", True), tmp_path / "classes"))
     several = pipe(2, 2, generator=seeded(1, 1), class_labels=[3, 8], output_type="pt").images
     for k, label in enumerate((3, 8)):
@@ -58,8 +58,8 @@ def test_each_generator_keeps_its_label(trained: Trained, tmp_path: Path) -> Non
     assert not torch.allclose(several[0], several[1], atol=1e-3)
 
 
-def test_a_scheduler_that_is_put_in_takes_the_steps(trained: Trained, soft: Path) -> None:
-    """The mean is driven by it, from the noise of the seed."""
+def test_a_replaced_scheduler_takes_the_steps(trained: Trained, soft: Path) -> None:
+    """It runs on the posterior mean, from the noise of the seed."""
     model, pipe = trained("smd"), opened(soft)
     usual = pipe(2, 6, seed=5, output_type="pt").images
     assert (usual - sample(model.denoiser, 2, 6, sampler=model.sampler, seed=5)).abs().max() < 1e-5
@@ -71,24 +71,26 @@ def test_a_scheduler_that_is_put_in_takes_the_steps(trained: Trained, soft: Path
     assert (found - right).abs().max() < 1e-4 and (found - usual).abs().max() > 1e-2
     with pytest.raises(HubError, match="AdamsScheduler is in the place of the exported"):
         pipe(2, 6, sampler="adams")
-    # another configuration of the same class is another scheduler
+    # the same class with another configuration counts as replaced
     pipe.scheduler = type(exported).from_config(exported.config, timestep_spacing="leading")
     assert (pipe(2, 6, seed=5, output_type="pt").images - usual).abs().max() > 1e-2
-    # one with noise of its own follows the seed
+    # a scheduler with fresh noise follows the seed
     pipe.scheduler = diffusers.DDPMScheduler.from_config(exported.config)
     drawn = [pipe(2, 6, seed=seed, output_type="pt").images for seed in (5, 5, 6)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     with pytest.raises(HubError, match="FlowMatchEulerDiscreteScheduler is for another process"):
         pipe(2, 6)
-    # the exported one put back is the exported one
+    # an equal scheduler counts as the exported one
     pipe.scheduler = type(exported).from_config(exported.config)
     assert torch.equal(pipe(2, 6, seed=5, output_type="pt").images, usual)
     assert (pipe(2, 6, sampler="ddim", seed=5, output_type="pt").images
             - sample(model.denoiser, 2, 6, sampler=BY_NAME["ddim"], seed=5)).abs().max() < 1e-5  # fmt: skip
 
 
-def test_softmix_export(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_softmix_export_writes_a_folder_that_gives_the_same_images(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, folder = str(trained("smd").path), tmp_path / "there"
     main(["export", run, str(folder), "--dry-run"])
     assert "would write" in capsys.readouterr().out and not folder.exists()
@@ -101,7 +103,7 @@ def test_softmix_export(trained: Trained, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("there", ["a file", "a folder with something"])
-def test_softmix_export_writes_over_nothing(
+def test_softmix_export_overwrites_nothing(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str
 ) -> None:
     folder = tmp_path / "there"
@@ -113,7 +115,7 @@ def test_softmix_export_writes_over_nothing(
     assert end.value.code == 2 and "is there already" in capsys.readouterr().err and kept.read_text() == "mine"
 
 
-def test_softmix_export_says_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_softmix_export_refuses_points_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = softmix.train(load("toy:grid"), preset("plain", (2,)).but(steps=2), tmp_path / "run")
     with pytest.raises(SystemExit) as end:
         main(["export", str(few.path), str(tmp_path / "points")])

@@ -1,4 +1,4 @@
-"""SD3, Flux and their like whole, with guidance, as their own loops have them."""
+"""SD3, Flux and SDXL with guidance, against the loops of their own pipelines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flux(**more: Any) -> Any:
     widths = {"joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": (4, 4, 8)}
     base = {"patch_size": 1, "in_channels": 16, "guidance_embeds": True}
     model = diffusers.FluxTransformer2DModel(**(base | sizes | widths | more)).eval()
-    # the output begins as zeros
+    # the output layer is initialised with zeros
     torch.nn.init.normal_(model.proj_out.weight, std=0.2)
     return model
 
@@ -50,7 +50,7 @@ def near(ours: Tensor, right: Tensor) -> bool:
     return float((ours - right).abs().max()) <= NEAR * max(1.0, float(right.abs().max()))
 
 
-def told(n: int, seed: int, pooled: int) -> dict[str, Tensor]:
+def random_condition(n: int, seed: int, pooled: int) -> dict[str, Tensor]:
     return {"encoder_hidden_states": noise(n, L, 32, seed=seed), "pooled_projections": noise(n, pooled, seed=seed)}
 
 
@@ -59,33 +59,33 @@ def ours(denoiser: Any, x: Tensor, sigmas: Tensor, cond: Any) -> Tensor:
 
 
 @torch.no_grad()
-def test_sd3_guided_is_its_own_loop() -> None:
+def test_sd3_with_guidance_equals_its_own_loop() -> None:
     model, scheduler = sd3(), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    x, yes, no = noise(2, 4, 8, 8), told(2, 1, 64), told(1, 2, 64)
+    x, yes, no = noise(2, 4, 8, 8), random_condition(2, 1, 64), random_condition(1, 2, 64)
     scheduler.set_timesteps(6)
     right = x
     for t in scheduler.timesteps:
-        # as the pipeline does it: both in one batch, nothing first
+        # as in the pipeline: one batch of both, the unconditional half first
         both = {name: torch.cat([no[name].expand_as(yes[name]), yes[name]]) for name in yes}
         nothing, something = model(torch.cat([right] * 2), timestep=t.expand(4), **both)[0].chunk(2)
         right = scheduler.step(nothing + 7.0 * (something - nothing), t, right)[0]
-    borrowed = from_diffusers(model, scheduler)
-    assert isinstance(borrowed.process, Flow) and borrowed.shape == (4, 8, 8)
-    denoiser = guided(7.0, unconditional=Keywords(**no))(borrowed)  # type: ignore[arg-type]
+    unguided = from_diffusers(model, scheduler)
+    assert isinstance(unguided.process, Flow) and unguided.shape == (4, 8, 8)
+    denoiser = guided(7.0, unconditional=Keywords(**no))(unguided)  # type: ignore[arg-type]
     assert near(ours(denoiser, x, scheduler.sigmas, Keywords(**yes)), right)
-    # by rows, in batches, as `sample` cuts them
-    cond: Any = Keywords(**told(5, 3, 64))
+    # in batches, as `sample` slices the rows
+    cond: Any = Keywords(**random_condition(5, 3, 64))
     whole = sample(denoiser, 5, 3, sampler=adams, cond=cond)
     assert near(sample(denoiser, 5, 3, sampler=adams, cond=cond, batch=2), whole)
     assert not near(sample(denoiser, 5, 3, sampler=adams, cond=cond[torch.tensor([1, 0, 2, 3, 4])]), whole)
 
 
 @torch.no_grad()
-def test_flux_packed_and_guided_is_its_own_loop() -> None:
-    """With its distilled guidance, with a dynamic shift, and with true guidance beside; latents as tokens of 2 by 2."""
+def test_flux_with_packed_latents_and_guidance_equals_its_own_loop() -> None:
+    """With distilled guidance, dynamic shift and true guidance; latents as tokens of 2 by 2 patches."""
     model = flux()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    x, yes, no = noise(2, 4, 8, 6), told(2, 1, 32), told(2, 2, 32)
+    x, yes, no = noise(2, 4, 8, 6), random_condition(2, 1, 32), random_condition(2, 2, 32)
     places = torch.tensor([[0.0, row, column] for row in range(4) for column in range(3)])
     same = {"img_ids": places, "txt_ids": torch.zeros(L, 3), "guidance": torch.full((2,), 3.5)}
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=0.7)
@@ -95,34 +95,38 @@ def test_flux_packed_and_guided_is_its_own_loop() -> None:
         something, nothing = (model(packed, timestep=time, **each, **same)[0] for each in (yes, no))
         packed = scheduler.step(nothing + 2.0 * (something - nothing), t, packed)[0]
     right = packed.view(2, 4, 3, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(2, 4, 8, 6)
-    borrowed = from_diffusers(model, scheduler, shape=(4, 8, 6))
-    denoiser = guided(2.0, unconditional=Keywords(**no, guidance=3.5))(borrowed)  # type: ignore[arg-type]
+    unguided = from_diffusers(model, scheduler, shape=(4, 8, 6))
+    denoiser = guided(2.0, unconditional=Keywords(**no, guidance=3.5))(unguided)  # type: ignore[arg-type]
     assert near(ours(denoiser, x, scheduler.sigmas, Keywords(**yes, guidance=3.5)), right)
     with pytest.raises(HubError, match="needs guidance too"):
-        borrowed(x, 0.5, Keywords(**yes))
+        unguided(x, 0.5, Keywords(**yes))
     with pytest.raises(HubError, match="has no keyword words; it has encoder_hidden_states, pooled_projections"):
-        borrowed(x, 0.5, Keywords(**yes, words=3))
+        unguided(x, 0.5, Keywords(**yes, words=3))
     with pytest.raises(HubError, match="keywords of 2 rows were given for 3"):
-        borrowed(noise(3, 4, 8, 6), 0.5, Keywords(**yes, guidance=3.5))
-    # the latents are 4 of the 16 channels, their size is the pipeline's
+        unguided(noise(3, 4, 8, 6), 0.5, Keywords(**yes, guidance=3.5))
+    # 4 of the 16 channels are latents; the pipeline knows their size
     with pytest.raises(HubError, match="give from_diffusers shape"):
         from_diffusers(model, scheduler)
 
 
-def test_keywords_are_rows() -> None:
+def test_keywords_are_sliced_and_repeated_by_rows() -> None:
     words = noise(3, L, 4)
-    told = Keywords(encoder_hidden_states=words, added={"ids": torch.arange(3)}, layers=[words], rope=(words,), scale=2)
-    part = told[1:]
-    assert len(told) == 3 and len(part) == 2 and part.told["scale"] == 2
-    assert torch.equal(part.told["encoder_hidden_states"], words[1:]) and torch.equal(part.told["layers"][0], words[1:])
-    assert part.told["added"]["ids"].tolist() == [1, 2] and part.told["rope"][0] is words
-    assert told[:1].expand_as(told).told["added"]["ids"].tolist() == [0, 0, 0]
-    assert told.to("meta").device.type == "meta" and told.to(told.to("meta")).device.type == "meta"
+    keywords = Keywords(
+        encoder_hidden_states=words, added={"ids": torch.arange(3)}, layers=[words], rope=(words,), scale=2
+    )
+    part = keywords[1:]
+    assert len(keywords) == 3 and len(part) == 2 and part.arguments["scale"] == 2
+    assert torch.equal(part.arguments["encoder_hidden_states"], words[1:]) and torch.equal(
+        part.arguments["layers"][0], words[1:]
+    )
+    assert part.arguments["added"]["ids"].tolist() == [1, 2] and part.arguments["rope"][0] is words
+    assert keywords[:1].expand_as(keywords).arguments["added"]["ids"].tolist() == [0, 0, 0]
+    assert keywords.to("meta").device.type == "meta" and keywords.to(keywords.to("meta")).device.type == "meta"
     with pytest.raises(ValueError, match="found a 3, b 2 rows"):
         Keywords(a=words, b=words[:2])
 
 
-# whole pipelines, with their encoders
+# whole pipelines with their text encoders
 
 
 def tokenizer(transformers: Any, length: int) -> Any:
@@ -160,7 +164,7 @@ def vae(latents: int = 4) -> Any:
     ).eval()  # fmt: skip
 
 
-def test_an_sd3_pipeline_whole() -> None:
+def test_a_whole_sd3_pipeline() -> None:
     transformers = pytest.importorskip("transformers")
     words = [tokenizer(transformers, 8) for _ in range(3)]
     pipeline = diffusers.StableDiffusion3Pipeline(
@@ -172,13 +176,13 @@ def test_an_sd3_pipeline_whole() -> None:
     x = noise(2, 4, 8, 8)
     right = pipeline(["a boat", "on a"], num_inference_steps=4, guidance_scale=5.0, latents=x, output_type="pt",
                      height=16, width=16).images  # fmt: skip
-    borrowed = from_diffusers(pipeline)
-    denoiser = guided(5.0, unconditional=borrowed.text([""]))(borrowed)
-    latents = ours(denoiser, x, pipeline.scheduler.sigmas, borrowed.text(["a boat", "on a"]))
-    assert near((borrowed.decode(latents) / 2 + 0.5).clamp(0, 1), right)
+    unguided = from_diffusers(pipeline)
+    denoiser = guided(5.0, unconditional=unguided.text([""]))(unguided)
+    latents = ours(denoiser, x, pipeline.scheduler.sigmas, unguided.text(["a boat", "on a"]))
+    assert near((unguided.decode(latents) / 2 + 0.5).clamp(0, 1), right)
 
 
-def test_a_flux_pipeline_whole() -> None:
+def test_a_whole_flux_pipeline() -> None:
     transformers = pytest.importorskip("transformers")
     pipeline = diffusers.FluxPipeline(
         transformer=flux(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae=vae(),
@@ -192,14 +196,14 @@ def test_a_flux_pipeline_whole() -> None:
     size = {"height": 16, "width": 16, "max_sequence_length": 512}
     right = pipeline(["a boat", "on a"], negative_prompt=["", ""], true_cfg_scale=2.0, **asked, **size).images
     assert from_diffusers(pipeline).shape == (4, 128, 128)
-    borrowed = from_diffusers(pipeline, shape=(4, 8, 8))
-    denoiser = guided(2.0, unconditional=borrowed.text([""], guidance=3.5))(borrowed)
-    latents = ours(denoiser, x, pipeline.scheduler.sigmas, borrowed.text(["a boat", "on a"], guidance=3.5))
-    assert near((borrowed.decode(latents) / 2 + 0.5).clamp(0, 1), right)
+    unguided = from_diffusers(pipeline, shape=(4, 8, 8))
+    denoiser = guided(2.0, unconditional=unguided.text([""], guidance=3.5))(unguided)
+    latents = ours(denoiser, x, pipeline.scheduler.sigmas, unguided.text(["a boat", "on a"], guidance=3.5))
+    assert near((unguided.decode(latents) / 2 + 0.5).clamp(0, 1), right)
 
 
-def test_an_sdxl_pipeline_whole() -> None:
-    """Two encoders, pooled embeddings, and the sizes of the picture."""
+def test_a_whole_sdxl_pipeline() -> None:
+    """Two text encoders, pooled embeddings, and the image size as a condition."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
@@ -217,8 +221,8 @@ def test_an_sdxl_pipeline_whole() -> None:
     x = noise(2, 4, 8, 8)
     latents = pipeline(["a boat", "on a"], num_inference_steps=4, guidance_scale=5.0, latents=x, output_type="latent",
                        height=16, width=16).images  # fmt: skip
-    borrowed = from_diffusers(pipeline)
-    denoiser = guided(5.0, unconditional=borrowed.text([""]))(borrowed)
+    unguided = from_diffusers(pipeline)
+    denoiser = guided(5.0, unconditional=unguided.text([""]))(unguided)
     times = (pipeline.scheduler.timesteps.double() + 1) / 1000
-    found = ours(denoiser, x, torch.cat([times, times.new_zeros(1)]), borrowed.text(["a boat", "on a"]))
+    found = ours(denoiser, x, torch.cat([times, times.new_zeros(1)]), unguided.text(["a boat", "on a"]))
     assert near(found, latents)

@@ -1,4 +1,4 @@
-"""Room `hub`, models: `softmix sample FOLDER` for folders that diffusers wrote."""
+"""`softmix sample FOLDER` for folders that diffusers wrote."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plain(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: Any) -> Path:
-    """Latents of four channels at half the size, of three classes that have names."""
+    """A latent model with three named classes; latents of four channels at half the size."""
     torch.manual_seed(0)
     net = diffusers.DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
@@ -51,7 +51,7 @@ def classes(tmp_path_factory: Any) -> Path:
     )  # fmt: skip
     place = tmp_path_factory.mktemp("classes") / "animals"
     diffusers.DiTPipeline(net, vae, diffusers.DDIMScheduler()).save_pretrained(place)
-    # as the released DiT has them
+    # as in the released DiT
     index = place / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": {"0": "cat", "1": "dog", "2": "fox"}}))
     return place
@@ -72,32 +72,32 @@ def pixels(x: torch.Tensor) -> np.ndarray:
     return to_uint8(x.clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
 
 
-def test_the_same_as_in_python(plain: Path, tmp_path: Path) -> None:
+def test_the_command_gives_the_same_images_as_python(plain: Path, tmp_path: Path) -> None:
     options = ["--n", 3, "--steps", 4, "--seed", 2, "--first", 5, "--sampler", "dpm-solver-2m"]
     run("sample", plain, "--out", tmp_path / "x.npy", *options)
     right = sample(drawing(plain).denoiser, 3, 4, sampler=dpm_solver_2m, seed=2, first=5)
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(right))
 
 
-def test_fresh_noise(plain: Path, tmp_path: Path) -> None:
+def test_eta_reaches_the_sampler(plain: Path, tmp_path: Path) -> None:
     run("sample", plain, "--out", tmp_path / "x.npy", "--n", 2, "--sampler", "ancestral", "--eta", 0.5)
     right = sample(drawing(plain).denoiser, 2, 4, sampler=partial(ancestral, eta=0.5))
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(right))
 
 
-def test_the_precision_is_that_of_the_network(plain: Path, tmp_path: Path) -> None:
+def test_precision_reaches_the_network(plain: Path, tmp_path: Path) -> None:
     run("sample", plain, "--out", tmp_path / "x.npy", "--n", 2, "--steps", 2, "--precision", "bf16")
     rough, fine = (sample(drawing(plain).denoiser, 2, 2, sampler=adams, precision=each) for each in ("bf16", "fp32"))
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(rough))
     assert not np.array_equal(pixels(rough), pixels(fine))
 
 
-def test_guidance_by_a_prompt_leads_away_from_what_stands_for_none() -> None:
-    """The embedding of no words is a condition of its own, not a class of -1."""
+def test_guidance_by_a_prompt_uses_the_unconditional_embedding() -> None:
+    """The embedding of the empty prompt is a condition, not a label of -1."""
     process = VP()
 
     class Echo:
-        """It believes in what it is told."""
+        """A denoiser whose posterior mean is its condition."""
 
         def __init__(self) -> None:
             self.process = process
@@ -105,19 +105,19 @@ def test_guidance_by_a_prompt_leads_away_from_what_stands_for_none() -> None:
         def __call__(self, xt: torch.Tensor, t: Any, cond: torch.Tensor) -> Point:
             return Point(cond)
 
-    told, unconditional = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
+    condition, unconditional = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 3.0]])
     found: Any = SimpleNamespace(denoiser=Echo(), shape=(2,), unconditional=unconditional, name="words", what="text")
     for interval, logsnr, right in (
-        (None, 0.0, unconditional + 3 * (told - unconditional)),
-        ((-4.0, 2.0), 0.0, unconditional + 3 * (told - unconditional)),
-        ((-4.0, 2.0), 5.0, told),
+        (None, 0.0, unconditional + 3 * (condition - unconditional)),
+        ((-4.0, 2.0), 0.0, unconditional + 3 * (condition - unconditional)),
+        ((-4.0, 2.0), 5.0, condition),
     ):
         asked = Sample(run=Path("x"), out=Path("y.png"), n=1, steps=2, guidance=3.0, interval=interval, prompt="a boat")
-        belief = guide(asked, found, told, ddim)(torch.zeros(1, 2), process.time(logsnr), told)
+        belief = guide(asked, found, condition, ddim)(torch.zeros(1, 2), process.time(logsnr), condition)
         assert torch.equal(belief.mean, right)
 
 
-def test_latents_of_a_class_by_its_name_with_guidance_in_an_interval(classes: Path, tmp_path: Path) -> None:
+def test_a_class_by_name_with_guidance_in_an_interval(classes: Path, tmp_path: Path) -> None:
     words = ["--n", 2, "--steps", 3, "--label", "fox", "--guidance", 3, "--interval", -4, 2]
     run("sample", classes, "--out", tmp_path / "x.npz", *words)
     found = drawing(classes, label=2)
@@ -140,7 +140,7 @@ def test_classes_take_turns(classes: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "x.npz")["arr_1"].tolist() == [1, 2, 0, 1]
 
 
-def test_a_picture_says_what_made_it(plain: Path, tmp_path: Path, capsys: Any) -> None:
+def test_an_image_carries_its_recipe(plain: Path, tmp_path: Path, capsys: Any) -> None:
     run("sample", plain, "--out", tmp_path / "x.png", "--n", 1, "--steps", 2)
     with Image.open(tmp_path / "x.png") as image:
         recipe = json.loads(image.info["softmix"])
@@ -150,7 +150,7 @@ def test_a_picture_says_what_made_it(plain: Path, tmp_path: Path, capsys: Any) -
     assert "was drawn from a folder of diffusers" in refused(capsys, "repeat", tmp_path / "x.png")
 
 
-def test_a_dry_run_draws_nothing(plain: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_dry_run_writes_nothing(plain: Path, tmp_path: Path, capsys: Any) -> None:
     run("sample", plain, "--out", tmp_path / "x.png", "--dry-run")
     assert json.loads(capsys.readouterr().out)["run"] == "shapes"
     assert not (tmp_path / "x.png").exists()
@@ -168,12 +168,12 @@ def test_a_dry_run_draws_nothing(plain: Path, tmp_path: Path, capsys: Any) -> No
         (["--eta", 0.5], "only ancestral and ddim"),
     ],
 )
-def test_what_would_have_no_effect_is_refused(
+def test_an_option_without_effect_is_refused(
     plain: Path, tmp_path: Path, capsys: Any, words: list[object], says: str
 ) -> None:
     assert says in refused(capsys, "sample", plain, "--out", tmp_path / "x.png", *words)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_prompt_is_not_for_a_run_of_softmix(tmp_path: Path, capsys: Any) -> None:
+def test_a_prompt_is_refused_for_a_run_of_softmix(tmp_path: Path, capsys: Any) -> None:
     assert "--prompt" in refused(capsys, "sample", "fashion", "--prompt", "a boat", "--out", tmp_path / "x.png")

@@ -1,5 +1,4 @@
-"""The properties of diffusers' own common scheduler tests, its golden loops, and our samplers'
-own numbers one `step` at a time."""
+"""The properties in diffusers' common scheduler tests, its reference loops, and each scheduler against its sampler."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 diffusers = pytest.importorskip("diffusers")
-# diffusers' own code, on building its other schedulers
+# from diffusers' own code, when it builds its other schedulers
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 from softmix.hub import (  # noqa: E402
@@ -65,7 +64,7 @@ CONFIGS: list[dict[str, object]] = [
 
 @EACH
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_saved_and_loaded_it_steps_alike(
+def test_a_saved_and_loaded_scheduler_takes_the_same_steps(
     kind: type[SoftmixScheduler], config: dict[str, object], tmp_path: Path
 ) -> None:
     if "rescale_betas_zero_snr" in config and kind is FONScheduler:
@@ -82,7 +81,7 @@ def test_saved_and_loaded_it_steps_alike(
         each.set_timesteps(10)
     first = one_step(scheduler, scheduler.timesteps[0])
     assert torch.equal(first, one_step(again, again.timesteps[0])) and first.isfinite().all()
-    for place in (0, 10, 49):  # times that may not be there
+    for place in (0, 10, 49):  # also times that are not in the schedule
         other, same = kind(**config), kind.from_pretrained(tmp_path)  # type: ignore[arg-type]
         for each in (other, same):
             each.set_timesteps(10)
@@ -90,8 +89,8 @@ def test_saved_and_loaded_it_steps_alike(
 
 
 @EACH
-def test_others_are_made_of_it_and_it_of_others(kind: type[SoftmixScheduler]) -> None:
-    """Each compatible class reads our configuration, and ours reads it back from theirs as it was."""
+def test_configurations_go_to_compatible_classes_and_back(kind: type[SoftmixScheduler]) -> None:
+    """Each compatible class reads a softmix configuration, and softmix reads the same back from it."""
     scheduler = kind(beta_end=0.015)
     assert len(scheduler.compatibles) >= 10
     for other in scheduler.compatibles:
@@ -104,7 +103,7 @@ def test_others_are_made_of_it_and_it_of_others(kind: type[SoftmixScheduler]) ->
 @pytest.mark.parametrize(
     "other", ["DDIMScheduler", "PNDMScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"]
 )
-def test_known_keys_pass_in_silence(other: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_known_keys_give_no_warning(other: str, caplog: pytest.LogCaptureFixture) -> None:
     theirs = getattr(diffusers, other)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     diffusers.utils.logging.enable_propagation()
     with caplog.at_level("WARNING"):
@@ -117,7 +116,7 @@ def test_known_keys_pass_in_silence(other: str, caplog: pytest.LogCaptureFixture
 
 @EACH
 def test_steps_keep_the_shape(kind: type[SoftmixScheduler]) -> None:
-    """A second step from the same sample, too, which is not what the first one gave."""
+    """Also in a second step from the same sample, which is not the result of the first."""
     scheduler = kind()
     scheduler.set_timesteps(50)
     for place in (0, 1):
@@ -125,21 +124,21 @@ def test_steps_keep_the_shape(kind: type[SoftmixScheduler]) -> None:
 
 
 @EACH
-def test_setting_times_forgets_everything_and_tuples_say_the_same(kind: type[SoftmixScheduler]) -> None:
+def test_set_timesteps_starts_anew_and_a_tuple_has_the_same_values(kind: type[SoftmixScheduler]) -> None:
     scheduler, x = kind(), torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     results = []
-    for told in (True, False):
+    for condition in (True, False):
         scheduler.set_timesteps(50)
         found = scheduler.step(
-            0.1 * x, scheduler.timesteps[0], x, generator=torch.Generator().manual_seed(0), return_dict=told
+            0.1 * x, scheduler.timesteps[0], x, generator=torch.Generator().manual_seed(0), return_dict=condition
         )
-        results.append(tuple(found.values()) if told else found)  # type: ignore[union-attr]
+        results.append(tuple(found.values()) if condition else found)  # type: ignore[union-attr]
         assert scheduler.step_index == 1
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @EACH
-def test_what_pipelines_reach_for(kind: type[SoftmixScheduler]) -> None:
+def test_the_attributes_that_pipelines_use(kind: type[SoftmixScheduler]) -> None:
     scheduler = kind()
     x = torch.rand(2, 3, 8, 8)
     assert float(scheduler.init_noise_sigma) == 1 and len(scheduler) == 1000 and len(scheduler.timesteps) == 1000
@@ -167,14 +166,14 @@ def test_what_pipelines_reach_for(kind: type[SoftmixScheduler]) -> None:
     assert torch.equal(copied.timesteps, scheduler.timesteps)
 
 
-def test_betas_of_ones_own(tmp_path: Path) -> None:
+def test_trained_betas_are_saved(tmp_path: Path) -> None:
     for kind in SCHEDULERS:
         scheduler = kind(trained_betas=np.array([0.1, 0.3]))
         scheduler.save_pretrained(tmp_path)
         assert kind.from_pretrained(tmp_path).betas.tolist() == pytest.approx([0.1, 0.3])
 
 
-def test_options_are_checked_and_kept(tmp_path: Path) -> None:
+def test_options_are_checked_and_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unipc has no option speed; it has order, line, settles"):
         UniPCScheduler(options={"speed": 2})
     scheduler = EVODiffScheduler(options={"form": "released"})
@@ -184,7 +183,7 @@ def test_options_are_checked_and_kept(tmp_path: Path) -> None:
         AdamsScheduler(timestep_spacing="even")
     with pytest.raises(ValueError, match="prediction_type 'mean'"):
         AdamsScheduler(prediction_type="mean")
-    # another sampler's are left behind, unless they are asked for
+    # options of another sampler are dropped, unless they are given
     assert UniPCScheduler.from_config(scheduler.config).config.options is None
     assert UniPCScheduler.from_config(scheduler.config, options={"order": 3}).config.options == {"order": 3}
     for wrong in ({"num_inference_steps": 1001}, {"num_inference_steps": 0}, {"timesteps": [5, 7]}, {}):
@@ -195,15 +194,15 @@ def test_options_are_checked_and_kept(tmp_path: Path) -> None:
             AdamsScheduler().set_timesteps(timesteps=places)
 
 
-def test_noise_says_nothing_where_there_is_no_signal() -> None:
+def test_epsilon_prediction_at_zero_terminal_snr_is_refused() -> None:
     dark = AdamsScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     dark.set_timesteps(4)
     with pytest.raises(ValueError, match="zero terminal SNR"):
         one_step(dark, 999)
 
 
-def test_noise_is_added_in_half_precision_too() -> None:
-    """At the first times as well, where alpha^2 rounds to 1."""
+def test_add_noise_in_half_precision() -> None:
+    """Also at the first times, at which alpha^2 rounds to 1."""
     x = torch.zeros(1, 1, 8, 8, dtype=torch.bfloat16)
     noisy = AdamsScheduler().add_noise(x, torch.ones_like(x), torch.tensor([0]))
     assert noisy.dtype == torch.bfloat16 and float(noisy.mean()) == pytest.approx(0.01, rel=0.01)
@@ -211,7 +210,7 @@ def test_noise_is_added_in_half_precision_too() -> None:
 
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 @pytest.mark.parametrize("n", [1, 7, 10, 50, 1000])
-def test_the_times_are_theirs(spacing: str, n: int) -> None:
+def test_the_timesteps_equal_those_of_diffusers(spacing: str, n: int) -> None:
     pairs = [(TransferScheduler, diffusers.DDIMScheduler), (AdamsScheduler, diffusers.DPMSolverMultistepScheduler)]
     for ours, theirs in pairs:
         made = [kind(timestep_spacing=spacing, steps_offset=0) for kind in (ours, theirs)]
@@ -226,7 +225,7 @@ def test_the_times_are_theirs(spacing: str, n: int) -> None:
 
 
 def looped(scheduler: SoftmixScheduler, x: Tensor, places: Tensor | None = None, seed: int | None = None) -> Tensor:
-    """With the net that is none: it says x k / (k + 1)."""
+    """The end of a loop with the output x k / (k + 1), as in diffusers' tests."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     for k in scheduler.timesteps if places is None else places:
         x = scheduler.step(x * float(k) / (float(k) + 1), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
@@ -247,7 +246,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_golden_loops_of_diffusers(name: str) -> None:
+def test_the_reference_values_of_diffusers_loops(name: str) -> None:
     kind, config, n, total, mean = GOLDEN[name]
     scheduler = kind(**config)  # type: ignore[arg-type]
     scheduler.set_timesteps(n)
@@ -257,13 +256,13 @@ def test_the_golden_loops_of_diffusers(name: str) -> None:
     assert float(end.mean()) == pytest.approx(mean, abs=1e-3)
 
 
-def test_a_loop_that_begins_in_the_middle() -> None:
-    """Noise added at the eighth time, and the two last steps: diffusers' number, however the place is told."""
+def test_a_loop_from_the_middle() -> None:
+    """Noise is added at the eighth time, then two steps: diffusers' value, with and without set_begin_index."""
     scheduler = TransferScheduler()
-    for told in (False, True):
+    for condition in (False, True):
         scheduler.set_timesteps(10)
         places = scheduler.timesteps[8:]
-        if told:
+        if condition:
             scheduler.set_begin_index(8)
         noise = (torch.arange(768).flip(0).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2)
         end = looped(scheduler, scheduler.add_noise(RAMP, noise, places[:1]), places).abs()
@@ -272,8 +271,8 @@ def test_a_loop_that_begins_in_the_middle() -> None:
 
 @EACH
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
-def test_hosted_it_is_the_sampler_bit_for_bit(kind: type[SoftmixScheduler], n: int) -> None:
-    """One `step` at a time, and driven: the same numbers, and the evaluations that it declares."""
+def test_a_scheduler_equals_its_sampler_bit_for_bit(kind: type[SoftmixScheduler], n: int) -> None:
+    """By `step` and by `drive` the numbers are the same, and so is the declared count of evaluations."""
 
     class Net:
         def __init__(self) -> None:
@@ -283,25 +282,25 @@ def test_hosted_it_is_the_sampler_bit_for_bit(kind: type[SoftmixScheduler], n: i
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Point:
             self.calls += 1
             k = round(float(t) * 1000) - 1
-            return Point(scheduler._believed(xt * k / (k + 1), xt, torch.as_tensor(t)))
+            return Point(scheduler._predict_x0(xt * k / (k + 1), xt, torch.as_tensor(t)))
 
     scheduler = kind(timestep_spacing="trailing", options={} if kind is not UniPCScheduler else {"settles": False})
     scheduler.set_timesteps(n)
     hosted = looped(scheduler, RAMP, seed=0)
-    from softmix.hub.host import Drawn
+    from softmix.hub.softmix_scheduler import GeneratorNoise
 
-    rng, net = Drawn(torch.Generator().manual_seed(0), torch.device("cpu")), Net()
-    driven = finish(drive(net, scheduler.chosen, RAMP, scheduler._grid, rng))  # type: ignore[arg-type]
+    rng, net = GeneratorNoise(torch.Generator().manual_seed(0), torch.device("cpu")), Net()
+    driven = finish(drive(net, scheduler.sampler_function, RAMP, scheduler._grid, rng))  # type: ignore[arg-type]
     assert torch.equal(hosted, driven)
     assert net.calls == len(scheduler.timesteps)
-    # a step in which the signal grows much, as the first of 2 or 3, is DDIM's for the rules of the noise
+    # PLMS and F-PNDM take a DDIM step if the signal grows much, as in the first of 2 or 3 steps
     steep = kind in (PLMSScheduler, FPNDMScheduler) and n in (2, 3)
-    counted = traits(scheduler.chosen).evaluations
+    counted = traits(scheduler.sampler_function).evaluations
     assert net.calls == (1 + counted(n - 1) if steep else counted(n))
 
 
-def test_noise_comes_from_the_generators() -> None:
-    """The same generator gives the same picture, a list of them one for each item, whatever its batch."""
+def test_fresh_noise_comes_from_the_generators() -> None:
+    """The same generator gives the same image. A list has one generator an item, whatever the batch."""
     scheduler = AncestralScheduler()
 
     def ended(seed: int) -> Tensor:
@@ -321,7 +320,7 @@ def test_noise_comes_from_the_generators() -> None:
     assert torch.equal(whole[2:3], with_list(RAMP[2:3], [3]))
 
 
-def test_half_precision_comes_out_as_it_went_in() -> None:
+def test_half_precision_is_kept() -> None:
     for kind in SCHEDULERS:
         scheduler = kind()
         scheduler.set_timesteps(4)
@@ -329,8 +328,8 @@ def test_half_precision_comes_out_as_it_went_in() -> None:
         assert end.dtype == torch.float16 and end.isfinite().all()
 
 
-def test_a_start_between_two_questions_of_a_step() -> None:
-    """Heun's second question cannot be a beginning: DDIM's step is taken until a step begins."""
+def test_a_start_between_two_evaluations_of_a_step() -> None:
+    """A run cannot begin with the second evaluation of Heun: a DDIM step is taken to the next step."""
     scheduler, plain = HeunScheduler(), TransferScheduler()
     scheduler.set_timesteps(6)
     plain.set_timesteps(6)
@@ -341,8 +340,8 @@ def test_a_start_between_two_questions_of_a_step() -> None:
     assert looped(scheduler, x, scheduler.timesteps[2:]).isfinite().all()
 
 
-def test_a_model_that_says_a_variance_too() -> None:
-    """Twice the channels, as with learned variances: the mean is the first half."""
+def test_a_model_with_a_learned_variance() -> None:
+    """The output has twice the channels; the first half is the mean."""
     scheduler = AdamsScheduler()
     scheduler.set_timesteps(5)
     k = scheduler.timesteps[0]
@@ -352,8 +351,8 @@ def test_a_model_that_says_a_variance_too() -> None:
 
 
 @EACH
-def test_a_sample_that_is_changed_in_place(kind: type[SoftmixScheduler]) -> None:
-    """As a callback may: the same as one that is changed into another tensor, in half precision too."""
+def test_a_sample_changed_in_place(kind: type[SoftmixScheduler]) -> None:
+    """A callback may do so. The result equals that of a changed copy, also in half precision."""
 
     def ended(inplace: bool, x: Tensor) -> Tensor:
         scheduler = kind()
@@ -369,8 +368,8 @@ def test_a_sample_that_is_changed_in_place(kind: type[SoftmixScheduler]) -> None
         assert torch.equal(ended(True, start.clone()), ended(False, start.clone()))
 
 
-def test_what_comes_out_has_the_samples_kind() -> None:
-    """Under autocast a model says bfloat16 of a float32 sample."""
+def test_the_result_has_the_dtype_of_the_sample() -> None:
+    """Under autocast a model gives bfloat16 for a float32 sample."""
     for kind in SCHEDULERS:
         scheduler = kind()
         scheduler.set_timesteps(3)

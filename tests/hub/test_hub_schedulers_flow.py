@@ -1,4 +1,4 @@
-"""Flow matching, beside diffusers' own schedulers and in whole pipelines of SD3 and Flux."""
+"""Flow matching schedulers: against diffusers' own, and in whole pipelines of SD3 and Flux."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Match = diffusers.FlowMatchEulerDiscreteScheduler
 UniPC, DPM = diffusers.UniPCMultistepScheduler, diffusers.DPMSolverMultistepScheduler
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 SPREAD, CENTRE = 0.5, 0.3
-# the slope of alpha that it reckons with is infinite where there is no signal
+# its slope of alpha is infinite at a time without signal
 LIT = [kind for kind in SCHEDULERS if kind is not FONScheduler]
 
 
 def flow_said(x: Tensor, t: float) -> Tensor:
-    """z - x0 of the exact model of N(CENTRE, SPREAD^2) data."""
+    """z - x0 of the exact model for data N(CENTRE, SPREAD^2)."""
     var = (1 - t) ** 2 * SPREAD**2 + t**2
     gap = x - (1 - t) * CENTRE
     return t / var * gap - (CENTRE + (1 - t) * SPREAD**2 / var * gap)
 
 
 def end_of(scheduler: Any, **times: Any) -> Tensor:
-    """x at the end from x at t = 1; the model is told the scheduler's own times."""
+    """x at the end, from x at t = 1, with an exact model at the scheduler's times."""
     scheduler.set_timesteps(**times)
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(0)
@@ -68,8 +68,8 @@ MATCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("config", "times"), MATCHES, ids=str)
-def test_times_of_flow_matching_are_theirs_and_so_are_its_steps(config: dict[str, Any], times: dict[str, Any]) -> None:
-    """FlowMatchEuler's step is DDIM's. Its times are those of what is like DDIM, and given times of all."""
+def test_times_and_euler_steps_equal_those_of_flow_match_euler(config: dict[str, Any], times: dict[str, Any]) -> None:
+    """An Euler step is a DDIM step. The DDIM family has its times; given times are the same for all."""
     other = Match(**config)
     right = end_of(other, **times)
     ours = TransferScheduler.from_config(other.config)
@@ -84,8 +84,8 @@ def test_times_of_flow_matching_are_theirs_and_so_are_its_steps(config: dict[str
         assert torch.allclose(each._grid.float(), other.sigmas, atol=1e-6)
 
 
-def test_the_same_solvers_take_the_same_steps_in_a_flow() -> None:
-    """UniPC and DPM-Solver++ at times that begin below t = 1, where their clocks are finite and ours is theirs."""
+def test_unipc_and_dpm_solver_take_diffusers_steps_in_flow_matching() -> None:
+    """At times that begin below t = 1, at which the clock of diffusers is finite."""
     times = torch.tensor([0.95, 0.8, 0.62, 0.45, 0.3, 0.15, 0.05, 0.0])
     for ours, theirs in (
         (UniPCScheduler, UniPC(**FLOW)),
@@ -107,7 +107,7 @@ def test_the_same_solvers_take_the_same_steps_in_a_flow() -> None:
             assert (x - y).abs().max() < 1e-5
 
 
-def test_times_of_unipcs_flow_are_theirs() -> None:
+def test_the_times_of_unipc_equal_diffusers() -> None:
     for config, more in (({"flow_shift": 3.0}, {}), ({"use_dynamic_shifting": True}, {"mu": 0.9})):
         other = UniPC(**FLOW, **config)
         other.set_timesteps(9, **more)
@@ -117,8 +117,8 @@ def test_times_of_unipcs_flow_are_theirs() -> None:
         assert (ours.timesteps - other.timesteps).abs().max() <= 1  # theirs are cut to whole ones
 
 
-def test_solvers_of_higher_order_are_nearer_than_eulers() -> None:
-    """Data of N(CENTRE, SPREAD^2): x at t = 1 of noise alone ends at CENTRE + SPREAD x."""
+def test_solvers_of_higher_order_have_smaller_errors_than_euler() -> None:
+    """For data N(CENTRE, SPREAD^2), noise x at t = 1 ends at CENTRE + SPREAD x."""
     right = CENTRE + SPREAD * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     other = Match(shift=3.0)
     for n, less in ((8, 0.8), (28, 0.4)):
@@ -129,7 +129,7 @@ def test_solvers_of_higher_order_are_nearer_than_eulers() -> None:
 
 
 @pytest.mark.parametrize("kind", LIT, ids=lambda kind: kind.__name__)
-def test_saved_and_loaded_a_flow_is_the_same(kind: type[SoftmixScheduler], tmp_path: Path) -> None:
+def test_a_saved_and_loaded_flow_scheduler_gives_the_same_result(kind: type[SoftmixScheduler], tmp_path: Path) -> None:
     scheduler = kind.from_config(Match(shift=3.0, use_dynamic_shifting=False).config)
     scheduler.save_pretrained(tmp_path)
     again = kind.from_pretrained(tmp_path)
@@ -138,7 +138,7 @@ def test_saved_and_loaded_a_flow_is_the_same(kind: type[SoftmixScheduler], tmp_p
     assert Match.from_config(again.config).config.shift == 3.0
 
 
-def test_noise_is_added_as_a_flow_adds_it() -> None:
+def test_add_noise_is_that_of_flow_matching() -> None:
     other = Match(shift=3.0)
     ours = TransferScheduler.from_config(other.config)
     x, z = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
@@ -149,7 +149,7 @@ def test_noise_is_added_as_a_flow_adds_it() -> None:
     assert torch.allclose(ours.scale_noise(x, k, z), other.scale_noise(x, k, z), atol=1e-6)
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_unsupported_settings_raise_value_error() -> None:
     dynamic = AdamsScheduler.from_config(Match(use_dynamic_shifting=True).config)
     with pytest.raises(ValueError, match="mu must be given"):
         dynamic.set_timesteps(4)
@@ -163,7 +163,7 @@ def test_what_cannot_be_is_said() -> None:
         FONScheduler.from_config(Match().config).set_timesteps(5)
 
 
-# pipelines: whole where transformers is installed, and their loops always
+# pipelines: whole if transformers is installed, and copies of their loops always
 
 
 def sd3_net() -> Any:
@@ -200,21 +200,21 @@ def flux_net() -> Any:
 
 @torch.no_grad()
 def sd3_loop(net: Any, scheduler: Any, n: int) -> Tensor:
-    """As StableDiffusion3Pipeline does it: no times of its own, and guidance of two halves."""
+    """The loop of StableDiffusion3Pipeline: no times of its own, guidance in two halves."""
     generator = torch.Generator().manual_seed(0)
     x, text, pooled = (torch.randn(size, generator=generator) for size in ((1, 4, 8, 8), (2, 5, 32), (2, 16)))
     scheduler.set_timesteps(n, device="cpu")
     for k in scheduler.timesteps:
         both = torch.cat([x] * 2)
-        said = net(both, timestep=k.expand(2), encoder_hidden_states=text, pooled_projections=pooled).sample
-        away, towards = said.chunk(2)
+        output = net(both, timestep=k.expand(2), encoder_hidden_states=text, pooled_projections=pooled).sample
+        away, towards = output.chunk(2)
         x = scheduler.step(away + 4.0 * (towards - away), k, x, return_dict=False)[0]
     return x
 
 
 @torch.no_grad()
 def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
-    """As FluxPipeline does it: times of its own, the shift by the size of the image, and latents in a row."""
+    """The loop of FluxPipeline: times of its own, a shift from the image size, and packed latents."""
     generator = torch.Generator().manual_seed(0)
     x, text, pooled = (torch.randn(size, generator=generator) for size in ((1, 16, 16), (1, 5, 32), (1, 16)))
     config = scheduler.config
@@ -225,7 +225,7 @@ def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
     scheduler.set_begin_index(0)
     for k in scheduler.timesteps:
         places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))
-        said = net(
+        output = net(
             hidden_states=x,
             timestep=k.expand(1).to(x.dtype) / 1000,
             pooled_projections=pooled,
@@ -234,7 +234,7 @@ def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
             img_ids=places,
             return_dict=False,
         )[0]
-        x = scheduler.step(said, k, x, return_dict=False)[0]
+        x = scheduler.step(output, k, x, return_dict=False)[0]
     return x
 
 
@@ -242,8 +242,8 @@ def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
     ("make", "loop", "config"),
     [(sd3_net, sd3_loop, {"shift": 3.0}), (flux_net, flux_loop, {"use_dynamic_shifting": True})],
 )
-def test_loops_of_flow_matching_run_with_ours(make: Any, loop: Any, config: dict[str, Any]) -> None:
-    """Their own result with DDIM's step, which is Euler's; and all solvers of the ODE have the same limit."""
+def test_loops_of_sd3_and_flux_run_with_softmix_schedulers(make: Any, loop: Any, config: dict[str, Any]) -> None:
+    """DDIM gives the result of Euler, and all ODE solvers have the same limit."""
     net, other = make(), Match(**config)
     own = loop(net, other, 8)
     assert (loop(net, TransferScheduler.from_config(other.config), 8) - own).abs().max() < 1e-5
@@ -277,9 +277,9 @@ def sd3() -> tuple[Any, dict[str, Any]]:
     pipe = diffusers.StableDiffusion3Pipeline(
         transformer=sd3_net(), vae=latent_vae(), scheduler=Match(shift=3.0), **none
     )
-    told = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
-    told |= {"negative_prompt_embeds": torch.randn(1, 5, 32), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
-    return pipe, told | {"guidance_scale": 4.0, "height": 8, "width": 8}
+    condition = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
+    condition |= {"negative_prompt_embeds": torch.randn(1, 5, 32), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
+    return pipe, condition | {"guidance_scale": 4.0, "height": 8, "width": 8}
 
 
 def flux() -> tuple[Any, dict[str, Any]]:
@@ -287,21 +287,21 @@ def flux() -> tuple[Any, dict[str, Any]]:
     pipe = diffusers.FluxPipeline(
         transformer=flux_net(), vae=latent_vae(), scheduler=Match(use_dynamic_shifting=True), **none
     )
-    told = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
-    return pipe, told | {"height": 8, "width": 8, "max_sequence_length": 16}
+    condition = {"prompt_embeds": torch.randn(1, 5, 32), "pooled_prompt_embeds": torch.randn(1, 16)}
+    return pipe, condition | {"height": 8, "width": 8, "max_sequence_length": 16}
 
 
 @pytest.mark.parametrize("make", [sd3, flux])
-def test_pipelines_of_flow_matching_run_with_ours(make: Any) -> None:
+def test_pipelines_of_sd3_and_flux_run_with_softmix_schedulers(make: Any) -> None:
     pytest.importorskip("transformers")
-    pipe, told = make()
+    pipe, condition = make()
     pipe.set_progress_bar_config(disable=True)
     config = pipe.scheduler.config
 
     def ended(scheduler: Any) -> Tensor:
         pipe.scheduler = scheduler
         generator = torch.Generator().manual_seed(0)
-        found: Tensor = pipe(**told, num_inference_steps=6, generator=generator, output_type="latent").images
+        found: Tensor = pipe(**condition, num_inference_steps=6, generator=generator, output_type="latent").images
         return found
 
     own = ended(Match.from_config(config))

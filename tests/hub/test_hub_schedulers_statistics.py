@@ -1,4 +1,4 @@
-"""The statistics of DPM-Solver-v3 travel with the scheduler."""
+"""The statistics of DPM-Solver-v3 are saved and loaded with the scheduler."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def ended(scheduler: DPMSolverV3Scheduler) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("given", ["object", "path", "str"])
-def test_they_are_saved_and_loaded_with_the_scheduler(given: str, tmp_path: Path) -> None:
-    """In another place, with the file that they came from gone."""
+def test_statistics_are_saved_and_loaded_with_the_scheduler(given: str, tmp_path: Path) -> None:
+    """From another folder, after the original file is deleted."""
     kept = tmp_path / "made" / "statistics.safetensors"
     kept.parent.mkdir()
     statistics().save(kept)
@@ -47,7 +47,7 @@ def test_they_are_saved_and_loaded_with_the_scheduler(given: str, tmp_path: Path
     again = DPMSolverV3Scheduler.from_pretrained(tmp_path / "second")
     assert torch.equal(ended(again), right)
     assert str(tmp_path) not in (tmp_path / "second" / "scheduler_config.json").read_text()
-    # and once more, from what was loaded, and from its configuration
+    # and once more: from the loaded scheduler, and from its configuration
     again.save_pretrained(tmp_path / "third" / "scheduler")
     third = DPMSolverV3Scheduler.from_pretrained(tmp_path / "third", subfolder="scheduler")
     assert torch.equal(ended(third), right)
@@ -56,7 +56,7 @@ def test_they_are_saved_and_loaded_with_the_scheduler(given: str, tmp_path: Path
     assert "statistics" in repr(scheduler)
 
 
-def test_they_travel_in_a_pipeline(tmp_path: Path) -> None:
+def test_statistics_are_saved_with_a_pipeline(tmp_path: Path) -> None:
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
@@ -80,6 +80,6 @@ def test_they_travel_in_a_pipeline(tmp_path: Path) -> None:
     assert again.scheduler.statistics is not None and (images[0] == images[1]).all()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_statistics_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.safetensors, which is no file"):
         DPMSolverV3Scheduler(options={"statistics": tmp_path / "gone.safetensors"})

@@ -1,8 +1,7 @@
-"""A folder of diffusers as something to draw pictures from."""
+"""Images from a folder of diffusers, for `softmix sample FOLDER`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import needed
-from .reading import HubError
-from .source import DiffusersDenoiser, from_diffusers
+from .class_labels import class_count, class_index
+from .diffusers_denoiser import DiffusersDenoiser, from_diffusers
+from .errors import HubError
+from .model_calls import required_keywords
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A model of a folder, ready for `sample`.
+    """A model of a folder with everything that `sample` needs.
 
-    denoiser, shape : what `sample` takes; shape is of latents where there are some. classes : how many it has, 0 for
-    none; class_names by number where the folder says them, else their numbers. cond : n, the first's number -> the
-    condition of n pictures. unconditional : what stands for no condition in
-    guidance, None for the label -1, or where there is no guidance. what : a sentence of what was found. name : the
-    folder's. pixels : what `sample` gave -> [n, C, H, W] in [-1, 1].
+    denoiser : the model.
+    shape : the shape of one item, of latents for a latent model.
+    classes : the number of classes, 0 for none.
+    class_names : the names of the classes in order, their numbers if the folder has no names.
+    cond : n, number of the first image -> the condition of n images.
+    unconditional : the unconditional embedding for guidance; None for the label -1, or without guidance.
+    what : one sentence about the model.
+    name : the name of the folder.
+    pixels : the result of `sample` -> images [n, C, H, W] in [-1, 1].
     """
 
     denoiser: DiffusersDenoiser
@@ -41,34 +45,35 @@ class Drawing:
 def drawing(
     folder: str | Path, prompt: str | None = None, label: str | int | None = None, variant: str | None = None
 ) -> Drawing:
-    """Opens a folder that diffusers wrote, for pictures of it: unconditional or with classes, of pixels or of latents
-    with their VAE, or of a prompt where its pipeline has the encoders.
+    """Open a folder that diffusers wrote, to sample images from it.
 
-    label : one class for all, by its name or number; by default they take turns. Raises HubError for what is no picture
-    (videos, sound), for conditions that a prompt or a label cannot give, and for a prompt or label that would do
-    nothing.
+    The model may be unconditional, with classes, or with prompts if its pipeline has the text encoders. It may work on
+    pixels, or on latents with their VAE.
+
+    prompt : the prompt of all images.
+    label : the class of all images, by name or number. By default the classes take turns.
+    variant : the variant of the weights, such as "fp16".
+
+    Raises HubError for videos and sound, for a condition that neither a prompt nor a label can give, and for a prompt
+    or label without effect.
     """
     folder = Path(folder)
     denoiser = from_diffusers(folder, variant=variant)
     if len(denoiser.shape) != 3:
-        raise HubError(f"{folder} makes items of shape {list(denoiser.shape)}, which are no pictures")
-    classes = _classes(denoiser.model)
-    wanted = () if classes else needed(denoiser.model, denoiser.call)
+        raise HubError(f"{folder} makes items of shape {list(denoiser.shape)}, which are no images")
+    classes = class_count(denoiser.model)
+    wanted = () if classes else required_keywords(denoiser.model, denoiser.call)
     if prompt is not None and not wanted:
         raise HubError(f"{folder}: a prompt was given, and this model takes {'labels' if classes else 'no condition'}")
     if wanted and prompt is None:
         raise HubError(f"{folder} needs a prompt: its {type(denoiser.model).__name__} takes {', '.join(wanted)}")
-    names = _names(folder, classes)
-    number = _number(folder, names, label)
-    said = denoiser.text([prompt]) if prompt is not None else None
-
-    def cond(n: int, first: int) -> Any:
-        if classes:
-            return torch.full((n,), number) if number is not None else (torch.arange(n) + first) % classes
-        return said.expand(n, -1, -1) if isinstance(said, Tensor) else said and said.expand_as(torch.empty(n))
-
+    names = denoiser.class_names or tuple(map(str, range(classes)))
     latent = denoiser.vae is not None
     kind = f"with {classes} classes" if classes else "of a prompt" if wanted else "without conditions"
+    if classes or label is not None:
+        cond = _class_conditions(classes, None if label is None else class_index(names, label, str(folder)))
+    else:
+        cond = _prompt_conditions(None if prompt is None else denoiser.text([prompt]))
     return Drawing(
         denoiser=denoiser,
         shape=denoiser.shape,
@@ -79,35 +84,25 @@ def drawing(
         what=f"{type(denoiser.model).__name__} {kind}, of {'latents' if latent else 'pixels'} {list(denoiser.shape)}, "
         f"{denoiser.process}",
         name=folder.resolve().name,
-        pixels=denoiser.decode if latent else _as_is,
+        pixels=denoiser.decode if latent else _unchanged,
     )
 
 
-def _as_is(x: Tensor) -> Tensor:
+def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _classes(model: Any) -> int:
-    """Without the one that stands for "not told"."""
-    if type(model).__name__ in ("DiTTransformer2DModel", "Transformer2DModel"):
-        return int(model.config.num_embeds_ada_norm or 0)
-    return int(model.config.get("num_class_embeds") or 0)
+def _class_conditions(classes: int, number: int | None) -> Callable[[int, int], Any]:
+    """One class for all images, or all classes in turn."""
+    if number is not None:
+        return lambda n, first: torch.full((n,), number)
+    return lambda n, first: (torch.arange(n) + first) % classes
 
 
-def _number(folder: Path, names: tuple[str, ...], label: str | int | None) -> int | None:
-    """The class of this name or number; None for None."""
-    if label is None:
-        return None
-    if str(label) in names:
-        return names.index(str(label))
-    number = int(label) if str(label).isdecimal() else -1
-    if not 0 <= number < len(names):
-        known = f"0 to {len(names) - 1}" if names else "none"
-        raise HubError(f"{folder}: class {label} was asked for; its classes are {known}")
-    return number
-
-
-def _names(folder: Path, classes: int) -> tuple[str, ...]:
-    index = folder / "model_index.json"
-    known = json.loads(index.read_text()).get("id2label") or {} if index.is_file() else {}
-    return tuple(str(known.get(str(k), k)) for k in range(classes))
+def _prompt_conditions(embedding: Any) -> Callable[[int, int], Any]:
+    """The same prompt for all images, None without a prompt."""
+    if embedding is None:
+        return lambda n, first: None
+    if isinstance(embedding, Tensor):
+        return lambda n, first: embedding.expand(n, -1, -1)
+    return lambda n, first: embedding.expand_as(torch.empty(n))

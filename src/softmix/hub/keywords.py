@@ -1,4 +1,4 @@
-"""Conditions of several parts, as the keywords of a model's call."""
+"""A condition of several parts, as keyword arguments of a model call."""
 
 from __future__ import annotations
 
@@ -10,86 +10,90 @@ from torch import Tensor
 
 
 class Keywords:
-    """Keywords of a model's call, a row an item: what `cond` is for models that take more than one condition.
+    """Keyword arguments of a model call, one row an item: the condition of a model that takes more than one.
 
         Keywords(encoder_hidden_states=embeddings, pooled_projections=pooled, guidance=3.5)
 
-    Tensors are [n, ...], in dictionaries and lists as well; anything else, a tuple of tensors too, is the same for
-    every item. It is cut, moved and repeated like the tensor of labels that it stands for, so that `sample` and
-    `guided` take it. `channels` [n, c, ...] is no keyword of the call: it is joined to x, for models that see a
-    picture, a mask or a frame beside it. Raises ValueError where tensors differ in n.
+    Tensors are [n, ...], also inside dictionaries and lists. Any other value, a tuple of tensors too, is the same for
+    every item. `sample` and `guided` slice, move and repeat it like a tensor of labels. `channels` [n, c, ...] is no
+    argument of the call: it is concatenated to x, for a model with an image, a mask or a frame beside x.
+
+    arguments : the keyword arguments by name.
+
+    Raises ValueError for tensors with different numbers of rows.
     """
 
-    def __init__(self, **told: Any):
-        lengths = [(name, len(each)) for name, each in _tensors(told)]
+    def __init__(self, **arguments: Any):
+        lengths = [(name, len(tensor)) for name, tensor in _tensors(arguments)]
         if len({length for _, length in lengths}) > 1:
-            found = ", ".join(f"{name} {length}" for name, length in lengths)
-            raise ValueError(f"one row an item was expected in each keyword; found {found} rows")
-        self.told = told
+            rows = ", ".join(f"{name} {length}" for name, length in lengths)
+            raise ValueError(f"one row an item was expected in each keyword; found {rows} rows")
+        self.arguments = arguments
         self._length = lengths[0][1] if lengths else 1
 
     def __repr__(self) -> str:
-        return f"Keywords({', '.join(self.told)}; {len(self)} rows)"
+        return f"Keywords({', '.join(self.arguments)}; {len(self)} rows)"
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, rows: slice | Tensor) -> Keywords:
-        return self._each(lambda part: part[rows])
+        return self._map(lambda tensor: tensor[rows])
 
-    # as conditions have it
+    # the name that softmix.cond.Cond uses
     take = __getitem__
 
     def to(self, where: Any, *more: Any, **options: Any) -> Keywords:
-        """On another device; of other keywords, on theirs."""
+        """A copy on another device. `where` may be other `Keywords`: then their device."""
         place = where.device if isinstance(where, Keywords) else where
-        return self._each(lambda part: part.to(place, *more, **options))
+        return self._map(lambda tensor: tensor.to(place, *more, **options))
 
     @property
     def device(self) -> torch.device:
-        return next((part.device for _, part in _tensors(self.told)), torch.device("cpu"))
+        """The device of the first tensor."""
+        return next((tensor.device for _, tensor in _tensors(self.arguments)), torch.device("cpu"))
 
     def expand_as(self, other: Keywords | Tensor) -> Keywords:
-        """One row repeated, once for each of the other's."""
-        return self._each(lambda part: part.expand(len(other), *part.shape[1:]))
+        """One row repeated, once for each row of `other`."""
+        return self._map(lambda tensor: tensor.expand(len(other), *tensor.shape[1:]))
 
     def is_floating_point(self) -> bool:
-        """No class says what stands for none."""
+        """True: no class label stands for "unconditional", so that guidance needs `unconditional`."""
         return True
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Keywords:
-        return Keywords(**_changed(self.told, change))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Keywords:
+        return Keywords(**_map_tensors(self.arguments, change))
 
 
-def _changed(told: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    return {name: _part(each, change) for name, each in told.items()}
+def _map_tensors(arguments: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {name: _map_value(value, change) for name, value in arguments.items()}
 
 
-def _part(each: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(each, dict):
-        return _changed(each, change)
-    if isinstance(each, list):
-        return [_part(one, change) for one in each]
-    return change(each) if _is_rows(each) else each
+def _map_value(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, dict):
+        return _map_tensors(value, change)
+    if isinstance(value, list):
+        return [_map_value(item, change) for item in value]
+    return change(value) if _has_rows(value) else value
 
 
-def _tensors(told: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    """By the name of their keyword."""
-    found: list[tuple[str, Tensor]] = []
-    for name, each in told.items():
-        if isinstance(each, dict):
-            found += _tensors(each)
-        elif isinstance(each, list):
-            found += [(name, one) for one in each if _is_rows(one)]
-        elif _is_rows(each):
-            found.append((name, each))
-    return found
+def _tensors(arguments: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """The tensors with rows, each with the name of its keyword."""
+    named: list[tuple[str, Tensor]] = []
+    for name, value in arguments.items():
+        if isinstance(value, dict):
+            named += _tensors(value)
+        elif isinstance(value, list):
+            named += [(name, item) for item in value if _has_rows(item)]
+        elif _has_rows(value):
+            named.append((name, value))
+    return named
 
 
-def _is_rows(each: Any) -> bool:
-    return isinstance(each, Tensor) and each.ndim > 0
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
-def moved(told: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Tensors on the model's device, what is no integer in its dtype."""
-    return _changed(told, lambda part: part.to(device, dtype if part.is_floating_point() else None))
+def move_arguments(arguments: dict[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments with tensors on `device`, floating-point tensors in `dtype`."""
+    return _map_tensors(arguments, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))

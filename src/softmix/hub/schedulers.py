@@ -1,4 +1,4 @@
-"""Each sampler of means under a name of its own."""
+"""One scheduler class for each softmix sampler that needs only posterior means."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..sampler import Rule, Sampler, multistep
-from .host import SoftmixScheduler
-from .hosted import Nothing, no_noise, no_velocity
-from .statistics import WithStatistics
+from .sampler_run import NeutralMean, neutral_for_noise, neutral_for_velocity
+from .softmix_scheduler import SoftmixScheduler
+from .solver_statistics import SchedulerWithStatistics
 
 LINES = {"midpoint": "bh2", "heun": "exact"}
 
 
-class Remembering(SoftmixScheduler):
-    """Of samplers that remember noises."""
+class NoiseHistoryScheduler(SoftmixScheduler):
+    """The base for samplers that store noise estimates."""
 
-    def _nothing(self) -> Nothing:
-        return no_noise(self.process)
+    def _neutral_mean(self) -> NeutralMean:
+        return neutral_for_noise(self.process)
 
 
-class OfDPMSolver(SoftmixScheduler):
-    """Of the samplers that diffusers' DPM-Solver schedulers have too: a configuration that asks for another of them is
-    refused."""
+class DPMSolverScheduler(SoftmixScheduler):
+    """The base for samplers that diffusers' DPM-Solver schedulers have too.
+
+    A configuration that asks for another solver of this family is refused, with the name of the right class.
+
+    solves : the values of `solver_keys` that mean this solver.
+    named : the classes for other values of these keys.
+    """
 
     spaced_like = "dpm"
     solver_keys = ("solver_order", "algorithm_type", "solver_type")
@@ -38,15 +43,15 @@ class OfDPMSolver(SoftmixScheduler):
 
     @classmethod
     def _read_solver(cls, keys: dict[str, Any]) -> dict[str, Any]:
-        """Values that other solvers have (a solver_type of UniPC's, diffusers' own defaults) ask for nothing."""
+        """No options. A solver_type of UniPC and diffusers' own defaults are accepted without effect."""
         plain = (2, "dpmsolver++", "midpoint", "deis", "bh1", "bh2", "logrho", *cls.solves)
         for name, value in keys.items():
             if value not in plain:
                 other = cls.named.get(value)
                 raise ValueError(
                     f"{name} {value!r} is another solver than {cls.__name__}: "
-                    + (f"take {other}" if other else "it is not here")
-                    + f", or {cls.__name__}.from_config(config, {name}={cls._own(name)!r})"
+                    + (f"take {other}, or " if other else "softmix does not have it; take ")
+                    + f"{cls.__name__}.from_config(config, {name}={cls._own(name)!r})"
                 )
         return {}
 
@@ -55,13 +60,18 @@ class OfDPMSolver(SoftmixScheduler):
         return cls.solves[cls.solver_keys.index(name)]
 
 
-class OfTwoMeans(OfDPMSolver):
-    """DPM-Solver++(2M) and its SDE; {"line": "exact"} among the options, or solver_type="heun", for exact integrals."""
+class DPMSolver2Scheduler(DPMSolverScheduler):
+    """The base for DPM-Solver++(2M) and its SDE version.
+
+    options={"line": "exact"}, or solver_type="heun", takes exact integrals.
+
+    eta : 0 for the ODE, 1 for the SDE.
+    """
 
     eta: ClassVar[float] = 0.0
 
     @classmethod
-    def _takes(cls) -> list[str]:
+    def _option_names(cls) -> list[str]:
         return ["line"]
 
     @classmethod
@@ -70,35 +80,35 @@ class OfTwoMeans(OfDPMSolver):
         super()._read_solver({name: each for name, each in keys.items() if each != "heun"})
         return {"line": "exact"} if heun else {}
 
-    def _made(self, options: dict[str, Any]) -> Sampler:
+    def _with_options(self, options: dict[str, Any]) -> Sampler:
         self._line = options.get("line", "bh2")
         if self._line not in LINES.values():
             raise ValueError(f"line {self._line!r} was asked for; there are {', '.join(LINES.values())}")
-        return super()._made({}) if self._line == "bh2" else self._ruled(settles=False)
+        return super()._with_options({}) if self._line == "bh2" else self._with_rule(settles=False)
 
-    def _ruled(self, settles: bool) -> Sampler:
+    def _with_rule(self, settles: bool) -> Sampler:
         return partial(multistep, rule=Rule(line=self._line, eta=self.eta, settles=settles))
 
-    def _for_steps(self, n: int, clean: bool) -> Sampler:
-        """diffusers ends by a step of first order where that is asked for, or steps are few; a step to t = 0 is one."""
+    def _sampler_for(self, n: int, clean: bool) -> Sampler:
+        """As in diffusers the last step is of first order if a key says so, or for few steps; to t = 0 always."""
         first = self.config.get("euler_at_final") or (self.config.lower_order_final and n < 15)
-        return self._ruled(settles=True) if first and not clean else self.chosen
+        return self._with_rule(settles=True) if first and not clean else self.sampler_function
 
 
 class AncestralScheduler(SoftmixScheduler):
-    """`ancestral`: from a mean alone, DDPM's sampler with the smaller of its two variances."""
+    """`ancestral`. With means alone this is DDPM's sampler with the smaller of its two variances."""
 
     sampler = "ancestral"
 
 
 class RenoiseScheduler(SoftmixScheduler):
-    """`renoise`: x0 noised anew in each step."""
+    """`renoise`: each step adds fresh noise to the mean of x0."""
 
     sampler = "renoise"
 
 
 class TransferScheduler(SoftmixScheduler):
-    """`ddim`; {"eta": 1.0} among the options for fresh noise."""
+    """`ddim`. options={"eta": 1.0} adds fresh noise."""
 
     sampler = "ddim"
 
@@ -110,54 +120,54 @@ class HeunScheduler(SoftmixScheduler):
     spacing = "linspace"
 
 
-class PLMSScheduler(Remembering):
-    """`plms`; S-PNDM with {"order": 2}."""
+class PLMSScheduler(NoiseHistoryScheduler):
+    """`plms`. options={"order": 2} gives S-PNDM."""
 
     sampler = "plms"
 
 
-class FPNDMScheduler(Remembering):
-    """`f_pndm`: nine evaluations more than steps."""
+class FPNDMScheduler(NoiseHistoryScheduler):
+    """`f_pndm`: nine more evaluations than steps."""
 
     sampler = "f-pndm"
 
 
 class FONScheduler(SoftmixScheduler):
-    """`fon`: the classical rule that PNDM is set against."""
+    """`fon`: the classical rule, the baseline of PNDM's paper."""
 
     sampler = "fon"
 
-    def _nothing(self) -> Nothing:
-        return no_velocity(self.process)
+    def _neutral_mean(self) -> NeutralMean:
+        return neutral_for_velocity(self.process)
 
 
-class DPMSolver2MScheduler(OfTwoMeans):
+class DPMSolver2MScheduler(DPMSolver2Scheduler):
     """`dpm_solver_2m`."""
 
     sampler = "dpm-solver-2m"
 
 
-class DPMSolver3MScheduler(OfDPMSolver):
+class DPMSolver3MScheduler(DPMSolverScheduler):
     """`dpm_solver_3m`, of third order."""
 
     sampler = "dpm-solver-3m"
     solves = (3, "dpmsolver++", "midpoint")
 
 
-class DPMSolver2SScheduler(OfDPMSolver):
+class DPMSolver2SScheduler(DPMSolverScheduler):
     """`dpm_solver_2s`: two evaluations a step."""
 
     sampler = "dpm-solver-2s"
 
 
-class DPMSolver3SScheduler(OfDPMSolver):
+class DPMSolver3SScheduler(DPMSolverScheduler):
     """`dpm_solver_3s`: three evaluations a step."""
 
     sampler = "dpm-solver-3s"
     solves = (3, "dpmsolver++", "midpoint")
 
 
-class SDEDPMSolver2MScheduler(OfTwoMeans):
+class SDEDPMSolver2MScheduler(DPMSolver2Scheduler):
     """`sde_dpm_solver_2m`: fresh noise in each step."""
 
     sampler = "sde-dpm-solver-2m"
@@ -187,15 +197,18 @@ class UniPCScheduler(SoftmixScheduler):
 
 
 class AdamsScheduler(SoftmixScheduler):
-    """`adams`: predictor and corrector with exact integrals."""
+    """`adams`: predictor and corrector with exact integrals. The usual choice from 8 steps on."""
 
     sampler = "adams"
     spaced_like = "dpm"
 
 
-class DPMSolverV3Scheduler(WithStatistics, SoftmixScheduler):
-    """`dpm_solver_v3`; {"statistics": ...} among the options, a `Statistics` or the path of a file that it wrote, which
-    is saved and loaded with the scheduler. Without statistics it is the exponential rule."""
+class DPMSolverV3Scheduler(SchedulerWithStatistics, SoftmixScheduler):
+    """`dpm_solver_v3`.
+
+    options={"statistics": ...} is a `Statistics`, or the path of a file that it wrote; it is saved and loaded with the
+    scheduler. Without statistics this is the exponential rule.
+    """
 
     sampler = "dpm-solver-v3"
     spaced_like = "dpm"
@@ -214,6 +227,6 @@ SCHEDULERS: tuple[type[SoftmixScheduler], ...] = (
     *(SDEDPMSolver2MScheduler, UniPCScheduler, AdamsScheduler, DPMSolverV3Scheduler, EVODiffScheduler),
 )
 
-# folders name the room, and diffusers looks for its own classes beside the name
+# a saved pipeline names the module of its classes: the room, not the file
 for _each in (SoftmixScheduler, *SCHEDULERS):
     _each.__module__ = "softmix.hub"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..posterior.mixture import choose
+from ..posterior.mixture import draw_index
 from ..rng import Rng
 
 
@@ -38,9 +38,9 @@ def paths(first: Tensor, steps: Tensor, evidence: Tensor, rng: Rng) -> Tensor:
     evidence : [B, L, K], or [1, L, K] if it is the same for all items of the rng.
     """
     forward = _forward(first, steps, evidence).expand(len(rng), -1, -1)
-    drawn = [choose(forward[:, -1], rng)[:, 0]]
+    drawn = [draw_index(forward[:, -1], rng)[:, 0]]
     for each in forward[:, :-1].unbind(1)[::-1]:
-        drawn.append(choose(each + steps.mT[drawn[-1]], rng)[:, 0])
+        drawn.append(draw_index(each + steps.mT[drawn[-1]], rng)[:, 0])
     return torch.stack(drawn[::-1], 1)
 
 

@@ -1,7 +1,6 @@
-"""Every class of diffusers that takes a time, built tiny, says through `from_diffusers` what it
-says when it is called as its own pipeline calls it.
+"""Every model class of diffusers with a time argument, built tiny: `from_diffusers` against a direct call.
 
-`ROWS` is that knowledge, written by hand from the pipelines: the unit of time, the sign, the layout, the places.
+`ROWS` has the direct calls, written by hand from the pipelines: unit of time, sign, layout of latents, position ids.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from softmix.hub import HubError, Keywords, from_diffusers  # noqa: E402
 
 T = 0.4
 STEPS, SHARE, REST = 400.0, 0.4, 0.6
-# rows of a batch, and words of a text
+# batch size and number of text tokens
 B, L = 2, 5
 
 
@@ -36,14 +35,18 @@ def words(wide: int, name: str = "encoder_hidden_states") -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Row:
-    """config and shape make the model; told is the condition; time, sign : what the model is told at t = 0.4, and what
-    its output times sign is: z - x0. call : x, time, told, model -> the output laid out as x, by the class's own call.
-    needs : the names in the refusal of a call without a condition. common : tensors that are no rows, which only a
-    function of conditions can say."""
+    """A model class and its direct call.
+
+    config, shape : the model's configuration and the shape of one item.
+    condition : the condition. common : conditions that are no rows, which need `conditions` of `from_diffusers`.
+    time : the model's time at t = 0.4. sign : its output times sign is z - x0.
+    call : model, x, time, condition -> the output in the layout of x.
+    needs : the names in the error of a call without a condition.
+    """
 
     config: dict[str, Any]
     shape: tuple[int, ...]
-    told: dict[str, Any] = field(default_factory=dict)
+    condition: dict[str, Any] = field(default_factory=dict)
     time: float = STEPS
     sign: float = 1.0
     call: Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor] | None = None
@@ -70,9 +73,9 @@ def places(rows: int, columns: int) -> Tensor:
 def tokens(
     side: int = 2, ids: Callable[[Tensor], dict[str, Any]] | None = None
 ) -> Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor]:
-    def call(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
+    def call(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
         beside = ids(x) if ids is not None else {}
-        return whole(model(patched(x, side), timestep=time, **told, **beside)[0], x, side)
+        return whole(model(patched(x, side), timestep=time, **condition, **beside)[0], x, side)
 
     return call
 
@@ -95,54 +98,56 @@ def flux2_ids(x: Tensor) -> dict[str, Any]:
     return {"img_ids": images.expand(B, -1, -1), "txt_ids": texts.expand(B, -1, -1)}
 
 
-def frames_first(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
-    return model(x.permute(0, 2, 1, 3, 4), timestep=time, **told)[0].permute(0, 2, 1, 3, 4)
+def frames_first(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    return model(x.permute(0, 2, 1, 3, 4), timestep=time, **condition)[0].permute(0, 2, 1, 3, 4)
 
 
-def any_flow(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
+def any_flow(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
     times = time[:, None].repeat(1, x.shape[2])
-    return frames_first(model, x, times, told | {"r_timestep": times})
+    return frames_first(model, x, times, condition | {"r_timestep": times})
 
 
-def listed(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
-    said = model([each[:, None] for each in x], time, list(told["cap_feats"]))[0]
-    return torch.stack([each[:, 0] for each in said])
+def listed(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    output = model([each[:, None] for each in x], time, list(condition["cap_feats"]))[0]
+    return torch.stack([each[:, 0] for each in output])
 
 
 def with_more(**more: Any) -> Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor]:
-    """The same keywords and these."""
+    """The same keywords and further ones."""
 
-    def call(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
-        return model(x, **{name_of_time(model): time}, **{k: v for k, v in told.items() if k != "channels"}, **more)[0]
+    def call(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+        return model(
+            x, **{name_of_time(model): time}, **{k: v for k, v in condition.items() if k != "channels"}, **more
+        )[0]
 
     return call
 
 
-def with_channels(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
-    return with_more()(model, torch.cat([x, told["channels"]], 1), time, told)
+def with_channels(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    return with_more()(model, torch.cat([x, condition["channels"]], 1), time, condition)
 
 
-def video(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
+def video(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
     """LTX: tokens of frames, rows, columns."""
     more = {"num_frames": 2, "height": 4, "width": 4, "rope_interpolation_scale": (8 / 25, 32, 32)}
     more["encoder_attention_mask"] = torch.ones(B, L)
-    said = model(x.flatten(2).transpose(1, 2), timestep=time, **told, **more)[0]
-    return said.transpose(1, 2).reshape(x.shape)
+    output = model(x.flatten(2).transpose(1, 2), timestep=time, **condition, **more)[0]
+    return output.transpose(1, 2).reshape(x.shape)
 
 
-def two_modalities(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
+def two_modalities(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
     more = {"num_frames": 2, "height": 4, "width": 4, "audio_num_frames": 3}
-    said = model(x.flatten(2).transpose(1, 2), timestep=time, **told, **more)[0]
-    return said.transpose(1, 2).reshape(x.shape)
+    output = model(x.flatten(2).transpose(1, 2), timestep=time, **condition, **more)[0]
+    return output.transpose(1, 2).reshape(x.shape)
 
 
-def kandinsky(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
+def kandinsky(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
     ropes = {"visual_rope_pos": [torch.arange(2), torch.arange(2), torch.arange(2)], "text_rope_pos": torch.arange(L)}
-    return model(x.permute(0, 2, 3, 4, 1), timestep=time, **told, **ropes)[0].permute(0, 4, 1, 2, 3)
+    return model(x.permute(0, 2, 3, 4, 1), timestep=time, **condition, **ropes)[0].permute(0, 4, 1, 2, 3)
 
 
-def by_frame(model: Any, x: Tensor, time: Tensor, told: dict[str, Any]) -> Tensor:
-    return model(x, time, told["encoder_hidden_states"].repeat_interleave(x.shape[2], 0))[0]
+def by_frame(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+    return model(x, time, condition["encoder_hidden_states"].repeat_interleave(x.shape[2], 0))[0]
 
 
 def name_of_time(model: Any) -> str:
@@ -191,7 +196,7 @@ ROWS: dict[str, Row] = {
         },
         (8, 8),
         words(32) | {"context_latents": noise(B, 8, 16)},
-        call=lambda model, x, time, told: model(x, timestep=time, timestep_r=time, **told)[0],
+        call=lambda model, x, time, condition: model(x, timestep=time, timestep_r=time, **condition)[0],
         needs=("encoder_hidden_states", "context_latents"),
     ),
     "AllegroTransformer3DModel": Row(
@@ -292,9 +297,10 @@ ROWS: dict[str, Row] = {
         {"encoder_hidden_states_t5": noise(B, L, 8), "encoder_hidden_states_llama3": noise(B, 3, L, 4),
          "pooled_embeds": noise(B, 8)},
         sign=-1.0,
-        call=lambda model, x, time, told: model(
+        call=lambda model, x, time, condition: model(
             x, timesteps=time,
-            **told | {"encoder_hidden_states_llama3": told["encoder_hidden_states_llama3"].permute(1, 0, 2, 3)},
+            **condition
+            | {"encoder_hidden_states_llama3": condition["encoder_hidden_states_llama3"].permute(1, 0, 2, 3)},
         )[0],
         needs=("encoder_hidden_states_t5", "encoder_hidden_states_llama3", "pooled_embeds"),
     ),
@@ -412,8 +418,8 @@ ROWS: dict[str, Row] = {
         {"sample_size": 4, "hidden_size": 24, "num_layers": 1, "num_attention_heads": 3, "num_kv_heads": 1,
          "multiple_of": 16, "cross_attention_dim": 8},
         FLAT, words(8), REST, -1.0, needs=("encoder_hidden_states",),
-        call=lambda model, x, time, told: model(
-            x, time, told["encoder_hidden_states"], ONES,
+        call=lambda model, x, time, condition: model(
+            x, time, condition["encoder_hidden_states"], ONES,
             diffusers.models.embeddings.get_2d_rotary_pos_embed_lumina(8, 384, 384), cross_attention_kwargs={},
         )[0],
     ),
@@ -529,8 +535,9 @@ ROWS: dict[str, Row] = {
          "projection_class_embeddings_input_dim": 12} | blocks("SpatioTemporal"),
         (4, 2, 8, 8),
         words(8) | {"added_time_ids": noise(B, 3), "channels": noise(B, 4, 2, 8, 8)},
-        call=lambda model, x, time, told: frames_first(
-            model, torch.cat([x, told["channels"]], 1), time, {k: v for k, v in told.items() if k != "channels"}
+        call=lambda model, x, time, condition: frames_first(
+            model, torch.cat([x, condition["channels"]], 1), time,
+            {k: v for k, v in condition.items() if k != "channels"},
         ),
         needs=("encoder_hidden_states", "added_time_ids", "channels"),
     ),
@@ -560,7 +567,7 @@ ROWS: dict[str, Row] = {
 
 
 def classes() -> list[str]:
-    """Every class of diffusers' models that takes a time, but for those that steer another."""
+    """Every model class of diffusers with a time argument, except ControlNets."""
     found = []
     for name in dir(diffusers.models):
         kind = getattr(diffusers.models, name)
@@ -574,7 +581,7 @@ def classes() -> list[str]:
 def built(name: str) -> Any:
     torch.manual_seed(0)
     model = getattr(diffusers, name)(**ROWS[name].config).eval()
-    # some begin with an output of zeros, which would hide any difference
+    # layers initialised with zeros would hide any difference
     for each in model.parameters():
         if not each.any():
             torch.nn.init.normal_(each.data, std=0.2)
@@ -587,29 +594,35 @@ def flow() -> Any:
 
 @pytest.mark.parametrize("name", classes())
 @torch.no_grad()
-def test_each_class_says_what_its_own_call_says(name: str) -> None:
+def test_a_denoiser_equals_a_direct_call_of_its_model(name: str) -> None:
     row, model = ROWS[name], built(name)
     x = noise(B, *row.shape, seed=3)
-    told = row.told | row.common
+    condition = row.condition | row.common
     call = row.call or with_more()
-    said = row.sign * call(model, x, torch.full((B,), row.time), told)
-    said = said[:, : x.shape[1]]
-    more = {"conditions": lambda cond, n: cond.told | row.common} if row.common else {}
-    borrowed = from_diffusers(model, flow(), shape=row.shape, **more)
-    cond: Any = told["class_labels"] if list(told) == ["class_labels"] else Keywords(**row.told) if told else None
-    mean = borrowed(x, T, cond).mean
+    output = row.sign * call(model, x, torch.full((B,), row.time), condition)
+    output = output[:, : x.shape[1]]
+    more = {"conditions": lambda cond, n: cond.arguments | row.common} if row.common else {}
+    denoiser = from_diffusers(model, flow(), shape=row.shape, **more)
+    cond: Any = (
+        condition["class_labels"]
+        if list(condition) == ["class_labels"]
+        else Keywords(**row.condition)
+        if condition
+        else None
+    )
+    mean = denoiser(x, T, cond).mean
     # x0 = x - t (z - x0)
-    right = x - T * said
-    assert said.isfinite().all() and said.std() > 1e-3
+    right = x - T * output
+    assert output.isfinite().all() and output.std() > 1e-3
     assert (mean - right).abs().max() <= 1e-5 * max(1.0, float(right.abs().max()))
-    if len(told) == 1 and cond is not told.get("class_labels"):
-        assert torch.equal(borrowed(x, T, next(iter(told.values()))).mean, mean)
+    if len(condition) == 1 and cond is not condition.get("class_labels"):
+        assert torch.equal(denoiser(x, T, next(iter(condition.values()))).mean, mean)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.needs])
-def test_what_is_needed_is_named(name: str) -> None:
+def test_an_error_names_the_missing_conditions(name: str) -> None:
     row = ROWS[name]
-    borrowed = from_diffusers(built(name), flow(), shape=row.shape)
+    denoiser = from_diffusers(built(name), flow(), shape=row.shape)
     with pytest.raises(HubError) as error:
-        borrowed(noise(B, *row.shape), T)
+        denoiser(noise(B, *row.shape), T)
     assert [each for each in row.needs if each not in str(error.value)] == []

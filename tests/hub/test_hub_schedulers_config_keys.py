@@ -1,4 +1,4 @@
-"""Which process a configuration of diffusers names, and which are refused."""
+"""The process of a diffusers configuration, and the configurations that are refused."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 from softmix.hub import SCHEDULERS, AdamsScheduler, TransferScheduler, UniPCScheduler  # noqa: E402
-from softmix.hub.keys import BETAS, FLOWS, OTHERS, _signatures  # noqa: E402
+from softmix.hub.config_keys import BETA_SCHEDULERS, FLOW_SCHEDULERS, REFUSED_SCHEDULERS, scheduler_defaults  # noqa: E402
 from softmix.process import Flow, Table  # noqa: E402
 
 EXTRA: dict[str, dict[str, Any]] = {
     "VQDiffusionScheduler": {"num_vec_classes": 4},
     "AmusedScheduler": {"mask_token_id": 3},
 }
-SCHEDULERS_OF_THEIRS = sorted(_signatures())
+SCHEDULERS_OF_THEIRS = sorted(scheduler_defaults())
 
 
 def made(name: str) -> Any:
@@ -31,8 +31,8 @@ def made(name: str) -> Any:
 
 @pytest.mark.parametrize("name", SCHEDULERS_OF_THEIRS)
 @pytest.mark.parametrize("saved", [False, True])
-def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool, tmp_path: Path) -> None:
-    """By its class, saved or not: the table that comes out is its own, to the last digit."""
+def test_every_scheduler_of_diffusers_is_supported_or_refused(name: str, saved: bool, tmp_path: Path) -> None:
+    """By its class, saved or not. A supported one keeps its table to the last digit."""
     other = made(name)
     config = dict(other.config)
     if saved:
@@ -40,21 +40,23 @@ def test_every_scheduler_of_diffusers_is_taken_or_refused(name: str, saved: bool
         config = AdamsScheduler.load_config(tmp_path)
     if name == "FlowMapEulerDiscreteScheduler" and not saved:
         return  # unsaved it has the keys of FlowMatchHeun
-    if name not in BETAS | FLOWS:
-        with pytest.raises(ValueError, match=r"is not taken|no betas"):
+    if name not in BETA_SCHEDULERS | FLOW_SCHEDULERS:
+        with pytest.raises(ValueError, match=r"is not supported|no betas"):
             AdamsScheduler.from_config(config)
         return
     ours = AdamsScheduler.from_config(config)
-    if name in FLOWS:
+    if name in FLOW_SCHEDULERS:
         assert isinstance(ours.process, Flow) and ours.config.prediction_type == "flow_prediction"
     else:
         assert isinstance(ours.process, Table)
         assert torch.equal(ours.process.alphas_cumprod[:-1], other.alphas_cumprod.double()[:-1])
 
 
-def test_each_is_named_once() -> None:
-    assert not BETAS & FLOWS and not (BETAS | FLOWS) & set(OTHERS)
-    assert {name for name in BETAS | FLOWS if name in _signatures()} >= BETAS - {"DPMSolverSDEScheduler"}
+def test_each_scheduler_is_listed_once() -> None:
+    assert not BETA_SCHEDULERS & FLOW_SCHEDULERS and not (BETA_SCHEDULERS | FLOW_SCHEDULERS) & set(REFUSED_SCHEDULERS)
+    assert {name for name in BETA_SCHEDULERS | FLOW_SCHEDULERS if name in scheduler_defaults()} >= BETA_SCHEDULERS - {
+        "DPMSolverSDEScheduler"
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,35 +73,35 @@ def test_each_is_named_once() -> None:
     ],
     ids=str,
 )
-def test_what_keys_say_of_another_process_is_refused(config: dict[str, Any]) -> None:
+def test_keys_of_another_process_are_refused(config: dict[str, Any]) -> None:
     for kind in SCHEDULERS:
-        with pytest.raises(ValueError, match=r"(is not taken|no betas).*from_diffusers"):
+        with pytest.raises(ValueError, match=r"(is not supported|no betas).*from_diffusers"):
             kind.from_config(config)
 
 
-def test_a_configuration_that_was_handed_on_is_known_still() -> None:
-    """A continuous Euler scheduler made into DDIM's keeps the key, and is refused still."""
+def test_a_key_of_another_process_survives_a_change_of_class() -> None:
+    """A continuous Euler scheduler made into a DDIM scheduler keeps the key, and is still refused."""
     euler = diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
     with pytest.raises(ValueError, match="timestep_type = 'continuous'"):
         AdamsScheduler.from_config(diffusers.DDIMScheduler.from_config(euler.config).config)
 
 
-def test_defaults_of_the_process_are_those_of_the_class() -> None:
-    """diffusers drops what was left at a default on the way to another class; the process goes with it."""
+def test_defaults_of_the_process_come_from_the_class() -> None:
+    """diffusers drops keys at their default on the way to another class; the process must survive."""
     heun = diffusers.HeunDiscreteScheduler()
     ours = AdamsScheduler.from_config(heun.config)
     assert ours.config.beta_start == 0.00085 and torch.equal(ours.alphas_cumprod, heun.alphas_cumprod)
-    # and ours are not dropped on the way to it
+    # softmix's own defaults survive the way to diffusers
     back = diffusers.HeunDiscreteScheduler.from_config(AdamsScheduler().config)
     assert back.config.beta_start == 0.0001
-    # a word of the caller's is the last
+    # a keyword of the caller wins
     assert AdamsScheduler.from_config(heun.config, beta_start=0.001).config.beta_start == 0.001
     # CogVideoX's table is shifted
     video = diffusers.CogVideoXDDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
     assert torch.equal(TransferScheduler.from_config(video.config).process.alphas_cumprod, video.alphas_cumprod)
 
 
-def test_flow_goes_with_its_prediction_and_betas_with_theirs() -> None:
+def test_the_prediction_type_must_fit_the_process() -> None:
     for config in (
         {"prediction_type": "flow_prediction"},
         {"shift": 3.0},

@@ -1,4 +1,4 @@
-"""Folders as people have them, and pictures from them."""
+"""Folders of diffusers: variants, pickles, several networks; and `drawing`."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def mean(source: Any, **more: Any) -> Tensor:
     return from_diffusers(source, **more)(X, 0.3).mean
 
 
-def test_weights_that_are_read_stand_where_torch_puts_its_own(tmp_path: Path) -> None:
-    """A file's bytes begin anywhere; sums over numbers that do not begin at 16 bytes are rounded in another order."""
+def test_loaded_weights_are_aligned_copies(tmp_path: Path) -> None:
+    """Weights in a file have any offset. Sums over numbers not aligned to 16 bytes are rounded in another order."""
     whole = pipeline()
     whole.save_pretrained(tmp_path)
     raw = diffusers.UNet2DModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False)
     read = from_diffusers(tmp_path).model
     assert all(each.data_ptr() % 16 == 0 for each in read.parameters())
     assert torch.equal(mean(tmp_path), mean(whole))
-    # without that, the last digit differs wherever they stand elsewhere
+    # an unaligned copy differs in the last digit
     astray = [each for each in raw.parameters() if each.data_ptr() % 16]
     if astray:
         gap = float((mean(raw, scheduler=whole.scheduler) - mean(whole)).abs().max())
         assert gap < 1e-5
-    # and the file is let go: written anew, it changes nothing that was read before
+    # a rewritten file does not change the loaded model
     before = mean(read, scheduler=whole.scheduler)
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     bytes_of = weights.read_bytes()
@@ -62,7 +62,7 @@ def test_weights_that_are_read_stand_where_torch_puts_its_own(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_the_only_variant_is_read(tmp_path: Path, sharded: bool) -> None:
+def test_the_only_variant_of_a_folder_is_loaded(tmp_path: Path, sharded: bool) -> None:
     size = {"max_shard_size": "3KB"} if sharded else {}
     pipeline().save_pretrained(tmp_path, variant="fp16", **size)
     assert not (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").exists()
@@ -73,24 +73,24 @@ def test_the_only_variant_is_read(tmp_path: Path, sharded: bool) -> None:
             from_diffusers(folder, variant="bf16")
 
 
-def test_of_several_variants_one_is_named(tmp_path: Path) -> None:
+def test_several_variants_need_a_name(tmp_path: Path) -> None:
     pipeline().save_pretrained(tmp_path, variant="fp16")
     folder = tmp_path / "unet"
     weights = folder / "diffusion_pytorch_model.fp16.safetensors"
     doubled = {name: 2 * each for name, each in load_file(weights).items()}
     save_file(doubled, folder / "diffusion_pytorch_model.other.safetensors", metadata={"format": "pt"})
-    with pytest.raises(HubError, match="several kinds, fp16, other: give from_diffusers variant"):
+    with pytest.raises(HubError, match="several variants, fp16, other: give from_diffusers variant"):
         from_diffusers(tmp_path)
     assert torch.equal(mean(tmp_path, variant="fp16"), mean(pipeline()))
     assert not torch.allclose(mean(tmp_path, variant="other"), mean(pipeline()), atol=1e-3)
-    # without a name is the usual one
+    # weights without a variant are the default
     save_file(doubled, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     assert torch.equal(mean(tmp_path), mean(tmp_path, variant="other"))
-    with pytest.raises(HubError, match="says which weights of a folder"):
+    with pytest.raises(HubError, match="names weights of a folder"):
         from_diffusers(pipeline(), variant="fp16")
 
 
-def test_pickles_are_named_and_left_alone(tmp_path: Path) -> None:
+def test_pickled_weights_are_refused_by_name(tmp_path: Path) -> None:
     pipeline().save_pretrained(tmp_path, safe_serialization=False)
     for folder in (tmp_path, tmp_path / "unet"):
         with pytest.raises(HubError, match=r"diffusion_pytorch_model\.bin alone.*save it again"):
@@ -112,13 +112,13 @@ def latent(folder: Path) -> Any:
     ).eval()  # fmt: skip
     whole = diffusers.DiTPipeline(transformer=dit, vae=vae, scheduler=diffusers.DDIMScheduler())
     whole.save_pretrained(folder)
-    # as the released DiT has it
+    # as in the released DiT
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": {"0": "cat", "1": "dog", "2": "fox"}}))
     return whole
 
 
-def test_a_vae_of_pickles_is_a_sentence_too(tmp_path: Path) -> None:
+def test_a_vae_with_pickled_weights_is_refused(tmp_path: Path) -> None:
     whole = latent(tmp_path)
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     whole.vae.save_pretrained(tmp_path / "vae", safe_serialization=False)
@@ -126,17 +126,17 @@ def test_a_vae_of_pickles_is_a_sentence_too(tmp_path: Path) -> None:
         from_diffusers(tmp_path)
 
 
-def test_of_two_networks_none_is_taken_in_silence() -> None:
+def test_a_pipeline_with_two_networks_is_refused() -> None:
     whole = pipeline()
     two = type("Two", (), {"components": dict(whole.components) | {"unet_2": tiny()}})()
     with pytest.raises(HubError, match="has 2 networks, unet, unet_2: give from_diffusers one of them"):
         from_diffusers(two)
 
 
-# pictures of folders
+# drawing
 
 
-def test_drawing_pixels(tmp_path: Path) -> None:
+def test_drawing_a_folder_of_a_pixel_model(tmp_path: Path) -> None:
     pipeline().save_pretrained(tmp_path / "plain")
     assert is_diffusers_folder(tmp_path / "plain") and is_diffusers_folder(tmp_path / "plain" / "unet")
     assert not is_diffusers_folder(tmp_path) and not is_diffusers_folder(tmp_path / "nowhere")
@@ -159,7 +159,7 @@ def test_drawing_pixels(tmp_path: Path) -> None:
         drawing(tmp_path / "plain", label=3)
 
 
-def test_drawing_classes_of_latents(tmp_path: Path) -> None:
+def test_drawing_a_folder_of_a_latent_model_with_classes(tmp_path: Path) -> None:
     whole = latent(tmp_path / "dit")
     found = drawing(tmp_path / "dit")
     assert (found.classes, found.class_names, found.shape) == (3, ("cat", "dog", "fox"), (4, 8, 8))
@@ -172,7 +172,7 @@ def test_drawing_classes_of_latents(tmp_path: Path) -> None:
     with torch.no_grad():
         right = whole.vae.decode(z / whole.vae.config.scaling_factor).sample
     assert pictures.shape == (2, 3, 16, 16) and torch.allclose(pictures, right, atol=1e-5)
-    # guidance leads away from the class that stands for none
+    # guidance uses the label for "no class"
     assert sample(guided(2.0)(found.denoiser), 2, 3, cond=found.cond(2, 0)).isfinite().all()
     with pytest.raises(HubError, match="class 3 was asked for; its classes are 0 to 2"):
         drawing(tmp_path / "dit", label=3)
@@ -180,7 +180,7 @@ def test_drawing_classes_of_latents(tmp_path: Path) -> None:
         drawing(tmp_path / "dit", prompt="a cat")
 
 
-def test_what_is_no_picture_or_needs_a_prompt(tmp_path: Path) -> None:
+def test_drawing_refuses_sound_and_a_missing_prompt(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sound = diffusers.UNet1DModel(
         sample_size=16, in_channels=2, extra_in_channels=64, block_out_channels=(32, 32),
@@ -188,15 +188,15 @@ def test_what_is_no_picture_or_needs_a_prompt(tmp_path: Path) -> None:
     )  # fmt: skip
     sound.save_pretrained(tmp_path / "sound" / "unet")
     diffusers.IPNDMScheduler().save_pretrained(tmp_path / "sound" / "scheduler")
-    with pytest.raises(HubError, match=re.escape("makes items of shape [2, 16], which are no pictures")):
+    with pytest.raises(HubError, match=re.escape("makes items of shape [2, 16], which are no images")):
         drawing(tmp_path / "sound" / "unet")
-    told = diffusers.UNet2DConditionModel(
+    text_model = diffusers.UNet2DConditionModel(
         sample_size=8, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4, cross_attention_dim=12,
         down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), attention_head_dim=4,
     )  # fmt: skip
-    told.save_pretrained(tmp_path / "told" / "unet")
-    diffusers.DDIMScheduler().save_pretrained(tmp_path / "told" / "scheduler")
+    text_model.save_pretrained(tmp_path / "text_model" / "unet")
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "text_model" / "scheduler")
     with pytest.raises(HubError, match="needs a prompt: its UNet2DConditionModel takes encoder_hidden_states"):
-        drawing(tmp_path / "told" / "unet")
+        drawing(tmp_path / "text_model" / "unet")
     with pytest.raises(HubError, match="without a text encoder"):
-        drawing(tmp_path / "told" / "unet", prompt="a boat")
+        drawing(tmp_path / "text_model" / "unet", prompt="a boat")

@@ -1,4 +1,4 @@
-"""Runs that begin in the middle, and times that were a run's before."""
+"""Runs that begin in the middle (img2img), and timesteps of a run given back to set_timesteps."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from softmix.hub import (  # noqa: E402
     SoftmixScheduler,
     TransferScheduler,
 )
-from softmix.hub.hosted import served, waits  # noqa: E402
+from softmix.hub.sampler_run import has_evaluation, starts_inside_a_step  # noqa: E402
 
 SD: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DPM = diffusers.DPMSolverMultistepScheduler
 EACH = pytest.mark.parametrize("kind", SCHEDULERS, ids=lambda kind: kind.__name__)
-# two values of each of 32 pixels, of either sign together: what is known of the one half says all of the other
+# two values of each of 32 pixels with a common sign: one half of the image determines the other
 CORNERS = torch.stack([torch.ones(1, 2, 4), -torch.ones(1, 2, 4)]) * torch.linspace(0.3, 1.2, 8).reshape(1, 2, 4)
 WIDTH = 0.3
 
 
 def believed(x: Tensor, alpha: float, sigma: float) -> Tensor:
-    """The exact mean of x0 where the data are N(c, WIDTH^2) about the two corners c."""
+    """The exact mean of x0 for data N(c, WIDTH^2) about two corners c."""
     var = alpha**2 * WIDTH**2 + sigma**2
     gaps = x[:, None] - alpha * CORNERS
     share = (-(gaps**2).flatten(2).sum(2) / (2 * var)).softmax(1)[..., None, None, None]
     return (share * (CORNERS + alpha * WIDTH**2 / var * gaps)).sum(1)
 
 
-def said(scheduler: Any, x: Tensor, i: int) -> Tensor:
-    """The noise, at the scheduler's own level, float64."""
+def output(scheduler: Any, x: Tensor, i: int) -> Tensor:
+    """The exact noise estimate at the scheduler's own level, float64."""
     ratio = float(scheduler.sigmas[i])
     alpha, sigma = 1 / (1 + ratio**2) ** 0.5, ratio / (1 + ratio**2) ** 0.5
     return (x - alpha * believed(x.double(), alpha, sigma)).to(x) / sigma
@@ -53,23 +53,23 @@ def said(scheduler: Any, x: Tensor, i: int) -> Tensor:
 
 @EACH
 @pytest.mark.parametrize("n", [5, 7])
-def test_every_beginning_finds_its_evaluations(kind: type[SoftmixScheduler], n: int) -> None:
-    """From each of `timesteps` on, all evaluations that come but a first one are asked for, and the run ends."""
+def test_a_run_from_any_entry_of_timesteps_uses_its_evaluations(kind: type[SoftmixScheduler], n: int) -> None:
+    """From each entry on, the run uses all coming evaluations, perhaps without the first, and ends."""
     for final in ("zero", "sigma_min"):
         scheduler = kind(timestep_spacing="trailing", final_sigmas_type=final)
         scheduler.set_timesteps(n)
-        asked, last = scheduler._asked, float(scheduler._grid[-1])
+        asked, last = scheduler._evaluation_times, float(scheduler._grid[-1])
         for at in range(1, len(asked) - 1):
-            plan = scheduler._listen(scheduler._left(at))
-            # at the end there is nothing to be done
+            plan = scheduler._plan_on(scheduler._remaining_grid(at))
+            # the last entry has no step
             ahead = [t for t in asked[at:] if t > last]
-            if ahead and not waits(plan, ahead):
-                assert sum(served(plan.times, ahead)) == len(ahead)
+            if ahead and not starts_inside_a_step(plan, ahead):
+                assert sum(has_evaluation(plan.times, ahead)) == len(ahead)
 
 
 @EACH
-def test_begun_in_the_middle_it_reaches_the_data(kind: type[SoftmixScheduler]) -> None:
-    """As img2img, from each place on: x of the noised data ends near the data of an exact model, no worse than DDIM."""
+def test_a_run_from_the_middle_reaches_the_data(kind: type[SoftmixScheduler]) -> None:
+    """From each entry on, noised data end near the data with an exact model, no worse than with DDIM."""
     n = 30
     scheduler, plain = kind(**SD, timestep_spacing="trailing"), TransferScheduler(**SD, timestep_spacing="trailing")
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +94,7 @@ def test_begun_in_the_middle_it_reaches_the_data(kind: type[SoftmixScheduler]) -
             x, generator = each.add_noise(truth, z, start), torch.Generator().manual_seed(0)
             first = at if steps is None else 0
             for i, k in enumerate(left):
-                x = each.step(said(each, x, first + i), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
+                x = each.step(output(each, x, first + i), k, x, generator=generator).prev_sample  # type: ignore[union-attr]
             found.append(x)
         ours, ddim = ((each - found[2]).abs().mean() for each in found[:2])
         near = (found[0] - CORNERS[:, None]).flatten(2).pow(2).mean(2).sqrt().min(0).values
@@ -106,17 +106,17 @@ def test_begun_in_the_middle_it_reaches_the_data(kind: type[SoftmixScheduler]) -
     "kind", [DPMSolver2SScheduler, DPMSolver3SScheduler, PLMSScheduler, FPNDMScheduler, HeunScheduler, FONScheduler]
 )
 @pytest.mark.parametrize("config", [{}, {"set_alpha_to_one": False}, {"final_sigmas_type": "sigma_min"}], ids=str)
-def test_its_own_timesteps_fed_back_are_the_same_run(kind: type[SoftmixScheduler], config: dict[str, Any]) -> None:
+def test_timesteps_given_back_plan_the_same_run(kind: type[SoftmixScheduler], config: dict[str, Any]) -> None:
     for n in (2, 10):
         scheduler = kind(**SD, **config, timestep_spacing="trailing")
         scheduler.set_timesteps(n)
-        told, grid = scheduler.timesteps.tolist(), scheduler._grid
-        scheduler.set_timesteps(timesteps=told)
-        assert scheduler.timesteps.tolist() == told and torch.equal(scheduler._grid, grid)
+        condition, grid = scheduler.timesteps.tolist(), scheduler._grid
+        scheduler.set_timesteps(timesteps=condition)
+        assert scheduler.timesteps.tolist() == condition and torch.equal(scheduler._grid, grid)
         assert scheduler.num_inference_steps == n
 
 
-def test_times_that_are_no_run_are_steps() -> None:
+def test_other_timesteps_are_times_of_steps() -> None:
     scheduler = DPMSolver2SScheduler(**SD)
     scheduler.set_timesteps(timesteps=[900, 600, 300])
     assert scheduler.num_inference_steps == 3 and len(scheduler.timesteps) == 5
@@ -127,8 +127,8 @@ def test_times_that_are_no_run_are_steps() -> None:
         scheduler.set_timesteps(4, mu=1.0)
 
 
-def test_noise_is_added_at_the_exact_level_of_a_run() -> None:
-    """Karras' levels lie between the integer times that the model is told."""
+def test_add_noise_uses_the_exact_level_of_a_run() -> None:
+    """Karras sigmas lie between the integer timesteps of the model."""
     scheduler, other = DPMSolver2MScheduler(**SD, use_karras_sigmas=True), DPM(**SD, use_karras_sigmas=True)
     x, z = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     for each in (scheduler, other):
