@@ -285,7 +285,7 @@ def test_data_that_are_gone_are_asked_for(place: Path, tmp_path: Path, monkeypat
     (tmp_path / "photos").rename(tmp_path / "gone")
     for verb in ("evaluate", "statistics"):
         assert f"softmix {verb} {tmp_path / 'run'} DATA" in refused(verb, tmp_path / "run")
-    monkeypatch.setattr("softmix.data.named.fashion_places", lambda: [])
+    monkeypatch.setattr("softmix.data.builtin.fashion_places", lambda: [])
     assert "softmix evaluate fashion DATA" in refused("evaluate", "fashion", "--out", tmp_path / "x.html")
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept import PICTURES, changed, equal, folder, load_plain, stores
-from made import saved, zipped
+from cache_helpers import PICTURES, changed, equal, folder, load_plain, stores
+from file_helpers import saved, zipped
 
-from softmix.data import DataError, load
-from softmix.data.aside import HEAD, header
+from softmix.data import DataError, disk_storage, load
 from softmix.data.cache import _SAMPLE
+from softmix.data.disk_storage import HEAD, header
 
 ARRAYS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "pixels": (PICTURES, {"size": 4, "channels": 1}),
@@ -86,7 +86,7 @@ def test_each_choice_of_options_is_kept_for_itself(tmp_path: Path) -> None:
 def test_what_is_kept_is_mapped_and_reads_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = folder(tmp_path)
     first = load(photos, cache=tmp_path / "cache")
-    monkeypatch.setattr("softmix.data.source.from_folder", None)
+    monkeypatch.setattr("softmix.data.loading.from_folder", None)
     again = load(photos, cache=tmp_path / "cache")
     assert equal(again, load_plain(first)) and again.report.notes[-1].startswith("read from the cache")
     maps = Path("/proc/self/maps")
@@ -256,7 +256,6 @@ def test_the_command_line_trains_from_a_cache(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_bar_shows_what_is_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softmix.data import aside
 
     shown: list[tuple[str, int]] = []
 
@@ -266,7 +265,7 @@ def test_a_bar_shows_what_is_being_read(tmp_path: Path, monkeypatch: pytest.Monk
         assert options["disable"] is None
         return items
 
-    monkeypatch.setattr(aside, "tqdm", bar)
+    monkeypatch.setattr(disk_storage, "tqdm", bar)
     photos = folder(tmp_path)
     load(photos, cache=tmp_path / "cache", limit=8)
     assert shown == [("cache: headers", 17), ("cache: pictures", 15), ("cache: parts", 1)]

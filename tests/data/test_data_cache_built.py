@@ -14,24 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept import changed, equal, folder, stores
-from made import encoded, fill, saved
+from cache_helpers import changed, equal, folder, stores
+from file_helpers import encoded, fill, saved
 
-from softmix.data import Data, DataError, load
+from softmix.data import Data, DataError, load, picture_folder
 
 BUILD = """
 import sys, time
 from pathlib import Path
-import softmix.data.pictures as pictures
+import softmix.data.picture_folder as picture_folder
 from softmix.data import load
-real, done = pictures.decoded, [0]
-def decoded(*given):
+real, done = picture_folder.decode_picture, [0]
+def decode_picture(*given):
     if done[0] == {stop}:
         print("here", flush=True)
         time.sleep(60)
     done[0] += 1
     return real(*given)
-pictures.decoded = decoded
+picture_folder.decode_picture = decode_picture
 print(load(Path(sys.argv[1]), cache=Path(sys.argv[2])).fingerprint)
 """
 
@@ -119,7 +119,7 @@ def test_a_build_that_fails_at_any_step_is_made_again(
 
     with monkeypatch.context() as patch:
         if step == "values":
-            patch.setattr("softmix.data.aside.Aside.kept", fails)
+            patch.setattr("softmix.data.disk_storage.DiskStorage.finish", fails)
         elif step == "labels":
             patch.setattr("softmix.data.cache.np.save", fails)
         elif step == "json":
@@ -135,15 +135,14 @@ def test_a_build_that_fails_at_any_step_is_made_again(
 
 def test_files_that_change_while_they_are_read_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = folder(tmp_path)
-    from softmix.data import pictures
 
-    real = pictures._decode
+    real = picture_folder._decode
 
     def decode(*given: Any) -> Any:
         changed(photos, "time")
         return real(*given)
 
-    monkeypatch.setattr(pictures, "_decode", decode)
+    monkeypatch.setattr(picture_folder, "_decode", decode)
     with pytest.raises(DataError, match="photos: its files changed while they were read; try again when they rest"):
         load(photos, cache=tmp_path / "cache")
     assert stores(tmp_path / "cache") == []

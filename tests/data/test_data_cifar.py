@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import fill
+from file_helpers import fill
 
 from softmix.data import DataError, NoSplitError, load
 from softmix.data.cifar import read

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import encoded, fill, flat, saved, zipped
+from file_helpers import encoded, fill, flat, saved, zipped
 
-from softmix.data import DataError, entries, idx, load, memory
+from softmix.data import DataError, entries, idx, limits, load
 
 MIB = 1 << 20
 
@@ -85,31 +85,31 @@ def test_labels_are_counted_before_they_are_read(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory.free_bytes() is None or memory.free_bytes() > 1 << 20  # type: ignore[operator]
-    monkeypatch.setattr(memory, "free_bytes", lambda: 8 << 30)
+    assert limits.free_bytes() is None or limits.free_bytes() > 1 << 20  # type: ignore[operator]
+    monkeypatch.setattr(limits, "free_bytes", lambda: 8 << 30)
     sparse(tmp_path / "a.idx", header(8, 9 << 20, 1024), (9 << 30) + 12)
     saved(tmp_path / "labels.npy", np.zeros(3, int))
     with little_memory(), pytest.raises(DataError, match=r"needs 9\.0 GiB of memory, and 8\.0 GiB are free"):
         load(tmp_path / "a.idx")
     fill(tmp_path / "x", {"1.png": flat(1), "2.png": flat(2)})
-    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 144 - 1)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 2 * 144 - 1)
     with pytest.raises(DataError, match="x of 2 pictures needs"):
         load(tmp_path / "x")
     assert len(load(tmp_path / "x", limit=1)) == 1
-    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 144)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 2 * 144)
     assert len(load(tmp_path / "x")) == 2
     os.remove(tmp_path / "labels.npy")
     saved(tmp_path / "a.npy", np.zeros((289, 1), np.uint8)[:, :, None])
     with pytest.raises(DataError, match="give a smaller size, or a limit"):
         load(tmp_path / "a.npy")
     assert len(load(tmp_path / "a.npy", limit=9)) == 9
-    monkeypatch.setattr(memory, "free_bytes", lambda: None)
+    monkeypatch.setattr(limits, "free_bytes", lambda: None)
     assert len(load(tmp_path / "a.npy")) == 289
 
 
 def test_how_much_a_packed_file_may_hold() -> None:
-    assert memory.inflatable(0) == memory.inflatable(100) == 256 * MIB
-    assert memory.inflatable(3 * MIB) == 300 * MIB
+    assert limits.unpacked_limit(0) == limits.unpacked_limit(100) == 256 * MIB
+    assert limits.unpacked_limit(3 * MIB) == 300 * MIB
 
 
 def npy_header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
@@ -128,7 +128,7 @@ def test_no_npy_header_is_believed(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 
 def test_archives_of_arrays_that_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "PACKED_BYTES", MIB)
+    monkeypatch.setattr(limits, "PACKED_BYTES", MIB)
     zipped(tmp_path / "a.npz", {"images.npy": npy_header((2, MIB)) + bytes(2 * MIB)})
     with little_memory(MIB), pytest.raises(DataError, match="promises 2097152 bytes, more than it can hold"):
         load(tmp_path / "a.npz")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from softmix.data import Data, DataError, Report, idx, load, to_uint8
-from softmix.data.named import fashion_places
+from softmix.data.builtin import fashion_places
 from softmix.data.store import make
 
 
@@ -124,7 +124,7 @@ def test_fashion_mnist_is_found_and_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_fashion_mnist_missing_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmix.data.named.fashion_places", lambda: [tmp_path])
+    monkeypatch.setattr("softmix.data.builtin.fashion_places", lambda: [tmp_path])
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
         load("fashion-mnist")
 

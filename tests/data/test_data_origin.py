@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import encoded, fill, saved
+from file_helpers import encoded, fill, saved
 
 from softmix.config import from_json, to_json
 from softmix.data import Data, Origin, load
@@ -77,11 +77,11 @@ def test_a_path_that_is_kept_in_a_folder_is_found_from_there(tmp_path: Path) -> 
         (tmp_path / "run/toy:ring", "./toy:ring"),
         (tmp_path, ".."),
     ):
-        origin = Origin(str(source)).kept_in(tmp_path / "run")
+        origin = Origin(str(source)).relative_to_folder(tmp_path / "run")
         assert origin.source == kept and origin.is_path
-        assert origin.seen_from(tmp_path / "run").source == str(source)
-    assert Origin("digits").kept_in(tmp_path) == Origin("digits").seen_from(tmp_path) == Origin("digits")
-    assert Origin("/data").kept_in(Path("/runs/x")).source == "/data"
+        assert origin.absolute_from(tmp_path / "run").source == str(source)
+    assert Origin("digits").relative_to_folder(tmp_path) == Origin("digits").absolute_from(tmp_path) == Origin("digits")
+    assert Origin("/data").relative_to_folder(Path("/runs/x")).source == "/data"
 
 
 def test_a_folder_called_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, saved, zipped
+from file_helpers import encoded, fill, saved, zipped
 
 from softmix.config import from_json, to_json
 from softmix.data import DataError, Origin, Paired, load
@@ -63,9 +63,9 @@ def test_pairs_are_read_again_from_what_is_written_down(tmp_path: Path) -> None:
     photos, edges = folders(tmp_path)
     pairs = load(photos, beside=edges, limit=3, cache=tmp_path / "cache")
     assert pairs.origin is not None
-    kept = from_json(Origin, json.loads(json.dumps(to_json(pairs.origin.kept_in(tmp_path / "run")))))
+    kept = from_json(Origin, json.loads(json.dumps(to_json(pairs.origin.relative_to_folder(tmp_path / "run")))))
     assert (kept.source, kept.beside, kept.cache) == ("../photos", "../edges", "../cache")
-    again = kept.seen_from(tmp_path / "run")
+    again = kept.absolute_from(tmp_path / "run")
     assert again == pairs.origin
     assert load(again.source, **again.options()).fingerprint == pairs.fingerprint  # type: ignore[call-overload]
 

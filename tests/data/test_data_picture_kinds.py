@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import encoded, fill, png
+from file_helpers import encoded, fill, png
 from PIL import Image
 
 from softmix.data import Data, DataError, load

@@ -12,11 +12,11 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, png, zipped
+from file_helpers import encoded, fill, png, zipped
 from PIL import Image
 
 from softmix.data import Data, DataError, load
-from softmix.data.picture import Unusable, decode, look
+from softmix.data.picture import Unusable, decode, read_header
 
 GREY = np.random.RandomState(0).randint(0, 256, (12, 12)).astype(np.uint8)
 COLOUR = np.random.RandomState(1).randint(0, 256, (12, 12, 3)).astype(np.uint8)
@@ -273,7 +273,7 @@ def test_a_picture_that_changes_between_the_passes(tmp_path: Path, monkeypatch: 
         tmp_path,
         GOOD | {"new.png": encoded(255 - COLOUR[::-1])} | {f"z{i}.png": encoded(COLOUR + i) for i in range(1, 9)},
     )
-    real: Callable[..., Any] = look
+    real: Callable[..., Any] = read_header
     new = (255 - COLOUR[::-1]).tolist()
 
     def swap(stream: IO[bytes]) -> Any:
@@ -282,7 +282,7 @@ def test_a_picture_that_changes_between_the_passes(tmp_path: Path, monkeypatch: 
             (tmp_path / "new.png").write_bytes(encoded(COLOUR[:6]))
         return header
 
-    monkeypatch.setattr("softmix.data.pictures.look", swap)
+    monkeypatch.setattr("softmix.data.picture_folder.read_header", swap)
     data = load(tmp_path)
     assert data.report.skipped == (("new.png", "changed while it was read"),)
     assert len(data) == 10
@@ -361,7 +361,7 @@ def test_decoding_never_fails_otherwise() -> None:
         for _ in range(noise.randint(1, 6)):
             blob[noise.randint(min(len(blob), 80))] = noise.randint(256)
         try:
-            look(io.BytesIO(blob))
+            read_header(io.BytesIO(blob))
             assert decode(io.BytesIO(blob), 3, 16)[0].shape == (3, 16, 16)
         except Unusable as reason:
             refused += bool(str(reason))

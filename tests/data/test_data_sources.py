@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from every_source import COUNT, Halved, images, noisy, numbers
-from made import saved
+from file_helpers import saved
 from torch import Tensor, nn
 
 from softmix.cond import Cond, CondSpec
@@ -261,11 +261,11 @@ def test_a_codec_with_a_scale_of_its_own_is_left_as_it_is() -> None:
 def test_kept_latents_are_the_same(tmp_path: Path) -> None:
     source = Encoded(images(), Halved())
     z, _ = batch(source)
-    for kept in (source.kept(), source.kept(tmp_path), source.kept(tmp_path)):
+    for kept in (source.cached(), source.cached(tmp_path), source.cached(tmp_path)):
         assert torch.equal(batch(kept)[0], z) and kept.fingerprint == source.fingerprint
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
     # What is kept is not computed again.
-    kept = source.kept(tmp_path)
+    kept = source.cached(tmp_path)
     kept.codec = None  # type: ignore[assignment]
     assert torch.equal(batch(kept, torch.tensor([3]))[0], z[3:4])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, flat, saved, zipped
+from file_helpers import encoded, fill, flat, saved, zipped
 
 from softmix.data import Data, DataError, NoSplitError, idx, load
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, saved
+from file_helpers import encoded, fill, saved
 
 from softmix.data import DataError, load, to_text
 from softmix.rng import Rng

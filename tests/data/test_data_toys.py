@@ -11,11 +11,11 @@ from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
 from torch import Tensor
 
 from softmix.data import load, toys
-from softmix.data.toys import TOYS, Mixture
+from softmix.data.toys import TOYS, ToyMixture
 from softmix.rng import Rng
 
 MIXTURES = {
-    "grid": toys.grid(),
+    "grid": toys.mode_grid(),
     "ring": toys.ring(),
     "correlated": toys.correlated(),
     "correlated 5-D": toys.correlated(dim=5, k=3, seed=2),
@@ -25,7 +25,7 @@ MIXTURES = {
 }
 
 
-def deviations(x: Tensor, law: Mixture) -> float:
+def deviations(x: Tensor, law: ToyMixture) -> float:
     """The largest deviation of the mean and the second moments of x from the law's, in standard errors."""
     off = x - law.mean
     products = torch.cat([off, (off[:, :, None] * off[:, None, :]).flatten(1)], dim=1)
@@ -73,7 +73,7 @@ def test_density_integrates_to_one(name: str) -> None:
 
 
 def test_grid_is_the_one_that_is_promised() -> None:
-    law = toys.grid()
+    law = toys.mode_grid()
     assert len(law.weights) == 49 and law.scale == pytest.approx(0.05)
     assert torch.allclose(law.covariance, 1.0025 * torch.eye(2, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(law.mean, torch.zeros(2, dtype=torch.float64), atol=1e-12)
@@ -104,7 +104,7 @@ def test_nearest_counts_in_sds() -> None:
     index, distance = law.nearest(x)
     assert index.tolist() == [0, 1, 2, 3, 4]
     assert torch.allclose(distance, torch.full((5,), 0.01, dtype=torch.float64))
-    _, far = toys.grid().nearest(torch.tensor([[1.5 + 0.15, 1.5]]))
+    _, far = toys.mode_grid().nearest(torch.tensor([[1.5 + 0.15, 1.5]]))
     assert float(far) == pytest.approx(3, abs=1e-5)
 
 
@@ -172,21 +172,21 @@ def test_moons_lie_on_two_arcs() -> None:
 
 
 def test_wrong_parameters_are_refused() -> None:
-    law = toys.grid()
+    law = toys.mode_grid()
     with pytest.raises(ValueError, match="sum 1"):
-        Mixture("bad", 2 * law.weights, law.means, law.factors)
+        ToyMixture("bad", 2 * law.weights, law.means, law.factors)
     with pytest.raises(ValueError, match="lower triangular"):
-        Mixture("bad", law.weights, law.means, law.factors + 0.1)
+        ToyMixture("bad", law.weights, law.means, law.factors + 0.1)
     with pytest.raises(ValueError, match="float64"):
-        Mixture("bad", law.weights.float(), law.means, law.factors)
+        ToyMixture("bad", law.weights.float(), law.means, law.factors)
     with pytest.raises(ValueError, match="were expected"):
-        Mixture("bad", law.weights[1:], law.means, law.factors)
+        ToyMixture("bad", law.weights[1:], law.means, law.factors)
 
 
 def test_load_draws_the_law() -> None:
     data = load("toy:grid")
     assert len(data) == 20_000 and data.shape == (2,) and not data.is_image and data.values.dtype == torch.float32
-    assert deviations(data.x0().double(), cast(Mixture, TOYS["grid"]())) < 4.5
+    assert deviations(data.x0().double(), cast(ToyMixture, TOYS["grid"]())) < 4.5
     few, other = load("toy:grid", limit=10), load("toy:grid", split="test", limit=10)
     assert torch.equal(few.values, data.values[:10])
     assert not torch.equal(other.values, few.values)

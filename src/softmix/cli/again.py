@@ -223,7 +223,7 @@ def _run(what: Path, data: str | None, steps: int, out: Path | None, folder: Pat
         items = _data(what, data)
         place.mkdir(parents=True, exist_ok=True)
         # what was found then is part of the recipe: the number of steps, the precision, the pieces of a batch
-        origin = items.origin.kept_in(place) if items.origin else None
+        origin = items.origin.relative_to_folder(place) if items.origin else None
         (place / "config.json").write_text(dumps(replace(found, facts=replace(found.facts, origin=origin))))
         with closing(training(items, found.config, place)) as taken:
             for step in taken:

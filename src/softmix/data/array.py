@@ -10,18 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .numbers import numbers, tokens, volumes
-from .pixels import axis_of_channels, pictures
+from .array_numbers import numbers, tokens, volumes
+from .array_pictures import axis_of_channels, pictures
+from .array_range import chunks, find_range, has_pixel_levels
+from .conversion import Conversion, describe
 from .report import DataError, Report
+from .request import Request
 from .store import Data, choose, make
-from .values import chunks, has_pixel_levels, range_of
-from .want import Want
-from .written import Written, what
 
-_Reader = Callable[[str, NDArray[Any], Want, list[str]], Written]
+_Reader = Callable[[str, NDArray[Any], Request, list[str]], Conversion]
 
 
-def from_array(name: str, array: NDArray[Any], labels: Tensor | None, classes: tuple[str, ...], want: Want) -> Data:
+def from_array(
+    name: str, array: NDArray[Any], labels: Tensor | None, classes: tuple[str, ...], request: Request
+) -> Data:
     """An array as a data set; `classes` are names for `labels`.
 
     Axes. [N, H, W] of uint8 is grey. Of four axes, `want.layout` says which holds the channels; without it the last one
@@ -38,22 +40,22 @@ def from_array(name: str, array: NDArray[Any], labels: Tensor | None, classes: t
     The range is that of the whole array, so that a limit changes no item. Raises DataError for all else.
     """
     if array.ndim == 0 or array.size == 0:
-        raise DataError(f"{name} holds no items, it is {what(array)}; give an array [N, ...]")
+        raise DataError(f"{name} holds no items, it is {describe(array)}; give an array [N, ...]")
     if labels is not None and len(labels) != len(array):
         raise DataError(f"{name}: there are {len(array)} items but {len(labels)} labels; each item needs one label")
     if array.dtype.kind not in "buif":
-        raise DataError(f"{name} is {what(array)}; give uint8 for images, or floats for points and sequences")
+        raise DataError(f"{name} is {describe(array)}; give uint8 for images, or floats for points and sequences")
     if array.ndim != 5:
-        want.without(name, f"is {what(array)} and holds no volumes [N, C, D, H, W]", "spacing")
-    chosen = choose(len(array), want.limit)
+        request.refuse_options(name, f"is {describe(array)} and holds no volumes [N, C, D, H, W]", "spacing")
+    chosen = choose(len(array), request.limit)
     notes: list[str] = []
     if len(chosen) < len(array):
         notes.append(f"limit: {len(chosen)} items were taken, chosen at random from {len(array)}")
-    want.place.require(name, len(chosen) * int(array[:1].size) * (4 if array.dtype.kind == "f" else 1))
-    written = _reader(name, array, want)(name, array, want, notes)
+    request.storage.require_space(name, len(chosen) * int(array[:1].size) * (4 if array.dtype.kind == "f" else 1))
+    conversion = _reader(name, array, request)(name, array, request, notes)
     good = _finite(array, chosen)
-    values = _values(name, array, chosen[good], written, want)
-    notes += written.said()
+    values = _values(name, array, chosen[good], conversion, request)
+    notes += conversion.notes()
     skipped = tuple((f"item {i}", "not finite in float32") for i in chosen[~good].tolist())
     labels = None if labels is None else labels[chosen][good]
     return make(
@@ -62,39 +64,39 @@ def from_array(name: str, array: NDArray[Any], labels: Tensor | None, classes: t
         labels,
         classes,
         Report(len(values), skipped, notes=tuple(notes)),
-        vocabulary=want.tokens if isinstance(want.tokens, int) else 0,
-        spacing=want.spacing,
+        vocabulary=request.tokens if isinstance(request.tokens, int) else 0,
+        spacing=request.spacing,
     )
 
 
-def _reader(name: str, array: NDArray[Any], want: Want) -> _Reader:
-    if isinstance(want.tokens, int):
+def _reader(name: str, array: NDArray[Any], request: Request) -> _Reader:
+    if isinstance(request.tokens, int):
         return tokens
-    want.without(name, f"is {what(array)}", "tokens", "length")
+    request.refuse_options(name, f"is {describe(array)}", "tokens", "length")
     if array.ndim == 5 and array.dtype.kind in "ub":
         return volumes
-    return pictures if _are_pictures(name, array, want) else numbers
+    return pictures if _are_pictures(name, array, request) else numbers
 
 
-def _are_pictures(name: str, array: NDArray[Any], want: Want) -> bool:
+def _are_pictures(name: str, array: NDArray[Any], request: Request) -> bool:
     if array.dtype == np.uint8 or array.dtype.kind == "b":
         return True
     if array.dtype.kind in "iu":
         if array.ndim in (3, 4):
             return True
-        raise DataError(f"{name} is {what(array)}; give uint8 for images, or floats for points and sequences")
-    if want.values == "as-is":
+        raise DataError(f"{name} is {describe(array)}; give uint8 for images, or floats for points and sequences")
+    if request.values == "as-is":
         return False
     if array.ndim == 4:
-        return want.layout is not None or axis_of_channels(array) is not None
-    if array.ndim != 3 or want.layout is not None:
+        return request.layout is not None or axis_of_channels(array) is not None
+    if array.ndim != 3 or request.layout is not None:
         return False
-    found = range_of(name, array)
+    found = find_range(name, array)
     if has_pixel_levels(array, found):
         return True
-    if want.values is not None or want.size is not None or want.channels is not None:
+    if request.values is not None or request.size is not None or request.channels is not None:
         raise DataError(
-            f"{name} is {what(array)} with {found}, which may be grey pictures or sequences; save pictures as "
+            f"{name} is {describe(array)} with {found}, which may be grey pictures or sequences; save pictures as "
             "[N, 1, H, W], or give --layout channels-last for sequences [N, L, D]"
         )
     return False
@@ -112,15 +114,15 @@ def _finite(array: NDArray[Any], chosen: Tensor) -> Tensor:
     return good
 
 
-def _values(name: str, array: NDArray[Any], index: Tensor, written: Written, want: Want) -> NDArray[Any]:
+def _values(name: str, array: NDArray[Any], index: Tensor, conversion: Conversion, request: Request) -> NDArray[Any]:
     """The items at `index`, as they are to be written, piece by piece: a mapped file is never whole in memory."""
     if not len(index):
         raise DataError(
-            f"{name}: {written.kind} were asked for, but none of {len(array)} items is finite; give finite numbers"
+            f"{name}: {conversion.kind} were asked for, but none of {len(array)} items is finite; give finite numbers"
         )
     at = index.numpy()
-    first = written.change(array[at[:1]])
-    values = want.place.empty(name, (len(at), *first.shape[1:]), first.dtype)
-    for part in want.place.watched(list(chunks(array, len(at))), "parts"):
-        values[part] = written.change(array[at[part]])
+    first = conversion.convert(array[at[:1]])
+    values = request.storage.empty(name, (len(at), *first.shape[1:]), first.dtype)
+    for part in request.storage.progress(list(chunks(array, len(at))), "parts"):
+        values[part] = conversion.convert(array[at[part]])
     return values

@@ -27,11 +27,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..config import JSON, canonical, to_json
-from .aside import HEAD, Aside, header, mapped
+from .disk_storage import HEAD, DiskStorage, header, mapped
+from .file_state import FileState, file_state
 from .origin import Origin
-from .place import Place
 from .report import DataError, Report, printable
-from .state import State, state_of
+from .storage import Storage
 from .store import Data
 
 # To be raised when the same files would be read as other items.
@@ -47,24 +47,24 @@ class _Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _CacheRequest:
     """folder : of the cache. asked : what it is of. state : of the files that it is made of."""
 
     folder: Path
     asked: JSON
-    state: State
+    state: FileState
 
 
-_Read = Callable[[Place], tuple[Data, ...]]
+_Read = Callable[[Storage], tuple[Data, ...]]
 
 
-def cached(root: Path, origin: Origin, read: _Read) -> tuple[Data, ...]:
-    """The data sets that `load` reads for `origin`, by `read`, kept below `root`; see `stored`."""
+def load_through_cache(root: Path, origin: Origin, read: _Read) -> tuple[Data, ...]:
+    """The data sets that `load` reads for `origin`, by `read`, kept below `root`; see `through_cache`."""
     asked = to_json(replace(origin, cache=None))
-    return stored(root, Path(origin.source).name, asked, lambda: state_of(origin), read)
+    return through_cache(root, Path(origin.source).name, asked, lambda: file_state(origin), read)
 
 
-def stored(root: Path, name: str, asked: JSON, state: Callable[[], State], read: _Read) -> tuple[Data, ...]:
+def through_cache(root: Path, name: str, asked: JSON, state: Callable[[], FileState], read: _Read) -> tuple[Data, ...]:
     """What `read` gives, kept below `root`; from there, if it was kept for the same `asked` and `state` before.
 
     read : makes data sets in a place. Waits, with a warning, while another process builds the same. A cache that is
@@ -72,27 +72,27 @@ def stored(root: Path, name: str, asked: JSON, state: Callable[[], State], read:
     Raises DataError if it cannot be written, or if the files change while they are read.
     """
     key = hashlib.sha256(canonical({"format": FORMAT, "asked": asked}).encode()).hexdigest()[:12]
-    wish = _Wish(root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:40]}-{key}", asked, state())
-    found, _ = _opened(wish)
+    request = _CacheRequest(root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:40]}-{key}", asked, state())
+    found, _ = _open_cache(request)
     if found is not None:
         return found
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(wish.folder.with_name(f".{wish.folder.name}.lock"))
-        _acquire(lock, wish.folder)
+        lock = FileLock(request.folder.with_name(f".{request.folder.name}.lock"))
+        _acquire(lock, request.folder)
     except OSError as error:
-        raise _closed(root, error) from error
+        raise _cannot_cache(root, error) from error
     try:
         # Another process may have built it in the meantime.
-        found, why = _opened(wish)
-        return found if found is not None else _built(wish, state, read, why)
+        found, why = _open_cache(request)
+        return found if found is not None else _build_cache(request, state, read, why)
     except OSError as error:
-        raise _closed(root, error) from error
+        raise _cannot_cache(root, error) from error
     finally:
         lock.release()
 
 
-def _closed(root: Path, error: OSError) -> DataError:
+def _cannot_cache(root: Path, error: OSError) -> DataError:
     return DataError(f"{printable(str(root))} cannot be a cache: {error}; name another folder as cache")
 
 
@@ -105,43 +105,43 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         lock.acquire(timeout=-1)
 
 
-def _built(wish: _Wish, state: Callable[[], State], read: _Read, why: str) -> tuple[Data, ...]:
-    beside, old = (wish.folder.with_name(f".{wish.folder.name}.{kind}") for kind in ("aside", "old"))
+def _build_cache(request: _CacheRequest, state: Callable[[], FileState], read: _Read, why: str) -> tuple[Data, ...]:
+    beside, old = (request.folder.with_name(f".{request.folder.name}.{kind}") for kind in ("aside", "old"))
     # What a process that was killed has left.
     for left in (beside, old):
         shutil.rmtree(left, ignore_errors=True)
     beside.mkdir()
     try:
-        place = Aside(beside)
+        place = DiskStorage(beside)
         data = read(place)
         body = {
             "format": FORMAT,
-            "asked": wish.asked,
-            "files": wish.state.files,
-            "state": wish.state.digest,
-            "sets": [_kept(place, each, str(number)) for number, each in enumerate(data)],
+            "asked": request.asked,
+            "files": request.state.files,
+            "state": request.state.digest,
+            "sets": [_save_set(place, each, str(number)) for number, each in enumerate(data)],
         }
         place.clear()
-        if state() != wish.state:
+        if state() != request.state:
             raise DataError(f"{data[0].name}: its files changed while they were read; try again when they rest")
         _write(beside / _STORE, json.dumps(body, indent=1).encode())
         _sync(beside)
-        if wish.folder.exists():
-            wish.folder.rename(old)
-        beside.rename(wish.folder)
-        _sync(wish.folder.parent)
+        if request.folder.exists():
+            request.folder.rename(old)
+        beside.rename(request.folder)
+        _sync(request.folder.parent)
     finally:
         for left in (beside, old):
             shutil.rmtree(left, ignore_errors=True)
-    found, bad = _opened(wish)
+    found, bad = _open_cache(request)
     if found is None:
-        raise DataError(f"{printable(str(wish.folder))} was just written and cannot be read: {bad}; check the disk")
-    return tuple(each.noted(why) for each in found) if why else found
+        raise DataError(f"{printable(str(request.folder))} was just written and cannot be read: {bad}; check the disk")
+    return tuple(each.with_note(why) for each in found) if why else found
 
 
-def _kept(place: Aside, data: Data, stem: str) -> dict[str, Any]:
+def _save_set(place: DiskStorage, data: Data, stem: str) -> dict[str, Any]:
     """Writes the values and labels of a set; what store.json says of it."""
-    shape = place.kept(data.name, data.values, f"{stem}.npy")
+    shape = place.finish(data.name, data.values, f"{stem}.npy")
     if data.labels is not None:
         with (place.folder / f"{stem}.labels.npy").open("xb") as file:
             np.save(file, data.labels.numpy(), allow_pickle=False)
@@ -173,27 +173,27 @@ def _sample(values: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _opened(wish: _Wish) -> tuple[tuple[Data, ...] | None, str]:
+def _open_cache(request: _CacheRequest) -> tuple[tuple[Data, ...] | None, str]:
     """(the sets of a cache, "") if it is whole and its files are as they were, else (None, why it is built again)."""
-    if not (wish.folder / _STORE).is_file():
+    if not (request.folder / _STORE).is_file():
         return (
             None,
-            f"{wish.folder} was damaged, it had no {_STORE}, and is built again" if wish.folder.exists() else "",
+            f"{request.folder} was damaged, it had no {_STORE}, and is built again" if request.folder.exists() else "",
         )
     try:
-        body = json.loads((wish.folder / _STORE).read_bytes())
-        if (body["format"], body["asked"]) != (FORMAT, wish.asked):
+        body = json.loads((request.folder / _STORE).read_bytes())
+        if (body["format"], body["asked"]) != (FORMAT, request.asked):
             raise _Damaged("its store.json is of something else")
-        if (body["files"], body["state"]) != (wish.state.files, wish.state.digest):
-            count = f"{body['files']} were read then, {wish.state.files} are there now"
-            return None, f"the cache {wish.folder} was built again: the files have changed ({count})"
-        sets = tuple(_set(wish.folder, str(number), one) for number, one in enumerate(body["sets"]))
+        if (body["files"], body["state"]) != (request.state.files, request.state.digest):
+            count = f"{body['files']} were read then, {request.state.files} are there now"
+            return None, f"the cache {request.folder} was built again: the files have changed ({count})"
+        sets = tuple(_load_set(request.folder, str(number), one) for number, one in enumerate(body["sets"]))
     except (_Damaged, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return None, f"the cache {wish.folder} was built again: it was damaged ({error})"
-    return tuple(each.noted(f"read from the cache {wish.folder}") for each in sets), ""
+        return None, f"the cache {request.folder} was built again: it was damaged ({error})"
+    return tuple(each.with_note(f"read from the cache {request.folder}") for each in sets), ""
 
 
-def _set(folder: Path, stem: str, said: dict[str, Any]) -> Data:
+def _load_set(folder: Path, stem: str, said: dict[str, Any]) -> Data:
     dtype, shape, path = _TYPES[said["dtype"]], tuple(said["shape"]), folder / f"{stem}.npy"
     numpy_type = np.dtype(said["dtype"])
     whole = HEAD + int(np.prod(shape)) * numpy_type.itemsize

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from .array import from_array
 from .entries import MAX_BYTES
-from .labels import classes_of, named
+from .labels import known_classes, labels_from_array
 from .report import DataError, printable
+from .request import Request
 from .store import Data
-from .want import Want
 
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar-10": {
@@ -176,21 +176,21 @@ def kind_of(root: Path) -> str | None:
     return None
 
 
-def from_cifar(root: Path, want: Want) -> Data:
+def from_cifar(root: Path, request: Request) -> Data:
     """One split of a folder cifar-10-batches-py or cifar-100-python, with the (fine) classes. Raises DataError."""
     kind = kind_of(root) or "cifar-10"
     files = _FILES[kind]
     has = [split for split in ("train", "test") if os.path.isfile(root / files[split][0])]
-    part = want.part(kind, has, "fetch the missing file, or give a share to hold out")
+    part = request.split_of(kind, has, "fetch the missing file, or give a share to hold out")
     batches = [_batch(root / file) for file in files[part or "train"] if os.path.isfile(root / file)]
     images = np.concatenate([pixels for pixels, _ in batches])
     numbers = np.concatenate([labels for _, labels in batches])
     meta = read(root / files["meta"][0])
     known = tuple(printable(_text(text)) for text in next(_under(meta, _CLASSES), ()))
-    labels, found = classes_of(kind, numbers, len(images))
-    data = from_array(kind, images, labels, named(kind, labels, found, known), want)
+    labels, found = labels_from_array(kind, numbers, len(images))
+    data = from_array(kind, images, labels, known_classes(kind, labels, found, known), request)
     missing = [file for file in files[part or "train"] if not os.path.isfile(root / file)]
-    return data.noted(f"{', '.join(missing)} is not there") if missing else data
+    return data.with_note(f"{', '.join(missing)} is not there") if missing else data
 
 
 def _under(tree: dict[str, Any], keys: tuple[str, ...]) -> Iterator[Any]:

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..rng import Rng
-from .beside import (
-    added,
-    alone_alike,
-    classes_of,
-    digest,
-    named_by,
-    part_for,
-    probe_of,
-    projections,
+from .contract import Source
+from .derived import (
+    class_names,
+    condition_part,
+    part_name,
+    probe_items,
     require_finite,
+    require_itemwise,
+    text_fingerprint,
+    value_fingerprint,
+    with_condition,
     with_part,
 )
-from .contract import Source
 from .report import DataError
 
 
@@ -41,20 +41,20 @@ class Degraded:
 
     def __init__(self, data: Source, measurement: Callable[[Tensor, Rng], Tensor]):
         self.data, self.measurement = data, measurement
-        name = named_by(measurement)
+        name = part_name(measurement)
         self.name, who = f"{data.name}, measured by {name}", f"the measurement {name}"
         if not len(data):
             raise DataError(f"{data.name} has no items, of which {who} could be taken")
-        index, rng = probe_of(data)
+        index, rng = probe_items(data)
         x0, _ = data.batch(index, rng.child("x0"))
-        y = alone_alike(self._measured, x0, rng.child("measurement"), who)
+        y = require_itemwise(self._measured, x0, rng.child("measurement"), who)
         self._size = tuple(y.shape[1:])
-        self._part = part_for(data.shape, self._size, who)
-        self.cond = added(data.cond, self._part, self._size, who)
-        self.shape, self.is_image, self.classes = data.shape, data.is_image, classes_of(data)
+        self._part = condition_part(data.shape, self._size, who)
+        self.cond = with_condition(data.cond, self._part, self._size, who)
+        self.shape, self.is_image, self.classes = data.shape, data.is_image, class_names(data)
         own = getattr(measurement, "fingerprint", None)
-        known = own if isinstance(own, str) else projections(y)
-        self.fingerprint = digest("measured", data.fingerprint, self._size, known)
+        known = own if isinstance(own, str) else value_fingerprint(y)
+        self.fingerprint = text_fingerprint("measured", data.fingerprint, self._size, known)
 
     @torch.no_grad()
     def _measured(self, x0: Tensor, rng: Rng) -> Tensor:

@@ -13,12 +13,20 @@ from torch import Tensor
 from ..cond import Cond
 from ..config import JSON
 from ..rng import Rng
-from .beside import PROBE, alone_alike, classes_of, digest, named_by, projections, require_finite
-from .cache import stored
+from .cache import through_cache
 from .contract import Source
-from .place import MEMORY, Place
+from .derived import (
+    PROBE,
+    class_names,
+    part_name,
+    require_finite,
+    require_itemwise,
+    text_fingerprint,
+    value_fingerprint,
+)
+from .file_state import FileState
 from .report import DataError, Report
-from .state import State
+from .storage import MEMORY, Storage
 from .store import Data, choose, make
 
 # Their statistics are taken of so many items.
@@ -70,7 +78,7 @@ class Encoded:
     scale : how latents are brought to an sd of 1. By default measured on up to 256 items, a fixed choice; a codec that
         has a `scale` of its own (not None) makes such latents already, and they stay as they are.
 
-    Latents are computed whenever a batch is asked for; `kept` gives a source that has computed them once.
+    Latents are computed whenever a batch is asked for; `cached` gives a source that has computed them once.
     Conditions are those of `data`; an image condition on the grid of the items is encoded too, to be on that of the
     latents. `decode` leads from z back to items. The fingerprint depends on data and codec: on `codec.fingerprint`, if
     it has one, else on what it gave for a few items, in three decimals.
@@ -83,7 +91,7 @@ class Encoded:
     def __init__(self, data: Source, codec: Encodes, scale: LatentScale | None = None):
         self.data, self.codec = data, codec
         self._latents: Tensor | None = None
-        name = named_by(codec)
+        name = part_name(codec)
         self.name, self._who = f"{data.name}, encoded by {name}", f"the codec {name}"
         if not len(data):
             raise DataError(f"{data.name} has no items that {self._who} could encode")
@@ -91,7 +99,7 @@ class Encoded:
         few = self._few(index[:PROBE])
         own_scale = getattr(codec, "scale", None) is not None
         self.scale = scale or (None if own_scale else self._measured(index))
-        self.shape, self.classes = tuple(few.shape[1:]), classes_of(data)
+        self.shape, self.classes = tuple(few.shape[1:]), class_names(data)
         self.cond = data.cond
         if data.cond.image:
             if data.cond.image != data.shape[0]:
@@ -101,14 +109,14 @@ class Encoded:
                 )
             self.cond = replace(data.cond, image=self.shape[0])
         own = getattr(codec, "fingerprint", None)
-        given = "" if scale is None else projections(torch.stack([scale.mean, scale.sd]))
-        known = self._of_codec = own if isinstance(own, str) else projections(few)
-        self.fingerprint = digest("latents", data.fingerprint, self.shape, known, given)
+        given = "" if scale is None else value_fingerprint(torch.stack([scale.mean, scale.sd]))
+        known = self._of_codec = own if isinstance(own, str) else value_fingerprint(few)
+        self.fingerprint = text_fingerprint("latents", data.fingerprint, self.shape, known, given)
 
     @property
     def parents(self) -> tuple[tuple[str, str, str], ...]:
         """What a run on these latents stands on: the codec."""
-        return (("codec", named_by(self.codec), self._of_codec),)
+        return (("codec", part_name(self.codec), self._of_codec),)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -127,7 +135,7 @@ class Encoded:
         with torch.no_grad():
             return self.codec.decode(z if self.scale is None else self.scale.raw(z))
 
-    def kept(self, cache: str | Path | None = None) -> Encoded:
+    def cached(self, cache: str | Path | None = None) -> Encoded:
         """The same source with the latents of all items computed once, in memory, or below the folder `cache`.
 
         The same data and codec find them there again. Raises DataError if there is no room for them.
@@ -136,16 +144,16 @@ class Encoded:
             values = self._all(MEMORY).values
         else:
             asked: JSON = {"latents": self.fingerprint}
-            values = stored(Path(cache), self.data.name, asked, lambda: State(0, ""), lambda at: (self._all(at),))[
-                0
-            ].values
+            values = through_cache(
+                Path(cache), self.data.name, asked, lambda: FileState(0, ""), lambda at: (self._all(at),)
+            )[0].values
         found = copy.copy(self)
         found._latents = values
         return found
 
-    def _all(self, place: Place) -> Data:
+    def _all(self, place: Storage) -> Data:
         values = place.empty(self.name, (len(self), *self.shape), "float32")
-        for at in place.watched(range(0, len(self), _BATCH), "latents"):
+        for at in place.progress(range(0, len(self), _BATCH), "latents"):
             index = torch.arange(at, min(at + _BATCH, len(self)))
             values[at : at + _BATCH] = self.batch(index, _rng(index))[0].cpu().numpy()
         return make(self.name, torch.from_numpy(values), None, (), Report(len(self)))
@@ -153,7 +161,7 @@ class Encoded:
     def _few(self, index: Tensor) -> Tensor:
         """The latents of a few items, each of which is tried alone too."""
         x0, _ = self.data.batch(index, _rng(index))
-        return alone_alike(lambda x, _: self._raw(x, index[: len(x)]), x0, _rng(index), self._who)
+        return require_itemwise(lambda x, _: self._raw(x, index[: len(x)]), x0, _rng(index), self._who)
 
     def _measured(self, index: Tensor) -> LatentScale:
         parts = [self._raw(self.data.batch(some, _rng(some))[0], some) for some in index.split(_BATCH)]

@@ -53,7 +53,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _CLUTTER
 
 
-def is_run(config: IO[bytes]) -> bool:
+def is_run_config(config: IO[bytes]) -> bool:
     """Whether an open config.json is that of a run folder of softmix: what was asked for and what was found."""
     try:
         tree: Any = json.loads(config.read(_CONFIG_BYTES))
@@ -70,12 +70,12 @@ def is_run_folder(where: str | Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return is_run(file)
+            return is_run_config(file)
     except OSError:
         return False
 
 
-def folder(root: Path) -> Listing:
+def list_folder(root: Path) -> Listing:
     """Every file below `root`, but for run folders of softmix. Raises DataError if `root` is one.
 
     Links are followed, each folder is visited once; only plain files are of use, and nothing else is opened.
@@ -132,7 +132,7 @@ def _opener(path: str) -> Callable[[], IO[bytes]]:
     return lambda: Path(path).open("rb")
 
 
-def file(name: str, path: Path, label: str | None = None) -> Entry | str:
+def file_entry(name: str, path: Path, label: str | None = None) -> Entry | str:
     """A file outside of any listing, or the reason why it is of no use."""
     return _not_plain(path) or Entry(name, _opener(str(path)), label, str(path))
 
@@ -157,7 +157,7 @@ def _not_plain(path: Path | os.DirEntry[str]) -> str:
     return f"larger than {MAX_BYTES} bytes; not opened" if state.st_size > MAX_BYTES else ""
 
 
-def archive(file: zipfile.ZipFile) -> Listing:
+def list_archive(file: zipfile.ZipFile) -> Listing:
     """Every member of an open zip archive that is a file; they are read in memory, one at a time."""
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
@@ -184,7 +184,7 @@ def _runs_within(file: zipfile.ZipFile) -> list[str]:
         if name == "config.json" and slash and not _refused(info):
             # zipfile checks little before it unpacks; a damaged member is told of when it is read.
             with suppress(Exception), file.open(info) as stream:
-                runs += [where + slash] if is_run(stream) else []
+                runs += [where + slash] if is_run_config(stream) else []
     return sorted(runs)
 
 
@@ -202,7 +202,7 @@ def _refused(info: zipfile.ZipInfo) -> str:
     return f"larger than {MAX_BYTES} bytes; not opened" if info.file_size > MAX_BYTES else ""
 
 
-def open_archive(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
     """The archive, to be closed by the caller. Raises DataError if it cannot be opened."""
     try:
         return zipfile.ZipFile(path)

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import inflatable, room_for
+from .limits import require_memory, unpacked_limit
 from .report import DataError, printable
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -33,14 +33,14 @@ def read(path: Path) -> NDArray[Any]:
     """The array in an IDX file, in the machine's byte order; gzip is recognised by its first bytes.
 
     Raises DataError that names the file if it cannot be opened, its header is not IDX or promises more than the file,
-    the memory or MAX_BYTES can hold (for gzip see `softmix.data.memory.inflatable`), or it holds fewer or more values
+    the memory or MAX_BYTES can hold (for gzip see `softmix.data.limits.inflatable`), or it holds fewer or more values
     than the header promises. No header is believed: all of this is found before the memory is taken.
     """
     name = printable(str(path))
     with _opened(path, name) as (stream, size, zipped):
         dtype, shape = _header(stream, name)
         expected = math.prod(shape) * dtype.itemsize
-        limit = min(MAX_BYTES, inflatable(size)) if zipped else MAX_BYTES
+        limit = min(MAX_BYTES, unpacked_limit(size)) if zipped else MAX_BYTES
         if expected > limit:
             raise DataError(
                 f"{name}: its header promises {expected} bytes, above the limit of {limit} for {size} bytes of file; "
@@ -48,7 +48,7 @@ def read(path: Path) -> NDArray[Any]:
             )
         if not zipped and expected != size - stream.tell():
             raise _mismatch(name, expected, shape, size - stream.tell())
-        room_for(name, expected)
+        require_memory(name, expected)
         return _body(stream, name, dtype, shape)
 
 

@@ -18,7 +18,7 @@ from .report import DataError, printable
 MAX_CLASSES = 1 << 16
 
 
-def classes_of(name: str, array: NDArray[Any], items: int) -> tuple[Tensor, tuple[str, ...]]:
+def labels_from_array(name: str, array: NDArray[Any], items: int) -> tuple[Tensor, tuple[str, ...]]:
     """(int64 [N], class names) from an array: whole numbers from 0, called by their number, or names, sorted.
 
     Raises DataError if there is not one label for each of `items`, or it is neither.
@@ -31,9 +31,9 @@ def classes_of(name: str, array: NDArray[Any], items: int) -> tuple[Tensor, tupl
     if len(array) != items:
         raise DataError(f"{name}: there are {items} items but {len(array)} labels; each item needs one label")
     if array.dtype.kind == "U":
-        return from_names(array.tolist())
+        return labels_from_names(array.tolist())
     if array.dtype.kind == "S":
-        return from_names([text.decode("utf-8", "replace") for text in array.tolist()])
+        return labels_from_names([text.decode("utf-8", "replace") for text in array.tolist()])
     if array.dtype.kind == "f" and bool((array == np.rint(array)).all()) and float(np.abs(array).max()) < 2**53:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iub":
@@ -47,16 +47,16 @@ def classes_of(name: str, array: NDArray[Any], items: int) -> tuple[Tensor, tupl
     return torch.from_numpy(numbers), tuple(str(i) for i in range(largest + 1))
 
 
-def from_names(names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+def labels_from_names(names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
     """(int64 [N], class names) from one name per item; names that are all whole numbers from 0 keep their number."""
     if all(text.isascii() and text.isdigit() and len(text) < 6 for text in names):
-        return classes_of("labels", np.array([int(text) for text in names], np.int64), len(names))
+        return labels_from_array("labels", np.array([int(text) for text in names], np.int64), len(names))
     classes = sorted(set(names))
     number = {text: i for i, text in enumerate(classes)}
     return torch.tensor([number[text] for text in names]), tuple(map(printable, classes))
 
 
-def named(name: str, labels: Tensor, classes: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+def known_classes(name: str, labels: Tensor, classes: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
     """The class names that are `known` beforehand, if there are enough of them; else `classes`. Raises DataError."""
     if not known:
         return classes
@@ -67,7 +67,7 @@ def named(name: str, labels: Tensor, classes: tuple[str, ...], known: tuple[str,
     return known
 
 
-def beside(path: Path) -> Path | None:
+def labels_file(path: Path) -> Path | None:
     """The labels beside an array NAME.npy: NAME_labels.npy, NAME-labels.npy or labels.npy, the first that is there."""
     names = (f"{path.stem}_labels.npy", f"{path.stem}-labels.npy", "labels.npy")
     # Unlike Path.is_file, isfile says no, and raises nothing, for a folder that may not be searched.

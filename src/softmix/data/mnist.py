@@ -10,19 +10,19 @@ from torch import Tensor
 
 from . import idx
 from .array import from_array
-from .labels import classes_of, named
+from .conversion import describe
+from .labels import known_classes, labels_from_array
 from .report import DataError, printable
+from .request import Request
 from .store import Data
-from .want import Want
-from .written import what
 
 _NAMES = {"train": ("train",), "test": ("t10k", "test")}
 
 
-def from_idx(path: Path, want: Want) -> Data:
+def from_idx(path: Path, request: Request) -> Data:
     """The array in an IDX file, with the labels of the file beside it if MNIST's rule names one. Raises DataError."""
     name = printable(re.sub(r"(\.idx|[-.]ubyte|\.gz)+$", "", path.name))
-    return _labelled(name, path, labels_beside(path), (), want)
+    return _labelled(name, path, labels_beside(path), (), request)
 
 
 def labels_beside(path: Path) -> Path | None:
@@ -48,20 +48,20 @@ def is_idx_folder(root: Path) -> bool:
     return any(_idx_file(root, "images", split) for split in _NAMES)
 
 
-def from_idx_folder(name: str, root: Path, classes: tuple[str, ...], want: Want) -> Data:
+def from_idx_folder(name: str, root: Path, classes: tuple[str, ...], request: Request) -> Data:
     """One split of a folder of IDX files; labels if their file is there. Raises DataError."""
     has = [split for split in _NAMES if _idx_file(root, "images", split)]
-    missing = _NAMES.get(want.split, ("train",))[0]
-    part = want.part(
+    missing = _NAMES.get(request.split, ("train",))[0]
+    part = request.split_of(
         name, has, f"put {missing}-images-idx3-ubyte.gz into {printable(str(root))}, or give a share to hold out"
     )
     images = _idx_file(root, "images", part or "train")
     # `part` names one of `has`, or "train", which is all that is there.
     assert images is not None
-    return _labelled(name, images, _idx_file(root, "labels", part or "train"), classes, want)
+    return _labelled(name, images, _idx_file(root, "labels", part or "train"), classes, request)
 
 
-def _labelled(name: str, images: Path, labels: Path | None, classes: tuple[str, ...], want: Want) -> Data:
+def _labelled(name: str, images: Path, labels: Path | None, classes: tuple[str, ...], request: Request) -> Data:
     array = idx.read(images)
     numbers: Tensor | None = None
     if labels is not None:
@@ -74,7 +74,9 @@ def _labelled(name: str, images: Path, labels: Path | None, classes: tuple[str, 
             )
         values = idx.read(labels)
         if values.dtype.kind not in "iu":
-            raise DataError(f"{printable(str(labels))}: labels must be whole numbers from 0, but it is {what(values)}")
-        numbers, found = classes_of(printable(str(labels)), values, len(array))
-        classes = named(name, numbers, found, classes)
-    return from_array(name, array, numbers, classes if numbers is not None else (), want)
+            raise DataError(
+                f"{printable(str(labels))}: labels must be whole numbers from 0, but it is {describe(values)}"
+            )
+        numbers, found = labels_from_array(printable(str(labels)), values, len(array))
+        classes = known_classes(name, numbers, found, classes)
+    return from_array(name, array, numbers, classes if numbers is not None else (), request)

@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .array import from_array
-from .entries import open_archive
-from .labels import beside, classes_of
-from .memory import inflatable, room_for
+from .conversion import describe
+from .entries import open_zip
+from .labels import labels_file, labels_from_array
+from .limits import require_memory, unpacked_limit
 from .report import DataError, printable
+from .request import SPLIT_NAMES, Request
 from .store import Data
-from .want import ALIASES, Want
-from .written import what
 
 _IMAGES = ("images", "image", "x", "data", "arr_0", "samples", "imgs")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 
 
-def from_npy(path: Path, want: Want) -> Data:
+def from_npy(path: Path, request: Request) -> Data:
     """The array in a .npy file, by the rule of `from_array`, and the labels beside it. Raises DataError.
 
     Labels are in NAME_labels.npy, NAME-labels.npy or labels.npy in the same folder: whole numbers from 0, or names.
     """
     name, array = printable(path.stem), _mapped(path)
-    place = beside(path)
+    place = labels_file(path)
     if place is None or array.ndim == 0:
-        return from_array(name, array, None, (), want)
-    labels, classes = classes_of(f"{name}, {printable(place.name)}", _mapped(place), len(array))
-    return from_array(name, array, labels, classes, want)
+        return from_array(name, array, None, (), request)
+    labels, classes = labels_from_array(f"{name}, {printable(place.name)}", _mapped(place), len(array))
+    return from_array(name, array, labels, classes, request)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -52,17 +52,17 @@ def _mapped(path: Path) -> NDArray[Any]:
     return array
 
 
-def from_npz(path: Path, want: Want) -> Data:
+def from_npz(path: Path, request: Request) -> Data:
     """The images or points in an .npz archive, and their labels. Raises DataError.
 
     The array is called images, x, data, samples or arr_0, or is the only one; its labels are called labels, y, targets
     or arr_1, if there are as many. Names such as x_train, train_images, y_test make splits.
     """
     name = printable(path.stem)
-    with open_archive(path) as archive:
+    with open_zip(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         splits = {split for split in ("train", "test", "val") if _key(members, _IMAGES, split)}
-        part = want.part(name, sorted(splits, key=["train", "test", "val"].index), "give a share to hold out")
+        part = request.split_of(name, sorted(splits, key=["train", "test", "val"].index), "give a share to hold out")
         key = _key(members, _IMAGES, part or "")
         if key is None and not splits and len(members) == 1:
             key = next(iter(members))
@@ -72,8 +72,8 @@ def from_npz(path: Path, want: Want) -> Data:
         array = _member(path, archive, members[key])
         labels, note = _labels_of(path, archive, members, key, part or "", len(array))
     numbers, classes = labels or (None, ())
-    result = from_array(name, array, numbers, classes, want)
-    return result.noted(note) if note else result
+    result = from_array(name, array, numbers, classes, request)
+    return result.with_note(note) if note else result
 
 
 def _labels_of(
@@ -86,16 +86,16 @@ def _labels_of(
     found = _member(path, archive, members[label_key])
     # arr_1 is the place of the labels in files of samples, but any second array lies there.
     if label_key == "arr_1" and (found.shape != (items,) or found.dtype.kind not in "iu"):
-        return None, f"arr_1 was passed over: it is {what(found)}, not {items} labels"
-    return classes_of(f"{printable(path.stem)}, {printable(label_key)}", found, items), ""
+        return None, f"arr_1 was passed over: it is {describe(found)}, not {items} labels"
+    return labels_from_array(f"{printable(path.stem)}, {printable(label_key)}", found, items), ""
 
 
 def _key(members: dict[str, Any], names: tuple[str, ...], split: str) -> str | None:
     """The member called by one of `names`, with what people call `split` before or behind it."""
-    words = [word for word, meant in ALIASES.items() if meant == split]
-    wanted = [f"{word}_{n}" for n in names for word in words] + [f"{n}_{word}" for n in names for word in words]
+    words = [word for word, meant in SPLIT_NAMES.items() if meant == split]
+    requested = [f"{word}_{n}" for n in names for word in words] + [f"{n}_{word}" for n in names for word in words]
     lower = {key.lower(): key for key in members}
-    return next((lower[key] for key in (wanted if split else names) if key in lower), None)
+    return next((lower[key] for key in (requested if split else names) if key in lower), None)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
@@ -107,9 +107,9 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
             if dtype.hasobject:
                 raise DataError(f"{name} holds Python objects, which are never unpickled; save numbers")
             need = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-            if len(shape) > 32 or need > info.file_size or need > inflatable(info.compress_size):
+            if len(shape) > 32 or need > info.file_size or need > unpacked_limit(info.compress_size):
                 raise DataError(f"{name}: its header promises {need} bytes, more than it can hold; save it again")
-            room_for(name, need)
+            require_memory(name, need)
             body = stream.read(need)
     except DataError:
         raise

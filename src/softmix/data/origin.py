@@ -48,11 +48,11 @@ class Origin:
         """The keywords of `load`, without the source."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "source"}
 
-    def kept_in(self, folder: Path) -> Origin:
+    def relative_to_folder(self, folder: Path) -> Origin:
         """As it is written down in `folder`: relative paths where they and the folder share more than the root."""
         return self._each(lambda path: _kept(path, folder))
 
-    def seen_from(self, folder: Path) -> Origin:
+    def absolute_from(self, folder: Path) -> Origin:
         """Undoes `kept_in`: absolute paths."""
         return self._each(lambda path: os.path.normpath(folder.absolute() / path))
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..rng import Rng
-from .beside import added, classes_of, digest, part_for, with_part
 from .contract import Source
+from .derived import class_names, condition_part, text_fingerprint, with_condition, with_part
 from .origin import Origin
-from .place import MEMORY, Place
 from .report import DataError, Report
+from .storage import MEMORY, Storage
 from .store import Data, divided
 
 
@@ -37,10 +37,10 @@ class Paired:
             raise DataError(
                 f"{self.name}: tokens cannot be a condition; bring them to real numbers [L, D], for a context"
             )
-        self._part = part_for(first.shape, second.shape, self.name)
-        self.cond = added(first.cond, self._part, second.shape, self.name)
-        self.shape, self.is_image, self.classes = first.shape, first.is_image, classes_of(first)
-        self.fingerprint = digest("pairs", first.fingerprint, second.fingerprint)
+        self._part = condition_part(first.shape, second.shape, self.name)
+        self.cond = with_condition(first.cond, self._part, second.shape, self.name)
+        self.shape, self.is_image, self.classes = first.shape, first.is_image, class_names(first)
+        self.fingerprint = text_fingerprint("pairs", first.fingerprint, second.fingerprint)
         self.report = report or self._by_number()
 
     def _by_number(self) -> Report:
@@ -58,7 +58,7 @@ class Paired:
         other, _ = self.second.batch(index, rng.child("second"))
         return x0, with_part(cond, self._part, other.to(x0.device))
 
-    def take(self, index: Tensor, note: str, place: Place = MEMORY) -> Paired:
+    def take(self, index: Tensor, note: str, place: Storage = MEMORY) -> Paired:
         """The pairs at `index` (int64 [M]), of two sources that are `Data`. Raises DataError for others."""
         if not (isinstance(self.first, Data) and isinstance(self.second, Data)):
             raise DataError(f"{self.name}: a part of it was asked for; take the part of both sources, then pair them")

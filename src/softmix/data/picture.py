@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .values import stretched
+from .array_range import bits_to_pixels
 
 MAX_PIXELS = 1 << 26
 MAX_ENLARGED = 4
@@ -141,7 +141,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return (int(tags[256]), int(tags[257])) if 256 in tags and 257 in tags else image.size
 
 
-def look(stream: IO[bytes]) -> Header:
+def read_header(stream: IO[bytes]) -> Header:
     """The size and kind of the picture in `stream`, from its header alone. Raises Unusable.
 
     A picture counts as grey if it is stored so; a palette counts as colour.
@@ -156,10 +156,10 @@ def look(stream: IO[bytes]) -> Header:
 
 def decode(stream: IO[bytes], channels: int, size: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """(uint8 [C, H, W], what was converted), with 1, 3 or 4 `channels`; S x S if `size` is S. Raises Unusable."""
-    return decoded(stream, channels, size, None)[:2]
+    return decode_picture(stream, channels, size, None)[:2]
 
 
-def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None) -> Decoded:
+def decode_picture(stream: IO[bytes], channels: int, size: int | None, bits: int | None) -> Decoded:
     """The picture in `stream` with 1, 3 or 4 `channels`; S x S if `size` is S; 16-bit grey as `bits` bits.
 
     Raises Unusable.
@@ -207,7 +207,7 @@ def _eight_bit(image: Image.Image, bits: int | None) -> tuple[Image.Image, int]:
     largest = int(values.max())
     if bits is not None and largest >= 1 << bits:
         raise Unusable(f"a value of {largest}, which {bits} bits do not hold")
-    return Image.fromarray(stretched(values, bits or 16)), largest
+    return Image.fromarray(bits_to_pixels(values, bits or 16)), largest
 
 
 def to_mode(image: Image.Image, mode: str, how: list[str]) -> Image.Image:

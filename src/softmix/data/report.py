@@ -32,7 +32,7 @@ def grouped(pairs: Iterable[tuple[str, str]], most: int) -> list[str]:
     return lines
 
 
-class Grave(str):
+class WarningNote(str):
     """A note about what would spoil a training, such as pictures that are nearly black."""
 
 
@@ -54,14 +54,14 @@ class Report:
     @property
     def warnings(self) -> tuple[str, ...]:
         """The notes about what would spoil a training."""
-        return tuple(note for note in self.notes if isinstance(note, Grave))
+        return tuple(note for note in self.notes if isinstance(note, WarningNote))
 
     def lines(self, most: int = 3) -> list[str]:
         """The report for a terminal: items grouped by reason, at most `most` names for each; warnings come last."""
         head = f"read {self.read}, skipped {len(self.skipped)}, converted {len(self.converted)}"
         skipped = [f"  skipped    {line}" for line in grouped(self.skipped, most)]
         converted = [f"  converted  {line}" for line in grouped(self.converted, most)]
-        notes = [f"  note       {note}" for note in self.notes if not isinstance(note, Grave)]
+        notes = [f"  note       {note}" for note in self.notes if not isinstance(note, WarningNote)]
         return [head, *skipped, *converted, *notes, *(f"  WARNING    {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, object]:

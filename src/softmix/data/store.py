@@ -12,8 +12,8 @@ from torch import Tensor
 from ..cond import Cond, CondSpec
 from ..rng import Rng, permutation
 from .origin import Origin
-from .place import MEMORY, Place
 from .report import DataError, Report
+from .storage import MEMORY, Storage
 
 Kind = Literal["images", "points", "sequences", "volumes", "grids", "tokens"]
 # Values of an array that is mapped from a file are hashed in pieces, so that they are never all in memory.
@@ -128,7 +128,7 @@ class Data:
         index = index.to(self.values.device)
         return self.x0(index), None if self.labels is None else Cond(label=self.labels[index])
 
-    def take(self, index: Tensor, note: str, place: Place = MEMORY) -> Data:
+    def take(self, index: Tensor, note: str, place: Storage = MEMORY) -> Data:
         """The items at `index` (int64 [M]) as a data set of its own, with `note` added to the report.
 
         Raises DataError if `place`, by default memory, has no room for them.
@@ -136,10 +136,10 @@ class Data:
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
         labels = None if self.labels is None else self.labels[index]
         there = self.values.device
-        values = torch.from_numpy(place.gathered(self.name, self.values.cpu().numpy(), index.cpu().numpy())).to(there)
+        values = torch.from_numpy(place.take(self.name, self.values.cpu().numpy(), index.cpu().numpy())).to(there)
         return make(self.name, values, labels, self.classes, report, like=self)
 
-    def noted(self, note: str) -> Data:
+    def with_note(self, note: str) -> Data:
         """The same data with `note` added to the report."""
         return replace(self, report=replace(self.report, notes=(*self.report.notes, note)))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cond import Cond, CondSpec
 from ..rng import Rng
-from .beside import digest, named_by
+from .derived import part_name, text_fingerprint
 from .report import DataError
 
 _POINTS = 16
@@ -31,7 +31,7 @@ class Target:
 
     def __init__(self, shape: tuple[int, ...], log_density: Callable[[Tensor], Tensor], name: str = ""):
         self.shape, self.log_density = tuple(shape), log_density
-        self.name = name or f"target {named_by(log_density)}"
+        self.name = name or f"target {part_name(log_density)}"
         if not self.shape or min(self.shape) < 1:
             raise DataError(f"{self.name}: items of shape {self.shape} were asked for; give sizes of 1 or more")
         with torch.no_grad():
@@ -42,7 +42,7 @@ class Target:
         if bool((found.isnan() | (found == math.inf)).any()):
             raise DataError(f"{self.name}: log_density is not a number, or infinite, at a point drawn from N(0, 1)")
         values = ",".join(f"{value:.4f}" for value in (found.double() + 0.0).tolist())
-        self.fingerprint = digest("target", self.name, self.shape, values)
+        self.fingerprint = text_fingerprint("target", self.name, self.shape, values)
 
     def __len__(self) -> int:
         return 0

@@ -10,39 +10,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .report import DataError, Report, printable
+from .request import Request
 from .store import Data, choose, make
-from .want import Want
 
 
-def from_text(path: Path, want: Want) -> Data:
+def from_text(path: Path, request: Request) -> Data:
     """A file of text, cut into items of `want.length` tokens one after another; the rest at its end is left out.
 
     "characters": the token of a character is its place among those that the text has, in order; the text is UTF-8.
     "bytes": the 256 bytes. Raises DataError.
     """
     name = printable(path.stem)
-    want.without(name, "is read as text", "size", "channels", "bits", "values", "layout", "spacing")
-    length = want.length
+    request.refuse_options(name, "is read as text", "size", "channels", "bits", "values", "layout", "spacing")
+    length = request.length
     assert length is not None
     try:
         raw = path.read_bytes()
-        numbers, alphabet = _characters(raw) if want.tokens == "characters" else (np.frombuffer(raw, np.uint8), "")
+        numbers, alphabet = _characters(raw) if request.tokens == "characters" else (np.frombuffer(raw, np.uint8), "")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{printable(str(path))} cannot be read as text ({error}); save it as UTF-8") from error
     items = len(numbers) // length
     if not items:
         raise DataError(
-            f"{name}: items of {length} {want.tokens} were asked for, and it has {len(numbers)}; give a smaller length"
+            f"{name}: items of {length} {request.tokens} were asked for, and it has {len(numbers)}; give a "
+            "smaller length"
         )
-    vocabulary = len(alphabet) if want.tokens == "characters" else 256
-    notes = [f"{len(numbers)} {want.tokens}, of which there are {vocabulary}, in items of {length}"]
+    vocabulary = len(alphabet) if request.tokens == "characters" else 256
+    notes = [f"{len(numbers)} {request.tokens}, of which there are {vocabulary}, in items of {length}"]
     if rest := len(numbers) - items * length:
-        notes.append(f"the last {rest} {want.tokens} are too few for an item, and were left out")
-    chosen = choose(items, want.limit)
+        notes.append(f"the last {rest} {request.tokens} are too few for an item, and were left out")
+    chosen = choose(items, request.limit)
     if len(chosen) < items:
         notes.append(f"limit: {len(chosen)} items were taken, chosen at random from {items}")
     cut = numbers[: items * length].reshape(items, length)
-    values = want.place.empty(name, (len(chosen), length), np.int32)
+    values = request.storage.empty(name, (len(chosen), length), np.int32)
     values[...] = cut[chosen.numpy()]
     report = Report(len(values), notes=tuple(notes))
     return make(name, torch.from_numpy(values), None, (), report, vocabulary=vocabulary, alphabet=alphabet)

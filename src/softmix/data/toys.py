@@ -19,7 +19,7 @@ from ..rng import Rng
 _F64 = torch.float64
 
 
-class Law(Protocol):
+class Toy(Protocol):
     """A distribution over points: `sample` gives float64 [n, dim]; the rng must serve n items, on the CPU."""
 
     @property
@@ -30,7 +30,7 @@ class Law(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class ToyMixture:
     """p(x) = sum_k weights[k] N(x; means[k], factors[k] factors[k]^T), all in float64.
 
     weights [K], positive, with sum 1; means [K, D]; factors [K, D, D], lower triangular (Cholesky) with a
@@ -113,7 +113,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Sketch:
+class ToyWithoutDensity:
     """A law that can only be drawn from."""
 
     name: str
@@ -131,19 +131,19 @@ def _serves(n: int, rng: Rng) -> None:
         raise ValueError(f"{n} points were asked for, but this Rng serves {len(rng)} items; make it by Rng(seed, {n})")
 
 
-def _round(name: str, means: Tensor, sd: float) -> Mixture:
+def _round(name: str, means: Tensor, sd: float) -> ToyMixture:
     """Equal weights, and the same round component everywhere."""
     k, d = means.shape
-    return Mixture(name, torch.full((k,), 1 / k, dtype=_F64), means, (sd * torch.eye(d, dtype=_F64)).repeat(k, 1, 1))
+    return ToyMixture(name, torch.full((k,), 1 / k, dtype=_F64), means, (sd * torch.eye(d, dtype=_F64)).repeat(k, 1, 1))
 
 
-def grid(side: int = 7, spacing: float = 0.5, sd: float = 0.05) -> Mixture:
+def mode_grid(side: int = 7, spacing: float = 0.5, sd: float = 0.05) -> ToyMixture:
     """side x side equal round components, centred at 0; with the defaults, the variance is 1.0025 along each axis."""
     line = (torch.arange(side, dtype=_F64) - (side - 1) / 2) * spacing
     return _round("grid", torch.cartesian_prod(line, line), sd)
 
 
-def ring(k: int = 8, radius: float = 1.4, sd: float = 0.1) -> Mixture:
+def ring(k: int = 8, radius: float = 1.4, sd: float = 0.1) -> ToyMixture:
     """k equal round components, evenly on a circle; the variance along each axis is radius^2 / 2 + sd^2 (k > 2)."""
     angle = torch.arange(k, dtype=_F64) * (2 * math.pi / k)
     return _round("ring", radius * torch.stack([angle.cos(), angle.sin()], dim=1), sd)
@@ -156,25 +156,25 @@ def _slanted(rng: Rng, k: int, dim: int, most: float, least: float) -> Tensor:
     return turn @ (sds.square()[:, None] * turn.mT)
 
 
-def correlated(dim: int = 2, k: int = 4, seed: int = 0) -> Mixture:
+def correlated(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
     """k components, equal weights, each a thin ellipsoid in a random direction (sds 0.4 to 0.04); means N(0, 0.9^2)."""
     rng = Rng(seed, 1, "softmix.toys.correlated")
     means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
     factors = torch.linalg.cholesky(_slanted(rng, k, dim, 0.4, 0.04))
-    return Mixture("correlated", torch.full((k,), 1 / k, dtype=_F64), means, factors)
+    return ToyMixture("correlated", torch.full((k,), 1 / k, dtype=_F64), means, factors)
 
 
-def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> Mixture:
+def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
     """k components of unequal weight, each half of the one before, whose sds shrink from first to last by 4."""
     rng = Rng(seed, 1, "softmix.toys.unequal")
     means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
     sizes = torch.logspace(0, -2, k, base=2, dtype=_F64)
     factors = sizes[:, None, None] * torch.linalg.cholesky(_slanted(rng, k, dim, 0.5, 0.1))
     weights = 0.5 ** torch.arange(k, dtype=_F64)
-    return Mixture("unequal", weights / weights.sum(), means, factors)
+    return ToyMixture("unequal", weights / weights.sum(), means, factors)
 
 
-def moons(sd: float = 0.08) -> Sketch:
+def moons(sd: float = 0.08) -> ToyWithoutDensity:
     """Two interleaved half circles of radius 1.2, about (-0.6, -0.3) and (0.6, 0.3), with noise of the given sd."""
 
     def draw(n: int, rng: Rng) -> Tensor:
@@ -183,10 +183,10 @@ def moons(sd: float = 0.08) -> Sketch:
         arc = torch.stack([1.2 * angle.cos() - 0.6, 1.2 * angle.sin() - 0.3], dim=1)
         return sign[:, None] * arc + sd * rng.normal((n, 2), dtype=_F64)
 
-    return Sketch("moons", 2, draw)
+    return ToyWithoutDensity("moons", 2, draw)
 
 
-def checkerboard(cells: int = 4) -> Sketch:
+def checkerboard(cells: int = 4) -> ToyWithoutDensity:
     """Uniform on the cells of a cells x cells board with even row + column; unit variance along each axis.
 
     The board is [-sqrt 3, sqrt 3]^2. Raises ValueError if cells is odd or below 2.
@@ -201,10 +201,10 @@ def checkerboard(cells: int = 4) -> Sketch:
         corner = torch.stack([row, column], dim=1).to(_F64)
         return (corner + rng.uniform((n, 2), dtype=_F64)) * width - math.sqrt(3)
 
-    return Sketch("checkerboard", 2, draw)
+    return ToyWithoutDensity("checkerboard", 2, draw)
 
 
-def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> Sketch:
+def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> ToyWithoutDensity:
     """Concentric circles, equally likely, with noise of the given sd in both coordinates."""
     lengths = torch.tensor(radii, dtype=_F64)
 
@@ -214,11 +214,11 @@ def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> Sketc
         circle = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
         return circle + sd * rng.normal((n, 2), dtype=_F64)
 
-    return Sketch("rings", 2, draw)
+    return ToyWithoutDensity("rings", 2, draw)
 
 
-TOYS: dict[str, Callable[[], Law]] = {
-    "grid": grid,
+TOYS: dict[str, Callable[[], Toy]] = {
+    "grid": mode_grid,
     "ring": ring,
     "correlated": correlated,
     "unequal": unequal,

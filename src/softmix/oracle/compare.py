@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.toys import Mixture
+from ..data.toys import ToyMixture
 from ..rng import Rng
 
 
-def standardised(x: Tensor, law: Mixture) -> float:
+def standardised(x: Tensor, law: ToyMixture) -> float:
     """The largest deviation of the first and second moments of x [n, ...] from the law's, in standard errors.
 
     The largest of D + D (D + 1) / 2 nearly normal numbers: for a true sample rarely above 4.
@@ -29,7 +29,7 @@ def standardised(x: Tensor, law: Mixture) -> float:
     return float(error.nan_to_num(nan=math.inf).abs().max())
 
 
-def ks(x: Tensor, law: Mixture, directions: int = 8) -> float:
+def ks(x: Tensor, law: ToyMixture, directions: int = 8) -> float:
     """The largest sqrt(n) sup |F_n - F| over fixed directions: Kolmogorov's statistic of the projected samples.
 
     x [n, ...]. F, the law's distribution function along a direction, is exact, so there is no second sample.

@@ -124,7 +124,7 @@ def config(variant: Variant, steps: int, seed: int) -> Config:
 
 def oracle() -> ExactMixture:
     """The exact posterior of the grid."""
-    law = toys.grid()
+    law = toys.mode_grid()
     return ExactMixture(PROCESS, law.weights, law.means, law.covariances)
 
 
@@ -144,7 +144,7 @@ def best_gaussian(own: bool) -> Denoiser:
 
 def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float]:
     """good, tv and sw at each number of steps, and rho against the exact spread."""
-    law = toys.grid()
+    law = toys.mode_grid()
     found: dict[str, float] = {}
     if rho:
         some = law.sample(1024, Rng(seed, 1024, "held out")).float()
@@ -162,7 +162,7 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
 
 def trained(variant: Variant, seed: int, steps: int, n: int) -> dict[str, float]:
     """Trains one variant and measures it."""
-    law = toys.grid()
+    law = toys.mode_grid()
     points = law.sample(1 << 17, Rng(seed, 1 << 17, "train")).float()
     data = make("grid", points, None, (), Report(read=len(points)))
     chosen = config(variant, round(steps * variant.share), seed)

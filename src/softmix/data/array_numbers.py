@@ -7,43 +7,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .array_range import chunks, dark_warning, find_range, to_model_units
+from .conversion import Conversion, describe
 from .report import DataError
-from .values import chunks, dark, range_of, scaled
-from .want import Want
-from .written import Written, what
+from .request import Request
 
 
-def numbers(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Written:
+def numbers(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
     """Floats become float32: points [D], sequences [L, D], and [C, ...] of more axes, scaled if that was asked for."""
-    want.without(name, "holds points, not images", "size", "channels", "bits")
+    request.refuse_options(name, "holds points, not images", "size", "channels", "bits")
     if array.ndim < 3:
-        want.without(name, "holds points, which have one axis", "layout")
+        request.refuse_options(name, "holds points, which have one axis", "layout")
     # Sequences keep their channels last, all else first.
     axes = {"channels-first": (1, -1)} if array.ndim == 3 else {"channels-last": (-1, 1)}
-    moved = axes.get(want.layout or "")
-    found = range_of(name, array)
+    moved = axes.get(request.layout or "")
+    found = find_range(name, array)
     reach = [0.0]
 
     def change(part: NDArray[Any]) -> NDArray[Any]:
         part = part if moved is None else np.moveaxis(part, *moved)
-        values = scaled(np.array(part, dtype=np.float32, order="C"), found, name, want.values)
+        values = to_model_units(np.array(part, dtype=np.float32, order="C"), found, name, request.values)
         reach.append(float(np.abs(values).max()))
         return values[:, None] if values.ndim == 1 else values
 
     def told() -> list[str]:
-        lines = _meaning(array, moved, want)
+        lines = _meaning(array, moved, request)
         if max(reach) > 10:
             lines.append(f"values reach {max(reach):.3g}; models expect a spread of about 1, so rescale them")
         return lines
 
-    return Written("points", change, told)
+    return Conversion("points", change, told)
 
 
-def _meaning(array: NDArray[Any], moved: tuple[int, int] | None, want: Want) -> list[str]:
+def _meaning(array: NDArray[Any], moved: tuple[int, int] | None, request: Request) -> list[str]:
     """What the axes of an array with more than two were taken for."""
     shape = np.moveaxis(array[:1], *moved).shape[1:] if moved else array.shape[1:]
     if array.ndim == 3:
-        other = "" if want.layout else "; give --layout channels-first if it is [N, D, L]"
+        other = "" if request.layout else "; give --layout channels-first if it is [N, D, L]"
         return [
             f"taken as sequences [N, L, D] with L = {shape[0]} and D = {shape[1]}{other}; save grey pictures as "
             "[N, 1, H, W]"
@@ -53,32 +53,32 @@ def _meaning(array: NDArray[Any], moved: tuple[int, int] | None, want: Want) -> 
     return [f"taken as numbers that are no pixels, of shape {shape}, such as latents"] if array.ndim > 3 else []
 
 
-def volumes(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Written:
+def volumes(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
     """uint8 [N, C, D, H, W], or as `layout` says, stay 0..255; true and false become 255 and 0."""
-    want.without(name, "holds volumes, which are taken as they are", "size", "channels", "bits")
-    if array.dtype not in (np.uint8, np.bool_) or want.values not in (None, "0..255"):
-        raise DataError(f"{name} is {what(array)}; volumes [N, C, D, H, W] are uint8 of 0..255, or floats")
+    request.refuse_options(name, "holds volumes, which are taken as they are", "size", "channels", "bits")
+    if array.dtype not in (np.uint8, np.bool_) or request.values not in (None, "0..255"):
+        raise DataError(f"{name} is {describe(array)}; volumes [N, C, D, H, W] are uint8 of 0..255, or floats")
     factor = np.uint8(255 if array.dtype.kind == "b" else 1)
     highest: list[int] = []
 
     def change(part: NDArray[Any]) -> NDArray[Any]:
-        part = np.moveaxis(part, -1, 1) if want.layout == "channels-last" else part
+        part = np.moveaxis(part, -1, 1) if request.layout == "channels-last" else part
         found = part.astype(np.uint8, order="C") * factor
         highest.append(int(found.max()))
         return found
 
-    shape = (array.shape[-1], *array.shape[1:-1]) if want.layout == "channels-last" else array.shape[1:]
+    shape = (array.shape[-1], *array.shape[1:-1]) if request.layout == "channels-last" else array.shape[1:]
     notes.append(f"taken as volumes [N, C, D, H, W] of shape {shape}")
-    return Written("volumes", change, lambda: dark(max(highest), ""))
+    return Conversion("volumes", change, lambda: dark_warning(max(highest), ""))
 
 
-def tokens(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Written:
+def tokens(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
     """Whole numbers [N, L] or [N, H, W] from 0 to below the number of tokens, kept in int32."""
-    want.without(name, "holds tokens", "size", "channels", "bits", "values", "layout", "length")
-    vocabulary = want.tokens
+    request.refuse_options(name, "holds tokens", "size", "channels", "bits", "values", "layout", "length")
+    vocabulary = request.tokens
     assert isinstance(vocabulary, int)
     if array.dtype.kind not in "iu" or array.ndim not in (2, 3):
-        raise DataError(f"{name} is {what(array)}; tokens are whole numbers [N, L] or [N, H, W]")
+        raise DataError(f"{name} is {describe(array)}; tokens are whole numbers [N, L] or [N, H, W]")
     low, high = _ends(array)
     if low < 0 or high >= vocabulary:
         raise DataError(
@@ -88,7 +88,7 @@ def tokens(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Writ
             else f"{name}: tokens are numbers from 0, but they run from {low} to {high}; count them from 0"
         )
     notes.append(f"taken as tokens of shape {array.shape[1:]}, numbers from {low} to {high} of {vocabulary} tokens")
-    return Written("tokens", lambda part: part.astype(np.int32))
+    return Conversion("tokens", lambda part: part.astype(np.int32))
 
 
 def _ends(array: NDArray[Any]) -> tuple[int, int]:

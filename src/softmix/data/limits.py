@@ -12,7 +12,7 @@ PACKED_BYTES = 1 << 28
 PACKED_RATIO = 100
 
 
-def inflatable(packed: int) -> int:
+def unpacked_limit(packed: int) -> int:
     """How many bytes a file packed into `packed` bytes may hold: 256 MiB, or a hundred times its size."""
     return max(PACKED_BYTES, PACKED_RATIO * packed)
 
@@ -30,7 +30,7 @@ def free_bytes() -> int | None:
         return None
 
 
-def room_for(name: str, need: int) -> None:
+def require_memory(name: str, need: int) -> None:
     """Raises DataError if `need` bytes are more than the memory that is free."""
     free = free_bytes()
     if free is not None and need > free:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 from .origin import Layout, Tokens, Values
-from .place import MEMORY, Place
 from .report import DataError, NoSplitError
+from .storage import MEMORY, Storage
 
 # Tokens are kept in 32 bits.
 MAX_TOKENS = 1 << 31
 SPLITS = ("train", "test", "val")
 # What people call a split, and which of SPLITS it is; where several names are in use, the first one counts.
-ALIASES = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -28,7 +28,7 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Want:
+class Request:
     """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense.
 
     place : where the values are put.
@@ -45,7 +45,7 @@ class Want:
     tokens: Tokens | None = None
     length: int | None = None
     spacing: tuple[float, float, float] | None = None
-    place: Place = MEMORY
+    storage: Storage = MEMORY
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -88,13 +88,13 @@ class Want:
         if self.length is not None and self.length < 1:
             raise DataError(f"a length of {self.length} tokens was asked for; give 1 or more")
 
-    def without(self, name: str, why: str, *options: str) -> None:
+    def refuse_options(self, name: str, why: str, *options: str) -> None:
         """Raises DataError if one of `options` was asked for. `why` says what `name` is that it has no use for them."""
         given = [option for option in options if getattr(self, option) is not None]
         if given:
             raise DataError(f"{name} {why}, and has no {' or '.join(given)} to choose; leave this out")
 
-    def part(self, name: str, has: Collection[str], remedy: str) -> str | None:
+    def split_of(self, name: str, has: Collection[str], remedy: str) -> str | None:
         """Which of the splits that a source `has` is meant; None for all there is. Raises NoSplitError.
 
         "test" means "val" where there is no test. A share to hold out stands for a test split, where there is none.

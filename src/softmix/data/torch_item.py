@@ -18,7 +18,7 @@ _KNOWN = ("x0", "label", "image", "value", "context")
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class Item:
     """x0 with what is known of it. pixels : whether x0 is uint8."""
 
     x0: Tensor
@@ -39,20 +39,20 @@ class Given:
                 yield name, tensor
 
 
-def item_of(item: Any, who: str) -> Given:
+def parse_item(item: Any, who: str) -> Item:
     """What an item of a Dataset holds: x0; (x0, label); or a dict by name. Raises DataError for all else."""
     if isinstance(item, Mapping):
         return _named({str(key): value for key, value in item.items()}, who)
     if isinstance(item, tuple | list):
         if len(item) == 1:
-            return Given(_x0(item[0], who))
+            return Item(_x0(item[0], who))
         if len(item) == 2:
-            return Given(_x0(item[0], who), _label(item[1], who))
+            return Item(_x0(item[0], who), _label(item[1], who))
         raise DataError(f"{who} is a tuple of {len(item)}; give x0, (x0, label), or a dict by name")
-    return Given(_x0(item, who))
+    return Item(_x0(item, who))
 
 
-def _named(item: dict[str, Any], who: str) -> Given:
+def _named(item: dict[str, Any], who: str) -> Item:
     if "x0" not in item and "image" in item:
         item["x0"] = item.pop("image")
     unknown = [key for key in item if key not in _KNOWN]
@@ -61,7 +61,7 @@ def _named(item: dict[str, Any], who: str) -> Given:
             f"{who} has {', '.join(item) or 'nothing'}; give x0, and of {', '.join(_KNOWN[1:])} what there is"
         )
     image, value, context = (item.get(key) for key in ("image", "value", "context"))
-    return Given(
+    return Item(
         _x0(item["x0"], who),
         None if item.get("label") is None else _label(item["label"], who),
         None if image is None else _x0(image, who),

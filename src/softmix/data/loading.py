@@ -8,22 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
-from .cache import cached
+from .builtin import digits, fashion_mnist, toy
+from .cache import load_through_cache
 from .cifar import from_cifar, kind_of
-from .manifest import KINDS as LISTS
+from .load_pairs import as_paired, load_array_pairs, load_picture_pairs
 from .mnist import from_idx, from_idx_folder, is_idx_folder
-from .named import digits, fashion_mnist, toy
 from .npy import from_npy, from_npz
 from .origin import Layout, Origin, Tokens, Values
 from .paired import Paired
-from .pairs import pair, paired_others, paired_pictures
-from .pictures import from_folder, from_list, from_zip
-from .place import MEMORY, Place
+from .picture_folder import from_folder, from_list, from_zip
+from .picture_list import LIST_SUFFIXES
 from .report import DataError, printable
+from .request import SPLIT_NAMES, Request
+from .storage import MEMORY, Storage
 from .store import Data, divided
 from .text import from_text
 from .toys import TOYS
-from .want import ALIASES, Want
 
 _NAMED = {"digits": digits, "fashion-mnist": fashion_mnist}
 _IDX_NAME = re.compile(r"(\.idx|ubyte)(\.gz)?$|idx\d?.*\.gz$")
@@ -104,13 +104,13 @@ def load(
     a source has no use for is refused. Raises DataError, and nothing else, if the request makes no sense or nothing is
     left.
     """
-    want = Want(
-        ALIASES.get(split, split), size, channels, limit, bits, values, layout, hold_out, tokens, length, spacing
+    request = Request(
+        SPLIT_NAMES.get(split, split), size, channels, limit, bits, values, layout, hold_out, tokens, length, spacing
     )
     for each in (source, source if beside is None else beside):
         _check(each)
     origin = Origin(
-        _place(source),
+        _name_or_path(source),
         split,
         size,
         channels,
@@ -122,32 +122,32 @@ def load(
         tokens,
         length,
         spacing,
-        None if beside is None else _place(beside),
+        None if beside is None else _name_or_path(beside),
         None if cache is None else _absolute(cache),
     )
     _check_cache(origin)
     by_name = beside is not None and all(map(_has_pictures, (source, beside)))
 
-    def read(place: Place) -> tuple[Data, ...]:
-        wanted = replace(want, place=place)
+    def read(storage: Storage) -> tuple[Data, ...]:
+        requested = replace(request, storage=storage)
         if beside is None:
-            found: tuple[Data, ...] = (_whole(source, wanted),)
+            found: tuple[Data, ...] = (_whole(source, requested),)
         elif by_name:
-            found = paired_pictures(_path(source), _path(beside), wanted)
+            found = load_picture_pairs(_path(source), _path(beside), requested)
         else:
-            all_of = replace(wanted, limit=None)
-            found = paired_others(_whole(source, all_of), _whole(beside, all_of), wanted)
-        return _part(found, wanted) if hold_out else found
+            all_of = replace(requested, limit=None)
+            found = load_array_pairs(_whole(source, all_of), _whole(beside, all_of), requested)
+        return _part(found, requested) if hold_out else found
 
-    found = read(MEMORY) if origin.cache is None else cached(Path(origin.cache), origin, read)
-    return replace(found[0], origin=origin) if beside is None else pair(found, by_name, origin)
+    found = read(MEMORY) if origin.cache is None else load_through_cache(Path(origin.cache), origin, read)
+    return replace(found[0], origin=origin) if beside is None else as_paired(found, by_name, origin)
 
 
 def _is_name(source: str | Path) -> bool:
     return isinstance(source, str) and (source in _NAMED or source.startswith("toy:")) and "/" not in source
 
 
-def _place(source: str | Path) -> str:
+def _name_or_path(source: str | Path) -> str:
     return str(source) if _is_name(source) else _absolute(source)
 
 
@@ -176,15 +176,15 @@ def _check_cache(origin: Origin) -> None:
             raise DataError(f"the cache {origin.cache} lies within the data, {source}; name a folder outside of them")
 
 
-def _whole(source: str | Path, want: Want) -> Data:
-    return _from_name(str(source), want) if _is_name(source) else _from_path(_path(source), want)
+def _whole(source: str | Path, request: Request) -> Data:
+    return _from_name(str(source), request) if _is_name(source) else _from_path(_path(source), request)
 
 
-def _part(found: tuple[Data, ...], want: Want) -> tuple[Data, ...]:
+def _part(found: tuple[Data, ...], request: Request) -> tuple[Data, ...]:
     """What is kept of the sets, or held out if the test split is wanted; partners stay together."""
     first = found[0]
-    chosen = divided(first.name, first.labels, len(first), want.hold_out, 0)[0 if want.split == "train" else 1]
-    return tuple(each.take(*chosen, want.place) for each in found)
+    chosen = divided(first.name, first.labels, len(first), request.hold_out, 0)[0 if request.split == "train" else 1]
+    return tuple(each.take(*chosen, request.storage) for each in found)
 
 
 def _has_pictures(source: str | Path) -> bool:
@@ -197,37 +197,37 @@ def _has_pictures(source: str | Path) -> bool:
     return path.name.lower().endswith(".zip")
 
 
-def _from_name(name: str, want: Want) -> Data:
-    want.part(name, ("train", "test"), "name one of these")
+def _from_name(name: str, request: Request) -> Data:
+    request.split_of(name, ("train", "test"), "name one of these")
     if name in _NAMED:
-        want.without(
+        request.refuse_options(
             name, "holds pictures, whose pixels are known", "bits", "values", "layout", "tokens", "length", "spacing"
         )
-        found = _NAMED[name](want)
+        found = _NAMED[name](request)
     else:
-        found = toy(name.removeprefix("toy:"), want)
+        found = toy(name.removeprefix("toy:"), request)
     if os.path.exists(name):
         note = f"what lies at ./{name} was passed over, since softmix knows the name {name}; write ./{name} for it"
-        return found.noted(note)
+        return found.with_note(note)
     return found
 
 
-def _from_path(path: Path, want: Want) -> Data:
-    if want.length is not None:
-        return _from_text(path, want)
+def _from_path(path: Path, request: Request) -> Data:
+    if request.length is not None:
+        return _from_text(path, request)
     if not path.is_dir():
-        return _from_file(path, want)
+        return _from_file(path, request)
     if is_idx_folder(path):
-        return from_idx_folder(printable(path.resolve().name), path, (), want)
-    return from_cifar(path, want) if kind_of(path) else from_folder(path, want)
+        return from_idx_folder(printable(path.resolve().name), path, (), request)
+    return from_cifar(path, request) if kind_of(path) else from_folder(path, request)
 
 
-def _from_text(path: Path, want: Want) -> Data:
+def _from_text(path: Path, request: Request) -> Data:
     shown = printable(str(path))
     if not path.is_file():
-        raise DataError(f"{shown} was to be read as {want.tokens}, and is no file; name a file of text")
-    want.part(shown, (), "load it and call .split(), or give a share to hold out")
-    return from_text(path, want)
+        raise DataError(f"{shown} was to be read as {request.tokens}, and is no file; name a file of text")
+    request.split_of(shown, (), "load it and call .split(), or give a share to hold out")
+    return from_text(path, request)
 
 
 def _path(source: str | Path) -> Path:
@@ -243,18 +243,18 @@ def _path(source: str | Path) -> Path:
     raise DataError(f"the data '{shown}' were asked for, but there is no such name or path; give {known}")
 
 
-def _from_file(path: Path, want: Want) -> Data:
+def _from_file(path: Path, request: Request) -> Data:
     name, shown = path.name.lower(), printable(str(path))
     if not path.is_file():
         raise DataError(f"{shown} is neither a file nor a folder; give {_KINDS}")
     if name.endswith(".zip"):
-        return from_zip(path, want)
+        return from_zip(path, request)
     if name.endswith(".npz"):
-        return from_npz(path, want)
-    if name.endswith(LISTS):
-        return from_list(path, want)
+        return from_npz(path, request)
+    if name.endswith(LIST_SUFFIXES):
+        return from_list(path, request)
     read = from_npy if name.endswith(".npy") else from_idx if _IDX_NAME.search(name) else None
     if read is None:
         raise DataError(f"{shown} is a file of no kind that can be loaded; give {_KINDS}")
-    want.part(shown, (), "load it and call .split(), or give a share to hold out")
-    return read(path, want)
+    request.split_of(shown, (), "load it and call .split(), or give a share to hold out")
+    return read(path, request)

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Written:
+class Conversion:
     """change : items of the array, as they are stored -> items as they are kept. said : notes, after all were changed.
 
     kind : what the items are, for sentences.
     """
 
     kind: str
-    change: Callable[[NDArray[Any]], NDArray[Any]]
-    said: Callable[[], Sequence[str]] = tuple
+    convert: Callable[[NDArray[Any]], NDArray[Any]]
+    notes: Callable[[], Sequence[str]] = tuple
 
 
-def what(array: NDArray[Any]) -> str:
+def describe(array: NDArray[Any]) -> str:
     """Type and shape, for a sentence."""
     return f"{array.dtype} of shape {array.shape}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .entries import Entry
-from .want import ALIASES, SPLITS, Want
+from .request import SPLIT_NAMES, SPLITS, Request
 
 # How many levels below the first one that has several folders are looked at: class/train/1.png, images/train/dog/1.png.
 _DEEPER = 3
@@ -39,15 +39,17 @@ def _split_at(paths: Sequence[tuple[str, ...]]) -> tuple[int, dict[str, list[str
     for level in range(depth, depth + _DEEPER):
         names = {path[level] for path in paths if len(path) > level}
         kinds: dict[str, list[str]] = {}
-        for name in sorted(names, key=lambda n: (list(ALIASES).index(n.lower()) if n.lower() in ALIASES else -1, n)):
-            if name.lower() in ALIASES:
-                kinds.setdefault(ALIASES[name.lower()], []).append(name)
+        for name in sorted(
+            names, key=lambda n: (list(SPLIT_NAMES).index(n.lower()) if n.lower() in SPLIT_NAMES else -1, n)
+        ):
+            if name.lower() in SPLIT_NAMES:
+                kinds.setdefault(SPLIT_NAMES[name.lower()], []).append(name)
         if len(kinds) >= 2 and (level == depth or sum(map(len, kinds.values())) == len(names)):
             return level, kinds
     return 0, {}
 
 
-def of_split(name: str, entries: list[Entry], want: Want) -> Part:
+def choose_split(name: str, entries: list[Entry], request: Request) -> Part:
     """The files of the split that is wanted; all of them if there are no splits. Raises DataError if it is missing."""
     paths = [entry.folders for entry in entries]
     level, kinds = _split_at(paths)
@@ -57,7 +59,7 @@ def of_split(name: str, entries: list[Entry], want: Want) -> Part:
         else "it has no subfolders train and test: load it whole and call .split(), give a share to hold out, or sort "
         "the files into train/ and test/"
     )
-    part = want.part(name, [split for split in SPLITS if split in kinds], remedy)
+    part = request.split_of(name, [split for split in SPLITS if split in kinds], remedy)
     if part is None:
         return Part(entries)
 
@@ -67,8 +69,8 @@ def of_split(name: str, entries: list[Entry], want: Want) -> Part:
     folder, *others = kinds[part]
     chosen = within(folder)
     notes = [f"{len(chosen)} files are in {folder}/, {len(entries) - len(chosen)} elsewhere were not looked at"]
-    if part != want.split:
-        notes.append(f"there is no {want.split} split: {folder}/ stands for it")
+    if part != request.split:
+        notes.append(f"there is no {request.split} split: {folder}/ stands for it")
     if others:
         notes.append(f"the {part} split is {folder}/, and {', '.join(f'{other}/' for other in others)} is left out")
     reference = within(kinds["train"][0]) if part != "train" and "train" in kinds else None

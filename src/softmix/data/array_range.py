@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .origin import Values
-from .report import DataError, Grave
-from .want import Want
+from .report import DataError, WarningNote
+from .request import Request
 
 # (lowest, highest) value of each range.
 ENDS: dict[Values, tuple[float, float]] = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "0..255": (0.0, 255.0)}
@@ -51,7 +51,7 @@ def chunks(array: NDArray[Any], items: int | None = None) -> Iterator[slice]:
     return (slice(at, at + step) for at in range(0, len(array) if items is None else items, step))
 
 
-def range_of(name: str, array: NDArray[Any]) -> Range:
+def find_range(name: str, array: NDArray[Any]) -> Range:
     """The range of all finite values of an array. Raises DataError if none is finite."""
     low, high, whole = np.inf, -np.inf, True
     for part in chunks(array):
@@ -71,17 +71,17 @@ def _fits(found: Range, values: Values) -> bool:
     return low - slack <= found.low and found.high <= high + slack
 
 
-def decide(name: str, what: str, found: Range, want: Want) -> Values:
+def choose_range(name: str, what: str, found: Range, request: Request) -> Values:
     """The range that the numbers of pictures are in. Raises DataError if it cannot be told, or is not as was asked."""
-    if want.values == "as-is":
+    if request.values == "as-is":
         return "as-is"
-    if want.values is not None:
-        if not _fits(found, want.values):
+    if request.values is not None:
+        if not _fits(found, request.values):
             raise DataError(
-                f"{name}: values {want.values} were asked for, but {found} were found; clip or rescale them, or name "
-                "the range that they are in"
+                f"{name}: values {request.values} were asked for, but {found} were found; clip or rescale them, or "
+                "name the range that they are in"
             )
-        return want.values
+        return request.values
     if _fits(found, "0..1") and found.high > 0 and (not found.whole or found.high == 1):
         return "0..1"
     # A little below 0 is what a filter leaves of 0..1.
@@ -97,8 +97,8 @@ def _offer(found: Range) -> str:
     bits = f"--bits {bits_for(found.high)}" if found.whole and found.low >= 0 and 1 <= found.high < 1 << 16 else ""
     clip = "clip them to 0..1" if -0.5 < found.low < 0 and found.high < 1.5 and not found.whole else ""
     give = ", or ".join(part for part in (fitting, bits) if part)
-    said = ", or ".join(part for part in (clip, f"give {give}" if give else "") if part) or "rescale them to 0..1"
-    return f"{said}; --values as-is takes floats as numbers that are no pixels, such as latents"
+    ways = ", or ".join(part for part in (clip, f"give {give}" if give else "") if part) or "rescale them to 0..1"
+    return f"{ways}; --values as-is takes floats as numbers that are no pixels, such as latents"
 
 
 def bits_for(high: float) -> int:
@@ -116,7 +116,7 @@ def require_bits(name: str, found: Range, bits: int) -> int:
     return bits
 
 
-def stretched(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+def bits_to_pixels(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Pixels round(255 v / (2^bits - 1)) of whole numbers v within 0 and 2^bits - 1."""
     return np.rint(values.astype(np.float64) * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
@@ -129,7 +129,7 @@ def to_pixels(array: NDArray[Any], values: Values) -> tuple[NDArray[np.uint8], f
     return nearest.astype(np.uint8), float(np.abs(levels - nearest).max())
 
 
-def said(found: Range, values: Values, change: float) -> str:
+def range_note(found: Range, values: Values, change: float) -> str:
     """What `decide` and `to_pixels` did, as a note for the report."""
     note = f"{found} were taken as pictures in {values} and became pixels 0..255"
     if change < _EXACT:
@@ -152,26 +152,26 @@ def has_pixel_levels(array: NDArray[Any], found: Range) -> bool:
     return True
 
 
-def dark(high: int, remedy: str) -> tuple[str, ...]:
+def dark_warning(high: int, remedy: str) -> tuple[str, ...]:
     """A warning if `high`, the largest pixel of a set, is so low that all are nearly black."""
     if high > DARK:
         return ()
-    return (Grave(f"all pictures are nearly black: the largest pixel is {high} of 255{remedy}"),)
+    return (WarningNote(f"all pictures are nearly black: the largest pixel is {high} of 255{remedy}"),)
 
 
-def vast(width: int, height: int) -> tuple[str, ...]:
+def size_warning(width: int, height: int) -> tuple[str, ...]:
     """A warning if pictures that no size was asked of are larger than models are trained of as they are."""
     if width * height <= LARGE:
         return ()
     return (
-        Grave(
+        WarningNote(
             f"no size was asked for, so pictures stay as large as they are, {width}x{height}; few machines have the "
             "memory and the time for a model of these: give --size 64, or another side"
         ),
     )
 
 
-def scaled(array: NDArray[np.float32], found: Range, name: str, values: Values | None) -> NDArray[np.float32]:
+def to_model_units(array: NDArray[np.float32], found: Range, name: str, values: Values | None) -> NDArray[np.float32]:
     """Points or sequences in [-1, 1], from the range that was asked for; without one, as they are."""
     if values is None or values == "as-is":
         return array

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from made import encoded, fill
+from file_helpers import encoded, fill
 
 from softmix.data import Data
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import saved
+from file_helpers import saved
 
 from softmix.data import Data, DataError, load
-from softmix.data.values import bits_for, stretched
+from softmix.data.array_range import bits_for, bits_to_pixels
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 3, 9, 5)).astype(np.uint8)
 PIXELS[0, 0, 0, :2] = 0, 255
@@ -121,8 +121,8 @@ def test_bits_make_the_largest_value_white(tmp_path: Path, dtype: type) -> None:
 
 def test_stretched_meets_both_ends() -> None:
     for bits in (1, 8, 10, 16):
-        assert stretched(np.array([0, (1 << bits) - 1]), bits).tolist() == [0, 255]
-    assert stretched(np.arange(256), 8).tolist() == list(range(256))
+        assert bits_to_pixels(np.array([0, (1 << bits) - 1]), bits).tolist() == [0, 255]
+    assert bits_to_pixels(np.arange(256), 8).tolist() == list(range(256))
     assert [bits_for(high) for high in (0, 1, 2, 255, 256, 4095, 4096, 65535)] == [1, 1, 2, 8, 9, 12, 13, 16]
 
 

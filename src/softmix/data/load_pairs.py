@@ -9,74 +9,76 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from .entries import Entry, Listing, archive, folder, open_archive
-from .manifest import with_dataset_json
+from .entries import Entry, Listing, list_archive, list_folder, open_zip
+from .folder_splits import Part, choose_split
 from .origin import Origin
 from .paired import Paired
-from .pictures import name_of, read_part
+from .picture_folder import name_of, read_pictures
+from .picture_list import with_edm_labels
 from .report import DataError, Report
-from .splits import Part, of_split
+from .request import Request
 from .store import Data, choose
-from .want import Want
 
 
-def paired_pictures(first: Path, second: Path, want: Want) -> tuple[Data, Data]:
+def load_picture_pairs(first: Path, second: Path, request: Request) -> tuple[Data, Data]:
     """The pictures of two folders, or zip archives, that have a partner, in one order. Raises DataError.
 
     Partners have the same path below their folder, but for the ending: cat/1.jpg and cat/1.png. What has none, and the
     partner of what cannot be used, is listed in the report of its side.
     """
     with _listing(first) as one, _listing(second) as two:
-        sides = [_Side(path, listing, want) for path, listing in ((first, one), (second, two))]
+        sides = [_Side(path, listing, request) for path, listing in ((first, one), (second, two))]
         common = sorted(set(sides[0].entries) & set(sides[1].entries))
         if not common:
             raise DataError(
                 f"{sides[0].name} and {sides[1].name} have no file of the same name, but for its ending, among "
                 f"{len(sides[0].part.entries)} and {len(sides[1].part.entries)}; give partners one name"
             )
-        chosen = [common[i] for i in choose(len(common), want.limit).tolist()]
+        chosen = [common[i] for i in choose(len(common), request.limit).tolist()]
         limit = f"limit: {len(chosen)} pairs were taken, chosen at random from {len(common)}"
-        noted = (limit,) if len(chosen) < len(common) else ()
-        read = [side.read(chosen, set(common), replace(want, limit=None), noted) for side in sides]
+        with_note = (limit,) if len(chosen) < len(common) else ()
+        read = [side.read(chosen, set(common), replace(request, limit=None), with_note) for side in sides]
     both = set(map(_key, read[0][1])) & set(map(_key, read[1][1]))
-    return _both(read[0], both, want), _both(read[1], both, want)
+    return _both(read[0], both, request), _both(read[1], both, request)
 
 
 @contextmanager
 def _listing(path: Path) -> Iterator[Listing]:
     if path.is_dir():
-        yield folder(path)
+        yield list_folder(path)
     else:
-        with open_archive(path) as file:
-            yield archive(file)
+        with open_zip(path) as file:
+            yield list_archive(file)
 
 
 class _Side:
     """One of the two: its files by name, without the ending."""
 
-    def __init__(self, path: Path, listing: Listing, want: Want):
+    def __init__(self, path: Path, listing: Listing, request: Request):
         self.name = name_of(path)
-        self.listing, self.told = with_dataset_json(listing)
-        self.part = of_split(self.name, self.listing.entries, want)
+        self.listing, self.told = with_edm_labels(listing)
+        self.part = choose_split(self.name, self.listing.entries, request)
         self.entries: dict[str, Entry] = {}
         self.several: list[tuple[str, str]] = []
         for entry in self.part.entries:
             if self.entries.setdefault(_key(entry.name), entry) is not entry:
                 self.several.append((entry.name, "another file has the same name, but for its ending"))
 
-    def read(self, chosen: list[str], common: set[str], want: Want, notes: tuple[str, ...]) -> tuple[Data, list[str]]:
+    def read(
+        self, chosen: list[str], common: set[str], request: Request, notes: tuple[str, ...]
+    ) -> tuple[Data, list[str]]:
         """(the pictures of these names, the file of each)."""
         lonely = [(e.name, "no partner of this name") for key, e in self.entries.items() if key not in common]
         listing = replace(self.listing, skipped=[*self.listing.skipped, *lonely, *self.several])
         part = Part([self.entries[key] for key in chosen], self.part.reference, (*self.part.notes, *notes))
-        return read_part(self.name, listing, self.told, part, want)
+        return read_pictures(self.name, listing, self.told, part, request)
 
 
 def _key(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _both(read: tuple[Data, list[str]], both: set[str], want: Want) -> Data:
+def _both(read: tuple[Data, list[str]], both: set[str], request: Request) -> Data:
     """The items whose partner could be read too."""
     data, names = read
     keep = torch.tensor([_key(name) in both for name in names])
@@ -85,11 +87,11 @@ def _both(read: tuple[Data, list[str]], both: set[str], want: Want) -> Data:
     lost = tuple((name, "its partner cannot be used") for name in names if _key(name) not in both)
     if len(lost) == len(names):
         raise DataError(f"{data.name}: no picture has a partner that can be used; see what softmix check says of both")
-    found = data.take(keep.nonzero()[:, 0], f"{len(lost)} pictures have a partner that cannot be used", want.place)
+    found = data.take(keep.nonzero()[:, 0], f"{len(lost)} pictures have a partner that cannot be used", request.storage)
     return replace(found, report=replace(found.report, skipped=(*found.report.skipped, *lost)))
 
 
-def paired_others(first: Data, second: Data, want: Want) -> tuple[Data, ...]:
+def load_array_pairs(first: Data, second: Data, request: Request) -> tuple[Data, ...]:
     """Two sources that are no pictures in files, paired by number, at most as many as `want.limit`.
 
     Raises DataError if there are not as many of both, or items were left out of one.
@@ -104,13 +106,13 @@ def paired_others(first: Data, second: Data, want: Want) -> tuple[Data, ...]:
         raise DataError(
             f"{first.name} with {second.name}: there are {len(first)} items and {len(second)}; each needs one partner"
         )
-    if want.limit is None or want.limit >= len(first):
+    if request.limit is None or request.limit >= len(first):
         return first, second
-    note = f"limit: {want.limit} pairs were taken, chosen at random from {len(first)}"
-    return tuple(each.take(choose(len(first), want.limit), note, want.place) for each in (first, second))
+    note = f"limit: {request.limit} pairs were taken, chosen at random from {len(first)}"
+    return tuple(each.take(choose(len(first), request.limit), note, request.storage) for each in (first, second))
 
 
-def pair(both: tuple[Data, ...], by_name: bool, origin: Origin) -> Paired:
+def as_paired(both: tuple[Data, ...], by_name: bool, origin: Origin) -> Paired:
     """The two as a source, with one report."""
     first, second = both
     notes = [

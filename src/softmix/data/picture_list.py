@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .entries import MAX_BYTES, Entry, Listing, file
+from .entries import MAX_BYTES, Entry, Listing, file_entry
 from .report import DataError, grouped, printable
-from .want import ALIASES, SPLITS, Want
+from .request import SPLIT_NAMES, SPLITS, Request
 
-KINDS = (".csv", ".tsv", ".txt", ".jsonl")
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
 _PATHS = ("path", "file_name", "filename", "file", "filepath", "image", "image_path", "img")
 _LABELS = ("label", "class", "class_name", "category", "target", "label_name")
 _SPLITS = ("split", "subset", "partition")
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedPicture:
     """A line of the list: the picture's path, its label and its split, if they are given; other columns' names."""
 
     path: str
@@ -30,7 +30,7 @@ class Row:
     unused: tuple[str, ...] = ()
 
 
-def listed(path: Path, want: Want) -> tuple[Listing, tuple[str, ...]]:
+def read_picture_list(path: Path, request: Request) -> tuple[Listing, tuple[str, ...]]:
     """(the pictures that a list names, in its order and with their labels; notes). Raises DataError.
 
     A line is a path, relative to the list, and a label if there is one: `path,label` in a csv, with a tab in a tsv,
@@ -43,13 +43,13 @@ def listed(path: Path, want: Want) -> tuple[Listing, tuple[str, ...]]:
     if not rows:
         raise DataError(f"{name} lists no pictures; give a line with a path, and a label if there is one, for each")
     has = {split for split in SPLITS if any(_split(row) == split for row in rows)}
-    part = want.part(name, [split for split in SPLITS if split in has], "give a share to hold out")
+    part = request.split_of(name, [split for split in SPLITS if split in has], "give a share to hold out")
     chosen = rows if part is None else [row for row in rows if _split(row) == part]
     notes = [f"{len(chosen)} of {len(rows)} lines are in the split {part}"] if part else []
     unused = sorted({key for row in rows for key in row.unused})
     if unused:
         notes.append(f"columns of {name} that were not used: {', '.join(map(printable, unused))}")
-    found = [(row, file(printable(row.path), path.parent / row.path, row.label)) for row in chosen]
+    found = [(row, file_entry(printable(row.path), path.parent / row.path, row.label)) for row in chosen]
     entries = [entry for _, entry in found if isinstance(entry, Entry)]
     skipped = [(printable(row.path), entry) for row, entry in found if isinstance(entry, str)]
     if not entries:
@@ -60,13 +60,13 @@ def listed(path: Path, want: Want) -> tuple[Listing, tuple[str, ...]]:
     return Listing(entries, skipped), tuple(notes)
 
 
-def files(path: Path) -> list[Path]:
+def listed_files(path: Path) -> list[Path]:
     """Every file that a list names, of all splits, whether it is there or not. Raises DataError as `listed` does."""
     return [path.parent / row.path for row in _rows(path, _text(path))]
 
 
-def _split(row: Row) -> str | None:
-    return None if row.split is None else ALIASES.get(row.split.strip().lower())
+def _split(row: ListedPicture) -> str | None:
+    return None if row.split is None else SPLIT_NAMES.get(row.split.strip().lower())
 
 
 def _text(path: Path) -> str:
@@ -79,7 +79,7 @@ def _text(path: Path) -> str:
         raise DataError(f"{name} cannot be read as a list of pictures ({error}); save it as text in UTF-8") from error
 
 
-def _rows(path: Path, text: str) -> Iterator[Row]:
+def _rows(path: Path, text: str) -> Iterator[ListedPicture]:
     kind = path.suffix.lower()
     if kind == ".jsonl":
         return _from_jsonl(path, text)
@@ -88,15 +88,15 @@ def _rows(path: Path, text: str) -> Iterator[Row]:
     return _from_csv(path, text, "\t" if kind == ".tsv" else ",")
 
 
-def _from_line(path: Path, line: str) -> Row:
+def _from_line(path: Path, line: str) -> ListedPicture:
     """A line of a txt: a path that may hold anything, or a path and a label."""
     if _is_file(path.parent / line):
-        return Row(line)
+        return ListedPicture(line)
     for mark in ("\t", ",", None):
         parts = line.rsplit(mark, 1)
         if len(parts) == 2:
-            return Row(parts[0].strip(), parts[1].strip() or None)
-    return Row(line)
+            return ListedPicture(parts[0].strip(), parts[1].strip() or None)
+    return ListedPicture(line)
 
 
 def _is_file(path: Path) -> bool:
@@ -106,7 +106,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _from_csv(path: Path, text: str, mark: str) -> Iterator[Row]:
+def _from_csv(path: Path, text: str, mark: str) -> Iterator[ListedPicture]:
     name = printable(path.name)
     try:
         lines = [line for line in csv.reader(text.splitlines(), delimiter=mark) if any(cell.strip() for cell in line)]
@@ -124,10 +124,10 @@ def _from_csv(path: Path, text: str, mark: str) -> Iterator[Row]:
             f"{name} has {max(map(len, lines))} columns without names; begin it with a line such as path,label"
         )
     for line in lines:
-        yield Row(line[0].strip(), (line[1].strip() or None) if len(line) > 1 else None)
+        yield ListedPicture(line[0].strip(), (line[1].strip() or None) if len(line) > 1 else None)
 
 
-def _from_jsonl(path: Path, text: str) -> Iterator[Row]:
+def _from_jsonl(path: Path, text: str) -> Iterator[ListedPicture]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -145,12 +145,12 @@ def _column(names: Any, known: tuple[str, ...]) -> str | None:
     return next((name for name in known if name in names), None)
 
 
-def _from_fields(fields: dict[str, Any], where: str) -> Row:
+def _from_fields(fields: dict[str, Any], where: str) -> ListedPicture:
     place, label, split = (_column(fields, known) for known in (_PATHS, _LABELS, _SPLITS))
     if place is None or not isinstance(fields[place], str):
         raise DataError(f"{where}: no path is given; call it path, and the label label")
     unused = tuple(key for key in fields if key not in (place, label, split))
-    return Row(
+    return ListedPicture(
         fields[place].strip(), _named(fields.get(label or ""), where), _named(fields.get(split or ""), where), unused
     )
 
@@ -166,7 +166,7 @@ def _named(value: Any, where: str) -> str | None:
     raise DataError(f"{where}: the label {printable(str(value)[:40])} is neither a whole number nor a name")
 
 
-def with_dataset_json(listing: Listing) -> tuple[Listing, str]:
+def with_edm_labels(listing: Listing) -> tuple[Listing, str]:
     """(the listing with the labels of EDM's dataset.json, a note), or (the listing, "") if there is no such file.
 
     It is {"labels": [["00000/img00000000.png", 6], ...]} beside the pictures, or {"labels": null} without labels.

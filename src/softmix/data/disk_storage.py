@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from .array_range import chunks
 from .report import DataError, printable
-from .values import chunks
 
 T = TypeVar("T")
 # The header of every .npy here: it is written last, when the number of items is known.
@@ -33,14 +33,14 @@ def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + (HEAD - 10).to_bytes(2, "little") + said.ljust(HEAD - 11).encode() + b"\n"
 
 
-class Aside:
+class DiskStorage:
     """A `Place` in a folder that is not yet a cache. Raises DataError where the disk has no room."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._made: list[tuple[NDArray[Any], Path]] = []
 
-    def require(self, name: str, need: int) -> None:
+    def require_space(self, name: str, need: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if need > free:
             raise DataError(
@@ -50,7 +50,7 @@ class Aside:
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         need = int(np.prod([int(n) for n in shape], dtype=object)) * np.dtype(dtype).itemsize
-        self.require(name, need)
+        self.require_space(name, need)
         path = self.folder / f"array{len(self._made)}.npy"
         try:
             with path.open("xb") as file:
@@ -63,17 +63,17 @@ class Aside:
         self._made.append((array, path))
         return array
 
-    def gathered(self, name: str, values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+    def take(self, name: str, values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
         found = self.empty(name, (len(index), *values.shape[1:]), values.dtype)
-        for part in self.watched(list(chunks(values, len(index))), "parts"):
+        for part in self.progress(list(chunks(values, len(index))), "parts"):
             found[part] = values[index[part]]
         return found
 
-    def watched(self, items: Sequence[T], what: str) -> Iterable[T]:
+    def progress(self, items: Sequence[T], what: str) -> Iterable[T]:
         shown: Iterable[T] = tqdm(items, desc=f"cache: {what}", leave=False, disable=None)
         return shown
 
-    def kept(self, name: str, values: Tensor, file: str) -> tuple[int, ...]:
+    def finish(self, name: str, values: Tensor, file: str) -> tuple[int, ...]:
         """Makes `values`, of an array of this place or from memory, a whole and synced file; its shape."""
         array, path = self._of(name, values)
         shape = (len(values), *array.shape[1:])

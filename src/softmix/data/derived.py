@@ -22,7 +22,7 @@ PROBE = 8
 _SLACK = 1e-3
 
 
-def part_for(x0: tuple[int, ...], other: tuple[int, ...], who: str) -> Part:
+def condition_part(x0: tuple[int, ...], other: tuple[int, ...], who: str) -> Part:
     """The part of a condition that an item of shape `other` is, beside x0: the image of images and volumes, the value
     of points, the context of sequences. Raises DataError for others, and for an image that is not on x0's grid."""
     if len(x0) in (3, 4) and len(other) == len(x0):
@@ -39,7 +39,7 @@ def part_for(x0: tuple[int, ...], other: tuple[int, ...], who: str) -> Part:
     raise DataError(f"{who}: items of shape {list(other)} cannot be a condition for items of shape {list(x0)}")
 
 
-def added(cond: CondSpec, part: Part, shape: tuple[int, ...], who: str) -> CondSpec:
+def with_condition(cond: CondSpec, part: Part, shape: tuple[int, ...], who: str) -> CondSpec:
     """The specification with a part for items of this shape. Raises DataError if there is one already."""
     if part in cond.parts:
         raise DataError(f"{who}: there is {part} among the conditions already ({cond}); a source has one of each")
@@ -54,13 +54,13 @@ def with_part(cond: Cond | None, part: Part, tensor: Tensor) -> Cond:
     return replace(cond or Cond(), **{part: tensor})
 
 
-def probe_of(source: Source) -> tuple[Tensor, Rng]:
+def probe_items(source: Source) -> tuple[Tensor, Rng]:
     """(the numbers of a few items, a fixed choice; the stream for them)."""
     index = choose(len(source), PROBE)
     return index, Rng(0, index, "softmix.data.probe")
 
 
-def alone_alike(change: Callable[[Tensor, Rng], Tensor], x0: Tensor, rng: Rng, who: str) -> Tensor:
+def require_itemwise(change: Callable[[Tensor, Rng], Tensor], x0: Tensor, rng: Rng, who: str) -> Tensor:
     """What `change` gives for a batch. Raises DataError if it gives an item something else in a batch of its own, or
     is not finite, or not a tensor of as many items.
 
@@ -101,7 +101,7 @@ def require_finite(values: Tensor, index: Tensor, who: str) -> Tensor:
     return values
 
 
-def projections(values: Tensor) -> str:
+def value_fingerprint(values: Tensor) -> str:
     """A text that tells values [N, ...] from others: their inner products with eight fixed directions, in 3 decimals.
 
     For what is computed: its last bits depend on the machine, and a hash of them would too.
@@ -112,17 +112,17 @@ def projections(values: Tensor) -> str:
     return ",".join(f"{value:.3f}" for value in (found + 0.0).tolist())
 
 
-def digest(*parts: Any) -> str:
+def text_fingerprint(*parts: Any) -> str:
     """A fingerprint of texts: 16 hexadecimal digits of their SHA-256."""
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
-def named_by(what: object) -> str:
+def part_name(what: object) -> str:
     """The name of a part that was handed in: its own, or that of its function or class."""
     own = getattr(what, "name", None)
     return own if isinstance(own, str) and own else str(getattr(what, "__name__", type(what).__name__))
 
 
-def classes_of(source: Source) -> tuple[str, ...]:
+def class_names(source: Source) -> tuple[str, ...]:
     """The names of the classes of a source, () if it has none."""
     return tuple(getattr(source, "classes", ()))

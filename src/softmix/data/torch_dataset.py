@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ..cond import Cond, CondSpec
 from ..rng import Rng
-from .beside import digest, named_by
-from .item import Given, item_of
+from .array_range import ENDS, Range, choose_range
+from .derived import part_name, text_fingerprint
 from .origin import Values
 from .report import DataError, Report
+from .request import Request
 from .store import choose, fingerprint
-from .values import ENDS, Range, decide
-from .want import Want
+from .torch_item import Item, parse_item
 
 # So many items are read when the source is made: for its shape, its range and its fingerprint.
 _SAMPLE = 64
@@ -47,8 +47,8 @@ class FromDataset:
             raise DataError(f"{name} has no items; give a Dataset of at least one")
         index = choose(len(dataset), _SAMPLE)
         self._values: Values = "as-is"
-        self._first: Given | None = None
-        given = self._read(index, Rng(0, index, "softmix.data.dataset"))
+        self._first: Item | None = None
+        given = self._read(index, Rng(0, index, "softmix.data.torch_dataset"))
         first = given[0]
         self._first = first
         self.shape = tuple(first.x0.shape)
@@ -59,12 +59,12 @@ class FromDataset:
             same = first.image.dtype == first.x0.dtype
             self._of_images = self._values if same else "0..255" if first.image.dtype == torch.uint8 else "as-is"
         self.cond = self._spec(first)
-        self.fingerprint = digest("dataset", len(dataset), *map(_print, given))
+        self.fingerprint = text_fingerprint("dataset", len(dataset), *map(_print, given))
         some = f"of {len(dataset)} items" if len(dataset) > len(index) else "items, which are all"
         print_note = f"the fingerprint is made of the number of items and of the content of {len(index)} {some}"
         self.report = Report(len(dataset), notes=(*note, print_note))
 
-    def _spec(self, first: Given) -> CondSpec:
+    def _spec(self, first: Item) -> CondSpec:
         labels = 0 if first.label is None else len(self.classes)
         if first.label is not None and not labels:
             raise DataError(
@@ -95,18 +95,18 @@ class FromDataset:
         image, value = (torch.stack(found) if found else None for found in (images, values))
         return x0, Cond(labels, image, value, context, mask)
 
-    def _read(self, index: Tensor, rng: Rng) -> list[Given]:
+    def _read(self, index: Tensor, rng: Rng) -> list[Item]:
         seeds = rng.child("item").bits((len(rng),)).tolist()
-        found: list[Given] = []
+        found: list[Item] = []
         with _ONE_AT_A_TIME:
             for number, seed in zip(index.tolist(), seeds, strict=True):
                 with _seeded(seed):
                     item = self.dataset[number]
-                given = item_of(item, f"{self.name}, item {number}")
+                given = parse_item(item, f"{self.name}, item {number}")
                 found.append(self._checked(given, self._first or (found[0] if found else given), number))
         return found
 
-    def _checked(self, item: Given, first: Given, number: int) -> Given:
+    def _checked(self, item: Item, first: Item, number: int) -> Item:
         """The item. Raises DataError if it is not like the first one, or not finite."""
         who = f"{self.name}, item {number}"
         for part, tensor in item.tensors():
@@ -155,10 +155,10 @@ def from_dataset(
     """
     known = classes if classes is not None else getattr(dataset, "classes", None)
     names = tuple(map(str, range(known))) if isinstance(known, int) else tuple(map(str, known or ()))
-    return FromDataset(dataset, name or named_by(dataset), names, values)
+    return FromDataset(dataset, name or part_name(dataset), names, values)
 
 
-def _differ(first: Given, item: Given, part: str) -> bool:
+def _differ(first: Item, item: Item, part: str) -> bool:
     return (getattr(first, part) is None) != (getattr(item, part) is None)
 
 
@@ -177,12 +177,12 @@ def _seeded(seed: int) -> Iterator[None]:
             np.random.set_state(old)
 
 
-def _print(item: Given) -> str:
+def _print(item: Item) -> str:
     tensors = [fingerprint(tensor, None, part) for part, tensor in item.tensors()]
     return ",".join([str(item.label), *tensors])
 
 
-def _range(name: str, given: Sequence[Given], values: Values | None) -> tuple[bool, Values, tuple[str, ...]]:
+def _range(name: str, given: Sequence[Item], values: Values | None) -> tuple[bool, Values, tuple[str, ...]]:
     """(whether the items are pictures, the range of their numbers, notes)."""
     first = given[0]
     if first.pixels:
@@ -194,7 +194,7 @@ def _range(name: str, given: Sequence[Given], values: Values | None) -> tuple[bo
         return False, "as-is", ()
     whole = torch.cat([item.x0.flatten() for item in given])
     found = Range(float(whole.min()), float(whole.max()), bool((whole == whole.round()).all()))
-    decided = decide(name, f"a Dataset of floats {list(first.x0.shape)}", found, Want(values=values))
+    decided = choose_range(name, f"a Dataset of floats {list(first.x0.shape)}", found, Request(values=values))
     note = f"{found} in a sample of {len(given)} items were taken as numbers in {decided} and became -1..1"
     return picture, decided, (note,)
 

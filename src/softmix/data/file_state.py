@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..version import __version__
-from . import labels, manifest, mnist
-from .entries import folder
-from .named import fashion_places
+from . import labels, mnist, picture_list
+from .builtin import fashion_places
+from .entries import list_folder
 from .origin import Origin
 
 
 @dataclass(frozen=True)
-class State:
+class FileState:
     """How many files there are, and a digest of their names, sizes and times of change."""
 
     files: int
     digest: str
 
 
-def state_of(origin: Origin) -> State:
+def file_state(origin: Origin) -> FileState:
     """The state of the files of a source, and of that beside it; of a set that is made, the version of softmix."""
     digest, count = hashlib.sha256(), 0
     for source in filter(None, (origin.source, origin.beside)):
@@ -32,7 +32,7 @@ def state_of(origin: Origin) -> State:
             digest.update(f"{path}\0{_stat(path)}\n".encode(errors="surrogateescape"))
         if source == "digits" or source.startswith("toy:"):
             digest.update(f"{source} of {__version__}".encode())
-    return State(count, digest.hexdigest()[:32])
+    return FileState(count, digest.hexdigest()[:32])
 
 
 def _stat(path: str) -> str:
@@ -51,13 +51,13 @@ def _files(source: str, tokens: bool) -> Iterator[str]:
         return
     path = Path(source)
     if path.is_dir():
-        listing = folder(path)
+        listing = list_folder(path)
         yield from (entry.path for entry in listing.entries if entry.path)
         yield from (str(path / name) for name, _ in listing.skipped)
         return
     yield source
-    if path.name.lower().endswith(manifest.KINDS) and not tokens:
-        yield from map(str, manifest.files(path))
-    beside = labels.beside(path) if path.suffix.lower() == ".npy" else mnist.labels_beside(path)
+    if path.name.lower().endswith(picture_list.LIST_SUFFIXES) and not tokens:
+        yield from map(str, picture_list.listed_files(path))
+    beside = labels.labels_file(path) if path.suffix.lower() == ".npy" else mnist.labels_beside(path)
     if beside is not None:
         yield str(beside)

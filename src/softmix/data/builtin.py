@@ -12,9 +12,9 @@ from ..rng import Rng
 from .array import from_array
 from .mnist import from_idx_folder, is_idx_folder
 from .report import DataError, Report
+from .request import Request
 from .store import Data, make
 from .toys import TOYS
-from .want import Want
 
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -32,7 +32,7 @@ DIGITS_HELD_OUT = 360
 TOY_ITEMS = 20_000
 
 
-def digits(want: Want) -> Data:
+def digits(request: Request) -> Data:
     """Scikit-learn's 1797 handwritten digits, 8x8 grey, 0..16 scaled to 0..255; 1437 to train on and 360 to test.
 
     Source: E. Alpaydin & C. Kaynak, "Optical recognition of handwritten digits", UCI repository, 1998 (its test part).
@@ -46,8 +46,8 @@ def digits(want: Want) -> Data:
     classes = tuple(str(i) for i in range(10))
     whole = make("digits", torch.from_numpy(images)[:, None], labels, classes, Report(len(images)))
     kept, held_out = whole.split(DIGITS_HELD_OUT / len(whole), seed=0)
-    part = kept if want.split == "train" else held_out
-    return from_array("digits", part.values.numpy(), part.labels, classes, want)
+    part = kept if request.split == "train" else held_out
+    return from_array("digits", part.values.numpy(), part.labels, classes, request)
 
 
 def fashion_places() -> list[Path]:
@@ -57,7 +57,7 @@ def fashion_places() -> list[Path]:
     return [*own, home / "softmix/fashion-mnist", home / "fashion-mnist", Path("/usr/share/datasets/fashion-mnist")]
 
 
-def fashion_mnist(want: Want) -> Data:
+def fashion_mnist(request: Request) -> Data:
     """Fashion-MNIST: 28x28 grey pictures of clothes in ten classes, 60000 to train on and 10000 to test.
 
     Source: H. Xiao, K. Rasul & R. Vollgraf, arXiv:1708.07747. Raises DataError that says how to get it.
@@ -70,17 +70,17 @@ def fashion_mnist(want: Want) -> Data:
             "`apt-get install dataset-fashion-mnist`, or name a folder that holds its four IDX files "
             "(train-images-idx3-ubyte.gz and so on)"
         )
-    return from_idx_folder("fashion-mnist", root, FASHION_CLASSES, want)
+    return from_idx_folder("fashion-mnist", root, FASHION_CLASSES, request)
 
 
-def toy(name: str, want: Want) -> Data:
+def toy(name: str, request: Request) -> Data:
     """20000 points of a toy law, float32 [N, D]; its test split is another draw. Item k does not depend on `limit`."""
     full = f"toy:{name}"
     if name not in TOYS:
         known = ", ".join(f"toy:{key}" for key in TOYS)
         raise DataError(f"{full} was asked for, but there is no such toy; there are {known}")
     useless = ("size", "channels", "bits", "values", "layout", "tokens", "length", "spacing")
-    want.without(full, "holds points, not images", *useless)
-    count = min(want.limit or TOY_ITEMS, TOY_ITEMS)
-    points = TOYS[name]().sample(count, Rng(0, count, f"{full}.{want.split}")).float()
+    request.refuse_options(full, "holds points, not images", *useless)
+    count = min(request.limit or TOY_ITEMS, TOY_ITEMS)
+    points = TOYS[name]().sample(count, Rng(0, count, f"{full}.{request.split}")).float()
     return make(full, points, None, (), Report(count, notes=("drawn with seed 0",)))

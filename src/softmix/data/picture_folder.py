@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..rng import permutation
-from .entries import Entry, Listing, archive, folder, open_archive
-from .labels import from_names
-from .manifest import listed, with_dataset_json
-from .picture import MAX_ENLARGED, REDUCED, Header, Unusable, decoded, look
-from .report import DataError, Grave, Report, grouped, printable
-from .splits import Part, of_split, shared_depth
+from .array_range import bits_for, dark_warning, size_warning
+from .entries import Entry, Listing, list_archive, list_folder, open_zip
+from .folder_splits import Part, choose_split, shared_depth
+from .labels import labels_from_names
+from .picture import MAX_ENLARGED, REDUCED, Header, Unusable, decode_picture, read_header
+from .picture_list import read_picture_list, with_edm_labels
+from .report import DataError, Report, WarningNote, grouped, printable
+from .request import Request
 from .store import Data, make
-from .values import bits_for, dark, vast
-from .want import Want
 
 # More than one in so many pictures are not dropped for their size alone.
 _DROPPED = 10
@@ -56,15 +56,15 @@ class _Scan:
 _Labelling = Callable[[_Scan], tuple[Tensor, tuple[str, ...]] | None]
 
 
-def from_folder(path: Path, want: Want) -> Data:
+def from_folder(path: Path, request: Request) -> Data:
     """The pictures below a folder; see `softmix.data.load` for the rules. Raises DataError if none can be used."""
-    return _from_listing(name_of(path), folder(path), want)
+    return _from_listing(name_of(path), list_folder(path), request)
 
 
-def from_zip(path: Path, want: Want) -> Data:
+def from_zip(path: Path, request: Request) -> Data:
     """The pictures in a zip archive, read in place, by the rules of a folder. Raises DataError if none can be used."""
-    with open_archive(path) as file:
-        return _from_listing(name_of(path), archive(file), want)
+    with open_zip(path) as file:
+        return _from_listing(name_of(path), list_archive(file), request)
 
 
 def name_of(path: Path) -> str:
@@ -72,19 +72,19 @@ def name_of(path: Path) -> str:
     return printable(path.stem) if path.suffix.lower() == ".zip" else printable(path.resolve().name or str(path))
 
 
-def from_list(path: Path, want: Want) -> Data:
-    """The pictures that a csv, tsv, txt or jsonl names; see `softmix.data.manifest.listed`. Raises DataError."""
-    listing, notes = listed(path, want)
+def from_list(path: Path, request: Request) -> Data:
+    """The pictures that a csv, tsv, txt or jsonl names; see `softmix.data.picture_list.listed`. Raises DataError."""
+    listing, notes = read_picture_list(path, request)
     scan = _Scan(printable(path.stem), skipped=list(listing.skipped), notes=list(notes))
-    return _build(scan, Part(listing.entries), want, _by_label)[0]
+    return _build(scan, Part(listing.entries), request, _by_label)[0]
 
 
-def _from_listing(name: str, listing: Listing, want: Want) -> Data:
-    listing, told = with_dataset_json(listing)
-    return read_part(name, listing, told, of_split(name, listing.entries, want), want)[0]
+def _from_listing(name: str, listing: Listing, request: Request) -> Data:
+    listing, told = with_edm_labels(listing)
+    return read_pictures(name, listing, told, choose_split(name, listing.entries, request), request)[0]
 
 
-def read_part(name: str, listing: Listing, told: str, part: Part, want: Want) -> tuple[Data, list[str]]:
+def read_pictures(name: str, listing: Listing, told: str, part: Part, request: Request) -> tuple[Data, list[str]]:
     """(the pictures of a part of a listing, the name of the file of each).
 
     told : the note of `with_dataset_json`, "" if labels are subfolders.
@@ -95,23 +95,25 @@ def read_part(name: str, listing: Listing, told: str, part: Part, want: Want) ->
     if listing.runs:
         scan.notes.append(f"run folders of softmix, which are no data, were left out: {', '.join(listing.runs)}")
     scan.notes += [told] if told else []
-    return _build(scan, part, want, _by_label if told else _by_folder)
+    return _build(scan, part, request, _by_label if told else _by_folder)
 
 
-def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> tuple[Data, list[str]]:
-    want.without(scan.name, "holds pictures, whose pixels are known", "values", "layout", "tokens", "length", "spacing")
+def _build(scan: _Scan, part: Part, request: Request, labelled: _Labelling) -> tuple[Data, list[str]]:
+    request.refuse_options(
+        scan.name, "holds pictures, whose pixels are known", "values", "layout", "tokens", "length", "spacing"
+    )
     scan.notes += part.notes
-    _read_headers(scan, part.entries, want)
-    size, channels = _decided(scan, part.reference, want)
-    if want.size is None:
+    _read_headers(scan, part.entries, request)
+    size, channels = _decided(scan, part.reference, request)
+    if request.size is None:
         _keep_size(scan, size)
-        scan.notes += vast(*size)
+        scan.notes += size_warning(*size)
     else:
-        _tell_sizes(scan, want.size)
+        _tell_sizes(scan, request.size)
     found = labelled(scan)
     if not scan.found:
         raise scan.nothing()
-    kept, pixels = _decode(scan, channels, size, want)
+    kept, pixels = _decode(scan, channels, size, request)
     if not kept:
         raise scan.nothing()
     report = Report(len(kept), tuple(scan.skipped), tuple(scan.converted), tuple(scan.notes))
@@ -120,18 +122,18 @@ def _build(scan: _Scan, part: Part, want: Want, labelled: _Labelling) -> tuple[D
     return make(scan.name, torch.from_numpy(pixels), labels, classes, report), names
 
 
-def _decided(scan: _Scan, reference: list[Entry] | None, want: Want) -> tuple[tuple[int, int], int]:
+def _decided(scan: _Scan, reference: list[Entry] | None, request: Request) -> tuple[tuple[int, int], int]:
     """((width, height), channels) of all pictures. What was not asked for, the train split decides for every split."""
     headers = [header for _, header in scan.found]
-    if reference is not None and (want.size is None or want.channels is None):
+    if reference is not None and (request.size is None or request.channels is None):
         other = _Scan(scan.name)
-        _read_headers(other, reference, want)
+        _read_headers(other, reference, request)
         headers = [header for _, header in other.found] or headers
     if not headers:
         raise scan.nothing()
-    channels = want.channels or (1 if all(header.is_grey for header in headers) else 3)
-    if want.size is not None:
-        return (want.size, want.size), channels
+    channels = request.channels or (1 if all(header.is_grey for header in headers) else 3)
+    if request.size is not None:
+        return (request.size, request.size), channels
     sizes = Counter((header.width, header.height) for header in headers)
     # The larger of two equally common sizes, so that the choice does not hang on names.
     return max(sizes, key=lambda s: (sizes[s], s[0] * s[1], s)), channels
@@ -151,11 +153,11 @@ def _why(error: Exception) -> str:
 _CLOSED = (Unusable, OSError, EOFError, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError)
 
 
-def _read_headers(scan: _Scan, entries: list[Entry], want: Want) -> None:
-    for entry in want.place.watched(entries, "headers"):
+def _read_headers(scan: _Scan, entries: list[Entry], request: Request) -> None:
+    for entry in request.storage.progress(entries, "headers"):
         try:
             with entry.open() as stream:
-                scan.found.append((entry, look(stream)))
+                scan.found.append((entry, read_header(stream)))
         except _CLOSED as error:
             scan.skipped.append((entry.name, _why(error)))
 
@@ -222,31 +224,31 @@ def _by_label(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
             scan.notes.append(f"no labels: {missing} of {len(labels)} pictures have none in the list")
         return None
     _strike(scan, [label is not None for label in labels], "no class: the list gives it no label")
-    return from_names([label for label in labels if label is not None])
+    return labels_from_names([label for label in labels if label is not None])
 
 
 def _strike(scan: _Scan, keep: list[bool], reason: str) -> None:
     scan.skipped += [(entry.name, reason) for (entry, _), kept in zip(scan.found, keep, strict=True) if not kept]
-    scan.found = [pair for pair, kept in zip(scan.found, keep, strict=True) if kept]
+    scan.found = [as_paired for as_paired, kept in zip(scan.found, keep, strict=True) if kept]
 
 
-def _decode(scan: _Scan, channels: int, size: tuple[int, int], want: Want) -> tuple[list[int], NDArray[np.uint8]]:
+def _decode(scan: _Scan, channels: int, size: tuple[int, int], request: Request) -> tuple[list[int], NDArray[np.uint8]]:
     """(numbers of the candidates that were decoded, in order; their pixels [N, C, H, W])."""
     total = len(scan.found)
-    order = range(total) if want.limit is None else permutation(0, total, "softmix.data.limit").tolist()
-    most = total if want.limit is None else min(want.limit, total)
-    pixels = want.place.empty(f"{scan.name} of {most} pictures", (most, channels, size[1], size[0]), np.uint8)
+    order = range(total) if request.limit is None else permutation(0, total, "softmix.data.limit").tolist()
+    most = total if request.limit is None else min(request.limit, total)
+    pixels = request.storage.empty(f"{scan.name} of {most} pictures", (most, channels, size[1], size[0]), np.uint8)
     kept: list[int] = []
     largest: list[int] = []
     first: dict[bytes, str] = {}
     copies: list[tuple[str, str]] = []
-    for number in want.place.watched(order, "pictures"):
+    for number in request.storage.progress(order, "pictures"):
         if len(kept) == most:
             break
         entry = scan.found[number][0]
         try:
             with entry.open() as stream:
-                picture, how, highest = decoded(stream, channels, want.size, want.bits)
+                picture, how, highest = decode_picture(stream, channels, request.size, request.bits)
             if picture.shape != pixels.shape[1:]:
                 raise Unusable("changed while it was read")
         except _CLOSED as error:
@@ -261,13 +263,13 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], want: Want) -> tu
             copies.append((f"{entry.name} = {first[digest]}", "same pixels as another, kept"))
     pixels = pixels[: len(kept)]
     scan.notes += grouped(copies, 5)
-    scan.notes += _of_bits(scan, largest, pixels[:, :3], want.bits)
-    if want.limit is None:
+    scan.notes += _of_bits(scan, largest, pixels[:, :3], request.bits)
+    if request.limit is None:
         return kept, pixels
     if len(kept) < total:
         scan.notes.append(f"limit: {len(kept)} pictures were taken, chosen at random from {total}")
     rank = np.argsort(kept)
-    return sorted(kept), want.place.gathered(scan.name, pixels, rank)
+    return sorted(kept), request.storage.take(scan.name, pixels, rank)
 
 
 def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: int | None) -> tuple[str, ...]:
@@ -283,10 +285,10 @@ def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: i
     if bits is None and 0 < highest < 1 << 15:
         fewer = bits_for(highest)
         return (
-            Grave(
+            WarningNote(
                 f"no value of {len(largest)} 16-bit pictures is above {highest}, which {fewer} bits hold, so they come "
                 f"out {65535 / highest:.0f} times too dark if these are all their bits: give --bits {fewer}"
             ),
         )
     wide = pixels.shape[1] > 1 and not largest and any(how == REDUCED for _, how in scan.converted)
-    return dark(int(pixels.max()), _COLOUR_OF_FEW_BITS if wide else "")
+    return dark_warning(int(pixels.max()), _COLOUR_OF_FEW_BITS if wide else "")

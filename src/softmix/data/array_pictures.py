@@ -9,24 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .array_range import (
+    bits_to_pixels,
+    choose_range,
+    dark_warning,
+    find_range,
+    range_note,
+    require_bits,
+    size_warning,
+    to_pixels,
+)
+from .conversion import Conversion, describe
 from .picture import MODES, Unusable, fit, to_array, to_mode
 from .report import DataError
-from .values import dark, decide, range_of, require_bits, said, stretched, to_pixels, vast
-from .want import Want
-from .written import Written, what
+from .request import Request
 
 _RULE = "images are uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C = 1 or 3, or 4 with alpha"
 _Change = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def pictures(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Written:
+def pictures(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
     """Items of [N, H, W], [N, H, W, C] or [N, C, H, W] become pixels [C, H, W], resized if that was asked for."""
-    axis = _axis(name, array, want, notes)
-    levels, about = _pixels(name, array, want, notes)
+    axis = _axis(name, array, request, notes)
+    levels, about = _pixels(name, array, request, notes)
     shape = array.shape[1:] if axis is None else (array.shape[axis], *(array.shape[i] for i in (1, 2, 3) if i != axis))
     channels, height, width = shape if axis is not None else (1, *shape)
-    wanted = want.channels or channels
-    same = wanted == channels and want.size in (None, height if height == width else None)
+    requested = request.channels or channels
+    same = requested == channels and request.size in (None, height if height == width else None)
     highest: list[int] = []
     how: set[str] = set()
     after: list[tuple[int, ...]] = []
@@ -36,19 +45,23 @@ def pictures(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> Wr
         highest.append(int(pixels.max()))
         if same:
             return pixels
-        found = _resized(name, pixels, MODES[wanted], want.size, how)
+        found = _resized(name, pixels, MODES[requested], request.size, how)
         after.append(found.shape[1:])
         return found
 
     def told() -> list[str]:
-        bits = "" if want.bits else "; if they hold fewer bits, give --bits"
-        lines = [*about(), *dark(max(highest), bits), *(vast(width, height) if want.size is None else ())]
+        bits = "" if request.bits else "; if they hold fewer bits, give --bits"
+        lines = [
+            *about(),
+            *dark_warning(max(highest), bits),
+            *(size_warning(width, height) if request.size is None else ()),
+        ]
         if after:
             to = "x".join(map(str, after[0]))
             lines += [f"converted from {channels}x{height}x{width} to {to} (channels, height, width)", *sorted(how)]
         return lines
 
-    return Written("pictures", change, told)
+    return Conversion("pictures", change, told)
 
 
 def axis_of_channels(array: NDArray[Any]) -> int | None:
@@ -59,18 +72,20 @@ def axis_of_channels(array: NDArray[Any]) -> int | None:
     return None
 
 
-def _axis(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> int | None:
+def _axis(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> int | None:
     """Which axis of pictures holds their channels; None for grey ones without such an axis."""
     if array.ndim == 3:
-        want.without(name, "has pictures without an axis of channels", "layout")
+        request.refuse_options(name, "has pictures without an axis of channels", "layout")
         return None
     if array.ndim != 4:
-        raise DataError(f"{name} is {what(array)}; {_RULE}")
-    axis = axis_of_channels(array) if want.layout is None else {"channels-first": 1, "channels-last": 3}[want.layout]
+        raise DataError(f"{name} is {describe(array)}; {_RULE}")
+    axis = (
+        axis_of_channels(array) if request.layout is None else {"channels-first": 1, "channels-last": 3}[request.layout]
+    )
     if axis is None or array.shape[axis] not in MODES:
-        raise DataError(f"{name} is {what(array)}; {_RULE}")
+        raise DataError(f"{name} is {describe(array)}; {_RULE}")
     other = 4 - axis
-    if want.layout is None and array.shape[other] in MODES:
+    if request.layout is None and array.shape[other] in MODES:
         kind, instead = ("last", "first") if axis == 3 else ("first", "last")
         notes.append(
             f"the axes of sizes {array.shape[1]} and {array.shape[3]} could both hold the channels; the {kind} one was "
@@ -79,22 +94,24 @@ def _axis(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> int |
     return axis
 
 
-def _pixels(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> tuple[_Change, Callable[[], list[str]]]:
-    """(items of `array` -> pixels, by the range of all of `array`; what is to be said of it afterwards)."""
+def _pixels(
+    name: str, array: NDArray[Any], request: Request, notes: list[str]
+) -> tuple[_Change, Callable[[], list[str]]]:
+    """(items of `array` -> pixels, by the range of all of `array`; what is to be range_note of it afterwards)."""
     if array.dtype.kind == "b":
-        want.without(name, "holds true and false, which are white and black", "values", "bits")
+        request.refuse_options(name, "holds true and false, which are white and black", "values", "bits")
         notes.append("true and false became white and black")
         return lambda part: part.astype(np.uint8) * np.uint8(255), list
-    if array.dtype == np.uint8 and want.values in (None, "0..255") and want.bits is None:
+    if array.dtype == np.uint8 and request.values in (None, "0..255") and request.bits is None:
         return lambda part: part, list
-    if want.values == "as-is":
-        raise DataError(f"{name} is {what(array)}; values as-is are for floats: save them as float32")
-    found = range_of(name, array)
-    if want.bits is not None:
-        bits = require_bits(name, found, want.bits)
+    if request.values == "as-is":
+        raise DataError(f"{name} is {describe(array)}; values as-is are for floats: save them as float32")
+    found = find_range(name, array)
+    if request.bits is not None:
+        bits = require_bits(name, found, request.bits)
         notes.append(f"{found} were taken as {bits} bits and became pixels 0..255")
-        return lambda part: stretched(part, bits), list
-    values = decide(name, what(array), found, want)
+        return lambda part: bits_to_pixels(part, bits), list
+    values = choose_range(name, describe(array), found, request)
     moved = [0.0]
 
     def change(part: NDArray[Any]) -> NDArray[Any]:
@@ -102,7 +119,7 @@ def _pixels(name: str, array: NDArray[Any], want: Want, notes: list[str]) -> tup
         moved.append(by)
         return pixels
 
-    return change, lambda: [said(found, values, max(moved))]
+    return change, lambda: [range_note(found, values, max(moved))]
 
 
 def _resized(name: str, pixels: NDArray[np.uint8], mode: str, size: int | None, how: set[str]) -> NDArray[np.uint8]:
