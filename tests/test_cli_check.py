@@ -40,7 +40,7 @@ def pictures(root: Path, sizes: dict[str, tuple[int, int]], kinds: tuple[str, ..
 def test_options_are_those_of_load() -> None:
     hints, known = get_type_hints(check), inspect.signature(load).parameters
     names = set(inspect.signature(check).parameters) - {"what"}
-    assert names == set(known) - {"source", "split"}
+    assert names == set(known) - {"source", "split", "max_pixels"}
     assert set(get_args(get_args(hints["values"])[0])) == set(get_args(Values))
     assert set(get_args(get_args(hints["layout"])[0])) == set(get_args(Layout))
     assert hints["tokens"] == Tokens | None

@@ -76,8 +76,9 @@ def check(
 
 def _data(what: str, options: dict[str, Any]) -> None:
     from ..data import NoSplitError, Paired
+    from .fit import _LARGEST
 
-    items: Any = load_data(what, **options)
+    items: Any = load_data(what, max_pixels=_LARGEST, **options)
     both: tuple[Any, ...] = (items.first, items.second) if isinstance(items, Paired) else (items,)
     first = both[0]
     kind = f"pairs of {first.kind}" if len(both) > 1 else first.kind

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from .card import write_card
-from .common import ModelName, UsageError, told_again
+from .common import ModelName, told_again
 from .settings import behind, changed, configuration, items_of, require_length
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # those of softmix.data, which takes a second to import
 ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
 LayoutName = Literal["channels-first", "channels-last"]
-# pixels of a picture that is more than memory holds of a step, whatever the network
+# larger pictures do not fit into memory in any network: they are refused before one is decoded
 _LARGEST = 2048 * 2048
 
 
@@ -101,6 +101,7 @@ def train(
     source = behind(out, model, config, start)
     require_length(steps, minutes, needed=more is None and (source is None or source.role == "start"))
     said = {"size": size, "channels": channels, "limit": limit, "hold_out": hold_out, "bits": bits}
+    said |= {"max_pixels": _LARGEST if source is None else None}
     items = items_of(data, source, said | {"values": values, "layout": layout, "beside": beside, "cache": cache})
     chosen = configuration(source, model, items.shape, set)
     if steps is not None or minutes is not None:
@@ -112,8 +113,6 @@ def train(
             print(line)
         if not chosen.task.classes and len(items.classes) > 1:
             print(_told_of_classes(items))
-        if source is None:
-            _require_size(items, size)
     begun = _begun(start, out)
     if dry_run:
         _show(items, chosen, out, more, begun)
@@ -126,15 +125,6 @@ def train(
         print(f"next: {_next(trained.facts, out)}")
         told_again(items)
     leave()
-
-
-def _require_size(items: Data, size: int | None) -> None:
-    """Raises UsageError for pictures so large that a single one takes all memory, unless that was asked for."""
-    if items.is_image and size is None and items.shape[1] * items.shape[2] > _LARGEST:
-        raise UsageError(
-            f"the pictures are {items.shape[2]}x{items.shape[1]}, and no network here trains on so large ones: "
-            "give --size 64, or another side"
-        )
 
 
 def _begun(start: Path | None, out: Path) -> Model | None:

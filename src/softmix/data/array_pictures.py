@@ -31,9 +31,10 @@ _Change = Callable[[NDArray[Any]], NDArray[Any]]
 def pictures(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
     """Items of [N, H, W], [N, H, W, C] or [N, C, H, W] become pixels [C, H, W], resized if that was asked for."""
     axis = _axis(name, array, request, notes)
-    levels, about = _pixels(name, array, request, notes)
     shape = array.shape[1:] if axis is None else (array.shape[axis], *(array.shape[i] for i in (1, 2, 3) if i != axis))
     channels, height, width = shape if axis is not None else (1, *shape)
+    request.require_few_pixels(name, width, height)
+    levels, about = _pixels(name, array, request, notes)
     requested = request.channels or channels
     same = requested == channels and request.size in (None, height if height == width else None)
     highest: list[int] = []

@@ -1,4 +1,4 @@
-"""The one door, `load`: a name or a path goes in, a data set comes out."""
+"""`load`: a data set from a name or a path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS = "a folder of pictures, a .zip, .npy, .npz or IDX file, or a .csv, .txt 
 
 
 class _Options(TypedDict, total=False):
-    """The keywords of `load`, but for `beside`."""
+    """The keywords of `load` without `beside`."""
 
     split: str
     size: int | None
@@ -44,6 +44,7 @@ class _Options(TypedDict, total=False):
     tokens: Tokens | None
     length: int | None
     spacing: tuple[float, float, float] | None
+    max_pixels: int | None
     cache: str | Path | None
 
 
@@ -66,49 +67,72 @@ def load(
     length: int | None = None,
     spacing: tuple[float, float, float] | None = None,
     beside: str | Path | None = None,
+    max_pixels: int | None = None,
     cache: str | Path | None = None,
 ) -> Data | Paired:
-    """The data set that `source` names.
+    """Load a data set from a name or a path.
 
-    source : `digits`, `fashion-mnist`, `toy:NAME`, or a path (write ./digits for a folder of that name):
-        a folder or .zip of pictures; a csv, tsv, txt or jsonl that lists pictures; a folder of MNIST's IDX files or of
-        CIFAR's python files; an .idx, -ubyte or -ubyte.gz file; a .npy or .npz array (`softmix.data.array` says how its
-        axes and numbers are read). No archive is extracted and nothing is unpickled.
-    split : "train", "test" or "val" (also "valid", "validation"). A folder, zip or list has those that its subfolders,
-        or a column, are called by; "test" is "val" where there is no test. A single array has none.
-    size : pictures become size x size (the centre square, by Lanczos' filter). None keeps the commonest size, if at
-        least nine tenths of the pictures have it; the train split decides it for all.
-    channels : 1, 3, or 4 with transparency. None is 1 if all pictures of the train split are stored as grey, else 3; of
-        an array, as many as it has.
-    limit : at most so many items, a fixed random choice among those there are.
-    bits : of 16-bit grey pictures and arrays of whole numbers, how many are in use: 12 makes 4095 white.
-    values : the range of a float array: "0..1", "-1..1" or "0..255" become pixels of pictures, and points or sequences
-        in [-1, 1]; "as-is" keeps floats as they are. None: pictures by what is found, all else as it is.
-    layout : which axis of an array holds the channels, "channels-first" or "channels-last". None: of pictures by their
-        sizes, of sequences the last, of volumes the first.
-    hold_out : of a source without a test split, this share of the items that `limit` leaves is its test split, by
-        `Data.split(hold_out, seed=0)`.
-    tokens : "characters" or "bytes" read a file as text, in items of `length` tokens. A number reads an array of whole
-        numbers as tokens, of which there are so many.
-    spacing : of volumes, the size of a voxel (dz, dy, dx) in a unit of yours; it is kept, and changes no value.
-    beside : a second source, whose items are the condition of the first's, in a `Paired`. Pictures of folders and zip
-        archives are paired by the names of their files, all else by number. The options hold for both; the classes
-        are those of the first.
-    cache : a folder where what was read is kept, in files that are mapped and need no memory: for data that are larger
-        than memory, or slow to read. It is used again while the files of the source have the same sizes and times of
-        change, and written anew otherwise.
+    source : one of these.
+        A name: `digits`, `fashion-mnist` or `toy:NAME`. Write ./digits for a folder of that name.
+        A folder or .zip of pictures.
+        A .csv, .tsv, .txt or .jsonl file that lists pictures.
+        A folder of MNIST's IDX files or of CIFAR's python files.
+        An .idx, -ubyte or -ubyte.gz file.
+        A .npy or .npz array. `softmix.data.array` gives the rules for its axes and numbers.
+        No archive is extracted and nothing is unpickled.
+    split : "train", "test" or "val" (also "valid", "validation"). Subfolders of these names are the splits of a folder
+        or zip; a column called split gives those of a list. "test" is "val" if there is no test split. A single array
+        has no splits.
+    size : pixels. Pictures become size x size: the centre square, resized by Lanczos' filter. None keeps the commonest
+        size, if at least nine tenths of the pictures have it. The train split decides the size of every split.
+    channels : 1, 3, or 4 with transparency. None is 1 if all pictures of the train split are stored as grey, else 3.
+        None keeps the channels of an array.
+    limit : the largest number of items. A fixed random choice is taken.
+    bits : the number of bits in use, for 16-bit grey pictures and arrays of whole numbers. With 12, 4095 is white.
+    values : the range of a float array. "0..1", "-1..1" and "0..255" give pixels of pictures, and points or sequences
+        in [-1, 1]. "as-is" keeps floats as they are. None finds the range of pictures and keeps all else as it is.
+    layout : the axis of the channels in an array, "channels-first" or "channels-last". None decides by the sizes of the
+        axes for pictures, takes the last axis of sequences and the first of volumes.
+    hold_out : a share of the items. It is the test split of a source that has none, by `Data.split(hold_out, seed=0)`.
+        It is taken after `limit`.
+    tokens : "characters" or "bytes" reads a file as text, in items of `length` tokens. A number reads an array of whole
+        numbers as tokens; it is the size of the vocabulary.
+    length : the number of tokens of an item of text.
+    spacing : (dz, dy, dx), the size of a voxel of volumes, in a unit of your choice. It is stored and changes no value.
+    beside : a second source. Its items are the condition of the first's, in a `Paired`. Pictures of folders and zip
+        archives are paired by file name, all else by number. The options hold for both. The classes are those of the
+        first.
+    max_pixels : the largest width x height of pictures that are not resized. The headers decide: larger pictures are
+        refused before any is decoded. None has no such limit.
+    cache : a folder for a copy of the data in mapped files, which need no memory. Use it for data that are larger than
+        memory, or slow to read. The copy is used again while the files of the source keep their sizes and times of
+        change, and is rebuilt otherwise.
 
-    The label of a picture is the subfolder that it lies in, at the top, if most pictures lie in one; a folder that
-    holds them all is passed through. dataset.json (EDM), the columns of a list and NAME_labels.npy or labels.npy beside
-    a .npy give labels too. A bad file is listed in `report` with its reason and does not stop the rest. An option that
-    a source has no use for is refused. Raises DataError, and nothing else, if the request makes no sense or nothing is
-    left.
+    Labels. The label of a picture is its subfolder at the top, if most pictures lie in one. A folder that holds all
+    pictures is no label. These give labels too: dataset.json (EDM), the columns of a list, and NAME_labels.npy or
+    labels.npy next to a .npy file.
+
+    A bad file is listed in `report` with its reason, and the other files are read.
+
+    Raises DataError, and nothing else, if an option makes no sense, if the source has no use for an option, or if no
+    item is left.
     """
     request = Request(
-        SPLIT_NAMES.get(split, split), size, channels, limit, bits, values, layout, hold_out, tokens, length, spacing
+        split=SPLIT_NAMES.get(split, split),
+        size=size,
+        channels=channels,
+        limit=limit,
+        bits=bits,
+        values=values,
+        layout=layout,
+        hold_out=hold_out,
+        tokens=tokens,
+        length=length,
+        spacing=spacing,
+        max_pixels=max_pixels,
     )
     for each in (source, source if beside is None else beside):
-        _check(each)
+        _check_path(each)
     origin = Origin(
         _name_or_path(source),
         split,
@@ -129,18 +153,22 @@ def load(
     by_name = beside is not None and all(map(_has_pictures, (source, beside)))
 
     def read(storage: Storage) -> tuple[Data, ...]:
-        requested = replace(request, storage=storage)
+        stored = replace(request, storage=storage)
         if beside is None:
-            found: tuple[Data, ...] = (_whole(source, requested),)
+            sets: tuple[Data, ...] = (_load_one(source, stored),)
         elif by_name:
-            found = load_picture_pairs(_path(source), _path(beside), requested)
+            sets = load_picture_pairs(_path(source), _path(beside), stored)
         else:
-            all_of = replace(requested, limit=None)
-            found = load_array_pairs(_whole(source, all_of), _whole(beside, all_of), requested)
-        return _part(found, requested) if hold_out else found
+            unlimited = replace(stored, limit=None)
+            sets = load_array_pairs(_load_one(source, unlimited), _load_one(beside, unlimited), stored)
+        return _hold_out(sets, stored) if hold_out else sets
 
-    found = read(MEMORY) if origin.cache is None else load_through_cache(Path(origin.cache), origin, read)
-    return replace(found[0], origin=origin) if beside is None else as_paired(found, by_name, origin)
+    sets = read(MEMORY) if origin.cache is None else load_through_cache(Path(origin.cache), origin, read)
+    for data in sets:
+        # A cache may have been built without the limit.
+        if data.is_image:
+            request.require_few_pixels(data.name, data.shape[2], data.shape[1])
+    return replace(sets[0], origin=origin) if beside is None else as_paired(sets, by_name, origin)
 
 
 def _is_name(source: str | Path) -> bool:
@@ -159,14 +187,14 @@ def _absolute(path: str | Path) -> str:
         raise DataError(f"{printable(str(path))} is no path ({error}); name a folder or a file") from error
 
 
-def _check(source: str | Path) -> None:
-    """Raises DataError where a source is a path that leads nowhere."""
+def _check_path(source: str | Path) -> None:
+    """Raises DataError if a source is a path that does not exist."""
     if not _is_name(source):
         _path(source)
 
 
 def _check_cache(origin: Origin) -> None:
-    """Raises DataError for a cache that would be part of what it keeps."""
+    """Raises DataError for a cache folder inside of the data."""
     for source in filter(None, (origin.source, origin.beside)):
         if (
             origin.cache
@@ -176,19 +204,19 @@ def _check_cache(origin: Origin) -> None:
             raise DataError(f"the cache {origin.cache} lies within the data, {source}; name a folder outside of them")
 
 
-def _whole(source: str | Path, request: Request) -> Data:
+def _load_one(source: str | Path, request: Request) -> Data:
     return _from_name(str(source), request) if _is_name(source) else _from_path(_path(source), request)
 
 
-def _part(found: tuple[Data, ...], request: Request) -> tuple[Data, ...]:
-    """What is kept of the sets, or held out if the test split is wanted; partners stay together."""
-    first = found[0]
+def _hold_out(sets: tuple[Data, ...], request: Request) -> tuple[Data, ...]:
+    """The train part or the held-out part of the sets, by the split of the request. Partners stay together."""
+    first = sets[0]
     chosen = divided(first.name, first.labels, len(first), request.hold_out, 0)[0 if request.split == "train" else 1]
-    return tuple(each.take(*chosen, request.storage) for each in found)
+    return tuple(each.take(*chosen, request.storage) for each in sets)
 
 
 def _has_pictures(source: str | Path) -> bool:
-    """Whether a source is a folder or an archive of pictures in files of their own."""
+    """Whether a source is a folder or a zip archive with one file per picture."""
     if _is_name(source):
         return False
     path = _path(source)

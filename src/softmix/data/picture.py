@@ -10,7 +10,7 @@ MAX_PIXELS.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +31,8 @@ _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "
 # By the number of channels that is asked for.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112
+# Text chunks of a PNG in which Pillow looks for an orientation.
+_EXIF_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0", b"xmp\0")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -128,11 +130,42 @@ def _other_kind(head: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
+    return _tag_of(image.getexif)
+
+
+def _tag_of(exif: Callable[[], Image.Exif]) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(exif().get(_ORIENTATION, 1))
     # A damaged tag says nothing of the pixels.
     except Exception:
         return 1
+
+
+def _orientation_without_decoding(image: Image.Image, stream: IO[bytes]) -> int:
+    # Pillow decodes a whole PNG to find tags that follow its pixels, and few PNG files have any.
+    if image.format != "PNG" or _has_tags_after_pixels(stream):
+        return _orientation(image)
+    return _tag_of(lambda: Image.Image.getexif(image))
+
+
+def _has_tags_after_pixels(stream: IO[bytes]) -> bool:
+    """Whether a PNG has an orientation, or data that may contain one, in a chunk after its pixels."""
+    before, at, pixels = stream.tell(), 8, False
+    while len(start := _read_at(stream, at, 8 + 24)) >= 8:
+        kind = start[4:8]
+        pixels = pixels or kind == b"IDAT"
+        if pixels and (kind == b"eXIf" or start[8:].startswith(_EXIF_KEYWORDS)):
+            break
+        # A chunk is its size, its kind, its content, and a checksum of 4 bytes.
+        at += 12 + int.from_bytes(start[:4], "big")
+    # Pillow goes on from here if it decodes.
+    stream.seek(before)
+    return len(start) >= 8
+
+
+def _read_at(stream: IO[bytes], at: int, size: int) -> bytes:
+    stream.seek(at)
+    return stream.read(size)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -149,7 +182,7 @@ def read_header(stream: IO[bytes]) -> Header:
     with _blame():
         image = _open(stream)
         width, height = _stored_size(image)
-        if 5 <= _orientation(image) <= 8:
+        if 5 <= _orientation_without_decoding(image, stream) <= 8:
             width, height = height, width
         return Header(width, height, image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16"))
 

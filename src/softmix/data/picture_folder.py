@@ -107,6 +107,7 @@ def _build(scan: _Scan, part: Part, request: Request, labelled: _Labelling) -> t
     size, channels = _decided(scan, part.reference, request)
     if request.size is None:
         _keep_size(scan, size)
+        request.require_few_pixels(scan.name, *size)
         scan.notes += size_warning(*size)
     else:
         _tell_sizes(scan, request.size)

@@ -45,6 +45,7 @@ class Request:
     tokens: Tokens | None = None
     length: int | None = None
     spacing: tuple[float, float, float] | None = None
+    max_pixels: int | None = None
     storage: Storage = MEMORY
 
     def __post_init__(self) -> None:
@@ -68,6 +69,8 @@ class Request:
             raise DataError(
                 f"bits {self.bits} and values {self.values} were asked for; both say what is white: give one"
             )
+        if self.max_pixels is not None and self.max_pixels < 4:
+            raise DataError(f"at most {self.max_pixels} pixels a picture were asked for; give 4 or more")
         self._check_tokens()
         if self.spacing is not None and not (len(self.spacing) == 3 and all(0 < d < math.inf for d in self.spacing)):
             raise DataError(f"a voxel spacing of {self.spacing} was asked for; give three lengths above 0: dz, dy, dx")
@@ -93,6 +96,14 @@ class Request:
         given = [option for option in options if getattr(self, option) is not None]
         if given:
             raise DataError(f"{name} {why}, and has no {' or '.join(given)} to choose; leave this out")
+
+    def require_few_pixels(self, name: str, width: int, height: int) -> None:
+        """Raises DataError if pictures that are not resized have more than `max_pixels` pixels."""
+        if self.size is None and self.max_pixels is not None and width * height > self.max_pixels:
+            raise DataError(
+                f"{name}: the pictures are {width}x{height}, and at most {self.max_pixels} pixels each were asked for, "
+                "since no network here trains on larger ones: give --size 64, or another side"
+            )
 
     def split_of(self, name: str, has: Collection[str], remedy: str) -> str | None:
         """Which of the splits that a source `has` is meant; None for all there is. Raises NoSplitError.
