@@ -265,7 +265,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no bits": ({"bits": 0}, "0 bits were asked for"),
     "values": ({"values": "0..2"}, "there are 0..1, -1..1, 0..255, as-is"),
     "layout": ({"layout": "sideways"}, "there are channels-first, channels-last"),
-    "both": ({"bits": 8, "values": "0..1"}, "both say what is white"),
+    "both": ({"bits": 8, "values": "0..1"}, "both define white"),
 }
 
 

@@ -1,4 +1,4 @@
-"""How a reader changes the items of an array, piece by piece, into what a data set keeps."""
+"""`Conversion`: how the items of an array become the stored items of a data set."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Conversion:
-    """change : items of the array, as they are stored -> items as they are kept. said : notes, after all were changed.
+    """A conversion that is applied to an array piece by piece.
 
-    kind : what the items are, for sentences.
+    kind : the kind of the items, for messages.
+    convert : items of the array -> items of the data set.
+    notes : notes for the report, after all items were converted.
     """
 
     kind: str
@@ -22,5 +24,5 @@ class Conversion:
 
 
 def describe(array: NDArray[Any]) -> str:
-    """Type and shape, for a sentence."""
+    """Type and shape of an array, for a message."""
     return f"{array.dtype} of shape {array.shape}"

@@ -1,4 +1,4 @@
-"""The files that a source consists of, and whether they have changed since."""
+"""`FileState`: a digest of the files of a source, to see whether they have changed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from .origin import Origin
 
 @dataclass(frozen=True)
 class FileState:
-    """How many files there are, and a digest of their names, sizes and times of change."""
+    """The state of a set of files.
+
+    files : the number of files.
+    digest : a hash of their names, sizes and times of change.
+    """
 
     files: int
     digest: str
 
 
 def file_state(origin: Origin) -> FileState:
-    """The state of the files of a source, and of that beside it; of a set that is made, the version of softmix."""
+    """The state of the files of a source and of its second source; for a built-in set, the version of softmix."""
     digest, count = hashlib.sha256(), 0
     for source in filter(None, (origin.source, origin.beside)):
         for path in _files(source, origin.tokens is not None):
@@ -37,14 +41,17 @@ def file_state(origin: Origin) -> FileState:
 
 def _stat(path: str) -> str:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return "not there"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _files(source: str, tokens: bool) -> Iterator[str]:
-    """Every file that reading `source` opens. tokens : a .txt is a text, and not a list of pictures."""
+    """All files that reading `source` opens.
+
+    tokens : a .txt file is a text, not a list of pictures.
+    """
     if source == "fashion-mnist":
         root = next((place for place in fashion_places() if mnist.is_idx_folder(place)), None)
         yield from [] if root is None else _files(str(root), tokens)

@@ -39,7 +39,7 @@ def _idx_file(root: Path, kind: str, split: str) -> Path | None:
         for dot in ("-", ".")
         for end in ("", ".gz")
     )
-    # Unlike Path.is_file, isfile says no, and raises nothing, for a folder that may not be searched.
+    # isfile returns False for a folder without permission; Path.is_file raises.
     return next((path for path in paths if os.path.isfile(path)), None)
 
 

@@ -58,15 +58,15 @@ class Paired:
         other, _ = self.second.batch(index, rng.child("second"))
         return x0, with_part(cond, self._part, other.to(x0.device))
 
-    def take(self, index: Tensor, note: str, place: Storage = MEMORY) -> Paired:
+    def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Paired:
         """The pairs at `index` (int64 [M]), of two sources that are `Data`. Raises DataError for others."""
         if not (isinstance(self.first, Data) and isinstance(self.second, Data)):
             raise DataError(f"{self.name}: a part of it was asked for; take the part of both sources, then pair them")
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
-        return Paired(self.first.take(index, note, place), self.second.take(index, note, place), report)
+        return Paired(self.first.take(index, note, storage), self.second.take(index, note, storage), report)
 
     def split(self, held_out: float, seed: int) -> tuple[Paired, Paired]:
         """(kept, held out), as `Data.split` of the first: partners stay together."""
         labels = getattr(self.first, "labels", None)
-        kept, out = divided(self.name, labels, len(self), held_out, seed)
-        return self.take(*kept), self.take(*out)
+        train, out = divided(self.name, labels, len(self), held_out, seed)
+        return self.take(*train), self.take(*out)

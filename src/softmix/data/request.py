@@ -1,4 +1,4 @@
-"""What the caller of `load` asked for, refused where it makes no sense, and which split it means."""
+"""`Request`: the options of `load`, checked, and the choice of a split."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .origin import Layout, Tokens, Values
 from .report import DataError, NoSplitError
 from .storage import MEMORY, Storage
 
-# Tokens are kept in 32 bits.
+# Tokens are stored in 32 bits.
 MAX_TOKENS = 1 << 31
 SPLITS = ("train", "test", "val")
-# What people call a split, and which of SPLITS it is; where several names are in use, the first one counts.
+# Common names of splits. If a source uses several names of one split, the first one of this list counts.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -29,9 +29,11 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense.
+    """The options of `load`; see there.
 
-    place : where the values are put.
+    split : "train", "test" or "val".
+    storage : the arrays that values are written into.
+    Raises DataError if an option makes no sense.
     """
 
     split: str = "train"
@@ -66,9 +68,7 @@ class Request:
         if not 0 <= self.hold_out < 1:
             raise DataError(f"a share of {self.hold_out} was to be held out; give 0 to below 1, such as 0.1")
         if self.bits is not None and self.values is not None:
-            raise DataError(
-                f"bits {self.bits} and values {self.values} were asked for; both say what is white: give one"
-            )
+            raise DataError(f"bits {self.bits} and values {self.values} were asked for; both define white: give one")
         if self.max_pixels is not None and self.max_pixels < 4:
             raise DataError(f"at most {self.max_pixels} pixels a picture were asked for; give 4 or more")
         self._check_tokens()
@@ -92,7 +92,11 @@ class Request:
             raise DataError(f"a length of {self.length} tokens was asked for; give 1 or more")
 
     def refuse_options(self, name: str, why: str, *options: str) -> None:
-        """Raises DataError if one of `options` was asked for. `why` says what `name` is that it has no use for them."""
+        """Raises DataError if one of `options` was given.
+
+        name : the source, for the message.
+        why : the reason why the source has no use for the options.
+        """
         given = [option for option in options if getattr(self, option) is not None]
         if given:
             raise DataError(f"{name} {why}, and has no {' or '.join(given)} to choose; leave this out")
@@ -106,9 +110,13 @@ class Request:
             )
 
     def split_of(self, name: str, has: Collection[str], remedy: str) -> str | None:
-        """Which of the splits that a source `has` is meant; None for all there is. Raises NoSplitError.
+        """The split to read from a source, or None to read all items.
 
-        "test" means "val" where there is no test. A share to hold out stands for a test split, where there is none.
+        name : the source, for the message.
+        has : the splits that the source has.
+        remedy : the advice if the split is missing.
+        "test" falls back to "val" if there is no test split. A share to hold out replaces a missing test split.
+        Raises NoSplitError if the split is missing.
         """
         own = [split for split in ("test", "val") if split in has]
         if own and self.hold_out:
@@ -122,5 +130,5 @@ class Request:
             return own[0]
         if (not own and self.hold_out) or (not has and self.split == "train"):
             return "train" if "train" in has else None
-        found = f"there are {' and '.join(map(repr, has))}" if has else "it has none"
-        raise NoSplitError(f"{name}: its {self.split} split was asked for, but {found}; {remedy}")
+        known = f"there are {' and '.join(map(repr, has))}" if has else "it has none"
+        raise NoSplitError(f"{name}: its {self.split} split was asked for, but {known}; {remedy}")

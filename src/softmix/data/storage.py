@@ -1,4 +1,4 @@
-"""Where the values of a data set are put while they are read: in memory, or elsewhere."""
+"""`Storage`: the arrays that readers write values into, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ T = TypeVar("T")
 
 
 class Storage(Protocol):
-    """Gives the arrays that the readers of this room write into."""
+    """Allocates the arrays of a data set while it is read."""
 
     def require_space(self, name: str, need: int) -> None:
-        """Raises DataError if `need` bytes are more than there is room for."""
+        """Raises DataError if fewer than `need` bytes are free."""
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array to be written into. Raises DataError if there is no room for it."""
+        """Allocate an array to write into. Raises DataError if there is no space for it."""
 
     def take(self, name: str, values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
-        """`values[index]`, in this place."""
+        """Copy `values[index]` into this storage."""
 
     def progress(self, items: Sequence[T], what: str) -> Iterable[T]:
-        """The items one after another, perhaps with a bar that shows how many are done."""
+        """Iterate over items; a storage may show a progress bar."""
 
 
 class MemoryStorage:
-    """In memory, without a bar."""
+    """Arrays in memory, without a progress bar."""
 
     def require_space(self, name: str, need: int) -> None:
         require_memory(name, need)
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        require_memory(name, _bytes(shape, dtype))
+        require_memory(name, byte_count(shape, dtype))
         return np.empty(shape, dtype)
 
     def take(self, name: str, values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
-        require_memory(name, _bytes((len(index), *values.shape[1:]), values.dtype))
+        require_memory(name, byte_count((len(index), *values.shape[1:]), values.dtype))
         return values[index]
 
     def progress(self, items: Sequence[T], what: str) -> Iterable[T]:
         return items
 
 
-def _bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+def byte_count(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    """The size of an array in bytes, exact for any shape."""
     return int(np.prod([int(n) for n in shape], dtype=object)) * np.dtype(dtype).itemsize
 
 
