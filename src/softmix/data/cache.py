@@ -77,8 +77,8 @@ def through_cache(root: Path, name: str, asked: JSON, state: Callable[[], FileSt
     state : gives the state of the source files.
     read : makes the data sets in a storage.
 
-    An existing cache is used if `asked` and `state` are the same. A damaged cache is built again, as is one of changed files;
-    the report gives the reason. If another process builds the same cache, this one warns and waits.
+    An existing cache is used if `asked` and `state` are the same. A damaged cache is built again, as is one of changed
+    files; the report gives the reason. If another process builds the same cache, this one warns and waits.
     Raises DataError if the cache cannot be written, or if the files change while they are read.
     """
     key = hashlib.sha256(canonical({"format": FORMAT, "asked": asked}).encode()).hexdigest()[:12]
@@ -175,7 +175,7 @@ def _save_set(storage: DiskStorage, data: Data, stem: str) -> dict[str, Any]:
 
 
 def _sample(values: Tensor) -> str:
-    """A hash of some pieces of the values. It finds truncated, zeroed or overwritten files without reading all bytes."""
+    """A hash of some pieces of the values. It finds truncated, zeroed or overwritten files and reads few bytes."""
     flat = values.reshape(-1).view(torch.uint8).numpy()
     digest = hashlib.sha256()
     for start in np.linspace(0, max(len(flat) - _SAMPLE, 0), _SAMPLES).astype(np.int64):

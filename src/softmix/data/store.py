@@ -34,7 +34,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def fingerprint(values: Tensor, labels: Tensor | None, *more: str) -> str:
-    """The first 16 hex digits of SHA-256 over types, shapes and bytes of values and labels, and over the texts `more`."""
+    """16 hex digits of SHA-256 over types, shapes and bytes of values and labels, and over the texts `more`."""
     digest = hashlib.sha256()
     for part in (values, labels):
         if part is None:
@@ -101,8 +101,9 @@ class Data:
 
     @property
     def kind(self) -> Kind:
-        """The kind of the items: tokens; images (uint8 [C, H, W]); or by the number of axes: points [D], sequences [L, D],
-        volumes [C, D, H, W], grids (four axes with N).
+        """The kind of the items: tokens, images (uint8 [C, H, W]), or a kind by the number of axes.
+
+        These are points [D], sequences [L, D], volumes [C, D, H, W], and grids for all others.
         """
         if self.vocabulary:
             return "tokens"
