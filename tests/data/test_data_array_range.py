@@ -57,7 +57,7 @@ def test_a_filter_may_reach_half_a_level_beyond(tmp_path: Path) -> None:
     ends[0, 0, 0, :2] = -0.5, 255.5
     assert np.array_equal(read(tmp_path, ends).values.numpy(), PIXELS)
     array[0, 0, 0, 0] = -0.003
-    with pytest.raises(DataError, match=r"told: clip them to 0\.\.1, or give --values -1\.\.1 or --"):
+    with pytest.raises(DataError, match=r"known: clip them to 0\.\.1, or give --values -1\.\.1 or --"):
         read(tmp_path, array)
     with pytest.raises(DataError, match=r"values 0\.\.1 were asked for, but values from -0.003 to 1.0015 were found"):
         read(tmp_path, array, values="0..1")
@@ -68,7 +68,7 @@ UNCLEAR = {
     "beyond one": (RANGES["0..1"] * 2, "--values 0..255; --values as-is"),
     "standardised": (RANGES["-1..1"] * 2, "rescale them to 0..1; --values as-is"),
     "beyond 255": (RANGES["0..255"] + 1, "--bits 9; --values as-is"),
-    "zeros": (np.zeros((6, 3, 9, 5)), "cannot be told: give --values 0..1 or --values -1..1 or --values 0..255"),
+    "zeros": (np.zeros((6, 3, 9, 5)), "is not known: give --values 0..1 or --values -1..1 or --values 0..255"),
     "minus one to one": (np.sign(RANGES["-1..1"]), "give --values -1..1"),
     "integers": (PIXELS.astype(np.int64) * 16, "--bits 12; --values as-is"),
     "negative integers": (PIXELS.astype(np.int16) - 5, "rescale them to 0..1"),
@@ -78,7 +78,7 @@ UNCLEAR = {
 @pytest.mark.parametrize("case", UNCLEAR)
 def test_what_could_be_several_ranges_is_refused_with_what_settles_it(tmp_path: Path, case: str) -> None:
     array, words = UNCLEAR[case]
-    with pytest.raises(DataError, match="which of these is white cannot be told") as caught:
+    with pytest.raises(DataError, match="the value of white is not known") as caught:
         read(tmp_path, array)
     assert words in str(caught.value)
 

@@ -36,10 +36,10 @@ def test_bytes_are_those_of_the_format(tmp_path: Path) -> None:
 
 GOOD = b"\0\0\x08\x01\0\0\0\x03abc"
 BAD = {
-    "empty": (b"", "no IDX file"),
-    "other magic": (b"\x01\0\x08\x01\0\0\0\x03abc", "no IDX file"),
-    "unknown type": (b"\0\0\x0a\x01\0\0\0\x03abc", "no IDX file"),
-    "no axes": (b"\0\0\x08\0", "no IDX file"),
+    "empty": (b"", "not an IDX file"),
+    "other magic": (b"\x01\0\x08\x01\0\0\0\x03abc", "not an IDX file"),
+    "unknown type": (b"\0\0\x0a\x01\0\0\0\x03abc", "not an IDX file"),
+    "no axes": (b"\0\0\x08\0", "not an IDX file"),
     "cut header": (b"\0\0\x08\x02\0\0\0\x03", "within its IDX header"),
     "cut body": (GOOD[:-1], "only 2"),
     "too long": (GOOD + b"d", "holds more"),

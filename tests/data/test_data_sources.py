@@ -194,7 +194,7 @@ def not_finite(x0: Tensor, rng: Rng) -> Tensor:
 
 BAD_MEASUREMENTS = {
     "another grid": (lambda x0, rng: x0[..., ::2], r"has the size \[6, 2\], and x0 has \[6, 4\]"),
-    "global noise": (lambda x0, rng: x0 + torch.randn(x0.shape), "draw from the rng that it is given"),
+    "global noise": (lambda x0, rng: x0 + torch.randn(x0.shape), "draw from its rng"),
     "of the batch": (lambda x0, rng: x0 - x0.mean(0), "let no item depend on others"),
     "nan": (not_finite, "gave values that are not finite for 8 of 8 items"),
     "too few": (lambda x0, rng: x0[:1], "for 8 items; give a tensor of floats with an item for each"),

@@ -88,7 +88,7 @@ def test_the_range_of_float_pictures_is_found(scale: float, offset: float, value
 
 def test_floats_in_no_known_range_are_refused_or_as_they_are() -> None:
     dataset = Listed(list(X0 * 3))
-    with pytest.raises(DataError, match="which of these is white cannot be told"):
+    with pytest.raises(DataError, match="the value of white is not known"):
         from_dataset(dataset)
     source = from_dataset(dataset, values="as-is")
     assert torch.equal(source.batch(torch.arange(4), Rng(0, 4))[0], X0 * 3) and not source.is_image
@@ -130,11 +130,11 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "no classes": ([(torch.zeros(2), 1)], {}, "how many classes there are is not known; give from_dataset classes=10"),
     "label": ([(torch.zeros(2), 3)], {"classes": 3}, "item 0: the label is 3, and there are 3 classes"),
     "no label": ([(torch.zeros(2), 0), torch.zeros(2)], {"classes": 3}, "label is there for some items and not for"),
-    "real label": ([(torch.zeros(2), 0.5)], {"classes": 3}, "is no whole number"),
+    "real label": ([(torch.zeros(2), 0.5)], {"classes": 3}, "is not a whole number"),
     "three": ([(torch.zeros(2), 0, 0)], {}, "is a tuple of 3; give x0"),
     "text": (["hello"], {}, "is a str; give a tensor, an array or a picture"),
     "integers": ([torch.zeros(2, dtype=torch.int64)], {}, "is torch.int64; give floats, or uint8 for pixels"),
-    "key": ([{"x0": torch.zeros(2), "caption": "a"}], {}, "has x0, caption; give x0, and of label"),
+    "key": ([{"x0": torch.zeros(2), "caption": "a"}], {}, "has x0, caption; give x0, and any of label"),
     "no x0": ([{"label": 2}], {}, "has label; give x0"),
     "value": ([{"x0": torch.zeros(2), "value": torch.zeros(2, 2)}], {}, r"value has the shape \[2, 2\]; give 1 axes"),
     "some images": ([{"x0": FIRST[0], "image": FIRST[0]}, {"x0": FIRST[0]}], {}, "image is there for some items and"),

@@ -1,4 +1,4 @@
-"""Arrays that are already arrays, with one rule for what their axes and their numbers mean."""
+"""`from_array`: an array as a data set, with one rule for the meaning of its axes and numbers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,29 @@ _Reader = Callable[[str, NDArray[Any], Request, list[str]], Conversion]
 def from_array(
     name: str, array: NDArray[Any], labels: Tensor | None, classes: tuple[str, ...], request: Request
 ) -> Data:
-    """An array as a data set; `classes` are names for `labels`.
+    """An array as a data set.
 
-    Axes. [N, H, W] of uint8 is grey. Of four axes, `want.layout` says which holds the channels; without it the last one
-    does if its size is 1 or 3, else the second one if its size is 1, 3 or 4, else the last one if its size is 4 (so
-    [N, 3, 64, 3] is channels last). Five axes are volumes [N, C, D, H, W]. Floats with one or two axes are points, [N]
-    becomes [N, 1]; with three they are sequences [N, L, D], channels last, unless they are 8-bit pixels in disguise
-    (k / 255 or k), which are grey pictures. A layout says how sequences and volumes are stored, if otherwise.
+    labels, classes : the labels of the items and the names of their classes.
 
-    Numbers. uint8 are pixels. bool, other whole numbers and floats of a picture's axes become pixels by the range that
-    `want.values` or `want.bits` names, or that is found (`softmix.data.values`). Floats of other axes, and all floats
-    with values "as-is", stay as they are in float32. Items with a value that is not finite are left out. With
-    `want.tokens` whole numbers [N, L] or [N, H, W] are tokens.
+    Axes. [N, H, W] of uint8 is grey pictures. Of four axes, `request.layout` names the axis of the channels. Without
+    it the
+    last axis has the channels if its size is 1 or 3, else the second if its size is 1, 3 or 4, else the last if its
+    size is
+    4; so [N, 3, 64, 3] has its channels last. Five axes are volumes [N, C, D, H, W]. Floats with one or two axes are
+    points; [N] becomes [N, 1]. Floats with three axes are sequences [N, L, D], with channels last. If these floats
+    are 8-bit
+    pixels (k / 255 or k for whole k), they are grey pictures. `request.layout` also states another layout of
+    sequences and
+    volumes.
 
-    The range is that of the whole array, so that a limit changes no item. Raises DataError for all else.
+    Numbers. uint8 are pixels. With the axes of pictures, bool, other whole numbers and floats become pixels. Their
+    range is
+    that of `request.values` or `request.bits`, or it is found (`softmix.data.array_range`). Floats with other axes,
+    and all
+    floats with values "as-is", stay as they are in float32. Items with a value that is not finite are left out. With
+    `request.tokens`, whole numbers [N, L] or [N, H, W] are tokens.
+
+    The range is that of the whole array, so that a limit changes no item. Raises DataError for all other arrays.
     """
     if array.ndim == 0 or array.size == 0:
         raise DataError(f"{name} holds no items, it is {describe(array)}; give an array [N, ...]")
@@ -103,7 +112,7 @@ def _are_pictures(name: str, array: NDArray[Any], request: Request) -> bool:
 
 
 def _finite(array: NDArray[Any], chosen: Tensor) -> Tensor:
-    """Which of the chosen items are finite in float32."""
+    """Whether each chosen item is finite in float32."""
     good = torch.ones(len(chosen), dtype=torch.bool)
     if array.dtype.kind == "f":
         index = chosen.numpy()
@@ -115,7 +124,7 @@ def _finite(array: NDArray[Any], chosen: Tensor) -> Tensor:
 
 
 def _values(name: str, array: NDArray[Any], index: Tensor, conversion: Conversion, request: Request) -> NDArray[Any]:
-    """The items at `index`, as they are to be written, piece by piece: a mapped file is never whole in memory."""
+    """The converted items at `index`. They are converted piece by piece: a mapped file is never whole in memory."""
     if not len(index):
         raise DataError(
             f"{name}: {conversion.kind} were asked for, but none of {len(array)} items is finite; give finite numbers"

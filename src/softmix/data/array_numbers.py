@@ -1,4 +1,4 @@
-"""Arrays that hold no pictures: points, sequences, volumes, and tokens."""
+"""Arrays without pictures: points, sequences, volumes and tokens."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from .request import Request
 
 
 def numbers(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
-    """Floats become float32: points [D], sequences [L, D], and [C, ...] of more axes, scaled if that was asked for."""
+    """Floats become float32 points [D], sequences [L, D], or [C, ...] with more axes; scaled if a range was asked
+    for.
+    """
     request.refuse_options(name, "holds points, not images", "size", "channels", "bits")
     if array.ndim < 3:
         request.refuse_options(name, "holds points, which have one axis", "layout")
     # Sequences keep their channels last, all else first.
     axes = {"channels-first": (1, -1)} if array.ndim == 3 else {"channels-last": (-1, 1)}
     moved = axes.get(request.layout or "")
-    found = find_range(name, array)
+    bounds = find_range(name, array)
     reach = [0.0]
 
     def change(part: NDArray[Any]) -> NDArray[Any]:
         part = part if moved is None else np.moveaxis(part, *moved)
-        values = to_model_units(np.array(part, dtype=np.float32, order="C"), found, name, request.values)
+        values = to_model_units(np.array(part, dtype=np.float32, order="C"), bounds, name, request.values)
         reach.append(float(np.abs(values).max()))
         return values[:, None] if values.ndim == 1 else values
 
-    def told() -> list[str]:
+    def notes_after() -> list[str]:
         lines = _meaning(array, moved, request)
         if max(reach) > 10:
             lines.append(f"values reach {max(reach):.3g}; models expect a spread of about 1, so rescale them")
         return lines
 
-    return Conversion("points", change, told)
+    return Conversion("points", change, notes_after)
 
 
 def _meaning(array: NDArray[Any], moved: tuple[int, int] | None, request: Request) -> list[str]:
-    """What the axes of an array with more than two were taken for."""
+    """Notes on the meaning of the axes of an array with more than two."""
     shape = np.moveaxis(array[:1], *moved).shape[1:] if moved else array.shape[1:]
     if array.ndim == 3:
         other = "" if request.layout else "; give --layout channels-first if it is [N, D, L]"
@@ -54,7 +56,7 @@ def _meaning(array: NDArray[Any], moved: tuple[int, int] | None, request: Reques
 
 
 def volumes(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
-    """uint8 [N, C, D, H, W], or as `layout` says, stay 0..255; true and false become 255 and 0."""
+    """uint8 [N, C, D, H, W], or in another layout, stay 0..255. True and false become 255 and 0."""
     request.refuse_options(name, "holds volumes, which are taken as they are", "size", "channels", "bits")
     if array.dtype not in (np.uint8, np.bool_) or request.values not in (None, "0..255"):
         raise DataError(f"{name} is {describe(array)}; volumes [N, C, D, H, W] are uint8 of 0..255, or floats")
@@ -63,9 +65,9 @@ def volumes(name: str, array: NDArray[Any], request: Request, notes: list[str]) 
 
     def change(part: NDArray[Any]) -> NDArray[Any]:
         part = np.moveaxis(part, -1, 1) if request.layout == "channels-last" else part
-        found = part.astype(np.uint8, order="C") * factor
-        highest.append(int(found.max()))
-        return found
+        pixels = part.astype(np.uint8, order="C") * factor
+        highest.append(int(pixels.max()))
+        return pixels
 
     shape = (array.shape[-1], *array.shape[1:-1]) if request.layout == "channels-last" else array.shape[1:]
     notes.append(f"taken as volumes [N, C, D, H, W] of shape {shape}")
@@ -73,7 +75,7 @@ def volumes(name: str, array: NDArray[Any], request: Request, notes: list[str]) 
 
 
 def tokens(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
-    """Whole numbers [N, L] or [N, H, W] from 0 to below the number of tokens, kept in int32."""
+    """Whole numbers [N, L] or [N, H, W] from 0 to below the size of the vocabulary, stored in int32."""
     request.refuse_options(name, "holds tokens", "size", "channels", "bits", "values", "layout", "length")
     vocabulary = request.tokens
     assert isinstance(vocabulary, int)
@@ -92,5 +94,5 @@ def tokens(name: str, array: NDArray[Any], request: Request, notes: list[str]) -
 
 
 def _ends(array: NDArray[Any]) -> tuple[int, int]:
-    found = [(int(array[part].min()), int(array[part].max())) for part in chunks(array)]
-    return min(low for low, _ in found), max(high for _, high in found)
+    ends = [(int(array[part].min()), int(array[part].max())) for part in chunks(array)]
+    return min(low for low, _ in ends), max(high for _, high in ends)

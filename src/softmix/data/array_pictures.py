@@ -1,4 +1,4 @@
-"""Pictures that are in an array, as pixels uint8 [N, C, H, W]."""
+"""Arrays of pictures, as pixels uint8 [N, C, H, W]."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Change = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def pictures(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> Conversion:
-    """Items of [N, H, W], [N, H, W, C] or [N, C, H, W] become pixels [C, H, W], resized if that was asked for."""
+    """Items of [N, H, W], [N, H, W, C] or [N, C, H, W] become pixels [C, H, W], resized if a size was asked for."""
     axis = _axis(name, array, request, notes)
     shape = array.shape[1:] if axis is None else (array.shape[axis], *(array.shape[i] for i in (1, 2, 3) if i != axis))
     channels, height, width = shape if axis is not None else (1, *shape)
@@ -46,11 +46,11 @@ def pictures(name: str, array: NDArray[Any], request: Request, notes: list[str])
         highest.append(int(pixels.max()))
         if same:
             return pixels
-        found = _resized(name, pixels, MODES[requested], request.size, how)
-        after.append(found.shape[1:])
-        return found
+        resized = _resized(name, pixels, MODES[requested], request.size, how)
+        after.append(resized.shape[1:])
+        return resized
 
-    def told() -> list[str]:
+    def notes_after() -> list[str]:
         bits = "" if request.bits else "; if they hold fewer bits, give --bits"
         lines = [
             *about(),
@@ -62,11 +62,11 @@ def pictures(name: str, array: NDArray[Any], request: Request, notes: list[str])
             lines += [f"converted from {channels}x{height}x{width} to {to} (channels, height, width)", *sorted(how)]
         return lines
 
-    return Conversion("pictures", change, told)
+    return Conversion("pictures", change, notes_after)
 
 
 def axis_of_channels(array: NDArray[Any]) -> int | None:
-    """Which of four axes holds the channels, by its size; None if none can."""
+    """The axis of the channels among four axes, by its size; None if no axis fits."""
     for axis, sizes in ((3, (1, 3)), (1, (1, 3, 4)), (3, (4,))):
         if array.shape[axis] in sizes:
             return axis
@@ -74,7 +74,7 @@ def axis_of_channels(array: NDArray[Any]) -> int | None:
 
 
 def _axis(name: str, array: NDArray[Any], request: Request, notes: list[str]) -> int | None:
-    """Which axis of pictures holds their channels; None for grey ones without such an axis."""
+    """The axis of the channels of pictures; None for grey pictures without such an axis."""
     if array.ndim == 3:
         request.refuse_options(name, "has pictures without an axis of channels", "layout")
         return None
@@ -98,7 +98,7 @@ def _axis(name: str, array: NDArray[Any], request: Request, notes: list[str]) ->
 def _pixels(
     name: str, array: NDArray[Any], request: Request, notes: list[str]
 ) -> tuple[_Change, Callable[[], list[str]]]:
-    """(items of `array` -> pixels, by the range of all of `array`; what is to be range_note of it afterwards)."""
+    """Return (items of `array` -> pixels, by the range of the whole array; notes for the report afterwards)."""
     if array.dtype.kind == "b":
         request.refuse_options(name, "holds true and false, which are white and black", "values", "bits")
         notes.append("true and false became white and black")
@@ -126,11 +126,11 @@ def _pixels(
 def _resized(name: str, pixels: NDArray[np.uint8], mode: str, size: int | None, how: set[str]) -> NDArray[np.uint8]:
     changes: list[str] = []
     try:
-        found = np.stack([to_array(fit(to_mode(_picture(item), mode, changes), size)) for item in pixels])
+        resized = np.stack([to_array(fit(to_mode(_picture(item), mode, changes), size)) for item in pixels])
     except Unusable as error:
         raise DataError(f"{name}: {error}; ask for a smaller size") from error
     how.update(changes)
-    return found
+    return resized
 
 
 def _picture(item: NDArray[Any]) -> Image.Image:

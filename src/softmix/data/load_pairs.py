@@ -1,4 +1,4 @@
-"""Two folders or archives of pictures, paired by the names of their files; other sources by number."""
+"""Two sources as pairs: pictures by file name, other sources by number."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from .store import Data, choose
 
 
 def load_picture_pairs(first: Path, second: Path, request: Request) -> tuple[Data, Data]:
-    """The pictures of two folders, or zip archives, that have a partner, in one order. Raises DataError.
+    """The pictures of two folders or zip archives that have a partner, in one order.
 
-    Partners have the same path below their folder, but for the ending: cat/1.jpg and cat/1.png. What has none, and the
-    partner of what cannot be used, is listed in the report of its side.
+    Partners have the same path below their folder, except for the suffix: cat/1.jpg and cat/1.png. The reports list
+    files
+    without a partner, and the partners of unusable files. Raises DataError.
     """
     with _listing(first) as one, _listing(second) as two:
         sides = [_Side(path, listing, request) for path, listing in ((first, one), (second, two))]
@@ -36,10 +37,10 @@ def load_picture_pairs(first: Path, second: Path, request: Request) -> tuple[Dat
             )
         chosen = [common[i] for i in choose(len(common), request.limit).tolist()]
         limit = f"limit: {len(chosen)} pairs were taken, chosen at random from {len(common)}"
-        with_note = (limit,) if len(chosen) < len(common) else ()
-        read = [side.read(chosen, set(common), replace(request, limit=None), with_note) for side in sides]
-    both = set(map(_key, read[0][1])) & set(map(_key, read[1][1]))
-    return _both(read[0], both, request), _both(read[1], both, request)
+        limited = (limit,) if len(chosen) < len(common) else ()
+        read = [side.read(chosen, set(common), replace(request, limit=None), limited) for side in sides]
+    usable = set(map(_key, read[0][1])) & set(map(_key, read[1][1]))
+    return _both(read[0], usable, request), _both(read[1], usable, request)
 
 
 @contextmanager
@@ -52,11 +53,11 @@ def _listing(path: Path) -> Iterator[Listing]:
 
 
 class _Side:
-    """One of the two: its files by name, without the ending."""
+    """One of the two sources: its files by name, without the suffix."""
 
     def __init__(self, path: Path, listing: Listing, request: Request):
         self.name = name_of(path)
-        self.listing, self.told = with_edm_labels(listing)
+        self.listing, self.edm_note = with_edm_labels(listing)
         self.part = choose_split(self.name, self.listing.entries, request)
         self.entries: dict[str, Entry] = {}
         self.several: list[tuple[str, str]] = []
@@ -67,34 +68,36 @@ class _Side:
     def read(
         self, chosen: list[str], common: set[str], request: Request, notes: tuple[str, ...]
     ) -> tuple[Data, list[str]]:
-        """(the pictures of these names, the file of each)."""
+        """Return (the pictures of the names in `chosen`, the file name of each)."""
         lonely = [(e.name, "no partner of this name") for key, e in self.entries.items() if key not in common]
         listing = replace(self.listing, skipped=[*self.listing.skipped, *lonely, *self.several])
         part = Part([self.entries[key] for key in chosen], self.part.reference, (*self.part.notes, *notes))
-        return read_pictures(self.name, listing, self.told, part, request)
+        return read_pictures(self.name, listing, self.edm_note, part, request)
 
 
 def _key(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _both(read: tuple[Data, list[str]], both: set[str], request: Request) -> Data:
-    """The items whose partner could be read too."""
+def _both(read: tuple[Data, list[str]], usable: set[str], request: Request) -> Data:
+    """The items that have a readable partner."""
     data, names = read
-    keep = torch.tensor([_key(name) in both for name in names])
+    keep = torch.tensor([_key(name) in usable for name in names])
     if keep.all():
         return data
-    lost = tuple((name, "its partner cannot be used") for name in names if _key(name) not in both)
+    lost = tuple((name, "its partner cannot be used") for name in names if _key(name) not in usable)
     if len(lost) == len(names):
-        raise DataError(f"{data.name}: no picture has a partner that can be used; see what softmix check says of both")
-    found = data.take(keep.nonzero()[:, 0], f"{len(lost)} pictures have a partner that cannot be used", request.storage)
-    return replace(found, report=replace(found.report, skipped=(*found.report.skipped, *lost)))
+        raise DataError(f"{data.name}: no picture has a partner that can be used; run softmix check on both")
+    result = data.take(
+        keep.nonzero()[:, 0], f"{len(lost)} pictures have a partner that cannot be used", request.storage
+    )
+    return replace(result, report=replace(result.report, skipped=(*result.report.skipped, *lost)))
 
 
 def load_array_pairs(first: Data, second: Data, request: Request) -> tuple[Data, ...]:
-    """Two sources that are no pictures in files, paired by number, at most as many as `want.limit`.
+    """Two sources without picture files, paired by number, at most `request.limit` of them.
 
-    Raises DataError if there are not as many of both, or items were left out of one.
+    Raises DataError if their numbers of items differ, or if items were left out.
     """
     for each in (first, second):
         if each.report.skipped:
@@ -113,7 +116,7 @@ def load_array_pairs(first: Data, second: Data, request: Request) -> tuple[Data,
 
 
 def as_paired(both: tuple[Data, ...], by_name: bool, origin: Origin) -> Paired:
-    """The two as a source, with one report."""
+    """Make a `Paired` of two data sets, with one report."""
     first, second = both
     notes = [
         f"pairs of {first.name} and {second.name}, by {'the names of their files' if by_name else 'their numbers'}"

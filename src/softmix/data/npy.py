@@ -1,4 +1,4 @@
-"""Arrays that numpy has saved: a .npy file with labels beside it, and an .npz archive of several."""
+"""Arrays saved by numpy: a .npy file with labels next to it, and an .npz archive of several arrays."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 
 
 def from_npy(path: Path, request: Request) -> Data:
-    """The array in a .npy file, by the rule of `from_array`, and the labels beside it. Raises DataError.
+    """The array in a .npy file, read by `from_array`, with its labels.
 
     Labels are in NAME_labels.npy, NAME-labels.npy or labels.npy in the same folder: whole numbers from 0, or names.
+    Raises DataError.
     """
     name, array = printable(path.stem), _mapped(path)
-    place = labels_file(path)
-    if place is None or array.ndim == 0:
+    labels_path = labels_file(path)
+    if labels_path is None or array.ndim == 0:
         return from_array(name, array, None, (), request)
-    labels, classes = labels_from_array(f"{name}, {printable(place.name)}", _mapped(place), len(array))
+    labels, classes = labels_from_array(f"{name}, {printable(labels_path.name)}", _mapped(labels_path), len(array))
     return from_array(name, array, labels, classes, request)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
     name = printable(str(path))
     try:
-        # A forged shape may be a product beyond 64 bits.
+        # The product of a forged shape may exceed 64 bits.
         with np.errstate(over="ignore"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    # numpy parses the header as Python text: a damaged one raises nearly everything (TokenError, TypeError ...).
+    # numpy parses the header as Python text. A damaged one raises nearly any error (TokenError, TypeError ...).
     except Exception as error:
         message = f"{name} cannot be read as a .npy array without pickle ({error}); save it again with np.save"
         raise DataError(message) from error
@@ -53,10 +54,12 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 
 def from_npz(path: Path, request: Request) -> Data:
-    """The images or points in an .npz archive, and their labels. Raises DataError.
+    """The images or points in an .npz archive, with their labels.
 
-    The array is called images, x, data, samples or arr_0, or is the only one; its labels are called labels, y, targets
-    or arr_1, if there are as many. Names such as x_train, train_images, y_test make splits.
+    The array is called images, x, data, samples or arr_0, or is the only one. Its labels are called labels, y,
+    targets or
+    arr_1, and are as many. Names such as x_train, train_images, y_test make splits.
+    Raises DataError.
     """
     name = printable(path.stem)
     with open_zip(path) as archive:
@@ -79,19 +82,19 @@ def from_npz(path: Path, request: Request) -> Data:
 def _labels_of(
     path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], key: str, part: str, items: int
 ) -> tuple[tuple[Tensor, tuple[str, ...]] | None, str]:
-    """(labels and class names, or None; a note if something was passed over)."""
+    """Return (labels and class names, or None; a note if an array was not used)."""
     label_key = _key(members, _LABELS, part)
     if label_key is None or label_key == key:
         return None, ""
-    found = _member(path, archive, members[label_key])
-    # arr_1 is the place of the labels in files of samples, but any second array lies there.
-    if label_key == "arr_1" and (found.shape != (items,) or found.dtype.kind not in "iu"):
-        return None, f"arr_1 was passed over: it is {describe(found)}, not {items} labels"
-    return labels_from_array(f"{printable(path.stem)}, {printable(label_key)}", found, items), ""
+    array = _member(path, archive, members[label_key])
+    # In files of samples arr_1 has the labels; in other files it is any second array.
+    if label_key == "arr_1" and (array.shape != (items,) or array.dtype.kind not in "iu"):
+        return None, f"arr_1 was passed over: it is {describe(array)}, not {items} labels"
+    return labels_from_array(f"{printable(path.stem)}, {printable(label_key)}", array, items), ""
 
 
 def _key(members: dict[str, Any], names: tuple[str, ...], split: str) -> str | None:
-    """The member called by one of `names`, with what people call `split` before or behind it."""
+    """The member with one of `names`; for a split, with a name of the split before or after it."""
     words = [word for word, meant in SPLIT_NAMES.items() if meant == split]
     requested = [f"{word}_{n}" for n in names for word in words] + [f"{n}_{word}" for n in names for word in words]
     lower = {key.lower(): key for key in members}
@@ -99,7 +102,7 @@ def _key(members: dict[str, Any], names: tuple[str, ...], split: str) -> str | N
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    """One array of the archive; its header is believed as far as the member can hold what it promises."""
+    """One array of the archive. Its header is checked against the size of the member."""
     name = f"{printable(path.name)}, {printable(info.filename)}"
     try:
         with archive.open(info) as stream:
@@ -113,7 +116,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
             body = stream.read(need)
     except DataError:
         raise
-    # zipfile checks little before it unpacks, and numpy parses the header as Python text.
+    # Both zipfile and numpy may raise nearly any error on a damaged file.
     except Exception as error:
         raise DataError(f"{name} cannot be read as an array without pickle ({error}); save it again") from error
     if len(body) < need:

@@ -1,4 +1,4 @@
-"""Pairs, in which an item of one source is what is known of an item of another."""
+"""`Paired`: items of one source, with those of another source as their condition."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from .store import Data, divided
 
 
 class Paired:
-    """x0 from `first`, and the items of `second` with the same numbers as its condition, for image-to-image and the
-    like. A `Source`.
+    """x0 from `first`, and the items of `second` with the same numbers as its condition. A `Source`, for image-to-
+    image models.
 
-    The second's items become the image of images and volumes, of the same size; the value of points [K]; the context
-    of sequences [L, D]. Conditions of the first, such as its labels, are kept, those of the second are not.
-    `load(a, beside=b)` makes pairs of the pictures of two folders by the names of their files.
+    The items of `second` become a part of the condition: images and volumes of the same size the image, points [K] the
+    value, sequences [L, D] the context. Conditions of `first`, such as labels, stay; those of `second` are not used.
+    `load(a, beside=b)` pairs the pictures of two folders by file name.
 
-    report : what was left out; by default, that these are pairs by number. origin : how `load` read them.
-    Raises DataError if they have not as many items, or their shapes do not fit, or the first has such a condition.
+    report : the items that were left out. By default it says that these are pairs by number.
+    origin : the call of `load` that gave the pairs.
+    Raises DataError if the numbers of items differ, if the shapes do not fit, or if `first` has such a condition
+    already.
     """
 
     def __init__(self, first: Source, second: Source, report: Report | None = None, origin: Origin | None = None):
@@ -53,20 +55,20 @@ class Paired:
         return len(self.first)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """(x0 of the first, its condition with the items of the second)."""
+        """Return (x0 of `first`, its condition with the items of `second`)."""
         x0, cond = self.first.batch(index, rng.child("first"))
         other, _ = self.second.batch(index, rng.child("second"))
         return x0, with_part(cond, self._part, other.to(x0.device))
 
     def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Paired:
-        """The pairs at `index` (int64 [M]), of two sources that are `Data`. Raises DataError for others."""
+        """The pairs at `index` (int64 [M]). Raises DataError if one source is not a `Data`."""
         if not (isinstance(self.first, Data) and isinstance(self.second, Data)):
             raise DataError(f"{self.name}: a part of it was asked for; take the part of both sources, then pair them")
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
         return Paired(self.first.take(index, note, storage), self.second.take(index, note, storage), report)
 
     def split(self, held_out: float, seed: int) -> tuple[Paired, Paired]:
-        """(kept, held out), as `Data.split` of the first: partners stay together."""
+        """Return (training part, held-out part) as `Data.split` of `first` does. Partners stay together."""
         labels = getattr(self.first, "labels", None)
         train, out = divided(self.name, labels, len(self), held_out, seed)
         return self.take(*train), self.take(*out)

@@ -1,4 +1,4 @@
-"""A folder or an archive of pictures, scanned once, as a data set with a report."""
+"""A folder, a zip archive or a list of pictures, as a data set with a report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .report import DataError, Report, WarningNote, grouped, printable
 from .request import Request
 from .store import Data, make
 
-# More than one in so many pictures are not dropped for their size alone.
+# At most one in this number of pictures is dropped for its size alone.
 _DROPPED = 10
 _COLOUR_OF_FEW_BITS = (
     "; --bits is for grey: if these 16-bit colour files use fewer bits, save them with 8, so that 255 is white"
@@ -35,67 +35,68 @@ _COLOUR_OF_FEW_BITS = (
 
 @dataclass
 class _Scan:
-    """The scan under way: what is still a candidate, and what has been said of the rest."""
+    """A scan in progress: the pictures that are still candidates, and the report on the others."""
 
     name: str
-    found: list[tuple[Entry, Header]] = field(default_factory=list)
+    candidates: list[tuple[Entry, Header]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     converted: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def nothing(self) -> DataError:
-        found = "there is no file in it"
+        problem = "there is no file in it"
         if self.skipped:
             reasons = "; ".join(grouped(self.skipped, 2))
-            found = f"none of {len(self.skipped)} files can be used ({reasons})"
+            problem = f"none of {len(self.skipped)} files can be used ({reasons})"
         remedy = "name a folder or zip with PNG or JPEG files"
-        return DataError(f"{self.name}: pictures were asked for, but {found}; {remedy}")
+        return DataError(f"{self.name}: pictures were asked for, but {problem}; {remedy}")
 
 
-# Which classes there are, and the number of each candidate's; it may strike candidates. None: no labels.
+# Gives (labels of the candidates, class names), or None without labels. It may drop candidates.
 _Labelling = Callable[[_Scan], tuple[Tensor, tuple[str, ...]] | None]
 
 
 def from_folder(path: Path, request: Request) -> Data:
-    """The pictures below a folder; see `softmix.data.load` for the rules. Raises DataError if none can be used."""
+    """Read the pictures below a folder; see `softmix.data.load`. Raises DataError if none can be used."""
     return _from_listing(name_of(path), list_folder(path), request)
 
 
 def from_zip(path: Path, request: Request) -> Data:
-    """The pictures in a zip archive, read in place, by the rules of a folder. Raises DataError if none can be used."""
+    """Read the pictures in a zip archive, by the rules of a folder. Raises DataError if none can be used."""
     with open_zip(path) as file:
         return _from_listing(name_of(path), list_archive(file), request)
 
 
 def name_of(path: Path) -> str:
-    """What a folder or an archive of pictures is called."""
+    """The name of a folder or an archive of pictures, for messages."""
     return printable(path.stem) if path.suffix.lower() == ".zip" else printable(path.resolve().name or str(path))
 
 
 def from_list(path: Path, request: Request) -> Data:
-    """The pictures that a csv, tsv, txt or jsonl names; see `softmix.data.picture_list.listed`. Raises DataError."""
+    """Read the pictures in a csv, tsv, txt or jsonl; see `read_picture_list`. Raises DataError."""
     listing, notes = read_picture_list(path, request)
     scan = _Scan(printable(path.stem), skipped=list(listing.skipped), notes=list(notes))
     return _build(scan, Part(listing.entries), request, _by_label)[0]
 
 
 def _from_listing(name: str, listing: Listing, request: Request) -> Data:
-    listing, told = with_edm_labels(listing)
-    return read_pictures(name, listing, told, choose_split(name, listing.entries, request), request)[0]
+    listing, edm_note = with_edm_labels(listing)
+    return read_pictures(name, listing, edm_note, choose_split(name, listing.entries, request), request)[0]
 
 
-def read_pictures(name: str, listing: Listing, told: str, part: Part, request: Request) -> tuple[Data, list[str]]:
-    """(the pictures of a part of a listing, the name of the file of each).
+def read_pictures(name: str, listing: Listing, edm_note: str, part: Part, request: Request) -> tuple[Data, list[str]]:
+    """Read a part of a listing.
 
-    told : the note of `with_dataset_json`, "" if labels are subfolders.
+    edm_note : the note of `with_edm_labels`; "" if labels are subfolders.
+    Returns (the pictures, the file name of each).
     """
     scan = _Scan(name, skipped=list(listing.skipped))
     if listing.hidden:
         scan.notes.append(f"{listing.hidden} hidden files were passed over")
     if listing.runs:
         scan.notes.append(f"run folders of softmix, which are no data, were left out: {', '.join(listing.runs)}")
-    scan.notes += [told] if told else []
-    return _build(scan, part, request, _by_label if told else _by_folder)
+    scan.notes += [edm_note] if edm_note else []
+    return _build(scan, part, request, _by_label if edm_note else _by_folder)
 
 
 def _build(scan: _Scan, part: Part, request: Request, labelled: _Labelling) -> tuple[Data, list[str]]:
@@ -104,43 +105,43 @@ def _build(scan: _Scan, part: Part, request: Request, labelled: _Labelling) -> t
     )
     scan.notes += part.notes
     _read_headers(scan, part.entries, request)
-    size, channels = _decided(scan, part.reference, request)
+    size, channels = _size_and_channels(scan, part.reference, request)
     if request.size is None:
         _keep_size(scan, size)
         request.require_few_pixels(scan.name, *size)
         scan.notes += size_warning(*size)
     else:
-        _tell_sizes(scan, request.size)
-    found = labelled(scan)
-    if not scan.found:
+        _note_sizes(scan, request.size)
+    labelling = labelled(scan)
+    if not scan.candidates:
         raise scan.nothing()
-    kept, pixels = _decode(scan, channels, size, request)
-    if not kept:
+    numbers, pixels = _decode(scan, channels, size, request)
+    if not numbers:
         raise scan.nothing()
-    report = Report(len(kept), tuple(scan.skipped), tuple(scan.converted), tuple(scan.notes))
-    labels, classes = (found[0][torch.tensor(kept)], found[1]) if found else (None, ())
-    names = [scan.found[number][0].name for number in kept]
+    report = Report(len(numbers), tuple(scan.skipped), tuple(scan.converted), tuple(scan.notes))
+    labels, classes = (labelling[0][torch.tensor(numbers)], labelling[1]) if labelling else (None, ())
+    names = [scan.candidates[number][0].name for number in numbers]
     return make(scan.name, torch.from_numpy(pixels), labels, classes, report), names
 
 
-def _decided(scan: _Scan, reference: list[Entry] | None, request: Request) -> tuple[tuple[int, int], int]:
-    """((width, height), channels) of all pictures. What was not asked for, the train split decides for every split."""
-    headers = [header for _, header in scan.found]
+def _size_and_channels(scan: _Scan, reference: list[Entry] | None, request: Request) -> tuple[tuple[int, int], int]:
+    """((width, height), channels) of all pictures. The train split decides unless the request does."""
+    headers = [header for _, header in scan.candidates]
     if reference is not None and (request.size is None or request.channels is None):
         other = _Scan(scan.name)
         _read_headers(other, reference, request)
-        headers = [header for _, header in other.found] or headers
+        headers = [header for _, header in other.candidates] or headers
     if not headers:
         raise scan.nothing()
     channels = request.channels or (1 if all(header.is_grey for header in headers) else 3)
     if request.size is not None:
         return (request.size, request.size), channels
     sizes = Counter((header.width, header.height) for header in headers)
-    # The larger of two equally common sizes, so that the choice does not hang on names.
+    # Of two equally common sizes the larger one is taken, so that file names do not decide.
     return max(sizes, key=lambda s: (sizes[s], s[0] * s[1], s)), channels
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, FileNotFoundError):
@@ -150,50 +151,62 @@ def _why(error: Exception) -> str:
     return f"cannot be read ({error})"
 
 
-# Besides OSError, what opening a member of a damaged archive raises: zipfile checks little before it unpacks.
-_CLOSED = (Unusable, OSError, EOFError, ValueError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError)
+# Opening a member of a damaged archive may raise all of these: zipfile checks little before it unpacks.
+_READ_ERRORS = (
+    Unusable,
+    OSError,
+    EOFError,
+    ValueError,
+    zipfile.BadZipFile,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def _read_headers(scan: _Scan, entries: list[Entry], request: Request) -> None:
     for entry in request.storage.progress(entries, "headers"):
         try:
             with entry.open() as stream:
-                scan.found.append((entry, read_header(stream)))
-        except _CLOSED as error:
-            scan.skipped.append((entry.name, _why(error)))
+                scan.candidates.append((entry, read_header(stream)))
+        except _READ_ERRORS as error:
+            scan.skipped.append((entry.name, _reason(error)))
 
 
 def _keep_size(scan: _Scan, size: tuple[int, int]) -> None:
-    """Strikes the pictures of other sizes. Raises DataError if these are more than a tenth."""
-    kept = [(e, h) for e, h in scan.found if (h.width, h.height) == size]
-    others = [(e, h) for e, h in scan.found if (h.width, h.height) != size]
+    """Drop the pictures of other sizes. Raises DataError if these are more than a tenth."""
+    kept = [(e, h) for e, h in scan.candidates if (h.width, h.height) == size]
+    others = [(e, h) for e, h in scan.candidates if (h.width, h.height) != size]
     if not others:
         return
-    shown, found = f"{size[0]}x{size[1]}", len({(h.width, h.height) for _, h in scan.found})
-    good, used = _good_size([header for _, header in scan.found])
-    if len(others) * _DROPPED > len(scan.found):
+    shown, count = f"{size[0]}x{size[1]}", len({(h.width, h.height) for _, h in scan.candidates})
+    good, used = _good_size([header for _, header in scan.candidates])
+    if len(others) * _DROPPED > len(scan.candidates):
         raise DataError(
-            f"{scan.name}: {found} sizes were found, and {len(others)} of {len(scan.found)} pictures do not have the "
-            f"commonest, {shown}; resize all with --size {good}, by which {used} of them are used"
+            f"{scan.name}: {count} sizes were found, and {len(others)} of {len(scan.candidates)} pictures do not have "
+            f"the commonest, {shown}; resize all with --size {good}, by which {used} of them are used"
         )
     scan.skipped += [(e.name, f"its size is not the commonest, {shown}; give a size to resize all") for e, _ in others]
-    scan.found = kept
+    scan.candidates = kept
     scan.notes.append(
-        f"{found} sizes were found; {len(kept)} pictures have the commonest, {shown}, and {len(others)} do not: "
+        f"{count} sizes were found; {len(kept)} pictures have the commonest, {shown}, and {len(others)} do not: "
         f"give a size to use them all, such as {good}"
     )
 
 
 def _good_size(headers: list[Header]) -> tuple[int, int]:
-    """(a side to resize to, how many pictures can be): nine in ten are as large; at most 64, and a multiple of 4."""
+    """A side to offer for resizing, and the number of pictures that can be resized to it.
+
+    Nine in ten pictures are as large as this side. It is at most 64, and a multiple of 4.
+    """
     sides = sorted(min(header.width, header.height) for header in headers)
     side = min(64, sides[len(sides) // 10])
     side = side // 4 * 4 or side
     return side, sum(side <= MAX_ENLARGED * short for short in sides)
 
 
-def _tell_sizes(scan: _Scan, side: int) -> None:
-    sizes = Counter((header.width, header.height) for _, header in scan.found)
+def _note_sizes(scan: _Scan, side: int) -> None:
+    sizes = Counter((header.width, header.height) for _, header in scan.candidates)
     if sizes and set(sizes) != {(side, side)}:
         common = [f"{w}x{h} ({n})" for (w, h), n in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))]
         more = f" and {len(common) - 3} more sizes" if len(common) > 3 else ""
@@ -201,15 +214,15 @@ def _tell_sizes(scan: _Scan, side: int) -> None:
 
 
 def _by_folder(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
-    """The class is the folder below any wrappers, if most pictures are in one."""
-    depth = shared_depth([entry.folders for entry, _ in scan.found])
-    tops = ["".join(entry.folders[depth : depth + 1]) for entry, _ in scan.found]
+    """Labels by the folder below any wrappers, if most pictures are in one."""
+    depth = shared_depth([entry.folders for entry, _ in scan.candidates])
+    tops = ["".join(entry.folders[depth : depth + 1]) for entry, _ in scan.candidates]
     loose = tops.count("")
     if 2 * loose >= len(tops):
         if 0 < loose < len(tops):
             scan.notes.append(f"no labels: {loose} of {len(tops)} pictures lie outside of the subfolders")
         return None
-    _strike(scan, [bool(top) for top in tops], "no class: it lies beside the class folders")
+    _drop(scan, [bool(top) for top in tops], "no class: it lies beside the class folders")
     names = [top for top in tops if top]
     classes = tuple(sorted(set(names)))
     number = {name: i for i, name in enumerate(classes)}
@@ -217,25 +230,25 @@ def _by_folder(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
 
 
 def _by_label(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
-    """The class is what a list of the pictures says, if it says it of most."""
-    labels = [entry.label for entry, _ in scan.found]
+    """Labels by a list of the pictures, if it labels most of them."""
+    labels = [entry.label for entry, _ in scan.candidates]
     missing = labels.count(None)
     if 2 * missing >= len(labels):
         if 0 < missing < len(labels):
             scan.notes.append(f"no labels: {missing} of {len(labels)} pictures have none in the list")
         return None
-    _strike(scan, [label is not None for label in labels], "no class: the list gives it no label")
+    _drop(scan, [label is not None for label in labels], "no class: the list gives it no label")
     return labels_from_names([label for label in labels if label is not None])
 
 
-def _strike(scan: _Scan, keep: list[bool], reason: str) -> None:
-    scan.skipped += [(entry.name, reason) for (entry, _), kept in zip(scan.found, keep, strict=True) if not kept]
-    scan.found = [as_paired for as_paired, kept in zip(scan.found, keep, strict=True) if kept]
+def _drop(scan: _Scan, keep: list[bool], reason: str) -> None:
+    scan.skipped += [(entry.name, reason) for (entry, _), kept in zip(scan.candidates, keep, strict=True) if not kept]
+    scan.candidates = [as_paired for as_paired, kept in zip(scan.candidates, keep, strict=True) if kept]
 
 
 def _decode(scan: _Scan, channels: int, size: tuple[int, int], request: Request) -> tuple[list[int], NDArray[np.uint8]]:
-    """(numbers of the candidates that were decoded, in order; their pixels [N, C, H, W])."""
-    total = len(scan.found)
+    """Decode the candidates. Returns (the numbers of those that could be decoded, in order; pixels [N, C, H, W])."""
+    total = len(scan.candidates)
     order = range(total) if request.limit is None else permutation(0, total, "softmix.data.limit").tolist()
     most = total if request.limit is None else min(request.limit, total)
     pixels = request.storage.empty(f"{scan.name} of {most} pictures", (most, channels, size[1], size[0]), np.uint8)
@@ -246,14 +259,14 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], request: Request)
     for number in request.storage.progress(order, "pictures"):
         if len(kept) == most:
             break
-        entry = scan.found[number][0]
+        entry = scan.candidates[number][0]
         try:
             with entry.open() as stream:
                 picture, how, highest = decode_picture(stream, channels, request.size, request.bits)
             if picture.shape != pixels.shape[1:]:
                 raise Unusable("changed while it was read")
-        except _CLOSED as error:
-            scan.skipped.append((entry.name, _why(error)))
+        except _READ_ERRORS as error:
+            scan.skipped.append((entry.name, _reason(error)))
             continue
         pixels[len(kept)] = picture
         kept.append(number)
@@ -264,7 +277,7 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], request: Request)
             copies.append((f"{entry.name} = {first[digest]}", "same pixels as another, kept"))
     pixels = pixels[: len(kept)]
     scan.notes += grouped(copies, 5)
-    scan.notes += _of_bits(scan, largest, pixels[:, :3], request.bits)
+    scan.notes += _bits_warning(scan, largest, pixels[:, :3], request.bits)
     if request.limit is None:
         return kept, pixels
     if len(kept) < total:
@@ -273,8 +286,11 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], request: Request)
     return sorted(kept), request.storage.take(scan.name, pixels, rank)
 
 
-def _of_bits(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: int | None) -> tuple[str, ...]:
-    """A warning about the bits of the 16-bit pictures. Raises DataError if bits were asked for and none has 16."""
+def _bits_warning(scan: _Scan, largest: list[int], pixels: NDArray[np.uint8], bits: int | None) -> tuple[str, ...]:
+    """A warning about the bits of 16-bit pictures.
+
+    Raises DataError if bits were asked for and no picture has 16 bits.
+    """
     if not len(pixels):
         return ()
     if bits is not None and not largest:

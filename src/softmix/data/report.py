@@ -8,7 +8,7 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message says what was asked, what was found and what to do."""
+    """Data that cannot be used. The message gives the request, the problem and the remedy."""
 
 
 class NoSplitError(DataError):

@@ -1,4 +1,4 @@
-"""A text as items of so many tokens, and tokens as text."""
+"""Text as items of tokens, and tokens as text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from .store import Data, choose, make
 
 
 def from_text(path: Path, request: Request) -> Data:
-    """A file of text, cut into items of `want.length` tokens one after another; the rest at its end is left out.
+    """A text file, cut into items of `request.length` tokens. The rest at its end is left out.
 
-    "characters": the token of a character is its place among those that the text has, in order; the text is UTF-8.
-    "bytes": the 256 bytes. Raises DataError.
+    "characters": the token of a character is its index in the sorted characters of the text, which is UTF-8.
+    "bytes": the tokens are the 256 bytes.
+    Raises DataError.
     """
     name = printable(path.stem)
     request.refuse_options(name, "is read as text", "size", "channels", "bits", "values", "layout", "spacing")
@@ -50,16 +51,18 @@ def from_text(path: Path, request: Request) -> Data:
 
 
 def _characters(raw: bytes) -> tuple[NDArray[np.int64], str]:
-    """(the token of each character, the characters)."""
+    """Return (the token of each character, the characters)."""
     codes = np.frombuffer(raw.decode("utf-8-sig").encode("utf-32-le"), "<u4")
     known, numbers = np.unique(codes, return_inverse=True)
     return numbers.reshape(-1), known.astype("<u4").tobytes().decode("utf-32-le")
 
 
 def to_text(tokens: Tensor, alphabet: str) -> list[str]:
-    """The text of tokens [N, L]: characters of an alphabet, or with the alphabet "" bytes of UTF-8.
+    """The text of tokens.
 
-    Raises ValueError for a number that stands for nothing.
+    tokens : [N, L].
+    alphabet : the character of each token; "" for bytes of UTF-8.
+    Raises ValueError for a number that is no token.
     """
     most = len(alphabet) or 256
     if tokens.is_floating_point() or (tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < most):
