@@ -160,7 +160,7 @@ def own():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) << 10
 
-def passed_over(source, **options):
+def not_used(source, **options):
     start, most, going = own(), [0], [True]
 
     def watch():
@@ -181,9 +181,9 @@ def passed_over(source, **options):
 torch.set_num_threads(1)
 load("digits", limit=3)
 source, cache = map(Path, sys.argv[1:])
-passed_over(source, cache=cache)
-passed_over(source, cache=cache)
-passed_over(source)
+not_used(source, cache=cache)
+not_used(source, cache=cache)
+not_used(source)
 """
 
 

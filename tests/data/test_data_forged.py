@@ -165,7 +165,7 @@ def test_a_zip_names_what_it_refuses_and_why(tmp_path: Path) -> None:
 def test_hidden_members_of_a_zip(tmp_path: Path) -> None:
     files = {"a/1.png": flat(91), "a/2.png": flat(92), "a/.x.png": b"", "__MACOSX/a/1.png": b"", ".git/a/x": b""}
     data = load(zipped(tmp_path / "x.zip", files | {"a/Thumbs.db": b""}))
-    assert data.report.notes == ("4 hidden files were passed over",) and not data.report.skipped
+    assert data.report.notes == ("4 hidden files were not read",) and not data.report.skipped
 
 
 def deep(root: Path, levels: int) -> None:
@@ -232,7 +232,7 @@ def test_a_source_that_is_no_plain_file(tmp_path: Path, name: str) -> None:
         load(tmp_path / name)
 
 
-def test_labels_that_are_no_plain_file_are_passed_over(tmp_path: Path) -> None:
+def test_labels_that_are_no_plain_file_are_not_used(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.npy")
     assert load(saved(tmp_path / "a.npy", np.zeros((3, 2)))).labels is None
     (tmp_path / "list.txt").write_text("fifo.png\na.png\n")

@@ -89,11 +89,11 @@ def test_a_folder_called_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("digits", "toy:ring"):
         known = load(name, limit=5)
         assert len(known) == 5 and known.origin == Origin(name, limit=5)
-        words = f"what lies at ./{name} was passed over, since softmix knows the name {name}; write ./{name} for it"
+        words = f"./{name} was not read, since {name} is a data set of softmix; write ./{name} to read it"
         assert known.report.notes[-1] == words
         for path in (f"./{name}", f"{name}/", str(tmp_path / name), Path(name)):
             own = load(path)
-            assert own.shape == (3, 9, 14) and not any("passed over" in note for note in own.report.notes)
+            assert own.shape == (3, 9, 14) and not any("was not read" in note for note in own.report.notes)
             assert again(own).fingerprint == own.fingerprint
     monkeypatch.chdir("/")
-    assert not any("passed over" in note for note in load("digits", limit=5).report.notes)
+    assert not any("was not read" in note for note in load("digits", limit=5).report.notes)

@@ -80,7 +80,7 @@ def test_bits_are_for_sixteen_bit_grey(tmp_path: Path) -> None:
     data = load(tmp_path / "b", bits=12)
     assert len(data) == 1 and "bits are for grey" in dict(data.report.skipped)["colour.png"]
     for options in ({"values": "0..255"}, {"layout": "channels-last"}):
-        with pytest.raises(DataError, match="holds pictures, whose pixels are known"):
+        with pytest.raises(DataError, match="holds pictures with known pixel values"):
             load(tmp_path / "a", **options)
 
 

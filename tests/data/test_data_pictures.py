@@ -218,7 +218,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
 def test_duplicates_are_reported_and_kept(tmp_path: Path) -> None:
     data = load(fill(tmp_path, GOOD | {"copy.bmp": encoded(COLOUR, "BMP")}))
     assert len(data) == 3 and not data.report.skipped
-    assert data.report.notes == ("1 x same pixels as another, kept: good-1.png = copy.bmp",)
+    assert data.report.notes == ("1 x same pixels as another, both used: good-1.png = copy.bmp",)
 
 
 def test_limit_is_met_in_spite_of_bad_files(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
         Paired(images(), wide)
     with pytest.raises(DataError, match="cannot be a condition for items of shape"):
         Paired(numbers(2), images(1))
-    with pytest.raises(DataError, match="there is image among the conditions already"):
+    with pytest.raises(DataError, match="the condition has the part image already"):
         Paired(Paired(images(), images(1)), images(1))
     tokens = make("t", torch.zeros(COUNT, 4, dtype=torch.int32), None, (), Report(COUNT), vocabulary=3)
     with pytest.raises(DataError, match="tokens cannot be a condition"):

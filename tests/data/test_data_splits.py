@@ -39,7 +39,7 @@ def test_a_split_is_never_a_class(tmp_path: Path, train: str, other: str, pack: 
     assert f"2 files are in {train}/, 1 elsewhere were not looked at" in data.report.notes
     test = load(source, split="test")
     assert levels(test) == [30]
-    assert (f"there is no test split: {other}/ stands for it" in test.report.notes) == (OTHERS[other] == "val")
+    assert (f"there is no test split: {other}/ is used instead" in test.report.notes) == (OTHERS[other] == "val")
 
 
 @pytest.mark.parametrize("asked", ["val", "valid", "validation", "eval"])

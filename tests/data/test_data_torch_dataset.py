@@ -127,7 +127,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "shapes": ([torch.zeros(2), torch.zeros(3)], {}, r"x0 has the shape \[3\], and others \[2\]; bring all to one"),
     "nan": ([torch.zeros(2), torch.tensor([0, np.nan])], {}, "item 1: x0 has values that are not finite"),
     "beyond float32": ([np.array([0.0, 1e300])], {}, "x0 has values that are not finite"),
-    "no classes": ([(torch.zeros(2), 1)], {}, "how many classes there are is not known; give from_dataset classes=10"),
+    "no classes": ([(torch.zeros(2), 1)], {}, "the number of classes is unknown; give from_dataset classes=10"),
     "label": ([(torch.zeros(2), 3)], {"classes": 3}, "item 0: the label is 3, and there are 3 classes"),
     "no label": ([(torch.zeros(2), 0), torch.zeros(2)], {"classes": 3}, "label is there for some items and not for"),
     "real label": ([(torch.zeros(2), 0.5)], {"classes": 3}, "is not a whole number"),

@@ -45,7 +45,9 @@ def condition_part(x0: tuple[int, ...], other: tuple[int, ...], who: str) -> Par
 def with_condition(cond: CondSpec, part: Part, shape: tuple[int, ...], who: str) -> CondSpec:
     """The specification with one more part, for items of this shape. Raises DataError if it has this part already."""
     if part in cond.parts:
-        raise DataError(f"{who}: there is {part} among the conditions already ({cond}); a source has one of each")
+        raise DataError(
+            f"{who}: the condition has the part {part} already ({cond}); a source has at most one of each"
+        )
     size = shape[1] if part == "context" else shape[0]
     if part == "image":
         return replace(cond, image=size)

@@ -80,7 +80,7 @@ def choose_split(name: str, entries: list[Entry], request: Request) -> Part:
     chosen = within(folder)
     notes = [f"{len(chosen)} files are in {folder}/, {len(entries) - len(chosen)} elsewhere were not looked at"]
     if part != request.split:
-        notes.append(f"there is no {request.split} split: {folder}/ stands for it")
+        notes.append(f"there is no {request.split} split: {folder}/ is used instead")
     if others:
         notes.append(f"the {part} split is {folder}/, and {', '.join(f'{other}/' for other in others)} is left out")
     reference = within(kinds["train"][0]) if part != "train" and "train" in kinds else None

@@ -229,13 +229,13 @@ def _from_name(name: str, request: Request) -> Data:
     request.split_of(name, ("train", "test"), "name one of these")
     if name in _NAMED:
         request.refuse_options(
-            name, "holds pictures, whose pixels are known", "bits", "values", "layout", "tokens", "length", "spacing"
+            name, "holds pictures with known pixel values", "bits", "values", "layout", "tokens", "length", "spacing"
         )
         found = _NAMED[name](request)
     else:
         found = toy(name.removeprefix("toy:"), request)
     if os.path.exists(name):
-        note = f"what lies at ./{name} was passed over, since softmix knows the name {name}; write ./{name} for it"
+        note = f"./{name} was not read, since {name} is a data set of softmix; write ./{name} to read it"
         return found.with_note(note)
     return found
 

@@ -89,7 +89,7 @@ def _labels_of(
     array = _member(path, archive, members[label_key])
     # In files of samples arr_1 has the labels; in other files it is any second array.
     if label_key == "arr_1" and (array.shape != (items,) or array.dtype.kind not in "iu"):
-        return None, f"arr_1 was passed over: it is {describe(array)}, not {items} labels"
+        return None, f"arr_1 was not used as labels: it is {describe(array)}, not {items} labels"
     return labels_from_array(f"{printable(path.stem)}, {printable(label_key)}", array, items), ""
 
 

@@ -92,7 +92,7 @@ def read_pictures(name: str, listing: Listing, edm_note: str, part: Part, reques
     """
     scan = _Scan(name, skipped=list(listing.skipped))
     if listing.hidden:
-        scan.notes.append(f"{listing.hidden} hidden files were passed over")
+        scan.notes.append(f"{listing.hidden} hidden files were not read")
     if listing.runs:
         scan.notes.append(f"run folders of softmix, which are no data, were left out: {', '.join(listing.runs)}")
     scan.notes += [edm_note] if edm_note else []
@@ -101,7 +101,7 @@ def read_pictures(name: str, listing: Listing, edm_note: str, part: Part, reques
 
 def _build(scan: _Scan, part: Part, request: Request, labelled: _Labelling) -> tuple[Data, list[str]]:
     request.refuse_options(
-        scan.name, "holds pictures, whose pixels are known", "values", "layout", "tokens", "length", "spacing"
+        scan.name, "holds pictures with known pixel values", "values", "layout", "tokens", "length", "spacing"
     )
     scan.notes += part.notes
     _read_headers(scan, part.entries, request)
@@ -222,7 +222,7 @@ def _by_folder(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
         if 0 < loose < len(tops):
             scan.notes.append(f"no labels: {loose} of {len(tops)} pictures lie outside of the subfolders")
         return None
-    _drop(scan, [bool(top) for top in tops], "no class: it lies beside the class folders")
+    _drop(scan, [bool(top) for top in tops], "no class: it is outside of the class folders")
     names = [top for top in tops if top]
     classes = tuple(sorted(set(names)))
     number = {name: i for i, name in enumerate(classes)}
@@ -274,7 +274,7 @@ def _decode(scan: _Scan, channels: int, size: tuple[int, int], request: Request)
         scan.converted += [(entry.name, change) for change in how]
         digest = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
         if first.setdefault(digest, entry.name) != entry.name:
-            copies.append((f"{entry.name} = {first[digest]}", "same pixels as another, kept"))
+            copies.append((f"{entry.name} = {first[digest]}", "same pixels as another, both used"))
     pixels = pixels[: len(kept)]
     scan.notes += grouped(copies, 5)
     scan.notes += _bits_warning(scan, largest, pixels[:, :3], request.bits)

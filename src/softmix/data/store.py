@@ -29,7 +29,7 @@ def to_uint8(x: Tensor) -> Tensor:
     """
     bad = int((~torch.isfinite(x)).sum())
     if bad:
-        raise ValueError(f"{bad} of {x.numel()} values are not finite and cannot become pixels; see where they arose")
+        raise ValueError(f"{bad} of {x.numel()} values are not finite and cannot become pixels; find their origin")
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -37,7 +37,7 @@ def from_text(path: Path, request: Request) -> Data:
             "smaller length"
         )
     vocabulary = len(alphabet) if request.tokens == "characters" else 256
-    notes = [f"{len(numbers)} {request.tokens}, of which there are {vocabulary}, in items of {length}"]
+    notes = [f"{len(numbers)} {request.tokens}, with a vocabulary of {vocabulary}, in items of {length}"]
     if rest := len(numbers) - items * length:
         notes.append(f"the last {rest} {request.tokens} are too few for an item, and were left out")
     chosen = choose(items, request.limit)

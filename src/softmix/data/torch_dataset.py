@@ -68,7 +68,7 @@ class FromDataset:
         labels = 0 if first.label is None else len(self.classes)
         if first.label is not None and not labels:
             raise DataError(
-                f"{self.name} has labels, and how many classes there are is not known; give from_dataset classes=10, "
+                f"{self.name} has labels, but the number of classes is unknown; give from_dataset classes=10, "
                 "or their names"
             )
         return CondSpec(
