@@ -1,4 +1,4 @@
-"""One of each source, for the tests of room `data`. Each builder takes a folder and a number that changes content."""
+"""One source of each kind. A builder takes a folder and a number that changes the content."""
 
 from __future__ import annotations
 
