@@ -11,6 +11,7 @@ from file_helpers import encoded, fill, png
 from PIL import Image
 
 from softmix.data import Data, DataError, load
+from softmix.data.picture import Unusable, decode, read_header
 
 GREY = np.random.RandomState(0).randint(0, 256, (12, 12)).astype(np.uint8)
 COLOUR = np.random.RandomState(1).randint(0, 256, (12, 12, 3)).astype(np.uint8)
@@ -167,3 +168,19 @@ def test_pictures_are_enlarged_at_most_four_times(tmp_path: Path) -> None:
     data = load(tmp_path, size=48)
     assert len(data) == 1
     assert "12x11 is too small to be enlarged to 48x48" in dict(data.report.skipped)["b.png"]
+
+
+def test_decoding_raises_only_unusable() -> None:
+    noise = np.random.RandomState(7)
+    blobs = [encoded(COLOUR, kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+    refused = 0
+    for number in range(350):
+        blob = bytearray(blobs[number % len(blobs)])
+        for _ in range(noise.randint(1, 6)):
+            blob[noise.randint(min(len(blob), 80))] = noise.randint(256)
+        try:
+            read_header(io.BytesIO(blob))
+            assert decode(io.BytesIO(blob), 3, 16)[0].shape == (3, 16, 16)
+        except Unusable as reason:
+            refused += bool(str(reason))
+    assert 50 < refused < 350
