@@ -86,10 +86,10 @@ def test_an_orientation_before_or_after_the_pixels_of_a_png_is_obeyed(tag: str, 
     assert data.values[0, 0].tolist() == np.rot90(np.arange(24).reshape(4, 6), -1).tolist()
 
 
-@pytest.mark.parametrize("extra", ["", "text after the pixels", "exif before the pixels"])
+@pytest.mark.parametrize("extra", ["", "text after the pixels", "exif before the pixels", "xmp before the pixels"])
 def test_the_header_of_a_png_is_read_without_decoding(extra: str, decoded: list[str]) -> None:
     content = encoded(np.zeros((4, 6), np.uint8))
-    before = TAGS["exif"] if extra.startswith("exif") else b""
+    before = TAGS.get(extra.partition(" ")[0], b"")
     after = chunk(b"tEXt", b"date:create\0today") if extra.startswith("text") else b""
     pixels, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
     header = read_header(io.BytesIO(content[:pixels] + before + content[pixels:end] + after + content[end:]))
