@@ -1,4 +1,4 @@
-"""The model that comes with softmix: whole, small, found by its name, and good for what the README says."""
+"""The model that comes with softmix is complete and small, is found by its name, and has the quality in the README."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from softmix.denoiser import SoftAtHighNoise
 from softmix.evaluate import frechet, pixel_features
 from softmix.train.model import SHIPPED, folder_of
 
-# twice what was measured over three seeds: 16.4 to 16.5 at one step, 6.9 to 8.1 at four; real images 3.0
+# twice the values of three seeds: 16.4 to 16.5 at one step, 6.9 to 8.1 at four; real images have 3.0
 MOST_AT_1, MOST_AT_4 = 33.0, 16.0
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_what_its_card_says(name: str) -> None:
+def test_the_model_is_small_and_has_the_hashes_of_its_card(name: str) -> None:
     files = sorted((SHIPPED / name).glob("checkpoints/*/*.safetensors"))
-    assert files and sum(file.stat().st_size for file in files) <= 8_000_000
+    assert files
+    assert sum(file.stat().st_size for file in files) <= 8_000_000
     card = (SHIPPED / name / "README.md").read_text()
     assert all(hashlib.sha256(file.read_bytes()).hexdigest() in card for file in files)
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_the_same_name_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert folder_of("fashion") == SHIPPED / "fashion" and folder_of("nothing") == Path("nothing")
     (tmp_path / "fashion").mkdir()
     assert folder_of("fashion") == Path("fashion")
 
 
-def test_it_is_sampled_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_sampled_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main(["sample", "fashion", "--steps", "4", "--n", "4", "--out", "x.png"])
     assert (tmp_path / "x.png").stat().st_size > 500
 
 
-def test_its_samples_are_near_unseen_pictures() -> None:
-    """In principal components of real images, 500 samples against unseen ones."""
+def test_samples_of_the_model_are_near_unseen_pictures() -> None:
+    """Fréchet distance of 500 samples from unseen pictures, in principal components of real images."""
     try:
         data, unseen = softmix.data.load("fashion-mnist"), softmix.data.load("fashion-mnist", split="test")
     except DataError as error:

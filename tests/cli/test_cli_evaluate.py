@@ -297,7 +297,7 @@ def test_missing_data_give_an_error_with_the_command_to_name_them(place: Path, t
     (tmp_path / "photos").rename(tmp_path / "gone")
     for verb in ("evaluate", "statistics"):
         assert f"softmix {verb} {tmp_path / 'run'} DATA" in refused(verb, tmp_path / "run")
-    monkeypatch.setattr("softmix.data.named.fashion_places", lambda: [])
+    monkeypatch.setattr("softmix.data.builtin.fashion_places", lambda: [])
     assert "softmix evaluate fashion DATA" in refused("evaluate", "fashion", "--out", tmp_path / "x.html")
 
 

@@ -67,7 +67,7 @@ def test_a_warning_about_the_data_is_printed_before_and_after_training(tmp_path:
 
 
 def test_pictures_too_large_for_any_network_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmix.cli.train._LARGEST", 20 * 30 - 1)
+    monkeypatch.setattr("softmix.cli.train.LARGEST", 20 * 30 - 1)
     np.save(tmp_path / "large.npy", np.full((4, 20, 30), 200, np.uint8))
     error = refused("train", tmp_path / "large.npy", "--out", tmp_path / "run", "--steps", 2)
     assert "the pictures are 30x20" in error

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from softmix.data import toys
-from softmix.data.toys import Mixture
 from softmix.denoiser import Denoiser, Network, PointHead
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import UNetSpec
@@ -93,7 +92,7 @@ def errors(
 def independent(base: Gaussian) -> MixtureProblem:
     """A Gaussian whose elements know nothing of each other: the flow of each is that of one dimension."""
     sds, mean = torch.tensor([0.9, 0.3, 0.6], dtype=F64), torch.tensor([[-0.4, 0.1, 0.5]], dtype=F64)
-    law = Mixture("independent", torch.ones(1, dtype=F64), mean, sds.diag()[None])
+    law = ToyMixture("independent", torch.ones(1, dtype=F64), mean, sds.diag()[None])
     return MixtureProblem("independent", law, PerElement(base, PACES), (3,))
 
 

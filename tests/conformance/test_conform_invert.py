@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.data.toys import Mixture
 from softmix.denoiser import Denoiser, Network, SoftHead
 from softmix.net import UNetSpec
 from softmix.oracle import MixtureProblem, correlated, gaussian, order
@@ -28,7 +27,7 @@ THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 def line(mean: float, var: float, process: Gaussian, size: int = 1) -> MixtureProblem:
     """Elements independent of each other, each N(mean, var)."""
     factor = var**0.5 * torch.eye(size, dtype=F64)
-    law = Mixture("line", torch.ones(1, dtype=F64), torch.full((1, size), mean, dtype=F64), factor[None])
+    law = ToyMixture("line", torch.ones(1, dtype=F64), torch.full((1, size), mean, dtype=F64), factor[None])
     return MixtureProblem("line", law, process, (size,))
 
 

@@ -582,7 +582,7 @@ def test_the_flow_carries_the_law(process: Gaussian) -> None:
 
 def test_a_problem_fits_its_shape() -> None:
     with pytest.raises(ValueError, match="2 dimensions"):
-        MixtureProblem("x", toys.grid(), VP(), (3,))
+        MixtureProblem("x", toys.mode_grid(), VP(), (3,))
     problem = correlated((2, 2, 2), VE()).through(Flow())
     assert problem.process == Flow() and problem.sample(3, Rng(0, 3)).shape == (3, 2, 2, 2)
 

@@ -1,4 +1,4 @@
-"""One of each source, for the tests of room `data`. Each builder takes a folder and a number that changes content."""
+"""One source of each kind. A builder takes a folder and a number that changes the content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from made import encoded, fill, saved
+from file_helpers import encoded, fill, saved
 from torch import Tensor
 from torch.nn import functional
 
@@ -146,8 +146,8 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "measured images": lambda folder, change: Degraded(images(change=change), noisy),
     "measured points": lambda folder, change: Degraded(numbers(2, change=change), shifted),
     "latents": lambda folder, change: Encoded(images(change=change), Halved()),
-    "kept latents": lambda folder, change: Encoded(images(change=change), Halved()).kept(),
-    "cached latents": lambda folder, change: Encoded(images(change=change), Halved()).kept(folder),
+    "kept latents": lambda folder, change: Encoded(images(change=change), Halved()).cached(),
+    "cached latents": lambda folder, change: Encoded(images(change=change), Halved()).cached(folder),
     "latents of pairs": lambda folder, change: Encoded(Paired(images(), images(3, change, seed=7)), Halved()),
     "a Dataset": dataset_of,
     "a Dataset of dicts": named_dataset,

@@ -1,4 +1,4 @@
-"""Tests of room `data`: what is kept on the disk is what was read, and is read again only while it is."""
+"""A cache has the data that were read, and is rebuilt if the files change."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept import PICTURES, changed, equal, folder, load_plain, stores
-from made import saved, zipped
+from cache_helpers import PICTURES, changed, equal, folder, load_plain, stores
+from file_helpers import saved, zipped
 
-from softmix.data import DataError, load
-from softmix.data.aside import HEAD, header
+from softmix.data import DataError, disk_storage, load
 from softmix.data.cache import _SAMPLE
+from softmix.data.disk_storage import HEAD, header
 
 ARRAYS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "pixels": (PICTURES, {"size": 4, "channels": 1}),
@@ -76,19 +76,20 @@ def test_other_sources_have_the_same_bits(tmp_path: Path) -> None:
             assert equal(load(source, cache=tmp_path / "cache", **options), plain)
 
 
-def test_each_choice_of_options_is_kept_for_itself(tmp_path: Path) -> None:
+def test_each_choice_of_options_has_its_own_cache(tmp_path: Path) -> None:
     photos = folder(tmp_path)
     for options in OPTIONS:
         load(photos, cache=tmp_path / "cache", **options)
     assert len(stores(tmp_path / "cache")) == len(OPTIONS)
 
 
-def test_what_is_kept_is_mapped_and_reads_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_is_mapped_and_reads_no_source_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = folder(tmp_path)
     first = load(photos, cache=tmp_path / "cache")
-    monkeypatch.setattr("softmix.data.source.from_folder", None)
+    monkeypatch.setattr("softmix.data.loading.from_folder", None)
     again = load(photos, cache=tmp_path / "cache")
-    assert equal(again, load_plain(first)) and again.report.notes[-1].startswith("read from the cache")
+    assert equal(again, load_plain(first))
+    assert again.report.notes[-1].startswith("read from the cache")
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert str(stores(tmp_path / "cache")[0] / "0.npy") in maps.read_text()
@@ -97,10 +98,11 @@ def test_what_is_kept_is_mapped_and_reads_no_files(tmp_path: Path, monkeypatch: 
     assert equal(load(photos, cache=tmp_path / "cache"), load_plain(first))
 
 
-def test_what_is_kept_is_a_file_of_numpy(tmp_path: Path) -> None:
+def test_a_cache_is_a_file_of_numpy(tmp_path: Path) -> None:
     data = load(folder(tmp_path), cache=tmp_path / "cache")
     array = np.load(stores(tmp_path / "cache")[0] / "0.npy", mmap_mode="r")
-    assert array.dtype == np.uint8 and np.array_equal(array, data.values.numpy())
+    assert array.dtype == np.uint8
+    assert np.array_equal(array, data.values.numpy())
     shapes = [(10**12, 3, 4096, 4096, 4096), (1, 1)]
     assert [len(header(np.dtype("float32"), shape)) for shape in shapes] == [HEAD, HEAD]
 
@@ -176,17 +178,19 @@ DAMAGE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_named_and_mended(tmp_path: Path, case: str) -> None:
+def test_a_damaged_cache_is_reported_and_rebuilt(tmp_path: Path, case: str) -> None:
     damage, reason = DAMAGE[case]
     photos = folder(tmp_path)
     load(photos, cache=tmp_path / "cache")
     damage(stores(tmp_path / "cache")[0])
     again = load(photos, cache=tmp_path / "cache")
-    assert equal(again, load(photos)) and len(stores(tmp_path / "cache")) == 1
-    assert re.search(reason, again.report.notes[-1]) and "built again" in again.report.notes[-1]
+    assert equal(again, load(photos))
+    assert len(stores(tmp_path / "cache")) == 1
+    assert re.search(reason, again.report.notes[-1])
+    assert "built again" in again.report.notes[-1]
 
 
-def test_a_cache_without_room_is_refused(small_disk: Any, tmp_path: Path) -> None:
+def test_a_cache_without_disk_space_is_refused(small_disk: Any, tmp_path: Path) -> None:
     disk = small_disk("256k")
     path = saved(tmp_path / "a.npy", np.random.RandomState(0).randint(0, 256, (200, 3, 32, 32)).astype(np.uint8))
     with pytest.raises(DataError, match="GiB are free there; name another folder as cache"):
@@ -197,7 +201,7 @@ def test_a_cache_without_room_is_refused(small_disk: Any, tmp_path: Path) -> Non
     gc.collect()
 
 
-def test_what_cannot_be_a_cache(tmp_path: Path) -> None:
+def test_paths_that_cannot_be_a_cache_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be a cache: .*; name another folder as cache"):
         load(folder(tmp_path), cache=tmp_path / "file")
@@ -215,12 +219,11 @@ def test_a_cache_within_the_data_is_refused(tmp_path: Path) -> None:
             load(photos, cache=cache)
         with pytest.raises(DataError, match="lies within the data"):
             load(saved(tmp_path / "a.npy", PICTURES), beside=photos, cache=cache)
-    assert not (photos / "cache").exists() and len(load(photos, cache=tmp_path / "photos-kept")) == 14
+    assert not (photos / "cache").exists()
+    assert len(load(photos, cache=tmp_path / "photos-kept")) == 14
 
 
-def test_a_damaged_byte_that_an_open_does_not_see_is_found_by_check(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_finds_a_damaged_byte_that_opening_misses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from softmix.cli.check import Check
     from softmix.cli.common import UsageError
 
@@ -248,15 +251,16 @@ def test_the_command_line_trains_from_a_cache(tmp_path: Path, capsys: pytest.Cap
     tiny = ["--set", "net.width=8", "batch=4"]
     main([*given, *tiny])
     origin = read_run(tmp_path / "run").facts.origin
-    assert origin is not None and origin.cache == "../cache" and len(stores(tmp_path / "cache")) == 1
+    assert origin is not None
+    assert origin.cache == "../cache"
+    assert len(stores(tmp_path / "cache")) == 1
     capsys.readouterr()
     main(["train", "--out", str(tmp_path / "run"), "--more", "1"])
     assert "read from the cache" in capsys.readouterr().out
     assert data_of(tmp_path / "run").report.notes[-1].startswith("read from the cache")
 
 
-def test_a_bar_shows_what_is_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softmix.data import aside
+def test_a_progress_bar_is_shown_while_a_cache_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     shown: list[tuple[str, int]] = []
 
@@ -266,7 +270,7 @@ def test_a_bar_shows_what_is_being_read(tmp_path: Path, monkeypatch: pytest.Monk
         assert options["disable"] is None
         return items
 
-    monkeypatch.setattr(aside, "tqdm", bar)
+    monkeypatch.setattr(disk_storage, "tqdm", bar)
     photos = folder(tmp_path)
     load(photos, cache=tmp_path / "cache", limit=8)
     assert shown == [("cache: headers", 17), ("cache: pictures", 15), ("cache: parts", 1)]

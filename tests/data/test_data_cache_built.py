@@ -1,4 +1,4 @@
-"""Tests of room `data`: a cache while it is built: cut off anywhere, waited for, larger than memory, trained on."""
+"""Building a cache: killed, shared by processes, larger than memory, used in training."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kept import changed, equal, folder, stores
-from made import encoded, fill, saved
+from cache_helpers import changed, equal, folder, stores
+from file_helpers import encoded, fill, saved
 
-from softmix.data import Data, DataError, load
+from softmix.data import Data, DataError, load, picture_folder
 
 BUILD = """
 import sys, time
 from pathlib import Path
-import softmix.data.pictures as pictures
+import softmix.data.picture_folder as picture_folder
 from softmix.data import load
-real, done = pictures.decoded, [0]
-def decoded(*given):
+real, done = picture_folder.decode_picture, [0]
+def decode_picture(*given):
     if done[0] == {stop}:
         print("here", flush=True)
         time.sleep(60)
     done[0] += 1
     return real(*given)
-pictures.decoded = decoded
+picture_folder.decode_picture = decode_picture
 print(load(Path(sys.argv[1]), cache=Path(sys.argv[2])).fingerprint)
 """
 
 
 def building(photos: Path, cache: Path, stop: int) -> subprocess.Popen[str]:
-    """A process that builds a cache and stands still before picture number `stop`."""
+    """A process that builds a cache and pauses before picture number `stop`."""
     child = subprocess.Popen(
         [sys.executable, "-c", BUILD.format(stop=stop), str(photos), str(cache)], stdout=subprocess.PIPE, text=True
     )
-    assert child.stdout is not None and child.stdout.readline() == "here\n"
+    assert child.stdout is not None
+    assert child.stdout.readline() == "here\n"
     return child
 
 
-def test_a_process_that_is_killed_leaves_no_half_cache(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_incomplete_cache(tmp_path: Path) -> None:
     photos, cache = folder(tmp_path), tmp_path / "cache"
     child = building(photos, cache, 9)
     left = [path.name for path in stores(cache)]
-    assert len(left) == 1 and left[0].endswith(".aside")
+    assert len(left) == 1
+    assert left[0].endswith(".aside")
     child.send_signal(signal.SIGKILL)
     child.wait()
     plain = load(photos)
@@ -57,14 +59,15 @@ def test_a_process_that_is_killed_leaves_no_half_cache(tmp_path: Path) -> None:
     assert [path.name.startswith("photos-") for path in stores(cache)] == [True]
 
 
-def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
+def test_a_kill_between_the_two_renames_is_repaired(tmp_path: Path) -> None:
     photos, cache = folder(tmp_path), tmp_path / "cache"
     load(photos, cache=cache)
     store = stores(cache)[0]
     changed(photos, "content")
     store.rename(cache / f".{store.name}.old")
     fill(cache / f".{store.name}.aside", {"0.npy": b"whole, and not yet in its place"})
-    assert equal(load(photos, cache=cache), load(photos)) and stores(cache) == [store]
+    assert equal(load(photos, cache=cache), load(photos))
+    assert stores(cache) == [store]
 
 
 def test_a_cache_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +92,8 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     thread = threading.Thread(target=second)
     thread.start()
     time.sleep(0.5)
-    assert thread.is_alive() and not found
+    assert thread.is_alive()
+    assert not found
     # Whoever waits goes on when the builder is gone, and builds it.
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -119,7 +123,7 @@ def test_a_build_that_fails_at_any_step_is_made_again(
 
     with monkeypatch.context() as patch:
         if step == "values":
-            patch.setattr("softmix.data.aside.Aside.kept", fails)
+            patch.setattr("softmix.data.disk_storage.DiskStorage.finish", fails)
         elif step == "labels":
             patch.setattr("softmix.data.cache.np.save", fails)
         elif step == "json":
@@ -129,21 +133,21 @@ def test_a_build_that_fails_at_any_step_is_made_again(
         with pytest.raises(KeyboardInterrupt):
             load(photos, cache=cache)
     again = load(photos, cache=cache)
-    assert equal(again, load(photos)) and again.fingerprint != old.fingerprint
+    assert equal(again, load(photos))
+    assert again.fingerprint != old.fingerprint
     assert len(stores(cache)) == 1
 
 
-def test_files_that_change_while_they_are_read_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_change_while_they_are_read_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = folder(tmp_path)
-    from softmix.data import pictures
 
-    real = pictures._decode
+    real = picture_folder._decode
 
     def decode(*given: Any) -> Any:
         changed(photos, "time")
         return real(*given)
 
-    monkeypatch.setattr(pictures, "_decode", decode)
+    monkeypatch.setattr(picture_folder, "_decode", decode)
     with pytest.raises(DataError, match="photos: its files changed while they were read; try again when they rest"):
         load(photos, cache=tmp_path / "cache")
     assert stores(tmp_path / "cache") == []
@@ -161,7 +165,7 @@ def own():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) << 10
 
-def passed_over(source, **options):
+def not_used(source, **options):
     start, most, going = own(), [0], [True]
 
     def watch():
@@ -182,15 +186,15 @@ def passed_over(source, **options):
 torch.set_num_threads(1)
 load("digits", limit=3)
 source, cache = map(Path, sys.argv[1:])
-passed_over(source, cache=cache)
-passed_over(source, cache=cache)
-passed_over(source)
+not_used(source, cache=cache)
+not_used(source, cache=cache)
+not_used(source)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured in /proc")
 @pytest.mark.parametrize("kind", ["pictures", "array"])
-def test_a_set_that_is_larger_than_its_memory(tmp_path: Path, kind: str) -> None:
+def test_a_data_set_larger_than_memory(tmp_path: Path, kind: str) -> None:
     """36 MiB of values take less than two fifths of that with a cache, and most of it without."""
     side, count = 128, 768
     if kind == "pictures":
@@ -210,13 +214,14 @@ def test_a_set_that_is_larger_than_its_memory(tmp_path: Path, kind: str) -> None
     )  # fmt: skip
     built, kept, plain = (line.split() for line in done.stdout.splitlines())
     whole = count * side * side * 3
-    assert built[1:] == kept[1:] == plain[1:] and int(plain[1]) == whole
+    assert built[1:] == kept[1:] == plain[1:]
+    assert int(plain[1]) == whole
     # In 8 runs 34 to 41 MiB without a cache, and 6 to 9 with one.
     assert int(plain[0]) > 0.8 * whole
     assert max(int(built[0]), int(kept[0])) < 0.4 * whole, (built, kept)
 
 
-def test_training_on_what_is_kept_gives_the_same_bits(tmp_path: Path) -> None:
+def test_training_from_a_cache_gives_the_same_bits(tmp_path: Path) -> None:
     from softmix.net import UNetSpec
     from softmix.train import Config, Denoise, training
     from softmix.train import load as load_run

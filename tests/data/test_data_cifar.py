@@ -1,4 +1,4 @@
-"""Tests of room `data`: CIFAR's files, as Python 2 and Python 3 write them, and what a pickle could do."""
+"""CIFAR's files as written by Python 2 and Python 3, and attacks by pickles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import fill
+from file_helpers import fill
 
 from softmix.data import DataError, NoSplitError, load
 from softmix.data.cifar import read
@@ -18,7 +18,7 @@ NAMES = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", 
 
 
 def old(value: Any) -> bytes:
-    """What Python 2 wrote, with numpy of that time: byte strings, and the array as a call with a state."""
+    """A pickle of Python 2 with its numpy: byte strings, and the array as a call with a state."""
     if isinstance(value, dict):
         body = b"".join(old(key) + old(each) for key, each in value.items())
         return b"}q\x01(" + body + b"u"
@@ -56,11 +56,15 @@ def ten(root: Path, how: str = "2") -> Path:
 def test_ten_classes(tmp_path: Path, how: str) -> None:
     root = ten(tmp_path / "cifar-10-batches-py", how)
     train, test = load(root), load(root, split="test")
-    assert train.name == "cifar-10" and train.classes == tuple(NAMES) and train.shape == (3, 32, 32)
+    assert train.name == "cifar-10"
+    assert train.classes == tuple(NAMES)
+    assert train.shape == (3, 32, 32)
     assert np.array_equal(train.values.numpy(), PIXELS[2:].reshape(-1, 3, 32, 32))
-    assert train.labels is not None and train.labels.tolist() == [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
+    assert train.labels is not None
+    assert train.labels.tolist() == [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
     assert np.array_equal(test.values.numpy(), PIXELS[:2].reshape(-1, 3, 32, 32))
-    assert test.labels is not None and test.labels.tolist() == [0, 1]
+    assert test.labels is not None
+    assert test.labels.tolist() == [0, 1]
     assert load(root, limit=3, size=16).shape == (3, 16, 16)
 
 
@@ -71,8 +75,10 @@ def test_a_hundred_classes(tmp_path: Path, how: str) -> None:
     files = {"train": written(part, how), "test": written(part | {"data": PIXELS[::-1].copy()}, how)}
     root = fill(tmp_path, files | {"meta": written({"coarse_label_names": ["x"], "fine_label_names": names}, how)})
     data = load(root)
-    assert data.name == "cifar-100" and data.classes == tuple(names)
-    assert data.labels is not None and data.labels.tolist() == list(range(12))
+    assert data.name == "cifar-100"
+    assert data.classes == tuple(names)
+    assert data.labels is not None
+    assert data.labels.tolist() == list(range(12))
     assert np.array_equal(load(root, split="test").values.numpy(), PIXELS[::-1].reshape(-1, 3, 32, 32))
 
 
@@ -80,7 +86,8 @@ def test_missing_files(tmp_path: Path) -> None:
     root = ten(tmp_path)
     (root / "data_batch_4").unlink()
     data = load(root)
-    assert len(data) == 8 and "data_batch_4 is not there" in data.report.notes
+    assert len(data) == 8
+    assert "data_batch_4 is not there" in data.report.notes
     with pytest.raises(DataError, match="a test split of its own"):
         load(root, hold_out=0.5)
     (root / "test_batch").unlink()
@@ -131,7 +138,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_forged_and_damaged_files_are_named(tmp_path: Path, case: str) -> None:
+def test_forged_and_damaged_files_are_refused_by_name(tmp_path: Path, case: str) -> None:
     ten(tmp_path)
     for k in range(1, 6):
         (tmp_path / f"data_batch_{k}").write_bytes(FORGED[case])
@@ -147,7 +154,7 @@ def test_arrays_in_fortran_order(tmp_path: Path) -> None:
     assert np.array_equal(load(tmp_path).values[:2].numpy(), PIXELS[:2].reshape(-1, 3, 32, 32))
 
 
-def test_reading_ends_whatever_the_bytes(tmp_path: Path) -> None:
+def test_reading_random_bytes_ends(tmp_path: Path) -> None:
     whole, noise = (
         bytearray(written({"labels": [1, 2], "data": PIXELS[:1]}, "python 2")[:300]),
         np.random.RandomState(0),

@@ -1,4 +1,4 @@
-"""Tests of room `data`: what every source keeps."""
+"""The protocol of every source."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ def same_tokens(a: Cond, b: Cond) -> bool:
     return torch.equal(a.context[masks[0]], b.context[masks[1]])
 
 
-def test_it_is_a_source(source: Source) -> None:
-    assert isinstance(source, Source) and len(source) >= COUNT and source.name
+def test_every_source_follows_the_protocol(source: Source) -> None:
+    assert isinstance(source, Source)
+    assert len(source) >= COUNT
+    assert source.name
 
 
 @pytest.mark.parametrize("index", INDICES, ids=len)
@@ -67,18 +69,19 @@ def test_a_batch_is_batches_of_one(source: Source, index: list[int]) -> None:
 def test_a_batch_is_a_function_of_rng(source: Source, name: str) -> None:
     index = torch.arange(COUNT)
     first, again, other = (source.batch(index, Rng(seed, COUNT)) for seed in (0, 0, 1))
-    assert torch.equal(first[0], again[0]) and same(first[1], again[1])
+    assert torch.equal(first[0], again[0])
+    assert same(first[1], again[1])
     assert (torch.equal(first[0], other[0]) and same(first[1], other[1])) == (name not in RANDOM)
 
 
 def test_a_batch_does_not_draw_from_its_rng(source: Source) -> None:
-    """So that whoever draws after it draws the same, whatever the source is."""
+    """Later draws from the same rng must not depend on the source."""
     rng = Rng(0, 3)
     source.batch(torch.arange(3), rng)
     assert rng.draws == 0
 
 
-def test_conditions_are_those_it_offers(source: Source) -> None:
+def test_conditions_match_the_specification(source: Source) -> None:
     _, cond = source.batch(torch.arange(COUNT), Rng(0, COUNT))
     source.cond.check(cond, source.shape[1:])
     assert (cond.parts if cond is not None else ()) == source.cond.parts
@@ -87,7 +90,8 @@ def test_conditions_are_those_it_offers(source: Source) -> None:
 def test_labels_are_below_the_classes(source: Source) -> None:
     _, cond = source.batch(torch.arange(COUNT), Rng(0, COUNT))
     if source.cond.labels:
-        assert cond is not None and cond.label is not None
+        assert cond is not None
+        assert cond.label is not None
         assert [name for name, _ in source.cond.labels] == ["class"]
         assert 0 <= int(cond.label.min()) <= int(cond.label.max()) < source.cond.classes
 
@@ -95,17 +99,18 @@ def test_labels_are_below_the_classes(source: Source) -> None:
 def test_images_are_pictures_in_range(source: Source) -> None:
     x0, _ = source.batch(torch.arange(COUNT), Rng(0, COUNT))
     if source.is_image:
-        assert x0.ndim == 4 and float(x0.abs().max()) <= 1
+        assert x0.ndim == 4
+        assert float(x0.abs().max()) <= 1
 
 
-def test_the_fingerprint_is_that_of_the_content(name: str, source: Source, tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_the_content(name: str, source: Source, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     again, changed = SOURCES[name](tmp_path / "other", 0), SOURCES[name](tmp_path, 1)
     assert again.fingerprint == source.fingerprint != changed.fingerprint
     assert len(source.fingerprint) == 16
 
 
-def test_the_global_generators_are_left_alone(source: Source) -> None:
+def test_the_global_generators_do_not_change(source: Source) -> None:
     before = torch.get_rng_state()
     source.batch(torch.arange(3), Rng(0, 3))
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""Tests of room `data`: files and folders made to harm: headers that promise too much, and what is no plain file."""
+"""Malicious files and folders: headers that promise too much, and entries that are no plain files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import encoded, fill, flat, saved, zipped
+from file_helpers import encoded, fill, flat, saved, zipped
 
-from softmix.data import DataError, entries, idx, load, memory
+from softmix.data import DataError, entries, idx, limits, load
 
 MIB = 1 << 20
 
@@ -36,7 +36,7 @@ def little_memory(most: int = 64 * MIB) -> Iterator[None]:
     assert peak < most, f"{peak / MIB:.0f} MiB were taken"
 
 
-def test_the_guard_of_memory_can_fail() -> None:
+def test_the_memory_guard_can_fail() -> None:
     with pytest.raises(AssertionError, match="MiB were taken"), little_memory(MIB):
         np.zeros(2 * MIB, np.uint8)
 
@@ -46,7 +46,7 @@ def header(kind: int, *shape: int) -> bytes:
 
 
 def sparse(path: Path, start: bytes, size: int) -> Path:
-    """A file of `size` bytes that takes no room on the disk."""
+    """A sparse file of `size` bytes."""
     path.write_bytes(start)
     os.truncate(path, size)
     return path
@@ -64,7 +64,7 @@ FORGED_IDX: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", FORGED_IDX)
-def test_no_idx_header_is_believed(tmp_path: Path, case: str) -> None:
+def test_forged_idx_headers_are_refused(tmp_path: Path, case: str) -> None:
     content, words = FORGED_IDX[case]
     (tmp_path / "a.idx").write_bytes(content)
     with little_memory(), pytest.raises(DataError, match=words):
@@ -84,32 +84,32 @@ def test_labels_are_counted_before_they_are_read(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_what_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory.free_bytes() is None or memory.free_bytes() > 1 << 20  # type: ignore[operator]
-    monkeypatch.setattr(memory, "free_bytes", lambda: 8 << 30)
+def test_data_that_do_not_fit_into_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert limits.free_bytes() is None or limits.free_bytes() > 1 << 20  # type: ignore[operator]
+    monkeypatch.setattr(limits, "free_bytes", lambda: 8 << 30)
     sparse(tmp_path / "a.idx", header(8, 9 << 20, 1024), (9 << 30) + 12)
     saved(tmp_path / "labels.npy", np.zeros(3, int))
     with little_memory(), pytest.raises(DataError, match=r"needs 9\.0 GiB of memory, and 8\.0 GiB are free"):
         load(tmp_path / "a.idx")
     fill(tmp_path / "x", {"1.png": flat(1), "2.png": flat(2)})
-    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 144 - 1)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 2 * 144 - 1)
     with pytest.raises(DataError, match="x of 2 pictures needs"):
         load(tmp_path / "x")
     assert len(load(tmp_path / "x", limit=1)) == 1
-    monkeypatch.setattr(memory, "free_bytes", lambda: 2 * 144)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 2 * 144)
     assert len(load(tmp_path / "x")) == 2
     os.remove(tmp_path / "labels.npy")
     saved(tmp_path / "a.npy", np.zeros((289, 1), np.uint8)[:, :, None])
     with pytest.raises(DataError, match="give a smaller size, or a limit"):
         load(tmp_path / "a.npy")
     assert len(load(tmp_path / "a.npy", limit=9)) == 9
-    monkeypatch.setattr(memory, "free_bytes", lambda: None)
+    monkeypatch.setattr(limits, "free_bytes", lambda: None)
     assert len(load(tmp_path / "a.npy")) == 289
 
 
-def test_how_much_a_packed_file_may_hold() -> None:
-    assert memory.inflatable(0) == memory.inflatable(100) == 256 * MIB
-    assert memory.inflatable(3 * MIB) == 300 * MIB
+def test_the_limit_of_a_packed_file() -> None:
+    assert limits.unpacked_limit(0) == limits.unpacked_limit(100) == 256 * MIB
+    assert limits.unpacked_limit(3 * MIB) == 300 * MIB
 
 
 def npy_header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
@@ -119,7 +119,7 @@ def npy_header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
 
 
 @pytest.mark.parametrize("shape", [(2**40,), (2**31, 2**31, 4), (10,), (-3, -4), (1,) * 200])
-def test_no_npy_header_is_believed(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_forged_npy_headers_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     (tmp_path / "a.npy").write_bytes(npy_header(shape) + b"abc")
     zipped(tmp_path / "a.npz", {"images.npy": npy_header(shape) + b"abc"})
     for name in ("a.npy", "a.npz"):
@@ -127,8 +127,8 @@ def test_no_npy_header_is_believed(tmp_path: Path, shape: tuple[int, ...]) -> No
             load(tmp_path / name)
 
 
-def test_archives_of_arrays_that_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "PACKED_BYTES", MIB)
+def test_forged_archives_of_arrays_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PACKED_BYTES", MIB)
     zipped(tmp_path / "a.npz", {"images.npy": npy_header((2, MIB)) + bytes(2 * MIB)})
     with little_memory(MIB), pytest.raises(DataError, match="promises 2097152 bytes, more than it can hold"):
         load(tmp_path / "a.npz")
@@ -146,7 +146,7 @@ def test_archives_of_arrays_that_lie(tmp_path: Path, monkeypatch: pytest.MonkeyP
             load(tmp_path / "b.npz")
 
 
-def test_a_zip_names_what_it_refuses_and_why(tmp_path: Path) -> None:
+def test_a_zip_lists_refused_members_with_reasons(tmp_path: Path) -> None:
     source = zipped(tmp_path / "x.zip", {"a.png": flat(1), "b.png": flat(2), "c.png": flat(3)})
     content = bytearray(source.read_bytes())
     place = content.index(b"PK\x01\x02")
@@ -165,11 +165,12 @@ def test_a_zip_names_what_it_refuses_and_why(tmp_path: Path) -> None:
 def test_hidden_members_of_a_zip(tmp_path: Path) -> None:
     files = {"a/1.png": flat(91), "a/2.png": flat(92), "a/.x.png": b"", "__MACOSX/a/1.png": b"", ".git/a/x": b""}
     data = load(zipped(tmp_path / "x.zip", files | {"a/Thumbs.db": b""}))
-    assert data.report.notes == ("4 hidden files were passed over",) and not data.report.skipped
+    assert data.report.notes == ("4 hidden files were not read",)
+    assert not data.report.skipped
 
 
 def deep(root: Path, levels: int) -> None:
-    """Folders within folders, made one at a time, since their path is soon too long to be named."""
+    """Nested folders, made one at a time, since their path becomes too long."""
     here = os.open(root, os.O_RDONLY)
     for _ in range(levels):
         os.mkdir("d", dir_fd=here)
@@ -181,7 +182,7 @@ def deep(root: Path, levels: int) -> None:
 
 @pytest.fixture
 def swept(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is taken away at the end: pytest's own way of doing so is recursive, and fails some runs later."""
+    """A folder that is removed at the end: pytest removes folders by recursion, which fails here."""
     yield tmp_path / "x"
     subprocess.run(["rm", "-rf", str(tmp_path / "x")], check=True)
 
@@ -196,10 +197,11 @@ def test_a_folder_of_a_thousand_levels(swept: Path, levels: int) -> None:
     assert [reason for _, reason in data.report.skipped] == ["cannot be read (File name too long)"] * (levels > 2000)
     if levels == 1200:
         (root / ("d/" * levels) / "deep.png").write_bytes(flat(3))
-        assert load(root).classes == ("d", "d0") and load(root).values[:, 0, 0, 0].tolist() == [3, 2]
+        assert load(root).classes == ("d", "d0")
+        assert load(root).values[:, 0, 0, 0].tolist() == [3, 2]
 
 
-def test_what_is_no_plain_file_is_never_opened(tmp_path: Path) -> None:
+def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     root = fill(tmp_path / "top/x", {"1.png": flat(1), "2.png": flat(2)})
     os.mkfifo(root / "fifo.png")
     os.mkfifo(root / "config.json")
@@ -232,7 +234,7 @@ def test_a_source_that_is_no_plain_file(tmp_path: Path, name: str) -> None:
         load(tmp_path / name)
 
 
-def test_labels_that_are_no_plain_file_are_passed_over(tmp_path: Path) -> None:
+def test_labels_that_are_no_plain_file_are_not_used(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.npy")
     assert load(saved(tmp_path / "a.npy", np.zeros((3, 2)))).labels is None
     (tmp_path / "list.txt").write_text("fifo.png\na.png\n")
@@ -269,12 +271,13 @@ FOLDERS = ("cat", "dog", "runs/one/samples", "runs/two")
 
 
 @pytest.mark.parametrize("pack", ["folder", "zip"])
-def test_run_folders_are_no_data(tmp_path: Path, pack: str) -> None:
+def test_run_folders_are_left_out(tmp_path: Path, pack: str) -> None:
     files = {f"{name}/{i}.png": flat(10 * i) for i, name in enumerate(FOLDERS, 4)}
     files |= {"runs/one/config.json": json.dumps(RUN).encode(), "runs/two/config.json": json.dumps(RUN).encode()}
     source = fill(tmp_path / "x", files) if pack == "folder" else zipped(tmp_path / "x.zip", files)
     data = load(source)
-    assert data.classes == ("cat", "dog") and data.values[:, 0, 0, 0].tolist() == [40, 50]
+    assert data.classes == ("cat", "dog")
+    assert data.values[:, 0, 0, 0].tolist() == [40, 50]
     ends = "" if pack == "folder" else "/"
     assert data.report.notes == (
         f"run folders of softmix, which are no data, were left out: runs/one{ends}, runs/two{ends}",
@@ -294,9 +297,10 @@ OTHER_CONFIGS = [
 
 
 @pytest.mark.parametrize("config", OTHER_CONFIGS)
-def test_the_config_of_another_program_is_no_run(tmp_path: Path, config: bytes) -> None:
+def test_the_config_of_another_program_does_not_make_a_run_folder(tmp_path: Path, config: bytes) -> None:
     data = load(fill(tmp_path, {"a/1.png": flat(1), "a/config.json": config, "b/2.png": flat(2)}))
-    assert len(data) == 2 and [name for name, _ in data.report.skipped] == ["a/config.json"]
+    assert len(data) == 2
+    assert [name for name, _ in data.report.skipped] == ["a/config.json"]
 
 
 def test_a_run_folder_itself_is_refused(tmp_path: Path) -> None:
@@ -317,7 +321,8 @@ def test_a_run_of_today_is_recognised(tmp_path: Path) -> None:
     assert (tmp_path / "run/config.json").is_file()
     fill(tmp_path, {"run/samples.png": flat(200, 8)})
     after = load(tmp_path)
-    assert after.fingerprint == before.fingerprint and "were left out: run" in after.report.notes[0]
+    assert after.fingerprint == before.fingerprint
+    assert "were left out: run" in after.report.notes[0]
 
 
 def test_a_zip_of_members_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -327,4 +332,5 @@ def test_a_zip_of_members_that_cannot_be_opened(tmp_path: Path) -> None:
     content[at : at + 4] = b"XXXX"
     source.write_bytes(content)
     data = load(source)
-    assert len(data) == 1 and [name for name, _ in data.report.skipped] == ["run/config.json"]
+    assert len(data) == 1
+    assert [name for name, _ in data.report.skipped] == ["run/config.json"]

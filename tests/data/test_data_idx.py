@@ -1,4 +1,4 @@
-"""Tests of room `data`: the IDX format, whole and damaged."""
+"""The IDX format, whole and damaged."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ TYPES = [np.uint8, np.int8, np.int16, np.int32, np.float32, np.float64]
 @pytest.mark.parametrize("name", ["a.idx", "a.idx.gz"])
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(7,), (2, 3), (3, 4, 5), (2, 3, 4, 5)])
-def test_what_is_written_is_read(tmp_path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> None:
+def test_a_written_file_is_read_again(tmp_path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> None:
     low, high = (0, 255) if dtype is np.uint8 else (-100, 100)
     array: np.ndarray = np.random.RandomState(0).randint(low, high, shape).astype(dtype)
     idx.write(tmp_path / name, array)
     back = idx.read(tmp_path / name)
-    assert back.dtype == dtype and back.dtype.isnative
+    assert back.dtype == dtype
+    assert back.dtype.isnative
     assert np.array_equal(back, array)
 
 
-def test_bytes_are_those_of_the_format(tmp_path: Path) -> None:
+def test_the_bytes_follow_the_format(tmp_path: Path) -> None:
     path = tmp_path / "a.idx"
     path.write_bytes(b"\0\0\x0b\x02" + struct.pack(">II", 2, 1) + struct.pack(">hh", 258, -1))
     assert idx.read(path).tolist() == [[258], [-1]]
@@ -36,10 +37,10 @@ def test_bytes_are_those_of_the_format(tmp_path: Path) -> None:
 
 GOOD = b"\0\0\x08\x01\0\0\0\x03abc"
 BAD = {
-    "empty": (b"", "no IDX file"),
-    "other magic": (b"\x01\0\x08\x01\0\0\0\x03abc", "no IDX file"),
-    "unknown type": (b"\0\0\x0a\x01\0\0\0\x03abc", "no IDX file"),
-    "no axes": (b"\0\0\x08\0", "no IDX file"),
+    "empty": (b"", "not an IDX file"),
+    "other magic": (b"\x01\0\x08\x01\0\0\0\x03abc", "not an IDX file"),
+    "unknown type": (b"\0\0\x0a\x01\0\0\0\x03abc", "not an IDX file"),
+    "no axes": (b"\0\0\x08\0", "not an IDX file"),
     "cut header": (b"\0\0\x08\x02\0\0\0\x03", "within its IDX header"),
     "cut body": (GOOD[:-1], "only 2"),
     "too long": (GOOD + b"d", "holds more"),
@@ -78,7 +79,9 @@ def test_folder_of_idx_files(tmp_path: Path, end: str) -> None:
     idx.write(tmp_path / f"train-labels-idx1-ubyte{end}", np.array([0, 2, 1, 0, 2], np.uint8))
     data = load(tmp_path)
     assert np.array_equal(data.values[:, 0].numpy(), images)
-    assert data.labels is not None and data.labels.tolist() == [0, 2, 1, 0, 2] and data.classes == ("0", "1", "2")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 2, 1, 0, 2]
+    assert data.classes == ("0", "1", "2")
     with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
         load(tmp_path, split="test")
     single = load(tmp_path / f"train-images-idx3-ubyte{end}")

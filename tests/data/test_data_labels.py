@@ -1,4 +1,4 @@
-"""Tests of room `data`: labels from every place that may hold them."""
+"""Labels from every kind of file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import encoded, fill, flat, saved, zipped
+from file_helpers import encoded, fill, flat, saved, zipped
 
 from softmix.data import Data, DataError, NoSplitError, idx, load
 
@@ -69,7 +69,7 @@ BAD_LABELS: dict[str, tuple[np.ndarray, str]] = {
 
 @pytest.mark.parametrize("case", BAD_LABELS)
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_labels_that_are_none(tmp_path: Path, case: str, kind: str) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, case: str, kind: str) -> None:
     array, words = BAD_LABELS[case]
     if kind == "npy":
         saved(tmp_path / "labels.npy", array)
@@ -80,7 +80,7 @@ def test_labels_that_are_none(tmp_path: Path, case: str, kind: str) -> None:
         load(tmp_path / f"a.{kind}")
 
 
-def test_the_most_classes_that_there_may_be(tmp_path: Path) -> None:
+def test_the_largest_number_of_classes(tmp_path: Path) -> None:
     saved(tmp_path / "labels.npy", np.array([0, 1, 2, 3, 4, (1 << 16) - 1]))
     assert len(load(saved(tmp_path / "a.npy", IMAGES)).classes) == 1 << 16
 
@@ -103,10 +103,11 @@ def test_npz(tmp_path: Path, case: str, packed: bool) -> None:
     arrays, truth = NPZ[case]
     (np.savez_compressed if packed else np.savez)(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     data = load(tmp_path / "a.npz")
-    assert data.name == "a" and np.array_equal(data.values[:, 0].numpy(), IMAGES)
+    assert data.name == "a"
+    assert np.array_equal(data.values[:, 0].numpy(), IMAGES)
     assert (data.labels is None) if truth is None else named(data) == truth
-    passed_over = any("arr_1 was passed over" in note for note in data.report.notes)
-    assert passed_over == case.startswith("two arrays")
+    not_used = any("arr_1 was not used as labels" in note for note in data.report.notes)
+    assert not_used == case.startswith("two arrays")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,8 @@ def test_npz_with_splits(tmp_path: Path, keys: tuple[str, ...]) -> None:
     arrays = [IMAGES[:4], np.array([0, 1, 2, 0]), IMAGES[4:], np.array([2, 1])]
     np.savez(tmp_path / "a.npz", **dict(zip(keys, arrays, strict=True)))  # type: ignore[arg-type]
     train, test = load(tmp_path / "a.npz"), load(tmp_path / "a.npz", split="test")
-    assert (len(train), named(train)) == (4, list("0120")) and (len(test), named(test)) == (2, list("21"))
+    assert (len(train), named(train)) == (4, list("0120"))
+    assert (len(test), named(test)) == (2, list("21"))
     assert np.array_equal(test.values[:, 0].numpy(), IMAGES[4:])
     with pytest.raises(DataError, match="split of its own"):
         load(tmp_path / "a.npz", hold_out=0.5)
@@ -149,27 +151,33 @@ def test_dataset_json(tmp_path: Path, pack: str) -> None:
         files = {f"top/{name}": content for name, content in files.items()}
     source = zipped(tmp_path / "x.zip", files) if pack == "zip" else fill(tmp_path / "x", files)
     data = load(source)
-    assert data.labels is not None and data.labels.tolist() == [6, 0, 6, 1, 1, 0]
-    assert data.classes == tuple("0123456") and not data.report.skipped
+    assert data.labels is not None
+    assert data.labels.tolist() == [6, 0, 6, 1, 1, 0]
+    assert data.classes == tuple("0123456")
+    assert not data.report.skipped
     assert data.values[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
 
 
 def test_dataset_json_without_labels(tmp_path: Path) -> None:
     data = load(fill(tmp_path, EDM | {"dataset.json": b'{"labels": null}'}))
-    assert data.labels is None and data.classes == ()
+    assert data.labels is None
+    assert data.classes == ()
     assert "dataset.json gives no labels, and subfolders are no classes" in data.report.notes
     # another file of that name says nothing
     other = load(fill(tmp_path, {"dataset.json": b'{"name": "mine"}'}))
-    assert other.classes == ("00000", "00001") and dict(other.report.skipped).keys() == {"dataset.json"}
+    assert other.classes == ("00000", "00001")
+    assert dict(other.report.skipped).keys() == {"dataset.json"}
 
 
-def test_pictures_that_the_list_forgets(tmp_path: Path) -> None:
+def test_pictures_missing_in_the_list_are_skipped(tmp_path: Path) -> None:
     fill(tmp_path, EDM | {"dataset.json": json.dumps({"labels": EDM_LABELS[:4]}).encode()})
     data = load(tmp_path)
-    assert data.labels is not None and data.labels.tolist() == [6, 0, 6, 1]
+    assert data.labels is not None
+    assert data.labels.tolist() == [6, 0, 6, 1]
     assert dict(data.report.skipped) == dict.fromkeys(list(EDM)[4:], "no class: the list gives it no label")
     fill(tmp_path, {"dataset.json": json.dumps({"labels": EDM_LABELS[:3]}).encode()})
-    assert load(tmp_path).labels is None and len(load(tmp_path)) == 6
+    assert load(tmp_path).labels is None
+    assert len(load(tmp_path)) == 6
     assert "no labels: 3 of 6 pictures have none in the list" in load(tmp_path).report.notes
 
 
@@ -204,7 +212,8 @@ def test_lists_of_pictures(tmp_path: Path, name: str, monkeypatch: pytest.Monkey
     fill(tmp_path, LISTED | {name: text.encode()})
     monkeypatch.chdir("/")
     data = load(tmp_path / name)
-    assert not data.report.skipped and data.name == name.partition(".")[0]
+    assert not data.report.skipped
+    assert data.name == name.partition(".")[0]
     assert (data.labels is None) if truth is None else named(data) == truth
     order = {"commas.txt": [10, 30], "bom.csv": [10, 20]}.get(name, [10, 20, 30][: len(data)])
     assert data.values[:, 0, 0, 0].tolist() == order
@@ -218,14 +227,17 @@ def test_lists_of_pictures(tmp_path: Path, name: str, monkeypatch: pytest.Monkey
 def test_lists_keep_their_order_and_take_options(tmp_path: Path) -> None:
     fill(tmp_path, LISTED | {"l.csv": f"b b.png,x\n{tmp_path}/a.png,y\nb b.png,y\n".encode()})
     data = load(tmp_path / "l.csv", size=6, channels=3)
-    assert data.shape == (3, 6, 6) and data.values[:, 0, 0, 0].tolist() == [20, 10, 20] and named(data) == list("xyy")
+    assert data.shape == (3, 6, 6)
+    assert data.values[:, 0, 0, 0].tolist() == [20, 10, 20]
+    assert named(data) == list("xyy")
 
 
 def test_a_column_of_splits(tmp_path: Path) -> None:
     rows = 'path,label,split\na.png,x,train\nb b.png,x,Valid\n"deep/c,1.png",y,train\n'
     fill(tmp_path, LISTED | {"l.csv": rows.encode()})
     train, val = load(tmp_path / "l.csv"), load(tmp_path / "l.csv", split="test")
-    assert train.values[:, 0, 0, 0].tolist() == [10, 30] and val.values[:, 0, 0, 0].tolist() == [20]
+    assert train.values[:, 0, 0, 0].tolist() == [10, 30]
+    assert val.values[:, 0, 0, 0].tolist() == [20]
     assert "2 of 3 lines are in the split train" in train.report.notes
     with pytest.raises(DataError, match="a val split of its own"):
         load(tmp_path / "l.csv", hold_out=0.5)
@@ -235,14 +247,17 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     assert len(load(tmp_path / "l.csv", split="test", hold_out=0.5)) == 1
 
 
-def test_lines_that_lead_nowhere_are_listed(tmp_path: Path) -> None:
+def test_lines_with_missing_files_are_reported(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     fill(tmp_path, LISTED | {"l.txt": b"a.png x\ngone.png x\nsub y\nbad\0.png y\nl.txt y\n"})
     data = load(tmp_path / "l.txt")
     reasons = dict(data.report.skipped)
-    assert len(data) == 1 and set(reasons) == {"gone.png", "sub", "bad\\x00.png", "l.txt"}
-    assert "leads nowhere" in reasons["gone.png"] and reasons["sub"] == "not a plain file"
-    assert "null" in reasons["bad\\x00.png"] and "not an image" in reasons["l.txt"]
+    assert len(data) == 1
+    assert set(reasons) == {"gone.png", "sub", "bad\\x00.png", "l.txt"}
+    assert "leads nowhere" in reasons["gone.png"]
+    assert reasons["sub"] == "not a plain file"
+    assert "null" in reasons["bad\\x00.png"]
+    assert "not an image" in reasons["l.txt"]
 
 
 BAD_LISTS: dict[str, tuple[bytes, str]] = {
@@ -261,13 +276,13 @@ BAD_LISTS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_LISTS)
-def test_lists_that_are_none(tmp_path: Path, name: str) -> None:
+def test_invalid_lists_are_refused(tmp_path: Path, name: str) -> None:
     content, words = BAD_LISTS[name]
     with pytest.raises(DataError, match=words):
         load(fill(tmp_path, LISTED | {name: content}) / name)
 
 
-def test_idx_labels_are_held_to_the_same_rules(tmp_path: Path) -> None:
+def test_idx_labels_follow_the_same_rules(tmp_path: Path) -> None:
     idx.write(tmp_path / "train-images-idx3-ubyte", IMAGES)
     for labels, words in (
         (np.array([0, 1, 2, 3, 4, 2**31 - 1], np.int32), "from 0 to 65535, but they run from 0 to 2147483647"),
@@ -289,7 +304,7 @@ def test_fashion_has_no_eleventh_class(tmp_path: Path, monkeypatch: pytest.Monke
         load("fashion-mnist")
 
 
-def test_an_array_in_a_folder_says_how_to_name_it(tmp_path: Path) -> None:
+def test_an_array_in_a_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
     saved(tmp_path / "a.npy", IMAGES)
     with pytest.raises(DataError, match=r"an array of numpy, not a picture; name the \.npy file itself"):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""Tests of room `data`: the named sets, arrays, splits, units, and the words of every refusal."""
+"""Named data sets, arrays, splits, units, and the message of every refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from softmix.data import Data, DataError, Report, idx, load, to_uint8
-from softmix.data.named import fashion_places
+from softmix.data.builtin import fashion_places
 from softmix.data.store import make
 
 
@@ -19,12 +19,14 @@ def rows(data: Data) -> set[bytes]:
     return {value.numpy().tobytes() for value in data.values}
 
 
-def test_digits_are_whole_and_deterministic() -> None:
+def test_digits_are_complete_and_deterministic() -> None:
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     train, test = load("digits"), load("digits", split="test")
     assert (len(train), len(test)) == (1437, 360)
-    assert train.shape == (1, 8, 8) and train.values.dtype == torch.uint8 and int(train.values.max()) == 255
+    assert train.shape == (1, 8, 8)
+    assert train.values.dtype == torch.uint8
+    assert int(train.values.max()) == 255
     raw = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
     both = torch.cat([train.values, test.values])[:, 0].numpy()
     assert sorted(image.tobytes() for image in both) == sorted(image.tobytes() for image in raw)
@@ -47,7 +49,8 @@ def test_digits_are_stratified_and_keep_their_labels() -> None:
 
 def test_digits_take_size_channels_and_limit() -> None:
     data = load("digits", size=16, channels=3, limit=50)
-    assert data.values.shape == (50, 3, 16, 16) and data.report.read == 50
+    assert data.values.shape == (50, 3, 16, 16)
+    assert data.report.read == 50
     assert torch.equal(data.values[:, 0], data.values[:, 2])
     assert len(set(load("digits", limit=50).labels.tolist())) > 5  # type: ignore[union-attr]
     with pytest.raises(DataError, match="8x8 is too small to be enlarged to 64x64"):
@@ -57,7 +60,9 @@ def test_digits_take_size_channels_and_limit() -> None:
 def test_units() -> None:
     data = make("all bytes", torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16), None, (), Report(1))
     x = data.x0()
-    assert x.dtype == torch.float32 and float(x.min()) == -1 and float(x.max()) == 1
+    assert x.dtype == torch.float32
+    assert float(x.min()) == -1
+    assert float(x.max()) == 1
     assert float(x[0, 0, 1, 0]) == pytest.approx(16 / 127.5 - 1)
     assert torch.equal(to_uint8(x), data.values)
     assert to_uint8(torch.tensor([-3.0, 3.0, 0.001])).tolist() == [0, 255, 128]
@@ -82,7 +87,8 @@ def test_fingerprint_sees_values_labels_and_shape() -> None:
         make("a", values.reshape(4, 1, 1, 4), labels, ("x", "y"), report).fingerprint,
         make("a", changed, labels, ("x", "y"), report).fingerprint,
     }
-    assert len(prints) == 5 and all(len(text) == 16 for text in prints)
+    assert len(prints) == 5
+    assert all(len(text) == 16 for text in prints)
     assert make("b", values.clone(), labels.clone(), ("x", "y"), report).fingerprint in prints
 
 
@@ -92,8 +98,10 @@ def test_split_is_a_stratified_partition(held_out: float) -> None:
     labels = torch.tensor([0] * 70 + [2] * 30 + [5])
     data = make("points", values, labels, tuple("abcdef"), Report(101))
     kept, out = data.split(held_out, seed=3)
-    assert len(out) == round(held_out * 101) and out.report.read == len(out)
-    assert rows(kept) | rows(out) == rows(data) and not rows(kept) & rows(out)
+    assert len(out) == round(held_out * 101)
+    assert out.report.read == len(out)
+    assert rows(kept) | rows(out) == rows(data)
+    assert not rows(kept) & rows(out)
     for part in (kept, out):
         assert part.labels is not None
         assert torch.equal(part.labels, labels[part.values[:, 0].long()])
@@ -124,7 +132,7 @@ def test_fashion_mnist_is_found_and_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_fashion_mnist_missing_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmix.data.named.fashion_places", lambda: [tmp_path])
+    monkeypatch.setattr("softmix.data.builtin.fashion_places", lambda: [tmp_path])
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
         load("fashion-mnist")
 
@@ -138,7 +146,8 @@ def test_npy_images_in_every_layout(tmp_path: Path) -> None:
     colour = np.random.RandomState(0).randint(0, 256, (5, 3, 8, 6)).astype(np.uint8)
     first = load(save(tmp_path, colour))
     last = load(save(tmp_path, colour.transpose(0, 2, 3, 1)))
-    assert np.array_equal(first.values.numpy(), colour) and first.fingerprint == last.fingerprint
+    assert np.array_equal(first.values.numpy(), colour)
+    assert first.fingerprint == last.fingerprint
     grey = load(save(tmp_path, colour[:, 0]))
     assert np.array_equal(grey.values[:, 0].numpy(), colour[:, 0])
     assert load(save(tmp_path, colour[:, 0, :, :, None])).fingerprint == grey.fingerprint
@@ -149,7 +158,9 @@ def test_npy_points_and_sequences(tmp_path: Path) -> None:
     points = np.random.RandomState(0).randn(6, 4, 2)
     points[2, 0, 0], points[4, 1, 1] = np.nan, 1e300
     data = load(save(tmp_path, points.astype(">f8")))
-    assert data.shape == (4, 2) and data.values.dtype == torch.float32 and len(data) == 4
+    assert data.shape == (4, 2)
+    assert data.values.dtype == torch.float32
+    assert len(data) == 4
     assert [name for name, _ in data.report.skipped] == ["item 2", "item 4"]
     assert np.array_equal(data.x0().numpy(), points[[0, 1, 3, 5]].astype(np.float32))
     assert load(save(tmp_path, np.zeros(5, np.float16))).shape == (1,)
@@ -160,7 +171,9 @@ def test_npy_limit_is_a_fixed_choice(tmp_path: Path) -> None:
     path = save(tmp_path, np.arange(1000.0)[:, None] / 1000)
     some = load(path, limit=100).values[:, 0]
     assert torch.equal(some, load(path, limit=100).values[:, 0])
-    assert torch.equal(some, some.sort().values) and len(some.unique()) == 100 and float(some.max()) > 0.8
+    assert torch.equal(some, some.sort().values)
+    assert len(some.unique()) == 100
+    assert float(some.max()) > 0.8
 
 
 BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
@@ -244,22 +257,28 @@ def test_files_of_no_known_kind(tmp_path: Path) -> None:
         load(tmp_path / "a.npy", split="test")
 
 
-def test_report_groups_and_escapes_nothing_away() -> None:
+def test_a_report_groups_by_reason_and_drops_nothing() -> None:
     report = Report(3, tuple((f"{i}.png", "empty file") for i in range(9)), (("x.gif", "first frame"),), ("a note",))
     text = "\n".join(report.lines())
-    assert "read 3, skipped 9, converted 1" in text and "9 x empty file: 0.png, 1.png, 2.png and 6 more" in text
-    assert "first frame: x.gif" in text and "a note" in text
+    assert "read 3, skipped 9, converted 1" in text
+    assert "9 x empty file: 0.png, 1.png, 2.png and 6 more" in text
+    assert "first frame: x.gif" in text
+    assert "a note" in text
     whole = json.loads(json.dumps(report.to_json()))
-    assert whole["read"] == 3 and len(whole["skipped"]) == 9 and whole["skipped"][8]["name"] == "8.png"
+    assert whole["read"] == 3
+    assert len(whole["skipped"]) == 9
+    assert whole["skipped"][8]["name"] == "8.png"
 
 
 def test_a_share_is_held_out_and_the_origin_reads_the_same_again(tmp_path: Path) -> None:
     path = save(tmp_path, np.arange(100.0)[:, None])
     train, test = load(path, hold_out=0.2), load(path, split="test", hold_out=0.2)
-    assert (len(train), len(test)) == (80, 20) and rows(train) | rows(test) == rows(load(path))
+    assert (len(train), len(test)) == (80, 20)
+    assert rows(train) | rows(test) == rows(load(path))
     assert [part.fingerprint for part in load(path).split(0.2, 0)] == [train.fingerprint, test.fingerprint]
     for part in (train, test):
-        assert part.origin is not None and part.origin.hold_out == 0.2
+        assert part.origin is not None
+        assert part.origin.hold_out == 0.2
         assert load(part.origin.source, **part.origin.options()).fingerprint == part.fingerprint  # type: ignore[arg-type]
     with pytest.raises(DataError, match="a test split of its own"):
         load("digits", hold_out=0.2)

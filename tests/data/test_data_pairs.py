@@ -1,4 +1,4 @@
-"""Tests of room `data`: pairs of pictures by the names of their files, and of arrays by number."""
+"""Pairs of pictures by file name, and of arrays by number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, saved, zipped
+from file_helpers import encoded, fill, saved, zipped
 
 from softmix.config import from_json, to_json
 from softmix.data import DataError, Origin, Paired, load
@@ -19,7 +19,7 @@ EDGES = PHOTOS[..., 0] ^ 255
 
 
 def folders(root: Path) -> tuple[Path, Path]:
-    """Six photos in two classes, and their edges: of two no partner, of one a partner that is broken."""
+    """Six photos in two classes, and their edges: two have no partner, and one has a broken partner."""
     photos = {f"{'ab'[i % 2]}/{i}.png": encoded(picture) for i, picture in enumerate(PHOTOS)}
     edges = {f"{'ab'[i % 2]}/{i}.bmp": encoded(picture, "BMP") for i, picture in enumerate(EDGES)}
     edges["a/2.bmp"] = b"broken"
@@ -31,7 +31,8 @@ def numbers_of(pairs: Paired) -> list[int]:
     """Which photo each item is, after a look at its partner."""
     index = torch.arange(len(pairs))
     x0, cond = pairs.batch(index, Rng(0, index))
-    assert cond is not None and cond.image is not None
+    assert cond is not None
+    assert cond.image is not None
     found = []
     for item, partner in zip(x0, cond.image, strict=True):
         same = [i for i in range(6) if torch.equal(item, torch.from_numpy(PHOTOS[i]).permute(2, 0, 1) / 127.5 - 1)]
@@ -40,15 +41,20 @@ def numbers_of(pairs: Paired) -> list[int]:
     return found
 
 
-def test_partners_have_one_name(tmp_path: Path) -> None:
+def test_partners_have_the_same_name(tmp_path: Path) -> None:
     photos, edges = folders(tmp_path)
     pairs = load(photos, beside=edges)
-    assert numbers_of(pairs) == [0, 4, 1, 3] and pairs.classes == ("a", "b")
-    assert pairs.cond.image == 1 and pairs.shape == (3, 5, 4) and pairs.name == "photos with edges"
+    assert numbers_of(pairs) == [0, 4, 1, 3]
+    assert pairs.classes == ("a", "b")
+    assert pairs.cond.image == 1
+    assert pairs.shape == (3, 5, 4)
+    assert pairs.name == "photos with edges"
     skipped = dict(pairs.report.skipped)
     assert skipped["photos/b/5.png"] == skipped["edges/b/9.bmp"] == "no partner of this name"
     assert skipped["photos/a/2.png"] == "its partner cannot be used"
-    assert "edges/a/2.bmp" in skipped and len(skipped) == 4 and pairs.report.read == 4
+    assert "edges/a/2.bmp" in skipped
+    assert len(skipped) == 4
+    assert pairs.report.read == 4
     assert "pairs of photos and edges, by the names of their files" in pairs.report.notes
     assert "not used: the label class (2 classes) of edges" in pairs.report.notes
 
@@ -59,13 +65,13 @@ def test_pairs_of_archives_are_those_of_folders(tmp_path: Path) -> None:
     assert load(photos, beside=archive).fingerprint == load(photos, beside=edges).fingerprint
 
 
-def test_pairs_are_read_again_from_what_is_written_down(tmp_path: Path) -> None:
+def test_pairs_are_read_again_from_their_origin(tmp_path: Path) -> None:
     photos, edges = folders(tmp_path)
     pairs = load(photos, beside=edges, limit=3, cache=tmp_path / "cache")
     assert pairs.origin is not None
-    kept = from_json(Origin, json.loads(json.dumps(to_json(pairs.origin.kept_in(tmp_path / "run")))))
+    kept = from_json(Origin, json.loads(json.dumps(to_json(pairs.origin.relative_to_folder(tmp_path / "run")))))
     assert (kept.source, kept.beside, kept.cache) == ("../photos", "../edges", "../cache")
-    again = kept.seen_from(tmp_path / "run")
+    again = kept.absolute_from(tmp_path / "run")
     assert again == pairs.origin
     assert load(again.source, **again.options()).fingerprint == pairs.fingerprint  # type: ignore[call-overload]
 
@@ -75,7 +81,8 @@ def test_a_limit_and_a_held_out_part_are_of_pairs(tmp_path: Path, cache: bool) -
     photos, edges = folders(tmp_path)
     kept = {"cache": tmp_path / "cache"} if cache else {}
     parts = [load(photos, beside=edges, hold_out=0.25, split=split, **kept) for split in ("train", "test")]  # type: ignore[arg-type]
-    assert sorted(numbers_of(parts[0]) + numbers_of(parts[1])) == [0, 1, 3, 4] and len(parts[1]) == 1
+    assert sorted(numbers_of(parts[0]) + numbers_of(parts[1])) == [0, 1, 3, 4]
+    assert len(parts[1]) == 1
     assert len(numbers_of(load(photos, beside=edges, limit=2, **kept))) <= 2  # type: ignore[arg-type]
 
 
@@ -87,14 +94,14 @@ def test_splits_are_folders_of_both(tmp_path: Path) -> None:
     assert numbers_of(load(first, beside=second, split="test")) == [4, 5]
 
 
-def test_two_files_of_one_name_are_told_of(tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_reported(tmp_path: Path) -> None:
     photos, edges = folders(tmp_path)
     fill(photos, {"a/0.jpg": encoded(PHOTOS[1], "JPEG")})
     said = dict(load(photos, beside=edges).report.skipped)
     assert [name for name, why in said.items() if "same name, but for its ending" in why] == ["photos/a/0.png"]
 
 
-def test_pairs_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_pairs_are_refused(tmp_path: Path) -> None:
     photos, _ = folders(tmp_path)
     other = fill(tmp_path / "other", {"x.png": encoded(EDGES[0])})
     with pytest.raises(DataError, match="photos and other have no file of the same name, but for its ending"):
@@ -115,7 +122,8 @@ def test_arrays_are_paired_by_number(tmp_path: Path) -> None:
     for options in ({}, {"limit": 4}, {"hold_out": 0.3}, {"limit": 4, "cache": tmp_path / "c"}):
         pairs = load(a, beside=b, **options)  # type: ignore[arg-type]
         x0, cond = pairs.batch(torch.arange(len(pairs)), Rng(0, len(pairs)))
-        assert cond is not None and cond.value is not None
+        assert cond is not None
+        assert cond.value is not None
         assert np.array_equal(x0.numpy(), first[cond.value[:, 0].long()])
     assert "pairs of a and b, by their numbers" in load(a, beside=b).report.notes
     with pytest.raises(DataError, match="there are 10 items and 7; each needs one partner"):

@@ -1,4 +1,4 @@
-"""Tests of room `data`: sources that are made of other sources, with their exact values."""
+"""Sources made from other sources, with exact values."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from every_source import COUNT, Halved, images, noisy, numbers
-from made import saved
+from file_helpers import saved
 from torch import Tensor, nn
 
 from softmix.cond import Cond, CondSpec
-from softmix.data import DataError, Degraded, Encoded, LatentScale, Paired, Report, Source, Target, load, mirrored
+from softmix.data import DataError, Degraded, Encoded, LatentScale, Paired, Report, Source, load, mirrored
 from softmix.data.store import make
 from softmix.rng import Rng
 
@@ -33,24 +33,32 @@ def test_data_give_their_labels_as_the_class() -> None:
     data = images()
     x0, cond = batch(data, torch.tensor([4, 1]))
     assert torch.equal(x0, data.values[[4, 1]].float() / 127.5 - 1)
-    assert data.cond == CondSpec((("class", 3),)) and cond.label is not None and cond.label.tolist() == [1, 1]
-    assert numbers(2).cond == CondSpec() and numbers(2).batch(ALL, Rng(0, COUNT))[1] is None
+    assert data.cond == CondSpec((("class", 3),))
+    assert cond.label is not None
+    assert cond.label.tolist() == [1, 1]
+    assert numbers(2).cond == CondSpec()
+    assert numbers(2).batch(ALL, Rng(0, COUNT))[1] is None
 
 
 def test_volumes_keep_the_size_of_a_voxel(tmp_path: Path) -> None:
     volumes = np.random.RandomState(0).randint(0, 256, (4, 2, 3, 5, 6)).astype(np.uint8)
     path = saved(tmp_path / "v.npy", volumes)
     data = load(path, spacing=(2.5, 1.0, 0.5))
-    assert data.kind == "volumes" and data.shape == (2, 3, 5, 6) and not data.is_image
+    assert data.kind == "volumes"
+    assert data.shape == (2, 3, 5, 6)
+    assert not data.is_image
     assert torch.equal(data.x0(), torch.from_numpy(volumes).float() / 127.5 - 1)
-    assert data.spacing == (2.5, 1.0, 0.5) and data.origin is not None and data.origin.spacing == (2.5, 1.0, 0.5)
+    assert data.spacing == (2.5, 1.0, 0.5)
+    assert data.origin is not None
+    assert data.origin.spacing == (2.5, 1.0, 0.5)
     last = load(saved(tmp_path / "w.npy", np.moveaxis(volumes, 1, -1)), layout="channels-last")
     assert torch.equal(last.values, data.values)
     assert last.fingerprint != data.fingerprint == load(path, spacing=(2.5, 1.0, 0.5)).fingerprint
     halves = data.split(0.5, 0)
     assert [part.spacing for part in halves] == [(2.5, 1.0, 0.5)] * 2
     mask = load(saved(tmp_path / "m.npy", volumes > 99))
-    assert torch.equal(mask.x0() > 0, torch.from_numpy(volumes > 99)) and mask.x0().unique().tolist() == [-1, 1]
+    assert torch.equal(mask.x0() > 0, torch.from_numpy(volumes > 99))
+    assert mask.x0().unique().tolist() == [-1, 1]
 
 
 def test_float_volumes_are_numbers_that_can_be_scaled(tmp_path: Path) -> None:
@@ -92,8 +100,12 @@ def test_a_mirrored_item_has_a_mirrored_condition() -> None:
     told = Cond(label=torch.arange(64), image=torch.cat([x0, -x0], 1), value=x0[:, 0, 0])
     found, cond = mirrored(x0, told, Rng(1, 64))
     turned = (found == x0.flip(-1)).flatten(1).all(1)
-    assert 20 < int(turned.sum()) < 44 and bool(((found == x0).flatten(1).all(1) ^ turned).all())
-    assert cond is not None and cond.image is not None and cond.label is told.label and cond.value is told.value
+    assert 20 < int(turned.sum()) < 44
+    assert bool(((found == x0).flatten(1).all(1) ^ turned).all())
+    assert cond is not None
+    assert cond.image is not None
+    assert cond.label is told.label
+    assert cond.value is told.value
     assert torch.equal(cond.image, torch.cat([found, -found], 1))
     one, _ = mirrored(x0[7:8], None, Rng(1, [7]))
     assert torch.equal(one[0], found[7])
@@ -112,10 +124,15 @@ def test_pairs_are_by_number_and_keep_labels() -> None:
     first, second = images(), images(1, seed=5)
     index = torch.tensor([5, 2])
     x0, cond = batch(Paired(first, second), index)
-    assert torch.equal(x0, first.x0(index)) and cond.image is not None and torch.equal(cond.image, second.x0(index))
-    assert cond.label is not None and cond.label.tolist() == [2, 2]
+    assert torch.equal(x0, first.x0(index))
+    assert cond.image is not None
+    assert torch.equal(cond.image, second.x0(index))
+    assert cond.label is not None
+    assert cond.label.tolist() == [2, 2]
     pairs = Paired(first, second)
-    assert pairs.cond == CondSpec((("class", 3),), image=1) and pairs.is_image and pairs.classes == ("a", "b", "c")
+    assert pairs.cond == CondSpec((("class", 3),), image=1)
+    assert pairs.is_image
+    assert pairs.classes == ("a", "b", "c")
     assert any("not used: the label class (3 classes)" in note for note in pairs.report.notes)
 
 
@@ -127,7 +144,8 @@ def test_the_part_of_a_pair_is_by_its_axes(first: tuple[int, ...], second: tuple
     other = numbers(*second, seed=1)
     pairs = Paired(numbers(*first), other)
     _, cond = batch(pairs)
-    assert pairs.cond.parts == (part,) == cond.parts and torch.equal(getattr(cond, part), other.x0())
+    assert pairs.cond.parts == (part,) == cond.parts
+    assert torch.equal(getattr(cond, part), other.x0())
 
 
 def test_pairs_that_do_not_fit_are_refused() -> None:
@@ -139,7 +157,7 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
         Paired(images(), wide)
     with pytest.raises(DataError, match="cannot be a condition for items of shape"):
         Paired(numbers(2), images(1))
-    with pytest.raises(DataError, match="there is image among the conditions already"):
+    with pytest.raises(DataError, match="the condition has the part image already"):
         Paired(Paired(images(), images(1)), images(1))
     tokens = make("t", torch.zeros(COUNT, 4, dtype=torch.int32), None, (), Report(COUNT), vocabulary=3)
     with pytest.raises(DataError, match="tokens cannot be a condition"):
@@ -158,8 +176,10 @@ def test_a_part_of_pairs_keeps_partners_together() -> None:
         assert sorted(held.first.labels.tolist()) == [0, 1, 2]  # type: ignore[attr-defined]
     for part in (kept, out):
         x0, cond = batch(part, torch.arange(len(part)))
-        assert cond.value is not None and torch.equal(x0, first.x0(cond.value[:, 0].long()))
-        assert cond.label is not None and torch.equal(cond.label, cond.value[:, 0].long() % 3)
+        assert cond.value is not None
+        assert torch.equal(x0, first.x0(cond.value[:, 0].long()))
+        assert cond.label is not None
+        assert torch.equal(cond.label, cond.value[:, 0].long() % 3)
     with pytest.raises(DataError, match="take the part of both sources, then pair them"):
         Paired(Degraded(images(), noisy), numbers(2)).split(0.5, 0)
 
@@ -171,21 +191,25 @@ def test_a_measurement_is_that_of_x0_and_rng() -> None:
     data = images()
     rng = Rng(3, ALL)
     x0, cond = Degraded(data, noisy).batch(ALL, rng)
-    assert torch.equal(x0, data.x0()) and cond is not None and cond.image is not None
+    assert torch.equal(x0, data.x0())
+    assert cond is not None
+    assert cond.image is not None
     assert torch.equal(cond.image, noisy(x0, rng.child("measurement")))
     assert Degraded(data, noisy).cond == CondSpec((("class", 3),), image=1)
 
 
-def test_the_noise_of_a_measurement_is_another_in_each_epoch() -> None:
+def test_a_measurement_has_new_noise_in_each_epoch() -> None:
     source = Degraded(images(), noisy)
     images_of = [source.batch(torch.tensor([2]), Rng(0, [number]))[1] for number in (2, 2 + COUNT)]
     assert not torch.equal(images_of[0].image, images_of[1].image)  # type: ignore[union-attr, arg-type]
 
 
-def test_a_measurement_may_write_into_its_argument() -> None:
+def test_a_measurement_may_change_its_argument_in_place() -> None:
     data = images()
     x0, cond = batch(Degraded(data, lambda x, rng: x.mul_(0)))
-    assert torch.equal(x0, data.x0()) and cond.image is not None and not cond.image.any()
+    assert torch.equal(x0, data.x0())
+    assert cond.image is not None
+    assert not cond.image.any()
 
 
 def not_finite(x0: Tensor, rng: Rng) -> Tensor:
@@ -194,7 +218,7 @@ def not_finite(x0: Tensor, rng: Rng) -> Tensor:
 
 BAD_MEASUREMENTS = {
     "another grid": (lambda x0, rng: x0[..., ::2], r"has the size \[6, 2\], and x0 has \[6, 4\]"),
-    "global noise": (lambda x0, rng: x0 + torch.randn(x0.shape), "draw from the rng that it is given"),
+    "global noise": (lambda x0, rng: x0 + torch.randn(x0.shape), "draw from its rng"),
     "of the batch": (lambda x0, rng: x0 - x0.mean(0), "let no item depend on others"),
     "nan": (not_finite, "gave values that are not finite for 8 of 8 items"),
     "too few": (lambda x0, rng: x0[:1], "for 8 items; give a tensor of floats with an item for each"),
@@ -220,7 +244,7 @@ def test_a_measurement_that_fails_later_names_the_item() -> None:
         tried.batch(torch.tensor([0, 1]), Rng(0, 2))
 
 
-def test_another_measurement_has_another_fingerprint() -> None:
+def test_different_measurements_have_different_fingerprints() -> None:
     first, second = (Degraded(images(), lambda x, rng, by=by: by * x) for by in (0.5, 0.6))
     assert first.fingerprint != second.fingerprint == Degraded(images(), lambda x, rng: 0.6 * x).fingerprint
     mirrors = Degraded(images(), lambda x, rng: x.flip(-1)), Degraded(images(), lambda x, rng: x.flip(-2))
@@ -230,11 +254,12 @@ def test_another_measurement_has_another_fingerprint() -> None:
 # latents
 
 
-def test_latents_have_mean_0_and_sd_1_and_lead_back() -> None:
+def test_latents_have_mean_0_and_sd_1_and_decode_to_the_items() -> None:
     data = images()
     source = Encoded(data, Halved())
     z, cond = batch(source)
-    assert source.shape == (6, 6, 2) and cond.label is not None
+    assert source.shape == (6, 6, 2)
+    assert cond.label is not None
     assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(6), atol=1e-6)
     assert torch.allclose(z.std((0, 2, 3), correction=0), torch.ones(6), atol=1e-5)
     assert torch.allclose(source.decode(z), data.x0(), atol=1e-5)
@@ -243,29 +268,33 @@ def test_latents_have_mean_0_and_sd_1_and_lead_back() -> None:
 
 def test_latents_of_points_have_one_scale() -> None:
     scale = LatentScale.of(torch.tensor([[1.0, 5.0], [3.0, 7.0]]))
-    assert scale.mean.tolist() == [4.0] and scale.sd.tolist() == pytest.approx([math.sqrt(5)])
+    assert scale.mean.tolist() == [4.0]
+    assert scale.sd.tolist() == pytest.approx([math.sqrt(5)])
     assert LatentScale.of(torch.full((4, 1, 2), 3.0)).sd.tolist() == [1.0]
 
 
-def test_a_codec_with_a_scale_of_its_own_is_left_as_it_is() -> None:
+def test_latents_of_a_codec_with_its_own_scale_are_unchanged() -> None:
     class Scaled(Halved):
         scale = (torch.zeros(1), torch.ones(1))
 
     data = images()
     source = Encoded(data, Scaled())
-    assert source.scale is None and torch.equal(batch(source)[0], Halved().encode(data.x0()))
+    assert source.scale is None
+    assert torch.equal(batch(source)[0], Halved().encode(data.x0()))
     given = Encoded(data, Scaled(), LatentScale(torch.zeros(1), torch.full((1,), 2.0)))
-    assert torch.equal(batch(given)[0], Halved().encode(data.x0()) / 2) and given.fingerprint != source.fingerprint
+    assert torch.equal(batch(given)[0], Halved().encode(data.x0()) / 2)
+    assert given.fingerprint != source.fingerprint
 
 
-def test_kept_latents_are_the_same(tmp_path: Path) -> None:
+def test_cached_latents_are_the_same(tmp_path: Path) -> None:
     source = Encoded(images(), Halved())
     z, _ = batch(source)
-    for kept in (source.kept(), source.kept(tmp_path), source.kept(tmp_path)):
-        assert torch.equal(batch(kept)[0], z) and kept.fingerprint == source.fingerprint
+    for kept in (source.cached(), source.cached(tmp_path), source.cached(tmp_path)):
+        assert torch.equal(batch(kept)[0], z)
+        assert kept.fingerprint == source.fingerprint
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
     # What is kept is not computed again.
-    kept = source.kept(tmp_path)
+    kept = source.cached(tmp_path)
     kept.codec = None  # type: ignore[assignment]
     assert torch.equal(batch(kept, torch.tensor([3]))[0], z[3:4])
 
@@ -274,7 +303,9 @@ def test_an_image_condition_is_encoded_too() -> None:
     pairs = Paired(images(), images(3, seed=7))
     source = Encoded(pairs, Halved())
     _, cond = batch(source)
-    assert cond.image is not None and cond.image.shape == (COUNT, *source.shape) and source.cond.image == 6
+    assert cond.image is not None
+    assert cond.image.shape == (COUNT, *source.shape)
+    assert source.cond.image == 6
     assert source.scale is not None
     assert torch.equal(cond.image, source.scale.scaled(Halved().encode(pairs.second.x0())))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="the image condition has 1 channels and the codec takes 3"):
@@ -297,44 +328,3 @@ def test_another_codec_has_another_fingerprint() -> None:
     first = Encoded(images(), named).fingerprint
     named.fingerprint = "two"  # type: ignore[attr-defined]
     assert Encoded(images(), named).fingerprint != first
-
-
-# targets
-
-
-def well(x: Tensor) -> Tensor:
-    return -(x.square().sum(1) - 1).square()
-
-
-def test_a_target_has_no_items() -> None:
-    target = Target((2,), well)
-    assert isinstance(target, Source) and len(target) == 0 and target.name == "target well"
-    assert target.cond == CondSpec() and not target.is_image and target.shape == (2,)
-    with pytest.raises(DataError, match="a target density has none"):
-        target.batch(torch.arange(2), Rng(0, 2))
-
-
-def test_another_density_has_another_fingerprint() -> None:
-    assert Target((2,), well).fingerprint == Target((2,), well).fingerprint
-    others = [Target((3,), well), Target((2,), lambda x: 2 * well(x), "target well"), Target((2,), well, "other")]
-    assert len({Target((2,), well).fingerprint, *(other.fingerprint for other in others)}) == 4
-
-
-@pytest.mark.parametrize(
-    ("density", "reason"),
-    [
-        (lambda x: x, r"gave \[16, 2\] for 16 points; give one number for each"),
-        (lambda x: 0.0, "gave float for 16 points"),
-        (lambda x: x.sum(1) * math.nan, "is not a number, or infinite"),
-        (lambda x: x.sum(1).abs() + math.inf, "is not a number, or infinite"),
-    ],
-)
-def test_densities_that_are_none_are_refused(density: object, reason: str) -> None:
-    with pytest.raises(DataError, match=reason):
-        Target((2,), density)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="give sizes of 1 or more"):
-        Target((), well)
-
-
-def test_a_density_may_be_zero_somewhere() -> None:
-    assert len(Target((2,), lambda x: torch.where(x[:, 0] > 0, 0.0, -math.inf))) == 0

@@ -1,4 +1,4 @@
-"""Tests of room `data`: which part of a source is meant, and that a split's folder never becomes a class."""
+"""The choice of a split; the folder of a split is never a class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, flat, saved, zipped
+from file_helpers import encoded, fill, flat, saved, zipped
 
 from softmix.data import Data, DataError, NoSplitError, idx, load
 
@@ -35,11 +35,13 @@ def test_a_split_is_never_a_class(tmp_path: Path, train: str, other: str, pack: 
     files = {f"{train}/1.png": flat(10), f"{train}/2.png": flat(20), f"{other}/1.png": flat(30)}
     source = fill(tmp_path / "x", files) if pack == "folder" else zipped(tmp_path / "x.zip", files)
     data = load(source)
-    assert levels(data) == [10, 20] and data.labels is None and data.classes == ()
+    assert levels(data) == [10, 20]
+    assert data.labels is None
+    assert data.classes == ()
     assert f"2 files are in {train}/, 1 elsewhere were not looked at" in data.report.notes
     test = load(source, split="test")
     assert levels(test) == [30]
-    assert (f"there is no test split: {other}/ stands for it" in test.report.notes) == (OTHERS[other] == "val")
+    assert (f"there is no test split: {other}/ is used instead" in test.report.notes) == (OTHERS[other] == "val")
 
 
 @pytest.mark.parametrize("asked", ["val", "valid", "validation", "eval"])
@@ -60,31 +62,35 @@ def test_splits_below_the_classes_are_splits(tmp_path: Path) -> None:
     root = folders(tmp_path, "cat/train", "cat/val", "dog/train", "dog/val")
     train, test = load(root), load(root, split="test")
     assert train.classes == test.classes == ("cat", "dog")
-    assert levels(train) == [10, 30] and levels(test) == [20, 40]
+    assert levels(train) == [10, 30]
+    assert levels(test) == [20, 40]
 
 
 def test_splits_beside_files_and_below_wrappers(tmp_path: Path) -> None:
     fill(tmp_path, {"readme.txt": b"x", "set/images/train/1.png": flat(10), "set/images/val/1.png": flat(20)})
-    assert levels(load(tmp_path)) == [10] and levels(load(tmp_path, split="val")) == [20]
+    assert levels(load(tmp_path)) == [10]
+    assert levels(load(tmp_path, split="val")) == [20]
 
 
-def test_one_such_name_alone_is_a_class_or_a_wrapper(tmp_path: Path) -> None:
+def test_a_single_split_name_is_a_class_or_a_wrapper(tmp_path: Path) -> None:
     rails = folders(tmp_path / "rails", "car", "plane", "train")
     assert load(rails).classes == ("car", "plane", "train")
     wrapped = folders(tmp_path / "wrapped", "train/cat", "train/dog")
     assert load(wrapped).classes == ("cat", "dog")
     # deeper down, only folders with nothing else beside them are splits
     mixed = folders(tmp_path / "mixed", "a/train", "a/val", "b/other")
-    assert load(mixed).classes == ("a", "b") and len(load(mixed)) == 3
+    assert load(mixed).classes == ("a", "b")
+    assert len(load(mixed)) == 3
 
 
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
     root = folders(tmp_path, "training", "train", "test")
     data = load(root)
-    assert levels(data) == [20] and "the train split is train/, and training/ is left out" in data.report.notes
+    assert levels(data) == [20]
+    assert "the train split is train/, and training/ is left out" in data.report.notes
 
 
-def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_split_is_refused(tmp_path: Path) -> None:
     root = folders(tmp_path / "a", "val", "test")
     with pytest.raises(NoSplitError, match="its train split was asked for, but there are 'test' and 'val'"):
         load(root)
@@ -116,10 +122,12 @@ def test_a_share_held_out_of_a_folder_is_a_partition_with_labels(tmp_path: Path)
     files = {f"{c}/{i}.png": flat(100 * c + i) for c in range(2) for i in range(20)}
     fill(tmp_path, files)
     train, test = load(tmp_path, hold_out=0.25), load(tmp_path, split="test", hold_out=0.25)
-    assert sorted(levels(train) + levels(test)) == sorted(levels(load(tmp_path))) and len(test) == 10
+    assert sorted(levels(train) + levels(test)) == sorted(levels(load(tmp_path)))
+    assert len(test) == 10
     assert load(tmp_path, split="val", hold_out=0.25).fingerprint == test.fingerprint
     for part in (train, test):
-        assert part.labels is not None and torch.equal(part.labels, part.values[:, 0, 0, 0].long() // 100)
+        assert part.labels is not None
+        assert torch.equal(part.labels, part.values[:, 0, 0, 0].long() // 100)
     assert torch.bincount(test.labels).tolist() == [5, 5]  # type: ignore[arg-type]
     assert load(tmp_path, hold_out=0.25).fingerprint == train.fingerprint
     # the limit says how many items are in use, and the share is of these
@@ -140,7 +148,8 @@ def test_a_share_of_idx_files(tmp_path: Path) -> None:
     images = np.arange(10 * 4, dtype=np.uint8).reshape(10, 2, 2)
     idx.write(tmp_path / "train-images-idx3-ubyte", images)
     train, test = load(tmp_path, hold_out=0.2), load(tmp_path, split="test", hold_out=0.2)
-    assert sorted(levels(train) + levels(test)) == list(range(0, 40, 4)) and len(test) == 2
+    assert sorted(levels(train) + levels(test)) == list(range(0, 40, 4))
+    assert len(test) == 2
     single = load(tmp_path / "train-images-idx3-ubyte", hold_out=0.2)
     assert single.fingerprint == train.fingerprint
     idx.write(tmp_path / "t10k-images-idx3-ubyte", images + 1)
@@ -153,6 +162,6 @@ def test_a_share_of_idx_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_is_from_nothing_to_below_all(tmp_path: Path, share: float) -> None:
+def test_a_share_must_be_at_least_0_and_below_1(tmp_path: Path, share: float) -> None:
     with pytest.raises(DataError, match="give 0 to below 1"):
         load(saved(tmp_path / "a.npy", np.zeros((9, 2))), hold_out=share)

@@ -1,4 +1,4 @@
-"""Tests of room `data`: tokens, from arrays of whole numbers and from text."""
+"""Tokens, from arrays of whole numbers and from text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import encoded, fill, saved
+from file_helpers import encoded, fill, saved
 
 from softmix.data import DataError, load, to_text
 from softmix.rng import Rng
@@ -20,14 +20,20 @@ def test_an_array_of_whole_numbers_is_tokens(tmp_path: Path) -> None:
     numbers = np.array([[0, 4, 2], [3, 3, 0]], np.uint8)
     saved(tmp_path / "labels.npy", np.array([1, 0]))
     data = load(saved(tmp_path / "a.npy", numbers), tokens=5)
-    assert data.kind == "tokens" and data.vocabulary == 5 and not data.is_image and data.shape == (3,)
+    assert data.kind == "tokens"
+    assert data.vocabulary == 5
+    assert not data.is_image
+    assert data.shape == (3,)
     x0, cond = data.batch(torch.tensor([1, 0]), Rng(0, 2))
-    assert x0.dtype == torch.int64 and x0.tolist() == [[3, 3, 0], [0, 4, 2]]
-    assert cond is not None and cond.label is not None and cond.label.tolist() == [0, 1]
+    assert x0.dtype == torch.int64
+    assert x0.tolist() == [[3, 3, 0], [0, 4, 2]]
+    assert cond is not None
+    assert cond.label is not None
+    assert cond.label.tolist() == [0, 1]
     assert "taken as tokens of shape (3,), numbers from 0 to 4 of 5 tokens" in data.report.notes
 
 
-def test_how_many_tokens_there_are_is_part_of_the_content(tmp_path: Path) -> None:
+def test_the_size_of_the_vocabulary_changes_the_fingerprint(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.npy", np.zeros((4, 3), np.int64))
     assert load(path, tokens=5).fingerprint != load(path, tokens=6).fingerprint
     assert load(path, tokens=5, hold_out=0.5).vocabulary == 5
@@ -43,7 +49,7 @@ def test_how_many_tokens_there_are_is_part_of_the_content(tmp_path: Path) -> Non
         (np.zeros(3, np.int64), r"tokens are whole numbers \[N, L\] or \[N, H, W\]"),
     ],
 )
-def test_arrays_that_are_no_tokens(tmp_path: Path, array: np.ndarray, reason: str) -> None:
+def test_arrays_that_cannot_be_tokens_are_refused(tmp_path: Path, array: np.ndarray, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         load(saved(tmp_path / "a.npy", array), tokens=5)
 
@@ -62,8 +68,10 @@ def test_tokens_have_no_options_of_pictures(tmp_path: Path, options: dict[str, A
 def test_characters_become_tokens_and_text_again(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text(TEXT, encoding="utf-8")
     data = load(tmp_path / "book.txt", tokens="characters", length=4)
-    assert data.alphabet == "".join(sorted(set(TEXT))) and data.vocabulary == len(set(TEXT))
-    assert len(data) == len(TEXT) // 4 and "".join(to_text(data.x0(), data.alphabet)) == TEXT[: len(TEXT) // 4 * 4]
+    assert data.alphabet == "".join(sorted(set(TEXT)))
+    assert data.vocabulary == len(set(TEXT))
+    assert len(data) == len(TEXT) // 4
+    assert "".join(to_text(data.x0(), data.alphabet)) == TEXT[: len(TEXT) // 4 * 4]
     rest = len(TEXT) % 4
     assert f"the last {rest} characters are too few for an item, and were left out" in data.report.notes
 
@@ -71,24 +79,29 @@ def test_characters_become_tokens_and_text_again(tmp_path: Path) -> None:
 def test_bytes_become_tokens_and_text_again(tmp_path: Path) -> None:
     (tmp_path / "book.bin").write_bytes(TEXT.encode())
     data = load(tmp_path / "book.bin", tokens="bytes", length=len(TEXT.encode()))
-    assert data.vocabulary == 256 and data.alphabet == "" and to_text(data.x0(), "") == [TEXT]
+    assert data.vocabulary == 256
+    assert data.alphabet == ""
+    assert to_text(data.x0(), "") == [TEXT]
     assert data.x0().tolist() == [list(TEXT.encode())]
 
 
-def test_another_alphabet_is_other_content(tmp_path: Path) -> None:
+def test_another_alphabet_changes_the_fingerprint(tmp_path: Path) -> None:
     found = []
     for text in ("abab", "acac"):
         (tmp_path / "t.txt").write_text(text)
         found.append(load(tmp_path / "t.txt", tokens="characters", length=2))
-    assert torch.equal(found[0].values, found[1].values) and found[0].fingerprint != found[1].fingerprint
+    assert torch.equal(found[0].values, found[1].values)
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 def test_a_held_out_part_of_a_text_has_its_alphabet(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("abcdefghij" * 4)
     parts = [load(tmp_path / "t.txt", tokens="characters", length=1, hold_out=0.1, split=s) for s in ("train", "test")]
-    assert [len(part) for part in parts] == [36, 4] and {part.alphabet for part in parts} == {"abcdefghij"}
+    assert [len(part) for part in parts] == [36, 4]
+    assert {part.alphabet for part in parts} == {"abcdefghij"}
     some = load(tmp_path / "t.txt", tokens="characters", length=4, limit=3)
-    assert len(some) == 3 and "limit: 3 items were taken, chosen at random from 10" in some.report.notes
+    assert len(some) == 3
+    assert "limit: 3 items were taken, chosen at random from 10" in some.report.notes
 
 
 @pytest.mark.parametrize(
@@ -112,7 +125,7 @@ def test_texts_that_are_refused(tmp_path: Path, options: dict[str, Any], reason:
         load(tmp_path / "t.txt", **options)
 
 
-def test_what_is_no_text(tmp_path: Path) -> None:
+def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DataError, match=r"cannot be read as text .* save it as UTF-8"):
         load(tmp_path / "t.txt", tokens="characters", length=1)
@@ -127,7 +140,7 @@ def test_tokens_are_not_for_pictures(tmp_path: Path) -> None:
             load(source, tokens=9)
 
 
-def test_numbers_that_stand_for_nothing() -> None:
+def test_numbers_outside_of_the_vocabulary_are_refused() -> None:
     for tokens, alphabet in ((torch.tensor([[3]]), "abc"), (torch.tensor([[-1]]), "abc"), (torch.tensor([[256]]), "")):
         with pytest.raises(ValueError, match="tokens are whole numbers from 0 to"):
             to_text(tokens, alphabet)

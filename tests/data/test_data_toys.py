@@ -1,4 +1,4 @@
-"""Tests of room `data`: toy laws against their exact moments, densities and supports."""
+"""Toys against their exact moments, densities and supports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
 from torch import Tensor
 
 from softmix.data import load, toys
-from softmix.data.toys import TOYS, Mixture
+from softmix.data.toys import TOYS, ToyMixture
 from softmix.rng import Rng
 
 MIXTURES = {
-    "grid": toys.grid(),
+    "grid": toys.mode_grid(),
     "ring": toys.ring(),
     "correlated": toys.correlated(),
     "correlated 5-D": toys.correlated(dim=5, k=3, seed=2),
@@ -25,8 +25,8 @@ MIXTURES = {
 }
 
 
-def deviations(x: Tensor, law: Mixture) -> float:
-    """The largest deviation of the mean and the second moments of x from the law's, in standard errors."""
+def deviations(x: Tensor, law: ToyMixture) -> float:
+    """The largest deviation of the mean and the second moments of x from those of the toy, in standard errors."""
     off = x - law.mean
     products = torch.cat([off, (off[:, :, None] * off[:, None, :]).flatten(1)], dim=1)
     truth = torch.cat([torch.zeros(law.dim, dtype=x.dtype), law.covariance.flatten()])
@@ -38,7 +38,8 @@ def deviations(x: Tensor, law: Mixture) -> float:
 def test_moments(name: str) -> None:
     law = MIXTURES[name]
     x = law.sample(20_000, Rng(1, 20_000))
-    assert x.dtype == torch.float64 and x.shape == (20_000, law.dim)
+    assert x.dtype == torch.float64
+    assert x.shape == (20_000, law.dim)
     assert deviations(x, law) < 4.5
 
 
@@ -72,9 +73,10 @@ def test_density_integrates_to_one(name: str) -> None:
     assert total * step**2 == pytest.approx(1, abs=1e-4)
 
 
-def test_grid_is_the_one_that_is_promised() -> None:
-    law = toys.grid()
-    assert len(law.weights) == 49 and law.scale == pytest.approx(0.05)
+def test_the_grid_has_the_promised_parameters() -> None:
+    law = toys.mode_grid()
+    assert len(law.weights) == 49
+    assert law.scale == pytest.approx(0.05)
     assert torch.allclose(law.covariance, 1.0025 * torch.eye(2, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(law.mean, torch.zeros(2, dtype=torch.float64), atol=1e-12)
     assert float(torch.pdist(law.means).min()) == pytest.approx(0.5)
@@ -104,7 +106,7 @@ def test_nearest_counts_in_sds() -> None:
     index, distance = law.nearest(x)
     assert index.tolist() == [0, 1, 2, 3, 4]
     assert torch.allclose(distance, torch.full((5,), 0.01, dtype=torch.float64))
-    _, far = toys.grid().nearest(torch.tensor([[1.5 + 0.15, 1.5]]))
+    _, far = toys.mode_grid().nearest(torch.tensor([[1.5 + 0.15, 1.5]]))
     assert float(far) == pytest.approx(3, abs=1e-5)
 
 
@@ -155,7 +157,8 @@ def test_checkerboard_fills_half_of_its_cells_evenly() -> None:
     assert bool((cell >= 0).all() and (cell < 4).all())
     assert bool((cell.sum(1) % 2 == 0).all())
     counts = torch.bincount(4 * cell[:, 0] + cell[:, 1], minlength=16)
-    assert int((counts > 0).sum()) == 8 and bool(((counts[counts > 0] - 2_000).abs() < 200).all())
+    assert int((counts > 0).sum()) == 8
+    assert bool(((counts[counts > 0] - 2_000).abs() < 200).all())
     assert x.var(0).tolist() == pytest.approx([1, 1], abs=0.03)
     with pytest.raises(ValueError, match="even"):
         toys.checkerboard(3)
@@ -172,21 +175,24 @@ def test_moons_lie_on_two_arcs() -> None:
 
 
 def test_wrong_parameters_are_refused() -> None:
-    law = toys.grid()
+    law = toys.mode_grid()
     with pytest.raises(ValueError, match="sum 1"):
-        Mixture("bad", 2 * law.weights, law.means, law.factors)
+        ToyMixture("bad", 2 * law.weights, law.means, law.factors)
     with pytest.raises(ValueError, match="lower triangular"):
-        Mixture("bad", law.weights, law.means, law.factors + 0.1)
+        ToyMixture("bad", law.weights, law.means, law.factors + 0.1)
     with pytest.raises(ValueError, match="float64"):
-        Mixture("bad", law.weights.float(), law.means, law.factors)
+        ToyMixture("bad", law.weights.float(), law.means, law.factors)
     with pytest.raises(ValueError, match="were expected"):
-        Mixture("bad", law.weights[1:], law.means, law.factors)
+        ToyMixture("bad", law.weights[1:], law.means, law.factors)
 
 
-def test_load_draws_the_law() -> None:
+def test_load_draws_from_the_toy() -> None:
     data = load("toy:grid")
-    assert len(data) == 20_000 and data.shape == (2,) and not data.is_image and data.values.dtype == torch.float32
-    assert deviations(data.x0().double(), cast(Mixture, TOYS["grid"]())) < 4.5
+    assert len(data) == 20_000
+    assert data.shape == (2,)
+    assert not data.is_image
+    assert data.values.dtype == torch.float32
+    assert deviations(data.x0().double(), cast(ToyMixture, TOYS["grid"]())) < 4.5
     few, other = load("toy:grid", limit=10), load("toy:grid", split="test", limit=10)
     assert torch.equal(few.values, data.values[:10])
     assert not torch.equal(other.values, few.values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from softmix.data.toys import Mixture
+from softmix.data.toys import ToyMixture
 from softmix.measure import replacing
 from softmix.oracle import MixtureProblem, correlated, ks
 from softmix.process import VP, few
@@ -19,7 +19,7 @@ SEEN = torch.tensor([True, False])
 def independent(means: list[float]) -> MixtureProblem:
     """Two independent elements."""
     factors = torch.diag(torch.tensor([0.5, 0.3], dtype=F64))[None]
-    law = Mixture("independent", torch.ones(1, dtype=F64), torch.tensor([means], dtype=F64), factors)
+    law = ToyMixture("independent", torch.ones(1, dtype=F64), torch.tensor([means], dtype=F64), factors)
     return MixtureProblem("independent", law, VP(), (2,))
 
 
@@ -39,14 +39,14 @@ def test_an_element_independent_of_the_measured_one_has_its_own_law() -> None:
     problem, n = independent([0.2, -0.4]), 2000
     x = sampled(problem, torch.tensor([[1.7, 0.0]], dtype=F64).expand(n, -1), SEEN, n, 60)
     mean, sd = (torch.tensor([[value]], dtype=F64) for value in (-0.4, 0.3))
-    alone = Mixture("alone", torch.ones(1, dtype=F64), mean, sd[None])
+    alone = ToyMixture("alone", torch.ones(1, dtype=F64), mean, sd[None])
     assert ks(x[:, 1:], alone) < 2
 
 
 def test_a_measured_element_pulls_a_correlated_one() -> None:
     """In a Gaussian of correlation 0.9 towards 0.9 y, but less far: replacement does not condition exactly."""
     factor = torch.linalg.cholesky(torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=F64))[None]
-    law = Mixture("pair", torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), factor)
+    law = ToyMixture("pair", torch.ones(1, dtype=F64), torch.zeros(1, 2, dtype=F64), factor)
     x = sampled(MixtureProblem("pair", law, VP(), (2,)), torch.full((2000, 2), 1.5, dtype=F64), SEEN, 2000, 100)
     assert 0.5 * 0.9 * 1.5 < float(x[:, 1].mean()) < 0.9 * 1.5
 

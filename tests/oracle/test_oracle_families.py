@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from softmix.cond import Cond
-from softmix.data.toys import Mixture
+from softmix.data.toys import ToyMixture
 from softmix.oracle import (
     DenoisingProblem,
     ObservedProblem,
@@ -162,15 +162,15 @@ def test_a_sampler_reaches_the_law_given_x_in_through_a_shifted_process() -> Non
     x = sample(problem.denoiser(), n, sampler=adams, grid=grid, cond=cond, seed=0, batch=n)
     right = _law(problem.given(x_in))
     assert ks(x, right) < 2
-    marginal = Mixture("marginal", problem.law.weights, problem.law.means[:, :2],
+    marginal = ToyMixture("marginal", problem.law.weights, problem.law.means[:, :2],
                        torch.linalg.cholesky(problem.law.covariances[:, :2, :2]))  # fmt: skip
     assert ks(x, marginal) > 4, "the control: without x_in the law is another"
 
 
-def _law(posterior: FullMixture) -> Mixture:
+def _law(posterior: FullMixture) -> ToyMixture:
     weights, factors = posterior.log_weights[0].exp(), posterior._factors[0]
     roots = torch.linalg.cholesky(factors @ factors.mT)
-    return Mixture("given", weights / weights.sum(), posterior._means[0], roots)
+    return ToyMixture("given", weights / weights.sum(), posterior._means[0], roots)
 
 
 def test_shapes_of_a_pair_add_up() -> None:

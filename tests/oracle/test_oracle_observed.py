@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softmix.cond import Cond
-from softmix.data.toys import Mixture
+from softmix.data.toys import ToyMixture
 from softmix.oracle import MixtureProblem, ObservedProblem, correlated, gaussian, ks
 from softmix.posterior import FullMixture
 from softmix.process import VP, uniform_logsnr
@@ -24,7 +24,7 @@ def lattice() -> tuple[Tensor, float]:
     return torch.cartesian_prod(line, line), float(line[1] - line[0]) ** 2
 
 
-def log_density(law: Mixture, x: Tensor) -> Tensor:
+def log_density(law: ToyMixture, x: Tensor) -> Tensor:
     parts = [
         weight.log() + torch.distributions.MultivariateNormal(mean, scale_tril=factor).log_prob(x)
         for weight, mean, factor in zip(law.weights, law.means, law.factors, strict=True)
@@ -114,10 +114,10 @@ def test_a_sampler_with_y_as_condition_reaches_the_law_given_y(part: str) -> Non
     assert ks(x, problem.law) > 4, "the control: without y the law is another"
 
 
-def _laws(posterior: FullMixture) -> list[Mixture]:
+def _laws(posterior: FullMixture) -> list[ToyMixture]:
     weights = posterior.log_weights.exp()
     return [
-        Mixture("given", w / w.sum(), means, torch.linalg.cholesky(factors @ factors.mT))
+        ToyMixture("given", w / w.sum(), means, torch.linalg.cholesky(factors @ factors.mT))
         for w, means, factors in zip(weights, posterior._means, posterior._factors, strict=True)
     ]
 

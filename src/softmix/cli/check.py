@@ -68,8 +68,9 @@ class Check(Verb):
 
 def _check_data(source: str, options: dict[str, Any]) -> None:
     from ..data import NoSplitError, Paired
+    from .train import LARGEST
 
-    items: Any = load_data(source, **options)
+    items: Any = load_data(source, max_pixels=LARGEST, **options)
     both: tuple[Any, ...] = (items.first, items.second) if isinstance(items, Paired) else (items,)
     first = both[0]
     kind = f"pairs of {first.kind}" if len(both) > 1 else first.kind

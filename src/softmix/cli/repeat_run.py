@@ -41,7 +41,7 @@ def repeat_run(run: Path, data: str | None, steps: int, out: Path | None, folder
         items = _data(run, data)
         place.mkdir(parents=True, exist_ok=True)
         # The facts (number of steps, precision, parts of a batch) are a part of the recipe, with the new place of data.
-        origin = items.origin.kept_in(place) if items.origin else None
+        origin = items.origin.relative_to_folder(place) if items.origin else None
         (place / "config.json").write_text(dumps(replace(record, facts=replace(record.facts, origin=origin))))
         with closing(training(items, record.config, place)) as taken:
             for step in taken:

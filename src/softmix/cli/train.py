@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from .common import ModelName, UsageError, repeat_warnings
+from .common import ModelName, repeat_warnings
 from .model_card import write_card
 from .settings import base_run, configuration, items_of, require_length, with_values
 from .verb import Verb
@@ -23,8 +23,8 @@ ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
 LayoutName = Literal["channels-first", "channels-last"]
 # The options that say how the data are read: keywords of `softmix.data.load`.
 _READING = ("size", "channels", "limit", "hold_out", "bits", "values", "layout", "beside", "cache")
-# Pixels of a picture that fills the memory in one step of any network.
-_LARGEST = 2048 * 2048
+# Larger pictures do not fit into memory in any network. They are refused before one is decoded.
+LARGEST = 2048 * 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ class Train(Verb):
         base = base_run(self.out, self.model, self.config, self.start)
         needed = self.more is None and (base is None or base.role == "start")
         require_length(self.steps, self.minutes, needed=needed)
-        items = items_of(self.data, base, {name: getattr(self, name) for name in _READING})
+        reading = {name: getattr(self, name) for name in _READING}
+        items = items_of(self.data, base, reading | {"max_pixels": LARGEST if base is None else None})
         config = configuration(base, self.model, items.shape, self.set)
         if self.steps is not None or self.minutes is not None:
             config = replace(config, steps=self.steps, minutes=self.minutes)
@@ -113,8 +114,6 @@ class Train(Verb):
         first = join().first
         if first:
             self._print_data(items, config)
-            if base is None:
-                _require_size(items, self.size)
         start = self._start()
         if self.dry_run:
             _show(items, config, self.out, self.more, start)
@@ -143,15 +142,6 @@ class Train(Verb):
             return None
         begun = start_of(read_run(self.out), self.out) if (self.out / "config.json").is_file() else None
         return None if begun == self.start.absolute().resolve() else load(self.start)
-
-
-def _require_size(items: Data, size: int | None) -> None:
-    """Raise UsageError for pictures so large that one of them fills the memory, unless the user gave a size."""
-    if items.is_image and size is None and items.shape[1] * items.shape[2] > _LARGEST:
-        raise UsageError(
-            f"the pictures are {items.shape[2]}x{items.shape[1]}, and no network here trains on such large ones: "
-            "give --size 64, or another side"
-        )
 
 
 def _show(items: Data, config: Config, out: Path, more: int | None, start: Model | None) -> None:

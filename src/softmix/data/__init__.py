@@ -1,18 +1,39 @@
-"""Anything becomes x0 in [-1, 1], with a report of what was left out. Start at `load`."""
+"""Data sets: read from files, made from other data sets, or drawn from known distributions.
+
+Images are in [-1, 1]. Items that cannot be read are listed in a report with the reason.
+
+Read files: `load` returns a `Data`, or a `Paired` of two sources. `from_dataset` takes a torch Dataset.
+Sources: `Source` is the protocol. `Data`, `Paired`, `Degraded`, `Encoded` and `Target` follow it.
+Back to files: `to_uint8` gives pixels and `to_text` gives text.
+Known distributions: `toys`.
+
+Files of this room:
+    loading, request         `load` and its options
+    contract, store          the protocol `Source`, and `Data`
+    picture*, folder_splits  one picture, a folder of pictures, lists of pictures
+    entries, labels          the files of a folder or zip, and class labels
+    array*, conversion       arrays of pictures, numbers and tokens
+    npy, idx, mnist, cifar, text, builtin   one kind of file or data set each
+    paired, load_pairs, degraded, encoded, target, derived   sources made from other sources
+    torch_dataset, torch_item                a torch Dataset as a source
+    cache, storage, disk_storage, file_state, limits         data larger than memory
+    report, origin           the items that were left out, and the way to read the same items again
+    augment, toys            random flips, and known distributions
+"""
 
 from . import toys
+from .augment import mirrored
 from .contract import Source
-from .dataset import from_dataset
 from .degraded import Degraded
 from .encoded import Encoded, LatentScale
-from .mirror import mirrored
+from .loading import load
 from .origin import Origin
 from .paired import Paired
 from .report import DataError, NoSplitError, Report
-from .source import load
 from .store import Data, to_uint8
 from .target import Target
 from .text import to_text
+from .torch_dataset import from_dataset
 
 __all__ = [
     "Data",

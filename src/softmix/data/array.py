@@ -1,4 +1,4 @@
-"""Arrays that are already arrays, with one rule for what their axes and their numbers mean."""
+"""`from_array`: an array as a data set, with one rule for the meaning of its axes and numbers."""
 
 from __future__ import annotations
 
@@ -10,50 +10,61 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .numbers import numbers, tokens, volumes
-from .pixels import axis_of_channels, pictures
+from .array_numbers import numbers, tokens, volumes
+from .array_pictures import axis_of_channels, pictures
+from .array_range import chunks, find_range, has_pixel_levels
+from .conversion import Conversion, describe
 from .report import DataError, Report
+from .request import Request
 from .store import Data, choose, make
-from .values import chunks, has_pixel_levels, range_of
-from .want import Want
-from .written import Written, what
 
-_Reader = Callable[[str, NDArray[Any], Want, list[str]], Written]
+_Reader = Callable[[str, NDArray[Any], Request, list[str]], Conversion]
 
 
-def from_array(name: str, array: NDArray[Any], labels: Tensor | None, classes: tuple[str, ...], want: Want) -> Data:
-    """An array as a data set; `classes` are names for `labels`.
+def from_array(
+    name: str, array: NDArray[Any], labels: Tensor | None, classes: tuple[str, ...], request: Request
+) -> Data:
+    """An array as a data set.
 
-    Axes. [N, H, W] of uint8 is grey. Of four axes, `want.layout` says which holds the channels; without it the last one
-    does if its size is 1 or 3, else the second one if its size is 1, 3 or 4, else the last one if its size is 4 (so
-    [N, 3, 64, 3] is channels last). Five axes are volumes [N, C, D, H, W]. Floats with one or two axes are points, [N]
-    becomes [N, 1]; with three they are sequences [N, L, D], channels last, unless they are 8-bit pixels in disguise
-    (k / 255 or k), which are grey pictures. A layout says how sequences and volumes are stored, if otherwise.
+    labels, classes : the labels of the items and the names of their classes.
 
-    Numbers. uint8 are pixels. bool, other whole numbers and floats of a picture's axes become pixels by the range that
-    `want.values` or `want.bits` names, or that is found (`softmix.data.values`). Floats of other axes, and all floats
-    with values "as-is", stay as they are in float32. Items with a value that is not finite are left out. With
-    `want.tokens` whole numbers [N, L] or [N, H, W] are tokens.
+    Axes. [N, H, W] of uint8 is grey pictures. Of four axes, `request.layout` names the axis of the channels. Without
+    it the
+    last axis has the channels if its size is 1 or 3, else the second if its size is 1, 3 or 4, else the last if its
+    size is
+    4; so [N, 3, 64, 3] has its channels last. Five axes are volumes [N, C, D, H, W]. Floats with one or two axes are
+    points; [N] becomes [N, 1]. Floats with three axes are sequences [N, L, D], with channels last. If these floats
+    are 8-bit
+    pixels (k / 255 or k for whole k), they are grey pictures. `request.layout` also states another layout of
+    sequences and
+    volumes.
 
-    The range is that of the whole array, so that a limit changes no item. Raises DataError for all else.
+    Numbers. uint8 are pixels. With the axes of pictures, bool, other whole numbers and floats become pixels. Their
+    range is
+    that of `request.values` or `request.bits`, or it is found (`softmix.data.array_range`). Floats with other axes,
+    and all
+    floats with values "as-is", stay as they are in float32. Items with a value that is not finite are left out. With
+    `request.tokens`, whole numbers [N, L] or [N, H, W] are tokens.
+
+    The range is that of the whole array, so that a limit changes no item. Raises DataError for all other arrays.
     """
     if array.ndim == 0 or array.size == 0:
-        raise DataError(f"{name} holds no items, it is {what(array)}; give an array [N, ...]")
+        raise DataError(f"{name} holds no items, it is {describe(array)}; give an array [N, ...]")
     if labels is not None and len(labels) != len(array):
         raise DataError(f"{name}: there are {len(array)} items but {len(labels)} labels; each item needs one label")
     if array.dtype.kind not in "buif":
-        raise DataError(f"{name} is {what(array)}; give uint8 for images, or floats for points and sequences")
+        raise DataError(f"{name} is {describe(array)}; give uint8 for images, or floats for points and sequences")
     if array.ndim != 5:
-        want.without(name, f"is {what(array)} and holds no volumes [N, C, D, H, W]", "spacing")
-    chosen = choose(len(array), want.limit)
+        request.refuse_options(name, f"is {describe(array)} and holds no volumes [N, C, D, H, W]", "spacing")
+    chosen = choose(len(array), request.limit)
     notes: list[str] = []
     if len(chosen) < len(array):
         notes.append(f"limit: {len(chosen)} items were taken, chosen at random from {len(array)}")
-    want.place.require(name, len(chosen) * int(array[:1].size) * (4 if array.dtype.kind == "f" else 1))
-    written = _reader(name, array, want)(name, array, want, notes)
+    request.storage.require_space(name, len(chosen) * int(array[:1].size) * (4 if array.dtype.kind == "f" else 1))
+    conversion = _reader(name, array, request)(name, array, request, notes)
     good = _finite(array, chosen)
-    values = _values(name, array, chosen[good], written, want)
-    notes += written.said()
+    values = _values(name, array, chosen[good], conversion, request)
+    notes += conversion.notes()
     skipped = tuple((f"item {i}", "not finite in float32") for i in chosen[~good].tolist())
     labels = None if labels is None else labels[chosen][good]
     return make(
@@ -62,46 +73,46 @@ def from_array(name: str, array: NDArray[Any], labels: Tensor | None, classes: t
         labels,
         classes,
         Report(len(values), skipped, notes=tuple(notes)),
-        vocabulary=want.tokens if isinstance(want.tokens, int) else 0,
-        spacing=want.spacing,
+        vocabulary=request.tokens if isinstance(request.tokens, int) else 0,
+        spacing=request.spacing,
     )
 
 
-def _reader(name: str, array: NDArray[Any], want: Want) -> _Reader:
-    if isinstance(want.tokens, int):
+def _reader(name: str, array: NDArray[Any], request: Request) -> _Reader:
+    if isinstance(request.tokens, int):
         return tokens
-    want.without(name, f"is {what(array)}", "tokens", "length")
+    request.refuse_options(name, f"is {describe(array)}", "tokens", "length")
     if array.ndim == 5 and array.dtype.kind in "ub":
         return volumes
-    return pictures if _are_pictures(name, array, want) else numbers
+    return pictures if _are_pictures(name, array, request) else numbers
 
 
-def _are_pictures(name: str, array: NDArray[Any], want: Want) -> bool:
+def _are_pictures(name: str, array: NDArray[Any], request: Request) -> bool:
     if array.dtype == np.uint8 or array.dtype.kind == "b":
         return True
     if array.dtype.kind in "iu":
         if array.ndim in (3, 4):
             return True
-        raise DataError(f"{name} is {what(array)}; give uint8 for images, or floats for points and sequences")
-    if want.values == "as-is":
+        raise DataError(f"{name} is {describe(array)}; give uint8 for images, or floats for points and sequences")
+    if request.values == "as-is":
         return False
     if array.ndim == 4:
-        return want.layout is not None or axis_of_channels(array) is not None
-    if array.ndim != 3 or want.layout is not None:
+        return request.layout is not None or axis_of_channels(array) is not None
+    if array.ndim != 3 or request.layout is not None:
         return False
-    found = range_of(name, array)
+    found = find_range(name, array)
     if has_pixel_levels(array, found):
         return True
-    if want.values is not None or want.size is not None or want.channels is not None:
+    if request.values is not None or request.size is not None or request.channels is not None:
         raise DataError(
-            f"{name} is {what(array)} with {found}, which may be grey pictures or sequences; save pictures as "
+            f"{name} is {describe(array)} with {found}, which may be grey pictures or sequences; save pictures as "
             "[N, 1, H, W], or give --layout channels-last for sequences [N, L, D]"
         )
     return False
 
 
 def _finite(array: NDArray[Any], chosen: Tensor) -> Tensor:
-    """Which of the chosen items are finite in float32."""
+    """Whether each chosen item is finite in float32."""
     good = torch.ones(len(chosen), dtype=torch.bool)
     if array.dtype.kind == "f":
         index = chosen.numpy()
@@ -112,15 +123,15 @@ def _finite(array: NDArray[Any], chosen: Tensor) -> Tensor:
     return good
 
 
-def _values(name: str, array: NDArray[Any], index: Tensor, written: Written, want: Want) -> NDArray[Any]:
-    """The items at `index`, as they are to be written, piece by piece: a mapped file is never whole in memory."""
+def _values(name: str, array: NDArray[Any], index: Tensor, conversion: Conversion, request: Request) -> NDArray[Any]:
+    """The converted items at `index`. They are converted piece by piece: a mapped file is never whole in memory."""
     if not len(index):
         raise DataError(
-            f"{name}: {written.kind} were asked for, but none of {len(array)} items is finite; give finite numbers"
+            f"{name}: {conversion.kind} were asked for, but none of {len(array)} items is finite; give finite numbers"
         )
     at = index.numpy()
-    first = written.change(array[at[:1]])
-    values = want.place.empty(name, (len(at), *first.shape[1:]), first.dtype)
-    for part in want.place.watched(list(chunks(array, len(at))), "parts"):
-        values[part] = written.change(array[at[part]])
+    first = conversion.convert(array[at[:1]])
+    values = request.storage.empty(name, (len(at), *first.shape[1:]), first.dtype)
+    for part in request.storage.progress(list(chunks(array, len(at))), "parts"):
+        values[part] = conversion.convert(array[at[part]])
     return values

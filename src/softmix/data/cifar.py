@@ -1,8 +1,8 @@
 """CIFAR's python folders, read without unpickling.
 
-Their files are pickles of plain dictionaries. Here a reader knows the few operations that such a file is made of and
-makes of each no more than a list, a number or a record of what was to be called; nothing is imported and nothing is
-called.
+Their files are pickles of plain dictionaries. `_Reader` knows the few operations of such a file. It makes lists,
+numbers
+and records of calls; it imports nothing and calls nothing.
 Source of the files: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from .array import from_array
 from .entries import MAX_BYTES
-from .labels import classes_of, named
+from .labels import known_classes, labels_from_array
 from .report import DataError, printable
+from .request import Request
 from .store import Data
-from .want import Want
 
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar-10": {
@@ -39,7 +39,12 @@ _CLASSES = ("label_names", "fine_label_names")
 
 @dataclass
 class _Call:
-    """What a pickle would have called: the name of a function, its arguments, and the state given to its result."""
+    """A record of a call in a pickle.
+
+    function : the name of the function.
+    arguments : its arguments.
+    state : the state given to its result.
+    """
 
     function: Any
     arguments: Any
@@ -57,7 +62,7 @@ _MARK = object()
 
 
 class _Reader:
-    """A stack machine for the operations of plain pickles. Raises ValueError for any other."""
+    """A stack machine for the operations of plain pickles. Raises ValueError for other operations."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -135,16 +140,16 @@ def _text(value: Any) -> str:
 
 
 def _bytes(value: Any) -> bytes:
-    # Python 3 writes bytes into old pickles as text and the call that would encode it.
+    # Python 3 stores bytes in old pickles as text with a call that encodes it.
     if isinstance(value, _Call) and value.function == "_codecs encode":
         value = value.arguments[0]
     return value.encode("latin-1") if isinstance(value, str) else bytes(value)
 
 
 def _array(call: Any) -> NDArray[np.uint8]:
-    """The array of bytes that a pickle of numpy describes. Raises ValueError or TypeError if it is another thing."""
+    """The uint8 array in a numpy pickle. Raises ValueError or TypeError for other content."""
     if not str(call.function).endswith("multiarray _reconstruct"):
-        raise ValueError(f"it holds a {printable(str(call.function))} where an array of bytes belongs")
+        raise ValueError(f"it holds a {printable(str(call.function))} instead of an array of bytes")
     _, shape, dtype, fortran, content = call.state
     if dtype.function != "numpy dtype" or dtype.arguments[0] not in ("u1", "uint8"):
         raise ValueError("its array is not of bytes")
@@ -152,45 +157,45 @@ def _array(call: Any) -> NDArray[np.uint8]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The dictionary in one of CIFAR's files; arrays are still what a pickle says of them. Raises DataError."""
+    """The dictionary in one of CIFAR's files. Arrays are still records of calls. Raises DataError."""
     name = printable(str(path))
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{name} is larger than {MAX_BYTES} bytes; it is none of CIFAR's files")
-        found = _Reader().read(path.read_bytes())
+        content = _Reader().read(path.read_bytes())
     except DataError:
         raise
-    # A damaged pickle leaves an empty stack, a list where a number belongs, or worse.
+    # A damaged pickle can raise nearly any error.
     except Exception as error:
         raise DataError(f"{name} cannot be read as one of CIFAR's files ({error}); fetch it again") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{name} holds a {type(found).__name__}, not CIFAR's dictionary; fetch it again")
-    return found
+    if not isinstance(content, dict):
+        raise DataError(f"{name} holds a {type(content).__name__}, not CIFAR's dictionary; fetch it again")
+    return content
 
 
 def kind_of(root: Path) -> str | None:
-    """cifar-10 or cifar-100 if a folder holds the files of one of them by name, else None."""
+    """cifar-10 or cifar-100 if a folder has the files of one of them, else None."""
     for kind, files in _FILES.items():
         if all(os.path.isfile(root / parts[0]) for key, parts in files.items() if key != "test"):
             return kind
     return None
 
 
-def from_cifar(root: Path, want: Want) -> Data:
+def from_cifar(root: Path, request: Request) -> Data:
     """One split of a folder cifar-10-batches-py or cifar-100-python, with the (fine) classes. Raises DataError."""
     kind = kind_of(root) or "cifar-10"
     files = _FILES[kind]
     has = [split for split in ("train", "test") if os.path.isfile(root / files[split][0])]
-    part = want.part(kind, has, "fetch the missing file, or give a share to hold out")
+    part = request.split_of(kind, has, "fetch the missing file, or give a share to hold out")
     batches = [_batch(root / file) for file in files[part or "train"] if os.path.isfile(root / file)]
     images = np.concatenate([pixels for pixels, _ in batches])
     numbers = np.concatenate([labels for _, labels in batches])
     meta = read(root / files["meta"][0])
     known = tuple(printable(_text(text)) for text in next(_under(meta, _CLASSES), ()))
-    labels, found = classes_of(kind, numbers, len(images))
-    data = from_array(kind, images, labels, named(kind, labels, found, known), want)
+    labels, found = labels_from_array(kind, numbers, len(images))
+    data = from_array(kind, images, labels, known_classes(kind, labels, found, known), request)
     missing = [file for file in files[part or "train"] if not os.path.isfile(root / file)]
-    return data.noted(f"{', '.join(missing)} is not there") if missing else data
+    return data.with_note(f"{', '.join(missing)} is not there") if missing else data
 
 
 def _under(tree: dict[str, Any], keys: tuple[str, ...]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The contract of a source, that is, of anything that a run can learn from."""
+"""The protocol of a source: anything that a run can learn from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from ..rng import Rng
 
 @runtime_checkable
 class Source(Protocol):
-    """Items x0, each with what a denoiser may be told of it.
+    """Items x0, each with its condition.
 
-    name : for sentences. fingerprint : equal for equal content, so that a run knows whether it goes on with the same.
-    shape : of one item: (C, H, W) of images, (D,) of points, (L, D) of sequences, (C, D, H, W) of volumes, (L,) or
+    name : a name for messages.
+    fingerprint : a hash of the content. A run compares it to see that it continues on the same data.
+    shape : of one item. (C, H, W) of images, (D,) of points, (L, D) of sequences, (C, D, H, W) of volumes, (L,) or
         (H, W) of tokens.
-    is_image : whether the items are pictures [C, H, W] in [-1, 1], which can be shown, and mirrored.
+    is_image : whether the items are pictures [C, H, W] in [-1, 1]. Such items can be shown and mirrored.
     cond : the conditions that every batch has.
-    len() : the number of items; 0 of a source that has none (`Target`).
+    len() : the number of items. A `Target` has 0.
     """
 
     @property
@@ -36,8 +37,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """(x0 [B, *shape], float32, or int64 of tokens; its condition, None if there is none).
+        """Return (x0, condition) for some items.
 
-        index : int64 [B], the numbers of the items. rng : serves B items, and is not advanced; whatever is random is a
-        function of it, item by item, so that a batch of k is k batches of one.
+        index : the numbers of the items, int64 [B].
+        rng : serves B items and is not advanced. Every random value is a function of it, item by item, so that a batch
+            of k equals k batches of one.
+        Returns x0 [B, *shape], float32, or int64 for tokens; and the condition, or None if there is none.
         """

@@ -1,4 +1,4 @@
-"""Items with a measurement of themselves as their condition, for restoration."""
+"""`Degraded`: items with a measurement of themselves as their condition, for restoration."""
 
 from __future__ import annotations
 
@@ -9,63 +9,65 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..rng import Rng
-from .beside import (
-    added,
-    alone_alike,
-    classes_of,
-    digest,
-    named_by,
-    part_for,
-    probe_of,
-    projections,
+from .contract import Source
+from .derived import (
+    class_names,
+    condition_part,
+    part_name,
+    probe_items,
     require_finite,
+    require_itemwise,
+    text_fingerprint,
+    value_fingerprint,
+    with_condition,
     with_part,
 )
-from .contract import Source
 from .report import DataError
 
 
 class Degraded:
     """x0 from `data`, and y = measurement(x0, rng) as its condition, computed for each batch. A `Source`.
 
-    measurement : x0 [B, *shape], rng -> a float tensor with an item for each: an image [B, C', *size] on x0's grid
-        (enlarge what is smaller), the value [B, K], or the context [B, L, D]. All that is random in it comes from rng,
-        which serves B items, so that an item's measurement does not depend on its batch; it is another in each epoch.
+    measurement : x0 [B, *shape], rng -> a float tensor with one item each: an image [B, C', *size] on the grid of x0
+        (enlarge smaller ones), a value [B, K], or a context [B, L, D]. All randomness must come from rng, which
+        serves B
+        items, so that a measurement does not depend on the batch. Each epoch has new noise.
 
-    The measurement is tried on a few items when the source is made. Its fingerprint is `measurement.fingerprint` if it
-    has one, else what it gave for these, in three decimals.
+    The measurement is tried on a few items at construction. The fingerprint is `measurement.fingerprint` if it
+    exists, else
+    the results of this trial in three decimals.
 
-    Raises DataError if it gives anything else, values that are not finite, or an item another result in another batch.
-    Choose `Paired` where the measurements were made by an instrument and are stored.
+    Raises DataError if the results have another form, are not finite, or depend on the batch.
+    Choose `Paired` for measurements that an instrument made and that are stored.
     """
 
     def __init__(self, data: Source, measurement: Callable[[Tensor, Rng], Tensor]):
         self.data, self.measurement = data, measurement
-        name = named_by(measurement)
+        name = part_name(measurement)
         self.name, who = f"{data.name}, measured by {name}", f"the measurement {name}"
         if not len(data):
             raise DataError(f"{data.name} has no items, of which {who} could be taken")
-        index, rng = probe_of(data)
+        index, rng = probe_items(data)
         x0, _ = data.batch(index, rng.child("x0"))
-        y = alone_alike(self._measured, x0, rng.child("measurement"), who)
+        y = require_itemwise(self._measured, x0, rng.child("measurement"), who)
         self._size = tuple(y.shape[1:])
-        self._part = part_for(data.shape, self._size, who)
-        self.cond = added(data.cond, self._part, self._size, who)
-        self.shape, self.is_image, self.classes = data.shape, data.is_image, classes_of(data)
+        self._part = condition_part(data.shape, self._size, who)
+        self.cond = with_condition(data.cond, self._part, self._size, who)
+        self.shape, self.is_image, self.classes = data.shape, data.is_image, class_names(data)
         own = getattr(measurement, "fingerprint", None)
-        known = own if isinstance(own, str) else projections(y)
-        self.fingerprint = digest("measured", data.fingerprint, self._size, known)
+        content = own if isinstance(own, str) else value_fingerprint(y)
+        self.fingerprint = text_fingerprint("measured", data.fingerprint, self._size, content)
 
     @torch.no_grad()
     def _measured(self, x0: Tensor, rng: Rng) -> Tensor:
-        # A measurement may write into what it is given.
+        # A measurement may change its argument in place.
         return self.measurement(x0.clone(), rng)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """(x0, its condition with the measurement)."""
+        """Return (x0, its condition with the measurement)."""
         x0, cond = self.data.batch(index, rng.child("x0"))
         y = self._measured(x0, rng.child("measurement"))
         if tuple(y.shape) != (len(x0), *self._size):

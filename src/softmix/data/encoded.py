@@ -1,4 +1,4 @@
-"""The latents that a codec makes of items, to train on in their place."""
+"""`Encoded`: the latents that a codec makes of items, as a source to train on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,29 @@ from torch import Tensor
 from ..cond import Cond
 from ..config import JSON
 from ..rng import Rng
-from .beside import PROBE, alone_alike, classes_of, digest, named_by, projections, require_finite
-from .cache import stored
+from .cache import through_cache
 from .contract import Source
-from .place import MEMORY, Place
+from .derived import (
+    PROBE,
+    class_names,
+    part_name,
+    require_finite,
+    require_itemwise,
+    text_fingerprint,
+    value_fingerprint,
+)
+from .file_state import FileState
 from .report import DataError, Report
-from .state import State
+from .storage import MEMORY, Storage
 from .store import Data, choose, make
 
-# Their statistics are taken of so many items.
+# The number of items that the scale is measured on.
 _MEASURED = 256
 _BATCH = 32
 
 
 class Encodes(Protocol):
-    """What a codec must do for `Encoded`; `softmix.codec.Codec` says all that it may."""
+    """The methods of a codec that `Encoded` uses; `softmix.codec.Codec` is the whole protocol."""
 
     def encode(self, x0: Tensor) -> Tensor: ...
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -35,7 +43,7 @@ class Encodes(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LatentScale:
-    """z = (latents - mean) / sd, channel by channel of latents [B, C, ...], for all of latents [B, D].
+    """z = (latents - mean) / sd, per channel of latents [B, C, ...], with one mean and sd for latents [B, D].
 
     mean, sd : [C], or [1]. An sd of 0 counts as 1.
     """
@@ -45,7 +53,7 @@ class LatentScale:
 
     @staticmethod
     def of(latents: Tensor) -> LatentScale:
-        """The statistics of these latents."""
+        """The mean and sd of these latents."""
         rows = latents.double().movedim(1, 0).flatten(1) if latents.ndim > 2 else latents.double().reshape(1, -1)
         sd = rows.std(1, correction=0)
         return LatentScale(rows.mean(1).float(), torch.where(sd > 0, sd, 1.0).float())
@@ -55,7 +63,7 @@ class LatentScale:
         return (latents - _along(self.mean, latents)) / _along(self.sd, latents)
 
     def raw(self, z: Tensor) -> Tensor:
-        """The latents of z."""
+        """Latents of z."""
         return z * _along(self.sd, z) + _along(self.mean, z)
 
 
@@ -64,18 +72,21 @@ def _along(numbers: Tensor, like: Tensor) -> Tensor:
 
 
 class Encoded:
-    """x0 = the latents of the items of `data` by `codec`, brought to mean 0 and sd 1 in each channel. A `Source`.
+    """x0 = the latents of the items of `data`, with mean 0 and sd 1 in each channel. A `Source`.
 
     codec : anything with encode(x0) -> latents and decode(latents) -> x0, such as `softmix.codec.VAE`.
-    scale : how latents are brought to an sd of 1. By default measured on up to 256 items, a fixed choice; a codec that
-        has a `scale` of its own (not None) makes such latents already, and they stay as they are.
+    scale : the scale of the latents. By default it is measured on up to 256 items, a fixed choice. Latents of a
+        codec with
+        a `scale` of its own (not None) stay as they are.
 
-    Latents are computed whenever a batch is asked for; `kept` gives a source that has computed them once.
-    Conditions are those of `data`; an image condition on the grid of the items is encoded too, to be on that of the
-    latents. `decode` leads from z back to items. The fingerprint depends on data and codec: on `codec.fingerprint`, if
-    it has one, else on what it gave for a few items, in three decimals.
+    Latents are computed for each batch; `cached` returns a source that has computed them once. Conditions are those of
+    `data`. An image condition on the grid of the items is encoded too, so that it is on the grid of the latents.
+    `decode`
+    maps z back to items. The fingerprint depends on the data, and on `codec.fingerprint` if it exists, else on the
+    latents
+    of a few items in three decimals.
 
-    Raises DataError if an item's latents depend on its batch (put a module into eval mode), or are not finite.
+    Raises DataError if the latents of an item depend on its batch (put a module into eval mode), or are not finite.
     """
 
     is_image = False
@@ -83,7 +94,7 @@ class Encoded:
     def __init__(self, data: Source, codec: Encodes, scale: LatentScale | None = None):
         self.data, self.codec = data, codec
         self._latents: Tensor | None = None
-        name = named_by(codec)
+        name = part_name(codec)
         self.name, self._who = f"{data.name}, encoded by {name}", f"the codec {name}"
         if not len(data):
             raise DataError(f"{data.name} has no items that {self._who} could encode")
@@ -91,7 +102,7 @@ class Encoded:
         few = self._few(index[:PROBE])
         own_scale = getattr(codec, "scale", None) is not None
         self.scale = scale or (None if own_scale else self._measured(index))
-        self.shape, self.classes = tuple(few.shape[1:]), classes_of(data)
+        self.shape, self.classes = tuple(few.shape[1:]), class_names(data)
         self.cond = data.cond
         if data.cond.image:
             if data.cond.image != data.shape[0]:
@@ -101,20 +112,20 @@ class Encoded:
                 )
             self.cond = replace(data.cond, image=self.shape[0])
         own = getattr(codec, "fingerprint", None)
-        given = "" if scale is None else projections(torch.stack([scale.mean, scale.sd]))
-        known = self._of_codec = own if isinstance(own, str) else projections(few)
-        self.fingerprint = digest("latents", data.fingerprint, self.shape, known, given)
+        given = "" if scale is None else value_fingerprint(torch.stack([scale.mean, scale.sd]))
+        content = self._of_codec = own if isinstance(own, str) else value_fingerprint(few)
+        self.fingerprint = text_fingerprint("latents", data.fingerprint, self.shape, content, given)
 
     @property
     def parents(self) -> tuple[tuple[str, str, str], ...]:
-        """What a run on these latents stands on: the codec."""
-        return (("codec", named_by(self.codec), self._of_codec),)
+        """The codec, as a parent of a run on these latents."""
+        return (("codec", part_name(self.codec), self._of_codec),)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """(latents z [B, *shape], the condition of the items)."""
+        """Return (latents z [B, *shape], the condition of the items)."""
         x0, cond = self.data.batch(index, rng)
         if cond is not None and cond.image is not None:
             cond = replace(cond, image=self._z(cond.image, index))
@@ -123,29 +134,30 @@ class Encoded:
         return self._z(x0, index), cond
 
     def decode(self, z: Tensor) -> Tensor:
-        """Items of latents z, for example of samples."""
+        """The items of latents z, for example of samples."""
         with torch.no_grad():
             return self.codec.decode(z if self.scale is None else self.scale.raw(z))
 
-    def kept(self, cache: str | Path | None = None) -> Encoded:
-        """The same source with the latents of all items computed once, in memory, or below the folder `cache`.
+    def cached(self, cache: str | Path | None = None) -> Encoded:
+        """The same source with the latents of all items computed once.
 
-        The same data and codec find them there again. Raises DataError if there is no room for them.
+        cache : a folder to store them in; None for memory. The same data and codec find them there again.
+        Raises DataError if there is no space for them.
         """
         if cache is None:
             values = self._all(MEMORY).values
         else:
             asked: JSON = {"latents": self.fingerprint}
-            values = stored(Path(cache), self.data.name, asked, lambda: State(0, ""), lambda at: (self._all(at),))[
-                0
-            ].values
-        found = copy.copy(self)
-        found._latents = values
-        return found
+            values = through_cache(
+                Path(cache), self.data.name, asked, lambda: FileState(0, ""), lambda storage: (self._all(storage),)
+            )[0].values
+        result = copy.copy(self)
+        result._latents = values
+        return result
 
-    def _all(self, place: Place) -> Data:
-        values = place.empty(self.name, (len(self), *self.shape), "float32")
-        for at in place.watched(range(0, len(self), _BATCH), "latents"):
+    def _all(self, storage: Storage) -> Data:
+        values = storage.empty(self.name, (len(self), *self.shape), "float32")
+        for at in storage.progress(range(0, len(self), _BATCH), "latents"):
             index = torch.arange(at, min(at + _BATCH, len(self)))
             values[at : at + _BATCH] = self.batch(index, _rng(index))[0].cpu().numpy()
         return make(self.name, torch.from_numpy(values), None, (), Report(len(self)))
@@ -153,10 +165,10 @@ class Encoded:
     def _few(self, index: Tensor) -> Tensor:
         """The latents of a few items, each of which is tried alone too."""
         x0, _ = self.data.batch(index, _rng(index))
-        return alone_alike(lambda x, _: self._raw(x, index[: len(x)]), x0, _rng(index), self._who)
+        return require_itemwise(lambda x, _: self._raw(x, index[: len(x)]), x0, _rng(index), self._who)
 
     def _measured(self, index: Tensor) -> LatentScale:
-        parts = [self._raw(self.data.batch(some, _rng(some))[0], some) for some in index.split(_BATCH)]
+        parts = [self._raw(self.data.batch(few, _rng(few))[0], few) for few in index.split(_BATCH)]
         return LatentScale.of(torch.cat(parts))
 
     def _z(self, x0: Tensor, index: Tensor) -> Tensor:

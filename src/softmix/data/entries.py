@@ -1,4 +1,4 @@
-"""The files of a folder or a zip archive, each with a name and a way to open it; nothing is extracted."""
+"""The files of a folder or a zip archive, each with a name and a way to open it. Nothing is extracted."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ _CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the source; `name` is its path below the source, with slashes; `label` if a list of files gives one.
+    """A file of a source.
 
-    path : where it is, None for a member of an archive.
+    name : its path below the source, with slashes.
+    open : opens it for reading.
+    label : its label in a list of files, or None.
+    path : its path on disk, or None for a member of an archive.
     """
 
     name: str
@@ -40,8 +43,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source in the order of their names, those known to be of no use, the number of hidden ones, and
-    the run folders of softmix that were left out."""
+    """The files of a source.
+
+    entries : the usable files, in the order of their names.
+    skipped : (name, reason) of each unusable file.
+    hidden : the number of hidden files.
+    runs : the run folders of softmix that were left out.
+    """
 
     entries: list[Entry]
     skipped: list[tuple[str, str]]
@@ -53,50 +61,51 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _CLUTTER
 
 
-def is_run(config: IO[bytes]) -> bool:
-    """Whether an open config.json is that of a run folder of softmix: what was asked for and what was found."""
+def is_run_config(config: IO[bytes]) -> bool:
+    """Whether an open config.json belongs to a run folder of softmix: it has a configuration and facts."""
     try:
         tree: Any = json.loads(config.read(_CONFIG_BYTES))
         return isinstance(tree["config"], dict) and "fingerprint" in tree["facts"]
-    # RecursionError: a file of nothing but brackets.
+    # RecursionError: a file of brackets only.
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def is_run_folder(where: str | Path) -> bool:
-    """Whether the config.json of a folder, if there is one, is that of a run."""
+    """Whether a folder has the config.json of a run."""
     path = Path(where) / "config.json"
     if _not_plain(path):
         return False
     try:
         with path.open("rb") as file:
-            return is_run(file)
+            return is_run_config(file)
     except OSError:
         return False
 
 
-def folder(root: Path) -> Listing:
-    """Every file below `root`, but for run folders of softmix. Raises DataError if `root` is one.
+def list_folder(root: Path) -> Listing:
+    """All files below `root`, without run folders of softmix.
 
-    Links are followed, each folder is visited once; only plain files are of use, and nothing else is opened.
+    Links are followed and each folder is visited once. Only plain files are usable; others are never opened.
+    Raises DataError if `root` is a run folder.
     """
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
     runs: list[str] = []
     hidden = 0
     seen: set[tuple[int, int]] = set()
-    # Not by recursion, which ends at a thousand levels.
+    # Recursion would fail at a thousand levels.
     waiting = [("", str(root))]
     while waiting:
         below, where = waiting.pop()
         try:
             state = os.stat(where)
-            # A link that leads back up would otherwise be walked for ever.
+            # A link to a parent folder would make an endless loop.
             if (state.st_dev, state.st_ino) in seen:
                 continue
             seen.add((state.st_dev, state.st_ino))
-            with os.scandir(where) as found:
-                items = sorted(found, key=lambda item: item.name)
+            with os.scandir(where) as scan:
+                items = sorted(scan, key=lambda item: item.name)
         except OSError as error:
             skipped.append((printable(below.rstrip("/")) or ".", _closed_reason(error)))
             continue
@@ -123,7 +132,7 @@ def folder(root: Path) -> Listing:
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
-    # Links that lead round in a circle: `_not_plain` gives the reason.
+    # A circle of links; `_not_plain` gives the reason.
     except OSError:
         return False
 
@@ -132,8 +141,8 @@ def _opener(path: str) -> Callable[[], IO[bytes]]:
     return lambda: Path(path).open("rb")
 
 
-def file(name: str, path: Path, label: str | None = None) -> Entry | str:
-    """A file outside of any listing, or the reason why it is of no use."""
+def file_entry(name: str, path: Path, label: str | None = None) -> Entry | str:
+    """The entry of a single file, or the reason why it is unusable."""
     return _not_plain(path) or Entry(name, _opener(str(path)), label, str(path))
 
 
@@ -151,14 +160,14 @@ def _not_plain(path: Path | os.DirEntry[str]) -> str:
     # ValueError: a path with a NUL byte.
     except (OSError, ValueError) as error:
         return _closed_reason(error)
-    # Opening a named pipe would wait for ever.
+    # Opening a named pipe would block.
     if not stat.S_ISREG(state.st_mode):
         return "not a plain file"
     return f"larger than {MAX_BYTES} bytes; not opened" if state.st_size > MAX_BYTES else ""
 
 
-def archive(file: zipfile.ZipFile) -> Listing:
-    """Every member of an open zip archive that is a file; they are read in memory, one at a time."""
+def list_archive(file: zipfile.ZipFile) -> Listing:
+    """All files in an open zip archive. They are read in memory, one at a time."""
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
     hidden = 0
@@ -182,9 +191,9 @@ def _runs_within(file: zipfile.ZipFile) -> list[str]:
     for info in file.infolist():
         where, slash, name = info.filename.rpartition("/")
         if name == "config.json" and slash and not _refused(info):
-            # zipfile checks little before it unpacks; a damaged member is told of when it is read.
+            # A damaged member can raise any error; it is reported when it is read.
             with suppress(Exception), file.open(info) as stream:
-                runs += [where + slash] if is_run(stream) else []
+                runs += [where + slash] if is_run_config(stream) else []
     return sorted(runs)
 
 
@@ -193,7 +202,7 @@ def _member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[byt
 
 
 def _refused(info: zipfile.ZipInfo) -> str:
-    # orig_filename: a name is cut at its first NUL byte, and its backslashes are turned, before filename is set.
+    # zipfile cuts filename at its first NUL byte and turns its backslashes; orig_filename is unchanged.
     parts = info.orig_filename.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
         return "its name leads out of the archive"
@@ -202,8 +211,8 @@ def _refused(info: zipfile.ZipInfo) -> str:
     return f"larger than {MAX_BYTES} bytes; not opened" if info.file_size > MAX_BYTES else ""
 
 
-def open_archive(path: Path) -> zipfile.ZipFile:
-    """The archive, to be closed by the caller. Raises DataError if it cannot be opened."""
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip archive; the caller closes it. Raises DataError if it cannot be opened."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, struct.error) as error:

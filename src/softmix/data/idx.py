@@ -1,7 +1,7 @@
-"""The IDX format of the MNIST family, read and written, plain or gzipped.
+"""The IDX format of MNIST, read and written, plain or gzipped.
 
-A file is 00 00, a byte for the type, a byte for the number of axes, each size as a big-endian
-32-bit number, then the values, big-endian, last axis fastest (Y. LeCun's page of MNIST).
+A file has two zero bytes, a byte for the type, a byte for the number of axes, each size as a big-endian 32-bit number,
+then the values, big-endian, last axis fastest (Y. LeCun's page of MNIST).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import inflatable, room_for
+from .limits import require_memory, unpacked_limit
 from .report import DataError, printable
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -30,17 +30,20 @@ _CHUNK = 1 << 20
 
 
 def read(path: Path) -> NDArray[Any]:
-    """The array in an IDX file, in the machine's byte order; gzip is recognised by its first bytes.
+    """The array in an IDX file, in the byte order of the machine. gzip is recognised by its first bytes.
 
-    Raises DataError that names the file if it cannot be opened, its header is not IDX or promises more than the file,
-    the memory or MAX_BYTES can hold (for gzip see `softmix.data.memory.inflatable`), or it holds fewer or more values
-    than the header promises. No header is believed: all of this is found before the memory is taken.
+    The header is checked before memory is allocated: against the size of the file, the free memory and MAX_BYTES,
+    and for
+    gzip against `softmix.data.limits.unpacked_limit`.
+    Raises DataError with the name of the file if it cannot be opened, if its header is not IDX or promises too much,
+    or if
+    the number of values differs from the header.
     """
     name = printable(str(path))
     with _opened(path, name) as (stream, size, zipped):
         dtype, shape = _header(stream, name)
         expected = math.prod(shape) * dtype.itemsize
-        limit = min(MAX_BYTES, inflatable(size)) if zipped else MAX_BYTES
+        limit = min(MAX_BYTES, unpacked_limit(size)) if zipped else MAX_BYTES
         if expected > limit:
             raise DataError(
                 f"{name}: its header promises {expected} bytes, above the limit of {limit} for {size} bytes of file; "
@@ -48,12 +51,12 @@ def read(path: Path) -> NDArray[Any]:
             )
         if not zipped and expected != size - stream.tell():
             raise _mismatch(name, expected, shape, size - stream.tell())
-        room_for(name, expected)
+        require_memory(name, expected)
         return _body(stream, name, dtype, shape)
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
-    """The shape that the header of an IDX file promises. Raises DataError as `read` does."""
+    """The shape in the header of an IDX file. Raises DataError as `read` does."""
     name = printable(str(path))
     with _opened(path, name) as (stream, _, _):
         return _header(stream, name)[1]
@@ -61,12 +64,12 @@ def shape_of(path: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], int, bool]]:
-    """(the stream of an IDX file, unpacked; the size of the file; whether it is packed)."""
+    """Open an IDX file. Returns (the unpacked stream, the size of the file, whether it is packed)."""
     try:
         with path.open("rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
-            # GzipFile is an IO[bytes] in all that is used here, but its stub does not say so.
+            # The type stub of GzipFile is no IO[bytes].
             stream: Any = gzip.GzipFile(fileobj=plain) if zipped else plain
             yield stream, os.fstat(plain.fileno()).st_size, zipped
     except (OSError, EOFError, zlib.error) as error:
@@ -76,7 +79,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], int, bool]]:
 def _body(stream: IO[bytes], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     body = bytearray()
-    # In chunks: a single read(expected) would reserve whatever a forged header promises.
+    # A single read(expected) would allocate as much memory as a forged header promises.
     while len(body) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(body)))):
         body += chunk
     if len(body) != expected:
@@ -95,7 +98,7 @@ def _header(stream: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or magic[3] == 0:
         start = magic.hex(" ") or "(none)"
-        raise DataError(f"{name} is no IDX file: it begins with the bytes {start}; name an IDX file")
+        raise DataError(f"{name} is not an IDX file: it begins with the bytes {start}; name an IDX file")
     if magic[3] > MAX_AXES:
         raise DataError(f"{name}: its header promises {magic[3]} axes, above the limit of {MAX_AXES}; fetch it again")
     sizes = stream.read(4 * magic[3])
@@ -108,9 +111,9 @@ def _header(stream: IO[bytes], name: str) -> tuple[np.dtype[Any], tuple[int, ...
 
 
 def write(path: Path, array: NDArray[Any]) -> None:
-    """Writes an IDX file, gzipped if the name ends in .gz; equal arrays give equal bytes.
+    """Write an IDX file, gzipped if the name ends in .gz. Equal arrays give equal bytes.
 
-    Raises ValueError for a type that IDX lacks.
+    Raises ValueError for a type that IDX does not have.
     """
     codes = {np.dtype(text).newbyteorder("="): code for code, text in TYPES.items()}
     code = codes.get(array.dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""Arrays that numpy has saved: a .npy file with labels beside it, and an .npz archive of several."""
+"""Arrays saved by numpy: a .npy file with labels next to it, and an .npz archive of several arrays."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .array import from_array
-from .entries import open_archive
-from .labels import beside, classes_of
-from .memory import inflatable, room_for
+from .conversion import describe
+from .entries import open_zip
+from .labels import labels_file, labels_from_array
+from .limits import require_memory, unpacked_limit
 from .report import DataError, printable
+from .request import SPLIT_NAMES, Request
 from .store import Data
-from .want import ALIASES, Want
-from .written import what
 
 _IMAGES = ("images", "image", "x", "data", "arr_0", "samples", "imgs")
 _LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
 
 
-def from_npy(path: Path, want: Want) -> Data:
-    """The array in a .npy file, by the rule of `from_array`, and the labels beside it. Raises DataError.
+def from_npy(path: Path, request: Request) -> Data:
+    """The array in a .npy file, read by `from_array`, with its labels.
 
     Labels are in NAME_labels.npy, NAME-labels.npy or labels.npy in the same folder: whole numbers from 0, or names.
+    Raises DataError.
     """
     name, array = printable(path.stem), _mapped(path)
-    place = beside(path)
-    if place is None or array.ndim == 0:
-        return from_array(name, array, None, (), want)
-    labels, classes = classes_of(f"{name}, {printable(place.name)}", _mapped(place), len(array))
-    return from_array(name, array, labels, classes, want)
+    labels_path = labels_file(path)
+    if labels_path is None or array.ndim == 0:
+        return from_array(name, array, None, (), request)
+    labels, classes = labels_from_array(f"{name}, {printable(labels_path.name)}", _mapped(labels_path), len(array))
+    return from_array(name, array, labels, classes, request)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
     name = printable(str(path))
     try:
-        # A forged shape may be a product beyond 64 bits.
+        # The product of a forged shape may exceed 64 bits.
         with np.errstate(over="ignore"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-    # numpy parses the header as Python text: a damaged one raises nearly everything (TokenError, TypeError ...).
+    # numpy parses the header as Python text. A damaged one raises nearly any error (TokenError, TypeError ...).
     except Exception as error:
         message = f"{name} cannot be read as a .npy array without pickle ({error}); save it again with np.save"
         raise DataError(message) from error
@@ -52,17 +53,19 @@ def _mapped(path: Path) -> NDArray[Any]:
     return array
 
 
-def from_npz(path: Path, want: Want) -> Data:
-    """The images or points in an .npz archive, and their labels. Raises DataError.
+def from_npz(path: Path, request: Request) -> Data:
+    """The images or points in an .npz archive, with their labels.
 
-    The array is called images, x, data, samples or arr_0, or is the only one; its labels are called labels, y, targets
-    or arr_1, if there are as many. Names such as x_train, train_images, y_test make splits.
+    The array is called images, x, data, samples or arr_0, or is the only one. Its labels are called labels, y,
+    targets or
+    arr_1, and are as many. Names such as x_train, train_images, y_test make splits.
+    Raises DataError.
     """
     name = printable(path.stem)
-    with open_archive(path) as archive:
+    with open_zip(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         splits = {split for split in ("train", "test", "val") if _key(members, _IMAGES, split)}
-        part = want.part(name, sorted(splits, key=["train", "test", "val"].index), "give a share to hold out")
+        part = request.split_of(name, sorted(splits, key=["train", "test", "val"].index), "give a share to hold out")
         key = _key(members, _IMAGES, part or "")
         if key is None and not splits and len(members) == 1:
             key = next(iter(members))
@@ -72,34 +75,34 @@ def from_npz(path: Path, want: Want) -> Data:
         array = _member(path, archive, members[key])
         labels, note = _labels_of(path, archive, members, key, part or "", len(array))
     numbers, classes = labels or (None, ())
-    result = from_array(name, array, numbers, classes, want)
-    return result.noted(note) if note else result
+    result = from_array(name, array, numbers, classes, request)
+    return result.with_note(note) if note else result
 
 
 def _labels_of(
     path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], key: str, part: str, items: int
 ) -> tuple[tuple[Tensor, tuple[str, ...]] | None, str]:
-    """(labels and class names, or None; a note if something was passed over)."""
+    """Return (labels and class names, or None; a note if an array was not used)."""
     label_key = _key(members, _LABELS, part)
     if label_key is None or label_key == key:
         return None, ""
-    found = _member(path, archive, members[label_key])
-    # arr_1 is the place of the labels in files of samples, but any second array lies there.
-    if label_key == "arr_1" and (found.shape != (items,) or found.dtype.kind not in "iu"):
-        return None, f"arr_1 was passed over: it is {what(found)}, not {items} labels"
-    return classes_of(f"{printable(path.stem)}, {printable(label_key)}", found, items), ""
+    array = _member(path, archive, members[label_key])
+    # In files of samples arr_1 has the labels; in other files it is any second array.
+    if label_key == "arr_1" and (array.shape != (items,) or array.dtype.kind not in "iu"):
+        return None, f"arr_1 was not used as labels: it is {describe(array)}, not {items} labels"
+    return labels_from_array(f"{printable(path.stem)}, {printable(label_key)}", array, items), ""
 
 
 def _key(members: dict[str, Any], names: tuple[str, ...], split: str) -> str | None:
-    """The member called by one of `names`, with what people call `split` before or behind it."""
-    words = [word for word, meant in ALIASES.items() if meant == split]
-    wanted = [f"{word}_{n}" for n in names for word in words] + [f"{n}_{word}" for n in names for word in words]
+    """The member with one of `names`; for a split, with a name of the split before or after it."""
+    words = [word for word, meant in SPLIT_NAMES.items() if meant == split]
+    requested = [f"{word}_{n}" for n in names for word in words] + [f"{n}_{word}" for n in names for word in words]
     lower = {key.lower(): key for key in members}
-    return next((lower[key] for key in (wanted if split else names) if key in lower), None)
+    return next((lower[key] for key in (requested if split else names) if key in lower), None)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    """One array of the archive; its header is believed as far as the member can hold what it promises."""
+    """One array of the archive. Its header is checked against the size of the member."""
     name = f"{printable(path.name)}, {printable(info.filename)}"
     try:
         with archive.open(info) as stream:
@@ -107,13 +110,13 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDAr
             if dtype.hasobject:
                 raise DataError(f"{name} holds Python objects, which are never unpickled; save numbers")
             need = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-            if len(shape) > 32 or need > info.file_size or need > inflatable(info.compress_size):
+            if len(shape) > 32 or need > info.file_size or need > unpacked_limit(info.compress_size):
                 raise DataError(f"{name}: its header promises {need} bytes, more than it can hold; save it again")
-            room_for(name, need)
+            require_memory(name, need)
             body = stream.read(need)
     except DataError:
         raise
-    # zipfile checks little before it unpacks, and numpy parses the header as Python text.
+    # Both zipfile and numpy may raise nearly any error on a damaged file.
     except Exception as error:
         raise DataError(f"{name} cannot be read as an array without pickle ({error}); save it again") from error
     if len(body) < need:

@@ -1,4 +1,4 @@
-"""Where items came from and how they were read: enough to read the same items again."""
+"""`Origin`: the source and the options of a data set, to read the same items again."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _NAMED = ("digits", "fashion-mnist")
 
 @dataclass(frozen=True)
 class Origin:
-    """What `load` was asked for. `load(origin.source, **origin.options())` gives the same items, if the files are.
+    """The arguments of `load`. `load(origin.source, **origin.options())` gives the same items for the same
+    files.
 
-    source : a name that softmix knows (digits, fashion-mnist, toy:NAME), or a path. In memory a path is absolute; in a
-        run's config.json it is relative to the run folder where the two lie in one tree, so that both may be moved.
-    beside, cache : of `load`; paths, kept as `source` is.
-    The rest : the keywords of `load` of the same names.
+    source : a name that softmix knows (digits, fashion-mnist, toy:NAME), or a path. A path is absolute in memory. In
+        the config.json of a run it is relative to the run folder, if both are in one tree, so that both can be moved.
+    beside, cache : paths, stored in the same way.
+    The other fields are the keywords of `load`.
     """
 
     source: str
@@ -45,19 +46,19 @@ class Origin:
         return _is_path(self.source)
 
     def options(self) -> dict[str, object]:
-        """The keywords of `load`, without the source."""
+        """The keywords of `load` without the source."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "source"}
 
-    def kept_in(self, folder: Path) -> Origin:
-        """As it is written down in `folder`: relative paths where they and the folder share more than the root."""
-        return self._each(lambda path: _kept(path, folder))
+    def relative_to_folder(self, folder: Path) -> Origin:
+        """The same origin with paths relative to `folder`, if they share more than the root."""
+        return self._each(lambda path: _relative(path, folder))
 
-    def seen_from(self, folder: Path) -> Origin:
-        """Undoes `kept_in`: absolute paths."""
+    def absolute_from(self, folder: Path) -> Origin:
+        """The inverse of `relative_to_folder`: absolute paths."""
         return self._each(lambda path: os.path.normpath(folder.absolute() / path))
 
     def _each(self, change: Callable[[str], str]) -> Origin:
-        """The same, with every path changed; names stay."""
+        """Change every path; names stay."""
         beside = change(self.beside) if self.beside is not None and _is_path(self.beside) else self.beside
         cache = None if self.cache is None else change(self.cache)
         return replace(self, source=change(self.source) if self.is_path else self.source, beside=beside, cache=cache)
@@ -67,10 +68,10 @@ def _is_path(source: str) -> bool:
     return source not in _NAMED and not source.startswith("toy:")
 
 
-def _kept(source: str, folder: Path) -> str:
+def _relative(source: str, folder: Path) -> str:
     path, base = Path(source).absolute(), folder.absolute()
     if len(os.path.commonpath([path, base])) <= len(path.anchor):
         return str(path)
     relative = Path(os.path.relpath(path, base)).as_posix()
-    # A folder called digits inside of the run folder is no name that softmix knows.
+    # A folder called digits in the run folder must not be taken for the data set digits.
     return relative if relative.startswith("..") else f"./{relative}"

@@ -1,4 +1,4 @@
-"""Pairs, in which an item of one source is what is known of an item of another."""
+"""`Paired`: items of one source, with those of another source as their condition."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..rng import Rng
-from .beside import added, classes_of, digest, part_for, with_part
 from .contract import Source
+from .derived import class_names, condition_part, text_fingerprint, with_condition, with_part
 from .origin import Origin
-from .place import MEMORY, Place
 from .report import DataError, Report
+from .storage import MEMORY, Storage
 from .store import Data, divided
 
 
 class Paired:
-    """x0 from `first`, and the items of `second` with the same numbers as its condition, for image-to-image and the
-    like. A `Source`.
+    """x0 from `first`, and the items of `second` with the same numbers as its condition. A `Source`, for image-to-
+    image models.
 
-    The second's items become the image of images and volumes, of the same size; the value of points [K]; the context
-    of sequences [L, D]. Conditions of the first, such as its labels, are kept, those of the second are not.
-    `load(a, beside=b)` makes pairs of the pictures of two folders by the names of their files.
+    The items of `second` become a part of the condition: images and volumes of the same size the image, points [K] the
+    value, sequences [L, D] the context. Conditions of `first`, such as labels, stay; those of `second` are not used.
+    `load(a, beside=b)` pairs the pictures of two folders by file name.
 
-    report : what was left out; by default, that these are pairs by number. origin : how `load` read them.
-    Raises DataError if they have not as many items, or their shapes do not fit, or the first has such a condition.
+    report : the items that were left out. By default it says that these are pairs by number.
+    origin : the call of `load` that gave the pairs.
+    Raises DataError if the numbers of items differ, if the shapes do not fit, or if `first` has such a condition
+    already.
     """
 
     def __init__(self, first: Source, second: Source, report: Report | None = None, origin: Origin | None = None):
@@ -37,10 +39,10 @@ class Paired:
             raise DataError(
                 f"{self.name}: tokens cannot be a condition; bring them to real numbers [L, D], for a context"
             )
-        self._part = part_for(first.shape, second.shape, self.name)
-        self.cond = added(first.cond, self._part, second.shape, self.name)
-        self.shape, self.is_image, self.classes = first.shape, first.is_image, classes_of(first)
-        self.fingerprint = digest("pairs", first.fingerprint, second.fingerprint)
+        self._part = condition_part(first.shape, second.shape, self.name)
+        self.cond = with_condition(first.cond, self._part, second.shape, self.name)
+        self.shape, self.is_image, self.classes = first.shape, first.is_image, class_names(first)
+        self.fingerprint = text_fingerprint("pairs", first.fingerprint, second.fingerprint)
         self.report = report or self._by_number()
 
     def _by_number(self) -> Report:
@@ -53,20 +55,20 @@ class Paired:
         return len(self.first)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """(x0 of the first, its condition with the items of the second)."""
+        """Return (x0 of `first`, its condition with the items of `second`)."""
         x0, cond = self.first.batch(index, rng.child("first"))
         other, _ = self.second.batch(index, rng.child("second"))
         return x0, with_part(cond, self._part, other.to(x0.device))
 
-    def take(self, index: Tensor, note: str, place: Place = MEMORY) -> Paired:
-        """The pairs at `index` (int64 [M]), of two sources that are `Data`. Raises DataError for others."""
+    def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Paired:
+        """The pairs at `index` (int64 [M]). Raises DataError if one source is not a `Data`."""
         if not (isinstance(self.first, Data) and isinstance(self.second, Data)):
             raise DataError(f"{self.name}: a part of it was asked for; take the part of both sources, then pair them")
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
-        return Paired(self.first.take(index, note, place), self.second.take(index, note, place), report)
+        return Paired(self.first.take(index, note, storage), self.second.take(index, note, storage), report)
 
     def split(self, held_out: float, seed: int) -> tuple[Paired, Paired]:
-        """(kept, held out), as `Data.split` of the first: partners stay together."""
+        """Return (training part, held-out part) as `Data.split` of `first` does. Partners stay together."""
         labels = getattr(self.first, "labels", None)
-        kept, out = divided(self.name, labels, len(self), held_out, seed)
-        return self.take(*kept), self.take(*out)
+        train, out = divided(self.name, labels, len(self), held_out, seed)
+        return self.take(*train), self.take(*out)

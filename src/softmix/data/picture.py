@@ -1,16 +1,18 @@
-"""One picture, from a stream of bytes to uint8 [C, H, W], or the reason why it is of no use.
+"""One picture, from a stream of bytes to uint8 [C, H, W].
 
-What is converted, and how: several frames give the first one; 16 bits give the nearest of 8 (value / 257, or
-255 value / (2^bits - 1) of a grey picture that holds fewer); transparency is laid on white, unless it is asked for as a
-fourth channel; CMYK becomes RGB by Pillow's formula, without a colour profile; a camera's orientation tag is obeyed.
-What has no agreed range (32-bit values) is refused. Nothing is decoded before the header has shown that it is within
-MAX_PIXELS.
+Conversions:
+    several frames      the first frame is taken
+    16 bits             the nearest of 8: value / 257, or 255 value / (2^bits - 1) for a grey picture of fewer bits
+    transparency        laid on white, unless a fourth channel is asked for
+    CMYK                RGB by Pillow's formula, without a colour profile
+    orientation tag     obeyed
+32-bit values have no agreed range and are refused. The header is checked against MAX_PIXELS before decoding.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,17 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .values import stretched
+from .array_range import bits_to_pixels
 
 MAX_PIXELS = 1 << 26
 MAX_ENLARGED = 4
-# What is said of a picture of 16 bits, grey or colour, whose lower 8 are lost.
+# The note on a 16-bit picture, grey or colour.
 REDUCED = "16 bits reduced to 8"
-# No EPS, which runs a program, and no TGA, which has no magic number and so accepts text.
+# EPS would run a program. TGA has no magic number, so that any text would count as TGA.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000", "HEIF")
-# By the number of channels that is asked for.
+# Pillow's mode for a number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112
+# Text chunks of a PNG in which Pillow looks for an orientation.
+_EXIF_KEYWORDS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0", b"xmp\0")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,11 +47,16 @@ _TURNS = {
 
 
 class Unusable(Exception):
-    """A picture that must be left out; the message is the reason for the report."""
+    """A picture that cannot be used. The message is the reason for the report."""
 
 
 class Decoded(NamedTuple):
-    """uint8 [C, H, W]; what was converted; the largest value of a picture of 16-bit grey, 0 of any other."""
+    """A decoded picture.
+
+    pixels : uint8 [C, H, W].
+    how : the conversions.
+    largest : the largest value of a 16-bit grey picture; 0 for others.
+    """
 
     pixels: NDArray[np.uint8]
     how: tuple[str, ...]
@@ -56,7 +65,11 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a picture before its pixels are decoded; sizes in pixels, after its orientation tag."""
+    """The facts in a picture's header.
+
+    width, height : pixels, after the orientation tag is obeyed.
+    is_grey : whether it is stored as grey. A palette counts as colour.
+    """
 
     width: int
     height: int
@@ -64,7 +77,7 @@ class Header:
 
 
 @contextmanager
-def _blame() -> Iterator[None]:
+def _as_unusable() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -73,14 +86,14 @@ def _blame() -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise Unusable(f"its header promises more than {MAX_PIXELS} pixels; not decoded") from error
-    # Pillow's readers raise nearly everything (struct.error, KeyError, SyntaxError ...) on damaged files.
+    # Pillow raises nearly any error on a damaged file (struct.error, KeyError, SyntaxError ...).
     except Exception as error:
         raise Unusable(f"damaged or cut off ({type(error).__name__}: {error})") from error
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of _FORMATS that this Pillow knows."""
+    """The formats in _FORMATS that this Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -99,7 +112,7 @@ def _open(stream: IO[bytes]) -> Image.Image:
         raise Unusable(f"its header promises more than {MAX_PIXELS} pixels; not decoded")
     if min(width, height) < 2:
         raise Unusable(f"{width}x{height} is too small for a picture")
-    # Pillow's mode I is 16 bits from a PNG or PPM, and 32 from all else.
+    # Mode I of Pillow has 16 bits from a PNG or PPM, and 32 bits from other formats.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         raise Unusable("32-bit values, which have no agreed range; save it with 8 bits")
     return image
@@ -116,7 +129,7 @@ _OTHERS = (
 
 
 def _other_kind(head: bytes) -> str:
-    """Why a file that begins with `head` cannot be read, with its kind if that is known."""
+    """The reason why a file that begins with `head` cannot be read, with its kind if it is known."""
     if head[4:8] == b"ftyp":
         if head[8:12] in _HEIC:
             return "HEIC, which Pillow cannot read; save it as JPEG or PNG (heif-convert does)"
@@ -128,44 +141,83 @@ def _other_kind(head: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
+    return _tag_of(image.getexif)
+
+
+def _tag_of(exif: Callable[[], Image.Exif]) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    # A damaged tag says nothing of the pixels.
+        return int(exif().get(_ORIENTATION, 1))
+    # The pixels may be good although the tag is damaged.
     except Exception:
         return 1
 
 
+def _orientation_without_decoding(image: Image.Image, stream: IO[bytes]) -> int:
+    # Pillow decodes a whole PNG to find tags that follow its pixels, and few PNG files have any.
+    if image.format != "PNG" or _has_tags_after_pixels(stream):
+        return _orientation(image)
+    return _tag_of(lambda: Image.Image.getexif(image))
+
+
+def _has_tags_after_pixels(stream: IO[bytes]) -> bool:
+    """Whether a PNG has an orientation, or data that may contain one, in a chunk after its pixels."""
+    before, at, pixels = stream.tell(), 8, False
+    while len(start := _read_at(stream, at, 8 + 24)) >= 8:
+        kind = start[4:8]
+        pixels = pixels or kind == b"IDAT"
+        if pixels and (kind == b"eXIf" or start[8:].startswith(_EXIF_KEYWORDS)):
+            break
+        # A chunk is its size, its kind, its content, and a checksum of 4 bytes.
+        at += 12 + int.from_bytes(start[:4], "big")
+    # Pillow goes on from here if it decodes.
+    stream.seek(before)
+    return len(start) >= 8
+
+
+def _read_at(stream: IO[bytes], at: int, size: int) -> bytes:
+    stream.seek(at)
+    return stream.read(size)
+
+
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Before the orientation tag: newer versions of Pillow give the size of a TIFF after it."""
+    """The size before the orientation tag is obeyed. New versions of Pillow turn the size of a TIFF."""
     tags: Any = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     return (int(tags[256]), int(tags[257])) if 256 in tags and 257 in tags else image.size
 
 
-def look(stream: IO[bytes]) -> Header:
-    """The size and kind of the picture in `stream`, from its header alone. Raises Unusable.
+def read_header(stream: IO[bytes]) -> Header:
+    """Read the header of a picture; the pixels are not decoded.
 
-    A picture counts as grey if it is stored so; a palette counts as colour.
+    Raises Unusable. A PNG with an orientation after its pixels is decoded: Pillow finds the tag in no other way.
     """
-    with _blame():
+    with _as_unusable():
         image = _open(stream)
         width, height = _stored_size(image)
-        if 5 <= _orientation(image) <= 8:
+        if 5 <= _orientation_without_decoding(image, stream) <= 8:
             width, height = height, width
         return Header(width, height, image.mode in ("1", "L", "LA", "La", "I") or image.mode.startswith("I;16"))
 
 
 def decode(stream: IO[bytes], channels: int, size: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """(uint8 [C, H, W], what was converted), with 1, 3 or 4 `channels`; S x S if `size` is S. Raises Unusable."""
-    return decoded(stream, channels, size, None)[:2]
+    """Decode a picture.
+
+    channels : 1, 3 or 4.
+    size : the picture becomes size x size; None keeps its size.
+    Returns (uint8 [C, H, W], the conversions). Raises Unusable.
+    """
+    return decode_picture(stream, channels, size, None)[:2]
 
 
-def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None) -> Decoded:
-    """The picture in `stream` with 1, 3 or 4 `channels`; S x S if `size` is S; 16-bit grey as `bits` bits.
+def decode_picture(stream: IO[bytes], channels: int, size: int | None, bits: int | None) -> Decoded:
+    """Decode a picture, and report the largest value of 16-bit grey.
 
+    channels : 1, 3 or 4.
+    size : the picture becomes size x size; None keeps its size.
+    bits : the number of bits in use in 16-bit grey; None for 16.
     Raises Unusable.
     """
     how: list[str] = []
-    with _blame():
+    with _as_unusable():
         image = _open(stream)
         if getattr(image, "is_animated", False):
             image.seek(0)
@@ -175,7 +227,7 @@ def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None
         image.load()
         if tag in _TURNS:
             how.append("turned as its orientation tag says")
-            # Asked again: newer versions of Pillow turn a TIFF, and drop its tag, as they load it.
+            # New versions of Pillow turn a TIFF and drop its tag while they load it, so the tag is read again.
             turn = _TURNS.get(_orientation(image))
             image = image if turn is None else image.transpose(turn)
         largest = 0
@@ -187,7 +239,7 @@ def decoded(stream: IO[bytes], channels: int, size: int | None, bits: int | None
 
 
 def _is_wide(image: Image.Image) -> bool:
-    # Pillow reduces 16-bit colour as it decodes; only the decoder's arguments still tell.
+    # Pillow reduces 16-bit colour while it decodes. Only the arguments of the decoder show the 16 bits.
     modes = [
         text
         for tile in getattr(image, "tile", ())
@@ -198,7 +250,9 @@ def _is_wide(image: Image.Image) -> bool:
 
 
 def _eight_bit(image: Image.Image, bits: int | None) -> tuple[Image.Image, int]:
-    """(a picture of 8 bits, the largest value that it had of 16). Raises Unusable if it has more than `bits`."""
+    """Return (a picture of 8 bits, the largest 16-bit value). Raises Unusable if a value needs more than `bits`
+    bits.
+    """
     if not image.mode.startswith("I"):
         if bits is not None:
             raise Unusable("16-bit colour, which is reduced to 8 bits as it is read: bits are for grey; save it with 8")
@@ -207,11 +261,15 @@ def _eight_bit(image: Image.Image, bits: int | None) -> tuple[Image.Image, int]:
     largest = int(values.max())
     if bits is not None and largest >= 1 << bits:
         raise Unusable(f"a value of {largest}, which {bits} bits do not hold")
-    return Image.fromarray(stretched(values, bits or 16)), largest
+    return Image.fromarray(bits_to_pixels(values, bits or 16)), largest
 
 
 def to_mode(image: Image.Image, mode: str, how: list[str]) -> Image.Image:
-    """`image` in mode L, RGB or RGBA, with what this took added to `how`. Raises Unusable."""
+    """Convert a picture to mode L, RGB or RGBA.
+
+    how : the list that conversions are added to.
+    Raises Unusable.
+    """
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if mode == "RGBA":
@@ -230,9 +288,9 @@ def to_mode(image: Image.Image, mode: str, how: list[str]) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int | None) -> Image.Image:
-    """The centre square of `image`, resized to size x size by Lanczos' filter; `image` itself if size is None.
+    """Crop the centre square and resize it to size x size by Lanczos' filter. A size of None keeps the picture.
 
-    Raises Unusable if that would enlarge it more than MAX_ENLARGED times.
+    Raises Unusable if it would be enlarged more than MAX_ENLARGED times.
     """
     width, height = image.size
     if size is None or (width, height) == (size, size):
@@ -241,12 +299,12 @@ def fit(image: Image.Image, size: int | None) -> Image.Image:
     if side * MAX_ENLARGED < size:
         raise Unusable(f"{width}x{height} is too small to be enlarged to {size}x{size} (at most {MAX_ENLARGED} times)")
     left, top = (width - side) // 2, (height - side) // 2
-    # Cropped first: resize(box=...) lets the filter reach outside of the box.
+    # resize(box=...) would let the filter use pixels outside of the box.
     square = image.crop((left, top, left + side, top + side))
     return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [C, H, W] from a picture of mode L, RGB or RGBA."""
+    """uint8 [C, H, W] of a picture of mode L, RGB or RGBA."""
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""What was asked, what was read, what was left out and why, and the error that stops a load."""
+"""`Report`: the items that were read, left out or converted; and `DataError`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """Data that cannot be used at all. The message says what was asked, what was found and what to do."""
+    """Data that cannot be used. The message gives the request, the problem and the remedy."""
 
 
 class NoSplitError(DataError):
-    """A split that the source does not have; the source itself may be good."""
+    """The source lacks a split. The source itself may be good."""
 
 
 def printable(name: str) -> str:
-    """`name` with escapes for whatever a terminal or a JSON file cannot show (control codes, broken UTF-8)."""
+    """Escape the characters of `name` that a terminal or a JSON file cannot show (control codes, broken UTF-8)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def grouped(pairs: Iterable[tuple[str, str]], most: int) -> list[str]:
-    """One line per reason, the commonest first, each with its count and at most `most` names."""
+    """Group items by reason, for a terminal.
+
+    pairs : (name, reason) of each item.
+    most : the largest number of names for each reason.
+    Returns one line per reason with its count, the commonest reason first.
+    """
     names: dict[str, list[str]] = {}
     for name, reason in pairs:
         names.setdefault(reason, []).append(name)
@@ -32,18 +37,18 @@ def grouped(pairs: Iterable[tuple[str, str]], most: int) -> list[str]:
     return lines
 
 
-class Grave(str):
-    """A note about what would spoil a training, such as pictures that are nearly black."""
+class WarningNote(str):
+    """A note about a problem that would spoil a training, such as nearly black pictures."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the items of a source.
+    """The result of reading a source.
 
-    read : how many items are in the data set.
+    read : the number of items in the data set.
     skipped : (name, reason) of each item that was left out.
-    converted : (name, how) of each item that was changed on its way in, beyond the resizing that was asked for.
-    notes : whatever else a reader should know, a sentence each; those that are `Grave` are its warnings.
+    converted : (name, change) of each item that was changed, except for the resizing that was asked for.
+    notes : other facts, a sentence each. Those of type `WarningNote` are warnings.
     """
 
     read: int
@@ -53,19 +58,22 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The notes about what would spoil a training."""
-        return tuple(note for note in self.notes if isinstance(note, Grave))
+        """The notes about problems that would spoil a training."""
+        return tuple(note for note in self.notes if isinstance(note, WarningNote))
 
     def lines(self, most: int = 3) -> list[str]:
-        """The report for a terminal: items grouped by reason, at most `most` names for each; warnings come last."""
+        """The report for a terminal. Items are grouped by reason. Warnings come last.
+
+        most : the largest number of names for each reason.
+        """
         head = f"read {self.read}, skipped {len(self.skipped)}, converted {len(self.converted)}"
         skipped = [f"  skipped    {line}" for line in grouped(self.skipped, most)]
         converted = [f"  converted  {line}" for line in grouped(self.converted, most)]
-        notes = [f"  note       {note}" for note in self.notes if not isinstance(note, Grave)]
+        notes = [f"  note       {note}" for note in self.notes if not isinstance(note, WarningNote)]
         return [head, *skipped, *converted, *notes, *(f"  WARNING    {warning}" for warning in self.warnings)]
 
     def to_json(self) -> dict[str, object]:
-        """The whole report as a dict that `json.dumps` takes, with nothing shortened."""
+        """The whole report as a dict for `json.dumps`."""
         return {
             "read": self.read,
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
@@ -75,7 +83,7 @@ class Report:
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> Report:
-        """Undoes `to_json`."""
+        """The inverse of `to_json`."""
         return Report(
             tree["read"],
             tuple((each["name"], each["reason"]) for each in tree["skipped"]),

@@ -1,4 +1,4 @@
-"""A data set, its values in model units, and the way back to bytes."""
+"""`Data`: a data set with its values, its labels and its report; and functions that choose a part of it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from torch import Tensor
 from ..cond import Cond, CondSpec
 from ..rng import Rng, permutation
 from .origin import Origin
-from .place import MEMORY, Place
 from .report import DataError, Report
+from .storage import MEMORY, Storage
 
 Kind = Literal["images", "points", "sequences", "volumes", "grids", "tokens"]
-# Values of an array that is mapped from a file are hashed in pieces, so that they are never all in memory.
+# Values are hashed in pieces, so that those of a mapped file are never all in memory.
 _PIECE = 1 << 24
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Pixels 0..255 from values in [-1, 1]: round(127.5 (x + 1)), clamped; any shape, uint8.
+    """Pixels round(127.5 (x + 1)), clamped to 0..255, of values x in [-1, 1].
 
-    It undoes `Data.x0` exactly. Raises ValueError if x is not finite, since such values
-    would otherwise be saved as black pixels.
+    x : any shape. Returns uint8 of this shape.
+    It is the exact inverse of `Data.x0`.
+    Raises ValueError if x is not finite, since such values would be saved as black pixels.
     """
     bad = int((~torch.isfinite(x)).sum())
     if bad:
-        raise ValueError(f"{bad} of {x.numel()} values are not finite and cannot become pixels; see where they arose")
+        raise ValueError(f"{bad} of {x.numel()} values are not finite and cannot become pixels; find their origin")
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def fingerprint(values: Tensor, labels: Tensor | None, *more: str) -> str:
-    """The first 16 hex digits of SHA-256 over the types, shapes and bytes of values and labels, and over `more`."""
+    """16 hex digits of SHA-256 over types, shapes and bytes of values and labels, and over the texts `more`."""
     digest = hashlib.sha256()
     for part in (values, labels):
         if part is None:
@@ -50,22 +51,22 @@ def fingerprint(values: Tensor, labels: Tensor | None, *more: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set, in memory or mapped from a file.
+    """A data set, in memory or mapped from a file. A `Source`.
 
     name : "digits", "fashion-mnist", "toy:grid", or the name of the folder or file.
-    values : uint8 [N, C, H, W] of images and [N, C, D, H, W] of volumes, 0..255; int32 [N, L] or [N, H, W] of tokens;
+    values : uint8 0..255, [N, C, H, W] of images and [N, C, D, H, W] of volumes. int32 [N, L] or [N, H, W] of tokens.
         float32 of all else, in model units: points [N, D], sequences [N, L, D] with channels last, volumes, grids.
-        Read from a cache they are mapped from a file, and take no memory of their own.
+        Values from a cache are mapped from a file and need no memory.
     labels : int64 [N], numbers into `classes`, or None.
-    report : what was read and what was left out, with a reason each.
-    fingerprint : see `fingerprint`; equal for equal content, wherever it came from.
+    classes : the names of the classes.
+    report : the items that were read and left out, with reasons.
+    fingerprint : see `fingerprint`. It is equal for equal content.
+    origin : the call of `load` that gave these items; None for items made or chosen in another way.
+    vocabulary : the number of tokens; 0 for data without tokens.
+    alphabet : the character of each token; "" if tokens are not characters.
+    spacing : (dz, dy, dx), the size of a voxel, in the unit given to `load`.
 
-    origin : how `load` read it, or None for items that were made or chosen otherwise.
-    vocabulary : how many tokens there are; 0 for all that are no tokens. alphabet : the character of each token, "" if
-        tokens are not characters.
-    spacing : (dz, dy, dx), the size of a voxel, in the unit in which it was given to `load`.
-
-    A `Source`. `make` computes the fingerprint; use it instead of the constructor.
+    Use `make` instead of the constructor: it computes the fingerprint.
     """
 
     name: str
@@ -100,8 +101,10 @@ class Data:
 
     @property
     def kind(self) -> Kind:
-        """What the items are: tokens; images (uint8 [C, H, W]); or by their axes: points [D], sequences [L, D], volumes
-        [C, D, H, W], grids (others)."""
+        """The kind of the items: tokens, images (uint8 [C, H, W]), or a kind by the number of axes.
+
+        These are points [D], sequences [L, D], volumes [C, D, H, W], and grids for all others.
+        """
         if self.vocabulary:
             return "tokens"
         if self.values.dtype == torch.uint8 and self.values.ndim == 4:
@@ -111,52 +114,59 @@ class Data:
 
     @property
     def cond(self) -> CondSpec:
-        """The label "class", where there are labels."""
+        """The label "class", if there are labels."""
         if self.labels is None:
             return CondSpec()
         return CondSpec((("class", len(self.classes) or int(self.labels.max()) + 1),))
 
     def x0(self, index: Tensor | slice | None = None) -> Tensor:
-        """Items as the model sees them: float32, value / 127.5 - 1 for pixels, as they are for points; int64 tokens."""
+        """Items in model units.
+
+        index : numbers of items, or a slice; None for all.
+        Returns float32: pixel / 127.5 - 1 for uint8, unchanged for other values. Tokens are int64.
+        """
         values = self.values if index is None else self.values[index]
         if self.vocabulary:
             return values.long()
         return values.float() / 127.5 - 1 if self.values.dtype == torch.uint8 else values
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """(x0 [B, *shape], its labels if there are any). Nothing is random."""
+        """Return (x0 [B, *shape], labels if there are any). Nothing is random."""
         index = index.to(self.values.device)
         return self.x0(index), None if self.labels is None else Cond(label=self.labels[index])
 
-    def take(self, index: Tensor, note: str, place: Place = MEMORY) -> Data:
-        """The items at `index` (int64 [M]) as a data set of its own, with `note` added to the report.
+    def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Data:
+        """Some items as a new data set.
 
-        Raises DataError if `place`, by default memory, has no room for them.
+        index : numbers of items, int64 [M].
+        note : a note for the report.
+        storage : the storage for the values; by default memory.
+        Raises DataError if the storage has no space for them.
         """
         report = replace(self.report, read=len(index), notes=(*self.report.notes, note))
         labels = None if self.labels is None else self.labels[index]
-        there = self.values.device
-        values = torch.from_numpy(place.gathered(self.name, self.values.cpu().numpy(), index.cpu().numpy())).to(there)
+        device = self.values.device
+        values = torch.from_numpy(storage.take(self.name, self.values.cpu().numpy(), index.cpu().numpy())).to(device)
         return make(self.name, values, labels, self.classes, report, like=self)
 
-    def noted(self, note: str) -> Data:
-        """The same data with `note` added to the report."""
+    def with_note(self, note: str) -> Data:
+        """The same data with one more note in the report."""
         return replace(self, report=replace(self.report, notes=(*self.report.notes, note)))
 
     def split(self, held_out: float, seed: int) -> tuple[Data, Data]:
-        """(kept, held out): round(held_out N) items are held out, in proportion to the classes if labelled.
+        """Hold out round(held_out N) items, in proportion to the classes if there are labels.
 
-        A function of (self, held_out, seed) alone; both parts keep the order of the items.
-        Raises DataError if either part would be empty.
+        The result is a function of (self, held_out, seed) alone. Both parts keep the order of the items.
+        Returns (training part, held-out part). Raises DataError if a part would be empty.
         """
-        kept, out = divided(self.name, self.labels, len(self), held_out, seed)
-        return self.take(*kept), self.take(*out)
+        train, out = divided(self.name, self.labels, len(self), held_out, seed)
+        return self.take(*train), self.take(*out)
 
 
 def divided(
     name: str, labels: Tensor | None, total: int, held_out: float, seed: int
 ) -> tuple[tuple[Tensor, str], tuple[Tensor, str]]:
-    """((numbers of the items that are kept, a note), (those that are held out, a note)); see `Data.split`."""
+    """Return ((numbers of the training items, a note), (those of the held-out items, a note)); see `Data.split`."""
     count = round(held_out * total)
     if not 0 < count < total:
         raise DataError(
@@ -166,17 +176,17 @@ def divided(
     out = torch.zeros(total, dtype=torch.bool)
     out[_held_out(labels, total, count, seed)] = True
     how = f"of {total} by split(held_out={held_out:.6g}, seed={seed})"
-    kept = (~out).nonzero()[:, 0], f"{total - count} kept {how}"
-    return kept, (out.nonzero()[:, 0], f"{count} held out {how}")
+    train = (~out).nonzero()[:, 0], f"{total - count} kept {how}"
+    return train, (out.nonzero()[:, 0], f"{count} held out {how}")
 
 
 def _held_out(labels: Tensor | None, total: int, count: int, seed: int) -> Tensor:
-    """Which of `total` items are held out; classes share `count` by the largest remainder."""
+    """The numbers of held-out items. Classes share `count` by the largest remainder."""
     if labels is None:
         return permutation(seed, total, "softmix.data.split")[:count]
     present = torch.bincount(labels).nonzero()[:, 0].tolist()
     groups = [(labels == label).nonzero()[:, 0] for label in present]
-    # Whole numbers, since a rounded fraction could hand out one item too many.
+    # Whole numbers, since rounded fractions could sum to one item too many.
     shares = [len(group) * count // total for group in groups]
     remainders = [len(group) * count % total for group in groups]
     for i in sorted(range(len(groups)), key=lambda i: -remainders[i])[: count - sum(shares)]:
@@ -189,9 +199,10 @@ def _held_out(labels: Tensor | None, total: int, count: int, seed: int) -> Tenso
 
 
 def choose(count: int, limit: int | None) -> Tensor:
-    """The numbers, in order, of at most `limit` of `count` items: a fixed random choice, not the first ones.
+    """Choose at most `limit` of `count` items: a fixed random choice, in order.
 
-    Sources are often sorted by class, so that the first items would be all of one kind.
+    The first items are no good choice: sources are often sorted by class.
+    Returns the numbers of the items, int64.
     """
     if limit is None or limit >= count:
         return torch.arange(count)
@@ -210,14 +221,17 @@ def make(
     spacing: tuple[float, float, float] | None = None,
     like: Data | None = None,
 ) -> Data:
-    """A Data with its fingerprint. Raises DataError if labels and values do not match.
+    """Make a `Data` with its fingerprint.
 
-    like : a Data whose vocabulary, alphabet and spacing these items have.
+    like : a `Data` to copy vocabulary, alphabet and spacing from.
+    Raises DataError if there are not as many labels as values.
     """
     if labels is not None and len(labels) != len(values):
         raise DataError(f"{name}: there are {len(values)} items but {len(labels)} labels; each item needs one label")
     if like is not None:
         vocabulary, alphabet, spacing = like.vocabulary, like.alphabet, like.spacing
     more = [f"{vocabulary} tokens {alphabet}"] * bool(vocabulary) + [f"spacing {spacing}"] * (spacing is not None)
-    found = fingerprint(values, labels, *more)
-    return Data(name, values, labels, classes, report, found, vocabulary=vocabulary, alphabet=alphabet, spacing=spacing)
+    digest = fingerprint(values, labels, *more)
+    return Data(
+        name, values, labels, classes, report, digest, vocabulary=vocabulary, alphabet=alphabet, spacing=spacing
+    )

@@ -1,4 +1,4 @@
-"""A target density, known up to its constant, of which there are no items."""
+"""`Target`: a density without items, known up to its constant."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from torch import Tensor
 
 from ..cond import Cond, CondSpec
 from ..rng import Rng
-from .beside import digest, named_by
+from .derived import part_name, text_fingerprint
 from .report import DataError
 
 _POINTS = 16
 
 
 class Target:
-    """A law that can be evaluated and not drawn from: log p(x) + constant. A `Source` of no items.
+    """A distribution with a known log p(x) + constant that cannot be sampled directly. A `Source` of no items.
 
-    shape : of one item. log_density : x [B, *shape] -> [B], in nats. name : by default that of the function.
+    shape : of one item.
+    log_density : x [B, *shape] -> [B], in nats.
+    name : by default the name of the function.
 
-    `batch` refuses: a run on a target learns from what it draws itself. Its fingerprint is that of the density at a few
-    fixed points, in four decimals, and of its name.
-    Raises DataError if the density is not one finite number or -inf for each of these points.
+    `batch` raises DataError: a run on a target learns from its own samples. The fingerprint is made of the name, and
+    of the
+    density at a few fixed points in four decimals.
+    Raises DataError if the density at these points is NaN or +inf, or not one number for each.
     """
 
     is_image = False
@@ -31,24 +34,24 @@ class Target:
 
     def __init__(self, shape: tuple[int, ...], log_density: Callable[[Tensor], Tensor], name: str = ""):
         self.shape, self.log_density = tuple(shape), log_density
-        self.name = name or f"target {named_by(log_density)}"
+        self.name = name or f"target {part_name(log_density)}"
         if not self.shape or min(self.shape) < 1:
             raise DataError(f"{self.name}: items of shape {self.shape} were asked for; give sizes of 1 or more")
         with torch.no_grad():
-            found = log_density(Rng(0, _POINTS, "softmix.data.target").normal((_POINTS, *self.shape)))
-        if not isinstance(found, Tensor) or found.shape != (_POINTS,):
-            said = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise DataError(f"{self.name}: log_density gave {said} for {_POINTS} points; give one number for each")
-        if bool((found.isnan() | (found == math.inf)).any()):
+            values = log_density(Rng(0, _POINTS, "softmix.data.target").normal((_POINTS, *self.shape)))
+        if not isinstance(values, Tensor) or values.shape != (_POINTS,):
+            given = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise DataError(f"{self.name}: log_density gave {given} for {_POINTS} points; give one number for each")
+        if bool((values.isnan() | (values == math.inf)).any()):
             raise DataError(f"{self.name}: log_density is not a number, or infinite, at a point drawn from N(0, 1)")
-        values = ",".join(f"{value:.4f}" for value in (found.double() + 0.0).tolist())
-        self.fingerprint = digest("target", self.name, self.shape, values)
+        shown = ",".join(f"{value:.4f}" for value in (values.double() + 0.0).tolist())
+        self.fingerprint = text_fingerprint("target", self.name, self.shape, shown)
 
     def __len__(self) -> int:
         return 0
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
         raise DataError(
-            f"{len(index)} items of {self.name} were asked for, and a target density has none; train by a task that "
-            "draws its own, or sample with the density's own sampler"
+            f"{len(index)} items of {self.name} were asked for, and a target density has none; train with a "
+            "task that makes its own samples, or sample with the density's own sampler"
         )

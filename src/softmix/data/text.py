@@ -1,4 +1,4 @@
-"""A text as items of so many tokens, and tokens as text."""
+"""Text as items of tokens, and tokens as text."""
 
 from __future__ import annotations
 
@@ -10,55 +10,59 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .report import DataError, Report, printable
+from .request import Request
 from .store import Data, choose, make
-from .want import Want
 
 
-def from_text(path: Path, want: Want) -> Data:
-    """A file of text, cut into items of `want.length` tokens one after another; the rest at its end is left out.
+def from_text(path: Path, request: Request) -> Data:
+    """A text file, cut into items of `request.length` tokens. The rest at its end is left out.
 
-    "characters": the token of a character is its place among those that the text has, in order; the text is UTF-8.
-    "bytes": the 256 bytes. Raises DataError.
+    "characters": the token of a character is its index in the sorted characters of the text, which is UTF-8.
+    "bytes": the tokens are the 256 bytes.
+    Raises DataError.
     """
     name = printable(path.stem)
-    want.without(name, "is read as text", "size", "channels", "bits", "values", "layout", "spacing")
-    length = want.length
+    request.refuse_options(name, "is read as text", "size", "channels", "bits", "values", "layout", "spacing")
+    length = request.length
     assert length is not None
     try:
         raw = path.read_bytes()
-        numbers, alphabet = _characters(raw) if want.tokens == "characters" else (np.frombuffer(raw, np.uint8), "")
+        numbers, alphabet = _characters(raw) if request.tokens == "characters" else (np.frombuffer(raw, np.uint8), "")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{printable(str(path))} cannot be read as text ({error}); save it as UTF-8") from error
     items = len(numbers) // length
     if not items:
         raise DataError(
-            f"{name}: items of {length} {want.tokens} were asked for, and it has {len(numbers)}; give a smaller length"
+            f"{name}: items of {length} {request.tokens} were asked for, and it has {len(numbers)}; give a "
+            "smaller length"
         )
-    vocabulary = len(alphabet) if want.tokens == "characters" else 256
-    notes = [f"{len(numbers)} {want.tokens}, of which there are {vocabulary}, in items of {length}"]
+    vocabulary = len(alphabet) if request.tokens == "characters" else 256
+    notes = [f"{len(numbers)} {request.tokens}, with a vocabulary of {vocabulary}, in items of {length}"]
     if rest := len(numbers) - items * length:
-        notes.append(f"the last {rest} {want.tokens} are too few for an item, and were left out")
-    chosen = choose(items, want.limit)
+        notes.append(f"the last {rest} {request.tokens} are too few for an item, and were left out")
+    chosen = choose(items, request.limit)
     if len(chosen) < items:
         notes.append(f"limit: {len(chosen)} items were taken, chosen at random from {items}")
     cut = numbers[: items * length].reshape(items, length)
-    values = want.place.empty(name, (len(chosen), length), np.int32)
+    values = request.storage.empty(name, (len(chosen), length), np.int32)
     values[...] = cut[chosen.numpy()]
     report = Report(len(values), notes=tuple(notes))
     return make(name, torch.from_numpy(values), None, (), report, vocabulary=vocabulary, alphabet=alphabet)
 
 
 def _characters(raw: bytes) -> tuple[NDArray[np.int64], str]:
-    """(the token of each character, the characters)."""
+    """Return (the token of each character, the characters)."""
     codes = np.frombuffer(raw.decode("utf-8-sig").encode("utf-32-le"), "<u4")
     known, numbers = np.unique(codes, return_inverse=True)
     return numbers.reshape(-1), known.astype("<u4").tobytes().decode("utf-32-le")
 
 
 def to_text(tokens: Tensor, alphabet: str) -> list[str]:
-    """The text of tokens [N, L]: characters of an alphabet, or with the alphabet "" bytes of UTF-8.
+    """The text of tokens.
 
-    Raises ValueError for a number that stands for nothing.
+    tokens : [N, L].
+    alphabet : the character of each token; "" for bytes of UTF-8.
+    Raises ValueError for a number that is no token.
     """
     most = len(alphabet) or 256
     if tokens.is_floating_point() or (tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < most):

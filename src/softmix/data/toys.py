@@ -1,7 +1,7 @@
-"""Laws whose truth is known, to draw from and to compare with, in any dimension.
+"""Known distributions, to sample from and to compare with, in any dimension.
 
-Every draw is a function of its item's number alone: item k of sample(n, Rng(seed, n)) is bit for bit
-the one item of sample(1, Rng(seed, [k])).
+Each sample is a function of the number of its item alone: item k of sample(n, Rng(seed, n)) has the same bits as the
+item of sample(1, Rng(seed, [k])).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..rng import Rng
 _F64 = torch.float64
 
 
-class Law(Protocol):
-    """A distribution over points: `sample` gives float64 [n, dim]; the rng must serve n items, on the CPU."""
+class Toy(Protocol):
+    """A distribution of points. `sample` returns float64 [n, dim]; its rng must serve n items, on the CPU."""
 
     @property
     def name(self) -> str: ...
@@ -30,11 +30,13 @@ class Law(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class ToyMixture:
     """p(x) = sum_k weights[k] N(x; means[k], factors[k] factors[k]^T), all in float64.
 
-    weights [K], positive, with sum 1; means [K, D]; factors [K, D, D], lower triangular (Cholesky) with a
-    positive diagonal. Raises ValueError if they are not so.
+    weights : [K], positive, with sum 1.
+    means : [K, D].
+    factors : [K, D, D], lower triangular (Cholesky) with a positive diagonal.
+    Raises ValueError for other parameters.
     """
 
     name: str
@@ -63,24 +65,24 @@ class Mixture:
 
     @property
     def covariances(self) -> Tensor:
-        """[K, D, D], of the components."""
+        """The covariances of the components, [K, D, D]."""
         return self.factors @ self.factors.mT
 
     @property
     def mean(self) -> Tensor:
-        """[D], of the whole."""
+        """The mean of the mixture, [D]."""
         return self.weights @ self.means
 
     @property
     def covariance(self) -> Tensor:
-        """[D, D], of the whole: E[Cov(x|k)] + Cov(E[x|k])."""
+        """The covariance of the mixture, [D, D]: E[Cov(x|k)] + Cov(E[x|k])."""
         off = self.means - self.mean
         within = torch.einsum("k,kij->ij", self.weights, self.covariances)
         return within + torch.einsum("k,ki,kj->ij", self.weights, off, off)
 
     @property
     def scale(self) -> float:
-        """The sd of a component along an axis, root mean square over axes and components: sqrt(E[tr Cov(x|k)] / D)."""
+        """The root mean square of the sds of the components: sqrt(E[tr Cov(x|k)] / D)."""
         return math.sqrt(float((self.weights * self.factors.square().sum((1, 2))).sum()) / self.dim)
 
     def sample(self, n: int, rng: Rng) -> Tensor:
@@ -90,7 +92,7 @@ class Mixture:
         pick = torch.searchsorted(edges, rng.uniform((n,), dtype=_F64)).clamp(max=len(edges) - 1)
         noise = rng.normal((n, self.dim), dtype=_F64)
         x = self.means[pick]
-        # Column by column: a batched product may order its sums by the batch's size.
+        # Column by column: the order of sums in a batched product may depend on the batch size.
         for j in range(self.dim):
             x = x + self.factors[:, :, j][pick] * noise[:, j, None]
         return x
@@ -107,14 +109,17 @@ class Mixture:
         return torch.logsumexp(self.weights.log() - volumes - self._squares(x) / 2, dim=1)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(component [N], distance [N]): the nearest by Mahalanobis distance, in units of that component's sd."""
+        """The nearest component of each point by Mahalanobis distance.
+
+        Returns (component [N], distance [N] in units of the component's sd).
+        """
         square, index = self._squares(x).min(dim=1)
         return index, square.sqrt()
 
 
 @dataclass(frozen=True)
-class Sketch:
-    """A law that can only be drawn from."""
+class ToyWithoutDensity:
+    """A distribution that can be sampled but has no density here."""
 
     name: str
     dim: int
@@ -131,51 +136,54 @@ def _serves(n: int, rng: Rng) -> None:
         raise ValueError(f"{n} points were asked for, but this Rng serves {len(rng)} items; make it by Rng(seed, {n})")
 
 
-def _round(name: str, means: Tensor, sd: float) -> Mixture:
-    """Equal weights, and the same round component everywhere."""
+def _round(name: str, means: Tensor, sd: float) -> ToyMixture:
+    """A mixture of equal weights and equal round components."""
     k, d = means.shape
-    return Mixture(name, torch.full((k,), 1 / k, dtype=_F64), means, (sd * torch.eye(d, dtype=_F64)).repeat(k, 1, 1))
+    return ToyMixture(name, torch.full((k,), 1 / k, dtype=_F64), means, (sd * torch.eye(d, dtype=_F64)).repeat(k, 1, 1))
 
 
-def grid(side: int = 7, spacing: float = 0.5, sd: float = 0.05) -> Mixture:
-    """side x side equal round components, centred at 0; with the defaults, the variance is 1.0025 along each axis."""
+def mode_grid(side: int = 7, spacing: float = 0.5, sd: float = 0.05) -> ToyMixture:
+    """side x side equal round components, centred at 0. With the defaults the variance of each axis is 1.0025."""
     line = (torch.arange(side, dtype=_F64) - (side - 1) / 2) * spacing
     return _round("grid", torch.cartesian_prod(line, line), sd)
 
 
-def ring(k: int = 8, radius: float = 1.4, sd: float = 0.1) -> Mixture:
-    """k equal round components, evenly on a circle; the variance along each axis is radius^2 / 2 + sd^2 (k > 2)."""
+def ring(k: int = 8, radius: float = 1.4, sd: float = 0.1) -> ToyMixture:
+    """k equal round components, evenly on a circle. The variance of each axis is radius^2 / 2 + sd^2 (k > 2)."""
     angle = torch.arange(k, dtype=_F64) * (2 * math.pi / k)
     return _round("ring", radius * torch.stack([angle.cos(), angle.sin()], dim=1), sd)
 
 
 def _slanted(rng: Rng, k: int, dim: int, most: float, least: float) -> Tensor:
-    """Covariances [k, dim, dim] in random directions, with sds in equal ratios from `most` down to `least`."""
+    """Covariances [k, dim, dim] in random directions, with sds in equal ratios from `most` to `least`."""
     turn: Tensor = torch.linalg.qr(rng.normal((1, k, dim, dim), dtype=_F64)[0]).Q
     sds = torch.logspace(math.log10(most), math.log10(least), dim, dtype=_F64)
     return turn @ (sds.square()[:, None] * turn.mT)
 
 
-def correlated(dim: int = 2, k: int = 4, seed: int = 0) -> Mixture:
-    """k components, equal weights, each a thin ellipsoid in a random direction (sds 0.4 to 0.04); means N(0, 0.9^2)."""
+def correlated(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
+    """k components of equal weight, thin ellipsoids in random directions (sds 0.4 to 0.04); means from N(0, 0.9^2)."""
     rng = Rng(seed, 1, "softmix.toys.correlated")
     means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
     factors = torch.linalg.cholesky(_slanted(rng, k, dim, 0.4, 0.04))
-    return Mixture("correlated", torch.full((k,), 1 / k, dtype=_F64), means, factors)
+    return ToyMixture("correlated", torch.full((k,), 1 / k, dtype=_F64), means, factors)
 
 
-def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> Mixture:
-    """k components of unequal weight, each half of the one before, whose sds shrink from first to last by 4."""
+def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
+    """k components of unequal weight and size.
+
+    Each weight is half of the one before. The sds of the last component are a quarter of those of the first.
+    """
     rng = Rng(seed, 1, "softmix.toys.unequal")
     means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
     sizes = torch.logspace(0, -2, k, base=2, dtype=_F64)
     factors = sizes[:, None, None] * torch.linalg.cholesky(_slanted(rng, k, dim, 0.5, 0.1))
     weights = 0.5 ** torch.arange(k, dtype=_F64)
-    return Mixture("unequal", weights / weights.sum(), means, factors)
+    return ToyMixture("unequal", weights / weights.sum(), means, factors)
 
 
-def moons(sd: float = 0.08) -> Sketch:
-    """Two interleaved half circles of radius 1.2, about (-0.6, -0.3) and (0.6, 0.3), with noise of the given sd."""
+def moons(sd: float = 0.08) -> ToyWithoutDensity:
+    """Two half circles of radius 1.2, around (-0.6, -0.3) and (0.6, 0.3), with noise of the given sd."""
 
     def draw(n: int, rng: Rng) -> Tensor:
         sign = 1 - 2 * rng.integers(2, (n,)).to(_F64)
@@ -183,13 +191,14 @@ def moons(sd: float = 0.08) -> Sketch:
         arc = torch.stack([1.2 * angle.cos() - 0.6, 1.2 * angle.sin() - 0.3], dim=1)
         return sign[:, None] * arc + sd * rng.normal((n, 2), dtype=_F64)
 
-    return Sketch("moons", 2, draw)
+    return ToyWithoutDensity("moons", 2, draw)
 
 
-def checkerboard(cells: int = 4) -> Sketch:
-    """Uniform on the cells of a cells x cells board with even row + column; unit variance along each axis.
+def checkerboard(cells: int = 4) -> ToyWithoutDensity:
+    """Uniform on the cells of a cells x cells board with even row + column, on [-sqrt 3, sqrt 3]^2. Unit variance
+    per axis.
 
-    The board is [-sqrt 3, sqrt 3]^2. Raises ValueError if cells is odd or below 2.
+    Raises ValueError if cells is odd or below 2.
     """
     if cells < 2 or cells % 2:
         raise ValueError(f"a board of {cells} cells a side was asked for; give an even number")
@@ -201,11 +210,11 @@ def checkerboard(cells: int = 4) -> Sketch:
         corner = torch.stack([row, column], dim=1).to(_F64)
         return (corner + rng.uniform((n, 2), dtype=_F64)) * width - math.sqrt(3)
 
-    return Sketch("checkerboard", 2, draw)
+    return ToyWithoutDensity("checkerboard", 2, draw)
 
 
-def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> Sketch:
-    """Concentric circles, equally likely, with noise of the given sd in both coordinates."""
+def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> ToyWithoutDensity:
+    """Concentric circles of equal probability, with noise of the given sd in both coordinates."""
     lengths = torch.tensor(radii, dtype=_F64)
 
     def draw(n: int, rng: Rng) -> Tensor:
@@ -214,11 +223,11 @@ def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> Sketc
         circle = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
         return circle + sd * rng.normal((n, 2), dtype=_F64)
 
-    return Sketch("rings", 2, draw)
+    return ToyWithoutDensity("rings", 2, draw)
 
 
-TOYS: dict[str, Callable[[], Law]] = {
-    "grid": grid,
+TOYS: dict[str, Callable[[], Toy]] = {
+    "grid": mode_grid,
     "ring": ring,
     "correlated": correlated,
     "unequal": unequal,

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.toys import Mixture
 from ..rng import Rng
 
 
-def standardised(x: Tensor, law: Mixture) -> float:
+def standardised(x: Tensor, law: ToyMixture) -> float:
     """The largest deviation of first and second moments of x [n, ...] from those of the law, in standard errors.
 
     It is the largest of D + D (D + 1) / 2 nearly normal numbers: for exact samples rarely above 4. Values that are not
@@ -30,7 +29,7 @@ def standardised(x: Tensor, law: Mixture) -> float:
     return float(error.nan_to_num(nan=math.inf).abs().max())
 
 
-def ks(x: Tensor, law: Mixture, directions: int = 8) -> float:
+def ks(x: Tensor, law: ToyMixture, directions: int = 8) -> float:
     """Kolmogorov's statistic sqrt(n) sup |F_n - F| of x [n, ...], projected on fixed directions; the largest of them.
 
     F is the exact distribution function of the law along a direction, so that no second sample is needed. P(> 2) is

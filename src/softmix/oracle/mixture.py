@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import load, toys
-from ..data.toys import Mixture
+from ..data.toys import ToyMixture
 from ..denoiser import ExactMixture
 from ..process import VP, Gaussian
 from ..rng import Rng
@@ -20,7 +20,7 @@ from .transport import gaussian_flow, monotone_flow
 class _Shaped(ExactMixture):
     """The exact denoiser, with the shape of its items."""
 
-    def __init__(self, process: Gaussian, law: Mixture, shape: tuple[int, ...]):
+    def __init__(self, process: Gaussian, law: ToyMixture, shape: tuple[int, ...]):
         super().__init__(process, law.weights, law.means, law.covariances)
         self.shape = shape
 
@@ -33,7 +33,7 @@ class MixtureProblem:
     """
 
     name: str
-    law: Mixture
+    law: ToyMixture
     process: Gaussian
     shape: tuple[int, ...]
 
@@ -53,7 +53,7 @@ class MixtureProblem:
         """`sample`, and no condition."""
         return self.sample(n, rng), None
 
-    def at(self, t: float) -> Mixture:
+    def at(self, t: float) -> ToyMixture:
         """The law of x_t, flattened: sum_k w_k N(alpha mu_k, alpha S_k alpha + sigma^2 I), alpha and sigma diagonal."""
         alpha, sigma = (
             part(t).expand(1, *self.shape).flatten() if self.process.per_element else part(t)
@@ -61,7 +61,7 @@ class MixtureProblem:
         )
         seen = alpha.reshape(-1, 1) * self.law.covariances * alpha
         total = seen + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64)
-        return Mixture(
+        return ToyMixture(
             f"{self.law.name} at {t}", self.law.weights, alpha * self.law.means, torch.linalg.cholesky(total)
         )
 
@@ -90,7 +90,7 @@ class MixtureProblem:
         return replace(self, process=process)
 
 
-def _distribution(law: Mixture) -> Callable[[Tensor], Tensor]:
+def _distribution(law: ToyMixture) -> Callable[[Tensor], Tensor]:
     """The distribution function of a law in one dimension."""
     mean, sd = law.means[:, 0], law.factors[:, 0, 0]
 
@@ -108,7 +108,7 @@ def gaussian(shape: tuple[int, ...] = (2,), process: Gaussian | None = None) -> 
     sds = torch.linspace(0.9, 0.3, dim, dtype=torch.float64)
     factor = torch.linalg.cholesky(turn @ (sds.square()[:, None] * turn.mT))
     mean = torch.linspace(-0.4, 0.4, dim, dtype=torch.float64) if dim > 1 else torch.full((1,), 0.3).double()
-    law = Mixture("gaussian", torch.ones(1, dtype=torch.float64), mean[None], factor[None])
+    law = ToyMixture("gaussian", torch.ones(1, dtype=torch.float64), mean[None], factor[None])
     return MixtureProblem("gaussian", law, process or VP(), shape)
 
 
@@ -119,14 +119,14 @@ def correlated(shape: tuple[int, ...] = (2,), process: Gaussian | None = None) -
 
 def grid_of_modes(process: Gaussian | None = None) -> MixtureProblem:
     """49 thin modes on a 7 x 7 grid in the plane. Few steps with a mean alone fail on it."""
-    return MixtureProblem("grid", toys.grid(), process or VP(), (2,))
+    return MixtureProblem("grid", toys.mode_grid(), process or VP(), (2,))
 
 
 def eight(process: Gaussian | None = None) -> MixtureProblem:
     """Eight narrow round components in 16 dimensions, sd 0.1, a few sds apart. Errors of solvers differ most on it."""
     means = 0.5 * Rng(7, 8, "softmix.oracle.eight").normal((8, 16), torch.float64)
     factors = 0.1 * torch.eye(16, dtype=torch.float64).repeat(8, 1, 1)
-    law = Mixture("eight", torch.full((8,), 1 / 8, dtype=torch.float64), means, factors)
+    law = ToyMixture("eight", torch.full((8,), 1 / 8, dtype=torch.float64), means, factors)
     return MixtureProblem("eight", law, process or VP(), (16,))
 
 
@@ -139,7 +139,7 @@ def digits(process: Gaussian | None = None) -> MixtureProblem:
     weights = torch.tensor([len(part) / len(x) for part in parts], dtype=torch.float64)
     covariances = [torch.cov(part.T) + 1e-2 * torch.eye(64, dtype=torch.float64) for part in parts]
     factors = torch.linalg.cholesky(torch.stack(covariances))
-    law = Mixture("digits", weights / weights.sum(), torch.stack([part.mean(0) for part in parts]), factors)
+    law = ToyMixture("digits", weights / weights.sum(), torch.stack([part.mean(0) for part in parts]), factors)
     return MixtureProblem("digits", law, process or VP(), (1, 8, 8))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
-from ..data.toys import Mixture
+from ..data.toys import ToyMixture
 from ..posterior import FullMixture
 from ..process import Gaussian
 from ..rng import Rng
@@ -99,7 +99,7 @@ class _ObservedPosterior:
         return y.flatten(1).double()
 
 
-def regression(law: Mixture, matrix: Tensor, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def regression(law: ToyMixture, matrix: Tensor, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """p(x | y) for x ~ sum_k w_k N(mu_k, S_k) and y = A x + n, n ~ N(0, diag(noise)): a mixture again.
 
     With G = S A^T (A S A^T + N)^-1 for each component: log weights log w + log N(y; A mu, A S A^T + N), means
@@ -128,8 +128,8 @@ def regression(law: Mixture, matrix: Tensor, noise: Tensor, y: Tensor) -> tuple[
 
 
 def beside_the_state(
-    law: Mixture, matrix: Tensor, noise: Tensor, process: Gaussian, xt: Tensor, t: Tensor | float, y: Tensor
-) -> tuple[Mixture, Tensor, Tensor, Tensor]:
+    law: ToyMixture, matrix: Tensor, noise: Tensor, process: Gaussian, xt: Tensor, t: Tensor | float, y: Tensor
+) -> tuple[ToyMixture, Tensor, Tensor, Tensor]:
     """The arguments of `regression` with x_t = alpha x0 + sigma z as a further measurement, before y.
 
     matrix : A [K, D'] of y. The elements of x0 are the first D of the D' of the law.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..data import toys
-from ..data.toys import Mixture
+from ..data.toys import ToyMixture
 from ..posterior import FullMixture
 from ..process import VP, Framed, Gaussian
 from ..rng import Rng
@@ -32,7 +32,7 @@ class PairedProblem:
     """
 
     name: str
-    law: Mixture
+    law: ToyMixture
     process: Gaussian | Framed
     shape: tuple[int, ...]
     in_shape: tuple[int, ...]

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..data.toys import Mixture
+from ..data.toys import ToyMixture
 from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
@@ -38,7 +38,7 @@ DATA = "Gaussians on the line, 4 times the variance, exact denoisers"
 
 def normal(mean: float, var: float, process: Gaussian | None = None) -> MixtureProblem:
     """A Gaussian on the line."""
-    law = Mixture(
+    law = ToyMixture(
         "normal",
         torch.ones(1, dtype=torch.float64),
         torch.tensor([[mean]], dtype=torch.float64),

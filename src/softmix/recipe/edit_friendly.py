@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..data.toys import Mixture
+from ..data.toys import ToyMixture
 from ..denoiser import Denoiser
 from ..evaluate.points import sliced_wasserstein
 from ..oracle import MixtureProblem
@@ -44,7 +44,7 @@ def placed(mean: float, phase: float, process: Gaussian | None = None) -> Mixtur
     scale = 0.5 + 0.4 * torch.sin(2 * torch.pi * (position / SIDE + phase))
     covariance = scale[:, None] * near * scale + 1e-3 * torch.eye(SIDE, dtype=torch.float64)
     factor = torch.linalg.cholesky(covariance)
-    law = Mixture(
+    law = ToyMixture(
         "placed", torch.ones(1, dtype=torch.float64), torch.full((1, SIDE), mean, dtype=torch.float64), factor[None]
     )
     return MixtureProblem("placed", law, process or VP(), (1, SIDE))

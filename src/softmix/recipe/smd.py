@@ -127,7 +127,7 @@ def config(variant: Variant, steps: int, seed: int) -> Config:
 
 def oracle() -> ExactMixture:
     """The exact posterior of the grid."""
-    law = toys.grid()
+    law = toys.mode_grid()
     return ExactMixture(PROCESS, law.weights, law.means, law.covariances)
 
 
@@ -156,7 +156,7 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
     sw@k   : the sliced Wasserstein distance.
     rho    : the share of the exact posterior's spread that the draws carry, if `rho`.
     """
-    law = toys.grid()
+    law = toys.mode_grid()
     carries: dict[str, float] = {}
     if rho:
         held_out = law.sample(1024, Rng(seed, 1024, "held out")).float()
@@ -174,7 +174,7 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
 
 def trained(variant: Variant, seed: int, steps: int, n: int) -> dict[str, float]:
     """Train one variant and measure it."""
-    law = toys.grid()
+    law = toys.mode_grid()
     points = law.sample(1 << 17, Rng(seed, 1 << 17, "train")).float()
     data = make("grid", points, None, (), Report(read=len(points)))
     chosen = config(variant, round(steps * variant.share), seed)

@@ -172,7 +172,7 @@ def reading(folder: str | Path, facts: Facts) -> tuple[str, dict[str, Any]]:
     """Where the data of a run are, and the keywords of `load` by which they were read for it."""
     if facts.origin is None:
         return facts.data, _options_of_old(facts)
-    origin = facts.origin.seen_from(folder_of(folder))
+    origin = facts.origin.absolute_from(folder_of(folder))
     return origin.source, origin.options()
 
 

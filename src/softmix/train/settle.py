@@ -54,7 +54,7 @@ def settle(out: Path, source: Source, config: Config, processes: int = 1, wish: 
         raise TrainingError("how long to train was not said: give steps or minutes")
     facts = facts_of(source, config, processes)
     if facts.origin:
-        facts = replace(facts, origin=facts.origin.kept_in(out))
+        facts = replace(facts, origin=facts.origin.relative_to_folder(out))
     if not place.exists():
         _require_free(out)
         return _started(Run(config, facts), out, wish.start) if wish.start else Run(config, facts)
@@ -135,7 +135,7 @@ def require_same_weights(model: nn.Module, start: Model) -> None:
 
 
 def _kept_in(path: Path, out: Path) -> str:
-    return Origin(str(path.absolute())).kept_in(out).source
+    return Origin(str(path.absolute())).relative_to_folder(out).source
 
 
 def start_of(run: Run, out: Path) -> Path | None:

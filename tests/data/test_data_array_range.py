@@ -1,4 +1,4 @@
-"""Tests of room `data`: what the numbers and axes of an array mean, found, named or refused."""
+"""The meaning of the numbers and axes of an array: found, named or refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import saved
+from file_helpers import saved
 
 from softmix.data import Data, DataError, load
-from softmix.data.values import bits_for, stretched
+from softmix.data.array_range import bits_for, bits_to_pixels
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 3, 9, 5)).astype(np.uint8)
 PIXELS[0, 0, 0, :2] = 0, 255
@@ -27,7 +27,9 @@ def read(tmp_path: Path, array: np.ndarray, **options: Any) -> Data:
 @pytest.mark.parametrize("asked", [False, True])
 def test_float_pictures_are_the_pixels_that_they_were(tmp_path: Path, values: str, dtype: Any, asked: bool) -> None:
     data = read(tmp_path, RANGES[values].astype(dtype), **({"values": values} if asked else {}))
-    assert data.is_image and data.kind == "images" and np.array_equal(data.values.numpy(), PIXELS)
+    assert data.is_image
+    assert data.kind == "images"
+    assert np.array_equal(data.values.numpy(), PIXELS)
     [note] = data.report.notes
     assert f"were taken as pictures in {values}" in note
     assert ("exactly" in note) == (dtype != np.float16 or values == "0..255")
@@ -40,7 +42,7 @@ def test_channels_last_floats_are_pictures_too(tmp_path: Path) -> None:
     assert np.array_equal(grey.values.numpy(), PIXELS[:, :1])
 
 
-def test_rounding_to_eight_bits_is_said_with_its_size(tmp_path: Path) -> None:
+def test_the_report_gives_the_rounding_to_eight_bits(tmp_path: Path) -> None:
     array = RANGES["0..255"].copy()
     array[1, 1, 1, 1] = 100.4
     data = read(tmp_path, array)
@@ -57,7 +59,7 @@ def test_a_filter_may_reach_half_a_level_beyond(tmp_path: Path) -> None:
     ends[0, 0, 0, :2] = -0.5, 255.5
     assert np.array_equal(read(tmp_path, ends).values.numpy(), PIXELS)
     array[0, 0, 0, 0] = -0.003
-    with pytest.raises(DataError, match=r"told: clip them to 0\.\.1, or give --values -1\.\.1 or --"):
+    with pytest.raises(DataError, match=r"known: clip them to 0\.\.1, or give --values -1\.\.1 or --"):
         read(tmp_path, array)
     with pytest.raises(DataError, match=r"values 0\.\.1 were asked for, but values from -0.003 to 1.0015 were found"):
         read(tmp_path, array, values="0..1")
@@ -68,7 +70,7 @@ UNCLEAR = {
     "beyond one": (RANGES["0..1"] * 2, "--values 0..255; --values as-is"),
     "standardised": (RANGES["-1..1"] * 2, "rescale them to 0..1; --values as-is"),
     "beyond 255": (RANGES["0..255"] + 1, "--bits 9; --values as-is"),
-    "zeros": (np.zeros((6, 3, 9, 5)), "cannot be told: give --values 0..1 or --values -1..1 or --values 0..255"),
+    "zeros": (np.zeros((6, 3, 9, 5)), "is not known: give --values 0..1 or --values -1..1 or --values 0..255"),
     "minus one to one": (np.sign(RANGES["-1..1"]), "give --values -1..1"),
     "integers": (PIXELS.astype(np.int64) * 16, "--bits 12; --values as-is"),
     "negative integers": (PIXELS.astype(np.int16) - 5, "rescale them to 0..1"),
@@ -76,14 +78,14 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("case", UNCLEAR)
-def test_what_could_be_several_ranges_is_refused_with_what_settles_it(tmp_path: Path, case: str) -> None:
+def test_an_ambiguous_range_is_refused_with_the_options_that_settle_it(tmp_path: Path, case: str) -> None:
     array, words = UNCLEAR[case]
-    with pytest.raises(DataError, match="which of these is white cannot be told") as caught:
+    with pytest.raises(DataError, match="the value of white is not known") as caught:
         read(tmp_path, array)
     assert words in str(caught.value)
 
 
-def test_the_same_with_a_range_named_is_read(tmp_path: Path) -> None:
+def test_an_ambiguous_array_with_a_named_range_is_read(tmp_path: Path) -> None:
     array = np.arange(6.0 * 45).reshape(6, 1, 9, 5) % 17
     assert int(read(tmp_path, array, values="0..255").values.max()) == 16
     assert read(tmp_path, array[:, :, :, :1] / 16, values="-1..1").values.min() == 128
@@ -94,7 +96,8 @@ def test_the_same_with_a_range_named_is_read(tmp_path: Path) -> None:
 def test_whole_numbers_and_truth_values_become_pixels(tmp_path: Path) -> None:
     for dtype in (np.int16, np.uint16, np.int64):
         data = read(tmp_path, PIXELS.astype(dtype))
-        assert np.array_equal(data.values.numpy(), PIXELS) and "exactly" in data.report.notes[0]
+        assert np.array_equal(data.values.numpy(), PIXELS)
+        assert "exactly" in data.report.notes[0]
     mask = PIXELS > 127
     for array in (mask, mask.astype(np.int32), mask * 1.0):
         data = read(tmp_path, array[:, 0] if array.dtype == bool else array[:, :1])
@@ -119,14 +122,14 @@ def test_bits_make_the_largest_value_white(tmp_path: Path, dtype: type) -> None:
         read(tmp_path, array[:, None] / 2, bits=12)
 
 
-def test_stretched_meets_both_ends() -> None:
+def test_bits_to_pixels_maps_the_ends_to_black_and_white() -> None:
     for bits in (1, 8, 10, 16):
-        assert stretched(np.array([0, (1 << bits) - 1]), bits).tolist() == [0, 255]
-    assert stretched(np.arange(256), 8).tolist() == list(range(256))
+        assert bits_to_pixels(np.array([0, (1 << bits) - 1]), bits).tolist() == [0, 255]
+    assert bits_to_pixels(np.arange(256), 8).tolist() == list(range(256))
     assert [bits_for(high) for high in (0, 1, 2, 255, 256, 4095, 4096, 65535)] == [1, 1, 2, 8, 9, 12, 13, 16]
 
 
-def test_bytes_of_few_levels_are_nearly_black_and_this_is_said(tmp_path: Path) -> None:
+def test_nearly_black_bytes_give_a_warning(tmp_path: Path) -> None:
     array = (PIXELS % 32).astype(np.uint8)
     data = read(tmp_path, array)
     assert data.report.notes == (
@@ -138,12 +141,13 @@ def test_bytes_of_few_levels_are_nearly_black_and_this_is_said(tmp_path: Path) -
     assert read(tmp_path, PIXELS, values="0..255").report.notes == ()
 
 
-def test_the_range_is_that_of_all_and_not_of_the_chosen(tmp_path: Path) -> None:
+def test_the_range_is_that_of_all_items_despite_a_limit(tmp_path: Path) -> None:
     array = np.full((40, 1, 4, 4), 0.25)
     array[7, 0, 0, 0] = -1
     chosen = read(tmp_path, array, limit=3)
     assert chosen.values.unique().tolist() == [round(127.5 * 1.25)]
-    assert len(chosen) == 3 and "limit: 3 items" in chosen.report.notes[0]
+    assert len(chosen) == 3
+    assert "limit: 3 items" in chosen.report.notes[0]
 
 
 def test_float_pictures_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
@@ -160,19 +164,22 @@ def test_float_pictures_that_are_not_finite_are_left_out(tmp_path: Path) -> None
 
 def test_float_pictures_take_size_and_channels(tmp_path: Path) -> None:
     data = read(tmp_path, RANGES["0..1"][..., :5, :], size=4, channels=1)
-    assert data.shape == (1, 4, 4) and data.values.dtype == torch.uint8
+    assert data.shape == (1, 4, 4)
+    assert data.values.dtype == torch.uint8
 
 
 def test_as_is_keeps_floats(tmp_path: Path) -> None:
     array = RANGES["-1..1"] * 2
     data = read(tmp_path, array, values="as-is")
-    assert data.kind == "grids" and np.array_equal(data.x0().numpy(), array.astype(np.float32))
+    assert data.kind == "grids"
+    assert np.array_equal(data.x0().numpy(), array.astype(np.float32))
     assert "numbers that are no pixels, of shape (3, 9, 5)" in data.report.notes[0]
     last = read(tmp_path, array.transpose(0, 2, 3, 1), values="as-is", layout="channels-last")
     assert last.fingerprint == data.fingerprint
     assert read(tmp_path, array.transpose(0, 2, 3, 1), values="as-is", layout="channels-first").shape == (9, 5, 3)
     latents = np.random.RandomState(0).randn(4, 16, 8, 8)
-    assert read(tmp_path, latents).kind == "grids" and read(tmp_path, latents).shape == (16, 8, 8)
+    assert read(tmp_path, latents).kind == "grids"
+    assert read(tmp_path, latents).shape == (16, 8, 8)
     for wrong in ({"size": 8}, {"channels": 3}):
         with pytest.raises(DataError, match="points, not images"):
             read(tmp_path, array, values="as-is", **wrong)  # type: ignore[arg-type]
@@ -184,7 +191,8 @@ def test_as_is_keeps_floats(tmp_path: Path) -> None:
 def test_floats_with_three_axes_are_sequences_unless_they_are_pixels(tmp_path: Path) -> None:
     waves = np.random.RandomState(0).rand(5, 40, 3)
     data = read(tmp_path, waves)
-    assert data.kind == "sequences" and data.shape == (40, 3)
+    assert data.kind == "sequences"
+    assert data.shape == (40, 3)
     assert "sequences [N, L, D] with L = 40 and D = 3; give --layout channels-first if" in data.report.notes[0]
     assert np.array_equal(data.x0().numpy(), waves.astype(np.float32))
     turned = read(tmp_path, waves.transpose(0, 2, 1), layout="channels-first")
@@ -192,7 +200,8 @@ def test_floats_with_three_axes_are_sequences_unless_they_are_pixels(tmp_path: P
     assert read(tmp_path, waves, layout="channels-last").fingerprint == data.fingerprint
     for pixels in (PIXELS[:, 0] / 255, PIXELS[:, 0] * 1.0):
         grey = read(tmp_path, pixels)
-        assert grey.is_image and np.array_equal(grey.values[:, 0].numpy(), PIXELS[:, 0])
+        assert grey.is_image
+        assert np.array_equal(grey.values[:, 0].numpy(), PIXELS[:, 0])
         assert read(tmp_path, pixels, layout="channels-last").kind == "sequences"
     for few in (PIXELS[:, 0] % 100 * 1.0, PIXELS[:, 0] % 100 / 255, -1.0 * PIXELS[:, 0], (PIXELS[:, 0] > 9) * 1.0):
         assert read(tmp_path, few).kind == "sequences"
@@ -212,7 +221,8 @@ def test_pictures_are_dark_only_if_all_are(tmp_path: Path) -> None:
 
 def test_points_are_scaled_only_if_asked(tmp_path: Path) -> None:
     array = np.array([[0.0, 127.5], [255.0, 51.0]])
-    assert read(tmp_path, array).kind == "points" and read(tmp_path, array).x0().tolist() == array.tolist()
+    assert read(tmp_path, array).kind == "points"
+    assert read(tmp_path, array).x0().tolist() == array.tolist()
     assert read(tmp_path, array, values="0..255").x0().tolist() == [[-1, 0], [1, pytest.approx(-0.6)]]
     assert read(tmp_path, array / 255, values="0..1").x0().tolist() == [[-1, 0], [1, pytest.approx(-0.6)]]
     assert read(tmp_path, array, values="as-is").x0().tolist() == array.tolist()
@@ -226,9 +236,12 @@ def test_points_are_scaled_only_if_asked(tmp_path: Path) -> None:
 def test_the_layout_is_by_size_or_as_asked(tmp_path: Path) -> None:
     both = np.random.RandomState(1).randint(0, 256, (2, 3, 64, 3)).astype(np.uint8)
     last = read(tmp_path, both)
-    assert last.shape == (3, 3, 64) and "give --layout channels-first for the other" in last.report.notes[0]
+    assert last.shape == (3, 3, 64)
+    assert "give --layout channels-first for the other" in last.report.notes[0]
     first = read(tmp_path, both, layout="channels-first")
-    assert first.shape == (3, 64, 3) and np.array_equal(first.values.numpy(), both) and not first.report.notes
+    assert first.shape == (3, 64, 3)
+    assert np.array_equal(first.values.numpy(), both)
+    assert not first.report.notes
     assert read(tmp_path, both, layout="channels-last").fingerprint == last.fingerprint
     # a size of 4 is a place for transparency only where no axis has a size of 1 or 3
     assert read(tmp_path, both[:, :, :8, :][..., [0, 1, 2, 0]]).shape == (3, 8, 4)
@@ -249,7 +262,8 @@ def test_four_channels_keep_their_transparency(tmp_path: Path) -> None:
     assert np.abs(on_white.values.numpy() - exact).max() <= 1
     assert "transparency laid on white" in on_white.report.notes
     opaque = read(tmp_path, array[..., :3], channels=4)
-    assert opaque.shape == (4, 8, 8) and opaque.values[:, 3].unique().tolist() == [255]
+    assert opaque.shape == (4, 8, 8)
+    assert opaque.values[:, 3].unique().tolist() == [255]
 
 
 def test_other_types_and_more_axes_are_refused(tmp_path: Path) -> None:
@@ -265,7 +279,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no bits": ({"bits": 0}, "0 bits were asked for"),
     "values": ({"values": "0..2"}, "there are 0..1, -1..1, 0..255, as-is"),
     "layout": ({"layout": "sideways"}, "there are channels-first, channels-last"),
-    "both": ({"bits": 8, "values": "0..1"}, "both say what is white"),
+    "both": ({"bits": 8, "values": "0..1"}, "both define white"),
 }
 
 

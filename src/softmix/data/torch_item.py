@@ -1,4 +1,4 @@
-"""One item of a Dataset of torch's, as x0 and its conditions."""
+"""`Item`: one item of a torch Dataset, as x0 and its conditions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KNOWN = ("x0", "label", "image", "value", "context")
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """x0 with what is known of it. pixels : whether x0 is uint8."""
+class Item:
+    """x0 and the conditions of one item."""
 
     x0: Tensor
     label: int | None = None
@@ -29,6 +29,7 @@ class Given:
 
     @property
     def pixels(self) -> bool:
+        """Whether x0 is uint8."""
         return self.x0.dtype == torch.uint8
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -39,29 +40,31 @@ class Given:
                 yield name, tensor
 
 
-def item_of(item: Any, who: str) -> Given:
-    """What an item of a Dataset holds: x0; (x0, label); or a dict by name. Raises DataError for all else."""
+def parse_item(item: Any, who: str) -> Item:
+    """Read an item of a Dataset: x0, (x0, label), or a dict by name.
+
+    who : the item, for messages.
+    Raises DataError for all other items.
+    """
     if isinstance(item, Mapping):
         return _named({str(key): value for key, value in item.items()}, who)
     if isinstance(item, tuple | list):
         if len(item) == 1:
-            return Given(_x0(item[0], who))
+            return Item(_x0(item[0], who))
         if len(item) == 2:
-            return Given(_x0(item[0], who), _label(item[1], who))
+            return Item(_x0(item[0], who), _label(item[1], who))
         raise DataError(f"{who} is a tuple of {len(item)}; give x0, (x0, label), or a dict by name")
-    return Given(_x0(item, who))
+    return Item(_x0(item, who))
 
 
-def _named(item: dict[str, Any], who: str) -> Given:
+def _named(item: dict[str, Any], who: str) -> Item:
     if "x0" not in item and "image" in item:
         item["x0"] = item.pop("image")
     unknown = [key for key in item if key not in _KNOWN]
     if unknown or "x0" not in item:
-        raise DataError(
-            f"{who} has {', '.join(item) or 'nothing'}; give x0, and of {', '.join(_KNOWN[1:])} what there is"
-        )
+        raise DataError(f"{who} has {', '.join(item) or 'nothing'}; give x0, and any of {', '.join(_KNOWN[1:])}")
     image, value, context = (item.get(key) for key in ("image", "value", "context"))
-    return Given(
+    return Item(
         _x0(item["x0"], who),
         None if item.get("label") is None else _label(item["label"], who),
         None if image is None else _x0(image, who),
@@ -71,14 +74,14 @@ def _named(item: dict[str, Any], who: str) -> Given:
 
 
 def _label(label: Any, who: str) -> int:
-    found = np.asarray(label)
-    if found.size == 1 and found.dtype.kind in "iub":
-        return int(found.reshape(()))
-    raise DataError(f"{who}: the label {label!r} is no whole number; give the number of its class")
+    number = np.asarray(label)
+    if number.size == 1 and number.dtype.kind in "iub":
+        return int(number.reshape(()))
+    raise DataError(f"{who}: the label {label!r} is not a whole number; give the number of its class")
 
 
-def _real(found: Any, axes: int, who: str) -> Tensor:
-    tensor = torch.as_tensor(found)
+def _real(value: Any, axes: int, who: str) -> Tensor:
+    tensor = torch.as_tensor(value)
     if tensor.ndim == 0 and axes == 1:
         tensor = tensor[None]
     if tensor.ndim != axes:
@@ -86,19 +89,19 @@ def _real(found: Any, axes: int, who: str) -> Tensor:
     return tensor.float()
 
 
-def _x0(found: Any, who: str) -> Tensor:
-    if isinstance(found, Image.Image):
-        mode = found.mode if found.mode in MODES.values() else "L" if found.mode == "1" else "RGB"
-        found = np.asarray(found.convert(mode))
-    if isinstance(found, np.ndarray):
-        if found.ndim == 2 and found.dtype == np.uint8:
-            found = found[None]
-        elif found.ndim == 3 and found.shape[2] in MODES:
-            found = found.transpose(2, 0, 1)
-        found = torch.from_numpy(np.array(found, order="C"))
-    if not isinstance(found, Tensor):
-        raise DataError(f"{who} is a {type(found).__name__}; give a tensor, an array or a picture, or a dict by name")
-    if found.dtype == torch.uint8 or found.is_floating_point():
-        found = found if found.ndim else found[None]
-        return found if found.dtype == torch.uint8 else found.float()
-    raise DataError(f"{who} is {found.dtype}; give floats, or uint8 for pixels")
+def _x0(x0: Any, who: str) -> Tensor:
+    if isinstance(x0, Image.Image):
+        mode = x0.mode if x0.mode in MODES.values() else "L" if x0.mode == "1" else "RGB"
+        x0 = np.asarray(x0.convert(mode))
+    if isinstance(x0, np.ndarray):
+        if x0.ndim == 2 and x0.dtype == np.uint8:
+            x0 = x0[None]
+        elif x0.ndim == 3 and x0.shape[2] in MODES:
+            x0 = x0.transpose(2, 0, 1)
+        x0 = torch.from_numpy(np.array(x0, order="C"))
+    if not isinstance(x0, Tensor):
+        raise DataError(f"{who} is a {type(x0).__name__}; give a tensor, an array or a picture, or a dict by name")
+    if x0.dtype == torch.uint8 or x0.is_floating_point():
+        x0 = x0 if x0.ndim else x0[None]
+        return x0 if x0.dtype == torch.uint8 else x0.float()
+    raise DataError(f"{who} is {x0.dtype}; give floats, or uint8 for pixels")

@@ -1,4 +1,4 @@
-"""The files that a source consists of, and whether they have changed since."""
+"""`FileState`: a digest of the files of a source, to see whether they have changed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..version import __version__
-from . import labels, manifest, mnist
-from .entries import folder
-from .named import fashion_places
+from . import labels, mnist, picture_list
+from .builtin import fashion_places
+from .entries import list_folder
 from .origin import Origin
 
 
 @dataclass(frozen=True)
-class State:
-    """How many files there are, and a digest of their names, sizes and times of change."""
+class FileState:
+    """The state of a set of files.
+
+    files : the number of files.
+    digest : a hash of their names, sizes and times of change.
+    """
 
     files: int
     digest: str
 
 
-def state_of(origin: Origin) -> State:
-    """The state of the files of a source, and of that beside it; of a set that is made, the version of softmix."""
+def file_state(origin: Origin) -> FileState:
+    """The state of the files of a source and of its second source; for a built-in set, the version of softmix."""
     digest, count = hashlib.sha256(), 0
     for source in filter(None, (origin.source, origin.beside)):
         for path in _files(source, origin.tokens is not None):
@@ -32,32 +36,35 @@ def state_of(origin: Origin) -> State:
             digest.update(f"{path}\0{_stat(path)}\n".encode(errors="surrogateescape"))
         if source == "digits" or source.startswith("toy:"):
             digest.update(f"{source} of {__version__}".encode())
-    return State(count, digest.hexdigest()[:32])
+    return FileState(count, digest.hexdigest()[:32])
 
 
 def _stat(path: str) -> str:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return "not there"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _files(source: str, tokens: bool) -> Iterator[str]:
-    """Every file that reading `source` opens. tokens : a .txt is a text, and not a list of pictures."""
+    """All files that reading `source` opens.
+
+    tokens : a .txt file is a text, not a list of pictures.
+    """
     if source == "fashion-mnist":
         root = next((place for place in fashion_places() if mnist.is_idx_folder(place)), None)
         yield from [] if root is None else _files(str(root), tokens)
         return
     path = Path(source)
     if path.is_dir():
-        listing = folder(path)
+        listing = list_folder(path)
         yield from (entry.path for entry in listing.entries if entry.path)
         yield from (str(path / name) for name, _ in listing.skipped)
         return
     yield source
-    if path.name.lower().endswith(manifest.KINDS) and not tokens:
-        yield from map(str, manifest.files(path))
-    beside = labels.beside(path) if path.suffix.lower() == ".npy" else mnist.labels_beside(path)
+    if path.name.lower().endswith(picture_list.LIST_SUFFIXES) and not tokens:
+        yield from map(str, picture_list.listed_files(path))
+    beside = labels.labels_file(path) if path.suffix.lower() == ".npy" else mnist.labels_beside(path)
     if beside is not None:
         yield str(beside)

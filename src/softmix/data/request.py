@@ -1,4 +1,4 @@
-"""What the caller of `load` asked for, refused where it makes no sense, and which split it means."""
+"""`Request`: the options of `load`, checked, and the choice of a split."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 from .origin import Layout, Tokens, Values
-from .place import MEMORY, Place
 from .report import DataError, NoSplitError
+from .storage import MEMORY, Storage
 
-# Tokens are kept in 32 bits.
+# Tokens are stored in 32 bits.
 MAX_TOKENS = 1 << 31
 SPLITS = ("train", "test", "val")
-# What people call a split, and which of SPLITS it is; where several names are in use, the first one counts.
-ALIASES = {
+# Common names of splits. If a source uses several names of one split, the first one of this list counts.
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -28,10 +28,12 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Want:
-    """What the caller of `load` asked for beside the source; see there. Raises DataError if it makes no sense.
+class Request:
+    """The options of `load`; see there.
 
-    place : where the values are put.
+    split : "train", "test" or "val".
+    storage : the arrays that values are written into.
+    Raises DataError if an option makes no sense.
     """
 
     split: str = "train"
@@ -45,7 +47,8 @@ class Want:
     tokens: Tokens | None = None
     length: int | None = None
     spacing: tuple[float, float, float] | None = None
-    place: Place = MEMORY
+    max_pixels: int | None = None
+    storage: Storage = MEMORY
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -65,9 +68,9 @@ class Want:
         if not 0 <= self.hold_out < 1:
             raise DataError(f"a share of {self.hold_out} was to be held out; give 0 to below 1, such as 0.1")
         if self.bits is not None and self.values is not None:
-            raise DataError(
-                f"bits {self.bits} and values {self.values} were asked for; both say what is white: give one"
-            )
+            raise DataError(f"bits {self.bits} and values {self.values} were asked for; both define white: give one")
+        if self.max_pixels is not None and self.max_pixels < 4:
+            raise DataError(f"at most {self.max_pixels} pixels a picture were asked for; give 4 or more")
         self._check_tokens()
         if self.spacing is not None and not (len(self.spacing) == 3 and all(0 < d < math.inf for d in self.spacing)):
             raise DataError(f"a voxel spacing of {self.spacing} was asked for; give three lengths above 0: dz, dy, dx")
@@ -88,16 +91,32 @@ class Want:
         if self.length is not None and self.length < 1:
             raise DataError(f"a length of {self.length} tokens was asked for; give 1 or more")
 
-    def without(self, name: str, why: str, *options: str) -> None:
-        """Raises DataError if one of `options` was asked for. `why` says what `name` is that it has no use for them."""
+    def refuse_options(self, name: str, why: str, *options: str) -> None:
+        """Raises DataError if one of `options` was given.
+
+        name : the source, for the message.
+        why : the reason why the source has no use for the options.
+        """
         given = [option for option in options if getattr(self, option) is not None]
         if given:
             raise DataError(f"{name} {why}, and has no {' or '.join(given)} to choose; leave this out")
 
-    def part(self, name: str, has: Collection[str], remedy: str) -> str | None:
-        """Which of the splits that a source `has` is meant; None for all there is. Raises NoSplitError.
+    def require_few_pixels(self, name: str, width: int, height: int) -> None:
+        """Raises DataError if pictures that are not resized have more than `max_pixels` pixels."""
+        if self.size is None and self.max_pixels is not None and width * height > self.max_pixels:
+            raise DataError(
+                f"{name}: the pictures are {width}x{height}, and at most {self.max_pixels} pixels each were asked for, "
+                "since no network here trains on larger ones: give --size 64, or another side"
+            )
 
-        "test" means "val" where there is no test. A share to hold out stands for a test split, where there is none.
+    def split_of(self, name: str, has: Collection[str], remedy: str) -> str | None:
+        """The split to read from a source, or None to read all items.
+
+        name : the source, for the message.
+        has : the splits that the source has.
+        remedy : the advice if the split is missing.
+        "test" falls back to "val" if there is no test split. A share to hold out replaces a missing test split.
+        Raises NoSplitError if the split is missing.
         """
         own = [split for split in ("test", "val") if split in has]
         if own and self.hold_out:
@@ -111,5 +130,5 @@ class Want:
             return own[0]
         if (not own and self.hold_out) or (not has and self.split == "train"):
             return "train" if "train" in has else None
-        found = f"there are {' and '.join(map(repr, has))}" if has else "it has none"
-        raise NoSplitError(f"{name}: its {self.split} split was asked for, but {found}; {remedy}")
+        known = f"there are {' and '.join(map(repr, has))}" if has else "it has none"
+        raise NoSplitError(f"{name}: its {self.split} split was asked for, but {known}; {remedy}")

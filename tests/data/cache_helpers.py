@@ -1,4 +1,4 @@
-"""What the tests of the cache share: pictures in a folder, what changes it, and when two sets are equal."""
+"""Helpers of the cache tests: a folder of pictures, changes of it, and a comparison of two data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from made import encoded, fill
+from file_helpers import encoded, fill
 
 from softmix.data import Data
 
@@ -27,7 +27,7 @@ def stores(root: Path) -> list[Path]:
 
 
 def equal(cached: Data, plain: Data) -> bool:
-    """Whether two sets have the same bits and say the same of what was read."""
+    """Whether two data sets have the same bits and equal reports, except for notes on the cache."""
     notes = [note for note in cached.report.notes if "cache" not in note]
     labels = [None if each.labels is None else each.labels.tolist() for each in (cached, plain)]
     return (
@@ -43,7 +43,7 @@ def equal(cached: Data, plain: Data) -> bool:
 
 
 def load_plain(data: Data) -> Data:
-    """The set without what its report says of the cache."""
+    """The data set without the notes on the cache."""
     notes = tuple(note for note in data.report.notes if "cache" not in note)
     return replace(data, report=replace(data.report, notes=notes))
 

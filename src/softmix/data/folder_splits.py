@@ -1,4 +1,4 @@
-"""The part of a folder or archive that is meant, where its subfolders are called train, test or val."""
+"""The splits of a folder or archive: its subfolders called train, test or val."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .entries import Entry
-from .want import ALIASES, SPLITS, Want
+from .request import SPLIT_NAMES, SPLITS, Request
 
-# How many levels below the first one that has several folders are looked at: class/train/1.png, images/train/dog/1.png.
+# The number of levels to search, from the first with several folders: class/train/1.png, images/train/dog/1.png.
 _DEEPER = 3
 
 
 @dataclass(frozen=True)
 class Part:
-    """The files that are meant, and those of the train split if it is another: they decide sizes and channels."""
+    """The files to read.
+
+    entries : these files.
+    reference : the files of the train split, if it is another one. They decide the size and the channels.
+    notes : notes for the report.
+    """
 
     entries: list[Entry]
     reference: list[Entry] | None = None
@@ -22,33 +27,40 @@ class Part:
 
 
 def shared_depth(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many folders, from the top, hold all the files; such a folder is a wrapper, not a class."""
+    """The number of folders, from the top, that contain all files. Such a folder is a wrapper, not a class."""
     if not paths:
         return 0
-    # What the first and the last in order have in common, all between them have.
+    # All paths share the folders that the first and the last path in order share.
     first, last = min(paths), max(paths)
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _split_at(paths: Sequence[tuple[str, ...]]) -> tuple[int, dict[str, list[str]]]:
-    """(the level at which folders are called by a split, the folders of each split there), or (0, {}).
+    """Find the level at which folders have the names of splits.
 
-    One kind alone is a wrapper, or a class (a train on rails); at a deeper level nothing else may lie beside them.
+    Returns (level, the folders of each split), or (0, {}). A single kind is a wrapper or a class (such as a train on
+    rails).
+    At a deeper level all folders must be splits.
     """
     depth = shared_depth(paths)
     for level in range(depth, depth + _DEEPER):
         names = {path[level] for path in paths if len(path) > level}
         kinds: dict[str, list[str]] = {}
-        for name in sorted(names, key=lambda n: (list(ALIASES).index(n.lower()) if n.lower() in ALIASES else -1, n)):
-            if name.lower() in ALIASES:
-                kinds.setdefault(ALIASES[name.lower()], []).append(name)
+        for name in sorted(
+            names, key=lambda n: (list(SPLIT_NAMES).index(n.lower()) if n.lower() in SPLIT_NAMES else -1, n)
+        ):
+            if name.lower() in SPLIT_NAMES:
+                kinds.setdefault(SPLIT_NAMES[name.lower()], []).append(name)
         if len(kinds) >= 2 and (level == depth or sum(map(len, kinds.values())) == len(names)):
             return level, kinds
     return 0, {}
 
 
-def of_split(name: str, entries: list[Entry], want: Want) -> Part:
-    """The files of the split that is wanted; all of them if there are no splits. Raises DataError if it is missing."""
+def choose_split(name: str, entries: list[Entry], request: Request) -> Part:
+    """The files of the split that the request names; all files if there are no splits.
+
+    Raises DataError if the split is missing.
+    """
     paths = [entry.folders for entry in entries]
     level, kinds = _split_at(paths)
     remedy = (
@@ -57,7 +69,7 @@ def of_split(name: str, entries: list[Entry], want: Want) -> Part:
         else "it has no subfolders train and test: load it whole and call .split(), give a share to hold out, or sort "
         "the files into train/ and test/"
     )
-    part = want.part(name, [split for split in SPLITS if split in kinds], remedy)
+    part = request.split_of(name, [split for split in SPLITS if split in kinds], remedy)
     if part is None:
         return Part(entries)
 
@@ -67,8 +79,8 @@ def of_split(name: str, entries: list[Entry], want: Want) -> Part:
     folder, *others = kinds[part]
     chosen = within(folder)
     notes = [f"{len(chosen)} files are in {folder}/, {len(entries) - len(chosen)} elsewhere were not looked at"]
-    if part != want.split:
-        notes.append(f"there is no {want.split} split: {folder}/ stands for it")
+    if part != request.split:
+        notes.append(f"there is no {request.split} split: {folder}/ is used instead")
     if others:
         notes.append(f"the {part} split is {folder}/, and {', '.join(f'{other}/' for other in others)} is left out")
     reference = within(kinds["train"][0]) if part != "train" and "train" in kinds else None

@@ -1,4 +1,4 @@
-"""Files for the tests of room `data`."""
+"""Helpers that write files for tests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saved(path: Path, array: np.ndarray) -> Path:
 
 
 def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
-    """A PNG with a header of our choice: Pillow writes neither 16-bit colour nor lies."""
+    """A PNG with any header: Pillow writes no 16-bit colour and no false header."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

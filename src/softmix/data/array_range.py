@@ -1,7 +1,7 @@
-"""The range that an array's numbers are in, and the way from there to pixels 0..255 or to [-1, 1].
+"""The range of the numbers of an array, and the conversion to pixels 0..255 or to [-1, 1].
 
-A file does not say whether 1 is white or nearly black. What is found decides where only one range fits it, the report
-says what was decided, and everything else is refused with the options that settle it.
+A file does not say whether 1 is white or nearly black. If only one range fits the numbers, it is taken, and the report
+says so. Otherwise the array is refused, with the options that name a range.
 """
 
 from __future__ import annotations
@@ -14,25 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .origin import Values
-from .report import DataError, Grave
-from .want import Want
+from .report import DataError, WarningNote
+from .request import Request
 
 # (lowest, highest) value of each range.
 ENDS: dict[Values, tuple[float, float]] = {"0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "0..255": (0.0, 255.0)}
-# A filter may reach half a level beyond an end; what lies further out is in another range.
+# A filter may reach half a level beyond an end. Values further out are in another range.
 _SLACK = 0.5 / 255
-# A change of a value by less than this share of a level is the rounding of float arithmetic.
+# A smaller change of a value, in levels, is the rounding of float arithmetic.
 _EXACT = 0.01
 _CHUNK = 1 << 22
-# The largest pixel of a set that can hardly be meant: an eighth of 255.
+# A set with no larger pixel is probably an error: an eighth of 255.
 DARK = 31
-# Pixels of a picture, above which a model is seldom trained of it as it is.
+# Larger pictures, in pixels, are seldom trained on without resizing.
 LARGE = 256 * 256
 
 
 @dataclass(frozen=True)
 class Range:
-    """The least and largest finite value, and whether all finite ones are whole numbers."""
+    """The range of the finite values of an array.
+
+    low, high : the least and the largest value.
+    whole : whether all values are whole numbers.
+    """
 
     low: float
     high: float
@@ -43,15 +47,15 @@ class Range:
 
 
 def chunks(array: NDArray[Any], items: int | None = None) -> Iterator[slice]:
-    """Slices of the first axis, each of about 4 million values, so that a mapped file is never whole in memory.
+    """Slices of the first axis of about 4 million values each, so that a mapped file is never whole in memory.
 
-    items : how many items of this size are meant, by default all of the array's.
+    items : the number of items of this size; by default those of the array.
     """
     step = max(1, _CHUNK // max(1, array[:1].size))
     return (slice(at, at + step) for at in range(0, len(array) if items is None else items, step))
 
 
-def range_of(name: str, array: NDArray[Any]) -> Range:
+def find_range(name: str, array: NDArray[Any]) -> Range:
     """The range of all finite values of an array. Raises DataError if none is finite."""
     low, high, whole = np.inf, -np.inf, True
     for part in chunks(array):
@@ -71,43 +75,48 @@ def _fits(found: Range, values: Values) -> bool:
     return low - slack <= found.low and found.high <= high + slack
 
 
-def decide(name: str, what: str, found: Range, want: Want) -> Values:
-    """The range that the numbers of pictures are in. Raises DataError if it cannot be told, or is not as was asked."""
-    if want.values == "as-is":
+def choose_range(name: str, what: str, found: Range, request: Request) -> Values:
+    """Choose the range of the numbers of pictures.
+
+    name, what : the array and its type, for messages.
+    found : the range of its values.
+    Raises DataError if no single range fits, or if the values do not fit the range that was asked for.
+    """
+    if request.values == "as-is":
         return "as-is"
-    if want.values is not None:
-        if not _fits(found, want.values):
+    if request.values is not None:
+        if not _fits(found, request.values):
             raise DataError(
-                f"{name}: values {want.values} were asked for, but {found} were found; clip or rescale them, or name "
-                "the range that they are in"
+                f"{name}: values {request.values} were asked for, but {found} were found; clip or rescale them, or "
+                "name the range that they are in"
             )
-        return want.values
+        return request.values
     if _fits(found, "0..1") and found.high > 0 and (not found.whole or found.high == 1):
         return "0..1"
-    # A little below 0 is what a filter leaves of 0..1.
+    # A filter leaves values slightly below 0 in a range 0..1.
     if _fits(found, "-1..1") and found.low <= -0.5 and not found.whole:
         return "-1..1"
     if _fits(found, "0..255") and found.high >= 128:
         return "0..255"
-    raise DataError(f"{name} is {what} with {found}; which of these is white cannot be told: {_offer(found)}")
+    raise DataError(f"{name} is {what} with {found}; the value of white is not known: {_remedies(found)}")
 
 
-def _offer(found: Range) -> str:
+def _remedies(found: Range) -> str:
     fitting = " or ".join(f"--values {values}" for values in ENDS if _fits(found, values))
     bits = f"--bits {bits_for(found.high)}" if found.whole and found.low >= 0 and 1 <= found.high < 1 << 16 else ""
     clip = "clip them to 0..1" if -0.5 < found.low < 0 and found.high < 1.5 and not found.whole else ""
     give = ", or ".join(part for part in (fitting, bits) if part)
-    said = ", or ".join(part for part in (clip, f"give {give}" if give else "") if part) or "rescale them to 0..1"
-    return f"{said}; --values as-is takes floats as numbers that are no pixels, such as latents"
+    ways = ", or ".join(part for part in (clip, f"give {give}" if give else "") if part) or "rescale them to 0..1"
+    return f"{ways}; --values as-is takes floats as numbers that are no pixels, such as latents"
 
 
 def bits_for(high: float) -> int:
-    """How many bits the whole number `high` needs, at least 1."""
+    """The number of bits of the whole number `high`, at least 1."""
     return max(1, int(high).bit_length())
 
 
 def require_bits(name: str, found: Range, bits: int) -> int:
-    """`bits`. Raises DataError if a number needs more of them, or is below 0."""
+    """Return `bits`. Raises DataError if a number needs more bits or is negative."""
     if not found.whole or found.low < 0 or found.high >= 1 << bits:
         raise DataError(
             f"{name}: {bits} bits were asked for, which hold whole numbers from 0 to {(1 << bits) - 1}, "
@@ -116,21 +125,24 @@ def require_bits(name: str, found: Range, bits: int) -> int:
     return bits
 
 
-def stretched(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Pixels round(255 v / (2^bits - 1)) of whole numbers v within 0 and 2^bits - 1."""
+def bits_to_pixels(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Pixels round(255 v / (2^bits - 1)) of whole numbers v from 0 to 2^bits - 1."""
     return np.rint(values.astype(np.float64) * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
 def to_pixels(array: NDArray[Any], values: Values) -> tuple[NDArray[np.uint8], float]:
-    """(pixels round(255 (v - low) / (high - low)), the largest change by rounding in levels); all values finite."""
+    """Pixels round(255 (v - low) / (high - low)) of finite values v.
+
+    Returns (pixels, the largest change by rounding, in levels).
+    """
     low, high = ENDS[values]
     levels = ((array.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255)
     nearest = np.rint(levels)
     return nearest.astype(np.uint8), float(np.abs(levels - nearest).max())
 
 
-def said(found: Range, values: Values, change: float) -> str:
-    """What `decide` and `to_pixels` did, as a note for the report."""
+def range_note(found: Range, values: Values, change: float) -> str:
+    """A note for the report on the result of `choose_range` and `to_pixels`."""
     note = f"{found} were taken as pictures in {values} and became pixels 0..255"
     if change < _EXACT:
         return f"{note}, exactly"
@@ -138,7 +150,7 @@ def said(found: Range, values: Values, change: float) -> str:
 
 
 def has_pixel_levels(array: NDArray[Any], found: Range) -> bool:
-    """Whether floats are pixels in disguise: k / 255 or k for whole k from 0 to 255, some above half of that."""
+    """Whether floats are 8-bit pixels: k / 255 or k for whole k from 0 to 255, some of them above 127."""
     if found.low < 0 or not (found.high <= 1 or (found.high <= 255 and found.whole)):
         return False
     scale = 255.0 if found.high <= 1 else 1.0
@@ -152,27 +164,27 @@ def has_pixel_levels(array: NDArray[Any], found: Range) -> bool:
     return True
 
 
-def dark(high: int, remedy: str) -> tuple[str, ...]:
-    """A warning if `high`, the largest pixel of a set, is so low that all are nearly black."""
+def dark_warning(high: int, remedy: str) -> tuple[str, ...]:
+    """A warning if the largest pixel of a set is so low that all pictures are nearly black."""
     if high > DARK:
         return ()
-    return (Grave(f"all pictures are nearly black: the largest pixel is {high} of 255{remedy}"),)
+    return (WarningNote(f"all pictures are nearly black: the largest pixel is {high} of 255{remedy}"),)
 
 
-def vast(width: int, height: int) -> tuple[str, ...]:
-    """A warning if pictures that no size was asked of are larger than models are trained of as they are."""
+def size_warning(width: int, height: int) -> tuple[str, ...]:
+    """A warning if pictures that are not resized are larger than usual for training."""
     if width * height <= LARGE:
         return ()
     return (
-        Grave(
+        WarningNote(
             f"no size was asked for, so pictures stay as large as they are, {width}x{height}; few machines have the "
             "memory and the time for a model of these: give --size 64, or another side"
         ),
     )
 
 
-def scaled(array: NDArray[np.float32], found: Range, name: str, values: Values | None) -> NDArray[np.float32]:
-    """Points or sequences in [-1, 1], from the range that was asked for; without one, as they are."""
+def to_model_units(array: NDArray[np.float32], found: Range, name: str, values: Values | None) -> NDArray[np.float32]:
+    """Points or sequences in [-1, 1], from the range that was asked for; unchanged without one."""
     if values is None or values == "as-is":
         return array
     if not _fits(found, values):

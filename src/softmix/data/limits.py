@@ -1,4 +1,4 @@
-"""How much may be read: no more than memory holds, and no more than a packed file can be meant to hold."""
+"""Limits on memory and on the size of compressed files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import os
 
 from .report import DataError
 
-# A packed file may always hold this much, and else so many times its own size. Real data are packed 2 to 20 times,
-# and a file of nothing but zeros 1000 times.
+# Real data are compressed 2 to 20 times. A file of zeros is compressed 1000 times, and may be an attack.
 PACKED_BYTES = 1 << 28
 PACKED_RATIO = 100
 
 
-def inflatable(packed: int) -> int:
-    """How many bytes a file packed into `packed` bytes may hold: 256 MiB, or a hundred times its size."""
+def unpacked_limit(packed: int) -> int:
+    """The largest number of bytes that a file of `packed` bytes may unpack to: 256 MiB, or 100 times its size."""
     return max(PACKED_BYTES, PACKED_RATIO * packed)
 
 
 def free_bytes() -> int | None:
-    """The memory that is free on this machine, in bytes; None if the system does not say."""
+    """The free memory of this machine in bytes; None if the system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next((int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:")), None)
@@ -30,8 +29,8 @@ def free_bytes() -> int | None:
         return None
 
 
-def room_for(name: str, need: int) -> None:
-    """Raises DataError if `need` bytes are more than the memory that is free."""
+def require_memory(name: str, need: int) -> None:
+    """Raises DataError if fewer than `need` bytes of memory are free."""
     free = free_bytes()
     if free is not None and need > free:
         raise DataError(
