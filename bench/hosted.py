@@ -23,7 +23,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 
 from softmix.data import load
 from softmix.denoiser import Denoiser
-from softmix.evaluate.judge import Reference, features_for
+from softmix.evaluate.reference import Reference, features_for
 from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
 from softmix.recipe.images import COUNTS, SETS

@@ -30,7 +30,7 @@ import softmix
 from softmix.cli.common import cache
 from softmix.data import Data, load
 from softmix.denoiser import Denoiser, SoftHead
-from softmix.evaluate.judge import Reference, features_for
+from softmix.evaluate.reference import Reference, features_for
 from softmix.loss import Energy
 from softmix.posterior import HasMean, Point, Posterior, need
 from softmix.process import VP, Gaussian

@@ -28,14 +28,12 @@ from softmix.cli.measuring import counted
 from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
-from softmix.evaluate import Reference, features_for
+from softmix.evaluate import Reference, evaluator, features_for
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
 from softmix.sampler.statistics import fit_statistics
 from softmix.train import load as load_run
 
-# the package has the function of the same name
-JUDGE = sys.modules["softmix.evaluate.judge"]
 TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
 
 
@@ -378,7 +376,7 @@ def test_what_has_no_effect_is_refused(place: Path, tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_not_written_over(place: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"mine": 1}')
-    assert "holds something else" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
+    assert "this file holds something else" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
     assert (tmp_path / "x.json").read_text() == '{"mine": 1}'
 
 
@@ -415,7 +413,7 @@ def test_ctrl_c_keeps_the_finished_rows_and_the_same_command_goes_on(place: Path
             raise KeyboardInterrupt
         return sample(denoiser, n, steps, **options)
 
-    monkeypatch.setattr(JUDGE, "sample", stopped)
+    monkeypatch.setattr(evaluator, "sample", stopped)
     code, _, err = call(*command)
     assert code == 130
     assert f"3 finished rows are in {tmp_path / 'x.json'}, and the same command goes on from there" in err
@@ -434,7 +432,7 @@ def test_ctrl_c_before_the_first_row_says_so(place: Path, tmp_path: Path, monkey
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(JUDGE, "features_for", stop)
+    monkeypatch.setattr(evaluator, "features_for", stop)
     code, _, err = call("evaluate", place / "plain", "--n", 20, "--out", tmp_path / "x.html")
     assert code == 130
     assert "no row was finished yet" in err

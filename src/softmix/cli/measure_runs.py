@@ -14,7 +14,7 @@ from .measuring import Asked, all_different, counted, is_run, need_features, ope
 
 if TYPE_CHECKING:
     from ..data import Data
-    from ..evaluate import Evaluation, Kept, Row
+    from ..evaluate import Evaluation, EvaluationRow, SavedRows
     from ..sampler import Sampler
     from ..train import Model
 
@@ -154,11 +154,11 @@ def _judged(
     steps: tuple[int, ...],
     n: int,
     precision: Literal["fp32", "bf16"],
-    kept: Kept,
+    kept: SavedRows,
 ) -> Evaluation:
     from tqdm import tqdm
 
-    from ..evaluate import carried_table, judge, said, table
+    from ..evaluate import evaluate_model, row_line, spread_table, table
     from ..sampler import traits
     from ..train import find_device
 
@@ -167,11 +167,11 @@ def _judged(
     ends = dict(zip(steps, [sum(list(costs.values())[: k + 1]) for k in range(len(steps))], strict=True))
     with tqdm(total=sum(costs.values()), unit="evaluation", desc=candidate.name, disable=None) as bar:
 
-        def tell(row: Row) -> None:
-            bar.write(f"{candidate.name}, {said(row)}")
+        def tell(row: EvaluationRow) -> None:
+            bar.write(f"{candidate.name}, {row_line(row)}")
             bar.update(max(ends.get(row.steps or 0, 0) - bar.n, 0))
 
-        found = judge(
+        found = evaluate_model(
             candidate.denoiser,
             train,
             held_out,
@@ -185,14 +185,14 @@ def _judged(
             cache=cache(),
             precision=precision,
             features=asked.features,
-            kept=kept,
+            saved=kept,
             weights=candidate.recipe,
-            tell=tell,
+            on_row=tell,
             look=lambda step: bar.update(1) and None,
         )
     print(f"\n{found.title} ({found.facts['features']}, {found.facts['samples']})\n{table(found)}\n")
-    if found.carried is not None:
-        print(carried_table(found.carried) + "\n")
+    if found.latent_spread is not None:
+        print(spread_table(found.latent_spread) + "\n")
     return found
 
 

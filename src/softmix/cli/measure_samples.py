@@ -17,7 +17,7 @@ def evaluate_samples(places: tuple[Path, ...], asked: Asked) -> None:
     """Samples of any origin against data, in one report."""
     from tqdm import tqdm
 
-    from ..evaluate import judge_samples, said, table
+    from ..evaluate import evaluate_samples, row_line, table
 
     all_different(places)
     runs = [place for place in places if is_run(place)]
@@ -53,7 +53,7 @@ def evaluate_samples(places: tuple[Path, ...], asked: Asked) -> None:
         }
         results = []
         for one in given:
-            result = judge_samples(
+            result = evaluate_samples(
                 one,
                 train,
                 held_out,
@@ -63,8 +63,8 @@ def evaluate_samples(places: tuple[Path, ...], asked: Asked) -> None:
                 seed=asked.seed,
                 cache=cache(),
                 features=asked.features,
-                kept=kept,
-                tell=lambda row: tqdm.write(said(row)),
+                saved=kept,
+                on_row=lambda row: tqdm.write(row_line(row)),
             )
             print(f"\n{result.title} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")
             results.append(result)

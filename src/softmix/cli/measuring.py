@@ -11,8 +11,8 @@ from .outputs import file_to_write
 
 if TYPE_CHECKING:
     from ..data import Data
-    from ..evaluate import Evaluation, Kept
-    from ..evaluate.reference import Kind
+    from ..evaluate import Evaluation, SavedRows
+    from ..evaluate.reference import FeatureKind
 
 MOST = 2000
 # With ten times as many samples as held-out items, the floor is within a tenth of what it is with any number of them.
@@ -26,7 +26,7 @@ class Asked:
 
     data: str | None
     n: int | None
-    features: Kind
+    features: FeatureKind
     seed: int
     place: Path
     dry_run: bool
@@ -55,23 +55,23 @@ def named(run: Path, out: Path | None) -> Path:
     raise UsageError(f"--out {place} was asked for; name a file that ends in .html, or a folder that is there")
 
 
-def rows_said(kept: Kept) -> str:
-    count = kept.found + kept.added
+def rows_said(kept: SavedRows) -> str:
+    count = kept.reused + kept.measured
     if not count:
         return "stopped; no row was finished yet"
     rows = "rows are" if count > 1 else "row is"
     return f"stopped; {count} finished {rows} in {kept.path}, and the same command goes on from there"
 
 
-def opened(asked: Asked) -> Kept:
+def opened(asked: Asked) -> SavedRows:
     """The rows that are there already. Raises UsageError if the report or the rows cannot be written."""
-    from ..evaluate import Kept, KeptError
+    from ..evaluate import SavedRows, SavedRowsError
 
     for place, what in ((asked.place, "the report"), (asked.rows, "the rows of the report")):
         file_to_write(place, what)
     try:
-        return Kept(asked.rows)
-    except (KeptError, OSError) as error:
+        return SavedRows(asked.rows)
+    except (SavedRowsError, OSError) as error:
         raise UsageError(str(error)) from error
 
 

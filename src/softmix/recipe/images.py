@@ -33,7 +33,7 @@ from ..denoiser import (
     averaged,
     mean_only,
 )
-from ..evaluate.judge import Reference, features_for
+from ..evaluate.reference import Reference, features_for
 from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
 from ..net import NetSpec, UNetSpec
 from ..posterior import Normal, Point, Posterior, need
@@ -262,7 +262,7 @@ def train_and_measure(job: Job) -> None:
         print(f"{job.row}, {way.name}, {count}: {cells[-1]['values']['frechet']:.2f}", flush=True)
     floor = reference.compare(data.x0(torch.arange(len(data))[:: max(len(data) // job.n, 1)][: job.n]))
     # real images that were not trained on: what an honest model's distance to the training set should be
-    floor |= {"nearest": float(reference.unseen.quantile(0.5)), "copied": 0.01}
+    floor |= {"nearest": float(reference.held_out_nearest.quantile(0.5)), "copied": 0.01}
     result = {
         "row": job.row,
         "role": row.role,
