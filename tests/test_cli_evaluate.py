@@ -497,7 +497,7 @@ def test_without_the_extra_the_rows_are_kept_and_the_report_comes_later(
         for module in ("matplotlib", "jinja2"):
             bare.setitem(sys.modules, module, None)
         said = done(*common)
-    assert "no report: report.html is drawn and written by matplotlib and Jinja2, and matplotlib and Jinja2" in said
+    assert "no report: report.html needs matplotlib and Jinja2, but matplotlib and Jinja2" in said
     assert 'pip install "softmix[report]"' in said
     assert not (tmp_path / "x.html").exists()
     kept = rows(tmp_path / "x.html")
