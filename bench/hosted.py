@@ -23,7 +23,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 
 from softmix.data import load
 from softmix.denoiser import Denoiser
-from softmix.evaluate.reference import Reference, features_for
+from softmix.evaluate.reference import ReferenceSet, features_for
 from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
 from softmix.recipe.images import COUNTS, SETS
@@ -86,7 +86,7 @@ def main() -> None:
         result = json.loads(path.read_text())
         source, size, _ = SETS[result["data"]]
         data, held_out = load(source, size=size), load(source, size=size, split="test")
-        reference = Reference(data, held_out, features_for(data, path.parent.parent.parent / "cache"))
+        reference = ReferenceSet(data, held_out, features_for(data, path.parent.parent.parent / "cache"))
         if reference.features.name != result["features"]:
             raise SystemExit(f"{path}: measured with {result['features']}, and here they are {reference.features.name}")
         model = load_run(path.parent / "run")

@@ -28,7 +28,7 @@ from softmix.cli.measuring import counted
 from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
-from softmix.evaluate import Reference, evaluator, features_for
+from softmix.evaluate import ReferenceSet, evaluator, features_for
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
 from softmix.sampler.statistics import fit_statistics
@@ -110,7 +110,7 @@ def evaluated(tmp_path: Path, *arguments: object) -> dict[str, dict[str, float]]
 
 def truth(place: Path, x: Tensor, seed: int = 0, features: str = "auto") -> dict[str, float]:
     train, held_out = (load(place / "photos", split=split) for split in ("train", "test"))
-    reference = Reference(train, held_out, features_for(train, place / "cache", features), seed)
+    reference = ReferenceSet(train, held_out, features_for(train, place / "cache", features), seed)
     return reference.compare(x.clamp(-1, 1))
 
 
@@ -245,7 +245,7 @@ def test_images_that_are_not_square(place: Path, tmp_path: Path) -> None:
     assert "a tenth of the training items, fingerprint" in (tmp_path / "x.html").read_text()
     train = load(place / "wide.npy")
     kept, held_out = train.split(0.1, 0)
-    values = Reference(kept, held_out, features_for(kept, None)).compare(drawn(place / "wide", 90, 1).clamp(-1, 1))
+    values = ReferenceSet(kept, held_out, features_for(kept, None)).compare(drawn(place / "wide", 90, 1).clamp(-1, 1))
     assert rows(tmp_path / "x.html")[1]["values"].items() >= values.items()
 
 
@@ -566,7 +566,7 @@ def test_points_are_compared_with_points(tmp_path: Path) -> None:
     done("evaluate", tmp_path / "p.npy", "toy:ring", "--out", tmp_path / "x.html")
     values = rows(tmp_path / "x.html")[1]["values"]
     train, held_out = load("toy:ring"), load("toy:ring", split="test")
-    expected = Reference(train, held_out, features_for(train, None)).compare(load(tmp_path / "p.npy").x0())
+    expected = ReferenceSet(train, held_out, features_for(train, None)).compare(load(tmp_path / "p.npy").x0())
     assert values == expected
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softmix.data.report import Report
 from softmix.data.store import Data, choose, make
 from softmix.evaluate import (
-    Reference,
+    ReferenceSet,
     SavedRows,
     evaluate_model,
     evaluate_samples,
@@ -69,7 +69,7 @@ def numbers(row) -> dict[str, float]:
 
 
 def expected(x: Tensor, seed: int = 0, features: str = "auto") -> dict[str, float]:
-    return Reference(TRAIN, HELD_OUT, features_for(TRAIN, None, features), seed).compare(x)
+    return ReferenceSet(TRAIN, HELD_OUT, features_for(TRAIN, None, features), seed).compare(x)
 
 
 def drawn(n: int = 30, steps: int = 2, model: nn.Module | None = None, **more: object) -> Tensor:
@@ -200,7 +200,7 @@ def test_points_are_neither_clamped_nor_shown():
     found = evaluated(Toy(shape=(2,)), train=train, held_out=held_out, steps=(1,))
     x = drawn(30, 1, Toy(shape=(2,)))
     assert x.abs().max() > 1
-    assert numbers(found.rows[1]) == Reference(train, held_out, features_for(train, None)).compare(x)
+    assert numbers(found.rows[1]) == ReferenceSet(train, held_out, features_for(train, None)).compare(x)
     assert found.pictures == ()
 
 

@@ -1,4 +1,4 @@
-"""`Reference`: every distance, in features of every kind, and the choice of subsets."""
+"""`ReferenceSet`: every distance, in features of every kind, and the choice of subsets."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 from softmix.data.report import Report
 from softmix.data.store import Data, choose, make
 from softmix.evaluate import (
-    Reference,
+    ReferenceSet,
     classifier_features,
     coverage,
     features_for,
@@ -38,14 +38,14 @@ def points(count: int, seed: int = 0) -> Data:
     return make("points", torch.randn(count, 2, generator=torch.Generator().manual_seed(seed)), None, (), Report(count))
 
 
-def reference_of(train: Data, held_out: Data, **more: object) -> Reference:
-    return Reference(train, held_out, pixel_features(train.x0()), **more)
+def reference_of(train: Data, held_out: Data, **more: object) -> ReferenceSet:
+    return ReferenceSet(train, held_out, pixel_features(train.x0()), **more)
 
 
 def test_every_number_is_that_of_its_own_measure():
     train, held_out, fake = images(60, 0, classes=2), images(30, 1, classes=2), images(40, 2, classes=2).x0()
     features = classifier_features(train.x0(), train.labels, 2, name="noise")
-    found = Reference(train, held_out, features, seed=5).compare(fake)
+    found = ReferenceSet(train, held_out, features, seed=5).compare(fake)
     real, ours = features(held_out.x0()), features(fake)
     kernel = kernel_distance(real, ours, 5, subsets=15)
     near = memorisation(fake, train.x0(), held_out.x0())
@@ -65,7 +65,7 @@ def test_every_number_is_that_of_its_own_measure():
 
 def test_points_have_the_sliced_distance_in_place_of_classes():
     train, held_out, fake = points(60), points(50, 1), torch.randn(40, 2) + 1
-    found = Reference(train, held_out, raw_features(), seed=3).compare(fake)
+    found = ReferenceSet(train, held_out, raw_features(), seed=3).compare(fake)
     assert found["sliced_wasserstein"] == sliced_wasserstein(held_out.x0(), fake, seed=3)
     assert found["kernel"] == kernel_distance(held_out.x0(), fake, 3, subsets=20).value
     assert "class_tv" not in found
@@ -77,10 +77,10 @@ def test_shares_of_classes_are_those_of_the_held_out_data_with_and_without_label
     features = classifier_features(train.x0(), train.labels, 2, name="noise")
     held_out = images(40, 1, classes=2)
     uneven = held_out.take(torch.cat([torch.arange(10), torch.arange(20, 40)]), "")
-    assert Reference(train, uneven, features).compare(uneven.x0())["class_tv"] == pytest.approx(0, abs=0.01)
-    assert Reference(train, uneven, features).compare(held_out.x0())["class_tv"] == pytest.approx(1 / 6, abs=0.01)
+    assert ReferenceSet(train, uneven, features).compare(uneven.x0())["class_tv"] == pytest.approx(0, abs=0.01)
+    assert ReferenceSet(train, uneven, features).compare(held_out.x0())["class_tv"] == pytest.approx(1 / 6, abs=0.01)
     unlabelled = make("x", held_out.values, None, (), Report(40))
-    assert "class_tv" not in Reference(train, unlabelled, features).compare(held_out.x0())
+    assert "class_tv" not in ReferenceSet(train, unlabelled, features).compare(held_out.x0())
 
 
 def test_classes_are_matched_by_name_and_not_by_number():
@@ -91,11 +91,11 @@ def test_classes_are_matched_by_name_and_not_by_number():
     held_out = make("t", whole.values[20:], whole.labels[20:] - 1, ("b", "c"), Report(40))
     assert labels_in_classes(train, held_out).tolist() == [1] * 20 + [2] * 20
     expected = histogram_tv(features.classify(held_out.x0()).argmax(1), torch.tensor([0.0, 0.5, 0.5]))
-    assert Reference(train, held_out, features).compare(held_out.x0())["class_tv"] == expected
+    assert ReferenceSet(train, held_out, features).compare(held_out.x0())["class_tv"] == expected
     assert torch.equal(labels_in_classes(train, whole), whole.labels)
     other = make("t", whole.values, whole.labels, ("a", "b", "z"), Report(60))
     assert labels_in_classes(train, other) is None
-    assert "class_tv" not in Reference(train, other, features).compare(held_out.x0())
+    assert "class_tv" not in ReferenceSet(train, other, features).compare(held_out.x0())
     assert labels_in_classes(train, points(3)) is None
 
 
@@ -170,9 +170,9 @@ def test_wide_features_are_halved_less_often(monkeypatch):
     seen = []
     monkeypatch.setattr(room, "frechet_error", lambda a, b, seed, splits: seen.append(splits) or 0.0)
     train, held_out, fake = images(20, shape=(1, 16, 17)), images(20, 1, shape=(1, 16, 17)), images(20, 2, (1, 16, 17))
-    Reference(train, held_out, features_for(train, None, "pixels")).compare(fake.x0())
+    ReferenceSet(train, held_out, features_for(train, None, "pixels")).compare(fake.x0())
     narrow = images(20, shape=(1, 16, 16))
-    Reference(narrow, narrow, features_for(narrow, None, "pixels")).compare(narrow.x0())
+    ReferenceSet(narrow, narrow, features_for(narrow, None, "pixels")).compare(narrow.x0())
     assert seen == [4, 16]
 
 
@@ -213,7 +213,7 @@ def test_components_are_fitted_to_a_random_choice(monkeypatch):
 def test_images_of_any_size_are_measured(shape, classes):
     data, fake = images(24, shape=shape, classes=classes), images(16, 1, shape)
     features = features_for(data, None)
-    found = Reference(data, data, features).compare(fake.x0())
+    found = ReferenceSet(data, data, features).compare(fake.x0())
     assert found["frechet"] > 0
     height, width = shape[1:]
     learned = classes == 2 and min(height, width) >= 8 and max(height, width) <= 256
@@ -269,7 +269,7 @@ def test_distances_are_computed_only_when_used(monkeypatch):
     def refuse(*_: Tensor):
         raise AssertionError("computed")
 
-    reference = Reference(images(20), images(20, 1), refuse)
+    reference = ReferenceSet(images(20), images(20, 1), refuse)
     assert reference.seed == 0
     monkeypatch.setattr(room, "nearest", refuse)
     with pytest.raises(AssertionError, match="computed"):

@@ -14,7 +14,7 @@ from .frechet import Moments, frechet, frechet_error, moments
 from .kernel import KernelDistance, kernel_distance
 from .nearest import Memorisation, Nearest, memorisation, nearest
 from .points import Modes, energy_distance, histogram_tv, mode_statistics, sliced_wasserstein
-from .reference import Reference, features_for
+from .reference import ReferenceSet, features_for
 from .report import write_report
 from .saved_rows import SavedRows, SavedRowsError
 from .spread import LatentSpread, latent_spread
@@ -32,7 +32,7 @@ __all__ = [
     "Moments",
     "Nearest",
     "Pictures",
-    "Reference",
+    "ReferenceSet",
     "SavedRows",
     "SavedRowsError",
     "classifier_features",

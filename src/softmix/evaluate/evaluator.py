@@ -16,7 +16,7 @@ from ..denoiser import Denoiser
 from ..sampler import Precision, Sampler, Step, ancestral, label, sample, traits
 from .evaluation import Evaluation, EvaluationRow, Pictures
 from .nearest import nearest
-from .reference import FeatureKind, Reference, features_for, labels_in_classes
+from .reference import FeatureKind, ReferenceSet, features_for, labels_in_classes
 from .saved_rows import SavedRows
 from .spread import latent_spread
 
@@ -33,7 +33,7 @@ def steps_name(k: int) -> str:
 class _RowCollector:
     """Collects rows measured against one reference, and passes each one to `on_row` as soon as it is measured."""
 
-    reference: Reference
+    reference: ReferenceSet
     saved: SavedRows
     shared: Mapping[str, object]
     on_row: Callable[[EvaluationRow], None]
@@ -66,7 +66,7 @@ class _RowCollector:
 
 
 def _collector(
-    reference: Reference, saved: SavedRows | None, on_row: Callable[[EvaluationRow], None], title: str
+    reference: ReferenceSet, saved: SavedRows | None, on_row: Callable[[EvaluationRow], None], title: str
 ) -> _RowCollector:
     shared = {
         "training_data": reference.train.fingerprint,
@@ -156,7 +156,7 @@ def evaluate_model(
     """
     if not steps:
         raise ValueError("no number of steps was given: name at least one, such as steps=(1, 4)")
-    reference = Reference(train, held_out, features_for(train, cache, features), seed)
+    reference = ReferenceSet(train, held_out, features_for(train, cache, features), seed)
     collector = _collector(reference, saved, on_row, title)
     collector.add_floor(n)
     draw = _SampleMaker(denoiser, sampler, seed, precision, train.is_image)
@@ -227,7 +227,7 @@ def evaluate_samples(
         raise ValueError(f"{samples.name} has items of shape {samples.shape}, and {train.name} of shape {train.shape}")
     count = min(n or len(samples), len(samples))
     chosen = choose(len(samples), count)
-    reference = Reference(train, held_out, features_for(train, cache, features), seed)
+    reference = ReferenceSet(train, held_out, features_for(train, cache, features), seed)
     collector = _collector(reference, saved, on_row, title)
     collector.add_floor(count)
     collector.add(
@@ -249,13 +249,13 @@ def evaluate_samples(
     return Evaluation(title, (facts or {}) | own_facts, tuple(collector.rows), None, pictures)
 
 
-def _distances(reference: Reference, x: Tensor) -> dict[str, float]:
+def _distances(reference: ReferenceSet, x: Tensor) -> dict[str, float]:
     """All distances, or only the share of items that are not finite."""
     bad = ~x.flatten(1).isfinite().all(1)
     return {"not_finite": float(bad.double().mean())} if bad.any() else reference.compare(x)
 
 
-def _remarks(reference: Reference, n: int) -> dict[str, str]:
+def _remarks(reference: ReferenceSet, n: int) -> dict[str, str]:
     """Facts that a reader needs in this case: a small training set, the classifier's accuracy, copies."""
     remarks = {}
     if len(reference.train) < n:

@@ -88,7 +88,7 @@ def _downsampled(features: Features, data: Data) -> Features:
     return features if wrapped.size == data.shape[1:] else wrapped
 
 
-class Reference:
+class ReferenceSet:
     """Held-out data, with their features and their distances to the training set. Samples are compared with it.
 
     Some measures use only a part of the items. This part is a fixed random choice (`choose`), for held-out data and for

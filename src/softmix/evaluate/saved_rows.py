@@ -10,7 +10,7 @@ from typing import Any
 from ..version import __version__
 from .files import write_whole_file
 
-# Increase this number when `Reference.compare` measures something differently.
+# Increase this number when `ReferenceSet.compare` measures something differently.
 MEASURES = 2
 
 Recipe = Mapping[str, object]

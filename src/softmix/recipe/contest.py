@@ -18,7 +18,7 @@ from ..data import Data, load
 from ..denoiser import Denoiser, mean_only
 from ..evaluate.cache_folder import cache_folder
 from ..evaluate.points import sliced_wasserstein
-from ..evaluate.reference import Reference, features_for
+from ..evaluate.reference import ReferenceSet, features_for
 from ..oracle import Problem, eight
 from ..process import VP, Gaussian, even_logsnr, uniform_logsnr
 from ..rng import Rng
@@ -151,7 +151,7 @@ class Fashion:
     means: Denoiser
     model: Model
     data: Data
-    reference: Reference
+    reference: ReferenceSet
 
     def distance(
         self,
@@ -176,7 +176,7 @@ def fashion() -> Fashion:
     data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
     model = load_run("fashion")
     return Fashion(
-        mean_only(model.denoiser), model, data, Reference(data, held_out, features_for(data, cache_folder()))
+        mean_only(model.denoiser), model, data, ReferenceSet(data, held_out, features_for(data, cache_folder()))
     )
 
 

@@ -33,7 +33,7 @@ from ..denoiser import (
     averaged,
     mean_only,
 )
-from ..evaluate.reference import Reference, features_for
+from ..evaluate.reference import ReferenceSet, features_for
 from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
 from ..net import NetSpec, UNetSpec
 from ..posterior import Normal, Point, Posterior, need
@@ -255,7 +255,7 @@ def train_and_measure(job: Job) -> None:
         if step.step % 250 == 0:
             print(f"{job.row}: step {step.step} of {step.total}, loss {step.loss:.4f}", flush=True)
     model = load_run(job.folder / "run")
-    reference = Reference(data, held_out, features_for(data, job.out / "cache"))
+    reference = ReferenceSet(data, held_out, features_for(data, job.out / "cache"))
     cells = job.cells()
     for way, count in job.missing():
         cells.append(_cell(job, way, count, model.denoiser, data, reference))
@@ -287,7 +287,7 @@ def _seconds(run: Path, batch: int) -> float:
     return sum(count * batch / line["images_per_second"] for count, line in zip(steps, lines, strict=True))
 
 
-def _cell(job: Job, way: Sampling, count: int, plain: Denoiser, data: Data, reference: Reference) -> dict[str, Any]:
+def _cell(job: Job, way: Sampling, count: int, plain: Denoiser, data: Data, reference: ReferenceSet) -> dict[str, Any]:
     """The measures of one way to sample at one number of evaluations."""
     steps = steps_for(way.sampler, count)
     process = plain.process
