@@ -3,7 +3,7 @@
     python tests/style.py            the whole package
     python tests/style.py FOLDER     the Python files below a folder
 
-prints how often a clause begins with "what", "whose" or "where" per 1,000 words of docstrings. It prints a line for each
+prints how often a clause begins with "what", "whose" or "where" per 1,000 words of docstrings: a line for each
 file, the densest first, then a line for each package, then the total. Text in backticks and code examples are not
 counted, neither as words nor as clauses. Comments, error messages and the pages under docs/ are not counted.
 """

@@ -9,6 +9,8 @@ from softmix.evaluate import classifier_features, pixel_features
 from softmix.evaluate import downsample as room
 from softmix.evaluate.downsample import DownsampledFeatures, downsample, downsampled_items, downsampled_size
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 @pytest.mark.parametrize(
     ("size", "seen"),

@@ -9,6 +9,8 @@ import torch
 
 from softmix.evaluate import energy_distance, histogram_tv, mode_statistics, sliced_wasserstein
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def normal(count: int, dim: int, seed: int) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -11,6 +11,8 @@ from softmix.evaluate.spread import LEVELS
 from softmix.posterior import Implicit, Normal, Point
 from softmix.process import VP
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 SD = 0.5
 
 

@@ -58,7 +58,7 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 512) -> Covera
     # A common shift changes no distance, and near the origin the squares lose fewer digits.
     real, fake = real - real.mean(0), fake - real.mean(0)
     real_radius, fake_radius = _radii(real, k, chunk), _radii(fake, k, chunk)
-    inside_a_real_ball = torch.zeros(len(fake), dtype=torch.bool)
+    inside_a_real_ball = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
     recalled = covered = pairs = 0
     for part in slices(len(real), chunk):
         apart, radius = _squares(real[part], fake), real_radius[part, None]

@@ -88,8 +88,8 @@ def _doubles(x: Tensor, part: slice, name: str) -> Tensor:
 
 
 def _indices(fake: Tensor, train: Tensor, chunk: int) -> Tensor:
-    best = torch.full((len(fake),), torch.inf, dtype=torch.float64)
-    index = torch.zeros(len(fake), dtype=torch.int64)
+    best = torch.full((len(fake),), torch.inf, dtype=torch.float64, device=fake.device)
+    index = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     for part in slices(len(train), chunk):
         block = _doubles(train, part, "the training set")
         # |fake|^2 is the same for every training image, so the ranking does not need it.

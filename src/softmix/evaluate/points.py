@@ -47,8 +47,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, *, seed: in
         raise ValueError(f"{projections} projections were asked for; give at least 1")
     directions = Rng(seed, projections, "sliced wasserstein").normal((projections, a.shape[1]), torch.float64)
     directions = directions / directions.norm(dim=1, keepdim=True)
-    pick_a, pick_b, weight = _common_quantiles(len(a), len(b))
-    total = torch.zeros((), dtype=torch.float64)
+    pick_a, pick_b, weight = _common_quantiles(len(a), len(b), a.device)
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
     for part in slices(projections, max(1, (1 << 22) // len(weight))):
         line_a, line_b = ((x @ directions[part].T).sort(0).values for x in (a, b))
         total += (weight @ (line_a[pick_a] - line_b[pick_b]).abs()).sum()
@@ -103,13 +103,13 @@ def mode_statistics(
     """
     x, means = as_matrix(x, "the sample"), as_matrix(means, "the modes")
     need_same_width(x, means, "the sample and the modes")
-    weights = torch.ones(len(means)) / len(means) if weights is None else weights
+    weights = torch.ones(len(means), device=means.device) / len(means) if weights is None else weights
     sd = torch.as_tensor(sd, dtype=torch.float64).cpu()
     if sd.shape not in ((), (len(means),)) or not (sd > 0).all():
         raise ValueError(f"sd must be one positive number, or one for each of {len(means)} modes; it is {sd.tolist()}")
     if weights.shape != (len(means),):
         raise ValueError(f"there are {len(means)} modes, but the weights have shape {list(weights.shape)}")
-    labels, good = torch.empty(len(x), dtype=torch.int64), 0
+    labels, good = torch.empty(len(x), dtype=torch.int64, device=x.device), 0
     for part in slices(len(x), 4096):
         apart = distances(x[part], means)
         labels[part] = apart.argmin(1)
@@ -144,11 +144,13 @@ def histogram_tv(labels: Tensor, weights: Tensor) -> float:
     return float((shares - weights).abs().sum() / 2)
 
 
-def _common_quantiles(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
+def _common_quantiles(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The common steps of two quantile functions: the index of the sorted item of each, and the width."""
     # In units of 1 / (n m) the steps are integers, so rounding loses no edge.
-    ends = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+    ends = torch.unique(
+        torch.cat([torch.arange(1, n + 1, device=device) * m, torch.arange(1, m + 1, device=device) * n])
+    )
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), ends[:-1]])
     return starts // m, starts // n, (ends - starts).double() / (n * m)
 
 

@@ -30,7 +30,7 @@ def power(difference: Tensor, beta: float) -> Tensor:
 
 def energy(draws: Tensor, truth: Tensor, distance: Distance, lam: float = 1.0) -> Tensor:
     """E d(truth - draw) - (lam / 2) E d(draw - draw') over draws [m, B, ...], with the distance to [m, B]; [B]."""
-    first, second = torch.triu_indices(len(draws), len(draws), 1)
+    first, second = torch.triu_indices(len(draws), len(draws), 1, device=draws.device)
     return distance(draws - truth).mean(0) - 0.5 * lam * distance(draws[first] - draws[second]).mean(0)
 
 
