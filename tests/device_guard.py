@@ -74,7 +74,7 @@ class OnDevice(TorchFunctionMode):
             file, function, line = origin
             raise NoDeviceError(
                 f"{file}:{line}, {function}: {func.__name__} makes a tensor of shape {list(made.shape)} without a "
-                "device; give the device of the data, or add the function and a reason to ALLOWED in tests/device_guard.py"
+                "device; give the device of the data, or add the function to ALLOWED in tests/device_guard.py"
             )
         return made
 
