@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
     parser.addoption("--device", default="cpu", help="the device of the tensors that tests make, for example cuda")
     parser.addoption(
-        "--device-guard", action="store_true", help="refuse tensors that the library makes without a device"
+        "--no-device-guard", action="store_true", help="allow tensors that the library makes without a device"
     )
 
 
@@ -42,14 +42,10 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[None]:
-    """All tensors of the test are made on `device`, and with --device-guard those of the library are checked."""
+    """Make all tensors of the test on `device`, and refuse tensors that the library makes without a device."""
     from device_guard import on_device
 
-    guard = bool(request.config.getoption("--device-guard"))
-    if device.type == "cpu" and not guard:
-        yield
-        return
-    with on_device(device, guard):
+    with on_device(device, refuse=not request.config.getoption("--no-device-guard")):
         yield
 
 

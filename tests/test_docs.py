@@ -87,7 +87,7 @@ def run(page: str, found: list[Block]) -> None:
 
 
 def alike(shown: str, printed: str) -> bool:
-    """Whether words and numbers are equal; a number may differ by 1 in its last digit, as machines round differently."""
+    """Whether words and numbers are equal; a number may differ by 1 in its last digit, since machines round."""
     pairs = list(zip_longest(shown.split(), printed.split(), fillvalue=""))
     return all(a == b or _close(a, b) for a, b in pairs)
 
