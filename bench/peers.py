@@ -30,7 +30,7 @@ import softmix
 from softmix.cli.common import cache
 from softmix.data import Data, load
 from softmix.denoiser import Denoiser, SoftHead
-from softmix.evaluate.judge import Reference, features_for
+from softmix.evaluate.reference import ReferenceSet, features_for
 from softmix.loss import Energy
 from softmix.posterior import HasMean, Point, Posterior, need
 from softmix.process import VP, Gaussian
@@ -136,7 +136,7 @@ def quality(python: Path, options: argparse.Namespace) -> None:
     """Fréchet distance, and error on unseen images by time, after some minutes of training with all threads, each as it
     recommends."""
     data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
-    reference = Reference(data, held_out, features_for(data, cache()))
+    reference = ReferenceSet(data, held_out, features_for(data, cache()))
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     unseen = held_out.values[:300, 0].numpy()

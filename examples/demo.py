@@ -15,7 +15,7 @@ from typing import Literal
 import softmix
 from softmix.cli import cache
 from softmix.data import to_uint8
-from softmix.evaluate import carried_table, judge, table, write_report
+from softmix.evaluate import evaluate_model, spread_table, table, write_report
 from softmix.picture import labelled, save_png
 
 STEPS = (1, 2, 4, 8)
@@ -33,7 +33,7 @@ def main() -> None:
         print(f"\n== {name}: training for {options.minutes:g} minutes on {len(train)} digits")
         config = softmix.preset(name, train.shape).but(minutes=options.minutes)
         model = softmix.train(train, config, options.out / name)
-        result = judge(
+        result = evaluate_model(
             model.denoiser, train, held_out, title=name, steps=STEPS, sampler=model.sampler, n=1000, cache=cache()
         )
         results.append(result)
@@ -45,8 +45,8 @@ def main() -> None:
     report = write_report(options.out / "report.html", results)
     for result in results:
         print(f"\n{result.title}\n{table(result)}")
-        if result.carried is not None:
-            print(f"\n{carried_table(result.carried)}")
+        if result.latent_spread is not None:
+            print(f"\n{spread_table(result.latent_spread)}")
     print(f"\npicture: {picture}\nreport:  {report}")
 
 

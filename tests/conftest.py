@@ -1,5 +1,7 @@
-"""For all tests: one thread, since two processes with two threads each on two cores are far slower, and properties
-whose examples are the same in every run."""
+"""For all tests: one thread, fixed examples of properties, the device, and the checks of contracts.
+
+Two processes with two threads each on two cores are far slower than two processes with one thread each.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,35 @@ hypothesis.settings.load_profile("fixed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
+    parser.addoption("--device", default="cpu", help="the device of the tensors that tests make, for example cuda")
+    parser.addoption(
+        "--no-device-guard", action="store_true", help="allow tensors that the library makes without a device"
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of the option --device; the test is skipped if this machine has none."""
+    device = torch.device(request.config.getoption("--device"))
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        pytest.skip(f"--device {device} was asked for, and this machine has none: {error}")
+    return device
+
+
+@pytest.fixture
+def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[None]:
+    """Make all tensors of the test on `device`, and refuse tensors that the library makes without a device."""
+    from device_guard import on_device
+
+    with on_device(device, refuse=not request.config.getoption("--no-device-guard")):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def contracts(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With --contracts, what tests/contracts.py says holds for every call that a test makes."""
+    """With --contracts, every call of a contract method is checked, see tests/contracts.py."""
     if not request.config.getoption("--contracts"):
         yield
         return
@@ -37,7 +63,7 @@ def contracts(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A function that gives a file system of this size, such as "256k", at tmp_path / "disk"."""
+    """A function that mounts a file system of a given size, such as "256k", at tmp_path / "disk"."""
     disk = tmp_path / "disk"
 
     def mounted(size: str) -> Path:

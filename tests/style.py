@@ -1,10 +1,11 @@
-"""Counts clauses that begin with "what", "whose" or "where" per 1,000 words of docstrings, a sign of dense prose.
+"""Measure the style of the package: dense clauses in docstrings, and class names with two meanings.
 
     python tests/style.py            the whole package
     python tests/style.py FOLDER     the Python files below a folder
 
-prints a line per file, the densest first, and the total. Words in backticks and in code examples are no prose: they
-count neither as words nor as clauses. Comments, error sentences and the pages under docs/ are not counted.
+prints how often a clause begins with "what", "whose" or "where" per 1,000 words of docstrings: a line for each
+file, the densest first, then a line for each package, then the total. Text in backticks and code examples are not
+counted, neither as words nor as clauses. Comments, error messages and the pages under docs/ are not counted.
 """
 
 from __future__ import annotations
@@ -47,15 +48,45 @@ def count_all(folder: Path) -> dict[str, Count]:
 
 
 def total(counts: dict[str, Count]) -> Count:
+    """The sum of all counts."""
     return Count(sum(each.clauses for each in counts.values()), sum(each.words for each in counts.values()))
 
 
+def by_package(counts: dict[str, Count]) -> dict[str, Count]:
+    """The sum of the counts of each package; the files at the top belong to the package "."."""
+    packages: dict[str, dict[str, Count]] = {}
+    for name, each in counts.items():
+        package = name.partition("/")[0] if "/" in name else "."
+        packages.setdefault(package, {})[name] = each
+    return {package: total(files) for package, files in sorted(packages.items())}
+
+
 def report(counts: dict[str, Count]) -> str:
-    """A table, the file with the most clauses per 1,000 words first, the total last."""
-    ordered = sorted(counts.items(), key=lambda item: item[1].rate, reverse=True)
-    rows = [*((name, each) for name, each in ordered if each.clauses), ("total", total(counts))]
+    """A table: files, then packages, each with the most clauses per 1,000 words first; then the total."""
+    files, packages = (_densest_first(group) for group in (counts, by_package(counts)))
+    rows = [*files, *((f"{name}/", each) for name, each in packages), ("total", total(counts))]
     lines = [f"{each.rate:6.1f} {each.clauses:4} of {each.words:6}  {name}" for name, each in rows]
     return "\n".join([" per 1,000 words", *lines])
+
+
+def _densest_first(counts: dict[str, Count]) -> list[tuple[str, Count]]:
+    ordered = sorted(counts.items(), key=lambda item: item[1].rate, reverse=True)
+    return [(name, each) for name, each in ordered if each.clauses]
+
+
+def public_classes(source: str) -> list[str]:
+    """The names of the classes at module level without a leading underscore."""
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    return [node.name for node in classes if not node.name.startswith("_")]
+
+
+def shared_names(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The class names of two or more files below a folder, each with these files."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for name in public_classes(path.read_text()):
+            files.setdefault(name, []).append(path.relative_to(folder).as_posix())
+    return {name: tuple(paths) for name, paths in sorted(files.items()) if len(paths) > 1}
 
 
 if __name__ == "__main__":

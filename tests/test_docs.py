@@ -1,4 +1,4 @@
-"""Whatever the documentation says in code is run, in links is followed, and in commands is known to the program."""
+"""The documentation: its code runs, its links lead to a page, and its commands exist."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHELL = ("", "sh", "bash", "console")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language with the words after it, its text, and the line that its text begins on."""
+    """A fenced block: its language, the words after it, its text, and the first line of its text."""
 
     language: str
     words: tuple[str, ...]
@@ -46,12 +46,12 @@ class Block:
 
     @property
     def file(self) -> str:
-        """Where in the package an example of a file belongs."""
+        """The path of the example in the package, or ""."""
         return next((word.removeprefix("file=") for word in self.words if word.startswith("file=")), "")
 
 
 def blocks(markdown: str) -> list[Block]:
-    """The fenced blocks of a page, in order, freed of their indentation."""
+    """The fenced blocks of a page, in order, without their indentation."""
     found = []
     for match in _FENCE.finditer(markdown):
         language, *words = match["info"].split() or [""]
@@ -67,12 +67,12 @@ def prose(markdown: str) -> str:
 
 
 def run(page: str, found: list[Block]) -> None:
-    """Runs the python blocks of a page, one after the other in one namespace.
+    """Run the python blocks of a page, one after the other in one namespace.
 
-    A block `text output` after one of them must be what that one prints.
+    A block `text output` must equal the output of the python block above it.
     """
     module = ModuleType("__docs__")
-    # a dataclass looks its own module up
+    # A dataclass looks up its own module.
     sys.modules["__docs__"] = module
     printed = ""
     for block in found:
@@ -87,7 +87,7 @@ def run(page: str, found: list[Block]) -> None:
 
 
 def alike(shown: str, printed: str) -> bool:
-    """The same words, and the same numbers up to one in the last digit shown, which machines may round apart."""
+    """Whether words and numbers are equal; a number may differ by 1 in its last digit, since machines round."""
     pairs = list(zip_longest(shown.split(), printed.split(), fillvalue=""))
     return all(a == b or _close(a, b) for a, b in pairs)
 
@@ -101,7 +101,7 @@ def _close(a: str, b: str) -> bool:
 
 @pytest.fixture
 def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder to write in, one thread, and torch's own state as it was."""
+    """Run in a temporary folder with one thread, and restore the state of torch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTMIX_CACHE", str(tmp_path / "cache"))
     threads = torch.get_num_threads()
@@ -118,11 +118,11 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_code_runs(name: str) -> None:
     began = time.perf_counter()
     run(name, blocks((ROOT / name).read_text()))
-    assert time.perf_counter() - began < 60, f"{name}: examples are for reading; make them shorter"
+    assert time.perf_counter() - began < 60, f"{name}: this page takes too long; make its examples shorter"
 
 
 def test_the_worked_example(tmp_path: Path) -> None:
-    """The files of CONTRIBUTING.md and their lines in the lists, put into a copy of the package, give a verdict."""
+    """The example of CONTRIBUTING.md gives a verdict in a copy of the package."""
     package = tmp_path / "softmix"
     shutil.copytree(Path(softmix.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     written = [block for block in blocks((ROOT / "CONTRIBUTING.md").read_text()) if block.file]
@@ -145,7 +145,7 @@ def test_the_worked_example(tmp_path: Path) -> None:
 
 
 def _listed(file: Path, name: str, line: str, entry: str) -> None:
-    """Writes an import, and an entry at the beginning of a room's list."""
+    """Write an import, and an entry at the beginning of a room's list."""
     text, count = re.subn(
         rf"^{name}\b[^=]*= [({{]", lambda m: f"{line}\n\n{m[0]}{entry}, ", file.read_text(), flags=re.M
     )
@@ -157,13 +157,13 @@ _LINK = re.compile(r"!?\[[^\]]*\]\((?P<to>[^)\s]+)[^)]*\)")
 
 
 def _anchors(markdown: str) -> set[str]:
-    """The fragments that GitHub makes of a page's headings."""
+    """The anchors of the headings of a page, in GitHub's form."""
     heads = re.findall(r"^#+ +(.+?) *$", prose(markdown), re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def dead_links(page: Path, markdown: str) -> list[str]:
-    """The relative links of a page that lead to no file, or to no heading of one."""
+    """The relative links of a page without a target file or heading."""
     dead = []
     for match in _LINK.finditer(re.sub(r"`[^`\n]*`", "", prose(markdown))):
         to, _, fragment = match["to"].partition("#")
@@ -179,12 +179,12 @@ def dead_links(page: Path, markdown: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_have_a_target(name: str) -> None:
     assert dead_links(ROOT / name, (ROOT / name).read_text()) == []
 
 
 def commands(markdown: str) -> list[str]:
-    """Every `softmix ...` in inline code and in blocks of shell or of no language."""
+    """Every `softmix ...` in inline code and in blocks of shell or without a language."""
     inline = re.findall(r"`(softmix +[^`\n]+)`", prose(markdown))
     shell = [block.text.replace("\\\n", " ") for block in blocks(markdown) if block.language in _SHELL]
     lines = [line.strip().removeprefix("$ ") for text in shell for line in text.splitlines()]
@@ -192,10 +192,10 @@ def commands(markdown: str) -> list[str]:
 
 
 def unknown(command: str) -> list[str]:
-    """The verb of a command if there is none such, else its options that the verb does not have."""
+    """The verb of a command if it is unknown, otherwise the options that the verb does not have."""
     words = shlex.split(command, comments=True)
     verb = words[1] if len(words) > 1 else ""
-    # a page may write the verb in capitals to mean any of them
+    # A verb in capitals stands for any verb.
     if verb.startswith("-") or (verb.isupper() and verb.isalpha()):
         return []
     if verb not in VERBS:
@@ -211,7 +211,7 @@ def test_commands_are_known(name: str) -> None:
     assert found == {}
 
 
-# The searches above, tried on pages that are wrong.
+# The searches above, on pages with faults.
 
 _WRONG = """# A page
 
@@ -247,7 +247,7 @@ def test_blocks_are_found() -> None:
     assert found == [("sh", ()), ("python", ()), ("python", ()), ("text", ("output",)), ("python", ("no-run",))]
 
 
-def test_code_runs_in_order_and_prints_what_is_shown() -> None:
+def test_code_runs_in_order_and_its_output_is_compared() -> None:
     run("page.md", blocks(_WRONG))
     with pytest.raises(AssertionError, match="not what the code prints"):
         run("page.md", blocks(_WRONG.replace("\n2\n", "\n3\n")))

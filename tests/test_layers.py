@@ -164,7 +164,7 @@ def test_train_and_evaluate_do_not_know_each_other() -> None:
         ("rng.py", "from .shape import column"),
         ("net/bad.py", "from ..denoiser.network import Inputs"),
         ("loss/bad.py", "from ..sampler import ddim"),
-        ("train/bad.py", "from ..evaluate import judge"),
+        ("train/bad.py", "from ..evaluate import evaluate_model"),
         ("evaluate/bad.py", "from softmix.train import load"),
         ("evaluate/deep/bad.py", "from ...train import load"),
         ("train/bad.py", "from ..recipe import PAPERS"),

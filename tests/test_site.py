@@ -1,5 +1,4 @@
-"""The documentation site, without building it: every room has its API page, every page a place in the navigation, and
-every equation is whole."""
+"""The documentation site, without building it: API pages, navigation, links and equations."""
 
 from __future__ import annotations
 
@@ -50,12 +49,12 @@ def test_each_room_has_an_api_page_with_every_public_name(room: str) -> None:
         assert hasattr(sys.modules.get(module) or importlib.import_module(module), name), path
 
 
-def test_every_page_stands_in_the_navigation_once() -> None:
+def test_every_page_is_in_the_navigation_once() -> None:
     made = {*SITE.ABOVE.values(), "api/command-line.md"}
     assert sorted(navigation()) == sorted({*PAGES, *made})
 
 
-def test_the_files_that_pages_load_are_there() -> None:
+def test_the_files_that_pages_load_exist() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     named = re.findall(r"assets/[\w./-]+", text)
     assert len(named) == 5
@@ -101,7 +100,7 @@ def test_the_command_line_page_has_the_help_of_every_verb() -> None:
 
 
 def faults(markdown: str) -> list[str]:
-    """Equations with an unmatched brace or a bar that would end a cell, and lines with an odd number of dollars."""
+    """Equations with an unmatched brace or a bar that ends a table cell, and lines with an odd number of dollars."""
     prose = re.sub(r"^```(?!math).*?^```|(?<!`)`[^`\n]+`", "", markdown, flags=re.M | re.S)
     blocks = re.findall(r"^```math\n(.*?)^```", prose, re.M | re.S)
     prose = re.sub(r"^```math\n.*?^```", "", prose, flags=re.M | re.S)
@@ -114,7 +113,7 @@ def faults(markdown: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_equations_are_whole(page: str) -> None:
+def test_equations_have_matched_braces_and_dollars(page: str) -> None:
     assert faults((ROOT / "docs" / page).read_text()) == []
 
 
@@ -124,7 +123,7 @@ def test_a_broken_equation_is_found() -> None:
     assert faults("`$x` and $x_{1}$\n") == []
 
 
-def test_the_check_of_a_built_site_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_the_check_of_a_built_site_finds_dead_links_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "index.html").write_text(
         '<h1 id="top">x</h1><a href="a/b.html#there">x</a><script src="x.js"></script>'

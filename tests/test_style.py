@@ -1,4 +1,4 @@
-"""The style of docstrings: how often a clause begins with "what", "whose" or "where". The number may only fall."""
+"""The style of the package: dense clauses in docstrings may only become rarer, and a class name has one meaning."""
 
 from __future__ import annotations
 
@@ -21,14 +21,64 @@ def loaded() -> ModuleType:
 
 style = loaded()
 
-# Per 1,000 words of docstrings, rounded up. Lower it when it has fallen; never raise it. The aim is 3.
+# Clauses with "what", "whose" or "where" per 1,000 words of docstrings. Lower these numbers when the count has fallen;
+# never raise them. The goal is 3.
 MOST = 18
+MOST_PER_PACKAGE = {
+    "cli": 23.4,
+    "codec": 12.1,
+    "data": 13.9,
+    "denoiser": 17.7,
+    "hub": 25.8,
+    "loss": 9.8,
+    "measure": 15.2,
+    "net": 13.7,
+    "oracle": 11.1,
+    "posterior": 16.7,
+    "process": 15.5,
+    "recipe": 26.8,
+    "sampler": 18.5,
+    "train": 21.7,
+}
+
+# Names that stand for two classes, with the reason. Each is a debt: rename one of the classes and remove the line.
+ALLOWED_PAIRS: dict[str, tuple[tuple[str, ...], str]] = {
+    "Given": (("data/item.py", "process/frame.py"), "x0 with its condition; a framed process with its condition"),
+    "Mixture": (("data/toys.py", "posterior/mixture.py"), "a law of toy points; a posterior"),
+    "Row": (("data/manifest.py", "recipe/images.py"), "a line of a data file; a line of a recipe's table"),
+    "Run": (("recipe/frame.py", "train/record.py"), "a run of a recipe; a run of training"),
+    "Start": (("sampler/start.py", "train/record.py"), "the first state of a sampler; the run that a run starts from"),
+}
 
 
-def test_there_are_no_more_clauses_than_before() -> None:
+def test_the_package_has_no_more_clauses_than_before() -> None:
     counts = style.count_all(style.PACKAGE)
     rate = style.total(counts).rate
     assert rate <= MOST, f'"what", "whose" and "where" stand {rate:.2f} times per 1,000 words\n{style.report(counts)}'
+
+
+@pytest.mark.parametrize("package", sorted(path.parent.name for path in style.PACKAGE.glob("*/__init__.py")))
+def test_no_package_has_more_clauses_than_before(package: str) -> None:
+    """A package that is not in the table has to meet the goal."""
+    counts = style.count_all(style.PACKAGE / package)
+    most = MOST_PER_PACKAGE.get(package, 3)
+    assert style.total(counts).rate <= most, f"{package}: at most {most} per 1,000 words\n{style.report(counts)}"
+
+
+def test_no_class_name_stands_for_two_classes() -> None:
+    allowed = {name: files for name, (files, _) in ALLOWED_PAIRS.items()}
+    assert style.shared_names(style.PACKAGE) == allowed, "rename a class, or remove the line of a pair that is gone"
+
+
+def test_every_allowed_pair_has_a_reason() -> None:
+    assert [name for name, (_, reason) in ALLOWED_PAIRS.items() if not reason] == []
+
+
+def test_a_shared_class_name_is_found(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "a.py").write_text("class Row: ...\nclass _Line: ...\nclass A:\n    class Inner: ...\n")
+    (tmp_path / "room/b.py").write_text("class Row: ...\nclass _Line: ...\nclass Inner: ...\ndef A(): ...\n")
+    assert style.shared_names(tmp_path) == {"Row": ("a.py", "room/b.py")}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +100,13 @@ def test_the_counter_counts(source: str, clauses: int, words: int) -> None:
 def test_the_report_begins_with_the_densest_and_ends_with_the_total() -> None:
     counts = {"a.py": style.Count(1, 1000), "b.py": style.Count(3, 1000), "c.py": style.Count(0, 1000)}
     rows = [line.split() for line in style.report(counts).splitlines()[1:]]
-    assert [(row[0], row[-1]) for row in rows] == [("3.0", "b.py"), ("1.0", "a.py"), ("1.3", "total")]
+    expected = [("3.0", "b.py"), ("1.0", "a.py"), ("1.3", "./"), ("1.3", "total")]
+    assert [(row[0], row[-1]) for row in rows] == expected
+
+
+def test_counts_are_added_by_package() -> None:
+    counts = {"a.py": style.Count(1, 10), "net/b.py": style.Count(2, 20), "net/deep/c.py": style.Count(3, 30)}
+    assert style.by_package(counts) == {".": style.Count(1, 10), "net": style.Count(5, 50)}
 
 
 def test_a_file_without_a_docstring_has_the_rate_0() -> None:

@@ -1,7 +1,7 @@
-"""Prints the oldest version of every dependency that pyproject.toml allows, as constraints for pip.
+"""Print the oldest version of every dependency that pyproject.toml allows, as constraints for pip.
 
-torch is left out: its older builds for x86 bring gigabytes of CUDA, so whoever asks names its version, see `make
-oldest`."""
+torch is left out, because its older builds for x86 bring gigabytes of CUDA. `make oldest` chooses its version.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# what has no part in running softmix
+# The extras that the tests need; the others are tools for developers.
 EXTRAS = ("report", "diffusers", "test")
 
 
 def oldest(project: dict[str, object]) -> list[str]:
-    """name==version for each requirement name>=version of the package and the extras that its tests need."""
+    """Return name==version for each requirement name>=version of the package and of `EXTRAS`."""
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
     wanted = [*project["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]  # type: ignore[misc]

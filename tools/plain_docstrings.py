@@ -1,5 +1,7 @@
-"""How the documentation site shows docstrings. They are plain text, made to be read in a terminal: no markup is looked
-for in them but `names`, and what stands in columns keeps its columns. An extension of griffe; see mkdocs.yml."""
+"""Show docstrings in the documentation site. An extension of griffe; see mkdocs.yml.
+
+Docstrings are plain text for a terminal. The only markup is `names`. Columns stay columns.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,16 @@ from typing import Any
 
 from griffe import Docstring, Extension, Module, Object
 
-# Laid out by hand, with columns to keep: two spaces inside of a line, or an indented line.
+# A paragraph has columns if a line is indented or has two spaces inside.
 _COLUMNS = re.compile(r"\S {2,}\S|^ +\S", re.M)
-# A line that explains a name begins anew: "eta : the share of fresh noise".
+# A line that explains a name begins a new line: "eta : the share of fresh noise".
 _EXPLAINS = re.compile(r"\n(?=\w[\w, ]* : )")
 
 
 def shown(text: str, known: Mapping[str, str]) -> str:
-    """A docstring as HTML.
+    """Turn a docstring into HTML.
 
-    known : the full path of each public name that means one thing; these become links where they stand between
-    backticks.
+    known : the full path of each unique public name. Such a name becomes a link if it stands between backticks.
     """
     return "\n".join(_paragraph(part, known) for part in re.split(r"\n\s*\n", text.strip("\n")) if part.strip())
 
@@ -41,10 +42,10 @@ def _code(name: str, known: Mapping[str, str]) -> str:
 
 
 class PlainDocstrings(Extension):
-    """Turns every docstring of the package into HTML once all of it is read.
+    """Turn every docstring of the package into HTML after the whole package is read.
 
-    Whatever can be called, and a room's constants, is shown without a docstring too; a field of a class is not, since
-    it stands in the signature.
+    Functions, classes and the constants of a room are shown without a docstring too. A field of a class is not, because
+    it is in the signature.
     """
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
@@ -57,7 +58,7 @@ class PlainDocstrings(Extension):
 
 
 def _public(package: Module) -> dict[str, str]:
-    """Full paths by name, of what rooms name in `__all__`; a name of two rooms is left out."""
+    """The full paths of the names in the `__all__` of rooms; a name of two rooms is left out."""
     found: dict[str, set[str]] = {}
     for room in package.modules.values():
         for name in room.exports or ():

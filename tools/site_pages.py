@@ -1,5 +1,8 @@
-"""Pages of the documentation site that are made when it is built: an API page for each room, the command line from its
-own help, and the pages that stand at the top of the repository. mkdocs calls the functions `on_...`; see mkdocs.yml."""
+"""Make pages of the documentation site while it is built.
+
+These are an API page for each room, a page of the command line from its help, and the pages at the top of the
+repository. mkdocs calls the functions `on_...`; see mkdocs.yml.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/softmix"
 
-# Pages that a code host shows at the top of the repository, and their names in the site.
+# The pages at the top of the repository, and their names in the site.
 ABOVE = {"README.md": "quick-start.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 GROUND = ("rng", "shape", "config", "picture")
@@ -33,13 +36,13 @@ _LINK = re.compile(r"(?<=\]\()(?P<to>[^)\s]+)(?=[)\s])")
 
 
 def rooms() -> list[str]:
-    """The packages inside of softmix whose `__init__` names what is public; the command line has a page of its own."""
+    """The rooms with an `__all__`; the command line has its own page."""
     inits = sorted(PACKAGE.glob("*/__init__.py"))
     return [init.parent.name for init in inits if "__all__" in init.read_text() and init.parent.name != "cli"]
 
 
 def api_pages() -> dict[str, str]:
-    """Markdown by the place in the site, for every page of the API but the command line's."""
+    """The Markdown of every API page by its path in the site, without the command line."""
     return {
         "api/softmix.md": _top_page(),
         **{f"api/{room}.md": _room_page(room) for room in rooms()},
@@ -48,13 +51,13 @@ def api_pages() -> dict[str, str]:
 
 
 def _top_page() -> str:
-    """What the package itself gives stands in the rooms; here are the ways to it."""
+    """A list of links: the names of the package itself are documented in the rooms."""
     homes = _package()._FROM
     lines = [
         f"* [`softmix.{name}`][{public(home).get(name, f'softmix.{home}.{name}')}]" for name, home in homes.items()
     ]
     lines += [f"* [`softmix.{room}`]({room}.md)" for room in rooms()]
-    about = "What `import softmix` gives. A name is imported when it is first used."
+    about = "The names that `import softmix` gives. A name is imported when it is first used."
     return f"# `softmix`\n\n{about}\n\n" + "\n".join(lines) + "\n"
 
 
@@ -64,11 +67,11 @@ def _ground_page() -> str:
 
 
 def public(room: str) -> dict[str, str]:
-    """Where each name in a room's `__all__` is found, by name.
+    """The path of each name in a room's `__all__`.
 
-    A function may have the name of the file that it comes from, and whoever reads the source alone then finds the file.
-    Such a name is given by its place in that file, all others by their public place. What a room only passes on from
-    another library is left to that library.
+    A function may have the name of its own file. A reader of the source alone then finds the file and not the
+    function. For such a name the path goes through the file; for all others it is the public path. Names from another
+    library are left out.
     """
     folder = PACKAGE / room
     if not folder.is_dir():
@@ -106,14 +109,14 @@ def _room_page(room: str) -> str:
 
 
 def _package() -> ModuleType:
-    """softmix of this checkout; imported for what its words say, not for its mathematics."""
+    """The package softmix of this checkout, for its help texts and lists."""
     if str(PACKAGE.parent) not in sys.path:
         sys.path.insert(0, str(PACKAGE.parent))
     return import_module("softmix")
 
 
 def command_page() -> str:
-    """What every verb says of itself when it is asked for help."""
+    """The page of the command line: the help of every verb."""
     _package()
     verbs = import_module("softmix.cli").VERBS
     parts = ["# The command line", f"```text\n{_help()}```"]
@@ -134,14 +137,14 @@ def _help(*verb: str) -> str:
 
 
 def fitted(markdown: str, place: str) -> str:
-    """A page of the repository as the site wants it. place : as in `relinked`."""
+    """Turn a page of the repository into a page of the site. place : as in `relinked`."""
     return pipes(fences(relinked(markdown, place)))
 
 
 def relinked(markdown: str, place: str) -> str:
-    """A page whose links fit a repository, with links that fit the site.
+    """Turn the links of a page of the repository into links of the site.
 
-    place : the page's own, from the top of the repository, such as docs/rooms/net.md.
+    place : the path of the page from the top of the repository, such as docs/rooms/net.md.
     """
     here = posixpath.dirname(ABOVE.get(place, place.removeprefix("docs/")))
 
@@ -157,7 +160,7 @@ def relinked(markdown: str, place: str) -> str:
 
 
 def fences(markdown: str) -> str:
-    """Blocks of code with one word after the fence, as mkdocs wants them. A file's name and `output` become titles."""
+    """Leave one word after the fence of a code block, as mkdocs needs it. A file name and `output` become titles."""
 
     def turned(match: re.Match[str]) -> str:
         words = match["words"].split()
@@ -169,7 +172,7 @@ def fences(markdown: str) -> str:
 
 
 def pipes(markdown: str) -> str:
-    """Code in tables without the backslash that code hosts want before a | in it."""
+    """Remove the backslash before a | in code; code hosts need it in tables."""
     return re.sub(r"`[^`\n]*`", lambda match: match[0].replace("\\|", "|"), markdown)
 
 
@@ -179,12 +182,12 @@ def _outside_of_code(markdown: str, change: Callable[[str], str]) -> str:
 
 
 def slug(heading: str, separator: str = "-") -> str:
-    """The anchor of a heading, as code hosts make it: one link serves there and in the site."""
+    """The anchor of a heading in the form of code hosts, so that a link works there and in the site."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", separator)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lists the pages of the API under the heading that mkdocs.yml leaves empty for them."""
+    """List the API pages under their heading, which is empty in mkdocs.yml."""
     config.mdx_configs["toc"]["slugify"] = slug
     for section in config.nav or []:
         if "API" in section:
@@ -193,7 +196,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are no files under docs/."""
+    """Add the pages that are not files under docs/."""
     from mkdocs.structure.files import File
 
     made: Mapping[str, str] = {
@@ -207,7 +210,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turns links to pages at the top of the repository, and gives each room's page a way to its API."""
+    """Turn links to pages at the top of the repository, and link each room's page to its API page."""
     place = page.file.src_uri
     if page.file.generated_by:
         return markdown

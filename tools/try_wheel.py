@@ -1,7 +1,8 @@
-"""Installs the wheel of a folder where there is nothing else, and uses it there: python tools/try_wheel.py dist
+"""Install the wheel of a folder in a clean environment and use it: python tools/try_wheel.py dist
 
-A new environment in a temporary folder, none of this checkout on the path: the package is imported, `softmix --version`
-answers, the model that ships is sampled into a PNG, and without the extra `report` nothing is missing for that."""
+The environment is in a temporary folder, and this checkout is not on its path. The package is imported,
+`softmix --version` runs, and the shipped model is sampled into a PNG. All this must work without the extra `report`.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +17,19 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# what has to be in both, beside the code
+# These files have to be in both archives, besides the code.
 INSIDE = ("softmix/py.typed", "softmix/evaluate/report.html.j2", "softmix/shipped/fashion/config.json")
 
 
 def only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise SystemExit(f"one {pattern} was wanted in {folder}, {len(found)} are there; run `make package`")
-    return found[0].resolve()
+    paths = sorted(folder.glob(pattern))
+    if len(paths) != 1:
+        raise SystemExit(f"{folder} must hold one {pattern}, and holds {len(paths)}; run `make package`")
+    return paths[0].resolve()
 
 
 def missing(wheel: Path, sdist: Path) -> list[str]:
-    """What is in neither or only in one of them, of the files of the package in the checkout."""
+    """The files of the package in the checkout that one of the two archives lacks."""
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     with tarfile.open(sdist) as archive:
@@ -39,7 +40,7 @@ def missing(wheel: Path, sdist: Path) -> list[str]:
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    # a path of ours would find the checkout and not what was installed
+    # With PYTHONPATH the checkout would be imported and not the wheel.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run([str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -51,20 +52,20 @@ def try_wheel(wheel: Path) -> None:
     torch = re.search(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.M)
     assert torch is not None
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        venv.create(place / "venv", with_pip=True)
-        binaries = place / "venv/bin"
+        folder = Path(name)
+        venv.create(folder / "venv", with_pip=True)
+        binaries = folder / "venv/bin"
         # torch first and pinned: a plain request can bring gigabytes of another build
-        run(binaries / "python", "-m", "pip", "install", "-q", torch[0], cwd=place)
-        run(binaries / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=place)
-        where = run(binaries / "python", "-c", "import softmix; print(softmix.__file__)", cwd=place).strip()
-        if not Path(where).is_relative_to(place):
-            raise SystemExit(f"softmix was imported from {where}, and not from the wheel")
-        print(run(binaries / "softmix", "--version", cwd=place).strip())
-        run(binaries / "softmix", "sample", "fashion", "--n", "4", "--steps", "2", "--out", "a.png", cwd=place)
-        if (place / "a.png").read_bytes()[:8] != b"\x89PNG\r\n\x1a\n":
+        run(binaries / "python", "-m", "pip", "install", "-q", torch[0], cwd=folder)
+        run(binaries / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=folder)
+        origin = run(binaries / "python", "-c", "import softmix; print(softmix.__file__)", cwd=folder).strip()
+        if not Path(origin).is_relative_to(folder):
+            raise SystemExit(f"softmix was imported from {origin}, and not from the wheel")
+        print(run(binaries / "softmix", "--version", cwd=folder).strip())
+        run(binaries / "softmix", "sample", "fashion", "--n", "4", "--steps", "2", "--out", "a.png", cwd=folder)
+        if (folder / "a.png").read_bytes()[:8] != b"\x89PNG\r\n\x1a\n":
             raise SystemExit("softmix sample fashion wrote no PNG")
-        print(run(binaries / "python", "-m", "pip", "check", cwd=place).strip())
+        print(run(binaries / "python", "-m", "pip", "check", cwd=folder).strip())
 
 
 if __name__ == "__main__":

@@ -60,12 +60,12 @@ def test_a_run_is_measured_on_the_device_of_its_model(
 ) -> None:
     seen = []
 
-    def judge(denoiser: Any, *_: Any, **__: Any) -> None:
+    def evaluate_model(denoiser: Any, *_: Any, **__: Any) -> None:
         seen.append(devices(denoiser))
         raise Enough
 
     monkeypatch.setattr(TRAIN, "find_device", lambda: META)
-    monkeypatch.setattr(softmix.evaluate, "judge", judge)
+    monkeypatch.setattr(softmix.evaluate, "evaluate_model", evaluate_model)
     # "meta" has no numbers to take a hash of
     monkeypatch.setattr(Model, "fingerprint", property(lambda self: "0" * 12))
     with pytest.raises(Enough):

@@ -27,14 +27,12 @@ from softmix.cli.run_data import with_held_out
 from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
-from softmix.evaluate import Reference, features_for, text
+from softmix.evaluate import ReferenceSet, evaluator, features_for, text
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
 from softmix.sampler.statistics import fit_statistics
 from softmix.train import load as load_run
 
-# The package has a function with the name of the module.
-JUDGE = sys.modules["softmix.evaluate.judge"]
 TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
 
 
@@ -100,7 +98,7 @@ def evaluated(tmp_path: Path, *arguments: object) -> dict[str, dict[str, float]]
 
 def truth(place: Path, x: Tensor, seed: int = 0, features: str = "auto") -> dict[str, float]:
     train, held_out = (load(place / "photos", split=split) for split in ("train", "test"))
-    reference = Reference(train, held_out, features_for(train, place / "cache", features), seed)
+    reference = ReferenceSet(train, held_out, features_for(train, place / "cache", features), seed)
     return reference.compare(x.clamp(-1, 1))
 
 
@@ -258,7 +256,7 @@ def test_images_that_are_not_square_are_measured(place: Path, tmp_path: Path) ->
     assert "a tenth of the training items, fingerprint" in (tmp_path / "x.html").read_text()
     train = load(place / "wide.npy")
     kept, held_out = train.split(0.1, 0)
-    values = Reference(kept, held_out, features_for(kept, None)).compare(drawn(place / "wide", 90, 1).clamp(-1, 1))
+    values = ReferenceSet(kept, held_out, features_for(kept, None)).compare(drawn(place / "wide", 90, 1).clamp(-1, 1))
     assert rows(tmp_path / "x.html")[1]["values"].items() >= values.items()
 
 
@@ -391,7 +389,7 @@ def test_options_without_effect_are_refused(place: Path, tmp_path: Path) -> None
 
 def test_a_foreign_json_file_is_not_replaced(place: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"mine": 1}')
-    assert "holds something else" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
+    assert "this file holds something else" in refused("evaluate", place / "smd", "--out", tmp_path / "x.html")
     assert (tmp_path / "x.json").read_text() == '{"mine": 1}'
 
 
@@ -444,7 +442,7 @@ def test_ctrl_c_saves_finished_rows_and_the_same_command_continues(place: Path, 
             raise KeyboardInterrupt
         return sample(denoiser, n, steps, **options)
 
-    monkeypatch.setattr(JUDGE, "sample", stopped)
+    monkeypatch.setattr(evaluator, "sample", stopped)
     code, _, err = call(*command)
     assert code == 130
     assert f"3 finished rows are in {tmp_path / 'x.json'}, and the same command goes on from there" in err
@@ -463,7 +461,7 @@ def test_ctrl_c_before_the_first_row(place: Path, tmp_path: Path, monkeypatch) -
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(JUDGE, "features_for", stop)
+    monkeypatch.setattr(evaluator, "features_for", stop)
     code, _, err = call("evaluate", place / "plain", "--n", 20, "--out", tmp_path / "x.html")
     assert code == 130
     assert "no row was finished yet" in err
@@ -528,7 +526,7 @@ def test_without_the_extra_report_the_rows_are_saved_for_a_later_report(
         for module in ("matplotlib", "jinja2"):
             bare.setitem(sys.modules, module, None)
         said = done(*common)
-    assert "no report: report.html is drawn and written by matplotlib and Jinja2, and matplotlib and Jinja2" in said
+    assert "no report: report.html needs matplotlib and Jinja2, but matplotlib and Jinja2" in said
     assert 'pip install "softmix[report]"' in said
     assert not (tmp_path / "x.html").exists()
     kept = rows(tmp_path / "x.html")
@@ -599,7 +597,7 @@ def test_points_are_compared_with_points(tmp_path: Path) -> None:
     done("evaluate", tmp_path / "p.npy", "toy:ring", "--out", tmp_path / "x.html")
     values = rows(tmp_path / "x.html")[1]["values"]
     train, held_out = load("toy:ring"), load("toy:ring", split="test")
-    expected = Reference(train, held_out, features_for(train, None)).compare(load(tmp_path / "p.npy").x0())
+    expected = ReferenceSet(train, held_out, features_for(train, None)).compare(load(tmp_path / "p.npy").x0())
     assert values == expected
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softmix.data import toys
+from softmix.data.toys import ToyMixture
 from softmix.denoiser import Denoiser, Network, PointHead
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import UNetSpec

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from softmix.data.toys import ToyMixture
 from softmix.denoiser import Denoiser, Network, SoftHead
 from softmix.net import UNetSpec
 from softmix.oracle import MixtureProblem, correlated, gaussian, order

@@ -32,6 +32,7 @@ from softmix.process import PROCESSES, VE, VP, Flow, Gaussian, Noised
 from softmix.rng import Rng
 from softmix.shape import column
 
+pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 SHAPES = pytest.mark.parametrize("shape", [(3,), (3, 3, 3), (2, 1, 3)], ids=str)
@@ -385,10 +386,12 @@ def test_every_loss_is_covered() -> None:
 
 @pytest.mark.parametrize(("loss", "head"), FITS, ids=str)
 @SHAPES
-def test_a_loss_is_one_number_per_item_and_items_are_independent(loss: Loss, head: str, shape: tuple[int, ...]) -> None:
-    """[B], finite with finite gradients, also at t = 1. Item k of three equals the item alone (float64)."""
+def test_a_loss_is_one_number_for_each_item_and_no_item_sees_another(
+    loss: Loss, head: str, shape: tuple[int, ...], device: torch.device
+) -> None:
+    """[B], finite with finite gradients, also at t = 1; item k of three is the item alone (float64)."""
     torch.manual_seed(0)
-    network = networks(shape)[head]().double()
+    network = networks(shape)[head]().to(device).double()
     x0 = 0.6 * Rng(0, 3, "x0").normal((3, *shape), F64)
     data = VP().noise(x0, torch.tensor([0.1, 0.6, 1.0], dtype=F64), Rng(1, 3))
     posterior: Posterior = network(data.xt, data.t)

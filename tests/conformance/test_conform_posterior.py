@@ -30,6 +30,7 @@ from softmix.posterior import (
 from softmix.posterior.implicit import spread
 from softmix.rng import Rng
 
+pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
 SHAPES = pytest.mark.parametrize("shape", [(3,), (3, 2, 3), (3, 3, 3), (5,)], ids=str)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -173,7 +174,10 @@ def test_components_are_drawn_by_their_weights(make: Callable[..., Mixture | Ful
     far = Mixture(many, means, unit.new_ones(())) if make is mixture else FullMixture(many, means, unit, (2,))
     drawn = (far.sample(Rng(2, 12_000))[:, 0] / 100).round().long().reshape(4000, 3)
     counts = torch.stack([row.bincount(minlength=4) for row in drawn.T])
-    assert stats.chisquare(counts.flatten().numpy(), (logs.exp() * 4000).flatten().numpy(), ddof=2).pvalue > 1e-3
+    assert (
+        stats.chisquare(counts.flatten().cpu().numpy(), (logs.exp() * 4000).flatten().cpu().numpy(), ddof=2).pvalue
+        > 1e-3
+    )
 
 
 # densities
@@ -226,8 +230,8 @@ def test_the_full_mixture_density_and_covariance_equal_those_of_scipy() -> None:
         own = factor @ factor.mT
         weights = posterior.log_weights.exp()
         for b in range(3):
-            parts = [stats.multivariate_normal(mean[b, k].numpy(), own[b, k].numpy()) for k in range(4)]
-            truth = math.log(sum(float(weights[b, k]) * parts[k].pdf(x[b].flatten().numpy()) for k in range(4)))
+            parts = [stats.multivariate_normal(mean[b, k].cpu().numpy(), own[b, k].cpu().numpy()) for k in range(4)]
+            truth = math.log(sum(float(weights[b, k]) * parts[k].pdf(x[b].flatten().cpu().numpy()) for k in range(4)))
             assert float(posterior.log_prob(x)[b]) == pytest.approx(truth, abs=1e-9)
         second = torch.einsum("bk,bkij->bij", weights, own + mean[..., :, None] * mean[..., None, :])
         flat = posterior.mean.flatten(1)

@@ -15,6 +15,7 @@ from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, Table, kar
 from softmix.process.gaussian import LOGSNR_MIN
 from softmix.rng import Rng
 
+pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
 EVERY = pytest.mark.parametrize("process", PROCESSES, ids=str)
 NS = (1, 2, 3, 7, 260)

@@ -1,26 +1,22 @@
-"""A model whose weights are on an accelerator is asked there, and its samples are measured on the CPU.
+"""A model runs on the device of its weights, and its samples are measured on the CPU.
 
-The accelerator is torch's "meta" device, which computes nothing: what would compute is replaced by spies.
+The other device is torch's "meta" device, which computes nothing. Functions that compute are replaced by spies.
 """
-
-import sys
 
 import torch
 from torch import Tensor, nn
 
 from softmix.data.report import Report
 from softmix.data.store import Data, make
-from softmix.evaluate import judge
-from softmix.evaluate.carried import Carried
+from softmix.evaluate import SavedRows, evaluate_model, evaluator
+from softmix.evaluate.spread import LatentSpread
 from softmix.process import VP
 
-# the package has the function of the same name
-JUDGE = sys.modules["softmix.evaluate.judge"]
 META = torch.device("meta")
 
 
 class Far(nn.Module):
-    """A denoiser of 8x8 images with two classes, whose only weight is far away."""
+    """A denoiser of 8x8 images with two classes. Its only weight is on the device meta."""
 
     def __init__(self):
         super().__init__()
@@ -33,32 +29,34 @@ def images(count: int, seed: int) -> Data:
     return make("noise", values, torch.arange(count) % 2, ("a", "b"), Report(count))
 
 
-def test_samples_are_drawn_and_the_spread_is_measured_where_the_weights_are(monkeypatch):
+def test_samples_and_spread_are_computed_on_the_device_of_the_weights(monkeypatch):
     asked = []
 
     def sampled(denoiser: nn.Module, n: int, steps: int, **options: object) -> Tensor:
         asked.append(("sample", options["device"]))
         return images(n, 2).x0()
 
-    def spread(denoiser: nn.Module, x0: Tensor, *, cond: Tensor, m: int) -> Carried:
+    def spread(denoiser: nn.Module, x0: Tensor, *, cond: Tensor, m: int) -> LatentSpread:
         asked.append(("carried", x0.device))
         asked.append(("told", cond.device))
-        return Carried((0.0,), (1.0,), (1.0,), "residual")
+        return LatentSpread((0.0,), (1.0,), (1.0,), "residual")
 
-    monkeypatch.setattr(JUDGE, "sample", sampled)
-    monkeypatch.setattr(JUDGE, "carried", spread)
-    found = judge(Far(), images(40, 0), images(30, 1), title="far", steps=(1,), n=20, features="pixels")
+    monkeypatch.setattr(evaluator, "sample", sampled)
+    monkeypatch.setattr(evaluator, "latent_spread", spread)
+    found = evaluate_model(Far(), images(40, 0), images(30, 1), title="far", steps=(1,), n=20, features="pixels")
     assert asked == [("sample", META), ("carried", META), ("told", META)]
-    assert found.carried is not None and found.carried.total == 1
+    assert found.latent_spread is not None and found.latent_spread.total == 1
 
 
 def test_the_device_is_a_part_of_the_recipe_of_a_row(monkeypatch):
     """Another device rounds otherwise: a row of one is not taken for a row of the other."""
-    monkeypatch.setattr(JUDGE, "sample", lambda denoiser, n, steps, **options: images(n, 2).x0())
-    monkeypatch.setattr(JUDGE, "carried", lambda *_, **__: Carried((0.0,), (1.0,), (1.0,), "residual"))
+    monkeypatch.setattr(evaluator, "sample", lambda denoiser, n, steps, **options: images(n, 2).x0())
+    monkeypatch.setattr(evaluator, "latent_spread", lambda *_, **__: LatentSpread((0.0,), (1.0,), (1.0,), "residual"))
     near = Far()
     near.weight = nn.Parameter(torch.zeros(1))
-    kept = JUDGE.Kept()
+    kept = SavedRows()
     for model, found in ((Far(), 0), (Far(), 2), (near, 3)):
-        judge(model, images(40, 0), images(30, 1), title="far", steps=(1,), n=20, features="pixels", kept=kept)
-        assert kept.found == found
+        evaluate_model(
+            model, images(40, 0), images(30, 1), title="far", steps=(1,), n=20, features="pixels", saved=kept
+        )
+        assert kept.reused == found

@@ -46,9 +46,9 @@ def interrupted(sentence: str | Callable[[], str]) -> Iterator[None]:
 
 def cache() -> Path:
     """The folder of features and statistics between commands: $SOFTMIX_CACHE, or the user's cache folder."""
-    from ..evaluate.place import cache as place
+    from ..evaluate.cache_folder import cache_folder
 
-    return place()
+    return cache_folder()
 
 
 def load_data(source: str, **options: Any) -> Data:

@@ -22,7 +22,7 @@ from .run_data import training_data, with_held_out
 
 if TYPE_CHECKING:
     from ..data import Data
-    from ..evaluate import Evaluation, Kept, Row
+    from ..evaluate import Evaluation, EvaluationRow, SavedRows
     from ..sampler import Sampler
     from ..train import Model
     from .evaluate import Evaluate
@@ -78,7 +78,7 @@ class _Comparison:
     seed: int
     features: Any
     precision: Precision
-    kept: Kept
+    kept: SavedRows
 
 
 def evaluate_runs(asked: Evaluate, report: Path) -> None:
@@ -171,7 +171,7 @@ def _try(candidate: _Candidate, steps: int) -> None:
 def _evaluate(candidate: _Candidate, common: _Comparison) -> Evaluation:
     from tqdm import tqdm
 
-    from ..evaluate import carried_table, judge, said, table
+    from ..evaluate import evaluate_model, row_line, spread_table, table
     from ..sampler import traits
     from ..train import find_device
 
@@ -181,11 +181,11 @@ def _evaluate(candidate: _Candidate, common: _Comparison) -> Evaluation:
     ends = dict(zip(steps, [sum(list(costs.values())[: k + 1]) for k in range(len(steps))], strict=True))
     with tqdm(total=sum(costs.values()), unit="evaluation", desc=candidate.name, disable=None) as bar:
 
-        def tell(row: Row) -> None:
-            bar.write(f"{candidate.name}, {said(row)}")
+        def tell(row: EvaluationRow) -> None:
+            bar.write(f"{candidate.name}, {row_line(row)}")
             bar.update(max(ends.get(row.steps or 0, 0) - bar.n, 0))
 
-        result = judge(
+        result = evaluate_model(
             candidate.denoiser,
             common.train,
             common.held_out,
@@ -199,14 +199,14 @@ def _evaluate(candidate: _Candidate, common: _Comparison) -> Evaluation:
             cache=cache(),
             precision=common.precision,
             features=common.features,
-            kept=common.kept,
+            saved=common.kept,
             weights=candidate.recipe,
-            tell=tell,
+            on_row=tell,
             look=lambda step: bar.update(1) and None,
         )
     print(f"\n{result.title} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")
-    if result.carried is not None:
-        print(carried_table(result.carried) + "\n")
+    if result.latent_spread is not None:
+        print(spread_table(result.latent_spread) + "\n")
     return result
 
 

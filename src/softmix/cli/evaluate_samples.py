@@ -26,7 +26,8 @@ def evaluate_samples(asked: Evaluate, report: Path) -> None:
     """Compare samples with data, in one report. report : its path."""
     from tqdm import tqdm
 
-    from ..evaluate import judge_samples, said, table
+    from ..evaluate import evaluate_samples as measure_samples
+    from ..evaluate import row_line, table
 
     places = (asked.run, *asked.beside)
     data = _require_samples(asked, places)
@@ -49,7 +50,7 @@ def evaluate_samples(asked: Evaluate, report: Path) -> None:
         }
         results = []
         for each in samples:
-            result = judge_samples(
+            result = measure_samples(
                 each,
                 train,
                 held_out,
@@ -59,8 +60,8 @@ def evaluate_samples(asked: Evaluate, report: Path) -> None:
                 seed=asked.seed,
                 cache=cache(),
                 features=asked.features,
-                kept=kept,
-                tell=lambda row: tqdm.write(said(row)),
+                saved=kept,
+                on_row=lambda row: tqdm.write(row_line(row)),
             )
             print(f"\n{result.title} ({result.facts['features']}, {result.facts['samples']})\n{table(result)}\n")
             results.append(result)

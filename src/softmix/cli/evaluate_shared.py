@@ -11,7 +11,7 @@ from .outputs import require_writable_file
 
 if TYPE_CHECKING:
     from ..data import Data
-    from ..evaluate import Evaluation, Kept
+    from ..evaluate import Evaluation, SavedRows
     from .evaluate import Evaluate
 
 MAX_SAMPLES = 2000
@@ -60,24 +60,24 @@ def rows_path(report: Path) -> Path:
     return report.with_suffix(".json")
 
 
-def saved_rows(kept: Kept) -> str:
+def saved_rows(kept: SavedRows) -> str:
     """A sentence for Ctrl-C: the number of finished rows, and their file."""
-    count = kept.found + kept.added
+    count = kept.reused + kept.measured
     if not count:
         return "stopped; no row was finished yet"
     rows = "rows are" if count > 1 else "row is"
     return f"stopped; {count} finished {rows} in {kept.path}, and the same command goes on from there"
 
 
-def open_rows(report: Path) -> Kept:
+def open_rows(report: Path) -> SavedRows:
     """The rows that are saved already. Raises UsageError if the report or the rows cannot be written."""
-    from ..evaluate import Kept, KeptError
+    from ..evaluate import SavedRows, SavedRowsError
 
     for place, name in ((report, "the report"), (rows_path(report), "the rows of the report")):
         require_writable_file(place, name)
     try:
-        return Kept(rows_path(report))
-    except (KeptError, OSError) as error:
+        return SavedRows(rows_path(report))
+    except (SavedRowsError, OSError) as error:
         raise UsageError(str(error)) from error
 
 

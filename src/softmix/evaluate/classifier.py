@@ -1,4 +1,4 @@
-"""The small network whose penultimate layer serves as our feature extractor, and its training."""
+"""The small classifier for the features of images, and its training. Its penultimate layer gives the features."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ RATE = 2e-3
 
 
 class Classifier(nn.Module):
-    """Images [N, C, H, W] to logits [N, K]; `features` gives what the last layer sees, [N, 64].
+    """A convolutional classifier: images [N, C, H, W] to logits [N, K].
 
-    The stem's stride brings every size from 8 to 64 pixels to a grid of about 8 to 16, so that cost hardly
-    depends on the size. The last pooling keeps a 4 x 4 grid, so that features know where things are.
+    `features` returns the input of the last layer, [N, 64]. The stride of the stem brings every size from 8 to 64
+    pixels to a grid of about 8 to 16, so the cost hardly depends on the size. The last pooling keeps a 4 x 4 grid, so
+    the features depend on positions.
     """
 
     def __init__(self, channels: int, classes: int, size: int):
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
 
 
 def build(channels: int, classes: int, size: int, seed: int) -> Classifier:
-    """A fresh network, a function of its arguments; torch's own random state is left as it was."""
+    """Build a network with weights that depend on the arguments only. Torch's random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Classifier(channels, classes, size)
@@ -63,7 +64,7 @@ def build(channels: int, classes: int, size: int, seed: int) -> Classifier:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in an order that does not depend on how many threads the caller has, and no spinning beside other jobs."""
+    """Use one thread: then the order of sums does not depend on the caller's threads, and other jobs are not slowed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -75,12 +76,14 @@ def one_thread() -> Iterator[None]:
 @one_thread()
 @torch.enable_grad()
 def fit(net: Classifier, x0: Tensor, labels: Tensor, seed: int) -> None:
-    """Train in place on x0 [N, C, H, W] and int64 labels [N]: at most 20 epochs and 600 steps of 128 images.
+    """Train the network in place on x0 [N, C, H, W] and int64 labels [N].
 
-    AdamW with weight decay 0.01; the rate rises to 0.002 over the first fifth and falls to almost 0 (one cycle). Each
-    epoch goes through the images once, in an order of its own, and leaves out what does not fill a batch.
-    No label smoothing: it draws each class together to a point, and the features would no longer see how
-    the images of one class differ. No augmentation: features must notice a shift, not forgive it.
+    At most 20 epochs and 600 steps with batches of 128 images. AdamW with weight decay 0.01. The learning rate rises to
+    0.002 over the first fifth and falls to almost 0 (one cycle). Each epoch uses the images once, in its own order, and
+    leaves out the last incomplete batch.
+
+    No label smoothing: it draws each class together to a point, and the features would no longer show how the images
+    of one class differ. No augmentation: the features must notice a shift.
     """
     batch = min(BATCH, len(x0))
     per_epoch = len(x0) // batch
@@ -89,10 +92,10 @@ def fit(net: Classifier, x0: Tensor, labels: Tensor, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=RATE, total_steps=steps, pct_start=0.2)
     net.train()
     for step in range(steps):
-        epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        epoch, index = divmod(step, per_epoch)
+        if index == 0:
             order = permutation(seed, len(x0), f"classifier epoch {epoch}")
-        chosen = order[place * batch : (place + 1) * batch]
+        chosen = order[index * batch : (index + 1) * batch]
         loss = F.cross_entropy(net(x0[chosen]), labels[chosen])
         optimiser.zero_grad()
         loss.backward()

@@ -1,4 +1,4 @@
-"""Fidelity and diversity told apart, by balls around the nearest neighbours of each item."""
+"""Precision, recall, density and coverage: fidelity and diversity, measured by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .matrix import rows, same_width, spans
+from .matrix import as_matrix, need_same_width, slices
 
-# Distances that are equal in truth differ in the last bits; an edge this wide, relative to the radius, holds them.
+# Equal distances differ in the last bits by rounding. This tolerance, relative to the radius, treats them as equal.
 _EDGE = 1e-9
 
 
 class Coverage(NamedTuple):
-    """Four shares: see `coverage`. All lie in [0, 1] except density, which may exceed 1."""
+    """The four shares of `coverage`. All lie in [0, 1], but density may exceed 1."""
 
     precision: float
     recall: float
@@ -23,44 +23,44 @@ class Coverage(NamedTuple):
 
 
 def coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 512) -> Coverage:
-    """Precision, recall, density and coverage of generated features.
+    """Compute precision, recall, density and coverage of generated features.
 
-    B(x) is the ball around x that reaches to its k-th nearest neighbour in x's own set.
+    B(x) is the ball around x with the radius of the k-th nearest neighbour of x in its own set.
 
         precision  share of fakes inside the ball of at least one real
         recall     share of reals inside the ball of at least one fake
         density    mean over fakes of (number of real balls around it) / k
-        coverage   share of reals whose ball holds at least one fake
+        coverage   share of reals with at least one fake in their ball
 
     Parameters
     ----------
     real, fake : features [N, F] and [M, F], more than k items each.
-    k : which neighbour sets the radius. Give it with the numbers: all four depend on it and on N and M.
-    chunk : rows of distances held at once; memory beyond the features is near 20 chunk max(N, M) bytes.
+    k : the neighbour that sets the radius. Report it with the numbers: all four depend on it and on N and M.
+    chunk : rows of distances in memory at once; memory beyond the features is near 20 chunk max(N, M) bytes.
         The result does not depend on it.
 
     Reference points: for two samples of one law with N = M, density is 1 on average and coverage is
     1 - prod_{i=1..k} (N - i) / (2N - i), near 1 - 2^-k. A set against itself gives 1, 1, 1, 1. A lost mode
-    lowers recall and coverage and leaves precision; samples off the data lower precision and density.
+    lowers recall and coverage and leaves precision. Samples off the data lower precision and density.
 
-    A fake on the very edge of a ball counts as inside, except for density, where a set against itself
-    would else count k + 1 neighbours of k.
+    A fake on the edge of a ball counts as inside. Density is the exception: otherwise a set against itself would
+    count k + 1 neighbours of k.
 
-    Raises ValueError for k < 1, sets not larger than k, different numbers of features, values not finite.
+    Raises ValueError for k < 1, sets not larger than k, different numbers of features, and values not finite.
 
     Source: Kynkäänniemi et al., arXiv 1904.06991, section 2 (precision, recall); Naeem et al.,
-    arXiv 2002.09797, section 3 (density, coverage). Prefer the latter two where outliers are likely.
+    arXiv 2002.09797, section 3 (density, coverage). Prefer density and coverage if outliers are likely.
     """
     if k < 1:
-        raise ValueError(f"neighbour number k = {k} was asked for; give at least 1")
-    real, fake = rows(real, "the real set", least=k + 1), rows(fake, "the generated set", least=k + 1)
-    same_width(real, fake, "the real and the generated set")
-    # Distances do not change when all features move; near the origin the squares lose fewer digits.
+        raise ValueError(f"k = {k} neighbours were asked for; give at least 1")
+    real, fake = as_matrix(real, "the real set", least=k + 1), as_matrix(fake, "the generated set", least=k + 1)
+    need_same_width(real, fake, "the real and the generated set")
+    # A common shift changes no distance, and near the origin the squares lose fewer digits.
     real, fake = real - real.mean(0), fake - real.mean(0)
     real_radius, fake_radius = _radii(real, k, chunk), _radii(fake, k, chunk)
-    inside_a_real_ball = torch.zeros(len(fake), dtype=torch.bool)
+    inside_a_real_ball = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
     recalled = covered = pairs = 0
-    for part in spans(len(real), chunk):
+    for part in slices(len(real), chunk):
         apart, radius = _squares(real[part], fake), real_radius[part, None]
         near = apart <= radius * (1 + _EDGE)
         inside_a_real_ball |= near.any(0)
@@ -78,13 +78,13 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 512) -> Covera
 def _radii(x: Tensor, k: int, chunk: int) -> Tensor:
     """Squared distance from each row to its k-th nearest other row."""
     # Each item is its own nearest neighbour at distance 0, hence k + 1.
-    nearest = (_squares(x[part], x).topk(k + 1, dim=1, largest=False).values for part in spans(len(x), chunk))
+    nearest = (_squares(x[part], x).topk(k + 1, dim=1, largest=False).values for part in slices(len(x), chunk))
     return torch.cat([values[:, -1] for values in nearest])
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances [N, M] by one matrix product, four times as fast as by differences."""
+    """Squared distances [N, M] by one matrix product: four times as fast as by differences."""
     size = a.square().sum(1)[:, None] + b.square().sum(1)
     apart = torch.addmm(size, a, b.T, alpha=-2)
-    # Copies come out as rounding error, of either sign; their distance is 0.
+    # The distance of two copies is 0; here it is rounding error of either sign.
     return apart.masked_fill_(apart < 1e-13 * size, 0.0)

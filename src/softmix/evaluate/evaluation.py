@@ -1,4 +1,4 @@
-"""What an evaluation holds: rows of numbers, pictures, and what both depend on."""
+"""The result of an evaluation: rows of numbers, pictures, and the facts that they depend on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .carried import Carried
+from .spread import LatentSpread
 
 
 @dataclass(frozen=True)
-class Row:
-    """Items of one kind against held-out data. values: metric -> number, in the order of the table.
+class EvaluationRow:
+    """The measurements of one set of items against held-out data.
 
-    steps : of the sampler, or None for items that were not sampled here. sampler : "" for real items.
+    name : the name of the set, as the table prints it.
+    steps : the number of sampler steps, or None for items that were not sampled here.
+    sampler : the sampler, or "" for real items.
+    values : metric -> number, in the order of the table.
     """
 
     name: str
@@ -23,13 +26,13 @@ class Row:
 
     @property
     def is_floor(self) -> bool:
-        """Whether no sampler made the items: they are real."""
+        """Whether the items are real: no sampler made them."""
         return self.steps is None and not self.sampler
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images to look at, x0 in [-1, 1], [N, C, H, W], under a caption."""
+    """Images for the report, x0 in [-1, 1], [N, C, H, W], with a caption."""
 
     caption: str
     images: Tensor
@@ -37,16 +40,19 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that a report shows.
+    """The whole content of a report.
 
-    title; facts: name -> text, what the numbers depend on (data, hashes, counts, seeds, weights, machine);
-    rows: the floor (real against real) first; carried: how much spread the latent has, by noise level, or
-    None for a model that believes in points; pictures: samples by step count, nearest training images.
+    title : the name of the model or of the samples.
+    facts : name -> text; the numbers depend on them (data, hashes, counts, seeds, weights, machine).
+    rows : the measurements, the floor (real against real) first.
+    latent_spread : the spread of the draws by noise level, or None for a model with point posteriors.
+    pictures : samples by step count, and the nearest training images.
+    curves : name -> points of a curve, for example the training loss.
     """
 
     title: str
     facts: dict[str, str]
-    rows: tuple[Row, ...]
-    carried: Carried | None
+    rows: tuple[EvaluationRow, ...]
+    latent_spread: LatentSpread | None
     pictures: tuple[Pictures, ...] = ()
     curves: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)

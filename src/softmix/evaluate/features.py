@@ -1,4 +1,4 @@
-"""Feature extractors, each named after what it was fitted to and a hash of its weights."""
+"""Feature extractors. The name of each one holds its data set and a hash of its weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..rng import permutation
 from . import classifier
+from .downsample import DownsampledFeatures, downsample, downsampled_size
 from .extractor import Features, need_images
-from .matrix import rows, spans
-from .shrink import Shrunk, shrink, shrunk_size
-from .stored import read_weights, weights_hash, write_weights
+from .files import read_weights, weights_hash, write_weights
+from .matrix import as_matrix, slices
 
 BATCH = 256
 
@@ -28,11 +28,11 @@ class RawFeatures(Features):
         self.name = name
 
     def __call__(self, x0: Tensor) -> Tensor:
-        return rows(x0, "the sample")
+        return as_matrix(x0, "the sample")
 
 
 class PixelFeatures(Features):
-    """Coordinates along fixed directions: (x0 - mean) components^T."""
+    """Principal components: (x0 - mean) components^T."""
 
     def __init__(self, mean: Tensor, components: Tensor):
         self.mean, self.components = mean, components
@@ -44,8 +44,8 @@ class PixelFeatures(Features):
             raise ValueError(
                 f"{self.name} was fitted to images of {len(self.mean)} values; these have shape {list(x0.shape)}"
             )
-        parts = spans(len(x0), BATCH)
-        return torch.cat([(rows(x0[part], "x0") - self.mean) @ self.components.T for part in parts])
+        parts = slices(len(x0), BATCH)
+        return torch.cat([(as_matrix(x0[part], "x0") - self.mean) @ self.components.T for part in parts])
 
 
 class ClassifierFeatures(Features):
@@ -68,39 +68,42 @@ class ClassifierFeatures(Features):
             raise ValueError(
                 f"{self.name} was trained on images of shape {list(self.shape)}; these have shape {list(x0.shape[1:])}"
             )
-        features = torch.cat([self.net.features(x0[part].cpu().float()) for part in spans(len(x0), BATCH)])
+        features = torch.cat([self.net.features(x0[part].cpu().float()) for part in slices(len(x0), BATCH)])
         return features.double(), cast(Tensor, self.net.head(features)).double()
 
 
 def raw_features() -> Features:
-    """The extractor that leaves points as they are (flattened), in float64; its name is "raw"."""
+    """Return the extractor for points: the flattened values in float64. Its name is "raw"."""
     return RawFeatures("raw")
 
 
 def image_features() -> Features:
-    """The extractor that leaves the values of images as they are, in float64; its name is "pixels".
+    """Return the extractor for small images: the pixel values in float64. Its name is "pixels".
 
-    A Fréchet distance in them is in squared units of x0. Its cost grows with the third power of their number.
+    A Fréchet distance in these features is in squared units of x0. Its cost grows with the third power of the number
+    of values.
     """
     return RawFeatures("pixels")
 
 
 def pixel_features(x0_reference: Tensor, dim: int = 64) -> Features:
-    """Principal components of raw values, fitted to the reference: for images that have no labels.
+    """Fit principal components to the pixels of a reference set. Choose them for images without labels.
 
     Parameters
     ----------
     x0_reference : images [N, C, H, W] in [-1, 1], N >= 2. The real set, never the generated one.
-    dim : number of components; less if the images have fewer values, or the reference fewer items.
+    dim : number of components; fewer if the images have fewer values, or the reference fewer items.
 
     The components are not rescaled, so a Fréchet distance in them is in squared units of x0. The name is
-    "pca64-<hash>". They see colour, layout and blur, and little of what a picture shows; use
-    `classifier_features` where labels exist. Raises ValueError for values not finite or not in [-1, 1].
+    "pca64-<hash>". They show colour, layout and blur, but little of the content of a picture. Use
+    `classifier_features` if there are labels.
+
+    Raises ValueError for values not finite or not in [-1, 1].
     """
     flat = need_images(x0_reference).detach().cpu().flatten(1)
     if len(flat) < 2:
-        raise ValueError(f"the reference holds {len(flat)} images; at least 2 are needed to find components")
-    # A half-precision tensor has no numpy twin; a float64 copy of a large float32 set may not fit.
+        raise ValueError(f"the reference holds {len(flat)} images; at least 2 are needed to fit components")
+    # numpy has no bfloat16. A float64 copy of a large float32 set may not fit into memory.
     values = flat.numpy() if flat.dtype in (torch.float32, torch.float64) else flat.float().numpy()
     from sklearn.decomposition import PCA
 
@@ -111,46 +114,47 @@ def pixel_features(x0_reference: Tensor, dim: int = 64) -> Features:
 def classifier_features(
     x0: Tensor, labels: Tensor, classes: int, *, name: str, seed: int = 0, cache: Path | None = None
 ) -> Features:
-    """Features of a small classifier trained here on real images: 64 numbers per image.
+    """Train a small classifier on real images and return its penultimate layer: 64 features per image.
 
     Parameters
     ----------
-    x0 : real images [N, C, H, W] in [-1, 1], N >= 10, H and W from 8 to 256, any C. Above 64 it sees averages, see
-        `shrink`, and its name begins with the size that it sees: at-48x64-photos-cnn-3f2a91.
+    x0 : real images [N, C, H, W] in [-1, 1], N >= 10, H and W from 8 to 256, any C. Images above 64 pixels are averaged
+        first, see `downsample`. The name then begins with the smaller size: at-48x64-photos-cnn-3f2a91.
     labels : integers [N] in 0 .. classes - 1.
+    classes : the number of classes.
     name : the data set's name; the extractor is called <name>-cnn-<first 6 hex of SHA-256 of its weights>.
-    seed : decides the first weights, the order of images and which tenth of them is held out.
-    cache : a folder for the weights (safetensors). Their file is keyed by images, labels and settings, is
-        read instead of training if it is whole, and is trained anew, with a warning, if it is not.
+    seed : decides the initial weights, the order of images and the held-out tenth.
+    cache : a folder for the weights (safetensors). The file name is a hash of images, labels and settings. A complete
+        file replaces the training. A damaged file causes a warning, and the classifier is trained again.
 
-    The same data, seed, torch build and kind of processor give the same bits and so the same name, however
-    many threads torch has (training uses one); elsewhere bits may differ, and then the name says that the
-    numbers are not comparable. Takes about 25 s on one CPU core, however many images there are. `accuracy`
-    is on the held-out tenth: features of a classifier that cannot tell the classes apart are not worth
-    measuring with.
+    The same data, seed, torch build and kind of processor give the same bits and so the same name. The number of
+    threads does not matter, because training uses one. On other machines the bits may differ. Then the name differs
+    too, and the numbers are not comparable. Training takes about 25 s on one CPU core for any number of images.
+    `accuracy` is measured on the held-out tenth. If it is low, do not use the features: the classifier cannot
+    distinguish the classes.
 
-    Raises ValueError for sizes, labels or values that do not fit the above.
+    Raises ValueError for sizes, labels or values outside these limits.
     """
     x0, labels = _labelled(x0, labels, classes)
     shape = tuple(x0.shape[1:])
-    if shrunk_size(*shape[1:]) != shape[1:]:
-        inner = classifier_features(shrink(x0), labels, classes, name=name, seed=seed, cache=cache)
-        return Shrunk(inner, shape)
+    if downsampled_size(*shape[1:]) != shape[1:]:
+        inner = classifier_features(downsample(x0), labels, classes, name=name, seed=seed, cache=cache)
+        return DownsampledFeatures(inner, shape)
     net = classifier.build(shape[0], classes, min(shape[1:]), seed)
     if cache is None:
         return ClassifierFeatures(net, name, shape, _train(net, x0, labels, seed))
     path = cache / f"{name}-cnn-{_key(x0, labels, classes, seed)}.safetensors"
     accuracy = _reload(net, path)
     if accuracy is None:
-        # A file that was refused half way may have left some of its weights behind.
+        # A file that failed while loading may have changed some weights already.
         net = classifier.build(shape[0], classes, min(shape[1:]), seed)
         accuracy = _train(net, x0, labels, seed)
-        _keep(net, accuracy, path)
+        _save(net, accuracy, path)
     return ClassifierFeatures(net, name, shape, accuracy)
 
 
 def _train(net: classifier.Classifier, x0: Tensor, labels: Tensor, seed: int) -> float:
-    """Fit on nine tenths; the accuracy on the last."""
+    """Train on nine tenths; return the accuracy on the rest."""
     order = permutation(seed, len(x0), "classifier held out")
     unseen, seen = order[: len(x0) // 10], order[len(x0) // 10 :]
     classifier.fit(net, x0[seen], labels[seen], seed)
@@ -160,7 +164,7 @@ def _train(net: classifier.Classifier, x0: Tensor, labels: Tensor, seed: int) ->
 
 
 def _reload(net: classifier.Classifier, path: Path) -> float | None:
-    """Put stored weights into the net and return their accuracy; None if there are none to be trusted."""
+    """Load saved weights into the net and return their accuracy; None if there is no usable file."""
     if not path.exists():
         return None
     try:
@@ -168,17 +172,17 @@ def _reload(net: classifier.Classifier, path: Path) -> float | None:
         accuracy = float(notes["accuracy"])
         net.load_state_dict(weights)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        warnings.warn(f"{path} cannot be used ({error}); the classifier is trained anew", stacklevel=3)
+        warnings.warn(f"{path} cannot be used ({error}); the classifier is trained again", stacklevel=3)
         return None
     return accuracy
 
 
-def _keep(net: classifier.Classifier, accuracy: float, path: Path) -> None:
+def _save(net: classifier.Classifier, accuracy: float, path: Path) -> None:
     try:
         write_weights(path, net.state_dict(), {"accuracy": repr(accuracy)})
     except OSError as error:
-        # The features are good without the cache; only the next run pays.
-        warnings.warn(f"the classifier could not be stored on disk as {path} ({error})", stacklevel=3)
+        # The features are valid without the cache; only the next run has to train again.
+        warnings.warn(f"the classifier could not be saved as {path} ({error})", stacklevel=3)
 
 
 def _key(x0: Tensor, labels: Tensor, classes: int, seed: int) -> str:
@@ -192,7 +196,7 @@ def _key(x0: Tensor, labels: Tensor, classes: int, seed: int) -> str:
 
 
 def _labelled(x0: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Checked training data: float32 images and int64 labels on the CPU."""
+    """Check the training data and return float32 images and int64 labels on the CPU."""
     count, height, width = need_images(x0).shape[0], x0.shape[2], x0.shape[3]
     if not (min(height, width) >= 8 and max(height, width) <= 256):
         raise ValueError(
@@ -207,7 +211,7 @@ def _labelled(x0: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]
         )
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, but {classes} classes were announced; "
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but classes = {classes} was given; "
             f"labels must be in 0 .. {classes - 1}"
         )
     return x0.detach().cpu().float(), labels.detach().cpu().long()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..rng import permutation
-from .matrix import rows, same_width
+from .matrix import as_matrix, need_same_width
 
 
 class KernelDistance(NamedTuple):
@@ -22,30 +22,32 @@ class KernelDistance(NamedTuple):
 def kernel_distance(a: Tensor, b: Tensor, rng_seed: int, subsets: int = 20, size: int | None = None) -> KernelDistance:
     """Unbiased squared maximum mean discrepancy with the cubic kernel k(x, y) = (x.y / F + 1)^3.
 
-    Both sets are shuffled and cut into `subsets` blocks of `size` items that share no item; each pair of
+    Both sets are shuffled and cut into `subsets` blocks of `size` items. No item is in two blocks. Each pair of
     blocks gives the unbiased estimate
 
         mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean_{i, j} k(a_i, b_j)
 
-    and their mean and its standard error are returned. Since no item is used twice, the blocks are
-    independent and the error is honest; the subsets of the usual KID overlap and make it too small.
+    The result is the mean of these estimates and its standard error. No item is used twice, so the blocks are
+    independent and the error is correct. The subsets of the usual KID overlap, and their error is too small.
 
     Parameters
     ----------
     a, b : features [N, F] and [M, F], two independent samples. For a set against itself the result is
-        below 0 by about 2/N of the kernel's spread, since the items then meet themselves.
+        below 0 by about 2/N of the kernel's spread, because items are compared with themselves.
     rng_seed : decides the blocks, nothing else.
-    subsets : number of blocks, at least 2. More blocks give a surer standard error and a larger one.
-    size : items per block, at least 2; left out, as many as both sets allow. Memory is near 32 size^2 bytes.
+    subsets : number of blocks, at least 2. More blocks give a more precise standard error, and a larger one.
+    size : items per block, at least 2; None for as many as both sets allow. Memory is near 32 size^2 bytes.
 
-    The value has no floor: for two samples of one law it is 0 on average, so it is below 0 half the time,
-    and is not clamped. ValueError when the sets are too small for the blocks asked for.
+    The value has no floor: for two samples of one law it is 0 on average, so half of the values are below 0.
+    Negative values are not clamped.
+
+    Raises ValueError if the sets are too small for the blocks.
 
     Source: Binkowski et al., arXiv 1801.01401 (kernel, unbiased estimate); Zaremba, Gretton & Blaschko,
-    arXiv 1307.1954 (blocks). Choose it when counts are small or differ.
+    arXiv 1307.1954 (blocks). Choose it if counts are small or differ.
     """
-    a, b = rows(a, "the first feature set"), rows(b, "the second feature set")
-    same_width(a, b, "the feature sets")
+    a, b = as_matrix(a, "the first feature set"), as_matrix(b, "the second feature set")
+    need_same_width(a, b, "the feature sets")
     size = _block_size(min(len(a), len(b)), subsets, size)
     blocks_a, blocks_b = _blocks(a, rng_seed, "a", subsets, size), _blocks(b, rng_seed, "b", subsets, size)
     values = torch.stack([_unbiased(x, y) for x, y in zip(blocks_a, blocks_b, strict=True)])

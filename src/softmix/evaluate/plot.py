@@ -1,4 +1,4 @@
-"""Curves as SVG to be set inside a page, whose style sheet then gives them their colours."""
+"""Draw curves as SVG for a page. The style sheet of the page gives the colours."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Matplotlib knows no CSS variables, so it draws in colours that nobody uses and the text is replaced afterwards:
-# only so is one drawing legible on a light and on a dark page.
+# Matplotlib knows no CSS variables. So it draws in unused colours, which are replaced by variables afterwards. One
+# drawing is then legible on a light and on a dark page.
 _INK = "#123456"
 _SERIES = tuple(f"#1234a{k}" for k in range(6))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -38,15 +38,19 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": False,
 }
 _MOST_POINTS = 300
-# From this ratio on, a straight axis would hide the smaller values.
+# Above this ratio a linear axis would hide the smaller values.
 _WIDE = 15
 
 Scale = Literal["share", "distance", "signed"]
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a chart. series : decides colour and marker; error : half the height of each bar, if any."""
+class Curve:
+    """One curve of a chart.
+
+    series : decides colour and marker.
+    error : half the height of each error bar, or None.
+    """
 
     series: int
     x: tuple[float, ...]
@@ -55,44 +59,45 @@ class Line:
 
 
 def by_steps(
-    name: str, about: str, lines: Sequence[Line], floors: Sequence[tuple[int | None, float]], scale: Scale = "distance"
+    name: str, alt: str, lines: Sequence[Curve], floors: Sequence[tuple[int | None, float]], scale: Scale = "distance"
 ) -> str:
-    """A metric against the number of steps.
+    """Draw a metric against the number of steps.
 
-    floors : dashed levels, of one series or (None) of all. scale : "share" has an axis from 0 to 1; "distance"
-    one from 0, or a logarithmic one if the values span much; "signed" too, but straight through 0 within the errors.
+    floors : dashed levels, each of one series, or of all (None).
+    scale : "share" has an axis from 0 to 1. "distance" has an axis from 0, or a logarithmic one if the range is wide.
+        "signed" is like "distance", but linear around 0 within the errors.
     """
 
     def draw(axes: Axes) -> None:
         for series, level in floors:
             axes.axhline(level, color=_INK if series is None else _colour(series), ls=(0, (4, 3)), lw=1.1, alpha=0.75)
         for line in lines:
-            axes.errorbar(line.x, line.y, yerr=line.error, capsize=2.5, elinewidth=1, **_look(line))
+            axes.errorbar(line.x, line.y, yerr=line.error, capsize=2.5, elinewidth=1, **_style(line))
         _steps_axis(axes, sorted({x for line in lines for x in line.x}))
         _value_axis(axes, lines, [level for _, level in floors], scale)
 
-    return _svg(name, about, draw)
+    return _svg(name, alt, draw)
 
 
-def by_logsnr(name: str, about: str, lines: Sequence[Line]) -> str:
-    """rho against logsnr, with the truth at 1 and collapse at 0."""
+def by_logsnr(name: str, alt: str, lines: Sequence[Curve]) -> str:
+    """Draw rho against logsnr, with the truth at 1 and collapse at 0."""
 
     def draw(axes: Axes) -> None:
         for level, text in ((0.0, "collapsed"), (1.0, "truth")):
             axes.axhline(level, color=_INK, lw=0.9, ls=(0, (4, 3)), alpha=0.75)
             axes.text(1.02, level, text, transform=axes.get_yaxis_transform(), va="center")
         for line in lines:
-            axes.plot(line.x, line.y, **_look(line))
+            axes.plot(line.x, line.y, **_style(line))
         axes.set_ylim(-0.08, max(1.2, *(1.1 * y for line in lines for y in line.y)))
         axes.set_xlabel("logsnr  (noise on the left, clean on the right)")
         axes.set_ylabel("rho")
         axes.margins(x=0.04)
 
-    return _svg(name, about, draw, (4.8, 2.8))
+    return _svg(name, alt, draw, (4.8, 2.8))
 
 
-def by_training(name: str, about: str, lines: Sequence[Line]) -> str:
-    """The loss against the training step; long logs as means over blocks."""
+def by_training(name: str, alt: str, lines: Sequence[Curve]) -> str:
+    """Draw the loss against the training step; long logs as means over blocks."""
 
     def draw(axes: Axes) -> None:
         for line in lines:
@@ -104,14 +109,14 @@ def by_training(name: str, about: str, lines: Sequence[Line]) -> str:
         axes.set_ylabel("loss")
         axes.margins(x=0.01)
 
-    return _svg(name, about, draw, (4.8, 2.5))
+    return _svg(name, alt, draw, (4.8, 2.5))
 
 
 def _colour(series: int) -> str:
     return _SERIES[series % COLOURS]
 
 
-def _look(line: Line) -> dict[str, Any]:
+def _style(line: Curve) -> dict[str, Any]:
     return {"color": _colour(line.series), "marker": _MARKERS[line.series % COLOURS], "clip_on": False, "zorder": 3}
 
 
@@ -125,7 +130,7 @@ def _steps_axis(axes: Axes, steps: Sequence[float]) -> None:
     axes.set_xlabel("steps")
 
 
-def _value_axis(axes: Axes, lines: Sequence[Line], floors: Sequence[float], scale: Scale) -> None:
+def _value_axis(axes: Axes, lines: Sequence[Curve], floors: Sequence[float], scale: Scale) -> None:
     axes.grid(axis="y", color=_INK, alpha=0.13, lw=0.6)
     axes.set_axisbelow(True)
     values = [y for line in lines for y in line.y]
@@ -140,7 +145,7 @@ def _value_axis(axes: Axes, lines: Sequence[Line], floors: Sequence[float], scal
 
 
 def _span(values: Sequence[float]) -> float:
-    """The largest over the smallest; 1 where there is none that a logarithm could show."""
+    """The largest value over the smallest; 1 if a value is not positive or there is none."""
     return max(values) / min(values) if values and min(values) > 0 else 1.0
 
 
@@ -153,8 +158,8 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _signed_axis(axes: Axes, lines: Sequence[Line], floors: Sequence[float]) -> None:
-    """Logarithmic on both sides of 0, straight where values are within their errors."""
+def _signed_axis(axes: Axes, lines: Sequence[Curve], floors: Sequence[float]) -> None:
+    """An axis that is logarithmic on both sides of 0 and linear within the errors."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     points = [(y, e) for line in lines for y, e in zip(line.y, line.error or [0.0] * len(line.y), strict=True)]
@@ -170,9 +175,9 @@ def _signed_axis(axes: Axes, lines: Sequence[Line], floors: Sequence[float]) -> 
     axes.set_ylim(min(-0.3 * straight, *(1.2 * (y - e) for y, e in points), *(1.2 * level for level in floors)), top)
 
 
-def _thinned(line: Line) -> Line:
+def _thinned(line: Curve) -> Curve:
     block = math.ceil(len(line.x) / _MOST_POINTS)
-    return Line(line.series, _block_means(line.x, block), _block_means(line.y, block))
+    return Curve(line.series, _block_means(line.x, block), _block_means(line.y, block))
 
 
 def _block_means(values: tuple[float, ...], block: int) -> tuple[float, ...]:
@@ -180,29 +185,32 @@ def _block_means(values: tuple[float, ...], block: int) -> tuple[float, ...]:
     return tuple(sum(part) / len(part) for part in parts)
 
 
-def _svg(name: str, about: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.0, 2.6)) -> str:
-    """Draws on axes of `size` inches. name : unlike that of any other drawing on the page; about : for those who
-    do not see it."""
+def _svg(name: str, alt: str, draw: Callable[[Axes], None], size: tuple[float, float] = (4.0, 2.6)) -> str:
+    """Draw on axes of `size` inches.
+
+    name : unique on the page.
+    alt : a text for readers who cannot see the drawing.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     text = io.StringIO()
     with matplotlib.rc_context():
-        # The reader's own matplotlib settings would else change the bytes.
+        # The user's own matplotlib settings would change the bytes.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": name})
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
-    return _inlined(text.getvalue(), name, about)
+    return _inlined(text.getvalue(), name, alt)
 
 
-def _inlined(svg: str, name: str, about: str) -> str:
-    """An SVG file as an element of a page: no prologue, identifiers of its own, colours from the style sheet."""
+def _inlined(svg: str, name: str, alt: str) -> str:
+    """Turn an SVG file into an element of a page: no prologue, unique identifiers, colours from the style sheet."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     for k, colour in enumerate(_SERIES):
         svg = svg.replace(colour, f"var(--s{k})")
     svg = svg.replace(_INK, "currentColor")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(about)}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)

@@ -1,4 +1,4 @@
-"""What samples are compared with, and in which features."""
+"""The held-out data that samples are compared with, and the choice of features."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from torch import Tensor
 from ..data import Data
 from ..data.store import choose
 from .coverage import coverage
+from .downsample import DownsampledFeatures, downsampled_items
 from .extractor import Features
 from .features import classifier_features, image_features, pixel_features, raw_features
 from .frechet import frechet, frechet_error
 from .kernel import kernel_distance
-from .nearest import compared, nearest
+from .nearest import memorisation_of, nearest
 from .points import histogram_tv, sliced_wasserstein
-from .shrink import Shrunk, shrunk_items
 
-Kind = Literal["auto", "pixels", "pca", "classifier"]
-KINDS: tuple[Kind, ...] = ("auto", "pixels", "pca", "classifier")
+FeatureKind = Literal["auto", "pixels", "pca", "classifier"]
+FEATURE_KINDS: tuple[FeatureKind, ...] = ("auto", "pixels", "pca", "classifier")
 
 LEAST = 8
 MOST_FITTED = 20_000
 MOST_BALLS = 5_000
 MOST_NEAREST = 1_000
-# A covariance of this many values takes about a second to be compared.
+# A Fréchet distance of this many values takes about a second.
 MOST_PIXELS = 1_024
 
 
-def features_for(data: Data, cache: Path | None, kind: Kind = "auto") -> Features:
-    """The extractor for these data, fitted to them.
+def features_for(data: Data, cache: Path | None, kind: FeatureKind = "auto") -> Features:
+    """Fit a feature extractor to a data set.
 
-    kind : "classifier", a small one trained on the labels, for images of 8 to 256 pixels a side; "pca", principal
-        components of the pixels, for images of any size; "pixels", the values themselves, of small images. "auto" is
-        the classifier where the data have two classes and it can be trained, else principal components. Points
-        are always measured as they are. Of images above 64 pixels, the first two see averages (`shrink`), and
-        their name says at what size. cache : where the classifier is kept.
+    data : the data set.
+    cache : the folder that caches the classifier, or None.
+    kind : "classifier" is a small classifier trained on the labels, for images of 8 to 256 pixels a side. "pca" is the
+        principal components of the pixels, for images of any size, fitted to at most 20,000 items. "pixels" is the
+        pixel values, for small images. "auto" is the classifier if the data have two classes or more and it can be
+        trained, otherwise "pca".
 
-    Components are fitted to at most 20,000 items. Raises ValueError for a kind that these data do not allow.
+    Points are always measured as they are. For images above 64 pixels, "classifier" and "pca" use averages
+    (`downsample`), and the name of the extractor gives their size.
+
+    Raises ValueError for a kind that these data do not allow.
     """
     reason = refusal(data, kind)
     if reason:
@@ -50,15 +54,15 @@ def features_for(data: Data, cache: Path | None, kind: Kind = "auto") -> Feature
     if kind == "pixels":
         return image_features()
     if kind == "pca" or _no_classifier(data) or data.labels is None:
-        return _shrunk(pixel_features(shrunk_items(data, choose(len(data), MOST_FITTED))), data)
-    x0 = shrunk_items(data, torch.arange(len(data)))
-    return _shrunk(classifier_features(x0, data.labels, len(data.classes), name=data.name, cache=cache), data)
+        return _downsampled(pixel_features(downsampled_items(data, choose(len(data), MOST_FITTED))), data)
+    x0 = downsampled_items(data, torch.arange(len(data)))
+    return _downsampled(classifier_features(x0, data.labels, len(data.classes), name=data.name, cache=cache), data)
 
 
-def refusal(data: Data, kind: Kind) -> str:
-    """Why these data cannot be measured in features of this kind; "" if they can."""
-    if kind not in KINDS:
-        return f"there are {', '.join(KINDS)}"
+def refusal(data: Data, kind: FeatureKind) -> str:
+    """Return the reason why these data cannot be measured in features of this kind; "" if they can."""
+    if kind not in FEATURE_KINDS:
+        return f"the kinds are {', '.join(FEATURE_KINDS)}"
     if kind != "auto" and not data.is_image:
         return f"{data.name} has no images, and points are measured as they are; leave it out"
     if kind == "classifier" and _no_classifier(data):
@@ -70,25 +74,29 @@ def refusal(data: Data, kind: Kind) -> str:
 
 
 def _no_classifier(data: Data) -> str:
-    """Why no classifier can be trained on these images; "" if one can."""
+    """Return the reason why no classifier can be trained on these images; "" if one can."""
     _, height, width = data.shape
     if data.labels is None or len(data.classes) < 2:
-        return "has no two classes to tell apart"
+        return "has fewer than two classes"
     if not (min(height, width) >= 8 and max(height, width) <= 256):
-        return f"has images of {height}x{width} where 8x8 to 256x256 can be classified"
-    return "" if len(data) >= 10 else f"has {len(data)} items where 10 are needed"
+        return f"has images of {height}x{width}; a classifier takes 8x8 to 256x256"
+    return "" if len(data) >= 10 else f"has {len(data)} items; a classifier needs 10"
 
 
-def _shrunk(features: Features, data: Data) -> Features:
-    wrapped = Shrunk(features, data.shape)
+def _downsampled(features: Features, data: Data) -> Features:
+    wrapped = DownsampledFeatures(features, data.shape)
     return features if wrapped.size == data.shape[1:] else wrapped
 
 
-class Reference:
-    """What samples are compared with: held-out data, their features, and how near they lie to the training set.
+class ReferenceSet:
+    """Held-out data, with their features and their distances to the training set. Samples are compared with it.
 
-    Where a measure takes only some of the items, they are a fixed random choice (`choose`), of held-out data and of
-    samples alike, since data are often sorted by class.
+    Some measures use only a part of the items. This part is a fixed random choice (`choose`), for held-out data and for
+    samples, because data are often sorted by class.
+
+    train, held_out : the training data, and data that were not trained on.
+    features : the extractor.
+    seed : decides random blocks, halves and directions.
     """
 
     def __init__(self, train: Data, held_out: Data, features: Features, seed: int = 0):
@@ -103,32 +111,36 @@ class Reference:
         return self.features(self.real)
 
     @cached_property
-    def unseen(self) -> Tensor:
-        """Distances [M] from at most 1,000 held-out items to the training items nearest to them."""
-        return nearest(_some(self.real, MOST_NEAREST), self.train.x0()).distance
+    def held_out_nearest(self) -> Tensor:
+        """Distances [M] from at most 1,000 held-out items to their nearest training items."""
+        return nearest(_random_items(self.real, MOST_NEAREST), self.train.x0()).distance
 
     @property
-    def has_yardstick(self) -> bool:
-        """Whether less than half of the held-out items are copies of training items."""
-        return float(self.unseen.quantile(0.5)) > 0
+    def held_out_is_new(self) -> bool:
+        """Whether fewer than half of the held-out items are copies of training items."""
+        return float(self.held_out_nearest.quantile(0.5)) > 0
 
     def compare(self, fake: Tensor) -> dict[str, float]:
-        """Every distance between samples and held-out data; coverage takes as many of one as of the other.
+        """Measure every distance between samples [N, ...] and held-out data.
 
-        The nearest ratio and the share of copies are left out where half of the held-out items are copies themselves.
-        Raises ValueError for fewer than 8 of either, and for values that are not finite.
+        Coverage uses equal numbers of both. If half of the held-out items are copies of training items, the nearest
+        ratio and the share of copies are left out.
+
+        Raises ValueError for fewer than 8 samples or held-out items, and for values that are not finite.
         """
         n = min(len(self.real), len(fake), MOST_BALLS)
         if n < LEAST:
             raise ValueError(
                 f"{len(fake)} samples and {len(self.real)} held-out items: distances need at least {LEAST} of each"
             )
-        found = self.features(fake)
-        cover = coverage(_some(self.real_features, n), _some(found, n))
-        kernel = kernel_distance(self.real_features, found, self.seed, subsets=min(20, n // 2))
+        fake_features = self.features(fake)
+        cover = coverage(_random_items(self.real_features, n), _random_items(fake_features, n))
+        kernel = kernel_distance(self.real_features, fake_features, self.seed, subsets=min(20, n // 2))
         values = {
-            "frechet": frechet(self.real_features, found),
-            "frechet_se": frechet_error(self.real_features, found, self.seed, 16 if found.shape[1] <= 256 else 4),
+            "frechet": frechet(self.real_features, fake_features),
+            "frechet_se": frechet_error(
+                self.real_features, fake_features, self.seed, 16 if fake_features.shape[1] <= 256 else 4
+            ),
             "kernel": kernel.value,
             "kernel_se": kernel.standard_error,
             "precision": cover.precision,
@@ -139,14 +151,14 @@ class Reference:
         return values | self._nearness(fake) | self._shares(fake) | self._sliced(fake)
 
     def _nearness(self, fake: Tensor) -> dict[str, float]:
-        apart = nearest(_some(fake, MOST_NEAREST), self.train.x0()).distance
-        if not self.has_yardstick:
+        apart = nearest(_random_items(fake, MOST_NEAREST), self.train.x0()).distance
+        if not self.held_out_is_new:
             return {"nearest": float(apart.quantile(0.5))}
-        copied = compared(apart, self.unseen)
-        return {"nearest": copied.generated, "nearest_ratio": copied.ratio, "copied": copied.copied}
+        memory = memorisation_of(apart, self.held_out_nearest)
+        return {"nearest": memory.generated, "nearest_ratio": memory.ratio, "copied": memory.copied}
 
     def _shares(self, fake: Tensor) -> dict[str, float]:
-        labels = labels_as(self.train, self.held_out)
+        labels = labels_in_classes(self.train, self.held_out)
         logits = self.features.classify(fake) if labels is not None else None
         if logits is None or labels is None:
             return {}
@@ -159,8 +171,8 @@ class Reference:
         return {"sliced_wasserstein": sliced_wasserstein(self.real, fake, seed=self.seed)}
 
 
-def labels_as(train: Data, held_out: Data) -> Tensor | None:
-    """The held-out items' labels in the numbers of the training classes, or None where a class is not among them."""
+def labels_in_classes(train: Data, held_out: Data) -> Tensor | None:
+    """Convert the held-out labels to the class numbers of the training data; None if a class is missing there."""
     if held_out.labels is None or held_out.classes == train.classes:
         return held_out.labels
     if not set(held_out.classes) <= set(train.classes):
@@ -168,5 +180,5 @@ def labels_as(train: Data, held_out: Data) -> Tensor | None:
     return torch.tensor([train.classes.index(name) for name in held_out.classes])[held_out.labels]
 
 
-def _some(x: Tensor, most: int) -> Tensor:
+def _random_items(x: Tensor, most: int) -> Tensor:
     return x[choose(len(x), most)] if len(x) > most else x

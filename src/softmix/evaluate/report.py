@@ -1,4 +1,4 @@
-"""The report of one or several evaluations as a single html file; `report.html.j2` is its page."""
+"""Write one or several evaluations as a single html file. The template is `report.html.j2`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from . import plot, text
-from .carried import Carried
-from .evaluation import Evaluation, Row
-from .sheet import Key, pairs, sheets
-from .stored import write_aside
+from .evaluation import Evaluation, EvaluationRow
+from .files import write_whole_file
+from .image_grid import ReportEntry, grids_by_caption, nearest_pairs
+from .spread import LatentSpread
 
 _TEMPLATE = "report.html.j2"
 
-# What each column is called, and what its number says; those in `_CURVES` are drawn, in that order.
+# Title and meaning of each column. The metrics in `_CURVES` are drawn too, in that order.
 _METRICS = {
     "frechet": (
         "Fréchet distance",
@@ -38,11 +38,11 @@ _METRICS = {
     "seconds": ("Seconds", "to draw all samples"),
 }
 _CURVES = ("frechet", "kernel", "recall", "precision", "sliced_wasserstein", "class_tv")
-# The imbalance of classes is a share as well, but one that is small when all is well.
+# The imbalance of classes is also a share, but its good values are small, so it has no axis from 0 to 1.
 _SCALES: dict[str, plot.Scale] = {"recall": "share", "precision": "share", "kernel": "signed"}
 _HIDDEN = frozenset({"frechet_se", "kernel_se"})
-# Numbers measured under different ones of these cannot be compared.
-_YARDSTICKS = ("features", "samples", "data")
+# Numbers can be compared only if these facts are equal.
+_COMPARABLE = ("features", "samples", "data")
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class _Chart:
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """What is said of an evaluation at the top."""
+class _Summary:
+    """The summary of an evaluation at the top of the page."""
 
-    key: Key
+    entry: ReportEntry
     best: str
-    where: str
+    row: str
     floor: str
-    carried: str
+    spread: str
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A row of the table: cells are (text, whether it is the best of its column)."""
+class _TableRow:
+    """A row of the table. Each cell is (text, whether it is the best of its column)."""
 
     name: str
     is_floor: bool
@@ -73,32 +73,36 @@ class _Line:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Rows of the table that belong together; key is None for a floor that all share."""
+class _RowGroup:
+    """The rows of one evaluation in the table. entry is None for a floor that all evaluations share."""
 
-    key: Key | None
-    lines: tuple[_Line, ...]
+    entry: ReportEntry | None
+    lines: tuple[_TableRow, ...]
 
 
 def write_report(path: Path, evaluations: Sequence[Evaluation]) -> Path:
-    """Writes one html file that needs nothing else: pictures, curves, tables and what they depend on.
+    """Write one self-contained html file with pictures, curves, tables, and the facts that they depend on.
 
-    Several evaluations stand side by side, a line of each curve for each (one sampler in each, so that a line
-    has one value at a number of steps). The same evaluations give the same bytes. Returns `path`.
-    Raises ValueError if there is no evaluation or one without rows, ImportError with a sentence if matplotlib or Jinja2
-    is missing: they are an extra.
+    path : the html file.
+    evaluations : one or several. Several stand side by side, and each has its own curve in every chart. Use one sampler
+        in each, so that a curve has one value for a number of steps.
+
+    The same evaluations give the same bytes. Returns `path`.
+
+    Raises ValueError if there is no evaluation, or one without rows. Raises ImportError if matplotlib or Jinja2 is
+    missing; they belong to the extra `report`.
     """
-    _need_the_extra()
+    _need_extra()
     if not evaluations:
         raise ValueError("there is nothing to report: no evaluation was given; give one for each model at least")
     for evaluation in evaluations:
         text.need_rows(evaluation)
-    page = _render(_context(_keys(evaluations)))
-    write_aside(path, page.encode())
+    page = _render(_context(_entries(evaluations)))
+    write_whole_file(path, page.encode())
     return path
 
 
-def _need_the_extra() -> None:
+def _need_extra() -> None:
     missing = []
     for module, name in (("matplotlib", "matplotlib"), ("jinja2", "Jinja2")):
         try:
@@ -107,7 +111,7 @@ def _need_the_extra() -> None:
             missing.append(name)
     if missing:
         raise ImportError(
-            f"report.html is drawn and written by matplotlib and Jinja2, and {' and '.join(missing)} "
+            f"report.html needs matplotlib and Jinja2, but {' and '.join(missing)} "
             f'cannot be imported: pip install "softmix[report]"'
         )
 
@@ -120,143 +124,149 @@ def _render(context: dict[str, object]) -> str:
     return environment.from_string(source).render(context)
 
 
-def _keys(evaluations: Sequence[Evaluation]) -> list[Key]:
+def _entries(evaluations: Sequence[Evaluation]) -> list[ReportEntry]:
     seen: Counter[str] = Counter()
-    keys = []
+    entries = []
     for series, evaluation in enumerate(evaluations):
         seen[evaluation.title] += 1
         again = seen[evaluation.title]
-        keys.append(Key(evaluation.title + (f" ({again})" if again > 1 else ""), series, evaluation))
-    return keys
+        entries.append(ReportEntry(evaluation.title + (f" ({again})" if again > 1 else ""), series, evaluation))
+    return entries
 
 
-def _context(keys: list[Key]) -> dict[str, object]:
-    columns = _columns(keys)
+def _context(entries: list[ReportEntry]) -> dict[str, object]:
+    columns = _columns(entries)
     return {
-        "title": " · ".join(key.name for key in keys),
-        "keys": keys,
-        "several": len(keys) > 1,
-        "warnings": _warnings(keys),
-        "tiles": [_tile(key) for key in keys],
-        "pictures": sheets(keys),
-        "charts": _charts(keys),
-        "carried": _carried_chart(keys),
-        "verdicts": [(key, _verdict(key.evaluation.carried)) for key in keys],
+        "title": " · ".join(entry.name for entry in entries),
+        "entries": entries,
+        "several": len(entries) > 1,
+        "warnings": _warnings(entries),
+        "summaries": [_summary(entry) for entry in entries],
+        "pictures": grids_by_caption(entries),
+        "charts": _charts(entries),
+        "spread": _spread_chart(entries),
+        "verdicts": [(entry, _verdict(entry.evaluation.latent_spread)) for entry in entries],
         "columns": [_METRICS.get(column, (column.replace("_", " "), "")) for column in columns],
-        "blocks": _blocks(keys, columns),
-        "pairs": [figure for key in keys if (figure := pairs(key)) is not None],
-        "ratios": [(key, said) for key in keys if (said := _ratio(key.evaluation))],
-        "floor_is_training": any(_floor_is_training(key.evaluation) for key in keys),
-        "loss": _loss_chart(keys),
-        "shared_facts": _shared_facts(keys),
-        "facts": [(key, own) for key in keys if (own := _own_facts(key, keys))],
+        "groups": _row_groups(entries, columns),
+        "pairs": [figure for entry in entries if (figure := nearest_pairs(entry)) is not None],
+        "ratios": [(entry, ratio) for entry in entries if (ratio := _ratio(entry.evaluation))],
+        "floor_is_training": any(_floor_is_training(entry.evaluation) for entry in entries),
+        "loss": _loss_chart(entries),
+        "shared_facts": _shared_facts(entries),
+        "facts": [(entry, own) for entry in entries if (own := _own_facts(entry, entries))],
     }
 
 
-def _warnings(keys: list[Key]) -> list[str]:
-    facts = [key.evaluation.facts for key in keys]
-    differ = [name for name in _YARDSTICKS if len({fact.get(name) for fact in facts}) > 1]
+def _warnings(entries: list[ReportEntry]) -> list[str]:
+    facts = [entry.evaluation.facts for entry in entries]
+    differ = [name for name in _COMPARABLE if len({fact.get(name) for fact in facts}) > 1]
     return [f"The evaluations differ in “{name}”; their numbers cannot be compared with each other." for name in differ]
 
 
-def _tile(key: Key) -> _Tile:
-    rows = key.evaluation.rows
+def _summary(entry: ReportEntry) -> _Summary:
+    rows = entry.evaluation.rows
     winner = next(iter(text.best(rows, "frechet") or _measured(rows, "frechet") or rows))
-    floor = text.floor_of(key.evaluation)
-    carried = key.evaluation.carried
-    return _Tile(
-        key,
+    floor = text.floor_of(entry.evaluation)
+    spread = entry.evaluation.latent_spread
+    return _Summary(
+        entry,
         text.cell(winner.values, "frechet"),
         winner.name,
         text.cell(floor.values, "frechet", "") if floor else "",
-        text.found(carried) if carried else "",
+        text.spread_sentence(spread) if spread else "",
     )
 
 
 # -- curves
 
 
-def _measured(rows: Iterable[Row], metric: str) -> list[Row]:
+def _measured(rows: Iterable[EvaluationRow], metric: str) -> list[EvaluationRow]:
     """The rows of samples that have the metric, by the number of steps."""
     usable = [row for row in rows if not row.is_floor and math.isfinite(row.values.get(metric, math.nan))]
     return sorted(usable, key=lambda row: row.steps or 0)
 
 
-def _charts(keys: list[Key]) -> list[_Chart]:
-    return [chart for metric in _CURVES if (chart := _chart(metric, keys)) is not None]
+def _charts(entries: list[ReportEntry]) -> list[_Chart]:
+    return [chart for metric in _CURVES if (chart := _chart(metric, entries)) is not None]
 
 
-def _chart(metric: str, keys: list[Key]) -> _Chart | None:
-    lines = [line for key in keys if (line := _line(metric, key)) is not None]
+def _chart(metric: str, entries: list[ReportEntry]) -> _Chart | None:
+    lines = [line for entry in entries if (line := _line(metric, entry)) is not None]
     if not lines:
         return None
     title, hint = _METRICS[metric]
-    about = f"{title} against the number of steps"
-    svg = plot.by_steps(metric, about, lines, _floors(metric, keys), _SCALES.get(metric, "distance"))
+    alt = f"{title} against the number of steps"
+    svg = plot.by_steps(metric, alt, lines, _floors(metric, entries), _SCALES.get(metric, "distance"))
     return _Chart(title, hint, svg)
 
 
-def _line(metric: str, key: Key) -> plot.Line | None:
-    rows = [row for row in _measured(key.evaluation.rows, metric) if row.steps]
+def _line(metric: str, entry: ReportEntry) -> plot.Curve | None:
+    rows = [row for row in _measured(entry.evaluation.rows, metric) if row.steps]
     if not rows:
         return None
     errors = tuple(row.values.get(f"{metric}_se", 0.0) for row in rows)
     error = tuple(e if math.isfinite(e) else 0.0 for e in errors) if any(errors) else None
     steps = tuple(float(row.steps or 0) for row in rows)
-    return plot.Line(key.series, steps, tuple(row.values[metric] for row in rows), error)
+    return plot.Curve(entry.series, steps, tuple(row.values[metric] for row in rows), error)
 
 
-def _floors(metric: str, keys: list[Key]) -> list[tuple[int | None, float]]:
+def _floors(metric: str, entries: list[ReportEntry]) -> list[tuple[int | None, float]]:
     """The floor of each evaluation, or one of nobody's where all are equal."""
-    rows = [(key.series, row.values.get(metric, math.nan)) for key in keys if (row := text.floor_of(key.evaluation))]
+    rows = [
+        (entry.series, row.values.get(metric, math.nan))
+        for entry in entries
+        if (row := text.floor_of(entry.evaluation))
+    ]
     levels = [(series, level) for series, level in rows if math.isfinite(level)]
     alike = len({level for _, level in levels}) == 1
     return [(None, levels[0][1])] if alike else list(levels)
 
 
-def _carried_chart(keys: list[Key]) -> str:
+def _spread_chart(entries: list[ReportEntry]) -> str:
     lines = [
-        plot.Line(key.series, tuple(carried.logsnr), tuple(carried.rho))
-        for key in keys
-        if (carried := key.evaluation.carried) is not None and carried.logsnr
+        plot.Curve(entry.series, tuple(spread.logsnr), tuple(spread.rho))
+        for entry in entries
+        if (spread := entry.evaluation.latent_spread) is not None and spread.logsnr
     ]
-    return plot.by_logsnr("carried", "Carried spread rho against logsnr", lines) if lines else ""
+    return plot.by_logsnr("spread", "Spread rho of the latent against logsnr", lines) if lines else ""
 
 
-def _verdict(carried: Carried | None) -> str:
-    return text.verdict(carried) if carried else "No latent that spreads: the model believes in points."
+def _verdict(spread: LatentSpread | None) -> str:
+    return text.spread_verdict(spread) if spread else "No latent that spreads: the model believes in points."
 
 
-def _loss_chart(keys: list[Key]) -> str:
-    logs = [(key.series, [p for p in key.evaluation.curves.get("loss", ()) if math.isfinite(p[1])]) for key in keys]
-    lines = [plot.Line(series, tuple(x for x, _ in log), tuple(y for _, y in log)) for series, log in logs if log]
+def _loss_chart(entries: list[ReportEntry]) -> str:
+    logs = [
+        (entry.series, [p for p in entry.evaluation.curves.get("loss", ()) if math.isfinite(p[1])]) for entry in entries
+    ]
+    lines = [plot.Curve(series, tuple(x for x, _ in log), tuple(y for _, y in log)) for series, log in logs if log]
     return plot.by_training("loss", "Training loss against the training step", lines) if lines else ""
 
 
 # -- tables
 
 
-def _columns(keys: list[Key]) -> list[str]:
-    names = dict.fromkeys(name for key in keys for row in key.evaluation.rows for name in row.values)
+def _columns(entries: list[ReportEntry]) -> list[str]:
+    names = dict.fromkeys(name for entry in entries for row in entry.evaluation.rows for name in row.values)
     known = [name for name in _METRICS if name in names and name != "seconds"]
     rest = [name for name in names if name not in _METRICS and name not in _HIDDEN]
     return [*known, *rest, *(["seconds"] if "seconds" in names else [])]
 
 
-def _blocks(keys: list[Key], columns: list[str]) -> list[_Block]:
-    all_rows = [row for key in keys for row in key.evaluation.rows]
+def _row_groups(entries: list[ReportEntry], columns: list[str]) -> list[_RowGroup]:
+    all_rows = [row for entry in entries for row in entry.evaluation.rows]
     best = {column: {id(row) for row in text.best(all_rows, column)} for column in columns}
 
-    def line(row: Row) -> _Line:
+    def line(row: EvaluationRow) -> _TableRow:
         cells = tuple((text.cell(row.values, column), id(row) in best[column]) for column in columns)
-        return _Line(row.name, row.is_floor, cells)
+        return _TableRow(row.name, row.is_floor, cells)
 
-    floors = [text.floor_of(key.evaluation) for key in keys]
-    shared = floors[0] if len(keys) > 1 and all(floor == floors[0] for floor in floors) else None
-    blocks = [_Block(None, (line(shared),))] if shared else []
-    for key in keys:
-        rows = [row for row in text.floor_first(key.evaluation.rows) if row != shared]
-        blocks.append(_Block(key, tuple(line(row) for row in rows)))
+    floors = [text.floor_of(entry.evaluation) for entry in entries]
+    shared = floors[0] if len(entries) > 1 and all(floor == floors[0] for floor in floors) else None
+    blocks = [_RowGroup(None, (line(shared),))] if shared else []
+    for entry in entries:
+        rows = [row for row in text.floor_first(entry.evaluation.rows) if row != shared]
+        blocks.append(_RowGroup(entry, tuple(line(row) for row in rows)))
     return blocks
 
 
@@ -277,11 +287,11 @@ def _floor_is_training(evaluation: Evaluation) -> bool:
 # -- facts
 
 
-def _shared_facts(keys: list[Key]) -> list[tuple[str, str]]:
-    first, *others = (key.evaluation.facts for key in keys)
-    return [(name, said) for name, said in first.items() if others and all(o.get(name) == said for o in others)]
+def _shared_facts(entries: list[ReportEntry]) -> list[tuple[str, str]]:
+    first, *others = (entry.evaluation.facts for entry in entries)
+    return [(name, value) for name, value in first.items() if others and all(o.get(name) == value for o in others)]
 
 
-def _own_facts(key: Key, keys: list[Key]) -> list[tuple[str, str]]:
-    shared = {name for name, _ in _shared_facts(keys)}
-    return [(name, said) for name, said in key.evaluation.facts.items() if name not in shared]
+def _own_facts(entry: ReportEntry, entries: list[ReportEntry]) -> list[tuple[str, str]]:
+    shared = {name for name, _ in _shared_facts(entries)}
+    return [(name, value) for name, value in entry.evaluation.facts.items() if name not in shared]

@@ -1,17 +1,17 @@
-"""Numbers as text: how each is written, which one of a column is best, tables for a terminal."""
+"""Format numbers and tables for a terminal, and find the best value of a column."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from .carried import Carried
-from .evaluation import Evaluation, Row
+from .evaluation import Evaluation, EvaluationRow
+from .spread import LatentSpread
 
 SHARES = frozenset({"precision", "recall", "coverage", "class_tv", "copied", "not_finite"})
 
-# What makes a value bad; the best of a column has the least of it. An unbiased distance below 0 is no better than
-# one above, and a ratio is at its best where samples are to the data as new data are. What is not here has no best.
+# The best value of a column has the smallest badness. An unbiased distance below 0 is no better than one above 0, and
+# the best ratio is 1. A metric that is missing here has no best value.
 _BADNESS: dict[str, Callable[[float], float]] = {
     "frechet": lambda v: v,
     "kernel": abs,
@@ -40,27 +40,27 @@ COLLAPSED = 0.02
 CARRIES = (0.85, 1.15)
 
 
-def floor_of(evaluation: Evaluation) -> Row | None:
-    """The first row that no sampler made: real items against real ones."""
+def floor_of(evaluation: Evaluation) -> EvaluationRow | None:
+    """The first row of real items."""
     return next((row for row in evaluation.rows if row.is_floor), None)
 
 
-def floor_first(rows: Sequence[Row]) -> list[Row]:
-    """The rows with those that no sampler made in front; else in their own order."""
+def floor_first(rows: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+    """The rows of real items first, then the others in their order."""
     return sorted(rows, key=lambda row: not row.is_floor)
 
 
 def need_rows(evaluation: Evaluation) -> None:
-    """Raises ValueError if an evaluation holds no row."""
+    """Raise ValueError if an evaluation holds no row."""
     if not evaluation.rows:
         raise ValueError(
             f"there is nothing to report: the evaluation {evaluation.title!r} has no rows; "
-            "judge the model at one number of steps at least"
+            "evaluate the model at one number of steps at least"
         )
 
 
 def number(value: float) -> str:
-    """Three significant digits; thousands are whole and grouped."""
+    """Three significant digits; from 1,000 on whole numbers with commas."""
     if not math.isfinite(value):
         return str(value)
     if abs(value) >= 1000:
@@ -69,7 +69,7 @@ def number(value: float) -> str:
 
 
 def with_error(value: float, error: float | None) -> str:
-    """value ± error: two digits of the error, and as many decimals of the value."""
+    """value ± error: two digits of the error, and the same number of decimals for the value."""
     if error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
         return number(value)
     decimals = max(0, 1 - math.floor(math.log10(error)))
@@ -77,7 +77,7 @@ def with_error(value: float, error: float | None) -> str:
 
 
 def cell(values: Mapping[str, float], key: str, missing: str = "-") -> str:
-    """One metric of a row as its column writes it."""
+    """One metric of a row in the format of its column."""
     value = values.get(key)
     if value is None:
         return missing
@@ -88,8 +88,8 @@ def cell(values: Mapping[str, float], key: str, missing: str = "-") -> str:
     return with_error(value, values.get(f"{key}_se"))
 
 
-def best(rows: Sequence[Row], key: str) -> list[Row]:
-    """The sampled rows with the best value of a metric, as it is printed; none if there is nothing to choose."""
+def best(rows: Sequence[EvaluationRow], key: str) -> list[EvaluationRow]:
+    """The sampled rows with the best printed value of a metric; an empty list if all are equal or there is only one."""
     badness = _BADNESS.get(key)
     sampled = [row for row in rows if not row.is_floor and math.isfinite(row.values.get(key, math.nan))]
     if badness is None or len(sampled) < 2:
@@ -99,14 +99,14 @@ def best(rows: Sequence[Row], key: str) -> list[Row]:
     return winners if len(winners) < len(sampled) else []
 
 
-def _printed(row: Row, key: str) -> str:
+def _printed(row: EvaluationRow, key: str) -> str:
     return cell({key: row.values[key]}, key)
 
 
 def table(evaluation: Evaluation) -> str:
-    """The evaluation for a terminal: a header line, the floor, then one line for each kind of sample.
+    """Format an evaluation for a terminal: a header line, the floor, then one line for each row of samples.
 
-    A column is there if any row has it. Raises ValueError if there are no rows.
+    A column is shown if any row has it. Raises ValueError if there are no rows.
     """
     need_rows(evaluation)
     keys = [key for key in _COLUMNS if any(key in row.values for row in evaluation.rows)]
@@ -115,35 +115,35 @@ def table(evaluation: Evaluation) -> str:
     return _aligned([head, *lines])
 
 
-def said(row: Row) -> str:
-    """A row in one line, for those who wait for the others: its name, the distances and the seconds."""
+def row_line(row: EvaluationRow) -> str:
+    """Format a row as one line, to be printed before the others are finished: name, distances and seconds."""
     known = [key for key in ("frechet", "kernel", "not_finite", "seconds") if key in row.values]
     return f"{row.name}: " + ", ".join(f"{key} {cell(row.values, key)}" for key in known)
 
 
-def _head(key: str, rows: Sequence[Row]) -> str:
+def _head(key: str, rows: Sequence[EvaluationRow]) -> str:
     return f"{key} ± se" if any(f"{key}_se" in row.values for row in rows) else key
 
 
-def carried_table(carried: Carried) -> str:
-    """rho at each noise level for a terminal, with the true spread that weighs it, then the total and a verdict."""
-    if not carried.logsnr:
-        raise ValueError("there is nothing to report: the carried spread was measured at no noise level")
-    levels = zip(carried.logsnr, carried.rho, carried.truth, strict=True)
+def spread_table(spread: LatentSpread) -> str:
+    """Format rho at each noise level for a terminal, with the true spread as its weight, the total and a verdict."""
+    if not spread.logsnr:
+        raise ValueError("there is nothing to report: the spread of the latent was measured at no noise level")
+    levels = zip(spread.logsnr, spread.rho, spread.truth, strict=True)
     lines = [[f"{level:g}", f"{rho:.3f}", number(truth)] for level, rho, truth in levels]
-    grid = _aligned([["logsnr", "rho", "true spread"], *lines, ["total", f"{carried.total:.3f}", ""]])
-    return f"{grid}\n{verdict(carried)}"
+    grid = _aligned([["logsnr", "rho", "true spread"], *lines, ["total", f"{spread.total:.3f}", ""]])
+    return f"{grid}\n{spread_verdict(spread)}"
 
 
-def verdict(carried: Carried) -> str:
-    """The total of rho in a sentence, and a second one where it is only a bound."""
+def spread_verdict(spread: LatentSpread) -> str:
+    """State the total of rho in a sentence, and add a second one if it is only a lower bound."""
     bound = " (A lower bound: the true spread was taken from the model's own error on held-out data.)"
-    return found(carried) + (bound if carried.by == "residual" else "")
+    return spread_sentence(spread) + (bound if spread.by == "residual" else "")
 
 
-def found(carried: Carried) -> str:
-    """What the total of rho says."""
-    total = carried.total
+def spread_sentence(spread: LatentSpread) -> str:
+    """State the total of rho in a sentence."""
+    total = spread.total
     if math.isnan(total):
         return "There is nothing to carry: the true spread is 0."
     if total < COLLAPSED:

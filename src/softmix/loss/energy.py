@@ -35,7 +35,7 @@ def energy(draws: Tensor, truth: Tensor, distance: Distance, lam: float = 1.0) -
     truth : [B, ...].
     distance : a function from differences [k, B, ...] to lengths [k, B].
     """
-    first, second = torch.triu_indices(len(draws), len(draws), 1)
+    first, second = torch.triu_indices(len(draws), len(draws), 1, device=draws.device)
     return distance(draws - truth).mean(0) - 0.5 * lam * distance(draws[first] - draws[second]).mean(0)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..data.toys import ToyMixture
 from ..rng import Rng
 
 

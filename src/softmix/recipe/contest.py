@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..data import Data, load
 from ..denoiser import Denoiser, mean_only
-from ..evaluate import place
-from ..evaluate.judge import Reference, features_for
+from ..evaluate.cache_folder import cache_folder
 from ..evaluate.points import sliced_wasserstein
+from ..evaluate.reference import ReferenceSet, features_for
 from ..oracle import MixtureProblem, eight
 from ..process import VP, Gaussian, even_logsnr, uniform_logsnr
 from ..rng import Rng
@@ -162,7 +162,7 @@ class Fashion:
     means: Denoiser
     model: Model
     data: Data
-    reference: Reference
+    reference: ReferenceSet
 
     def distance(
         self,
@@ -195,7 +195,9 @@ def fashion() -> Fashion:
     """The shipped model on Fashion-MNIST. Raises DataError if the data are not installed."""
     data, held_out = load("fashion-mnist"), load("fashion-mnist", split="test")
     model = load_run("fashion")
-    return Fashion(mean_only(model.denoiser), model, data, Reference(data, held_out, features_for(data, place.cache())))
+    return Fashion(
+        mean_only(model.denoiser), model, data, ReferenceSet(data, held_out, features_for(data, cache_folder()))
+    )
 
 
 def frechet(way: Way, seed: int, n: int, counts: Sequence[int]) -> Mapping[str, float]:

@@ -30,7 +30,7 @@ from ..denoiser import (
     averaged,
     mean_only,
 )
-from ..evaluate.judge import Reference, features_for
+from ..evaluate.reference import ReferenceSet, features_for
 from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare, Square
 from ..net import NetSpec, UNetSpec
 from ..posterior import Normal, Point, Posterior, need
@@ -250,11 +250,11 @@ def training_folder(out: Path, name: str, data: str, images: int, seed: int) -> 
     return folder(out, data, images) / f"{readable}-{seed}"
 
 
-def reference(data: str, out: Path) -> Reference:
+def reference(data: str, out: Path) -> ReferenceSet:
     """The training images and the held-out images, with features that are cached in out/cache."""
     source, size, _ = DATA_SETS[data]
     train, held_out = load(source, size=size), load(source, size=size, split="test")
-    return Reference(train, held_out, features_for(train, out / "cache"))
+    return ReferenceSet(train, held_out, features_for(train, out / "cache"))
 
 
 def train_and_measure(name: str, data: str, out: Path, seed: int, images: int, n: int) -> Results:
@@ -295,7 +295,7 @@ def _floor(data: str, out: Path, seed: int, n: int) -> Mapping[str, float]:
     train = known.train
     values = known.compare(train.x0(torch.arange(len(train))[:: max(len(train) // n, 1)][:n]))
     # unseen real images: an honest model's samples are as near to the training set as these
-    return values | {"nearest": float(known.unseen.quantile(0.5)), "copied": 0.01}
+    return values | {"nearest": float(known.held_out_nearest.quantile(0.5)), "copied": 0.01}
 
 
 def _seconds(run: Path, batch: int) -> float:
@@ -305,7 +305,9 @@ def _seconds(run: Path, batch: int) -> float:
     return sum(count * batch / line["images_per_second"] for count, line in zip(steps, lines, strict=True))
 
 
-def _measured(way: Sampling, count: int, plain: Denoiser, known: Reference, seed: int, n: int) -> Mapping[str, float]:
+def _measured(
+    way: Sampling, count: int, plain: Denoiser, known: ReferenceSet, seed: int, n: int
+) -> Mapping[str, float]:
     """One way to sample at one number of evaluations."""
     steps, process = steps_for(way.sampler, count), plain.process
     assert isinstance(process, Gaussian)

@@ -32,8 +32,8 @@ from ..denoiser import (
     mean_only,
 )
 from ..denoiser.wrap import Wrapped
-from ..evaluate.carried import carried
 from ..evaluate.points import mode_statistics, sliced_wasserstein
+from ..evaluate.spread import latent_spread
 from ..loss import Energy, Likelihood, PublishedSquare, Square
 from ..loss.square import squared_error
 from ..net import MLPSpec
@@ -160,7 +160,7 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
     carries: dict[str, float] = {}
     if rho:
         held_out = law.sample(1024, Rng(seed, 1024, "held out")).float()
-        carries["rho"] = carried(denoiser, held_out, oracle=oracle(), m=32, seed=seed).total
+        carries["rho"] = latent_spread(denoiser, held_out, oracle=oracle(), m=32, seed=seed).total
     real = law.sample(n, Rng(seed, n, "real"))
     drawn = {k: sample(denoiser, n, k, shape=(2,), seed=seed, batch=n).double() for k in STEPS}
     modes = {k: mode_statistics(x, law.means, 0.05) for k, x in drawn.items()}

@@ -6,8 +6,10 @@ import torch
 from softmix.data.report import Report
 from softmix.data.store import make
 from softmix.evaluate import classifier_features, pixel_features
-from softmix.evaluate import shrink as room
-from softmix.evaluate.shrink import Shrunk, shrink, shrunk_items, shrunk_size
+from softmix.evaluate import downsample as room
+from softmix.evaluate.downsample import DownsampledFeatures, downsample, downsampled_items, downsampled_size
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 
 @pytest.mark.parametrize(
@@ -23,37 +25,37 @@ from softmix.evaluate.shrink import Shrunk, shrink, shrunk_items, shrunk_size
     ],
 )
 def test_each_side_is_divided_by_the_least_number_that_serves(size, seen):
-    assert shrunk_size(*size) == seen
+    assert downsampled_size(*size) == seen
 
 
 def test_small_images_stay_and_large_ones_are_means():
     x = torch.rand(2, 3, 64, 7)
-    assert shrink(x) is x
+    assert downsample(x) is x
     large = torch.rand(2, 3, 128, 192)
     by_hand = large.reshape(2, 3, 64, 2, 64, 3).mean((3, 5))
-    torch.testing.assert_close(shrink(large), by_hand)
+    torch.testing.assert_close(downsample(large), by_hand)
 
 
 def test_items_are_shrunk_in_parts(monkeypatch):
     values = torch.randint(0, 256, (10, 1, 66, 70), dtype=torch.uint8)
     data = make("x", values, None, (), Report(10))
     chosen = torch.tensor([1, 4, 5, 9])
-    whole = shrunk_items(data, chosen)
-    assert torch.equal(whole, shrink(data.x0(chosen)))
+    whole = downsampled_items(data, chosen)
+    assert torch.equal(whole, downsample(data.x0(chosen)))
     monkeypatch.setattr(room, "BATCH", 3)
-    assert torch.equal(shrunk_items(data, chosen), whole)
+    assert torch.equal(downsampled_items(data, chosen), whole)
 
 
 def test_an_extractor_of_small_images_is_given_large_ones(monkeypatch):
     x = torch.rand(9, 1, 70, 66, generator=torch.Generator().manual_seed(0))
-    inner = pixel_features(shrink(x))
-    features = Shrunk(inner, (1, 70, 66))
+    inner = pixel_features(downsample(x))
+    features = DownsampledFeatures(inner, (1, 70, 66))
     assert features.name == f"at-35x33-{inner.name}"
-    torch.testing.assert_close(features(x), inner(shrink(x)))
+    torch.testing.assert_close(features(x), inner(downsample(x)))
     assert features.classify(x) is None
     assert features.accuracy is None
     monkeypatch.setattr(room, "BATCH", 2)
-    torch.testing.assert_close(features(x), inner(shrink(x)))
+    torch.testing.assert_close(features(x), inner(downsample(x)))
     with pytest.raises(ValueError, match=r"fitted to images of shape \[1, 70, 66\]; these have shape \[1, 66, 70\]"):
         features(x.transpose(2, 3))
     with pytest.raises(ValueError, match=r"in \[-1, 1\]"):

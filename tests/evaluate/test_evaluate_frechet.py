@@ -10,6 +10,8 @@ import torch
 from softmix.evaluate import Moments, frechet, frechet_error, moments
 from softmix.evaluate.frechet import _halves
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def normal(count: int, dim: int, seed: int) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

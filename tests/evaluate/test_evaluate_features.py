@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softmix.evaluate import Features, classifier_features, frechet, pixel_features, raw_features
 from softmix.evaluate import features as room
-from softmix.evaluate.stored import read_weights, weights_hash, write_weights
+from softmix.evaluate.files import read_weights, weights_hash, write_weights
 
 
 @pytest.fixture(autouse=True)
@@ -161,14 +161,14 @@ def test_a_whole_file_of_another_network_is_trained_anew_from_the_right_start(sm
     weights, notes = read_weights(path)
     weights = {key: torch.zeros_like(value) for key, value in weights.items()}
     write_weights(path, weights | {"head.bias": torch.zeros(7)}, {"accuracy": notes["accuracy"]})
-    with pytest.warns(UserWarning, match="trained anew"):
+    with pytest.warns(UserWarning, match="trained again"):
         healed = train(small, tmp_path)
     assert healed.name == made.name
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning_only(small, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.warns(UserWarning, match="disk"):
+    with pytest.warns(UserWarning, match="could not be saved"):
         assert train(small, tmp_path / "file").name == train(small).name
 
 

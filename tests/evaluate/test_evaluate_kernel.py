@@ -6,6 +6,8 @@ import torch
 
 from softmix.evaluate import kernel_distance
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def normal(count: int, seed: int, dim: int = 4) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

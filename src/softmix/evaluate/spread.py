@@ -1,4 +1,4 @@
-"""How much of the true spread of x0 a model's latent carries, by noise level."""
+"""The spread of a model's draws relative to the true spread of x0, by noise level."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True)
-class Carried:
-    """rho at each logsnr: the draws' variance over the true one; 0 is a collapsed mixture and 1 the truth.
+class LatentSpread:
+    """rho at each logsnr: the variance of the draws divided by the true variance.
 
-    spread, truth : E tr Cov_eta(x0_hat) and E tr Cov(x0 | x_t), per element. by : "oracle" if the truth is
-    known exactly, "residual" if it is the squared error of the model's own mean on held-out data, which is
-    too large by the squared error of that mean, so that rho is then a lower bound.
+    rho = 0 is a collapsed mixture. rho = 1 is the truth.
+
+    logsnr : the noise levels.
+    spread : E tr Cov_eta(x0_hat) per element, at each level.
+    truth : E tr Cov(x0 | x_t) per element, at each level.
+    by : "oracle" if the truth is known exactly. "residual" if the truth is the squared error of the model's own mean
+        on held-out data. A residual is too large by the squared error of that mean, so rho is then a lower bound.
     """
 
     logsnr: tuple[float, ...]
@@ -38,13 +42,12 @@ class Carried:
 
     @property
     def total(self) -> float:
-        """The levels together, each with the weight of its true spread: sum of spreads over sum of truths; nan if there
-        is no true spread at any."""
+        """Sum of the spreads over the sum of the truths; nan if the true spread is 0 at every level."""
         return sum(self.spread) / sum(self.truth) if sum(self.truth) > 0 else math.nan
 
 
 @torch.no_grad()
-def carried(
+def latent_spread(
     denoiser: Denoiser,
     x0: Tensor,
     *,
@@ -54,19 +57,27 @@ def carried(
     m: int = 16,
     seed: int = 0,
     batch: int = 256,
-) -> Carried:
-    """rho_t = E tr Cov_eta(x0_hat(eta)) / E tr Cov(x0 | x_t) at each level of logsnr.
+) -> LatentSpread:
+    """Measure the share of the true spread that the latent of a model carries.
 
-    x0 [N, ...] : items that the model was not trained on. oracle : a denoiser with the true variance, if there
-    is one. Without it the truth is estimated by E |x0 - mean|^2, where the mean is the model's own or that of
-    its m draws (then less the spread / m that this average has by itself).
+        rho_t = E tr Cov_eta(x0_hat(eta)) / E tr Cov(x0 | x_t)    at each level of logsnr
+
+    x0 : items [N, ...] that the model was not trained on.
+    oracle : a denoiser with the true variance, if there is one. Without it the truth is estimated by E |x0 - mean|^2.
+        The mean is the model's own, or that of its m draws. In the second case the spread / m of this average is
+        subtracted.
+    cond : the condition of each item.
+    levels : the noise levels, as logsnr.
+    m : draws for each item.
+    batch : items for each call of the model; the result does not depend on it.
+
     Source: the collapse argument of `softmix.loss.PublishedSquare`.
     """
-    rows = [_level(denoiser, x0, oracle, cond, level, m, seed, batch) for level in levels]
-    return Carried(
+    pairs = [_level(denoiser, x0, oracle, cond, level, m, seed, batch) for level in levels]
+    return LatentSpread(
         tuple(levels),
-        tuple(s for s, _ in rows),
-        tuple(t for _, t in rows),
+        tuple(s for s, _ in pairs),
+        tuple(t for _, t in pairs),
         "residual" if oracle is None else "oracle",
     )
 
@@ -81,18 +92,22 @@ def _level(
     seed: int,
     batch: int,
 ) -> tuple[float, float]:
+    """The spread and the true spread per element at one noise level."""
     t = denoiser.process.time(level)
     spreads, truths = 0.0, 0.0
     for start in range(0, len(x0), batch):
         part = x0[start : start + batch]
+        # The role keeps its earlier name: another one would change every number.
         rng = Rng(seed, range(start, start + len(part)), f"carried.{level}", x0.device)
         label = cond[start : start + batch] if cond is not None else None
         noised = denoiser.process.noise(part, t, rng.child("noise"), label)
         posterior = denoiser(noised.xt, t, label)
-        varied = (
-            spread(posterior.draws(m, rng)) if isinstance(posterior, Implicit | HasVariance) else torch.zeros(len(part))
+        variances = (
+            spread(posterior.draws(m, rng))
+            if isinstance(posterior, Implicit | HasVariance)
+            else torch.zeros(len(part), device=x0.device)
         )
-        spreads += float(varied.sum())
+        spreads += float(variances.sum())
         if oracle is not None:
             var = need(oracle(noised.xt, t, label), HasVariance, "the spread's oracle").var
             truths += float(var.expand_as(part).sum())
@@ -100,5 +115,5 @@ def _level(
             truths += float(((part - posterior.mean) ** 2).sum())
         else:
             mean = posterior.draws(m, rng).mean(0)
-            truths += float(((part - mean) ** 2).sum() - varied.sum() / m)
+            truths += float(((part - mean) ** 2).sum() - variances.sum() / m)
     return spreads / x0.numel(), max(truths, 0.0) / x0.numel()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softmix.evaluate import Carried, Evaluation, Pictures, Row, carried_table, table, write_report
+from softmix.evaluate import Evaluation, EvaluationRow, LatentSpread, Pictures, spread_table, table, write_report
 
 VOID = {"meta", "link", "img", "br"}
 LEVELS = (-4.0, 0.0, 4.0)
@@ -70,15 +70,20 @@ def values(frechet):
 
 
 def evaluation(title="SMD", worse=1.0, seed=1):
-    rows = [Row("1 step", 1, "ancestral", values(12.34 * worse)), Row("4 steps", 4, "ancestral", values(3.21 * worse))]
-    floor = Row("real training items (floor)", None, "", {**values(0.456), "nearest": 0.0, "nearest_ratio": 0.0})
+    rows = [
+        EvaluationRow("1 step", 1, "ancestral", values(12.34 * worse)),
+        EvaluationRow("4 steps", 4, "ancestral", values(3.21 * worse)),
+    ]
+    floor = EvaluationRow(
+        "real training items (floor)", None, "", {**values(0.456), "nearest": 0.0, "nearest_ratio": 0.0}
+    )
     sheets = [Pictures("real", pictures(0))]
     sheets += [Pictures(row.name, pictures(seed + row.steps)) for row in rows]
     return Evaluation(
         title,
         {"data": "digits", "features": "ours-1234", "weights": f"ema of {title}"},
         (floor, *rows),
-        Carried(LEVELS, (0.5, 0.3, 0.01), (0.6, 0.4, 0.02), "residual"),
+        LatentSpread(LEVELS, (0.5, 0.3, 0.01), (0.6, 0.4, 0.02), "residual"),
         (*sheets, Pictures(NEAREST, pictures(seed + 100))),
         {"loss": tuple((float(k), 1 / (k + 1)) for k in range(700))},
     )
@@ -97,7 +102,7 @@ def links(page):
 def test_one_evaluation_has_every_picture_and_curve(tmp_path):
     found = page(tmp_path, evaluation())
     assert len(found.all("img")) == 4
-    # frechet, kernel, recall, precision, class_tv; carried; loss
+    # frechet, kernel, recall, precision, class_tv; latent spread; loss
     assert len(found.all("svg")) == 7
 
 
@@ -168,10 +173,10 @@ def test_numbers_warnings_and_sentences_are_said(tmp_path):
     found = page(tmp_path, evaluation(), evaluation("plain", 2.0)).text
     for said in ("12.3", "3.21", "0.0321 ± 0.0021", "24.7", "0.812", "1.07", "0.456"):
         assert said in found
-    assert "0: collapsed to the mean" in found
+    assert "0: the draws have collapsed to the mean" in found
     assert "Carries part: 0.79 of the true spread is in the latent. (A lower bound" in found
     assert "Below 1, samples are nearer to the training set than new data are" in found
-    assert "The floor is made of training items, so its own is 0." in found
+    assert "The floor consists of training items, so its ratio is 0." in found
     assert "never FID" in found
     assert "cannot be compared with each other" not in found
 
@@ -199,13 +204,13 @@ def test_points_have_neither_pictures_nor_a_latent(tmp_path):
     found = page(tmp_path, Evaluation("points", {}, rows, None))
     assert found.all("img") == []
     assert len(found.all("svg")) == 3
-    assert "Spread carried" not in found.text
+    assert "Spread of the latent" not in found.text
     assert "Memorisation" not in found.text
     assert "Sliced Wasserstein" in found.text
 
 
 def test_a_model_without_a_latent_beside_one_with(tmp_path):
-    found = page(tmp_path, evaluation(), replace(evaluation("plain"), carried=None)).text
+    found = page(tmp_path, evaluation(), replace(evaluation("plain"), latent_spread=None)).text
     assert "plain: No latent that spreads: the model believes in points." in found
 
 
@@ -220,7 +225,7 @@ def test_pictures_of_any_size_fit(tmp_path, shape):
 def test_broken_numbers_are_shown_and_left_out_of_curves(tmp_path):
     made = evaluation()
     broken = replace(made.rows[1], values={**made.rows[1].values, "frechet": float("nan"), "kernel": float("inf")})
-    lone = Row("16 steps", 16, "ancestral", {"frechet": 2.0})
+    lone = EvaluationRow("16 steps", 16, "ancestral", {"frechet": 2.0})
     found = page(tmp_path, replace(made, rows=(made.rows[0], broken, lone), curves={"loss": ((0.0, float("nan")),)}))
     assert "nan" in found.text
     assert "inf" in found.text
@@ -228,9 +233,11 @@ def test_broken_numbers_are_shown_and_left_out_of_curves(tmp_path):
 
 
 def test_wide_and_signed_values_can_be_drawn(tmp_path):
-    rows = [Row("floor", None, "", {"frechet": 0.001, "kernel": -0.001, "kernel_se": 0.002})]
+    rows = [EvaluationRow("floor", None, "", {"frechet": 0.001, "kernel": -0.001, "kernel_se": 0.002})]
     spread = ((1, 900.0), (2, 4.0), (3, 0.02), (16, -0.01))
-    rows += [Row(str(k), k, "s", {"frechet": abs(v), "kernel": v, "kernel_se": 0.01 * abs(v)}) for k, v in spread]
+    rows += [
+        EvaluationRow(str(k), k, "s", {"frechet": abs(v), "kernel": v, "kernel_se": 0.01 * abs(v)}) for k, v in spread
+    ]
     assert len(page(tmp_path, Evaluation("wide", {}, tuple(rows), None)).all("svg")) == 2
 
 
@@ -279,9 +286,9 @@ def test_columns_are_there_when_any_row_has_them():
         (1.5, "oracle", "Too wide"),
     ],
 )
-def test_the_verdict_on_the_carried_spread(share, by, says):
+def test_the_verdict_on_the_latent_spread(share, by, says):
     truth = (0.5, 0.25, 0.25)
-    text = carried_table(Carried(LEVELS, tuple(share * t for t in truth), truth, by))
+    text = spread_table(LatentSpread(LEVELS, tuple(share * t for t in truth), truth, by))
     lines = text.splitlines()
     assert lines[0].split() == ["logsnr", "rho", "true", "spread"]
     assert lines[1].split() == ["-4", f"{share:.3f}", "0.500"]
@@ -292,7 +299,7 @@ def test_the_verdict_on_the_carried_spread(share, by, says):
 
 def test_given_samples_are_what_the_page_is_about_and_have_no_curve(tmp_path):
     floor = evaluation().rows[0]
-    given = Row("made", None, "not known", {**values(5.0), "frechet_se": 0.25, "copied": 0.04})
+    given = EvaluationRow("made", None, "not known", {**values(5.0), "frechet_se": 0.25, "copied": 0.04})
     found = page(tmp_path, Evaluation("made", {}, (floor, given), None))
     assert "5.00 ± 0.25 Fréchet distance, at made (floor 0.456)" in found.text
     assert found.all("svg") == []
@@ -343,7 +350,9 @@ def test_each_yardstick_is_compared(tmp_path, name):
 
 
 def test_columns_have_names_in_an_order_and_seconds_last(tmp_path):
-    row = Row("1 step", 1, "s", {"seconds": 1.5, "odd_one": 2.0, "recall": 0.5, "frechet": 1.0, "frechet_se": 0.1})
+    row = EvaluationRow(
+        "1 step", 1, "s", {"seconds": 1.5, "odd_one": 2.0, "recall": 0.5, "frechet": 1.0, "frechet_se": 0.1}
+    )
     source = page(tmp_path, Evaluation("x", {}, (row,), None)).source
     names = ["Fréchet distance", "Recall", "odd one", "Seconds"]
     head = source[source.index("<thead>") : source.index("</thead>")]
@@ -351,7 +360,7 @@ def test_columns_have_names_in_an_order_and_seconds_last(tmp_path):
 
 
 @pytest.mark.parametrize(("hidden", "named"), [("matplotlib", "matplotlib"), ("jinja2", "Jinja2")])
-def test_without_the_extra_a_sentence_says_what_to_install(tmp_path, monkeypatch, hidden, named):
+def test_without_the_extra_the_error_names_the_package_to_install(tmp_path, monkeypatch, hidden, named):
     monkeypatch.setitem(sys.modules, hidden, None)
     with pytest.raises(ImportError, match=rf'{named} cannot be imported: pip install "softmix\[report\]"'):
         write_report(tmp_path / "no.html", [evaluation()])

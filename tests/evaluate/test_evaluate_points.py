@@ -9,6 +9,8 @@ import torch
 
 from softmix.evaluate import energy_distance, histogram_tv, mode_statistics, sliced_wasserstein
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def normal(count: int, dim: int, seed: int) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -63,7 +65,7 @@ def test_projections_taken_in_parts_add_up(monkeypatch):
     whole = sliced_wasserstein(a, b, 33, seed=1)
     halves = [sliced_wasserstein(a, b, count, seed=1) * count for count in (32, 33)]
     assert 0 < halves[1] - halves[0] < 2
-    monkeypatch.setattr("softmix.evaluate.points.spans", lambda count, chunk: (slice(i, i + 1) for i in range(count)))
+    monkeypatch.setattr("softmix.evaluate.points.slices", lambda count, chunk: (slice(i, i + 1) for i in range(count)))
     assert sliced_wasserstein(a, b, 33, seed=1) == pytest.approx(whole, rel=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there; weights of feature extractors, never as pickle."""
+"""Write files atomically; save and load the weights of feature extractors as safetensors, never as pickle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hex, of names, dtypes, shapes and values, in the order of names."""
+    """SHA-256 in hex of names, dtypes, shapes and values, sorted by name."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         value = weights[key].detach().cpu().contiguous()
@@ -25,36 +25,39 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
-    """Save weights, their hash and short notes as `write_aside` does."""
+    """Save weights, their hash and short notes with `write_whole_file`."""
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    write_aside(path, save(plain, metadata={**notes, "sha256": weights_hash(plain)}))
+    write_whole_file(path, save(plain, metadata={**notes, "sha256": weights_hash(plain)}))
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there: aside, synced, then renamed. OSError if the disk refuses."""
+def write_whole_file(path: Path, content: bytes) -> None:
+    """Write a file atomically: write a temporary file, sync it, rename it. Raises OSError if the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may write the same file at once, so the name aside must be one's own.
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    # Two processes may write the same file at once, so each needs its own temporary name.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with aside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights and notes; ValueError if the file is damaged or its hash does not agree, OSError if unreadable."""
+    """Return weights and notes.
+
+    Raises ValueError for a damaged file or a wrong hash, and OSError for a file that cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             notes = dict(file.metadata() or {})
             names = file.keys()
             weights = {name: torch.clone(file.get_tensor(name)) for name in names}
     except SafetensorError as error:
-        raise ValueError(f"it is not a whole safetensors file: {error}") from error
+        raise ValueError(f"it is not a complete safetensors file: {error}") from error
     if notes.get("sha256") != weights_hash(weights):
-        raise ValueError("its contents do not agree with the hash stored beside them")
+        raise ValueError("its contents do not match the hash stored with them")
     return weights, notes

@@ -5,6 +5,8 @@ import torch
 
 from softmix.evaluate import memorisation, nearest
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def images(count: int, seed: int) -> torch.Tensor:
     return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -25,8 +27,8 @@ def test_every_answer_is_that_of_the_definition():
     train, fake = images(60, 2), images(9, 3)
     apart = (fake[:, None].double() - train[None].double()).square().flatten(2).mean(2).sqrt()
     found = nearest(fake, train)
-    torch.testing.assert_close(found.distance, apart.min(1).values, rtol=1e-12, atol=0)
-    assert torch.equal(found.train_index, apart.argmin(1))
+    torch.testing.assert_close(found.distance, apart.min(1).values.cpu(), rtol=1e-12, atol=0)
+    assert torch.equal(found.train_index, apart.argmin(1).cpu())
 
 
 def test_units_are_those_of_x0():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from softmix.evaluate import Evaluation, Row, said, table
+from softmix.evaluate import Evaluation, EvaluationRow, row_line, table
 from softmix.evaluate.text import CARRIES, COLLAPSED, best, cell, floor_first, floor_of, number, with_error
 
 
@@ -92,22 +92,26 @@ def test_seconds(seconds, text):
     ],
 )
 def test_the_best_of_a_column(key, values, winner):
-    floor = Row("floor", None, "", {key: 1.0 if key != "frechet" else 0.0})
-    rows = [floor, *(Row(str(k), k, "ddim", {key: value}) for k, value in enumerate(values, 1))]
+    floor = EvaluationRow("floor", None, "", {key: 1.0 if key != "frechet" else 0.0})
+    rows = [floor, *(EvaluationRow(str(k), k, "ddim", {key: value}) for k, value in enumerate(values, 1))]
     assert best(rows, key) == ([] if winner is None else [rows[1 + winner]])
 
 
 def test_equal_as_printed_is_equally_good_and_one_alone_is_not_the_best():
-    rows = [Row(str(k), k, "ddim", {"frechet": value}) for k, value in enumerate((1.001, 1.0011, 2.0), 1)]
+    rows = [EvaluationRow(str(k), k, "ddim", {"frechet": value}) for k, value in enumerate((1.001, 1.0011, 2.0), 1)]
     assert best(rows, "frechet") == rows[:2]
     assert best(rows[:2], "frechet") == [], "all are equal"
     assert best(rows[:1], "frechet") == []
-    given = Row("made", None, "not known", {"frechet": 0.5})
+    given = EvaluationRow("made", None, "not known", {"frechet": 0.5})
     assert best([*rows, given], "frechet") == [given], "given samples take part"
 
 
 def test_a_floor_is_what_no_sampler_made():
-    floor, given, row = Row("real", None, "", {}), Row("made", None, "not known", {}), Row("1 step", 1, "ddim", {})
+    floor, given, row = (
+        EvaluationRow("real", None, "", {}),
+        EvaluationRow("made", None, "not known", {}),
+        EvaluationRow("1 step", 1, "ddim", {}),
+    )
     assert [r.is_floor for r in (floor, given, row)] == [True, False, False]
     assert floor_of(Evaluation("x", {}, (row, given, floor), None)) == floor
     assert floor_of(Evaluation("x", {}, (row, given), None)) is None
@@ -116,8 +120,8 @@ def test_a_floor_is_what_no_sampler_made():
 
 def test_the_table_says_which_columns_have_errors():
     rows = (
-        Row("real", None, "", {"frechet": 1.0, "frechet_se": 0.1, "kernel": 1.0}),
-        Row("made", None, "not known", {"frechet": 2.0, "not_finite": 0.25, "density": 1.0, "nearest": 3.0}),
+        EvaluationRow("real", None, "", {"frechet": 1.0, "frechet_se": 0.1, "kernel": 1.0}),
+        EvaluationRow("made", None, "not known", {"frechet": 2.0, "not_finite": 0.25, "density": 1.0, "nearest": 3.0}),
     )
     head, first, second = table(Evaluation("x", {}, rows, None)).splitlines()
     assert head.split("  ")[-3:] == ["frechet ± se", "kernel", "not_finite"]
@@ -126,9 +130,11 @@ def test_the_table_says_which_columns_have_errors():
 
 
 def test_a_row_is_said_in_one_line():
-    row = Row("4 steps", 4, "ddim", {"frechet": 2.0, "frechet_se": 0.1, "kernel": 0.5, "recall": 0.5, "seconds": 1.5})
-    assert said(row) == "4 steps: frechet 2.00 ± 0.10, kernel 0.500, seconds 1.50"
-    assert said(Row("1 step", 1, "ddim", {"not_finite": 1.0})) == "1 step: not_finite 1.000"
+    row = EvaluationRow(
+        "4 steps", 4, "ddim", {"frechet": 2.0, "frechet_se": 0.1, "kernel": 0.5, "recall": 0.5, "seconds": 1.5}
+    )
+    assert row_line(row) == "4 steps: frechet 2.00 ± 0.10, kernel 0.500, seconds 1.50"
+    assert row_line(EvaluationRow("1 step", 1, "ddim", {"not_finite": 1.0})) == "1 step: not_finite 1.000"
 
 
 def test_the_bounds_of_the_verdict():

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from softmix.evaluate import plot
-from softmix.evaluate.plot import Line
+from softmix.evaluate.plot import Curve
 
 
 def drawn(monkeypatch, draw) -> object:
@@ -26,11 +26,11 @@ def steps(monkeypatch, lines, floors=(), scale="distance"):
     return drawn(monkeypatch, lambda: plot.by_steps("m", "about m", lines, floors, scale))[2]
 
 
-NEAR = Line(0, (1.0, 2.0, 4.0), (3.0, 2.0, 1.5), (0.5, 0.25, 0.125))
+NEAR = Curve(0, (1.0, 2.0, 4.0), (3.0, 2.0, 1.5), (0.5, 0.25, 0.125))
 
 
 def test_a_line_has_its_values_colour_marker_and_error_bars(monkeypatch):
-    axes = steps(monkeypatch, [NEAR, Line(1, (1.0, 4.0), (2.0, 1.0))])
+    axes = steps(monkeypatch, [NEAR, Curve(1, (1.0, 4.0), (2.0, 1.0))])
     first, second = (container.lines[0] for container in axes.containers)
     assert first.get_xdata().tolist() == [1, 2, 4]
     assert first.get_ydata().tolist() == [3, 2, 1.5]
@@ -39,8 +39,8 @@ def test_a_line_has_its_values_colour_marker_and_error_bars(monkeypatch):
     (bars,) = axes.containers[0].lines[2]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[2.5, 3.5], [1.75, 2.25], [1.375, 1.625]]
     assert not axes.containers[1].has_yerr
-    assert plot._look(Line(6, (), ()))["color"] == "#1234a0"
-    assert plot._look(Line(7, (), ()))["marker"] == "s"
+    assert plot._style(Curve(6, (), ()))["color"] == "#1234a0"
+    assert plot._style(Curve(7, (), ()))["marker"] == "s"
 
 
 def test_floors_are_dashed_in_the_colour_of_their_series(monkeypatch):
@@ -50,7 +50,7 @@ def test_floors_are_dashed_in_the_colour_of_their_series(monkeypatch):
 
 
 def test_the_axis_of_steps_is_logarithmic_with_a_tick_at_each(monkeypatch):
-    axes = steps(monkeypatch, [NEAR, Line(1, (3.0, 8.0), (1.0, 1.0))])
+    axes = steps(monkeypatch, [NEAR, Curve(1, (3.0, 8.0), (1.0, 1.0))])
     assert axes.get_xscale() == "log"
     assert axes.get_xticks().tolist() == [1, 2, 3, 4, 8]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "3", "4", "8"]
@@ -68,7 +68,7 @@ def test_the_axis_of_steps_is_logarithmic_with_a_tick_at_each(monkeypatch):
 )
 def test_many_steps_have_fewer_ticks(monkeypatch, numbers, ticks):
     numbers = tuple(map(float, numbers))
-    assert steps(monkeypatch, [Line(0, numbers, (1.0,) * len(numbers))]).get_xticks().tolist() == ticks
+    assert steps(monkeypatch, [Curve(0, numbers, (1.0,) * len(numbers))]).get_xticks().tolist() == ticks
 
 
 def test_shares_run_from_0_to_1_and_distances_from_0(monkeypatch):
@@ -76,20 +76,20 @@ def test_shares_run_from_0_to_1_and_distances_from_0(monkeypatch):
     axes = steps(monkeypatch, [NEAR])
     assert axes.get_yscale() == "linear"
     assert axes.get_ylim()[0] == 0
-    assert steps(monkeypatch, [Line(0, (1.0, 2.0), (-1.0, 2.0))], scale="signed").get_ylim()[0] < -1
+    assert steps(monkeypatch, [Curve(0, (1.0, 2.0), (-1.0, 2.0))], scale="signed").get_ylim()[0] < -1
 
 
 @pytest.mark.parametrize(("low", "scale"), [(0.21, "linear"), (0.19, "log")])
 def test_from_fifteen_times_on_a_distance_is_logarithmic(monkeypatch, low, scale):
-    assert steps(monkeypatch, [Line(0, (1.0, 2.0), (3.0, low))]).get_yscale() == scale
+    assert steps(monkeypatch, [Curve(0, (1.0, 2.0), (3.0, low))]).get_yscale() == scale
     assert steps(monkeypatch, [NEAR], [(None, low)]).get_yscale() == scale
-    assert steps(monkeypatch, [Line(0, (1.0, 2.0), (3.0, 0.0))]).get_yscale() == "linear", "0 has no logarithm"
-    loss = drawn(monkeypatch, lambda: plot.by_training("l", "about l", [Line(0, (1.0, 2.0), (3.0, low))]))[2]
+    assert steps(monkeypatch, [Curve(0, (1.0, 2.0), (3.0, 0.0))]).get_yscale() == "linear", "0 has no logarithm"
+    loss = drawn(monkeypatch, lambda: plot.by_training("l", "about l", [Curve(0, (1.0, 2.0), (3.0, low))]))[2]
     assert loss.get_yscale() == scale
 
 
 def test_signed_values_that_span_much_are_logarithmic_on_both_sides(monkeypatch):
-    line = Line(0, (1.0, 2.0, 4.0), (30.0, 0.4, -0.1), (1.0, 0.05, 0.2))
+    line = Curve(0, (1.0, 2.0, 4.0), (30.0, 0.4, -0.1), (1.0, 0.05, 0.2))
     axes = steps(monkeypatch, [line], [(None, -0.05)], "signed")
     assert axes.get_yscale() == "symlog"
     # straight within the largest error, 1
@@ -97,12 +97,12 @@ def test_signed_values_that_span_much_are_logarithmic_on_both_sides(monkeypatch)
     ticks = [1, 3, 10, 30, 100, 300]
     assert axes.get_yticks().tolist() == [0, *ticks, *(-tick for tick in ticks)]
     assert axes.get_ylim()[0] == pytest.approx(min(-0.3, 1.2 * (-0.1 - 0.2)))
-    assert steps(monkeypatch, [Line(0, (1.0, 2.0), (3.0, -1.0))], scale="signed").get_yscale() == "linear"
+    assert steps(monkeypatch, [Curve(0, (1.0, 2.0), (3.0, -1.0))], scale="signed").get_yscale() == "linear"
 
 
 def test_rho_is_shown_between_collapse_and_truth(monkeypatch):
     name, about, axes, size = drawn(
-        monkeypatch, lambda: plot.by_logsnr("rho", "about rho", [Line(3, (-4.0, 0.0), (0.5, 1.4))])
+        monkeypatch, lambda: plot.by_logsnr("rho", "about rho", [Curve(3, (-4.0, 0.0), (0.5, 1.4))])
     )
     assert (name, about, size) == ("rho", "about rho", (4.8, 2.8))
     assert axes.get_ylim() == pytest.approx((-0.08, 1.54))
@@ -111,12 +111,12 @@ def test_rho_is_shown_between_collapse_and_truth(monkeypatch):
     assert axes.lines[2].get_ydata().tolist() == [0.5, 1.4]
     assert axes.lines[2].get_color() == "#1234a3"
     assert "logsnr" in axes.get_xlabel()
-    low = drawn(monkeypatch, lambda: plot.by_logsnr("rho", "", [Line(0, (-4.0,), (0.5,))]))[2]
+    low = drawn(monkeypatch, lambda: plot.by_logsnr("rho", "", [Curve(0, (-4.0,), (0.5,))]))[2]
     assert low.get_ylim()[1] == pytest.approx(1.2)
 
 
 def test_a_long_log_is_means_over_blocks(monkeypatch):
-    line = Line(1, tuple(map(float, range(700))), tuple(float(k % 2) for k in range(700)))
+    line = Curve(1, tuple(map(float, range(700))), tuple(float(k % 2) for k in range(700)))
     axes = drawn(monkeypatch, lambda: plot.by_training("loss", "about", [line]))[2]
     # blocks of 3: 700 points in at most 300
     assert len(axes.lines[0].get_xdata()) == 234
@@ -125,12 +125,12 @@ def test_a_long_log_is_means_over_blocks(monkeypatch):
     assert axes.lines[0].get_xdata()[-1] == 699
     assert axes.lines[0].get_color() == "#1234a1"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training step", "loss")
-    short = Line(0, tuple(map(float, range(300))), (1.0,) * 300)
+    short = Curve(0, tuple(map(float, range(300))), (1.0,) * 300)
     assert len(drawn(monkeypatch, lambda: plot.by_training("l", "", [short]))[2].lines[0].get_xdata()) == 300
 
 
 def test_the_page_sees_what_it_is_called():
-    svg = plot.by_training("loss", 'a "loss" & more', [Line(0, (1.0, 2.0), (1.0, 2.0))])
+    svg = plot.by_training("loss", 'a "loss" & more', [Curve(0, (1.0, 2.0), (1.0, 2.0))])
     assert svg.startswith('<svg role="img" aria-label="a &quot;loss&quot; &amp; more"')
     assert 'id="loss-' in svg
     assert plot.SIGNS[: plot.COLOURS] == ("●", "■", "▲", "◆", "▼", "✚")

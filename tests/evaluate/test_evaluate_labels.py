@@ -1,6 +1,4 @@
-"""What the model is told of held-out items where their classes are not those of the training data."""
-
-import sys
+"""The class labels of held-out items in the class numbers of the training data."""
 
 import pytest
 import torch
@@ -8,17 +6,14 @@ from torch import Tensor, nn
 
 from softmix.data.report import Report
 from softmix.data.store import Data, choose, make
-from softmix.evaluate import judge
-from softmix.evaluate.carried import Carried
+from softmix.evaluate import evaluate_model, evaluator
+from softmix.evaluate.spread import LatentSpread
 from softmix.posterior import Point
 from softmix.process import VP
 
-# the package has the function of the same name
-JUDGE = sys.modules["softmix.evaluate.judge"]
-
 
 class Half(nn.Module):
-    """A denoiser of 8x8 images with three classes, which does not listen to them."""
+    """A denoiser of 8x8 images with three classes. It ignores the labels."""
 
     def __init__(self):
         super().__init__()
@@ -37,18 +32,18 @@ def images(seed: int, classes: tuple[str, ...]) -> Data:
     ("classes", "number"),
     [(("a", "b", "c"), [0, 1, 2]), (("c", "a"), [2, 0]), (("b",), [1]), (("a", "stranger"), None)],
 )
-def test_held_out_items_are_told_by_the_numbers_of_the_training_classes(monkeypatch, classes, number):
-    told = []
+def test_held_out_labels_use_the_class_numbers_of_the_training_data(monkeypatch, classes, number):
+    conditions = []
 
-    def spread(denoiser: nn.Module, x0: Tensor, *, cond: Tensor | None, m: int) -> Carried:
-        told.append(cond)
-        return Carried((0.0,), (1.0,), (1.0,), "residual")
+    def spread(denoiser: nn.Module, x0: Tensor, *, cond: Tensor | None, m: int) -> LatentSpread:
+        conditions.append(cond)
+        return LatentSpread((0.0,), (1.0,), (1.0,), "residual")
 
-    monkeypatch.setattr(JUDGE, "carried", spread)
+    monkeypatch.setattr(evaluator, "latent_spread", spread)
     held_out = images(1, classes)
-    judge(Half(), images(0, ("a", "b", "c")), held_out, title="x", steps=(1,), n=20, features="pixels")
-    (cond,) = told
+    evaluate_model(Half(), images(0, ("a", "b", "c")), held_out, title="x", steps=(1,), n=20, features="pixels")
+    (cond,) = conditions
     if number is None:
-        assert cond is None, "of a class that the model does not know nothing is told"
+        assert cond is None, "a class is unknown to the model"
     else:
         assert torch.equal(cond, torch.tensor(number)[held_out.labels[choose(40, 128)]])

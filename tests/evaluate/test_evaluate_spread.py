@@ -1,4 +1,4 @@
-"""The carried spread against closed forms, by the truth and by the model's own error."""
+"""`latent_spread` against closed forms, with an oracle and without one."""
 
 import math
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.evaluate import Carried, carried, carried_table
-from softmix.evaluate.carried import LEVELS
+from softmix.evaluate import LatentSpread, latent_spread, spread_table
+from softmix.evaluate.spread import LEVELS
 from softmix.posterior import Implicit, Normal, Point
 from softmix.process import VP
+
+pytestmark = pytest.mark.usefixtures("on_device")
 
 SD = 0.5
 
@@ -17,7 +19,8 @@ SD = 0.5
 class Exact:
     """x0 ~ N(0, 0.5^2): the posterior at logsnr l has the variance v = 1 / (1 / 0.25 + e^l / 1) per element.
 
-    kind : what is believed: the law itself, its mean, or draws without a mean; width : of the draws, times the truth's.
+    kind : "law" gives a Normal, "mean" a Point, "draws" an Implicit without a mean.
+    width : width of the draws, relative to the truth.
     """
 
     def __init__(self, kind: str, width: float = 1.0, shift: float = 0.0):
@@ -48,8 +51,8 @@ def items(count: int = 2000) -> Tensor:
     return SD * torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_truth_carries_all_of_its_spread_at_every_level():
-    found = carried(Exact("draws"), items(), oracle=Exact("law"))
+def test_the_exact_posterior_has_rho_1_at_every_level():
+    found = latent_spread(Exact("draws"), items(), oracle=Exact("law"))
     assert found.logsnr == LEVELS == (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
     assert found.by == "oracle"
     assert found.truth == pytest.approx([variance(level) for level in LEVELS], rel=1e-4)
@@ -58,22 +61,22 @@ def test_the_truth_carries_all_of_its_spread_at_every_level():
     assert found.total == pytest.approx(1, abs=0.02)
 
 
-def test_draws_half_as_wide_carry_a_quarter():
-    found = carried(Exact("draws", 0.5), items(), oracle=Exact("law"))
+def test_draws_half_as_wide_have_rho_a_quarter():
+    found = latent_spread(Exact("draws", 0.5), items(), oracle=Exact("law"))
     assert found.rho == pytest.approx([0.25] * len(LEVELS), rel=0.025)
     assert found.total == pytest.approx(0.25, rel=0.02)
 
 
-def test_a_law_with_a_variance_spreads_too_and_a_point_does_not():
-    assert carried(Exact("law", 0.5), items(), oracle=Exact("law")).total == pytest.approx(0.25, rel=0.02)
-    flat = carried(Exact("mean"), items(), oracle=Exact("law"))
+def test_a_normal_posterior_has_a_spread_and_a_point_has_none():
+    assert latent_spread(Exact("law", 0.5), items(), oracle=Exact("law")).total == pytest.approx(0.25, rel=0.02)
+    flat = latent_spread(Exact("mean"), items(), oracle=Exact("law"))
     assert flat.spread == (0.0,) * len(LEVELS)
     assert flat.total == 0
 
 
 @pytest.mark.parametrize("kind", ["law", "mean"])
 def test_without_an_oracle_the_truth_is_the_error_of_the_mean(kind):
-    found = carried(Exact(kind), items())
+    found = latent_spread(Exact(kind), items())
     assert found.by == "residual"
     # the mean of 6000 squares is known to sqrt(2 / 6000)
     assert found.truth == pytest.approx([variance(level) for level in LEVELS], rel=0.08)
@@ -82,72 +85,72 @@ def test_without_an_oracle_the_truth_is_the_error_of_the_mean(kind):
 @pytest.mark.parametrize("m", [2, 16])
 def test_a_mean_of_few_draws_does_not_count_its_own_spread(m):
     """E |x0 - mean of m draws|^2 is v + v / m: with m = 2 half as much again."""
-    found = carried(Exact("draws"), items(), m=m)
+    found = latent_spread(Exact("draws"), items(), m=m)
     assert found.truth == pytest.approx([variance(level) for level in LEVELS], rel=0.1)
     assert sum(found.truth) == pytest.approx(sum(map(variance, LEVELS)), rel=0.05)
 
 
-def test_each_level_is_asked_at_its_own_logsnr_and_all_items_once():
+def test_each_level_uses_its_own_logsnr_and_every_item_once():
     model = Exact("draws")
-    carried(model, items(10), levels=(-3.0, 1.5), batch=4)
+    latent_spread(model, items(10), levels=(-3.0, 1.5), batch=4)
     assert [count for _, count in model.seen] == [4, 4, 2] * 2
     assert [level for level, _ in model.seen] == pytest.approx([-3.0] * 3 + [1.5] * 3, abs=1e-4)
 
 
 def test_the_batch_does_not_matter_and_the_seed_does():
     some = items(50)
-    whole, parts = carried(Exact("draws"), some), carried(Exact("draws"), some, batch=7)
+    whole, parts = latent_spread(Exact("draws"), some), latent_spread(Exact("draws"), some, batch=7)
     assert parts.spread == pytest.approx(whole.spread, rel=1e-5)
     assert parts.truth == pytest.approx(whole.truth, rel=1e-5)
-    other = carried(Exact("draws"), some, seed=1)
+    other = latent_spread(Exact("draws"), some, seed=1)
     assert other.spread[3] != pytest.approx(whole.spread[3], rel=1e-4)
     assert other.truth[3] != pytest.approx(whole.truth[3], rel=1e-4)
 
 
-def test_levels_have_noise_of_their_own():
-    """Else errors of neighbouring levels would be the same error."""
-    found = carried(Exact("mean"), items(20), levels=(0.0, 0.0))
+def test_each_level_has_its_own_noise():
+    """Otherwise the errors of neighbouring levels would be equal."""
+    found = latent_spread(Exact("mean"), items(20), levels=(0.0, 0.0))
     assert found.truth[0] == found.truth[1]
-    near = carried(Exact("mean"), items(20), levels=(0.0, 0.001))
+    near = latent_spread(Exact("mean"), items(20), levels=(0.0, 0.001))
     assert near.truth[1] != pytest.approx(near.truth[0], rel=0.01)
 
 
-def test_what_each_item_is_told_goes_with_it():
+def test_each_item_keeps_its_own_condition():
     """A shift of 2 for every label 1 adds 4 to the squared error of those items, here half of them."""
     labels = torch.arange(40) % 2
-    plain = carried(Exact("mean", shift=2.0), items(40), cond=torch.zeros(40), levels=(0.0,))
-    told = carried(Exact("mean", shift=2.0), items(40), cond=labels, levels=(0.0,), batch=9)
-    by_hand = carried(Exact("mean", shift=2.0), items(40), cond=labels, levels=(0.0,))
-    assert told.truth == pytest.approx(by_hand.truth, rel=1e-5)
-    assert told.truth[0] == pytest.approx(plain.truth[0] + 2, abs=0.8)
+    plain = latent_spread(Exact("mean", shift=2.0), items(40), cond=torch.zeros(40), levels=(0.0,))
+    labelled = latent_spread(Exact("mean", shift=2.0), items(40), cond=labels, levels=(0.0,), batch=9)
+    by_hand = latent_spread(Exact("mean", shift=2.0), items(40), cond=labels, levels=(0.0,))
+    assert labelled.truth == pytest.approx(by_hand.truth, rel=1e-5)
+    assert labelled.truth[0] == pytest.approx(plain.truth[0] + 2, abs=0.8)
 
 
-def test_no_true_spread_is_said_and_no_division_by_zero():
-    none = Carried((0.0, 2.0), (0.1, 0.1), (0.0, 0.0), "residual")
+def test_without_a_true_spread_rho_is_0_and_the_total_is_nan():
+    none = LatentSpread((0.0, 2.0), (0.1, 0.1), (0.0, 0.0), "residual")
     assert none.rho == (0.0, 0.0)
     assert math.isnan(none.total)
-    assert "nothing to carry" in carried_table(none)
+    assert "nothing to carry" in spread_table(none)
 
 
 def test_the_total_weighs_levels_by_their_true_spread():
-    found = Carried((0.0, 2.0), (0.9, 0.0), (1.0, 0.5), "oracle")
+    found = LatentSpread((0.0, 2.0), (0.9, 0.0), (1.0, 0.5), "oracle")
     assert found.rho == (0.9, 0.0)
     assert found.total == pytest.approx(0.6)
 
 
-def test_an_error_that_comes_out_below_zero_is_zero():
+def test_a_negative_estimate_of_the_truth_becomes_0():
     """With one item, the correction by the draws' own spread may be larger than the squared error."""
     one = items(1)[:, :1]
-    truths = [carried(Exact("draws", 4.0), one, m=2, seed=seed, levels=(0.0,)).truth[0] for seed in range(30)]
+    truths = [latent_spread(Exact("draws", 4.0), one, m=2, seed=seed, levels=(0.0,)).truth[0] for seed in range(30)]
     assert min(truths) == 0
     assert max(truths) > 0
 
 
-def test_the_usual_number_of_draws():
+def test_the_default_number_of_draws():
     some = items(20)
-    usual = carried(Exact("draws"), some, levels=(0.0,))
+    usual = latent_spread(Exact("draws"), some, levels=(0.0,))
     assert (
         usual
-        == carried(Exact("draws"), some, levels=(0.0,), m=16)
-        != carried(Exact("draws"), some, levels=(0.0,), m=15)
+        == latent_spread(Exact("draws"), some, levels=(0.0,), m=16)
+        != latent_spread(Exact("draws"), some, levels=(0.0,), m=15)
     )

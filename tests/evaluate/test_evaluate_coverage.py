@@ -7,6 +7,8 @@ import torch
 from softmix.evaluate import coverage
 from softmix.evaluate.coverage import _squares
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 
 def normal(count: int, seed: int, dim: int = 5) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -33,7 +35,9 @@ def by_definition(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, fl
 @pytest.mark.parametrize("k", [1, 3])
 def test_the_definitions(k):
     real, fake = normal(25, 0, 2), 0.7 * normal(18, 1, 2) + 0.5
-    assert tuple(coverage(real, fake, k)) == pytest.approx(by_definition(real.numpy(), fake.numpy(), k), rel=1e-12)
+    assert tuple(coverage(real, fake, k)) == pytest.approx(
+        by_definition(real.cpu().numpy(), fake.cpu().numpy(), k), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("chunk", [7, 512])

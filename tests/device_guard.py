@@ -1,0 +1,134 @@
+"""Put the tensors of tests on a device, and find library code that makes tensors on the wrong one.
+
+`OnDevice(device)` is a mode for torch functions. A factory call without a device, such as `torch.zeros(3)`, has two
+possible callers:
+
+* A test: the tensor is made on `device`.
+* The library (a file below src/softmix): torch decides, so the tensor is made on the CPU. On another device this is a
+  fault, because the tensor is then combined with data on `device`. With `refuse=True` the call raises `NoDeviceError`
+  at once. So the fault is also found if `device` is the CPU.
+
+A tensor without axes is allowed: torch combines a CPU scalar with data on any device. The tensors of a module under
+construction are allowed too: they move with the module. `ALLOWED` lists the functions of the library that make other
+tensors on the CPU on purpose, with the reason. `torch.from_numpy` is not a factory call for torch, so it is not seen.
+
+`Rng` takes its device as an argument with the default "cpu". `OnDevice` replaces this default for tests only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+import softmix
+from softmix.rng import Rng
+
+LIBRARY = Path(softmix.__file__).parent
+FACTORIES = frozenset(_device_constructors())
+
+# (file, function): the reason. "*" stands for every function of the file.
+ALLOWED: dict[tuple[str, str], str] = {
+    ("rng.py", "Rng.__init__"): "the item numbers move to the device in the next line",
+    ("process/grid.py", "*"): "a grid is a short list of times in float64; samplers read it one time after the other",
+    (
+        "evaluate/classifier.py",
+        "Classifier.__init__",
+    ): "a network for the CPU: its features do not depend on the device",
+    ("net/embedding.py", "Embedding.__init__"): "a buffer: it moves with the module",
+}
+
+
+class NoDeviceError(AssertionError):
+    """The library made a tensor without a device."""
+
+
+class OnDevice(TorchFunctionMode):
+    """Make the tensors of tests on `device`; with `refuse`, raise if the library makes one without a device."""
+
+    def __init__(self, device: torch.device, refuse: bool = False):
+        super().__init__()
+        self.device, self.refuse = device, refuse
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in FACTORIES or kwargs.get("device") is not None or any(isinstance(arg, Tensor) for arg in args):
+            return func(*args, **kwargs)
+        frame = sys._getframe(1)
+        origin = library_caller(frame)
+        if origin is None:
+            return self._for_a_test(func, args, kwargs)
+        made = func(*args, **kwargs)
+        refused = self.refuse and isinstance(made, Tensor) and made.ndim and not allowed(*origin[:2])
+        if refused and not builds_a_module(frame):
+            file, function, line = origin
+            raise NoDeviceError(
+                f"{file}:{line}, {function}: {func.__name__} makes a tensor of shape {list(made.shape)} without a "
+                "device; give the device of the data, or add the function to ALLOWED in tests/device_guard.py"
+            )
+        return made
+
+    def _for_a_test(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            # torch makes the numbers on the device of the generator.
+            return func(*args, **kwargs).to(self.device)
+        return func(*args, **kwargs, device=self.device)
+
+
+def library_caller(frame: FrameType | None) -> tuple[str, str, int] | None:
+    """File, function and line of the innermost caller, if it is in the library; None for a caller in a test.
+
+    Files of torch and this file are skipped. Other packages count as tests.
+    """
+    torch_folder = str(Path(torch.__file__).parent)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != __file__ and not file.startswith(torch_folder) and not file.startswith("<"):
+            path = Path(file)
+            if LIBRARY not in path.parents:
+                return None
+            return path.relative_to(LIBRARY).as_posix(), frame.f_code.co_qualname.split(".<")[0], frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def allowed(file: str, function: str) -> bool:
+    """Whether a function of the library may make a tensor without a device."""
+    return bool({(file, function), (file, "*")} & ALLOWED.keys())
+
+
+def builds_a_module(frame: FrameType | None) -> bool:
+    """Whether the call is inside the constructor of a module."""
+    while frame is not None:
+        if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), nn.Module):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def on_device(device: torch.device, refuse: bool = False) -> Iterator[None]:
+    """Inside, tests make their tensors and their `Rng` on `device`."""
+    plain = Rng.__init__
+
+    def init(self: Rng, *args: Any, **kwargs: Any) -> None:
+        if len(args) < 4 and "device" not in kwargs and library_caller(sys._getframe(1)) is None:
+            kwargs["device"] = device
+        plain(self, *args, **kwargs)
+
+    Rng.__init__ = init  # type: ignore[method-assign]
+    try:
+        with OnDevice(device, refuse):
+            yield
+    finally:
+        Rng.__init__ = plain  # type: ignore[method-assign]
