@@ -56,6 +56,7 @@ _ROOMS = (
     "denoiser",
     "evaluate",
     "hub",
+    "info",
     "loss",
     "measure",
     "net",

@@ -15,6 +15,7 @@ from softmix.data import toys
 from softmix.data.toys import Mixture
 from softmix.denoiser import Denoiser, Network, PointHead
 from softmix.denoiser.wrap import Wrapped
+from softmix.info import fit_statistics, where_to_start
 from softmix.net import UNetSpec
 from softmix.oracle import Problem, correlated, gaussian, ks, order, standardised
 from softmix.posterior import Point
@@ -35,13 +36,11 @@ from softmix.sampler import (
     dpm_encoder,
     drive,
     edit_friendly,
-    fit_statistics,
     label,
     multistep,
     replay,
     sample,
     traits,
-    where_to_start,
 )
 from softmix.sampler.average import averaged, clock_of, weights
 from softmix.sampler.contract import declare

@@ -13,6 +13,7 @@ from torch import Tensor
 from softmix.cond import class_label
 from softmix.denoiser import Denoiser, Network, PointHead, SoftHead, guided, in_frame
 from softmix.denoiser.wrap import Wrapped
+from softmix.info import fit_statistics, where_to_start
 from softmix.loss import Square, loss_of
 from softmix.net import MLPSpec
 from softmix.oracle import Problem, correlated, gaussian, ks, standardised
@@ -33,12 +34,10 @@ from softmix.sampler import (
     dpm_encoder,
     drive,
     edit_friendly,
-    fit_statistics,
     noised,
     replay,
     sample,
     traits,
-    where_to_start,
 )
 from softmix.sampler.contract import declare
 from softmix.sampler.drive import finish

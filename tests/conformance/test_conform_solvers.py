@@ -11,6 +11,7 @@ from torch import Tensor
 
 from softmix.denoiser import Counted, ExactMixture
 from softmix.denoiser.wrap import Wrapped
+from softmix.info import fit_statistics
 from softmix.oracle import Problem, correlated, gaussian, order
 from softmix.posterior import Point
 from softmix.process import VE, VP, Flow, Gaussian, Table, few
@@ -18,7 +19,6 @@ from softmix.rng import Rng
 from softmix.sampler import Sampler, Statistics, dpm_solver_2m, dpm_solver_v3, drive, evodiff, f_pndm, plms, unipc
 from softmix.sampler.drive import finish
 from softmix.sampler.multistep import ALL, Rule, _multistep
-from softmix.sampler.statistics import fit_statistics
 from softmix.sampler.v3 import Corrector, Differences
 
 F64 = torch.float64

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from softmix.denoiser import adjusted, wiener
+from softmix.info import where_to_start
 from softmix.oracle import correlated, gaussian, ks, order, standardised
 from softmix.posterior import HasMean, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, rest
@@ -24,7 +25,6 @@ from softmix.sampler import (
     drive,
     noised,
     sample,
-    where_to_start,
 )
 from softmix.sampler.drive import finish
 

@@ -33,8 +33,8 @@ def statistics(
     from tqdm import tqdm
 
     from ..data.store import choose
+    from ..info import fit_statistics
     from ..rng import Rng
-    from ..sampler.statistics import fit_statistics
     from .outputs import aside, file_to_write
 
     positive(n=n, nodes=nodes)

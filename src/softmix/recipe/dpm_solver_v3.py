@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from ..info import fit_statistics
 from ..oracle import Problem
 from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
-from ..sampler.statistics import fit_statistics
 from ..sampler.v3 import measured
 from .contest import FEW as ON_IMAGES
 from .contest import IMAGES, Make, Way, contest, fashion

@@ -14,8 +14,8 @@ from .latent import decoded, steered
 from .multistep import Rule, adams, dpm_solver_2m, dpm_solver_3m, multistep, sde_dpm_solver_2m, soft_adams, unipc
 from .ode import dpm_solver_2s, dpm_solver_3s, heun
 from .pndm import f_pndm, fon, plms, s_pndm
-from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised, where_to_start
-from .statistics import Statistics, fit_statistics
+from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
+from .statistics import Statistics
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 
@@ -58,7 +58,6 @@ __all__ = [
     "edit_friendly",
     "evodiff",
     "f_pndm",
-    "fit_statistics",
     "fon",
     "heun",
     "label",
@@ -74,5 +73,4 @@ __all__ = [
     "steered",
     "traits",
     "unipc",
-    "where_to_start",
 ]

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ..cond import Cond
 from ..denoiser.exact import gaussian_flow
-from ..posterior import HasMean, need
 from ..process import Gaussian, one_clock
 from ..rng import Rng
-from ..shape import take
 
 if TYPE_CHECKING:
-    from ..denoiser import Denoiser
+    pass
 
 
 class Start(Protocol):
@@ -73,44 +70,6 @@ def contraction(process: Gaussian, t: float, s: float = 0.0, variance: float | N
         return kept
     clean = alpha_s - kept * alpha_t
     return kept + clean * alpha_t * variance / (alpha_t**2 * variance + sigma_t**2)
-
-
-def where_to_start(
-    denoiser: Denoiser,
-    start: Denoiser,
-    x0: Tensor,
-    rng: Rng,
-    logsnr: Tensor,
-    cond: Cond | Tensor | None = None,
-    batch: int = 256,
-) -> Tensor:
-    """How many nats of the bound on log p a start at each of these rising logsnr is worth, next to one at the last.
-
-        gain(a) = 1/2 int_a^last (mse_start - mse_denoiser) d snr
-
-    for held-out data x0 [B, ...]: the bound on log p of a model that begins at logsnr a with a law whose own denoiser
-    is `start` (for N(m, C), `wiener`; for pure noise of a VP process, alpha x). What no denoiser can know cancels, so
-    that the best diffusion time is where this is largest: where the network stops being the better of the two.
-    Source: Franzese et al., "How much is enough?", Entropy 2023, for the trade-off; the integral is the I-MMSE
-    relation.
-    """
-    process = one_clock(denoiser.process, "where_to_start")
-    apart = []
-    for level in logsnr.tolist():
-        t, total = float(process.time(level)), 0.0
-        for low in range(0, len(x0), batch):
-            rows = slice(low, low + batch)
-            xt = process.noise(x0[rows], t, rng.take(rows)).xt
-            told = take(cond, rows)
-            with torch.no_grad():
-                means = [need(each(xt, t, told), HasMean, "where_to_start").mean for each in (start, denoiser)]
-            wrong = [(mean - x0[rows]).double().square().sum() for mean in means]
-            total += float(wrong[0] - wrong[1])
-        apart.append(total / len(x0))
-    # in logsnr: d snr = snr d logsnr
-    height = torch.tensor(apart, dtype=torch.float64) * logsnr.double().exp() / 2
-    parts = torch.cumulative_trapezoid(height, logsnr.double())
-    return parts[-1] - torch.cat([parts.new_zeros(1), parts])
 
 
 class GaussianFit:

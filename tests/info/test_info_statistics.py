@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from softmix.info import fit_statistics
+from softmix.info.statistics import _smooth, _within
 from softmix.posterior import Normal, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, Table
 from softmix.rng import Rng
 from softmix.sampler import dpm_solver_v3, drive
 from softmix.sampler.drive import finish
-from softmix.sampler.statistics import _smooth, _within, fit_statistics
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
