@@ -15,6 +15,7 @@ from softmix.info import fit_statistics
 from softmix.oracle import Problem, correlated, gaussian, order
 from softmix.posterior import Point
 from softmix.process import VE, VP, Flow, Gaussian, Table, few
+from softmix.recipe.evodiff import released
 from softmix.rng import Rng
 from softmix.sampler import Sampler, Statistics, dpm_solver_2m, dpm_solver_v3, drive, evodiff, f_pndm, plms, unipc
 from softmix.sampler.drive import finish
@@ -183,6 +184,9 @@ def test_statistics_are_of_times_that_there_are(process: Gaussian) -> None:
 # EVODiff
 
 
+FORMS: dict[str, Sampler] = {"consistent": evodiff, "released": released}
+
+
 def random_law(shift: float = 0.0) -> tuple[Problem, ExactMixture]:
     problem = correlated((2, 2, 2), VE())
     law = problem.law
@@ -194,7 +198,7 @@ def test_moving_the_data_moves_the_samples_or_not(form: str, moves: bool) -> Non
     """Ours sees differences only. The authors' keeps a part of the mean itself in them."""
     x = VE().noise(torch.zeros(8, 2, 2, 2, dtype=F64), float(VE().time(-6.0)), Rng(0, 8)).xt
     times = torch.cat([even(VE(), 8), torch.zeros(1, dtype=F64)])
-    sampler = partial(evodiff, form=form)  # type: ignore[arg-type]
+    sampler = FORMS[form]
     here, there = (ended(random_law(shift)[1], sampler, x + shift, times) for shift in (0.0, 3.0))
     assert bool((there - 3 - here).abs().max() > 1e-2) == moves
 
@@ -207,7 +211,7 @@ def test_the_released_form_is_of_first_order() -> None:
 
     def errors(form: str, high: float, counts: list[int]) -> list[float]:
         right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VE(), 2000, high=high))
-        sampler = partial(evodiff, form=form)  # type: ignore[arg-type]
+        sampler = FORMS[form]
         made = [ended(problem.denoiser(), sampler, x, even(VE(), n, high=high)) for n in counts]
         return [float((end - right).flatten(1).norm(dim=1).mean()) for end in made]
 
@@ -222,7 +226,7 @@ def test_nothing_is_not_divided_by() -> None:
     still = Wrapped(random_law()[1], lambda inner, xt, t, cond: Point(torch.zeros_like(xt)))
     x = Rng(0, 2).normal((2, 2, 2, 2))
     for form in ("consistent", "released"):
-        assert torch.equal(ended(still, partial(evodiff, form=form), x, few(VE(), 8)), torch.zeros_like(x))  # type: ignore[arg-type]
+        assert torch.equal(ended(still, FORMS[form], x, few(VE(), 8)), torch.zeros_like(x))
 
 
 # numbers of the field: diffusers' own full loops, on a fixed ramp with a net that is none
@@ -285,4 +289,4 @@ def test_a_corrector_does_not_take_fresh_noise_away() -> None:
 def test_the_released_form_needs_a_beginning_with_signal() -> None:
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="begin later"):
-        ended(correlated((3,), Flow(end=0.0)).denoiser(), partial(evodiff, form="released"), x, VP().grid(4))
+        ended(correlated((3,), Flow(end=0.0)).denoiser(), released, x, VP().grid(4))

@@ -22,6 +22,7 @@ from softmix.denoiser.parameterise import affine
 from softmix.denoiser.smd import _Hyper
 from softmix.loss.square import squared_error
 from softmix.process import VE, VP, Gaussian, Noised, Table
+from softmix.recipe.evodiff import released
 from softmix.rng import Rng
 from softmix.sampler import (
     Code,
@@ -33,7 +34,6 @@ from softmix.sampler import (
     dpm_solver_v3,
     drive,
     edit_friendly,
-    evodiff,
     f_pndm,
     plms,
     replay,
@@ -119,7 +119,7 @@ def test_evodiff(case: dict[str, Any]) -> None:
     times = EDM.time(-2 * tensor(case["sigmas"]).log())
     if case["denoise_to_zero"]:
         times = torch.cat([times, times.new_zeros(1)])
-    assert off(ended(EDM, partial(evodiff, form="released"), case, times), case["end"]) < 1e-10
+    assert off(ended(EDM, released, case, times), case["end"]) < 1e-10
 
 
 @pytest.mark.parametrize("case", cases("dpm_solver_v3"), ids=named("order", "p_pseudo", "use_corrector", "c_pseudo"))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from softmix.posterior import Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
+from softmix.recipe.evodiff import fixed_weights, released
 from softmix.rng import Rng
-from softmix.sampler import ddim, drive, evodiff
+from softmix.sampler import Sampler, ddim, drive, evodiff
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
@@ -42,8 +43,13 @@ def even(process: Gaussian, n: int, low: float = -4.0, high: float = 4.0, clean:
     return torch.cat([times, times.new_zeros(1)]) if clean else times
 
 
-def ended(process: Gaussian, times: Tensor, x: Tensor, **options: object) -> Tensor:
-    return finish(drive(Curved(process), partial(evodiff, **options), x, times, Rng(0, len(x))))  # type: ignore[arg-type]
+def ended(
+    process: Gaussian, times: Tensor, x: Tensor, form: str = "consistent", fixed: tuple[float, float] | None = None
+) -> Tensor:
+    sampler: Sampler = partial(released, fixed=fixed) if form == "released" else evodiff
+    if form == "consistent" and fixed is not None:
+        sampler = partial(fixed_weights, eta=fixed[0], zeta=fixed[1])
+    return finish(drive(Curved(process), sampler, x, times, Rng(0, len(x))))  # type: ignore[arg-type]
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -170,12 +176,6 @@ def test_two_weights_of_ones_own_stand_in_the_place_of_both(form: str, fixed: tu
     assert (ended(VP(), times, start(), form=form, fixed=fixed) - right).abs().max() < 1e-8
 
 
-def test_it_is_consistent_unless_told() -> None:
-    times = even(VP(), 8)
-    assert torch.equal(ended(VP(), times, start()), ended(VP(), times, start(), form="consistent"))
-    assert not torch.allclose(ended(VP(), times, start()), ended(VP(), times, start(), form="released"))
-
-
 @FORMS
 def test_where_the_mean_stands_still_it_is_ddim(form: str) -> None:
     """Nothing is left of differences in the consistent form; the released keeps a part of the mean in them."""
@@ -185,13 +185,16 @@ def test_where_the_mean_stands_still_it_is_ddim(form: str) -> None:
             return torch.full_like(x, 0.6)
 
     times = even(VE(), 6)
-    run = [finish(drive(Still(VE()), s, start(), times, Rng(0, 3))) for s in (partial(evodiff, form=form), ddim)]  # type: ignore[arg-type]
+    run = [
+        finish(drive(Still(VE()), s, start(), times, Rng(0, 3)))
+        for s in (released if form == "released" else evodiff, ddim)
+    ]
     assert bool((run[0] - run[1]).abs().max() < 1e-12) == (form == "consistent")
 
 
 def test_the_projection_is_kept_within_two_of_nothing() -> None:
-    from softmix.sampler.evodiff import _onto
+    from softmix.sampler.evodiff import projection
 
     b = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
     a = torch.tensor([[1.5, 1.5], [9.0, 9.0], [5.0, 5.0], [-7.0, -7.0]])
-    assert _onto(a, b)[:, 0].tolist() == [1.5, 2.0, 0.0, -2.0]
+    assert projection(a, b)[:, 0].tolist() == [1.5, 2.0, 0.0, -2.0]

@@ -53,7 +53,7 @@ class SoftmixScheduler(Configured):
 
     shift, use_flow_sigmas : the model was trained by flow matching, with times as FlowMatchEuler's or as UniPC's (see
     `Flows`); base_shift to max_image_seq_len are read by pipelines. snr_shift_scale : CogVideoX's table.
-    options : keywords of the sampler, for example {"order": 3} for unipc or {"form": "released"} for evodiff.
+    options : keywords of the sampler, for example {"order": 3} for unipc.
     """
 
     _known: tuple[tuple[list[float], float], Heard] | None = None

@@ -202,10 +202,24 @@ class DPMSolverV3Scheduler(WithStatistics, SoftmixScheduler):
 
 
 class EVODiffScheduler(SoftmixScheduler):
-    """`evodiff`; {"form": "released"} among the options for the authors' own form."""
+    """`evodiff`. A saved {"form": "consistent"} among the options is read; the authors' own form is refused."""
 
     sampler = "evodiff"
     spaced_like = "dpm"
+
+    @classmethod
+    def _takes(cls) -> list[str]:
+        # an option of 0.1, so that it is not dropped without a word
+        return [*super()._takes(), "form"]
+
+    def _made(self, options: dict[str, Any]) -> Sampler:
+        form = options.pop("form", "consistent")
+        if form != "consistent":
+            raise ValueError(
+                f"form {form!r} of evodiff was asked for, and the scheduler has the consistent form alone: leave the "
+                "option out. The authors' form is softmix.recipe.evodiff.released, for softmix.sample(sampler=...)"
+            )
+        return super()._made(options)
 
 
 SCHEDULERS: tuple[type[SoftmixScheduler], ...] = (
