@@ -24,7 +24,7 @@ from softmix.rng import Rng
 from softmix.sampler import (
     SAMPLERS,
     GaussianFit,
-    Rule,
+    MultistepRule,
     Sampler,
     SamplerError,
     adams,
@@ -45,7 +45,7 @@ from softmix.sampler import (
 from softmix.sampler.average import averaged, clock_of, weights
 from softmix.sampler.contract import declare
 from softmix.sampler.drive import finish
-from softmix.sampler.pndm import _steep
+from softmix.sampler.pndm import _signal_grows_too_much
 
 F64 = torch.float64
 NS = (1, 2, 3, 7, 260)
@@ -55,7 +55,7 @@ ODE = pytest.mark.parametrize(
     "sampler",
     [
         *(sampler for sampler in ABLE if traits(sampler).order and not traits(sampler).stochastic),
-        partial(multistep, rule=Rule(line="bh1", corrects=10**6)),
+        partial(multistep, rule=MultistepRule(line="bh1", corrects=10**6)),
     ],
     ids=label,
 )
@@ -379,8 +379,8 @@ def test_a_step_that_is_long_for_one_element_is_taken_by_the_mean() -> None:
     as noisy as before. One long step among the elements is enough."""
     grid = torch.tensor([1.0, float(VP().time(-6.0)), 0.8], dtype=F64)
     paces = [torch.tensor(pair, dtype=F64) for pair in ([1.0, 1.0], [1e-6, 1.0], [1e-6, 1e-6])]
-    assert [_steep(PerElement(VP(), pace), grid)[0] for pace in paces] == [True, True, False]
-    assert _steep(VP(), grid) == [True, False]
+    assert [_signal_grows_too_much(PerElement(VP(), pace), grid)[0] for pace in paces] == [True, True, False]
+    assert _signal_grows_too_much(VP(), grid) == [True, False]
 
 
 def test_an_inversion_begins_with_each_elements_signal() -> None:

@@ -16,7 +16,7 @@ from softmix.net import UNetSpec
 from softmix.oracle import Problem, correlated, gaussian, order
 from softmix.process import VE, VP, Flow, Gaussian, karras
 from softmix.rng import Rng
-from softmix.sampler import Code, ColourEdit, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from softmix.sampler import ColourEdit, NoiseCode, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 from softmix.sampler.latent import decoded, steered
 
@@ -32,13 +32,13 @@ def line(mean: float, var: float, process: Gaussian, size: int = 1) -> Problem:
     return Problem("line", law, process, (size,))
 
 
-def encoded(encoder: Callable[..., object], denoiser: Denoiser, x0: Tensor, grid: Tensor, seed: int = 0) -> Code:
+def encoded(encoder: Callable[..., object], denoiser: Denoiser, x0: Tensor, grid: Tensor, seed: int = 0) -> NoiseCode:
     code = finish(drive(denoiser, encoder, x0, grid, Rng(seed, len(x0), "code")))  # type: ignore[arg-type]
-    assert isinstance(code, Code)
+    assert isinstance(code, NoiseCode)
     return code
 
 
-def replayed(code: Code, denoiser: Denoiser, skip: int = 0, **options: object) -> Tensor:
+def replayed(code: NoiseCode, denoiser: Denoiser, skip: int = 0, **options: object) -> Tensor:
     rng = Rng(99, code.path.shape[1], "not looked at")
     sampler = replay(code, skip, **options)  # type: ignore[arg-type]
     return finish(drive(denoiser, sampler, code.start(skip), code.grid[skip:], rng))
@@ -128,7 +128,7 @@ def test_what_is_edited_keeps_its_place_and_new_noise_does_not() -> None:
     for encoder in (edit_friendly, dpm_encoder):
         code = encoded(encoder, source.denoiser(), x0, steps(VP(), 60))
 
-        def kin(used: Code) -> float:
+        def kin(used: NoiseCode) -> float:
             made = replayed(used, target.denoiser(), rest=False)
             return float(torch.corrcoef(torch.stack([made[:, 0], x0[:, 0]]))[0, 1])
 
@@ -250,12 +250,12 @@ def test_a_walk_without_a_goal_stays_white() -> None:
     assert float(walked.var() / plain.var()) == pytest.approx(1 / (1 - 0.1 / 4), abs=0.08)
 
 
-def white(n: int, grid: Tensor) -> Code:
+def white(n: int, grid: Tensor) -> NoiseCode:
     """A sampler's own code, of items of one number."""
     z = Rng(9, n).normal((n, len(grid), 1), F64)
     noise = torch.cat([z[:, 1:-1], 0 * z[:, :1]], 1).transpose(0, 1)
     start = float(VP().sigma(grid[0])) * z[:, 0]
-    return Code(grid, torch.stack([start] * (len(grid) - 1)), noise, 1.0, Rng(0, n))
+    return NoiseCode(grid, torch.stack([start] * (len(grid) - 1)), noise, 1.0, Rng(0, n))
 
 
 def test_a_code_that_is_steered_finds_the_posterior() -> None:

@@ -16,7 +16,7 @@ from softmix.process import PROCESSES, VE, VP, Flow, Gaussian, Table, few, unifo
 from softmix.rng import Rng
 from softmix.sampler import Sampler, adams, ddim, drive, f_pndm, fon, label, plms, s_pndm, sample
 from softmix.sampler.drive import finish
-from softmix.sampler.pndm import MOST, chain
+from softmix.sampler.pndm import MAX_SIGNAL_GROWTH, chain
 
 F64 = torch.float64
 PSEUDO = pytest.mark.parametrize("sampler", [plms, s_pndm, f_pndm], ids=label)
@@ -114,7 +114,7 @@ def test_chains_that_the_paper_has_are_all_the_rule_s(n: int) -> None:
     stable = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2)
     for process in (DDPM, stable):
         share = process.alpha(trailing(n))
-        assert float((share[1:] / share[:-1]).max()) < 9.2 < MOST
+        assert float((share[1:] / share[:-1]).max()) < 9.2 < MAX_SIGNAL_GROWTH
 
 
 def test_the_authors_labels_are_visited() -> None:

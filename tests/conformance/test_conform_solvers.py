@@ -19,7 +19,7 @@ from softmix.recipe.evodiff import released
 from softmix.rng import Rng
 from softmix.sampler import Sampler, Statistics, dpm_solver_2m, dpm_solver_v3, drive, evodiff, f_pndm, plms, unipc
 from softmix.sampler.drive import finish
-from softmix.sampler.multistep import ALL, Rule, _multistep
+from softmix.sampler.multistep import ALL, MultistepRule, _multistep
 from softmix.sampler.v3 import Corrector, Differences
 
 F64 = torch.float64
@@ -30,7 +30,7 @@ def ended(denoiser: object, sampler: Sampler, x: Tensor, times: Tensor) -> Tenso
     return finish(drive(denoiser, sampler, x, times, Rng(0, len(x))))  # type: ignore[arg-type]
 
 
-def ruled(rule: Rule) -> Sampler:
+def ruled(rule: MultistepRule) -> Sampler:
     return lambda process, x, grid, rng: _multistep(process, x, grid, rng, "test", rule)
 
 
@@ -48,7 +48,9 @@ def test_without_statistics_v3_is_the_exponential_rule(process: Gaussian, p: int
     x = process.prior((20, 3), Rng(0, 20)).double()
     for corrects in ("no", "full"):
         mine = ended(problem.denoiser(), partial(dpm_solver_v3, order=p, corrects=corrects), x, few(process, 9))
-        rule = ended(problem.denoiser(), ruled(Rule(p, corrects=ALL if corrects == "full" else 0)), x, few(process, 9))
+        rule = ended(
+            problem.denoiser(), ruled(MultistepRule(p, corrects=ALL if corrects == "full" else 0)), x, few(process, 9)
+        )
         assert (mine - rule).abs().max() < 1e-10
 
 
@@ -97,7 +99,7 @@ def test_order_with_statistics(found: Statistics, p: int, corrects: Corrector) -
     measured 1.0, 2.1, 2.8 and, corrected, 2.7 to 3.1."""
     problem = mixture()
     x = VP().noise(problem.sample(64, Rng(3, 64)), float(VP().time(-6.0)), Rng(4, 64)).xt
-    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))
+    right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, even(VP(), 3000))
     sampler, counts = partial(dpm_solver_v3, statistics=found, order=p, corrects=corrects), [32, 64, 128]
     errors = [float((ended(problem.denoiser(), sampler, x, even(VP(), n)) - right).norm(dim=1).mean()) for n in counts]
     assert order(counts, errors) == pytest.approx(p + (corrects == "full"), abs=0.35)
@@ -118,7 +120,7 @@ def test_the_correctors_have_their_orders(p: int, corrects: Corrector, differenc
     beginning by lower orders. Pseudo differences are of order 2, however many times they go through."""
     problem = mixture()
     x = VP().noise(problem.sample(16, Rng(3, 16)), float(VP().time(-6.0)), Rng(4, 16)).xt
-    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))
+    right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, even(VP(), 3000))
     sampler, counts = partial(dpm_solver_v3, order=p, corrects=corrects, differences=differences), [128, 256, 512]
     errors = [float((ended(problem.denoiser(), sampler, x, even(VP(), n)) - right).norm(dim=1).mean()) for n in counts]
     assert order(counts, errors) == pytest.approx(expected, abs=0.35)
@@ -126,7 +128,9 @@ def test_the_correctors_have_their_orders(p: int, corrects: Corrector, differenc
 
 def test_a_corrector_that_there_is_not() -> None:
     for wrong in ({"corrects": True}, {"differences": "none"}):
-        with pytest.raises(ValueError, match="there are no, full, published, pseudo, and exact, pseudo"):
+        with pytest.raises(
+            ValueError, match="one of no, full, published, pseudo, and differences one of exact, pseudo"
+        ):
             ended(mixture().denoiser(), partial(dpm_solver_v3, **wrong), torch.zeros(1, 4), few(VP(), 4))  # type: ignore[arg-type]
 
 
@@ -148,7 +152,7 @@ def test_a_grid_may_begin_before_the_statistics() -> None:
     problem, process = mixture(), VP()
     found = fit_statistics(problem.denoiser(), problem.sample(500, Rng(1, 500)), Rng(2, 500))
     x = process.prior((200, *problem.shape), Rng(0, 200)).double()
-    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, few(process, 1000))
+    right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, few(process, 1000))
 
     def error(statistics: Statistics | None) -> float:
         end = ended(problem.denoiser(), partial(dpm_solver_v3, statistics=statistics), x, few(process, 12))
@@ -210,7 +214,7 @@ def test_the_released_form_is_of_first_order() -> None:
     x = VE().noise(problem.sample(64, Rng(3, 64)), float(VE().time(-6.0)), Rng(4, 64)).xt
 
     def errors(form: str, high: float, counts: list[int]) -> list[float]:
-        right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VE(), 2000, high=high))
+        right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, even(VE(), 2000, high=high))
         sampler = FORMS[form]
         made = [ended(problem.denoiser(), sampler, x, even(VE(), n, high=high)) for n in counts]
         return [float((end - right).flatten(1).norm(dim=1).mean()) for end in made]
@@ -259,8 +263,8 @@ LEADING = levels(*range(900, -1, -100), -1)
 STEPS = LEADING[:-1]
 LINSPACE = levels(999, 899, 799, 699, 599, 500, 400, 300, 200, 100, 0)
 LOOPS = {
-    "ddim": (partial(ruled, Rule(1)), "eps", LEADING, 172.0067, 0.223967),
-    "ddim, v": (partial(ruled, Rule(1)), "v", LEADING, 52.5302, 0.0684),
+    "ddim": (partial(ruled, MultistepRule(1)), "eps", LEADING, 172.0067, 0.223967),
+    "ddim, v": (partial(ruled, MultistepRule(1)), "v", LEADING, 52.5302, 0.0684),
     "2m": (lambda: dpm_solver_2m, "eps", LINSPACE, 253.5529, 0.3301),
     "2m, v": (lambda: dpm_solver_2m, "v", LINSPACE, 172.8763, 0.2251),
     "unipc": (lambda: partial(unipc, settles=True), "eps", LINSPACE, 189.2317, 0.2464),
@@ -283,7 +287,7 @@ def test_the_loops_of_diffusers(name: str) -> None:
 
 def test_a_corrector_does_not_take_fresh_noise_away() -> None:
     with pytest.raises(ValueError, match="corrects=0"):
-        Rule(corrects=1, eta=1.0)
+        MultistepRule(corrects=1, eta=1.0)
 
 
 def test_the_released_form_needs_a_beginning_with_signal() -> None:

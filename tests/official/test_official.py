@@ -25,7 +25,7 @@ from softmix.process import VE, VP, Gaussian, Noised, Table
 from softmix.recipe.evodiff import released
 from softmix.rng import Rng
 from softmix.sampler import (
-    Code,
+    NoiseCode,
     Sampler,
     SemiDiscreteOT,
     Statistics,
@@ -161,7 +161,7 @@ def test_edit_friendly() -> None:
     (case,) = cases("edit_friendly")
     times, x0 = (tensor([*case["labels"], 0]) + 1) / 1000, tensor(case["x0"])
     # their copies are drawn from the least noise up, ours from the most
-    code: Code = finish(drive(exact(DDPM), edit_friendly, x0, times, Given(tensor(case["z"]).flip(0))))  # type: ignore[arg-type]
+    code: NoiseCode = finish(drive(exact(DDPM), edit_friendly, x0, times, Given(tensor(case["z"]).flip(0))))  # type: ignore[arg-type]
     # the step to the first level would have noise; theirs is put to 0
     assert off(code.noise[:-1, 0], case["zs"][:0:-1]) < 1e-11
     assert off(code.path[:, 0], case["xts"][:0:-1]) < 1e-12
@@ -179,7 +179,7 @@ def test_dpm_encoder(case: dict[str, Any]) -> None:
     times, x0 = (tensor(case["labels"]) + 1) / 1000, tensor(case["x0"])
     closed = torch.cat([times, times.new_zeros(1)])
     encode = partial(dpm_encoder, eta=case["eta"])
-    code: Code = finish(drive(exact(DDPM), encode, x0, closed, Given(tensor(case["z"]))))  # type: ignore[arg-type]
+    code: NoiseCode = finish(drive(exact(DDPM), encode, x0, closed, Given(tensor(case["z"]))))  # type: ignore[arg-type]
     assert off(code.path, case["path"]) < 1e-12
     assert off(code.noise[:-1], case["codes"]) < 1e-10
     cut = replace(code, grid=times, path=code.path[:-1], noise=code.noise[:-1])

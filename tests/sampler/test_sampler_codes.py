@@ -12,7 +12,7 @@ from torch import Tensor
 from softmix.posterior import Implicit, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
 from softmix.rng import Rng
-from softmix.sampler import Code, ColourEdit, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from softmix.sampler import ColourEdit, NoiseCode, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
@@ -52,11 +52,11 @@ def times(*last: float) -> Tensor:
 CLEAN = times(0.0)
 
 
-def coded(encoder: object, denoiser: Curved, grid: Tensor = CLEAN, **options: object) -> Code:
+def coded(encoder: object, denoiser: Curved, grid: Tensor = CLEAN, **options: object) -> NoiseCode:
     return finish(drive(denoiser, partial(encoder, **options), images(), grid, Rng(1, 3)))  # type: ignore[arg-type, return-value]
 
 
-def replayed(code: Code, denoiser: Curved, skip: int = 0, **options: object) -> Tensor:
+def replayed(code: NoiseCode, denoiser: Curved, skip: int = 0, **options: object) -> Tensor:
     sampler = replay(code, skip, **options)  # type: ignore[arg-type]
     return finish(drive(denoiser, sampler, code.start(skip), code.grid[skip:], Rng(9, 3)))
 

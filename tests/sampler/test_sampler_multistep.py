@@ -16,7 +16,7 @@ from softmix.posterior import Implicit, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, few
 from softmix.rng import Rng
 from softmix.sampler import (
-    Rule,
+    MultistepRule,
     Sampler,
     adams,
     ancestral,
@@ -153,10 +153,10 @@ CASES: dict[str, tuple[Sampler, dict[str, object]]] = {
     ),
     "sde-dpm-solver-2m": (sde_dpm_solver_2m, {"half": "bh2", "noisy": True}),
     "multistep": (multistep, {}),
-    "a rule of order 3": (partial(multistep, rule=Rule(3)), {"order": 3}),
-    "a rule that corrects twice": (partial(multistep, rule=Rule(2, corrects=2)), {"corrects": 2}),
-    "a rule of the SDE": (partial(multistep, rule=Rule(2, eta=1.0)), {"noisy": True}),
-    "a rule of order 3 of the SDE": (partial(multistep, rule=Rule(3, eta=1.0)), {"order": 3, "noisy": True}),
+    "a rule of order 3": (partial(multistep, rule=MultistepRule(3)), {"order": 3}),
+    "a rule that corrects twice": (partial(multistep, rule=MultistepRule(2, corrects=2)), {"corrects": 2}),
+    "a rule of the SDE": (partial(multistep, rule=MultistepRule(2, eta=1.0)), {"noisy": True}),
+    "a rule of order 3 of the SDE": (partial(multistep, rule=MultistepRule(3, eta=1.0)), {"order": 3, "noisy": True}),
 }
 
 
@@ -171,7 +171,7 @@ def test_a_solver_is_its_rule_written_out(process: Gaussian, name: str, clean: b
 
 
 def test_a_rule_is_a_predictor_through_two_means_unless_told() -> None:
-    assert Rule() == Rule(order=2, corrects=0, line="exact", settles=False, eta=0.0)
+    assert MultistepRule() == MultistepRule(order=2, corrects=0, line="exact", settles=False, eta=0.0)
 
 
 @THREE
@@ -272,4 +272,4 @@ def test_which_grid_a_multistep_solver_likes() -> None:
 
 def test_a_corrector_of_a_noisy_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="give corrects=0"):
-        Rule(corrects=1, eta=0.5)
+        MultistepRule(corrects=1, eta=0.5)

@@ -15,7 +15,7 @@ from softmix.process import VE, VP, Flow, Gaussian, Table, uniform
 from softmix.rng import Rng
 from softmix.sampler import Statistics, dpm_solver_v3, drive, traits
 from softmix.sampler.drive import finish
-from softmix.sampler.v3 import measured
+from softmix.sampler.v3 import statistics_grid
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -32,19 +32,19 @@ def levels(process: Gaussian, *clock: float) -> Tensor:
 @THREE
 @pytest.mark.parametrize("n", [2, 3, 6, 9])
 def test_its_grid_goes_from_a_logsnr_of_minus_8_8_to_n_and_at_most_6(process: Gaussian, n: int) -> None:
-    times = measured(process, n)
+    times = statistics_grid(process, n)
     # VE's own end is at -8.76
     right = torch.linspace(max(-8.8, float(process.logsnr(1.0))), min(6.0, n), n, dtype=F64)
-    assert len(times) == n + 1 and times[-1] == 0 and traits(dpm_solver_v3).grid is measured
+    assert len(times) == n + 1 and times[-1] == 0 and traits(dpm_solver_v3).grid is statistics_grid
     assert (process.logsnr(times[:-1]) - right).abs().max() < 1e-6
 
 
 def test_its_grid_of_one_step_and_of_a_process_that_ends_early() -> None:
-    assert torch.equal(measured(VP(), 1), uniform(VP(), 1))
+    assert torch.equal(statistics_grid(VP(), 1), uniform(VP(), 1))
     bright = Table(torch.linspace(0.999, 0.99, 50, dtype=F64))
     first = float(bright.logsnr(1.0))
     right = torch.linspace(first, first + 1, 3, dtype=F64)
-    assert (bright.logsnr(measured(bright, 3)[:-1]) - right).abs().max() < 1e-6
+    assert (bright.logsnr(statistics_grid(bright, 3)[:-1]) - right).abs().max() < 1e-6
 
 
 # models that are known

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-from ..sampler import Rule, Sampler, multistep
+from ..sampler import MultistepRule, Sampler, multistep
 from .host import SoftmixScheduler
 from .hosted import Nothing, no_noise, no_velocity
 from .statistics import WithStatistics
@@ -77,7 +77,7 @@ class OfTwoMeans(OfDPMSolver):
         return super()._made({}) if self._line == "bh2" else self._ruled(settles=False)
 
     def _ruled(self, settles: bool) -> Sampler:
-        return partial(multistep, rule=Rule(line=self._line, eta=self.eta, settles=settles))
+        return partial(multistep, rule=MultistepRule(line=self._line, eta=self.eta, settles=settles))
 
     def _for_steps(self, n: int, clean: bool) -> Sampler:
         """diffusers ends by a step of first order where that is asked for, or steps are few; a step to t = 0 is one."""

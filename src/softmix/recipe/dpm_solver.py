@@ -10,7 +10,7 @@ import torch
 from ..denoiser import Denoiser, ExactMixture, autoguided
 from ..oracle import Problem
 from ..sampler import (
-    Rule,
+    MultistepRule,
     Statistics,
     ddim,
     dpm_solver_2m,
@@ -43,7 +43,7 @@ WAYS = (
     Way.of("SDE 2M", "ours", sde_dpm_solver_2m),
     Way.of("ddim", "baseline", ddim),
     # the same memory and grid; the integral taken exactly in the place of half way on
-    Way.of("2M, exact integral", "control", partial(multistep, rule=Rule())),
+    Way.of("2M, exact integral", "control", partial(multistep, rule=MultistepRule())),
 )
 # the same memory in the noise: v3's rule with statistics that say so
 NOISE = Statistics(

@@ -14,7 +14,7 @@ from ..info import fit_statistics
 from ..oracle import Problem
 from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
-from ..sampler.v3 import measured
+from ..sampler.v3 import statistics_grid
 from .contest import FEW as ON_IMAGES
 from .contest import IMAGES, Make, Way, contest, fashion
 from .frame import Numbers, arm
@@ -77,13 +77,13 @@ WAYS = (
     _way("v3, order 3, corrected as published", "ours", order=3, corrects="published"),
     _way("v3, order 3, pseudo", "ours", order=3, differences="pseudo"),
     _way("v3, order 3, pseudo, corrected too", "ours", order=3, differences="pseudo", corrects="pseudo"),
-    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, there=measured),
+    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, there=statistics_grid),
     _way("l alone", "control", _l_alone),
     _way("l the same at all times", "control", _level),
     _way("each element another's", "control", _shuffled),
     Way.of("ddim", "baseline", ddim),
-    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, there=measured),
-    Way("unipc", "rival", lambda problem: unipc, there=measured),
+    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, there=statistics_grid),
+    Way("unipc", "rival", lambda problem: unipc, there=statistics_grid),
     Way("dpm-solver-2m, on its grid", "baseline", lambda problem: dpm_solver_2m, oracle=False),
     Way("unipc, on its grid", "rival", lambda problem: unipc, oracle=False),
 )
@@ -139,7 +139,7 @@ def fashion_statistics() -> Statistics:
 def with_statistics(options: Mapping[str, Any], seed: int, n: int) -> Mapping[str, float]:
     """Fréchet distances of the model that ships, all on one grid."""
     sampler = partial(dpm_solver_v3, statistics=fashion_statistics(), **options)
-    grids = {count: measured(fashion().model.process, count) for count in ON_IMAGES}
+    grids = {count: statistics_grid(fashion().model.process, count) for count in ON_IMAGES}
     return {f"frechet@{k}": fashion().distance(n, k, seed, sampler, grid=grid) for k, grid in grids.items()}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..rng import Rng
 from ..sampler import Sampler, adams, ddim, dpm_solver_2m, drive, unipc
 from ..sampler.drive import finish
-from ..sampler.multistep import ALL, Rule, multistep
+from ..sampler.multistep import ALL, MultistepRule, multistep
 from .contest import Field, Way, contest, narrow, off
 from .frame import Numbers, arm
 from .paper import Paper, Role
@@ -34,7 +34,7 @@ WAYS = (
     Way.of("exact integrals (adams)", "ours", adams),
     # bh2's predictor of order 2 is this
     Way.of("its predictor alone (2M)", "baseline", dpm_solver_2m),
-    Way.of("a predictor of order 3 alone", "control", partial(multistep, rule=Rule(3, corrects=1))),
+    Way.of("a predictor of order 3 alone", "control", partial(multistep, rule=MultistepRule(3, corrects=1))),
     Way.of("ddim", "baseline", ddim),
 )
 COUNTS = (5, 8, 10, 20, 40)
@@ -46,7 +46,7 @@ ORDERS: Mapping[str, tuple[Role, Sampler]] = {
     "UniPC-3": ("ours", partial(unipc, order=3)),
     "ddim": ("baseline", ddim),
     "its predictor alone (2M)": ("baseline", dpm_solver_2m),
-    "a predictor of order 3 alone": ("control", partial(multistep, rule=Rule(3, corrects=1))),
+    "a predictor of order 3 alone": ("control", partial(multistep, rule=MultistepRule(3, corrects=1))),
 }
 MANY = (20, 40, 80, 160, 320)
 OPEN = "the same, as far as a logsnr of 12, where orders are seen: no last step to t = 0"
@@ -59,7 +59,7 @@ def on_many_steps(sampler: Sampler, seed: int, n: int) -> Mapping[str, float]:
 
 @lru_cache(maxsize=5)
 def _right(seed: int, n: int) -> Tensor:
-    return _led(partial(multistep, rule=Rule(3, ALL)), seed, n, 4000)
+    return _led(partial(multistep, rule=MultistepRule(3, ALL)), seed, n, 4000)
 
 
 def _led(sampler: Sampler, seed: int, n: int, steps: int) -> Tensor:

@@ -36,7 +36,7 @@ def evodiff(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
     paper eta lowers the conditional variance of the step.
 
     This is the consistent form, of second order. The form of the released code has further factors and is of first
-    order, since (1 - 2 eta) / (2 zeta) tends to 0.25 where 1/2 is right. It is in the recipe `evodiff`.
+    order, since (1 - 2 eta) / (2 zeta) tends to 0.25 and not to 1/2. It is in the recipe `evodiff`.
     Source: Li et al., "EVODiff", NeurIPS 2025.
     """
     return (yield from evodiff_steps(process, x, grid, rng, lambda kappa, i: Weights(kappa, i)))

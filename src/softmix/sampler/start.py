@@ -1,7 +1,7 @@
 """Starts: laws of x at a time t < 1, for sampling that does not begin at pure noise.
 
-A start is a function (process, shape, t, rng) -> x [*shape] at time t. `sample(..., start=..., at=t)` calls it once, for
-all items.
+A start is a function (process, shape, t, rng) -> x [*shape] at time t. `sample(..., start=..., at=t)` calls it once,
+for all items.
 """
 
 from __future__ import annotations

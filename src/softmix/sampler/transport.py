@@ -2,8 +2,8 @@
 
 The package POT solves the same problem (`ot.semidiscrete.solve_semidiscrete`, version 0.9.7). It is not used, since
 it is slower at the same error. Total variation distance between the shares and 1/N, in one run on one thread, POT with
-its own defaults: 64 targets in the plane, here 0.016 in 2 s, there 0.049 in 34 s; 512 targets, here 0.100 in 12 s, there
-0.121 in 52 s and 0.069 in 97 s. Its step size falls by a power law. Adam adapts the step size to each height.
+its own defaults: 64 targets in the plane, here 0.016 in 2 s, there 0.049 in 34 s; 512 targets, here 0.100 in 12 s,
+there 0.121 in 52 s and 0.069 in 97 s. Its step size falls by a power law. Adam adapts the step size to each height.
 """
 
 from __future__ import annotations
