@@ -26,9 +26,10 @@ from softmix.oracle import MixtureProblem, correlated, eight, gaussian
 from softmix.process import VP
 from softmix.recipe.contest import Field, Way, fashion, on_oracle, steps_for
 from softmix.recipe.dpm_solver_v3 import statistics
+from softmix.recipe.evodiff import released
 from softmix.recipe.frame import Run, row, rows_of
 from softmix.recipe.paper import VerdictRow
-from softmix.sampler import SAMPLERS, dpm_solver_v3, evodiff, label, traits, unipc
+from softmix.sampler import SAMPLERS, dpm_solver_v3, label, traits, unipc
 from softmix.sampler.pndm import chain
 
 COUNTS = (3, 5, 8, 10, 15, 20, 40)
@@ -53,7 +54,7 @@ def ways() -> list[Way]:
         *listed,
         Way.of("unipc, bh1", "ours", partial(unipc, line="bh1")),
         Way.of("unipc, 3", "ours", partial(unipc, order=3)),
-        Way.of("evodiff, released", "ours", partial(evodiff, form="released")),
+        Way.of("evodiff, released", "ours", released),
         Way("dpm-solver-v3", "ours", lambda problem: partial(dpm_solver_v3, statistics=statistics(problem))),
         Way(
             "dpm-solver-v3, corrected",

@@ -55,6 +55,7 @@ _ROOMS = (
     "denoiser",
     "evaluate",
     "hub",
+    "info",
     "loss",
     "measure",
     "net",

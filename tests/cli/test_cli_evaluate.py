@@ -28,9 +28,9 @@ from softmix.data import load
 from softmix.data.store import choose
 from softmix.denoiser import averaged
 from softmix.evaluate import ReferenceSet, evaluator, features_for, text
+from softmix.info import fit_statistics
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
-from softmix.sampler.statistics import fit_statistics
 from softmix.train import load as load_run
 
 TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
@@ -465,7 +465,7 @@ def test_ctrl_c_before_the_first_row(place: Path, tmp_path: Path, monkeypatch) -
     code, _, err = call("evaluate", place / "plain", "--n", 20, "--out", tmp_path / "x.html")
     assert code == 130
     assert "no row was finished yet" in err
-    monkeypatch.setattr("softmix.sampler.statistics.fit_statistics", stop)
+    monkeypatch.setattr("softmix.info.fit_statistics", stop)
     code, _, err = call("statistics", place / "plain")
     assert code == 130
     assert "nothing was written" in err
@@ -686,5 +686,5 @@ def test_statistics_that_cannot_be_written_are_not_measured(place: Path, tmp_pat
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("softmix.sampler.statistics.fit_statistics", never)
+    monkeypatch.setattr("softmix.info.fit_statistics", never)
     assert "the statistics" in refused("statistics", run, place / "photos")

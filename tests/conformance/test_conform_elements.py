@@ -1,5 +1,4 @@
-"""Schedules with a number for each element of x. Those that declare it keep their order and their law,
-the others refuse."""
+"""Schedules for each element of x: samplers that declare it keep their order and their law, the others refuse."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from softmix.data import toys
 from softmix.data.toys import ToyMixture
 from softmix.denoiser import Denoiser, Network, PointHead
 from softmix.denoiser.wrap import Wrapped
+from softmix.info import fit_statistics, where_to_start
 from softmix.net import UNetSpec
 from softmix.oracle import MixtureProblem, correlated, gaussian, ks, order, standardised
 from softmix.posterior import Point
@@ -23,7 +23,7 @@ from softmix.rng import Rng
 from softmix.sampler import (
     SAMPLERS,
     GaussianFit,
-    Rule,
+    MultistepRule,
     Sampler,
     SamplerError,
     adams,
@@ -35,18 +35,16 @@ from softmix.sampler import (
     dpm_encoder,
     drive,
     edit_friendly,
-    fit_statistics,
     label,
     multistep,
     replay,
     sample,
     traits,
-    where_to_start,
 )
 from softmix.sampler.average import averaged, clock_of, weights
 from softmix.sampler.contract import declare
 from softmix.sampler.drive import finish
-from softmix.sampler.pndm import _steep
+from softmix.sampler.pndm import _signal_grows_too_much
 
 F64 = torch.float64
 NS = (1, 2, 3, 7, 260)
@@ -56,7 +54,7 @@ ODE = pytest.mark.parametrize(
     "sampler",
     [
         *(sampler for sampler in ABLE if traits(sampler).order and not traits(sampler).stochastic),
-        partial(multistep, rule=Rule(line="bh1", corrects=10**6)),
+        partial(multistep, rule=MultistepRule(line="bh1", corrects=10**6)),
     ],
     ids=label,
 )
@@ -68,19 +66,19 @@ def run(denoiser: Denoiser, sampler: Sampler, x: Tensor, times: Tensor, seed: in
 
 
 def paced(shape: tuple[int, ...], base: Gaussian) -> PerElement:
-    """Elements of an item at paces from 0.6 to 1.6."""
+    """A process with speeds of its elements from 0.6 to 1.6."""
     return PerElement(base, torch.linspace(0.6, 1.6, math.prod(shape), dtype=F64).reshape(shape))
 
 
 def declared(sampler: Sampler) -> int:
-    """The order that a sampler of a rule of its own has, or that it declares."""
+    """The order of a sampler with a given rule, or its declared order."""
     return 3 if isinstance(sampler, partial) else traits(sampler).order or 0
 
 
 def errors(
     problem: MixtureProblem, truth: Callable[[Tensor], Tensor], sampler: Sampler, counts: list[int]
 ) -> list[float]:
-    """Mean errors at the end of n steps, even in the clock from -6 to 4."""
+    """Mean errors after n steps, even in the clock from -6 to 4."""
     process = problem.process
     x = process.noise(problem.sample(64, Rng(3, 64)), float(process.time(-6.0)), Rng(4, 64)).xt
     right, found = truth(x), []
@@ -91,7 +89,7 @@ def errors(
 
 
 def independent(base: Gaussian) -> MixtureProblem:
-    """A Gaussian whose elements know nothing of each other: the flow of each is that of one dimension."""
+    """A Gaussian with independent elements: the flow of each is one-dimensional."""
     sds, mean = torch.tensor([0.9, 0.3, 0.6], dtype=F64), torch.tensor([[-0.4, 0.1, 0.5]], dtype=F64)
     law = ToyMixture("independent", torch.ones(1, dtype=F64), mean, sds.diag()[None])
     return MixtureProblem("independent", law, PerElement(base, PACES), (3,))
@@ -117,7 +115,7 @@ def test_order_against_the_flow_of_each_element(sampler: Sampler, base: Gaussian
 
 @cache
 def _fine() -> Tensor:
-    """Where 1000 steps of `adams` lead on a mixture."""
+    """The end of 1000 steps of `adams` on a mixture."""
     problem = ring()
     ends: list[Tensor] = []
 
@@ -138,15 +136,16 @@ def ring() -> MixtureProblem:
     "sampler", [s for s in ABLE if (traits(s).order or 4) < 4 and not traits(s).stochastic], ids=label
 )
 def test_order_on_a_mixture_against_fine_steps(sampler: Sampler) -> None:
-    """Elements that know of each other: what is believed of one depends on the state of the other, at its own level."""
+    """Dependent elements: the posterior of one depends on the state of the other, at its own level."""
     counts = [32, 64, 128] if declared(sampler) < 3 else [64, 128, 256]
     found = errors(ring(), lambda x: _fine(), sampler, counts)
     assert order(counts, found) == pytest.approx(declared(sampler), abs=0.15)
 
 
 def law_of(sampler: Sampler, problem: MixtureProblem, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each element that a sampler of means ends with, exactly: on independent Gaussians it is
-    affine in each element of x and of the noises."""
+    """The exact mean and variance of each element at the end of a sampler of means: on independent Gaussians it is
+    affine in each element of x and of the noises.
+    """
     shape, steps = problem.shape, len(times) - 1
 
     class Impulses:
@@ -190,7 +189,7 @@ def test_order_of_the_law_of_a_noisy_solver(sampler: Sampler, expected: int, bas
 @pytest.mark.parametrize("base", [VP(), VE(), PROCESSES[5]], ids=["vp", "ve", "table"])
 @pytest.mark.parametrize("n", NS)
 def test_drawing_reaches_the_law_in_any_number_of_steps(sampler: Sampler, base: Gaussian, n: int) -> None:
-    """Points, an image and a sequence whose elements each have a schedule; above 7 steps points alone."""
+    """Points, an image and a sequence, with a schedule for each element; above 7 steps points alone."""
     shapes = [(2,), (2, 2, 2), (5,), (2, 3)] if n <= 7 else [(2,)]
     for shape in shapes:
         problem = correlated(shape, paced(shape, base))
@@ -224,7 +223,7 @@ def test_an_item_does_not_depend_on_its_batch(sampler: Sampler, shape: tuple[int
 
 
 @pytest.mark.parametrize("sampler", ABLE, ids=label)
-def test_arrays_of_equal_numbers_are_numbers(sampler: Sampler) -> None:
+def test_arrays_of_equal_numbers_give_the_result_of_numbers(sampler: Sampler) -> None:
     n, problem = max(7, traits(sampler).least), correlated((3,))
     times = traits(sampler).grid(VP(), n)
     x = VP().prior((4, 3), Rng(0, 4)).double()
@@ -236,21 +235,21 @@ def test_arrays_of_equal_numbers_are_numbers(sampler: Sampler) -> None:
 
 
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if not traits(s).per_element], ids=label)
-def test_a_sampler_of_one_clock_refuses_and_says_what_to_take(sampler: Sampler) -> None:
+def test_a_sampler_of_one_clock_refuses_and_names_others(sampler: Sampler) -> None:
     problem = gaussian((3,), PerElement(VP(), PACES))
     sentence = rf"{traits(sampler).name} needs one alpha and one sigma .* PerElement has a number for each: take (.*)$"
     with pytest.raises(SamplerError, match=sentence) as found:
         sample(problem.denoiser(), 3, 30, sampler=sampler)
-    told = str(found.value).rsplit("take ", 1)[1].split(", ")
-    assert {traits(each).name for each in ABLE} <= set(told) and traits(sampler).name not in told
-    assert "replay" not in told
+    listed = str(found.value).rsplit("take ", 1)[1].split(", ")
+    assert {traits(each).name for each in ABLE} <= set(listed) and traits(sampler).name not in listed
+    assert "replay" not in listed
 
 
 def test_sixteen_samplers_take_arrays() -> None:
     assert {traits(s).name for s in SAMPLERS if not traits(s).per_element} == {"dpm-solver-v3", "evodiff"}
 
 
-def test_a_sampler_that_says_nothing_is_refused_too() -> None:
+def test_a_sampler_without_the_trait_is_refused_too() -> None:
     """Its author may not have thought of it."""
 
     def mine(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng):  # type: ignore[no-untyped-def]
@@ -270,7 +269,7 @@ class Moved(Shifted):
         return torch.ones(1, 3)
 
 
-def test_arrays_inside_a_frame_are_seen() -> None:
+def test_arrays_inside_a_frame_are_detected() -> None:
     inner = gaussian((3,), PerElement(VP(), PACES)).denoiser()
 
     class Outside:
@@ -285,7 +284,7 @@ def test_arrays_inside_a_frame_are_seen() -> None:
     assert ks(sample(Outside(), 500, 5, sampler=ancestral), gaussian((3,)).law) < 2.2
 
 
-def test_what_reckons_with_one_alpha_says_so() -> None:
+def test_functions_of_one_alpha_refuse_arrays() -> None:
     process = PerElement(VP(), PACES)
     problem, levels = gaussian((3,), process), torch.linspace(-3, 3, 4)
     denoiser, x0 = problem.denoiser(), problem.sample(4, Rng(0, 4))
@@ -356,7 +355,7 @@ def test_a_network_takes_arrays() -> None:
 # averages of arrays
 
 
-def test_weights_of_arrays_are_each_elements_own() -> None:
+def test_weights_of_arrays_are_those_of_each_element() -> None:
     ends = [0.05, 1.0, 3.0]
     arrays = [torch.tensor(part, dtype=F64)[None].numpy() for part in ([-0.1, -2.0, -3.0], [0.0, 0.0, 0.0], ends)]
     found = weights((arrays[0], arrays[1]), arrays[2], 2.0)
@@ -378,16 +377,17 @@ def test_a_clock_is_numbers_or_an_array_for_each_time() -> None:
 
 
 def test_a_step_that_is_long_for_one_element_is_taken_by_the_mean() -> None:
-    """From t = 1 to a logsnr of -6 a cosine schedule's signal grows a thousand times; at a pace near 0 an element is
-    as noisy as before. One long step among the elements is enough."""
+    """From t = 1 to a logsnr of -6 the signal of a cosine schedule grows a thousand times. An element of speed near 0
+    has the same noise as before. One long step among the elements is enough.
+    """
     grid = torch.tensor([1.0, float(VP().time(-6.0)), 0.8], dtype=F64)
     paces = [torch.tensor(pair, dtype=F64) for pair in ([1.0, 1.0], [1e-6, 1.0], [1e-6, 1e-6])]
-    assert [_steep(PerElement(VP(), pace), grid)[0] for pace in paces] == [True, True, False]
-    assert _steep(VP(), grid) == [True, False]
+    assert [_signal_grows_too_much(PerElement(VP(), pace), grid)[0] for pace in paces] == [True, True, False]
+    assert _signal_grows_too_much(VP(), grid) == [True, False]
 
 
 def test_an_inversion_begins_with_each_elements_signal() -> None:
-    """A model that knows the item leads from it to alpha x0, of each element: there is no noise to be found."""
+    """A model that knows the item leads from it to alpha x0 in each element: there is no noise."""
     problem, x0 = independent(VP()), torch.tensor([[0.7, -0.4, 0.2]], dtype=F64)
     sure = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: Point(x0))
     times = torch.tensor([0.6, 0.3, 0.0], dtype=F64)

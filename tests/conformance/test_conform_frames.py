@@ -1,4 +1,4 @@
-"""Processes with a frame. Every sampler reaches the law of a shifted process and of one in a basis."""
+"""Processes with a frame: every sampler reaches the law of a shifted process and of one in a basis."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from softmix.cond import class_label
 from softmix.denoiser import Denoiser, Network, PointHead, SoftHead, guided, in_frame
 from softmix.denoiser.wrap import Wrapped
+from softmix.info import fit_statistics, where_to_start
 from softmix.loss import Square, loss_of
 from softmix.net import MLPSpec
 from softmix.oracle import MixtureProblem, correlated, gaussian, ks, standardised
@@ -33,12 +34,10 @@ from softmix.sampler import (
     dpm_encoder,
     drive,
     edit_friendly,
-    fit_statistics,
     noised,
     replay,
     sample,
     traits,
-    where_to_start,
 )
 from softmix.sampler.contract import declare
 from softmix.sampler.drive import finish
@@ -69,7 +68,7 @@ class ByLabel(Shifted):
 
 
 class Exact:
-    """The exact denoiser of a problem's law by a shifted process, which undoes the shift by a formula of its own."""
+    """The exact denoiser of a law under a shifted process. It undoes the shift by its own formula."""
 
     def __init__(self, problem: MixtureProblem):
         self.process, self.shape = ByLabel(problem.shape, problem.process), problem.shape
@@ -119,8 +118,8 @@ def test_drawing_reaches_the_shifted_law_in_any_number_of_steps(
     assert ks(x, problem.law) < 2.2 and standardised(x, problem.law) < 4.7
 
 
-def test_a_shift_that_is_not_undone_would_be_seen() -> None:
-    """The same samples by a denoiser that takes the states as they are, and of the other label's shift."""
+def test_a_shift_that_is_not_undone_fails_the_comparison() -> None:
+    """The same samples by a denoiser that ignores the shift, and by one with the shift of the other label."""
     problem, exact = correlated(), Exact(correlated())
     grid = karras(VP(), 100)
     plain = Wrapped(exact, lambda inner, xt, t, cond: problem.denoiser()(xt, t))
@@ -134,10 +133,10 @@ def test_a_shift_that_is_not_undone_would_be_seen() -> None:
 @SHAPES
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("n", [7])
-def test_a_shifted_run_is_the_plain_run_seen_from_outside(
+def test_a_shifted_run_is_the_plain_run_plus_the_shift(
     sampler: Sampler, shape: tuple[int, ...], dtype: torch.dtype, n: int
 ) -> None:
-    """x = y + k u before, at every question, and after, where t = 0 leaves no shift; beliefs are the same."""
+    """x = y + k u at the start and at every question; at t = 0 there is no shift. The posteriors are equal."""
     n = enough(sampler, n)
     problem, cond = correlated(shape), labels(3)
     times, process = traits(sampler).grid(VP(), n), ByLabel(shape)
@@ -158,8 +157,8 @@ def test_a_shifted_run_is_the_plain_run_seen_from_outside(
 
 @ALL
 def test_an_item_of_a_shifted_process_does_not_depend_on_its_batch(sampler: Sampler) -> None:
-    """Its condition goes with it: to the prior, to the frame and to the denoiser."""
-    # the pseudo methods magnify rounding where they have few steps
+    """Its condition goes to the prior, to the frame and to the denoiser."""
+    # the pseudo methods amplify rounding errors in few steps
     n = 3 if traits(sampler).least == 1 else 2 * traits(sampler).least
     denoiser = Exact(correlated((3, 3, 3)))
     whole = sample(denoiser, 7, n, sampler=sampler, cond=labels(7), seed=9)
@@ -171,7 +170,7 @@ def test_an_item_of_a_shifted_process_does_not_depend_on_its_batch(sampler: Samp
 
 
 def test_a_shifted_run_begins_with_shifted_noise() -> None:
-    """From t = 1 the process's own prior; from a grid that begins later noise of that time, with its shift."""
+    """From t = 1 the prior of the process; from a grid that begins later the noise of that time, with its shift."""
     denoiser, process, cond = Exact(correlated(process=VE())), ByLabel((2,), VE()), labels(4)
     for first in (1.0, 0.6):
         seen: list[Step] = []
@@ -181,7 +180,7 @@ def test_a_shifted_run_begins_with_shifted_noise() -> None:
 
 
 def test_a_run_that_ends_early_ends_outside_the_frame() -> None:
-    """At t = 0.5 the law of x_t, shift and all, for each label."""
+    """At t = 0.5 the law of x_t with its shift, for each label."""
     problem = gaussian()
     times = torch.tensor([1.0, 0.8, 0.5], dtype=F64)
     x = sample(Exact(problem), 2000, sampler=ancestral, grid=times, cond=labels(2000), batch=2000)
@@ -195,7 +194,9 @@ def test_a_run_that_ends_early_ends_outside_the_frame() -> None:
 
 
 def frequencies(shape: tuple[int, ...]) -> tuple[MixtureProblem, InBasis, Denoiser]:
-    """A law in the basis of cosines, each frequency at its own pace; its exact denoiser, with the basis written out."""
+    """A law in the basis of cosines with a speed for each frequency, and its exact denoiser, with the basis written
+    out.
+    """
     size = shape[-1]
     base = PerElement(VP(), torch.linspace(0.6, 1.6, size, dtype=F64).expand(*(1,) * (len(shape) - 1), size))
     process, turn = InBasis(base, (cosine(size),)), cosine(size)
@@ -227,7 +228,7 @@ def frequencies(shape: tuple[int, ...]) -> tuple[MixtureProblem, InBasis, Denois
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("sampler", [s for s in SAMPLERS if traits(s).per_element], ids=lambda s: traits(s).name)
 def test_frequencies_with_schedules_of_their_own_are_sampled(sampler: Sampler, shape: tuple[int, ...]) -> None:
-    """In a frame that moves x0, means and draws are taken into it: what comes out, in the basis, has the law."""
+    """The frame changes x0: means and draws enter it. The samples, in the basis, have the law."""
     inside, process, denoiser = frequencies(shape)
     times = process.time(torch.cat([torch.linspace(-20, 8, 60, dtype=F64), torch.tensor([torch.inf])]))
     times[0] = 1.0
@@ -236,32 +237,32 @@ def test_frequencies_with_schedules_of_their_own_are_sampled(sampler: Sampler, s
     assert ks(y, inside.law) < 2.2 and standardised(y, inside.law) < 4.5
 
 
-def test_a_step_shows_the_denoisers_own_belief_and_the_sampler_has_it_in_the_frame() -> None:
+def test_a_step_has_the_posterior_outside_and_the_sampler_has_it_in_the_frame() -> None:
     _, process, denoiser = frequencies((3,))
-    told: list[Posterior] = []
+    answers: list[Posterior] = []
 
-    @declare("told", order=1, per_element=True)
+    @declare("recording", order=1, per_element=True)
     def sampler(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng):  # type: ignore[no-untyped-def]
         inner = ddim(process, x, grid, rng)
         ask = next(inner)
         try:
             while True:
-                told.append((yield ask))
-                ask = inner.send(told[-1])
+                answers.append((yield ask))
+                ask = inner.send(answers[-1])
         except StopIteration as end:
             return end.value
 
     steps: list[Step] = []
     x = Rng(0, 2).normal((2, 3), F64)
     finish(drive(denoiser, sampler, x, VP().grid(3), Rng(0, 2)), steps.append)
-    for step, belief in zip(steps, told, strict=True):
+    for step, belief in zip(steps, answers, strict=True):
         own = denoiser(step.x, step.t)
         assert torch.equal(step.preview(), own.mean)  # type: ignore[attr-defined]
         assert torch.allclose(belief.mean, process.enter(own.mean, 0.0))  # type: ignore[attr-defined]
         assert torch.allclose(belief.draws(3, Rng(1, 2)), process.enter(step.posterior.draws(3, Rng(1, 2)), 0.0))
 
 
-def test_a_point_stays_a_point_and_a_belief_without_a_mean_has_none_in_the_frame() -> None:
+def test_in_the_frame_a_point_is_a_point_and_a_posterior_without_a_mean_has_none() -> None:
     _, process, denoiser = frequencies((3,))
     x, step = Rng(0, 2).normal((2, 3), F64), VP().grid(1)
 
@@ -280,11 +281,11 @@ def test_a_point_stays_a_point_and_a_belief_without_a_mean_has_none_in_the_frame
         finish(drive(blind, ddim, x, step, Rng(0, 2)))
 
 
-# what does not go through the driver
+# functions that do not use the driver
 
 
-def test_a_start_is_told_the_condition() -> None:
-    """From x0 noised to t = 0.5, shift and all; the process is asked once, for all items."""
+def test_a_start_gets_the_condition() -> None:
+    """From x0 noised to t = 0.5, with its shift. The process is called once, for all items."""
     problem, process, cond = gaussian(), ByLabel(), labels(500)
     x0 = problem.sample(500, Rng(4, 500)).float()
     seen: list[Step] = []
@@ -294,14 +295,14 @@ def test_a_start_is_told_the_condition() -> None:
     assert ks(x, problem.law) < 2.2
 
 
-def test_a_start_that_knows_a_plain_process_only_says_so() -> None:
-    outline = GaussianFit.of(gaussian().sample(100, Rng(0, 100)))
-    with pytest.raises(TypeError, match=r"an GaussianFit uses .*in_frame"):
-        sample(Exact(gaussian()), 3, 2, cond=labels(3), start=outline, at=0.5)
+def test_a_start_for_plain_processes_refuses_a_frame() -> None:
+    fit = GaussianFit.of(gaussian().sample(100, Rng(0, 100)))
+    with pytest.raises(TypeError, match=r"a GaussianFit reckons with .*in_frame"):
+        sample(Exact(gaussian()), 3, 2, cond=labels(3), start=fit, at=0.5)
 
 
 @pytest.mark.parametrize("invert", [edit_friendly, dpm_encoder, ddim_inversion], ids=lambda s: traits(s).name)
-def test_an_inversion_is_made_in_the_frame_and_refused_outside(invert: Any) -> None:
+def test_an_inversion_works_in_the_frame_and_is_refused_outside(invert: Any) -> None:
     problem, cond = correlated(), labels(3)
     denoiser, times = Exact(problem), VP().grid(40)
     image = problem.sample(3, Rng(0, 3))
@@ -318,7 +319,7 @@ def test_an_inversion_is_made_in_the_frame_and_refused_outside(invert: Any) -> N
     assert torch.allclose(again, image, atol=1e-9)
 
 
-def test_codes_statistics_and_bounds_name_the_way_into_the_frame() -> None:
+def test_codes_statistics_and_bounds_name_in_frame_as_the_remedy() -> None:
     denoiser, cond, times = Exact(gaussian()), labels(4), VP().grid(3)
     x0, z = gaussian().sample(4, Rng(0, 4)), Rng(1, 4).normal((4, 3, 2))
     levels = torch.linspace(-3, 3, 4)
@@ -354,8 +355,9 @@ def test_a_network_of_a_shifted_process_is_that_of_its_base_on_the_state_in_the_
 
 
 def test_a_network_learns_a_shifted_process() -> None:
-    """Data near one point, 120 steps of the squared error: samples are near it too, whatever the shift. Without the
-    frame, in the network or in the driver, they are elsewhere."""
+    """Data near one point, 120 steps of the squared error: samples are near it too, for any shift. Without the frame in
+    the network or in the driver they are not.
+    """
     torch.manual_seed(0)
     process = ByLabel()
     network = Network(process, MLPSpec(width=32, depth=2), PointHead(), (2,), class_label(2))
@@ -374,7 +376,7 @@ def test_a_network_learns_a_shifted_process() -> None:
     assert (x - centre).norm(dim=1).max() < 0.3
 
 
-def test_a_network_in_a_basis_says_x0() -> None:
+def test_a_network_in_a_basis_predicts_x0() -> None:
     _, process, _ = frequencies((3,))
     with pytest.raises(ValueError, match=r"InBasis moves x0 into another frame.*output 'v' .*take output=\"x0\""):
         Network(process, MLPSpec(width=16, depth=2), PointHead(), (3,))
@@ -383,13 +385,13 @@ def test_a_network_in_a_basis_says_x0() -> None:
     flat = Network(VP(), MLPSpec(width=16, depth=2), PointHead(), (3,), output="x0").double().eval()
     flat.load_state_dict(network.state_dict())
     x, t = Rng(0, 2).normal((2, 3), F64), torch.full((2,), 0.4, dtype=F64)
-    # a VP process gives what the net sees unit size, so that nothing is left to scale
+    # under a VP process the input of the net has unit size and is not scaled
     assert torch.allclose(network(x, t).mean, flat(x, t**0.6).mean, atol=1e-9)
     assert sample(network, 4, 3, sampler=ddim).isfinite().all()
 
 
-def test_guidance_asks_both_of_the_same_state_in_the_frame() -> None:
-    """Without its condition a state stands elsewhere: label 0 is shifted to the other side."""
+def test_guidance_evaluates_both_at_the_same_state_in_the_frame() -> None:
+    """Without its condition the state is another: label 0 is shifted in the other direction."""
     problem, seen = gaussian(), []
     exact = Exact(problem)
 
@@ -402,5 +404,5 @@ def test_guidance_asks_both_of_the_same_state_in_the_frame() -> None:
     assert torch.allclose(seen[0], seen[1]) and torch.allclose(belief.mean, exact(x, 0.7, torch.ones(3)).mean)  # type: ignore[attr-defined]
 
 
-def test_framed_processes_are_what_they_say() -> None:
+def test_which_framed_processes_keep_x0() -> None:
     assert issubclass(Shifted, Framed) and Shifted.keeps_x0 and not InBasis.keeps_x0

@@ -1,4 +1,4 @@
-"""Guidance between told and unconditional, on means and on draws, everywhere and in an interval."""
+"""Guidance between conditional and unconditional estimates, of means and of draws, everywhere and in an interval."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from softmix.sampler import adams, ancestral, ddim, sample
 F64 = torch.float64
 
 
-class Told:
-    """Told class k, x0 comes from component k of a mixture; not told (-1), from any."""
+class Classes:
+    """With class k, x0 is from component k of a mixture; with -1, from any."""
 
     def __init__(self) -> None:
         self.law = correlated().law
@@ -41,8 +41,8 @@ def mean(denoiser: object, cond: Tensor | None = LABEL) -> Tensor:
     return posterior.mean
 
 
-def test_scale_one_is_told_and_scale_zero_is_not() -> None:
-    bare = Told()
+def test_scale_one_is_conditional_and_scale_zero_is_unconditional() -> None:
+    bare = Classes()
     conditional, unconditional = mean(bare), mean(bare, None)
     assert (conditional - unconditional).abs().max() > 0.1
     assert (mean(guided(1.0)(bare)) - conditional).abs().max() < 1e-12
@@ -54,7 +54,7 @@ def test_scale_one_is_told_and_scale_zero_is_not() -> None:
 
 def test_guidance_needs_a_condition() -> None:
     with pytest.raises(ValueError, match="class labels"):
-        guided(2.0)(Told())(XT, 0.5)
+        guided(2.0)(Classes())(XT, 0.5)
 
 
 def soft(mean: str = "own") -> Network:
@@ -93,22 +93,22 @@ def test_guidance_of_draws_survives_sampling() -> None:
 
 def test_an_interval_spends_one_evaluation_outside() -> None:
     """Stated in logsnr: VP's cosine at t = 0.5 has logsnr 0."""
-    inner = CallCounter(Told())
+    inner = CallCounter(Classes())
     wrapped = within(-1.0, 1.0, guided(3.0))(inner)
     for t, calls in ((0.5, 2), (0.2, 1), (0.8, 1), (torch.tensor(0.5), 2), (torch.full((4,), 0.9), 1)):
         inner.calls = 0
         got = wrapped(XT, t, LABEL)
         assert inner.calls == calls
-        truth = guided(3.0)(Told()) if calls == 2 else Told()
+        truth = guided(3.0)(Classes()) if calls == 2 else Classes()
         assert (got.mean - truth(XT, t, LABEL).mean).abs().max() < 1e-12  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="one time for the whole batch"):
         wrapped(XT, torch.tensor([0.5, 0.5, 0.9, 0.9]), LABEL)
 
 
 def test_an_interval_is_the_same_for_any_number_of_steps() -> None:
-    """The share of steps inside tends to the interval's share of the grid: from -2 to 2 on the cosine."""
+    """The share of steps inside tends to the share of the interval in the grid: from -2 to 2 on the cosine."""
     for n in (10, 40):
-        inner = CallCounter(Told())
+        inner = CallCounter(Classes())
         sample(within(-2.0, 2.0, guided(2.0))(inner), 3, n, sampler=ddim, cond=torch.zeros(3, dtype=torch.long))
         inside = [t for t in VP().grid(n)[:-1] if abs(float(VP().logsnr(t))) <= 2]
         assert inner.calls == n + len(inside) and len(inside) > n / 3
@@ -116,15 +116,15 @@ def test_an_interval_is_the_same_for_any_number_of_steps() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 6])
 def test_an_end_that_is_a_level_of_the_grid_is_inside(n: int) -> None:
-    """The last time asked about, of n steps for few, has logsnr n, but for the rounding of `time` and `logsnr`."""
+    """The last time of n steps of `few` has logsnr n, up to the rounding of `time` and `logsnr`."""
     for low, high in ((-5.0, float(n)), (float(n), 9.0)):
-        inner = CallCounter(Told())
+        inner = CallCounter(Classes())
         sample(within(low, high, guided(2.0))(inner), 3, n, sampler=adams, cond=torch.zeros(3, dtype=torch.long))
         levels = [float(VP().logsnr(t)) for t in few(VP(), n)[:-1]]
         assert inner.calls == n + sum(low - 1e-4 < level < high + 1e-4 for level in levels) > n
 
 
-def test_a_network_is_told_by_its_label_alone() -> None:
+def test_the_condition_of_a_network_is_its_label_alone() -> None:
     torch.manual_seed(0)
     network = Network(VP(), MLPSpec(width=32, depth=2), PointHead(), (2,), class_label(3)).double()
     unconditional = mean(network, None)

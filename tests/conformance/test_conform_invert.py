@@ -1,5 +1,4 @@
-"""Codes give the image back, are as strong as theory says, and edits are exact on
-Gaussians."""
+"""Codes give the image back, have the strength of the theory, and give exact edits on Gaussians."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from softmix.net import UNetSpec
 from softmix.oracle import MixtureProblem, correlated, gaussian, order
 from softmix.process import VE, VP, Flow, Gaussian, karras
 from softmix.rng import Rng
-from softmix.sampler import Code, ColourEdit, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from softmix.sampler import ColourEdit, NoiseCode, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from softmix.sampler.drive import finish
 from softmix.sampler.latent import decoded, steered
 
@@ -26,19 +25,19 @@ THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 
 
 def line(mean: float, var: float, process: Gaussian, size: int = 1) -> MixtureProblem:
-    """Elements independent of each other, each N(mean, var)."""
+    """Independent elements, each N(mean, var)."""
     factor = var**0.5 * torch.eye(size, dtype=F64)
     law = ToyMixture("line", torch.ones(1, dtype=F64), torch.full((1, size), mean, dtype=F64), factor[None])
     return MixtureProblem("line", law, process, (size,))
 
 
-def encoded(encoder: Callable[..., object], denoiser: Denoiser, x0: Tensor, grid: Tensor, seed: int = 0) -> Code:
+def encoded(encoder: Callable[..., object], denoiser: Denoiser, x0: Tensor, grid: Tensor, seed: int = 0) -> NoiseCode:
     code = finish(drive(denoiser, encoder, x0, grid, Rng(seed, len(x0), "code")))  # type: ignore[arg-type]
-    assert isinstance(code, Code)
+    assert isinstance(code, NoiseCode)
     return code
 
 
-def replayed(code: Code, denoiser: Denoiser, skip: int = 0, **options: object) -> Tensor:
+def replayed(code: NoiseCode, denoiser: Denoiser, skip: int = 0, **options: object) -> Tensor:
     rng = Rng(99, code.path.shape[1], "not looked at")
     sampler = replay(code, skip, **options)  # type: ignore[arg-type]
     return finish(drive(denoiser, sampler, code.start(skip), code.grid[skip:], rng))
@@ -54,8 +53,7 @@ def steps(process: Gaussian, n: int, low: float = -6.0, high: float = 6.0) -> Te
 @THREE
 @pytest.mark.parametrize("eta", [1.0, 0.3])
 def test_a_code_gives_the_image_back(encoder: Callable[..., object], process: Gaussian, eta: float) -> None:
-    """To 1e-5 in float32, from the beginning and with steps left out; from x, to which a step to t = 0 has been
-    added."""
+    """To 1e-5 in float32, from the first step and with steps left out."""
     for problem in (correlated((2, 2, 2), process), gaussian((5,), process)):
         x0 = problem.sample(4, Rng(0, 4)).float()
         for n in (2, 20, 100):
@@ -67,7 +65,7 @@ def test_a_code_gives_the_image_back(encoder: Callable[..., object], process: Ga
 
 @BOTH
 def test_a_soft_mixture_has_codes_too(encoder: Callable[..., object]) -> None:
-    """Its draws are repeated, one for each step; the code of another draw is another code."""
+    """Its draws are repeated, one for each step. The code of another draw is another code."""
     torch.manual_seed(0)
     network = Network(VP(), UNetSpec(width=16, depth=1), SoftHead(mean="none"), (1, 8, 8)).eval()
     x0 = Rng(0, 3).uniform((3, 1, 8, 8)) * 2 - 1
@@ -78,7 +76,7 @@ def test_a_soft_mixture_has_codes_too(encoder: Callable[..., object]) -> None:
 
 
 @BOTH
-def test_the_code_of_an_item_is_its_own(encoder: Callable[..., object]) -> None:
+def test_a_code_does_not_depend_on_the_batch(encoder: Callable[..., object]) -> None:
     problem = correlated((2, 2, 2))
     x0 = problem.sample(3, Rng(0, 3))
     whole = encoded(encoder, problem.denoiser(), x0, steps(VP(), 7))
@@ -88,13 +86,13 @@ def test_the_code_of_an_item_is_its_own(encoder: Callable[..., object]) -> None:
 
 
 @THREE
-def test_how_strong_the_noise_is(process: Gaussian) -> None:
+def test_the_strength_of_the_noise(process: Gaussian) -> None:
     """E z^2 in closed form for both, and the correlation of neighbours: 20,000 items, standard error 1 %."""
     problem, n = line(0.3, 0.5, process), 20_000
     x0, grid = problem.sample(n, Rng(0, n)), steps(process, 24)
     snr = process.logsnr(grid[:-1]).exp()
     gap = snr[1:] - snr[:-1]
-    left = 0.5 / (1 + snr[:-1] * 0.5)  # what is not known of x0 at each time
+    left = 0.5 / (1 + snr[:-1] * 0.5)  # the variance of the posterior at each time
     friendly = encoded(edit_friendly, problem.denoiser(), x0, grid).noise[:-1, :, 0]
     expected = (snr[1:] + snr[:-1]) * (1 / gap + left)
     assert torch.allclose(friendly.square().mean(1), expected, rtol=0.06)
@@ -109,9 +107,10 @@ def test_how_strong_the_noise_is(process: Gaussian) -> None:
 
 @BOTH
 @THREE
-def test_an_edit_moves_by_what_was_left_to_decide(encoder: Callable[..., object], process: Gaussian) -> None:
-    """From N(m, C) to N(m', C) an image moves by (m' - m) / (1 + snr l), snr that of the start and l the variance,
-    element by element: exactly, on any grid, with any number of steps left out."""
+def test_an_edit_between_gaussians_is_the_closed_form(encoder: Callable[..., object], process: Gaussian) -> None:
+    """From N(m, C) to N(m', C) an image moves by (m' - m) / (1 + snr l), with the snr of the start and the variance l,
+    for each element: exactly, on any grid, with any number of steps left out.
+    """
     source, target = line(0.3, 0.5, process, 3), line(-0.9, 0.5, process, 3)
     x0 = source.sample(5, Rng(0, 5))
     code = encoded(encoder, source.denoiser(), x0, steps(process, 12))
@@ -121,22 +120,22 @@ def test_an_edit_moves_by_what_was_left_to_decide(encoder: Callable[..., object]
         assert (moved + 1.2 * share).abs().max() < 1e-9
 
 
-def test_what_is_edited_keeps_its_place_and_new_noise_does_not() -> None:
-    """Between laws of unequal size: the image is carried over by a code, and not by the same amount of other noise."""
+def test_a_code_carries_the_image_to_another_law_and_new_noise_does_not() -> None:
+    """Between laws of unequal spread. The control has the same amount of new noise."""
     source, target = line(0.0, 0.5, VP()), line(1.0, 0.2, VP())
     x0 = source.sample(4000, Rng(0, 4000))
     for encoder in (edit_friendly, dpm_encoder):
         code = encoded(encoder, source.denoiser(), x0, steps(VP(), 60))
 
-        def kin(used: Code) -> float:
+        def kin(used: NoiseCode) -> float:
             made = replayed(used, target.denoiser(), rest=False)
             return float(torch.corrcoef(torch.stack([made[:, 0], x0[:, 0]]))[0, 1])
 
         assert kin(code) > 0.85 and abs(kin(code.mixed(Rng(5, 4000)))) < 0.1
 
 
-def test_a_code_is_moved_and_so_is_the_image() -> None:
-    """Elements alike and independent: moving the code moves the image; what comes round the edge may be new."""
+def test_a_shifted_code_gives_the_shifted_image() -> None:
+    """Identical, independent elements. The region that enters may have new noise."""
     law = line(0.1, 0.4, VP(), 36).law
     problem = MixtureProblem("shift", law, VP(), (1, 6, 6))
     x0 = problem.sample(2, Rng(0, 2))
@@ -148,9 +147,10 @@ def test_a_code_is_moved_and_so_is_the_image() -> None:
 
 
 @BOTH
-def test_what_comes_in_is_drawn_from_the_law(encoder: Callable[..., object]) -> None:
-    """Elements alike and independent: what a shift brings in has the law's mean and spread, in spite of the code's
-    stronger noise; what was there stays. (Measured over ten seeds: spread 0.96 to 1.01, mean within 0.024.)"""
+def test_the_region_that_enters_has_the_law(encoder: Callable[..., object]) -> None:
+    """Identical, independent elements: the region that enters has the mean and spread of the law, in spite of the
+    stronger noise of the code. The rest stays. (Measured over ten seeds: spread 0.96 to 1.01, mean within 0.024.)
+    """
     problem = MixtureProblem("shift", line(0.1, 0.4, VP(), 36).law, VP(), (1, 6, 6))
     x0 = problem.sample(400, Rng(0, 400))
     code = encoded(encoder, problem.denoiser(), x0, steps(VP(), 200, high=12.0))
@@ -161,8 +161,8 @@ def test_what_comes_in_is_drawn_from_the_law(encoder: Callable[..., object]) -> 
     assert (moved - x0.roll(2, -2))[..., 2:, :].abs().max() < 1e-6
 
 
-def test_an_edit_of_a_code_is_each_items_own() -> None:
-    """A wild neighbour changes nothing in the others."""
+def test_an_edit_of_a_code_does_not_depend_on_other_items() -> None:
+    """A neighbour with large values changes nothing in the others."""
     problem = correlated((2, 2, 2))
     x0 = torch.cat([problem.sample(2, Rng(0, 2)), torch.full((1, 2, 2, 2), 300.0, dtype=F64)])
     several = encoded(edit_friendly, problem.denoiser(), x0, steps(VP(), 5))
@@ -186,9 +186,8 @@ def test_the_latents_of_a_code_belong_to_its_items() -> None:
     assert (both - again).abs().max() > 1e-3
 
 
-def test_a_tint_goes_where_its_mask_is() -> None:
-    """On independent elements each step takes (a / 2) fresh K_s of what is left to the colour, K_s = dm/dx at its
-    end."""
+def test_a_colour_edit_acts_inside_its_mask() -> None:
+    """Independent elements: a step covers (a / 2) fresh K_s of the distance to the colour, K_s = dm/dx at its end."""
     problem = MixtureProblem("tint", line(0.0, 0.5, VP(), 16).law, VP(), (1, 4, 4))
     x0 = problem.sample(3, Rng(0, 3))
     grid = steps(VP(), 30, high=8.0)
@@ -217,7 +216,7 @@ def test_a_tint_goes_where_its_mask_is() -> None:
 
 
 @THREE
-def test_ddim_goes_back_with_an_error_of_first_order(process: Gaussian) -> None:
+def test_ddim_inversion_is_of_first_order(process: Gaussian) -> None:
     problem = correlated((2,), process)
     x0, counts, errors = problem.sample(32, Rng(0, 32)), [50, 100, 200], []
     for n in counts:
@@ -228,7 +227,7 @@ def test_ddim_goes_back_with_an_error_of_first_order(process: Gaussian) -> None:
     assert order(counts, errors) == pytest.approx(1, abs=0.35) and errors[-1] < 0.2
 
 
-def test_what_cannot_be_replayed() -> None:
+def test_a_replay_on_other_times_is_refused() -> None:
     problem = gaussian()
     x0, grid = problem.sample(2, Rng(0, 2)), steps(VP(), 5)
     with pytest.raises(ValueError, match="without fresh noise"):
@@ -238,11 +237,11 @@ def test_what_cannot_be_replayed() -> None:
         finish(drive(problem.denoiser(), replay(code, 1), code.start(1), grid, Rng(0, 2)))
 
 
-# the code as what is looked for
+# the walk in codes
 
 
-def test_a_walk_without_a_goal_stays_white() -> None:
-    """Each number of the code has variance 1 / (1 - h / 4), so that samples keep the sampler's own law."""
+def test_a_walk_with_zero_energy_keeps_the_law_of_the_sampler() -> None:
+    """Each number of the code has variance 1 / (1 - h / 4)."""
     problem = line(0.2, 0.5, VP())
     grid = steps(VP(), 3)
     plain = finish(drive(problem.denoiser(), replay(white(4000, grid)), white(4000, grid).start(), grid, Rng(0, 4000)))
@@ -250,16 +249,16 @@ def test_a_walk_without_a_goal_stays_white() -> None:
     assert float(walked.var() / plain.var()) == pytest.approx(1 / (1 - 0.1 / 4), abs=0.08)
 
 
-def white(n: int, grid: Tensor) -> Code:
-    """A sampler's own code, of items of one number."""
+def white(n: int, grid: Tensor) -> NoiseCode:
+    """The code of a sampler, of items with one number."""
     z = Rng(9, n).normal((n, len(grid), 1), F64)
     noise = torch.cat([z[:, 1:-1], 0 * z[:, :1]], 1).transpose(0, 1)
     start = float(VP().sigma(grid[0])) * z[:, 0]
-    return Code(grid, torch.stack([start] * (len(grid) - 1)), noise, 1.0, Rng(0, n))
+    return NoiseCode(grid, torch.stack([start] * (len(grid) - 1)), noise, 1.0, Rng(0, n))
 
 
-def test_a_code_that_is_steered_finds_the_posterior() -> None:
-    """Of a Gaussian prior and one noisy measurement: the law of G(z) times the likelihood, in closed form."""
+def test_a_steered_code_has_the_posterior() -> None:
+    """A Gaussian prior and one noisy measurement: the law of G(z) times the likelihood, in closed form."""
     problem, y, noise = line(0.0, 0.5, VP()), 0.9, 0.4
     grid = steps(VP(), 3)
     prior = finish(

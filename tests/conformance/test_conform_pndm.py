@@ -1,4 +1,4 @@
-"""The paper's own times, schedules with little signal, and tables."""
+"""PNDM: the times of the paper, schedules with little signal, and tables."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from softmix.process import PROCESSES, VE, VP, Flow, Gaussian, Table, few, unifo
 from softmix.rng import Rng
 from softmix.sampler import Sampler, adams, ddim, drive, f_pndm, fon, label, plms, s_pndm, sample
 from softmix.sampler.drive import finish
-from softmix.sampler.pndm import MOST, chain
+from softmix.sampler.pndm import MAX_SIGNAL_GROWTH, chain
 
 F64 = torch.float64
 PSEUDO = pytest.mark.parametrize("sampler", [plms, s_pndm, f_pndm], ids=label)
 
 
 def squaredcos(steps: int = 1000) -> Table:
-    """The cosine schedule as discrete models have it, each beta at most 0.999."""
+    """The cosine schedule of discrete models, each beta at most 0.999."""
     kept = [math.cos((k / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(steps + 1)]
     return Table.of_betas(torch.tensor([min(1 - b / a, 0.999) for a, b in pairwise(kept)], dtype=F64))
 
 
 def without_signal() -> Table:
-    """A schedule moved to zero terminal SNR."""
+    """A schedule rescaled to zero terminal SNR."""
     root = squaredcos().alphas_cumprod.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return Table(root**2)
@@ -40,7 +40,7 @@ LITTLE = [squaredcos(), without_signal(), VP(), Flow(), Flow(end=0.0), VE()]
 
 
 class Normal:
-    """What is known of x0 ~ N(0, 0.25)."""
+    """The posterior for x0 ~ N(0, 0.25)."""
 
     def __init__(self, process: Gaussian):
         self.process = process
@@ -55,7 +55,7 @@ def trailing(n: int) -> Tensor:
 
 
 def spread(process: Gaussian, sampler: Sampler, times: Tensor) -> float:
-    """Standard deviation of what becomes of pure noise; a linear sampler, so that one number says it exactly."""
+    """The standard deviation of the samples from pure noise. The sampler is linear, so that it is exact."""
     x = torch.full((1, 1), float(process.sigma(times[0])), dtype=F64)
     return abs(float(finish(drive(Normal(process), sampler, x, times, Rng(0, 1)))))
 
@@ -70,7 +70,8 @@ TIMES = pytest.mark.parametrize(
 @pytest.mark.parametrize("process", LITTLE, ids=str)
 def test_little_signal_at_the_end_of_a_schedule(sampler: Sampler, process: Gaussian, times) -> None:  # type: ignore[no-untyped-def]
     """The standard deviation is 0.5. With the noise combined over the first step, 10 trailing steps of the squared
-    cosine gave 3.8 with PLMS and 1.7e6 with F-PNDM; DDIM gives 0.43 and 0.488 with 10 and 50."""
+    cosine had 3.8 with PLMS and 1.7e6 with F-PNDM; DDIM has 0.43 and 0.488 with 10 and 50.
+    """
     at_10, at_50 = (spread(process, sampler, times(n)) for n in (10, 50))
     assert at_10 == pytest.approx(0.5, abs=0.12) and at_50 == pytest.approx(0.5, abs=0.03)
 
@@ -78,14 +79,14 @@ def test_little_signal_at_the_end_of_a_schedule(sampler: Sampler, process: Gauss
 @PSEUDO
 @pytest.mark.parametrize("process", [*PROCESSES, *LITTLE, DDPM], ids=str)
 def test_any_grid_of_any_process_stays_in_range(sampler: Sampler, process: Gaussian) -> None:
-    """From the fewest steps on that are asked for, on grids even in t and of the method's own."""
+    """From the least number of steps on, on grids even in t and on the grid of the method."""
     for n in (5, 6, 8, 20):
         for grid in (chain, uniform):
             assert spread(process, sampler, grid(process, n)) < 1.0, (grid, n)
 
 
-def test_the_first_step_of_a_cosine_is_the_mean_s_and_the_rule_begins_after_it() -> None:
-    """Exactly: DDIM's step, and from there what the sampler does by itself."""
+def test_the_first_step_of_a_cosine_is_by_the_mean_and_the_rule_begins_after_it() -> None:
+    """Exactly: the step of DDIM, and then the steps of the sampler from there."""
     process, times = squaredcos(), trailing(10)
     x = Rng(0, 5).normal((5, 3)).double()
     there = finish(drive(Normal(process), ddim, x, times[:2], Rng(0, 5)))
@@ -99,7 +100,7 @@ def test_the_first_step_of_a_cosine_is_the_mean_s_and_the_rule_begins_after_it()
 
 @PSEUDO
 def test_after_a_long_step_in_the_middle_the_rule_begins_anew(sampler: Sampler) -> None:
-    """A grid of one's own that leaves out where the signal grows: two steps, a leap, and what follows by itself."""
+    """A grid with one long step: two steps, a step by the mean, and the steps of the sampler from there."""
     process, x = VP(), Rng(0, 5).normal((5, 3)).double()
     times = process.time(torch.tensor([-19.0, -18.5, -18.0, -4.0, -2.0, 0.0, 2.0, 4.0], dtype=F64))
     before = finish(drive(Normal(process), sampler, x, times[:3], Rng(0, 5)))
@@ -109,16 +110,16 @@ def test_after_a_long_step_in_the_middle_the_rule_begins_anew(sampler: Sampler) 
 
 
 @pytest.mark.parametrize("n", [4, 10, 50, 1000])
-def test_chains_that_the_paper_has_are_all_the_rule_s(n: int) -> None:
-    """On no step of DDPM's chain, nor of Stable Diffusion's, is the rule left: the signal grows 9 times at most."""
+def test_every_step_of_the_chains_of_the_paper_is_by_the_rule(n: int) -> None:
+    """On DDPM's chain and on that of Stable Diffusion: the signal grows 9 times at most."""
     stable = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2)
     for process in (DDPM, stable):
         share = process.alpha(trailing(n))
-        assert float((share[1:] / share[:-1]).max()) < 9.2 < MOST
+        assert float((share[1:] / share[:-1]).max()) < 9.2 < MAX_SIGNAL_GROWTH
 
 
 def test_the_authors_labels_are_visited() -> None:
-    """With 50 steps their code goes through k + 2 of 1000 for k = 980, ..., 20, 0, and then 1."""
+    """With 50 steps their code visits k + 2 of 1000 for k = 980, ..., 20, 0, and then 1."""
     labels = [*range(982, 0, -20), 1, 0]
     assert torch.allclose(1000 * chain(VP("linear"), 51), torch.tensor(labels, dtype=F64), atol=1e-9)
     ten = [*range(902, 0, -100), 1, 0]
@@ -126,8 +127,8 @@ def test_the_authors_labels_are_visited() -> None:
 
 
 @pytest.mark.parametrize("process", [*PROCESSES, *LITTLE], ids=str)
-def test_elsewhere_the_chain_is_of_the_same_noise(process: Gaussian) -> None:
-    """And begins at the end of a process that ends earlier."""
+def test_the_chain_of_another_process_has_the_same_noise_levels(process: Gaussian) -> None:
+    """It begins at the end of a process that ends earlier."""
     times, there = chain(process, 51), VP("linear").logsnr(chain(VP("linear"), 51)[:-1])
     assert bool((times.diff() < 0).all()) and times[-1] == 0
     last = float(process.logsnr(1.0))
@@ -138,8 +139,9 @@ def test_elsewhere_the_chain_is_of_the_same_noise(process: Gaussian) -> None:
 
 
 def test_near_the_paper_s_claim() -> None:
-    """F-PNDM at 59 evaluations is nearer to the flow's end than DDIM at 250, on the labels: without the label 2 it was
-    as near."""
+    """F-PNDM at 59 evaluations is nearer to the end of the flow than DDIM at 250, on the labels. Without the label 2 it
+    was as near.
+    """
     problem = correlated((3,), VP("linear"))
     found = {}
     for name, sampler, n in (("f-pndm", f_pndm, 50), ("ddim", ddim, 250)):
@@ -152,7 +154,7 @@ def test_near_the_paper_s_claim() -> None:
 
 
 def _fine(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, n: int):  # type: ignore[no-untyped-def]
-    """Where the flow leads from grid[0]: by many steps of `adams`."""
+    """The end of the flow from grid[0], by many steps of `adams`."""
     low = float(process.logsnr(grid[0]))
     times = process.time(torch.linspace(low, 14, n, dtype=F64))
     times[0] = grid[0]
@@ -160,7 +162,7 @@ def _fine(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, n: int):  # type
 
 
 @pytest.mark.parametrize("process", [VE(), Flow(), VP()], ids=str)
-def test_pure_noise_is_of_the_size_of_where_it_begins(process: Gaussian) -> None:
+def test_pure_noise_has_the_size_of_the_first_time(process: Gaussian) -> None:
     """A grid may begin below t = 1, as these chains do."""
     seen: list[Tensor] = []
     times = torch.tensor([0.6, 0.3, 0.0], dtype=F64)
@@ -172,7 +174,7 @@ def test_pure_noise_is_of_the_size_of_where_it_begins(process: Gaussian) -> None
 
 
 def test_rates_are_slopes() -> None:
-    """Of every process in closed form or by differences; of a table that is DDPM's, those of what it is a table of."""
+    """For every process, by closed form or differences. For the table of DDPM, those of the continuous process."""
     t = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
     for process in (VP(), VE(), Flow()):
         alpha, sigma = process.rates(t)
@@ -181,9 +183,10 @@ def test_rates_are_slopes() -> None:
     assert torch.allclose(Flow(end=0.0).rates(0.3)[0], torch.tensor(-1.0, dtype=F64))
 
 
-def test_a_table_has_the_rates_of_what_it_is_taken_from() -> None:
-    """At integer times, between them, and at both ends: the slope of one segment, half a step aside, is wrong by 1e-2
-    to 1e-1 there."""
+def test_a_table_has_the_rates_of_its_continuous_process() -> None:
+    """At integer times, between them, and at both ends. The slope of one segment, half a step aside, is wrong by 1e-2
+    to 1e-1 there.
+    """
     smooth = VP("linear")
     table = Table(smooth.alpha(torch.arange(1, 1001, dtype=F64) / 1000) ** 2)
     for t in (0.001, 0.003, 0.02, 0.2, 0.2004, 0.5, 0.9, 0.999, 1.0):
@@ -194,7 +197,7 @@ def test_a_table_has_the_rates_of_what_it_is_taken_from() -> None:
 
 
 def test_the_rates_of_a_coarse_table_are_central() -> None:
-    """Of 40 steps: measured 6.1e-4 with two integer times to each side, 1.1e-3 with three to one of them."""
+    """A table of 40 steps: measured 6.1e-4 with two integer times on each side, 1.1e-3 with three on one of them."""
     smooth = VP("linear")
     table = Table(smooth.alpha(torch.arange(1, 41, dtype=F64) / 40) ** 2)
     middle = torch.arange(4, 37, dtype=F64) / 40
@@ -215,8 +218,9 @@ def test_a_short_table_has_rates_too(steps: int) -> None:
 
 
 def test_fon_on_a_table_is_of_order_4() -> None:
-    """DDPM's table through 98, 245 and 490 steps: 1e-5, 3e-7 and 2.3e-8 by the median, as on the process that it is a
-    table of. With one segment's slope it stayed at 4.3e-4."""
+    """The table of DDPM in 98, 245 and 490 steps: 1e-5, 3e-7 and 2.3e-8 by the median, as on the continuous process.
+    With the slope of one segment it stayed at 4.3e-4.
+    """
     problem, counts, errors = correlated((1,), DDPM), [98, 245, 490], []
     x = DDPM.noise(problem.sample(300, Rng(3, 300)), 1.0, Rng(4, 300)).xt
     right = problem.flow(x, 1.0, 0.02)
@@ -226,6 +230,6 @@ def test_fon_on_a_table_is_of_order_4() -> None:
     assert errors[-1] < 1e-7 and order(counts, errors) == pytest.approx(4, abs=0.3)
 
 
-def test_fon_says_that_it_needs_signal() -> None:
+def test_fon_refuses_times_without_signal() -> None:
     with pytest.raises(ValueError, match="take plms or adams"):
         finish(drive(Normal(without_signal()), fon, torch.ones(1, 1), trailing(20), Rng(0, 1)))

@@ -1,4 +1,4 @@
-"""Orders against closed forms, known laws from exact denoisers, a batch against its items, driving."""
+"""Samplers: orders against closed forms, known laws from exact denoisers, a batch against its items, driving."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from softmix.sampler.average import weights as _weights
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
-# float32 sums in another order, amplified where a posterior is sharp: measured at most 3.2e-5
+# float32 sums in another order, amplified by a narrow posterior: measured at most 3.2e-5
 ROUNDING = 8e-5
 NS = (1, 2, 3, 7, 260)
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -67,7 +67,7 @@ def run(denoiser: Denoiser, sampler: Sampler, x: Tensor, times: Tensor, seed: in
 
 
 def enough(sampler: Sampler, n: int) -> int:
-    """n, or the fewest steps with which it stays in the data's range."""
+    """n, or the least number of steps of the sampler."""
     return max(n, traits(sampler).least)
 
 
@@ -78,7 +78,7 @@ def gaps(
     counts: list[int],
     even: str = "logsnr",
 ) -> list[float]:
-    """Mean errors at the end of n steps, even in logsnr or in t, from logsnr -6 to 4 (away from infinite h)."""
+    """Mean errors after n steps, even in logsnr or in t, from logsnr -6 to 4 (away from infinite h)."""
     process = problem.process
     x = process.noise(problem.sample(64, Rng(3, 64)), float(process.time(-6.0)), Rng(4, 64)).xt
     right = truth(x)
@@ -92,7 +92,7 @@ def gaps(
 
 
 def counts_for(sampler: Sampler) -> list[int]:
-    """Finer steps for a higher order, which is seen later: of dpm-solver-3m and fon it is 3.2 and 3.7 at 32 to 128."""
+    """Finer steps for a higher order, which shows later: for dpm-solver-3m and fon it is 3.2 and 3.7 at 32 to 128."""
     return [32, 64, 128] if (traits(sampler).order or 0) < 3 else [128, 256, 512]
 
 
@@ -121,7 +121,7 @@ def test_order_against_the_flow_of_a_mixture_on_the_line(sampler: Sampler, proce
 
 @cache
 def _fine(process: Gaussian) -> Tensor:
-    """Where 4096 steps of `adams` lead: 512 times closer than 512 steps of the third order."""
+    """The end of 4096 steps of `adams`: 512 times closer than 512 steps of third order."""
     problem = MixtureProblem("ring", toys.ring(4, 1.0, 0.3), process, (2,))
     ends: list[Tensor] = []
 
@@ -160,7 +160,7 @@ def test_the_weights_of_adams_are_exact() -> None:
 
 
 def test_the_order_of_a_wrong_solver_is_found() -> None:
-    """Heun with its second question's answer thrown away is of order 1."""
+    """Heun without the answer to its second question is of order 1."""
 
     def lame(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng):  # type: ignore[no-untyped-def]
         inner = heun(process, x, grid, rng)
@@ -181,7 +181,7 @@ def test_the_order_of_a_wrong_solver_is_found() -> None:
 
 
 class Impulses:
-    """In the place of an Rng: items 0 and 1 get no noise, item 2 + k gets 1 when noise is asked for the k-th time."""
+    """Takes the place of an Rng: items 0 and 1 get no noise, item 2 + k gets 1 in the k-th draw."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -194,13 +194,13 @@ class Impulses:
 
 
 def means_of(problem: MixtureProblem) -> Denoiser:
-    """The exact mean and nothing else of what is believed."""
+    """The exact mean alone."""
     exact = problem.denoiser()
     return Wrapped(exact, lambda inner, xt, t, cond: Point(inner(xt, t, cond).mean))  # type: ignore[attr-defined]
 
 
 def law_of(sampler: Sampler, problem: MixtureProblem, times: Tensor) -> tuple[float, float]:
-    """Mean and variance that a sampler of means ends with, exactly: on a Gaussian it is affine in x and noises."""
+    """The exact mean and variance at the end of a sampler of means: on a Gaussian it is affine in x and the noises."""
     x = torch.zeros(len(times) + 1, 1, dtype=F64)
     x[1] = 1
     end = finish(drive(means_of(problem), sampler, x, times, Impulses()))[:, 0]  # type: ignore[arg-type]
@@ -220,7 +220,7 @@ def law_of(sampler: Sampler, problem: MixtureProblem, times: Tensor) -> tuple[fl
     ids=label,
 )
 def test_order_of_the_law_of_a_noisy_solver(sampler: Sampler, expected: int, process: Gaussian) -> None:
-    """Of means alone, on a Gaussian on the line. A draw from a point is a mean."""
+    """For means alone, on a Gaussian on the line. A draw from a point is its mean."""
     problem, counts = gaussian((1,), process), [64, 128, 256]
     errors = []
     for n in counts:
@@ -273,10 +273,10 @@ def test_the_flow_reaches_the_law_in_many_steps(sampler: Sampler, process: Gauss
 @ODE
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 def test_few_steps_of_the_flow_stay_bounded(sampler: Sampler, process: Gaussian) -> None:
-    """From pure noise no sampler and no grid may leave the data's range: the variance stays below twice that of
-    data and unit noise together (measured, as a share of the latter: heun 0.9 on the coarsest grid, the others 0.2).
+    """From pure noise no sampler and no grid may leave the range of the data: the variance is below twice that of data
+    plus unit noise (measured, as a share of the latter: heun 0.9 on the coarsest grid, the others 0.2).
 
-    Heun's rule in sigma / alpha gave variances of 1e5 here. One step gives the posterior's mean at t = 1.
+    Heun's rule in sigma / alpha had variances of 1e5 here. One step gives the mean of the posterior at t = 1.
     """
     known = traits(sampler)
     grids, ns = (GRIDS, NS[:-1]) if known.least == 1 else ((known.grid,), (known.least, 2 * known.least))
@@ -302,8 +302,9 @@ def test_too_few_steps_are_refused() -> None:
 
 @ALL
 def test_a_model_of_integer_times(sampler: Sampler) -> None:
-    """Stable Diffusion's table, which ends at a logsnr of -5.4: on the grid of its own each sampler has times that fall
-    from 1 to 0; on 250 of DDPM's integer times the law is reached (dpm-solver-3s, once with 770 questions)."""
+    """The table of Stable Diffusion, which ends at a logsnr of -5.4. On its own grid each sampler has times that fall
+    from 1 to 0. On 250 integer times of DDPM the law is reached (dpm-solver-3s, once with 770 evaluations).
+    """
     stable = Table.of_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     known = traits(sampler)
     for n in (1, 2, 3, 20, 50):
@@ -317,8 +318,8 @@ def test_a_model_of_integer_times(sampler: Sampler) -> None:
 
 
 @ALL
-def test_the_grid_of_modes_is_reached(sampler: Sampler) -> None:
-    """The 7 x 7 grid of thin modes: at 260 steps every sampler, at 2 only the drawing one (card 1)."""
+def test_the_law_of_49_modes_is_reached(sampler: Sampler) -> None:
+    """At 260 steps by every sampler, at 2 only by those that draw."""
     problem = grid_of_modes()
     many = sample(problem.denoiser(), 1000, sampler=sampler, grid=karras(VP(), 260), batch=1000)
     assert ks(many, problem.law) < 2.2
@@ -333,7 +334,7 @@ def test_the_grid_of_modes_is_reached(sampler: Sampler) -> None:
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @THREE
 def test_drawing_from_the_middle_to_the_middle(process: Gaussian, eta: float) -> None:
-    """A start that is no noise and an end that is not clean: three steps from logsnr -1 to 2, for any eta."""
+    """A start that is not pure noise and an end that is not clean: three steps from logsnr -1 to 2, for any eta."""
     problem = correlated((3,), process)
     times = process.time(torch.tensor([-1.0, 0.5, 1.0, 2.0], dtype=F64))
     x = process.noise(problem.sample(3000, Rng(7, 3000)), float(times[0]), Rng(8, 3000)).xt
@@ -367,9 +368,9 @@ def test_an_item_does_not_depend_on_its_batch(sampler: Sampler, process: Gaussia
 
 
 @ALL
-def test_batches_only_divide_the_work(sampler: Sampler) -> None:
+def test_samples_do_not_depend_on_the_batch_size(sampler: Sampler) -> None:
     denoiser = correlated((3, 2, 3)).denoiser()
-    # the pseudo methods magnify rounding where they have few steps
+    # the pseudo methods amplify rounding errors in few steps
     n = 3 if traits(sampler).least == 1 else 2 * traits(sampler).least
     whole = sample(denoiser, 7, n, sampler=sampler)
     assert whole.shape == (7, 3, 2, 3)
@@ -414,8 +415,8 @@ def test_evaluations_are_counted(sampler: Sampler, n: int) -> None:
     assert [step.evaluations for step in steps] == 2 * list(range(1, each + 1))
 
 
-def test_a_step_owns_what_it_shows() -> None:
-    """The x of each step stays as it was when the next steps are taken."""
+def test_the_x_of_a_step_does_not_change_later() -> None:
+    """The x of each step stays the same when the next steps are taken."""
     for sampler in SAMPLERS:
         steps: list[Step] = []
         copies: list[Tensor] = []
@@ -430,8 +431,8 @@ def test_a_step_owns_what_it_shows() -> None:
         assert len({tuple(seen.flatten().tolist()) for seen in copies}) >= enough(sampler, 5)
 
 
-def test_gradients_are_the_lookers_own_affair() -> None:
-    """None inside a question or an answer; between the steps the caller's setting holds, and is left as it was."""
+def test_the_caller_keeps_its_gradient_setting_between_steps() -> None:
+    """None inside a question or an answer. Between steps the setting of the caller holds and does not change."""
     seen: list[bool] = []
 
     def sampler(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng):  # type: ignore[no-untyped-def]
@@ -448,7 +449,7 @@ def test_gradients_are_the_lookers_own_affair() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_a_driver_keeps_no_gradients_and_refuses_what_is_no_grid() -> None:
+def test_drive_computes_no_gradients_and_refuses_a_grid_that_does_not_fall() -> None:
     problem = correlated()
     denoiser = ExactMixture(VP(), problem.law.weights, problem.law.means.requires_grad_(), problem.law.covariances)
     assert not sample(denoiser, 2, 2, shape=(2,), sampler=ddim).requires_grad
@@ -462,7 +463,7 @@ def test_a_driver_keeps_no_gradients_and_refuses_what_is_no_grid() -> None:
         sample(denoiser, 2)
 
 
-def test_what_a_sampler_declares() -> None:
+def test_the_traits_of_samplers() -> None:
     assert set(BY_NAME) == {traits(s).name for s in SAMPLERS} and len(BY_NAME) == len(SAMPLERS)
     assert traits(partial(ddim, eta=0.5)) == traits(ddim)
     for sampler in SAMPLERS:
@@ -474,7 +475,7 @@ def test_what_a_sampler_declares() -> None:
 
 
 class Soft:
-    """The exact posterior of one Gaussian, told only by its draws: head(eta) = mean + L eta."""
+    """The exact posterior of one Gaussian, known by its draws alone: head(eta) = mean + L eta."""
 
     def __init__(self, problem: MixtureProblem):
         self.exact, self.process, self.shape = problem.denoiser(), problem.process, problem.shape
@@ -491,7 +492,7 @@ class Soft:
 
 
 @ALL
-def test_a_sampler_of_means_says_what_to_do_without_one(sampler: Sampler) -> None:
+def test_a_posterior_without_a_mean_is_refused_with_a_remedy(sampler: Sampler) -> None:
     soft = Soft(gaussian())
     if issubclass(traits(sampler).needs, HasMean):
         with pytest.raises(TypeError, match=rf"{traits(sampler).name} needs a mean.*averaged\(n\).*ancestral"):
@@ -503,7 +504,7 @@ def test_a_sampler_of_means_says_what_to_do_without_one(sampler: Sampler) -> Non
     assert all(isinstance(step.posterior, HasMean) for step in steps)
 
 
-def test_a_step_without_a_mean_previews_x() -> None:
+def test_the_preview_without_a_mean_is_x() -> None:
     sample(Soft(gaussian()), 3, 2, look=lambda step: _same(step.preview(), step.x))
 
 
@@ -539,9 +540,10 @@ def test_an_averaged_mean_is_the_same_at_every_call_and_for_every_item() -> None
 # the oracle's own comparisons
 
 
-def test_the_comparisons_pass_the_truth_and_find_what_is_wrong() -> None:
-    """For 40 true samples of 1000: KS and moments below 2.2 and 4.5 (measured at most 1.8 and 2.9); and each is
-    moved by a shift or a scale of a tenth, or by anything that is not finite."""
+def test_the_comparisons_accept_true_samples_and_find_errors() -> None:
+    """For 40 true samples of 1000: KS and moments below 2.2 and 4.5 (measured at most 1.8 and 2.9). A shift or scale of
+    a tenth, and a number that is not finite, exceeds them.
+    """
     law = correlated((3,)).law
     for seed in range(40):
         x = law.sample(1000, Rng(seed, 1000))
@@ -553,7 +555,7 @@ def test_the_comparisons_pass_the_truth_and_find_what_is_wrong() -> None:
     assert ks(normal, law) > 2.5 and standardised(normal, law) < 4.5
 
 
-def test_an_order_is_read_off_errors() -> None:
+def test_order_of_given_errors() -> None:
     assert order([2, 4, 8], [1.0, 0.25, 0.0625]) == pytest.approx(2)
     assert order([2, 4, 8], [1.0, 0.5, 0.25]) == pytest.approx(1)
     with pytest.raises(ValueError, match="above 0"):
@@ -562,7 +564,7 @@ def test_an_order_is_read_off_errors() -> None:
 
 @THREE
 def test_the_flow_carries_the_law(process: Gaussian) -> None:
-    """The oracle's own maps: they invert, compose, agree where both apply, and take the law at t to the law at s."""
+    """The oracle's own maps: they invert, compose, agree with each other, and carry the law at t to the law at s."""
     for problem in (gaussian((3,), process), correlated((1,), process)):
         t, u, s = (float(process.time(level)) for level in (-2.0, 1.0, 4.0))
         x = process.noise(problem.sample(1000, Rng(0, 1000)), t, Rng(1, 1000)).xt
@@ -588,9 +590,10 @@ def test_a_problem_fits_its_shape() -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: traits(s).name)
-def test_half_precision_is_near_and_leaves_the_sampler_in_whole(sampler: Sampler) -> None:
-    """A soft U-Net in bf16, head included: products rounded, and what comes out is float32 and near. Measured: 0.3 to
-    0.5 % of the images' spread."""
+def test_bf16_is_near_float32_and_samples_stay_float32(sampler: Sampler) -> None:
+    """A soft U-Net in bf16, head included: its products are rounded, and the samples are float32 and near. Measured:
+    0.3 to 0.5 % of the spread of the images.
+    """
     torch.manual_seed(0)
     network = Network(VP(), UNetSpec(width=16, depth=1), SoftHead(), (1, 8, 8)).eval()
     seen: list[torch.dtype] = []

@@ -1,4 +1,4 @@
-"""Statistics, two weights, and the papers' own numbers."""
+"""DPM-Solver-v3 and its statistics, EVODiff, and the numbers of diffusers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from softmix.denoiser import CallCounter, ExactMixture
 from softmix.denoiser.wrap import Wrapped
+from softmix.info import fit_statistics
 from softmix.oracle import MixtureProblem, correlated, gaussian, order
 from softmix.posterior import Point
 from softmix.process import VE, VP, Flow, Gaussian, Table, few
+from softmix.recipe.evodiff import released
 from softmix.rng import Rng
 from softmix.sampler import Sampler, Statistics, dpm_solver_2m, dpm_solver_v3, drive, evodiff, f_pndm, plms, unipc
 from softmix.sampler.drive import finish
-from softmix.sampler.multistep import ALL, Rule, _multistep
-from softmix.sampler.statistics import fit_statistics
+from softmix.sampler.multistep import ALL, MultistepRule, _multistep
 from softmix.sampler.v3 import Corrector, Differences
 
 F64 = torch.float64
@@ -29,7 +30,7 @@ def ended(denoiser: object, sampler: Sampler, x: Tensor, times: Tensor) -> Tenso
     return finish(drive(denoiser, sampler, x, times, Rng(0, len(x))))  # type: ignore[arg-type]
 
 
-def ruled(rule: Rule) -> Sampler:
+def ruled(rule: MultistepRule) -> Sampler:
     return lambda process, x, grid, rng: _multistep(process, x, grid, rng, "test", rule)
 
 
@@ -47,14 +48,17 @@ def test_without_statistics_v3_is_the_exponential_rule(process: Gaussian, p: int
     x = process.prior((20, 3), Rng(0, 20)).double()
     for corrects in ("no", "full"):
         mine = ended(problem.denoiser(), partial(dpm_solver_v3, order=p, corrects=corrects), x, few(process, 9))
-        rule = ended(problem.denoiser(), ruled(Rule(p, corrects=ALL if corrects == "full" else 0)), x, few(process, 9))
+        rule = ended(
+            problem.denoiser(), ruled(MultistepRule(p, corrects=ALL if corrects == "full" else 0)), x, few(process, 9)
+        )
         assert (mine - rule).abs().max() < 1e-10
 
 
 @THREE
 def test_with_statistics_one_step_is_exact_for_a_gaussian(process: Gaussian) -> None:
-    """f does not vary, so that s = 0 and the first order is exact in any number of steps, up to the grid of nodes:
-    the error falls with their square."""
+    """f is constant, so that s = 0. Then order 1 is exact in any number of steps, but for the grid of nodes: the error
+    falls with the square of their distance.
+    """
     problem, counts, errors = gaussian((1,), process), [60, 120, 240], []
     x0, times = problem.sample(500, Rng(1, 500)), even(process, 1)
     x = process.noise(problem.sample(64, Rng(3, 64)), float(times[0]), Rng(4, 64)).xt
@@ -78,8 +82,8 @@ def found() -> Statistics:
     return fit_statistics(problem.denoiser(), problem.sample(2000, Rng(1, 2000)), Rng(2, 2000), nodes=120, batch=500)
 
 
-def test_l_is_the_curve_of_what_is_not_known() -> None:
-    """1 - snr E Var[x0 | x]: from a denoiser that knows its variance, and from one of which only the mean is asked."""
+def test_l_is_one_minus_snr_times_the_variance_of_the_posterior() -> None:
+    """For a denoiser with a variance, and for one with a mean alone."""
     problem = mixture()
     exact = problem.denoiser()
     blind = Wrapped(exact, lambda inner, xt, t, cond: Point(inner(xt, t, cond).mean))  # type: ignore[attr-defined]
@@ -92,11 +96,12 @@ def test_l_is_the_curve_of_what_is_not_known() -> None:
 
 @pytest.mark.parametrize("p, corrects", [(1, "no"), (2, "no"), (3, "no"), (2, "full")])
 def test_order_with_statistics(found: Statistics, p: int, corrects: Corrector) -> None:
-    """On the mixture that they were made from. Orders above the first begin with lower ones, whose share is small here;
-    measured 1.0, 2.1, 2.8 and, corrected, 2.7 to 3.1."""
+    """On the mixture of the statistics. Orders above the first start with lower ones; their share is small here.
+    Measured 1.0, 2.1, 2.8 and, corrected, 2.7 to 3.1.
+    """
     problem = mixture()
     x = VP().noise(problem.sample(64, Rng(3, 64)), float(VP().time(-6.0)), Rng(4, 64)).xt
-    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))
+    right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, even(VP(), 3000))
     sampler, counts = partial(dpm_solver_v3, statistics=found, order=p, corrects=corrects), [32, 64, 128]
     errors = [float((ended(problem.denoiser(), sampler, x, even(VP(), n)) - right).norm(dim=1).mean()) for n in counts]
     assert order(counts, errors) == pytest.approx(p + (corrects == "full"), abs=0.35)
@@ -113,23 +118,26 @@ def test_order_with_statistics(found: Statistics, p: int, corrects: Corrector) -
     ],
 )
 def test_the_correctors_have_their_orders(p: int, corrects: Corrector, differences: Differences, expected: int) -> None:
-    """Ours raises the order by one, the authors' keeps the second, also through three times: what is left then is its
-    beginning by lower orders. Pseudo differences are of order 2, however many times they go through."""
+    """Ours raises the order by one. That of the authors keeps the second, through three times too: the first steps are
+    of lower order. Pseudo differences are of order 2 for any number of times.
+    """
     problem = mixture()
     x = VP().noise(problem.sample(16, Rng(3, 16)), float(VP().time(-6.0)), Rng(4, 16)).xt
-    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VP(), 3000))
+    right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, even(VP(), 3000))
     sampler, counts = partial(dpm_solver_v3, order=p, corrects=corrects, differences=differences), [128, 256, 512]
     errors = [float((ended(problem.denoiser(), sampler, x, even(VP(), n)) - right).norm(dim=1).mean()) for n in counts]
     assert order(counts, errors) == pytest.approx(expected, abs=0.35)
 
 
-def test_a_corrector_that_there_is_not() -> None:
+def test_an_unknown_corrector_is_refused() -> None:
     for wrong in ({"corrects": True}, {"differences": "none"}):
-        with pytest.raises(ValueError, match="there are no, full, published, pseudo, and exact, pseudo"):
+        with pytest.raises(
+            ValueError, match="one of no, full, published, pseudo, and differences one of exact, pseudo"
+        ):
             ended(mixture().denoiser(), partial(dpm_solver_v3, **wrong), torch.zeros(1, 4), few(VP(), 4))  # type: ignore[arg-type]
 
 
-def test_statistics_are_kept_and_read_back(found: Statistics, tmp_path: Path) -> None:
+def test_statistics_are_saved_and_loaded(found: Statistics, tmp_path: Path) -> None:
     found.save(tmp_path / "statistics.safetensors")
     again = Statistics.load(tmp_path / "statistics.safetensors")
     for name in ("clock", "l", "s", "b"):
@@ -142,12 +150,13 @@ def test_statistics_are_kept_and_read_back(found: Statistics, tmp_path: Path) ->
 
 
 def test_a_grid_may_begin_before_the_statistics() -> None:
-    """Where nothing was measured the step is the one without statistics: `few` begins at a logsnr of -20. (Carried on
-    from -9 to there they made an error of 77; without any it is 0.023, and 0.018 with them.)"""
+    """Outside of the statistics the step is the one without statistics: `few` begins at a logsnr of -20. (Extrapolated
+    from -9 to -20 they made an error of 77; without any it is 0.023, and 0.018 with them.)
+    """
     problem, process = mixture(), VP()
     found = fit_statistics(problem.denoiser(), problem.sample(500, Rng(1, 500)), Rng(2, 500))
     x = process.prior((200, *problem.shape), Rng(0, 200)).double()
-    right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, few(process, 1000))
+    right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, few(process, 1000))
 
     def error(statistics: Statistics | None) -> float:
         end = ended(problem.denoiser(), partial(dpm_solver_v3, statistics=statistics), x, few(process, 12))
@@ -156,17 +165,17 @@ def test_a_grid_may_begin_before_the_statistics() -> None:
     assert error(found) < 1.2 * error(None)
 
 
-def test_what_statistics_cost() -> None:
+def test_the_number_of_evaluations_of_statistics() -> None:
     problem = mixture()
     counted = CallCounter(problem.denoiser())
-    told: list[int] = []
-    fit_statistics(counted, problem.sample(100, Rng(0, 100)), Rng(0, 100), nodes=5, batch=50, look=told.append)
-    assert counted.items == 5 * 100 * 4 and sum(told) == 10
+    reports: list[int] = []
+    fit_statistics(counted, problem.sample(100, Rng(0, 100)), Rng(0, 100), nodes=5, batch=50, look=reports.append)
+    assert counted.items == 5 * 100 * 4 and sum(reports) == 10
 
 
 @pytest.mark.parametrize("process", [VE(), Table.of_betas(torch.linspace(1e-4, 0.02, 1000))], ids=str)
-def test_statistics_are_of_times_that_there_are(process: Gaussian) -> None:
-    """No question above t = 1, and of a discrete model none below its first step."""
+def test_statistics_stay_inside_the_times_of_the_process(process: Gaussian) -> None:
+    """No evaluation above t = 1, and for a discrete model none below its first step."""
     asked: list[float] = []
 
     def noted(inner: object, xt: Tensor, t: Tensor | float, cond: Tensor | None) -> Point:
@@ -183,6 +192,9 @@ def test_statistics_are_of_times_that_there_are(process: Gaussian) -> None:
 # EVODiff
 
 
+FORMS: dict[str, Sampler] = {"consistent": evodiff, "released": released}
+
+
 def random_law(shift: float = 0.0) -> tuple[MixtureProblem, ExactMixture]:
     problem = correlated((2, 2, 2), VE())
     law = problem.law
@@ -190,24 +202,25 @@ def random_law(shift: float = 0.0) -> tuple[MixtureProblem, ExactMixture]:
 
 
 @pytest.mark.parametrize("form, moves", [("consistent", False), ("released", True)])
-def test_moving_the_data_moves_the_samples_or_not(form: str, moves: bool) -> None:
-    """Ours sees differences only. The authors' keeps a part of the mean itself in them."""
+def test_shifted_data_give_shifted_samples_in_the_consistent_form_alone(form: str, moves: bool) -> None:
+    """The consistent form has differences of means alone. The released form keeps a part of the mean itself in them."""
     x = VE().noise(torch.zeros(8, 2, 2, 2, dtype=F64), float(VE().time(-6.0)), Rng(0, 8)).xt
     times = torch.cat([even(VE(), 8), torch.zeros(1, dtype=F64)])
-    sampler = partial(evodiff, form=form)  # type: ignore[arg-type]
+    sampler = FORMS[form]
     here, there = (ended(random_law(shift)[1], sampler, x + shift, times) for shift in (0.0, 3.0))
     assert bool((there - 3 - here).abs().max() > 1e-2) == moves
 
 
 def test_the_released_form_is_of_first_order() -> None:
-    """As far as its last step lets it: where that ends above t = 0 the whole does not converge at all. Measured 0.95
-    and 0.0, ours 1.9."""
+    """Its last step decides: if that ends above t = 0 the whole does not converge at all. Measured 0.95 and 0.0, the
+    consistent form 1.9.
+    """
     problem, _ = random_law()
     x = VE().noise(problem.sample(64, Rng(3, 64)), float(VE().time(-6.0)), Rng(4, 64)).xt
 
     def errors(form: str, high: float, counts: list[int]) -> list[float]:
-        right = ended(problem.denoiser(), ruled(Rule(3, ALL)), x, even(VE(), 2000, high=high))
-        sampler = partial(evodiff, form=form)  # type: ignore[arg-type]
+        right = ended(problem.denoiser(), ruled(MultistepRule(3, ALL)), x, even(VE(), 2000, high=high))
+        sampler = FORMS[form]
         made = [ended(problem.denoiser(), sampler, x, even(VE(), n, high=high)) for n in counts]
         return [float((end - right).flatten(1).norm(dim=1).mean()) for end in made]
 
@@ -217,12 +230,12 @@ def test_the_released_form_is_of_first_order() -> None:
     assert abs(order(coarse, errors("released", 4.0, coarse))) < 0.1
 
 
-def test_nothing_is_not_divided_by() -> None:
+def test_no_division_by_a_difference_of_zero() -> None:
     """A channel that is always black, and a mean that does not change."""
     still = Wrapped(random_law()[1], lambda inner, xt, t, cond: Point(torch.zeros_like(xt)))
     x = Rng(0, 2).normal((2, 2, 2, 2))
     for form in ("consistent", "released"):
-        assert torch.equal(ended(still, partial(evodiff, form=form), x, few(VE(), 8)), torch.zeros_like(x))  # type: ignore[arg-type]
+        assert torch.equal(ended(still, FORMS[form], x, few(VE(), 8)), torch.zeros_like(x))
 
 
 # numbers of the field: diffusers' own full loops, on a fixed ramp with a net that is none
@@ -255,8 +268,8 @@ LEADING = levels(*range(900, -1, -100), -1)
 STEPS = LEADING[:-1]
 LINSPACE = levels(999, 899, 799, 699, 599, 500, 400, 300, 200, 100, 0)
 LOOPS = {
-    "ddim": (partial(ruled, Rule(1)), "eps", LEADING, 172.0067, 0.223967),
-    "ddim, v": (partial(ruled, Rule(1)), "v", LEADING, 52.5302, 0.0684),
+    "ddim": (partial(ruled, MultistepRule(1)), "eps", LEADING, 172.0067, 0.223967),
+    "ddim, v": (partial(ruled, MultistepRule(1)), "v", LEADING, 52.5302, 0.0684),
     "2m": (lambda: dpm_solver_2m, "eps", LINSPACE, 253.5529, 0.3301),
     "2m, v": (lambda: dpm_solver_2m, "v", LINSPACE, 172.8763, 0.2251),
     "unipc": (lambda: partial(unipc, settles=True), "eps", LINSPACE, 189.2317, 0.2464),
@@ -271,18 +284,18 @@ LOOPS = {
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_the_loops_of_diffusers(name: str) -> None:
-    """Sums and means of |x| at the end, as diffusers' own tests have them (or their code gives, for the last three)."""
+    """Sums and means of |x| at the end, as in the tests of diffusers (or, for the last three, from their code)."""
     make, output, times, total, mean = LOOPS[name]
     end = ended(Dummy(output), make(), RAMP, times).abs()
     assert float(end.sum()) == pytest.approx(total, abs=1e-2) and float(end.mean()) == pytest.approx(mean, abs=1e-3)
 
 
-def test_a_corrector_does_not_take_fresh_noise_away() -> None:
+def test_a_corrector_with_fresh_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="corrects=0"):
-        Rule(corrects=1, eta=1.0)
+        MultistepRule(corrects=1, eta=1.0)
 
 
-def test_the_released_form_needs_a_beginning_with_signal() -> None:
+def test_the_released_form_refuses_a_start_without_signal() -> None:
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="begin later"):
-        ended(correlated((3,), Flow(end=0.0)).denoiser(), partial(evodiff, form="released"), x, VP().grid(4))
+        ended(correlated((3,), Flow(end=0.0)).denoiser(), released, x, VP().grid(4))

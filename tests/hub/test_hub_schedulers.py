@@ -31,7 +31,7 @@ from softmix.hub import (  # noqa: E402
     UniPCScheduler,
 )
 from softmix.posterior import Point  # noqa: E402
-from softmix.sampler import drive, traits  # noqa: E402
+from softmix.sampler import drive, evodiff, traits  # noqa: E402
 from softmix.sampler.drive import finish  # noqa: E402
 
 EACH = pytest.mark.parametrize("kind", SCHEDULERS, ids=lambda kind: kind.__name__)
@@ -173,12 +173,19 @@ def test_trained_betas_are_saved(tmp_path: Path) -> None:
         assert kind.from_pretrained(tmp_path).betas.tolist() == pytest.approx([0.1, 0.3])
 
 
-def test_options_are_checked_and_saved(tmp_path: Path) -> None:
+def test_evodiff_reads_the_option_form_of_0_1_and_refuses_the_released_form() -> None:
+    config = dict(EVODiffScheduler().config)
+    assert EVODiffScheduler.from_config(config | {"options": {"form": "consistent"}}).chosen is evodiff
+    with pytest.raises(ValueError, match=r"softmix\.recipe\.evodiff\.released"):
+        EVODiffScheduler.from_config(config | {"options": {"form": "released"}})
+
+
+def test_options_are_checked_and_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unipc has no option speed; it has order, line, settles"):
         UniPCScheduler(options={"speed": 2})
-    scheduler = EVODiffScheduler(options={"form": "released"})
+    scheduler = TransferScheduler(options={"eta": 0.5})
     scheduler.save_pretrained(tmp_path)
-    assert EVODiffScheduler.from_pretrained(tmp_path).config.options == {"form": "released"}
+    assert TransferScheduler.from_pretrained(tmp_path).config.options == {"eta": 0.5}
     with pytest.raises(ValueError, match="timestep_spacing 'even'"):
         AdamsScheduler(timestep_spacing="even")
     with pytest.raises(ValueError, match="prediction_type 'mean'"):

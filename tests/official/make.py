@@ -1,8 +1,8 @@
-"""Writes the fixtures of this folder: what the authors' own files give, in float64, for inputs that are kept beside it.
+"""Write the fixtures of this folder: inputs, and the output of the authors' own files for them, in float64.
 
     python tests/official/make.py CLONES [NAME ...]
 
-CLONES holds the repositories as folders owner+name. Their code is run where it lies; nothing of it is kept here.
+CLONES holds the repositories as folders owner+name. Their code runs in these folders; none of it is copied here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAW = json.loads((HERE / "law.json").read_text()) if (HERE / "law.json").exists(
 
 
 def mean_of(x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """E[x0 | x] of the mixture of law.json, whose components are diagonal."""
+    """E[x0 | x] of the mixture of law.json, of diagonal components."""
     weights, means, variances = (
         torch.tensor(LAW[name], dtype=torch.float64) for name in ("weights", "means", "variances")
     )
@@ -57,7 +57,7 @@ def noises(*shape: int, seed: int) -> Tensor:
 
 
 def loaded(repository: str, path: str, name: str, beside: dict[str, Any] | None = None) -> Any:
-    """A file of theirs as a module; `beside`: modules that it imports and that are not needed."""
+    """A file of the authors as a module. beside : stand-ins for modules that it imports and does not need."""
     for each, module in (beside or {}).items():
         sys.modules[each] = module
     spec = importlib.util.spec_from_file_location(name, CLONES / repository.replace("/", "+") / path)
@@ -69,7 +69,7 @@ def loaded(repository: str, path: str, name: str, beside: dict[str, Any] | None 
 
 
 def functions(repository: str, path: str, *names: str) -> dict[str, Any]:
-    """Some functions of a file of theirs that as a whole wants weights and a GPU."""
+    """Some functions of a file of the authors that as a whole needs weights and a GPU."""
     source = (CLONES / repository.replace("/", "+") / path).read_text()
     found = [
         node
@@ -97,7 +97,7 @@ def commit_of(repository: str) -> str:
 
 @contextmanager
 def given_noise(z: Tensor) -> Iterator[None]:
-    """torch.randn_like gives these in turn."""
+    """Inside of it torch.randn_like returns these noises in turn."""
     left, before = iter(z), torch.randn_like
     torch.randn_like = lambda like, **_: next(left).reshape(like.shape).to(like)  # type: ignore[assignment]
     try:
@@ -274,7 +274,7 @@ def evodiff() -> None:
 
 
 def dpm_solver_v3() -> None:
-    """Statistics by formula, at 20,001 levels: their integrals are sums over levels, ours are not."""
+    """Statistics by formula, at 20,001 levels: in their code integrals are sums over levels."""
     import tempfile
 
     folder = "codebases/edm/samplers/"
@@ -461,7 +461,7 @@ def dpm_ot() -> None:
 
 
 def smd() -> None:
-    """The hypernetwork, the schedule, and the loss of a model of which only the answer counts."""
+    """The hypernetwork, the schedule, and the loss of a model with a given output."""
     misc = types.ModuleType("misc")
     names = ("exists", "default", "identity", "normalize_to_neg_one_to_one", "unnormalize_to_zero_to_one")
     misc.__dict__.update(functions("vanderschaarlab/smd", "src/smd/misc.py", *names))

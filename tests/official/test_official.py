@@ -1,7 +1,7 @@
-"""Beside the authors' own code: what their released files gave, in float64, for the inputs kept in this folder.
+"""Comparison with the authors' own code: the output of their released files, in float64, for the inputs in this folder.
 
-Each fixture names its repository, commit and files, and what they were fed; `make.py` writes it. The denoiser is the
-exact one of the mixture in law.json: theirs in a few lines of make.py, ours `ExactMixture`.
+Each fixture names its repository, commit, files and inputs; `make.py` writes it. The denoiser is the exact one of the
+mixture in law.json: a few lines of make.py for their code, `ExactMixture` for ours.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from softmix.denoiser.parameterise import affine
 from softmix.denoiser.smd import _Hyper
 from softmix.loss.square import squared_error
 from softmix.process import VE, VP, Gaussian, Noised, Table
+from softmix.recipe.evodiff import released
 from softmix.rng import Rng
 from softmix.sampler import (
-    Code,
+    NoiseCode,
     Sampler,
     SemiDiscreteOT,
     Statistics,
@@ -33,7 +34,6 @@ from softmix.sampler import (
     dpm_solver_v3,
     drive,
     edit_friendly,
-    evodiff,
     f_pndm,
     plms,
     replay,
@@ -92,7 +92,7 @@ def test_every_fixture_says_where_it_is_from(path: Path) -> None:
 
 @pytest.mark.parametrize("case", cases("pndm"), ids=named("method", "steps"))
 def test_pndm(case: dict[str, Any]) -> None:
-    """Label k is their level k + 2 of 1000, so that the times are those of `chain`; they end at 1 of 1000."""
+    """Label k is level k + 2 of 1000 in their code: the times of `chain`. They end at 1 of 1000."""
     labels = [*range(1000 - 1000 // case["steps"], -1, -1000 // case["steps"]), -1]
     sampler = {"ddim": ddim, "s-pndm": s_pndm, "f-pndm": f_pndm}[case["method"]]
     assert off(ended(DDPM, sampler, case, (tensor(labels) + 2) / 1000), case["end"]) < 1e-12
@@ -100,8 +100,9 @@ def test_pndm(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", cases("plms"), ids=named("steps"))
 def test_plms(case: dict[str, Any]) -> None:
-    """Latent diffusion's. Its improved Euler asks at the next label, orders 2 and 3 are on the way, and its last step
-    goes to the first level."""
+    """The code of latent diffusion. Its improved Euler evaluates at the next label. Its last step goes to the first
+    level.
+    """
     times = (tensor([*case["labels"], 0]) + 1) / 1000
     assert off(ended(DDPM, plms, case, times), case["end"]) < 1e-12
 
@@ -119,7 +120,7 @@ def test_evodiff(case: dict[str, Any]) -> None:
     times = EDM.time(-2 * tensor(case["sigmas"]).log())
     if case["denoise_to_zero"]:
         times = torch.cat([times, times.new_zeros(1)])
-    assert off(ended(EDM, partial(evodiff, form="released"), case, times), case["end"]) < 1e-10
+    assert off(ended(EDM, released, case, times), case["end"]) < 1e-10
 
 
 @pytest.mark.parametrize("case", cases("dpm_solver_v3"), ids=named("order", "p_pseudo", "use_corrector", "c_pseudo"))
@@ -143,8 +144,8 @@ def test_dpm_solver_v3(case: dict[str, Any]) -> None:
     assert off(ended(EDM, sampler, case, times), case["end"]) < 2e-7
 
 
-class Given:
-    """In the place of an Rng: these noises in turn."""
+class GivenNoises:
+    """Takes the place of an Rng and returns these noises in turn."""
 
     def __init__(self, noises: Tensor):
         self.left: Iterator[Tensor] = iter(noises)
@@ -157,11 +158,11 @@ class Given:
 
 
 def test_edit_friendly() -> None:
-    """Their noise of each step, and what their reverse process makes of it with this law and with another."""
+    """The noise of each step, and the result of the reverse process with this law and with another."""
     (case,) = cases("edit_friendly")
     times, x0 = (tensor([*case["labels"], 0]) + 1) / 1000, tensor(case["x0"])
     # their copies are drawn from the least noise up, ours from the most
-    code: Code = finish(drive(exact(DDPM), edit_friendly, x0, times, Given(tensor(case["z"]).flip(0))))  # type: ignore[arg-type]
+    code: NoiseCode = finish(drive(exact(DDPM), edit_friendly, x0, times, GivenNoises(tensor(case["z"]).flip(0))))  # type: ignore[arg-type]
     # the step to the first level would have noise; theirs is put to 0
     assert off(code.noise[:-1, 0], case["zs"][:0:-1]) < 1e-11
     assert off(code.path[:, 0], case["xts"][:0:-1]) < 1e-12
@@ -175,11 +176,11 @@ def test_edit_friendly() -> None:
 
 @pytest.mark.parametrize("case", cases("dpm_encoder"), ids=named("eta"))
 def test_dpm_encoder(case: dict[str, Any]) -> None:
-    """Path and code of one law, decoded by another; theirs stop before the step to t = 0."""
+    """Path and code of one law, decoded by another. Their code stops before the step to t = 0."""
     times, x0 = (tensor(case["labels"]) + 1) / 1000, tensor(case["x0"])
     closed = torch.cat([times, times.new_zeros(1)])
     encode = partial(dpm_encoder, eta=case["eta"])
-    code: Code = finish(drive(exact(DDPM), encode, x0, closed, Given(tensor(case["z"]))))  # type: ignore[arg-type]
+    code: NoiseCode = finish(drive(exact(DDPM), encode, x0, closed, GivenNoises(tensor(case["z"]))))  # type: ignore[arg-type]
     assert off(code.path, case["path"]) < 1e-12
     assert off(code.noise[:-1], case["codes"]) < 1e-10
     cut = replace(code, grid=times, path=code.path[:-1], noise=code.noise[:-1])
@@ -189,8 +190,8 @@ def test_dpm_encoder(case: dict[str, Any]) -> None:
 
 def test_the_optimal_map() -> None:
     (case,) = cases("dpm_ot")
-    road = SemiDiscreteOT(torch.tensor(case["targets"]), torch.tensor(case["h"]))
-    found = road.index(torch.tensor(case["source"]).float() / 1e6)
+    optimal = SemiDiscreteOT(torch.tensor(case["targets"]), torch.tensor(case["h"]))
+    found = optimal.index(torch.tensor(case["source"]).float() / 1e6)
     assert found.tolist() == case["index"]
 
 
@@ -209,14 +210,14 @@ def test_smd_layers() -> None:
 
 
 def test_smd_schedule() -> None:
-    """Theirs ends without signal, but for a last beta that is kept from 1; ours at a logsnr of -20."""
+    """Their schedule ends without signal, but for a limit on the last beta. Ours ends at a logsnr of -20."""
     case = cases("smd")[1]
     times = (tensor(case["places"]) + 1) / 1000
     assert off(VP("sigmoid").alpha(times)[:-1] ** 2, case["kept"][:-1]) < 1e-8
 
 
 def test_smd_loss() -> None:
-    """Their weight times the error of v is ours of eps, the snr times the error of x0; their table is in float32."""
+    """Their weight times the error of v is our error of eps, snr times the error of x0. Their table is in float32."""
     case = cases("smd")[2]
     x0, z, kept = (tensor(case[name]) for name in ("x0", "noise", "kept"))
     table = Table(kept)

@@ -1,5 +1,8 @@
-"""Samplers on a device that is not the CPU: torch's "meta" device computes nothing, and refuses what a forgotten move
-leaves on the CPU. Times stay on the CPU; whatever has the shape of items is where the items are."""
+"""Samplers on a device that is not the CPU.
+
+The "meta" device of torch computes nothing and refuses tensors of the CPU. Times stay on the CPU. Tensors of the shape
+of items are on the device of the items.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Half:
-    """x0 is believed to be half of x, as a point or by draws around it."""
+    """The posterior of x0 is at x / 2: a point, or draws around it."""
 
     process: Gaussian
     soft: bool
@@ -36,7 +39,7 @@ class Half:
         return ImplicitMean(head, len(xt), (2,), xt, lambda: xt / 2)
 
 
-def test_a_move_that_is_forgotten_is_refused() -> None:
+def test_the_meta_device_refuses_tensors_of_the_cpu() -> None:
     with pytest.raises(RuntimeError, match="not on the expected device meta"):
         torch.lerp(torch.ones(3, 2, 2, device=META), torch.zeros(3, 2, 2), 0.5)
     assert isinstance(Half(VP(), True)(torch.ones(3, 2, 2), 0.5), Implicit)
@@ -44,7 +47,7 @@ def test_a_move_that_is_forgotten_is_refused() -> None:
 
 @pytest.mark.parametrize("soft", [False, True], ids=["point", "soft"])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: traits(sampler).name)
-def test_a_walk_stays_where_it_began(sampler: Sampler, soft: bool) -> None:
+def test_a_sampler_stays_on_the_device_of_x(sampler: Sampler, soft: bool) -> None:
     known = traits(sampler)
     n = max(known.least, 5)
     for process in (VP(), Flow(), VE()):
@@ -56,7 +59,7 @@ def test_a_walk_stays_where_it_began(sampler: Sampler, soft: bool) -> None:
 
 
 @pytest.mark.parametrize("encoder", [edit_friendly, dpm_encoder])
-def test_a_code_is_where_its_images_are(encoder: Sampler) -> None:
+def test_a_code_is_on_the_device_of_its_images(encoder: Sampler) -> None:
     x0, rng = torch.empty(3, 2, 2, device=META), Rng(0, 3, "code", META)
     code = finish(drive(Half(VP(), False), encoder, x0, torch.linspace(1, 0, 6, dtype=torch.float64), rng))
     assert {code.noise.device, code.path.device, code.start(2).device} == {META}

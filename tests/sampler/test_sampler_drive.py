@@ -1,4 +1,4 @@
-"""What `sample` does with each of its options, the walks' eta, and what samplers say of themselves."""
+"""The options of `sample`, the eta of samplers, and the traits that samplers declare."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 
 
 class Black:
-    """Believes 0 whatever it sees, with certainty or with a variance; notes x, t and what it is told."""
+    """The posterior is at 0 for any x: a point, or with a variance. It records x, t and the conditions."""
 
     def __init__(self, process: Gaussian | None = None, var: float | None = None):
         self.process, self.shape, self.var = process or VP(), (2,), var
@@ -53,11 +53,11 @@ def numbers(seed: int, first: int, n: int) -> Rng:
     return Rng(seed, range(first, first + n), "sample")
 
 
-# where samples come from
+# the start of samples
 
 
-def test_an_item_begins_at_the_prior_of_its_own_number() -> None:
-    """A stream of its own: no number of the walk is used for the beginning."""
+def test_an_item_starts_at_the_prior_of_its_own_number() -> None:
+    """The prior has its own stream: no number of a later step is used."""
     for first in (0, 5):
         denoiser = Black()
         sample(denoiser, 3, 2, seed=7, first=first)
@@ -65,7 +65,7 @@ def test_an_item_begins_at_the_prior_of_its_own_number() -> None:
         assert torch.equal(denoiser.asked[0][0], right)
 
 
-def test_a_walk_draws_from_the_items_stream_and_not_from_the_beginnings() -> None:
+def test_steps_draw_from_the_stream_of_the_item_and_not_of_the_prior() -> None:
     denoiser, times = Black(), torch.tensor([1.0, 0.5, 0.2], dtype=F64)
     end = sample(denoiser, 3, grid=times, seed=7, first=5)
     x, rng = VP().prior((3, 2), numbers(7, 5, 3).child("prior")), numbers(7, 5, 3)
@@ -74,8 +74,8 @@ def test_a_walk_draws_from_the_items_stream_and_not_from_the_beginnings() -> Non
     assert torch.equal(end, x)
 
 
-def test_the_beginning_and_the_first_step_are_independent() -> None:
-    """The correlation of x at t = 1 and the fresh noise of the first step, of 20,000 items."""
+def test_the_prior_and_the_first_step_are_independent() -> None:
+    """The correlation of x at t = 1 and the fresh noise of the first step, over 20,000 items."""
     denoiser, n = Black(), 20_000
     end = sample(denoiser, n, grid=torch.tensor([1.0, 0.5], dtype=F64), batch=n)
     first = denoiser.asked[0][0]
@@ -85,7 +85,7 @@ def test_the_beginning_and_the_first_step_are_independent() -> None:
     assert float(z.std()) == pytest.approx(1.0, abs=5 / math.sqrt(4 * n))
 
 
-def test_item_first_plus_k_is_the_item_whatever_else_is_drawn() -> None:
+def test_item_first_plus_k_does_not_depend_on_the_other_items() -> None:
     for sampler in (ancestral, renoise):
         whole = sample(Black(), 9, 4, sampler=sampler, seed=3)
         assert torch.equal(sample(Black(), 4, 4, sampler=sampler, seed=3, first=5), whole[5:])
@@ -102,21 +102,21 @@ def test_the_defaults_are_eight_ancestral_steps_of_seed_0_from_item_0() -> None:
     assert inspect.signature(sample).parameters["device"].default == "cpu"
 
 
-def test_a_shape_of_ones_own_stands_before_the_models() -> None:
+def test_a_given_shape_overrides_that_of_the_model() -> None:
     assert sample(Black(), 3, 2, shape=(4, 5)).shape == (3, 4, 5) and sample(Black(), 3, 2).shape == (3, 2)
     assert sample(Black(), 0, 2, shape=(4, 5)).shape == (0, 4, 5)
 
 
-def test_each_batch_is_told_its_own_conditions() -> None:
+def test_each_batch_gets_its_own_conditions() -> None:
     denoiser, cond = Black(), torch.arange(5)
     sample(denoiser, 5, 1, cond=cond, batch=2)
-    assert [told.tolist() for *_, told in denoiser.asked] == [[0, 1], [2, 3], [4]]  # type: ignore[union-attr]
+    assert [given.tolist() for *_, given in denoiser.asked] == [[0, 1], [2, 3], [4]]  # type: ignore[union-attr]
     denoiser = Black()
     sample(denoiser, 2, 1)
     assert denoiser.asked[0][2] is None
 
 
-def test_the_grid_is_the_samplers_own_or_the_one_given() -> None:
+def test_the_grid_is_that_of_the_sampler_or_the_given_one() -> None:
     for sampler, right in ((ancestral, VP().grid(6)), (adams, few(VP(), 6))):
         denoiser = Black()
         sample(denoiser, 2, 6, sampler=sampler)
@@ -129,7 +129,7 @@ def test_the_grid_is_the_samplers_own_or_the_one_given() -> None:
 # starts
 
 
-def test_a_start_is_given_all_items_the_time_and_a_stream_of_its_own() -> None:
+def test_a_start_gets_all_items_the_time_and_its_own_stream() -> None:
     seen: list[tuple[tuple[int, ...], float]] = []
 
     def start(process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
@@ -144,7 +144,7 @@ def test_a_start_is_given_all_items_the_time_and_a_stream_of_its_own() -> None:
     assert [t for _, t, _ in denoiser.asked[:4]] == rest(VP(), 4, 0.6)[:-1].tolist()
 
 
-def test_a_start_on_a_grid_of_ones_own_begins_at_the_grids_first_time() -> None:
+def test_a_start_with_a_given_grid_begins_at_its_first_time() -> None:
     seen: list[float] = []
 
     def start(process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
@@ -157,7 +157,7 @@ def test_a_start_on_a_grid_of_ones_own_begins_at_the_grids_first_time() -> None:
 
 
 def test_a_start_in_the_middle_without_a_start_is_refused() -> None:
-    with pytest.raises(ValueError, match="say where x comes from"):
+    with pytest.raises(ValueError, match="was given without a start"):
         sample(Black(), 2, 4, at=0.5)
 
 
@@ -172,8 +172,8 @@ def test_too_few_steps_are_refused_from_pure_noise_alone() -> None:
 # driving
 
 
-def test_gradients_run_through_the_whole_where_asked_for() -> None:
-    """x_s = (sigma_s / sigma_t) x for a belief of 0: the slope is the ratio over the whole."""
+def test_gradients_flow_through_the_whole_run_with_gradients_true() -> None:
+    """x_s = (sigma_s / sigma_t) x for a posterior at 0: the gradient is the ratio over the whole run."""
     times = torch.tensor([0.9, 0.5, 0.2], dtype=F64)
     x = torch.ones(2, 2, dtype=F64, requires_grad=True)
     end = finish(drive(Black(), ddim, x, times, Rng(0, 2), gradients=True))
@@ -195,7 +195,7 @@ def test_a_preview_is_the_mean_or_x() -> None:
 
 
 class Hasty:
-    """A flow map that notes where it is asked to go."""
+    """A flow map that records the ends of its steps."""
 
     two_times = True
 
@@ -210,11 +210,11 @@ class Hasty:
         return Point(0 * xt)
 
 
-def test_a_flow_map_is_told_where_ddims_step_goes_and_its_condition() -> None:
+def test_a_flow_map_gets_the_end_of_each_step_and_its_condition() -> None:
     denoiser, cond = Hasty(), torch.tensor([4, 5])
     sample(denoiser, 2, sampler=ddim, grid=torch.tensor([1.0, 0.6, 0.0], dtype=F64), cond=cond)
     assert [to for to, _ in denoiser.asked] == [0.6, 0.0]
-    assert all(torch.equal(told, cond) for _, told in denoiser.asked)  # type: ignore[arg-type]
+    assert all(torch.equal(given, cond) for _, given in denoiser.asked)  # type: ignore[arg-type]
     denoiser = Hasty()
     sample(denoiser, 2, 3, sampler=ancestral)
     assert [to for to, _ in denoiser.asked] == [None] * 3
@@ -234,7 +234,7 @@ class Product(nn.Module):
         return Point(said.float())
 
 
-def test_the_network_alone_is_rounded_and_only_where_asked_for() -> None:
+def test_bf16_rounds_the_network_alone() -> None:
     for precision, right in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = Product()
         end = sample(model, 3, 2, sampler=ddim, precision=precision)  # type: ignore[arg-type]
@@ -247,8 +247,8 @@ def test_the_network_alone_is_rounded_and_only_where_asked_for() -> None:
 @THREE
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("walk", [ddim, ancestral])
-def test_a_walk_with_eta_adds_the_stated_variance(process: Gaussian, eta: float, walk: Sampler) -> None:
-    """eta^2 sigma_s^2 (1 - snr_t / snr_s), from x = 0 and a belief of 0; within five standard errors."""
+def test_a_step_with_eta_adds_the_variance_of_the_formula(process: Gaussian, eta: float, walk: Sampler) -> None:
+    """eta^2 sigma_s^2 (1 - snr_t / snr_s), from x = 0 and a posterior at 0; within five standard errors."""
     n, t, s = 20_000, 0.7, 0.4
     end = finish(
         drive(Black(process), partial(walk, eta=eta), torch.zeros(n, 1), torch.tensor([t, s], dtype=F64), Rng(0, n))
@@ -258,7 +258,7 @@ def test_a_walk_with_eta_adds_the_stated_variance(process: Gaussian, eta: float,
     assert float(end.square().mean()) == pytest.approx(right, rel=5 * math.sqrt(2 / n), abs=1e-12)
 
 
-def test_ddim_is_deterministic_and_ancestral_is_not_unless_told() -> None:
+def test_ddim_is_deterministic_and_ancestral_is_not_by_default() -> None:
     x, times = torch.ones(3, 2, dtype=F64), torch.tensor([0.8, 0.4, 0.2], dtype=F64)
 
     def end(walk: Sampler) -> Tensor:
@@ -270,8 +270,10 @@ def test_ddim_is_deterministic_and_ancestral_is_not_unless_told() -> None:
 
 
 @THREE
-def test_ancestral_draws_where_ddim_takes_the_mean(process: Gaussian) -> None:
-    """One step from x = 0 to s: the variance of x_s is that of the draw through its share, and the fresh noise."""
+def test_ancestral_draws_and_ddim_takes_the_mean(process: Gaussian) -> None:
+    """One step from x = 0 to s: the variance of x_s is that of the draw, times its factor squared, plus the fresh
+    noise.
+    """
     n, t, s, var = 20_000, 0.7, 0.4, 0.5
     for eta in (0.0, 0.6):
         clean, _, fresh = (float(part) for part in process.shares(t, s, eta))
@@ -284,14 +286,14 @@ def test_ancestral_draws_where_ddim_takes_the_mean(process: Gaussian) -> None:
 
 
 @THREE
-def test_renoise_keeps_nothing_of_x(process: Gaussian) -> None:
-    """x_s = alpha_s x0 + sigma_s z: from any x the same."""
+def test_renoise_does_not_depend_on_x(process: Gaussian) -> None:
+    """x_s = alpha_s x0 + sigma_s z, the same for any x."""
     times = torch.tensor([0.7, 0.4], dtype=F64)
     ends = [finish(drive(Black(process), renoise, torch.full((4, 2), k), times, Rng(0, 4))) for k in (0.0, 9.0)]
     assert torch.equal(*ends) and torch.allclose(ends[0], float(process.sigma(0.4)) * Rng(0, 4).normal((4, 2)))
 
 
-def test_ddim_by_an_exact_mean_narrows_a_gaussian_as_one_step_does() -> None:
+def test_one_step_of_ddim_on_a_gaussian_is_the_closed_form() -> None:
     """x0 ~ N(0, 0.25): x_s = (clean alpha l / (alpha^2 l + sigma^2) + kept) x_t, exactly."""
     line = wiener(VP(), torch.zeros(1, dtype=F64), torch.full((1, 1), 0.25, dtype=F64))
     t, s, x = 0.7, 0.3, torch.tensor([[1.5]], dtype=F64)
@@ -301,10 +303,10 @@ def test_ddim_by_an_exact_mean_narrows_a_gaussian_as_one_step_does() -> None:
     assert float(finish(drive(line, ddim, x, torch.tensor([t, s], dtype=F64), Rng(0, 1)))) == pytest.approx(right)
 
 
-# what a sampler says of itself
+# traits
 
 
-def test_what_is_declared_is_kept_and_what_is_not_has_a_default() -> None:
+def test_traits_are_those_declared_and_others_have_defaults() -> None:
     def mine() -> None: ...
 
     plain = traits(mine)
@@ -321,7 +323,7 @@ def test_what_is_declared_is_kept_and_what_is_not_has_a_default() -> None:
     assert known.evaluations(3) == 6 and known.grid is few
 
 
-def test_a_label_is_the_name_with_what_is_fixed() -> None:
+def test_a_label_is_the_name_with_the_fixed_arguments() -> None:
     assert label(ddim) == "ddim"
     assert label(partial(ancestral, eta=0.5)) == "ancestral, eta 0.5"
     assert label(partial(ancestral, eta=1.0)) == "ancestral, eta 1"

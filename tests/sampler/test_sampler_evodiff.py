@@ -1,4 +1,4 @@
-"""EVODiff's two forms, step by step, against their equations written out for one number at a time."""
+"""The two forms of EVODiff, step by step, against their equations written out for one number at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from softmix.posterior import Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian
+from softmix.recipe.evodiff import fixed_weights, released
 from softmix.rng import Rng
-from softmix.sampler import ddim, drive, evodiff
+from softmix.sampler import Sampler, ddim, drive, evodiff
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
@@ -42,8 +43,13 @@ def even(process: Gaussian, n: int, low: float = -4.0, high: float = 4.0, clean:
     return torch.cat([times, times.new_zeros(1)]) if clean else times
 
 
-def ended(process: Gaussian, times: Tensor, x: Tensor, **options: object) -> Tensor:
-    return finish(drive(Curved(process), partial(evodiff, **options), x, times, Rng(0, len(x))))  # type: ignore[arg-type]
+def ended(
+    process: Gaussian, times: Tensor, x: Tensor, form: str = "consistent", fixed: tuple[float, float] | None = None
+) -> Tensor:
+    sampler: Sampler = partial(released, fixed=fixed) if form == "released" else evodiff
+    if form == "consistent" and fixed is not None:
+        sampler = partial(fixed_weights, eta=fixed[0], zeta=fixed[1])
+    return finish(drive(Curved(process), sampler, x, times, Rng(0, len(x))))  # type: ignore[arg-type]
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -51,7 +57,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def onto(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> / <b, b> over all but items and channels, within 2 of 0. Points are one channel."""
+    """<a, b> / <b, b> over all axes but items and channels, clipped to [-2, 2]. Points have one channel."""
     if a.ndim == 2:
         return ((a * b).sum(1, keepdim=True) / (b * b).sum(1, keepdim=True)).clamp(-2, 2)
     found = torch.empty(*a.shape[:2], *[1] * (a.ndim - 2), dtype=a.dtype)
@@ -65,7 +71,7 @@ def onto(a: Tensor, b: Tensor) -> Tensor:
 def written_out(
     process: Gaussian, times: Tensor, x: Tensor, form: str, fixed: tuple[float, float] | None = None
 ) -> Tensor:
-    """In y = x / alpha and k = sigma / alpha, where DDIM's step with a mean m is y' = (k'/k) y + (1 - k'/k) m."""
+    """In y = x / alpha and k = sigma / alpha the step of DDIM with a mean m is y' = (k'/k) y + (1 - k'/k) m."""
     model, ours = Curved(process), form == "consistent"
     k = [float(process.sigma(t) / process.alpha(t)) for t in times]
     steps = len(k) - 1
@@ -121,7 +127,7 @@ def written_out(
 @FORMS
 @pytest.mark.parametrize("n", [3, 8, 22])
 @pytest.mark.parametrize("clean", [False, True])
-def test_a_form_is_its_equations_written_out(process: Gaussian, form: str, n: int, clean: bool) -> None:
+def test_each_form_agrees_with_its_equations(process: Gaussian, form: str, n: int, clean: bool) -> None:
     times = even(process, n, clean=clean)
     right = written_out(process, times, start(), form)
     assert right.isfinite().all()
@@ -130,8 +136,8 @@ def test_a_form_is_its_equations_written_out(process: Gaussian, form: str, n: in
 
 @THREE
 @FORMS
-def test_a_form_knows_how_long_its_last_step_was(process: Gaussian, form: str) -> None:
-    """Steps of several lengths in log(alpha / sigma), where r is not 1."""
+def test_each_form_agrees_with_its_equations_on_an_uneven_grid(process: Gaussian, form: str) -> None:
+    """Steps of different lengths in log(alpha / sigma): r is not 1."""
     times = process.time(torch.tensor([-4.0, -3.0, -0.5, 0.2, 2.0, 2.5, 4.0, 4.5], dtype=F64))
     right = written_out(process, times, start(), form)
     assert (ended(process, times, start(), form=form) - right).abs().max() < 1e-8 * (1 + float(right.abs().max()))
@@ -147,7 +153,7 @@ def test_the_released_form_changes_its_zeta_above_twenty_steps(form: str, n: int
 
 @FORMS
 @pytest.mark.parametrize("shape", [(4,), (2, 5), (3, 1, 2)], ids=str)
-def test_each_channel_has_weights_of_its_own_and_a_point_has_one(form: str, shape: tuple[int, ...]) -> None:
+def test_each_channel_has_its_own_weights_and_a_point_has_one(form: str, shape: tuple[int, ...]) -> None:
     times = even(VP(), 7)
     right = written_out(VP(), times, start(shape), form)
     assert (ended(VP(), times, start(shape), form=form) - right).abs().max() < 1e-8 * (1 + float(right.abs().max()))
@@ -155,7 +161,7 @@ def test_each_channel_has_weights_of_its_own_and_a_point_has_one(form: str, shap
 
 @FORMS
 def test_coarse_and_fine_last_steps_of_the_released_form(form: str) -> None:
-    """A share sigma'/sigma below 1/2 and above."""
+    """Ratios sigma'/sigma below 1/2 and above."""
     for high in (-3.6, 1.0, 12.0):
         times = even(VE(), 3, high=high)
         right = written_out(VE(), times, start(), form)
@@ -164,34 +170,31 @@ def test_coarse_and_fine_last_steps_of_the_released_form(form: str) -> None:
 
 @pytest.mark.parametrize("fixed", [(0.0, 1.0), (0.1, 0.8), (0.3, 0.5)])
 @FORMS
-def test_two_weights_of_ones_own_stand_in_the_place_of_both(form: str, fixed: tuple[float, float]) -> None:
+def test_fixed_weights_replace_eta_and_zeta(form: str, fixed: tuple[float, float]) -> None:
     times = even(VP(), 8)
     right = written_out(VP(), times, start(), form, fixed)
     assert (ended(VP(), times, start(), form=form, fixed=fixed) - right).abs().max() < 1e-8
 
 
-def test_it_is_consistent_unless_told() -> None:
-    times = even(VP(), 8)
-    assert torch.equal(ended(VP(), times, start()), ended(VP(), times, start(), form="consistent"))
-    assert not torch.allclose(ended(VP(), times, start()), ended(VP(), times, start(), form="released"))
-
-
 @FORMS
-def test_where_the_mean_stands_still_it_is_ddim(form: str) -> None:
-    """Nothing is left of differences in the consistent form; the released keeps a part of the mean in them."""
+def test_for_a_constant_mean_the_consistent_form_is_ddim_and_the_released_is_not(form: str) -> None:
+    """The differences of the consistent form are 0. The released form keeps a part of the mean in them."""
 
     class Still(Curved):
         def mean(self, x: Tensor, t: float) -> Tensor:
             return torch.full_like(x, 0.6)
 
     times = even(VE(), 6)
-    run = [finish(drive(Still(VE()), s, start(), times, Rng(0, 3))) for s in (partial(evodiff, form=form), ddim)]  # type: ignore[arg-type]
+    run = [
+        finish(drive(Still(VE()), s, start(), times, Rng(0, 3)))
+        for s in (released if form == "released" else evodiff, ddim)
+    ]
     assert bool((run[0] - run[1]).abs().max() < 1e-12) == (form == "consistent")
 
 
-def test_the_projection_is_kept_within_two_of_nothing() -> None:
-    from softmix.sampler.evodiff import _onto
+def test_the_projection_is_clipped_to_two() -> None:
+    from softmix.sampler.evodiff import projection
 
     b = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
     a = torch.tensor([[1.5, 1.5], [9.0, 9.0], [5.0, 5.0], [-7.0, -7.0]])
-    assert _onto(a, b)[:, 0].tolist() == [1.5, 2.0, 0.0, -2.0]
+    assert projection(a, b)[:, 0].tolist() == [1.5, 2.0, 0.0, -2.0]

@@ -1,4 +1,4 @@
-"""A code decoded, and the walk in codes: each option against the equation written out."""
+"""Decoded codes, and the walk in codes: each option against the equation written out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPE = (1, 2, 3)
 
 
 class Curved:
-    """Believes tanh(x); notes what it is asked and told."""
+    """A point at tanh(x). It records its questions and conditions."""
 
     def __init__(self, process: Gaussian | None = None):
         self.process, self.shape = process or VP(), SHAPE
@@ -37,7 +37,7 @@ class Curved:
 
 
 class Drawn(Curved):
-    """Draws tanh(x) + eta, and has no mean."""
+    """Draws tanh(x) + eta; it has no mean."""
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         self.asked.append((float(t), cond))
@@ -55,12 +55,12 @@ def times(*last: float) -> Tensor:
 CLEAN = times(0.0)
 
 
-# the code as what is looked for
+# the walk in codes
 
 
 @THREE
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_a_code_is_decoded_by_the_samplers_own_steps(process: Gaussian, eta: float) -> None:
+def test_a_code_is_decoded_by_the_steps_of_the_sampler(process: Gaussian, eta: float) -> None:
     """From sigma_T z_0, with z_1, z_2, ... as fresh noise, and the mean at the end."""
     z, model, cond = Rng(0, 3).normal((3, 3, *SHAPE), F64), Curved(process), torch.tensor([4, 5, 6])
     x = float(process.sigma(CLEAN[0])) * z[:, 0]
@@ -68,12 +68,12 @@ def test_a_code_is_decoded_by_the_samplers_own_steps(process: Gaussian, eta: flo
         mean, fresh = process.kernel(x, x.tanh(), t, s, eta)
         x = mean + fresh * z[:, i + 1] if s > 0 else mean
     assert torch.allclose(decoded(model, z, CLEAN, eta, cond), x, atol=1e-12)
-    assert [t for t, _ in model.asked] == CLEAN[:-1].tolist() and all(told is cond for _, told in model.asked)
+    assert [t for t, _ in model.asked] == CLEAN[:-1].tolist() and all(given is cond for _, given in model.asked)
     if eta == 1.0:
         assert torch.equal(decoded(Curved(process), z, CLEAN), decoded(Curved(process), z, CLEAN, eta=1.0))
 
 
-def test_decoding_draws_what_the_items_latents_say() -> None:
+def test_decoding_draws_from_the_given_latents() -> None:
     z = torch.zeros(3, 3, *SHAPE, dtype=F64)
     named = decoded(Drawn(), z, CLEAN, latents=Rng(5, [7, 8, 9], "mine"))
     x = z[:, 0]
@@ -84,15 +84,15 @@ def test_decoding_draws_what_the_items_latents_say() -> None:
     assert torch.equal(decoded(Drawn(), z, CLEAN), decoded(Drawn(), z, CLEAN, latents=Rng(0, 3, "latents")))
 
 
-def test_a_decoded_image_has_a_slope_unless_told() -> None:
+def test_a_decoded_image_is_differentiable_unless_gradients_are_off() -> None:
     z = Rng(0, 3).normal((3, 3, *SHAPE), F64).requires_grad_()
     assert decoded(Curved(), z, CLEAN).requires_grad
     with torch.no_grad():
         assert not decoded(Curved(), z, CLEAN).requires_grad
 
 
-def test_decoding_and_ancestral_steps_have_one_law() -> None:
-    """x0 ~ N(0.2, 0.5) believed by its mean: variances of 20,000 within five standard errors of each other."""
+def test_decoding_and_ancestral_steps_have_the_same_law() -> None:
+    """x0 ~ N(0.2, 0.5), known by its mean: the variances of 20,000 items agree within five standard errors."""
     line, n = wiener(VP(), torch.tensor([0.2]), torch.full((1, 1), 0.5)), 20_000
 
     def meant(xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
@@ -111,8 +111,8 @@ def steered(energy: Callable[[Tensor], Tensor], **options: object) -> tuple[Tens
 
 
 @pytest.mark.parametrize("steps, size, eta", [(0, 0.05, 1.0), (1, 0.05, 1.0), (3, 0.2, 0.6)])
-def test_the_walk_is_langevins(steps: int, size: float, eta: float) -> None:
-    """z <- z - (h / 2) (z + grad E) + sqrt(h) n, and the image of where it ends."""
+def test_the_walk_is_a_langevin_walk(steps: int, size: float, eta: float) -> None:
+    """z <- z - (h / 2) (z + grad E) + sqrt(h) n, and the image of its end."""
     energy = lambda x: (x - 1).square().flatten(1).sum(1)  # noqa: E731
     seen: list[tuple[int, Tensor]] = []
     cond = torch.tensor([1, 2, 3])
@@ -126,10 +126,10 @@ def test_the_walk_is_langevins(steps: int, size: float, eta: float) -> None:
         z = z.detach() - size / 2 * (z.detach() + slope) + math.sqrt(size) * rng.normal(z.shape)
         assert seen[k][0] == k and torch.allclose(seen[k][1], x.detach(), atol=1e-6)
     assert torch.allclose(end, decoded(Curved(), z.detach(), CLEAN, eta), atol=1e-5) and not end.requires_grad
-    assert len(seen) == steps and all(told is cond for _, told in model.asked)
+    assert len(seen) == steps and all(given is cond for _, given in model.asked)
 
 
-def test_the_defaults_of_the_walk_are_those_that_the_docs_give() -> None:
+def test_the_defaults_of_the_walk_are_those_of_the_documentation() -> None:
     """200 steps of 0.05, ancestral."""
     counted = CallCounter(Curved())
     steered_by(counted, lambda x: 0 * x.flatten(1).sum(1), SHAPE, times()[:2], Rng(4, 3))
@@ -138,8 +138,8 @@ def test_the_defaults_of_the_walk_are_those_that_the_docs_give() -> None:
     assert (known["size"].default, known["eta"].default) == (0.05, 1.0)
 
 
-def test_the_latents_of_a_walk_stay_what_they_are() -> None:
-    """Beliefs that are drawn from: the same draws at every step of the walk, from a stream of their own."""
+def test_the_latents_of_a_walk_do_not_change() -> None:
+    """For posteriors without a mean: the same draws at every step of the walk, from their own stream."""
     model = Drawn()
     end = steered_by(model, lambda x: 0 * x.flatten(1).sum(1), SHAPE, CLEAN, Rng(4, 3), steps=0)
     z = Rng(4, 3).normal((3, 3, *SHAPE))

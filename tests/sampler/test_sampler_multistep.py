@@ -1,4 +1,4 @@
-"""Multistep solvers against the exponential rule written out anew, by adaptive quadrature."""
+"""Multistep solvers against the exponential rule written out, by adaptive quadrature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmix.posterior import Implicit, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, few
 from softmix.rng import Rng
 from softmix.sampler import (
-    Rule,
+    MultistepRule,
     Sampler,
     adams,
     ancestral,
@@ -39,7 +39,7 @@ THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
 
 
 class Curved:
-    """A mean that no solver of any order gets right in one step: sin of x and of the clock."""
+    """A mean that no solver integrates exactly: a sine of x and of the clock."""
 
     def __init__(self, process: Gaussian):
         self.process, self.shape = process, (3,)
@@ -153,29 +153,29 @@ CASES: dict[str, tuple[Sampler, dict[str, object]]] = {
     ),
     "sde-dpm-solver-2m": (sde_dpm_solver_2m, {"half": "bh2", "noisy": True}),
     "multistep": (multistep, {}),
-    "a rule of order 3": (partial(multistep, rule=Rule(3)), {"order": 3}),
-    "a rule that corrects twice": (partial(multistep, rule=Rule(2, corrects=2)), {"corrects": 2}),
-    "a rule of the SDE": (partial(multistep, rule=Rule(2, eta=1.0)), {"noisy": True}),
-    "a rule of order 3 of the SDE": (partial(multistep, rule=Rule(3, eta=1.0)), {"order": 3, "noisy": True}),
+    "a rule of order 3": (partial(multistep, rule=MultistepRule(3)), {"order": 3}),
+    "a rule that corrects twice": (partial(multistep, rule=MultistepRule(2, corrects=2)), {"corrects": 2}),
+    "a rule of the SDE": (partial(multistep, rule=MultistepRule(2, eta=1.0)), {"noisy": True}),
+    "a rule of order 3 of the SDE": (partial(multistep, rule=MultistepRule(3, eta=1.0)), {"order": 3, "noisy": True}),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 @THREE
 @pytest.mark.parametrize("clean", [False, True])
-def test_a_solver_is_its_rule_written_out(process: Gaussian, name: str, clean: bool) -> None:
+def test_each_solver_agrees_with_its_rule(process: Gaussian, name: str, clean: bool) -> None:
     sampler, rule = CASES[name]
     times = uneven(process, clean)
     right = written_out(process, times, **rule)  # type: ignore[arg-type]
     assert (ended(Curved(process), sampler, times) - right).abs().max() < 1e-9
 
 
-def test_a_rule_is_a_predictor_through_two_means_unless_told() -> None:
-    assert Rule() == Rule(order=2, corrects=0, line="exact", settles=False, eta=0.0)
+def test_the_default_rule_is_a_predictor_through_two_means() -> None:
+    assert MultistepRule() == MultistepRule(order=2, corrects=0, line="exact", settles=False, eta=0.0)
 
 
 @THREE
-def test_one_step_of_every_multistep_solver_is_ddims(process: Gaussian) -> None:
+def test_one_step_of_every_multistep_solver_is_that_of_ddim(process: Gaussian) -> None:
     times = levels(process, -2.0, 1.0)
     right = ended(Curved(process), ddim, times)
     for sampler in (dpm_solver_2m, dpm_solver_3m, adams, unipc, multistep, soft_adams):
@@ -185,9 +185,10 @@ def test_one_step_of_every_multistep_solver_is_ddims(process: Gaussian) -> None:
 
 
 @THREE
-def test_adams_is_exact_where_the_mean_is_a_parabola_of_the_clock(process: Gaussian) -> None:
-    """From its second step on, which has three means to be corrected by: the whole error is that of the first step
-    (two means) and of the last (uncorrected), and halving those two alone makes it eight times smaller."""
+def test_adams_is_exact_for_a_mean_that_is_a_parabola_of_the_clock(process: Gaussian) -> None:
+    """From its second step on, which is corrected through three means. The error is that of the first step (two means)
+    and of the last (no corrector). Shorter first and last steps make it smaller.
+    """
 
     class Parabola(Curved):
         def mean(self, x: Tensor, clock: float) -> Tensor:
@@ -240,7 +241,7 @@ class Mixed(Curved):
 
 
 def test_soft_adams_takes_ddims_step_with_draws_and_then_adams() -> None:
-    """Adams begins anew at the first point: no draw is remembered as a mean."""
+    """Adams starts anew at the first point: no draw is used as an earlier mean."""
     process, times, rng = VP(), uneven(VP()), Rng(5, 4)
     model = Mixed(process, -1.5, False)
     x = start()
@@ -251,7 +252,7 @@ def test_soft_adams_takes_ddims_step_with_draws_and_then_adams() -> None:
 
 
 @pytest.mark.parametrize("steps, below, solved", [(7, 8, False), (8, 8, True), (3, 4, False), (4, 4, True)])
-def test_soft_adams_solves_by_means_from_as_many_steps_as_told(steps: int, below: int, solved: bool) -> None:
+def test_soft_adams_takes_means_from_the_given_number_of_steps_on(steps: int, below: int, solved: bool) -> None:
     times = levels(VP(), *np.linspace(-5, 3, steps + 1).tolist())
     by_means = ended(Curved(VP()), adams, times)
     found = ended(Mixed(VP(), -1.5, True), partial(soft_adams, below=below), times)
@@ -260,16 +261,16 @@ def test_soft_adams_solves_by_means_from_as_many_steps_as_told(steps: int, below
         assert torch.equal(ended(Mixed(VP(), -1.5, True), soft_adams, times), found)
 
 
-def test_soft_adams_draws_at_any_number_of_steps_where_there_is_no_mean() -> None:
+def test_soft_adams_draws_at_any_number_of_steps_without_a_mean() -> None:
     times = levels(VP(), *np.linspace(-5, 3, 13).tolist())
     assert ended(Mixed(VP(), -1.5, False), soft_adams, times).isfinite().all()
 
 
-def test_which_grid_a_multistep_solver_likes() -> None:
+def test_the_grid_of_every_multistep_solver_is_few() -> None:
     for sampler in (multistep, dpm_solver_2m, dpm_solver_3m, unipc, adams, soft_adams, sde_dpm_solver_2m):
         assert traits(sampler).grid is few
 
 
-def test_a_corrector_of_a_noisy_rule_is_refused() -> None:
+def test_a_corrector_with_fresh_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="give corrects=0"):
-        Rule(corrects=1, eta=0.5)
+        MultistepRule(corrects=1, eta=0.5)

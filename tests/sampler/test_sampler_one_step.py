@@ -1,4 +1,4 @@
-"""One-step solvers and the pseudo methods, against their papers' formulas written out anew."""
+"""One-step solvers and pseudo numerical methods, against the formulas of their papers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Curved:
 
 
 class Line(Curved):
-    """A mean that is a straight line of log(alpha / sigma), whatever x is."""
+    """A mean that is a straight line in log(alpha / sigma), for any x."""
 
     def mean(self, x: Tensor, t: float) -> Tensor:
         return torch.full_like(x, 0.4 + 0.3 * float(self.process.logsnr(t)) / 2)
@@ -117,7 +117,7 @@ def test_heun_is_improved_euler_in_the_angle(process: Gaussian) -> None:
 
 
 @THREE
-def test_2s_asks_half_way_in_the_clock_and_steps_with_that_mean(process: Gaussian) -> None:
+def test_2s_steps_with_the_mean_at_the_middle_of_the_clock(process: Gaussian) -> None:
     model, times = Curved(process), levels(process, -3.0, 1.0)
     half = float(process.time(-1.0))
     asks, end = asked(model, dpm_solver_2s, times)
@@ -128,15 +128,15 @@ def test_2s_asks_half_way_in_the_clock_and_steps_with_that_mean(process: Gaussia
 
 
 @THREE
-def test_3s_asks_at_a_third_and_two_thirds_of_the_clock(process: Gaussian) -> None:
+def test_3s_evaluates_at_a_third_and_two_thirds_of_the_clock(process: Gaussian) -> None:
     asks, _ = asked(Curved(process), dpm_solver_3s, levels(process, -3.0, 3.0))
     found = [float(process.logsnr(ask.t)) for ask in asks]
     assert found == pytest.approx([-3.0, -1.0, 1.0], abs=1e-9)
 
 
 @THREE
-def test_3s_is_exact_where_the_mean_is_a_line_of_the_clock(process: Gaussian) -> None:
-    """Its third question stands on the path already, and so does its end; its second does not."""
+def test_3s_is_exact_for_a_mean_that_is_a_line_of_the_clock(process: Gaussian) -> None:
+    """Its third question is on the exact path, and so is its end. Its second question is not."""
     times = levels(process, -3.0, 3.0)
     asks, end = asked(Line(process), dpm_solver_3s, times)
     places = [line_flow(process, start(), float(times[0]), float(ask.t)) for ask in asks[1:]]
@@ -151,7 +151,7 @@ RULES = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 /
 
 
 def pseudo(model: Curved, times: Tensor, order: int, begin: str) -> Tensor:
-    """Liu et al. 2022: the noise by Adams' and Bashforth's coefficients, or by a pseudo beginning, and DDIM's step."""
+    """Liu et al. 2022: the noise by Adams-Bashforth coefficients, or by a pseudo start, and the step of DDIM."""
     process, x = model.process, start()
     known: list[Tensor] = []
 
@@ -192,7 +192,7 @@ def pseudo(model: Curved, times: Tensor, order: int, begin: str) -> Tensor:
     ],
     ids=["plms", "plms 3", "plms 2", "plms 1", "s-pndm", "f-pndm"],
 )
-def test_a_pseudo_method_is_its_paper_written_out(process: Gaussian, sampler: Sampler, order: int, begin: str) -> None:
+def test_each_pseudo_method_agrees_with_its_paper(process: Gaussian, sampler: Sampler, order: int, begin: str) -> None:
     times = levels(process, -4.0, -3.2, -2.0, -1.0, 0.1, 1.0, 2.2, 3.0)
     assert (ended(Curved(process), sampler, times) - pseudo(Curved(process), times, order, begin)).abs().max() < 1e-9
 
@@ -209,8 +209,9 @@ def test_a_last_step_to_the_clean_image_is_the_mean(process: Gaussian, sampler: 
 
 @pytest.mark.parametrize("process", [VP(), Flow()], ids=str)
 def test_fon_is_exact_for_a_path_of_fourth_degree_in_time(process: Gaussian) -> None:
-    """dx/dt = alpha' m + sigma' eps, with a mean that makes this 4 t^3 whatever x is: Runge's and Kutta's rule and
-    Adams' and Bashforth's through four make no error."""
+    """dx/dt = alpha' m + sigma' eps, with a mean that makes this 4 t^3 for any x: the rules of Runge-Kutta and of
+    Adams-Bashforth through four make no error.
+    """
 
     class Polynomial(Curved):
         def mean(self, x: Tensor, t: float) -> Tensor:
@@ -233,7 +234,7 @@ def test_fon_refuses_a_time_without_any_signal() -> None:
         ended(Curved(dark), fon, torch.tensor([1.0, 0.7, 0.4, 0.2], dtype=F64))
 
 
-# what they declare
+# traits
 
 
 DECLARED: dict[str, tuple[Sampler, int, Callable[[int], int]]] = {
@@ -251,7 +252,7 @@ DECLARED: dict[str, tuple[Sampler, int, Callable[[int], int]]] = {
 
 
 @pytest.mark.parametrize("name", DECLARED)
-def test_a_sampler_says_its_name_its_least_steps_and_its_cost(name: str) -> None:
+def test_pseudo_methods_declare_their_name_least_steps_and_cost(name: str) -> None:
     sampler, least, cost = DECLARED[name]
     known = traits(sampler)
     assert known.name == name and known.least == least and known.evaluations(24) == cost(24)
@@ -266,9 +267,10 @@ def test_a_sampler_says_its_name_its_least_steps_and_its_cost(name: str) -> None
 @pytest.mark.parametrize(
     "sampler", [ddim, adams, dpm_solver_2m, unipc, heun, dpm_solver_2s, dpm_solver_3s, dpm_solver_v3, evodiff]
 )
-def test_a_table_that_ends_at_no_signal_is_solved(sampler: Sampler) -> None:
-    """One mean m at all times: x_s = alpha_s m + (sigma_s / sigma_1) x, whatever the solver; the clock, which knows
-    signal down to 2^-24 alone, is wrong by 2^-12. Heun is exact in the angle only, and ends in the mean."""
+def test_a_table_that_ends_without_signal_is_solved(sampler: Sampler) -> None:
+    """One mean m at all times: x_s = alpha_s m + (sigma_s / sigma_1) x for every solver. The clock has no signal below
+    2^-24, so that the error is 2^-12. Heun is exact in the angle only, and ends in the mean.
+    """
     dark = Table(torch.tensor([0.9, 0.6, 0.3, 0.05, 0.0], dtype=F64))
 
     class Still(Curved):

@@ -1,4 +1,4 @@
-"""Tokens. A process that masks them, with exact categorical beliefs of a Markov chain, under the walks.
+"""Tokens: a process that masks them, with exact categorical posteriors of a Markov chain, under the samplers.
 
 The process and the denoisers are written here. All laws of the chain, and of the sampler itself, are enumerated.
 """
@@ -31,7 +31,7 @@ DRAWN = 20_000
 
 @dataclass(frozen=True)
 class Masking:
-    """A token is kept until time t with probability alpha = 1 - t; else it is a mask. Once masked it stays so."""
+    """A token stays until time t with probability alpha = 1 - t; else it is a mask, and remains one."""
 
     mask: int = MASK
 
@@ -73,7 +73,7 @@ class Masking:
 
 
 def code(x: Tensor, base: int) -> Tensor:
-    """Each row of tokens [..., L] as one number."""
+    """The number of each row of tokens [..., L]."""
     return (x * base ** torch.arange(LENGTH - 1, -1, -1)).sum(-1)
 
 
@@ -83,7 +83,7 @@ def rows(base: int) -> Tensor:
 
 
 def chain() -> Tensor:
-    """The joint law of four tokens: each likes to be the next after the one before it, [81]."""
+    """The joint law of four tokens, [81]: each is likely to be the successor of the one before it."""
     first = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
     step = torch.tensor([[0.1, 0.8, 0.1], [0.05, 0.15, 0.8], [0.7, 0.1, 0.2]], dtype=F64)
     x = rows(SYMBOLS)
@@ -95,7 +95,7 @@ def chain() -> Tensor:
 
 @cache
 def whole() -> Tensor:
-    """log q(x0 | x_t) for each masked row and each whole one, up to a constant of the row, [256, 81]."""
+    """log q(x0 | x_t) for each masked row and each clean one, up to a constant of the row, [256, 81]."""
     seen, x0 = rows(SYMBOLS + 1)[:, None], rows(SYMBOLS)[None]
     agrees = ((seen == x0) | (seen == MASK)).all(-1)
     return torch.where(agrees, chain().log()[None], -torch.inf)
@@ -110,7 +110,7 @@ def each_place() -> Tensor:
 
 @cache
 def blind() -> Tensor:
-    """What would be believed of each hidden place without its neighbours, [256, K, L]."""
+    """The posterior of each hidden place without its neighbours, [256, K, L]."""
     alone = each_place()[-1]
     seen = rows(SYMBOLS + 1)
     one = torch.nn.functional.one_hot(seen, SYMBOLS + 1)[..., :SYMBOLS].to(F64).mT
@@ -118,7 +118,7 @@ def blind() -> Tensor:
 
 
 def law_of_steps(n: int, belief: Tensor) -> Tensor:
-    """The law of the sampler itself with n steps, [81]: place by place, a mask is shown by chance and then drawn."""
+    """The law of the sampler with n steps, [81]: each mask is lifted at random, and its token drawn, place by place."""
     seen, process = rows(SYMBOLS + 1), Masking()
     law = torch.zeros(len(seen), dtype=F64)
     law[-1] = 1
@@ -133,8 +133,8 @@ def law_of_steps(n: int, belief: Tensor) -> Tensor:
     return clean
 
 
-class Believer:
-    """Looks its belief up in a table of all masked rows."""
+class TableDenoiser:
+    """Looks its posterior up in a table of all masked rows."""
 
     process, shape = Masking(), (LENGTH,)
 
@@ -146,8 +146,8 @@ class Believer:
         return Categorical(self.table[code(xt, SYMBOLS + 1)].log())
 
 
-class WholeRows(Believer):
-    """Believes whole rows, with all that places have in common."""
+class WholeRows(TableDenoiser):
+    """The joint posterior of whole rows."""
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         return Empirical(self.table[code(xt, SYMBOLS + 1)], rows(SYMBOLS))
@@ -180,8 +180,8 @@ def test_the_chain_is_a_law_and_its_neighbours_depend_on_each_other() -> None:
     assert 0.5 * float((law - product).abs().sum()) > 0.4
 
 
-def test_masks_hide_as_many_tokens_as_the_time_says() -> None:
-    """Over 80,000 tokens, within 5 standard errors; what is shown is clean."""
+def test_the_share_of_masks_is_that_of_the_time() -> None:
+    """Over 80,000 tokens, within 5 standard errors. Visible tokens are clean."""
     x0 = rows(SYMBOLS)[torch.multinomial(chain(), DRAWN, replacement=True)]
     noised = Masking().noise(x0, 0.3, Rng(0, DRAWN))
     hidden = noised.xt == MASK
@@ -190,16 +190,16 @@ def test_masks_hide_as_many_tokens_as_the_time_says() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 32])
-def test_the_walk_has_the_law_that_its_steps_have(n: int) -> None:
-    """The exact law of n steps, wrong as it is for few, at the floor of sampling."""
+def test_ancestral_with_n_steps_has_the_enumerated_law_of_n_steps(n: int) -> None:
+    """The exact law of n steps, which is wrong for few, to within the floor of sampling."""
     law = law_of_steps(n, each_place())
-    x = tokens(Believer(each_place()), DRAWN, n)  # type: ignore[arg-type]
+    x = tokens(TableDenoiser(each_place()), DRAWN, n)  # type: ignore[arg-type]
     assert x.dtype == torch.int64 and x.shape == (DRAWN, LENGTH)
     assert distance(x, law) < floor(law)
 
 
 def test_the_law_of_n_steps_nears_the_joint_law_as_1_over_n() -> None:
-    """Two places that are shown in one step choose apart, and there are as many such pairs as the step is long."""
+    """Two places lifted in one step are drawn independently. The number of such pairs is proportional to the step."""
     counts = (16, 32, 64, 128, 256)
     errors = [0.5 * float((law_of_steps(n, each_place()) - chain()).abs().sum()) for n in counts]
     orders = [float(torch.tensor(a / b).log2()) for a, b in pairwise(errors)]
@@ -207,31 +207,31 @@ def test_the_law_of_n_steps_nears_the_joint_law_as_1_over_n() -> None:
 
 
 @pytest.mark.parametrize("n", [64, 256])
-def test_the_walk_reaches_the_joint_law_in_many_steps(n: int) -> None:
-    x = tokens(Believer(each_place()), DRAWN, n)  # type: ignore[arg-type]
+def test_ancestral_reaches_the_joint_law_in_many_steps(n: int) -> None:
+    x = tokens(TableDenoiser(each_place()), DRAWN, n)  # type: ignore[arg-type]
     assert distance(x, chain()) < floor(chain())
 
 
-def test_in_one_step_it_does_not() -> None:
-    """The control: the same beliefs, all places at once."""
-    assert distance(tokens(Believer(each_place()), DRAWN, 1), chain()) > 10 * floor(chain())  # type: ignore[arg-type]
+def test_ancestral_does_not_reach_the_joint_law_in_one_step() -> None:
+    """The control: the same posteriors, all places at once."""
+    assert distance(tokens(TableDenoiser(each_place()), DRAWN, 1), chain()) > 10 * floor(chain())  # type: ignore[arg-type]
 
 
 def test_without_the_neighbours_many_steps_do_not_help() -> None:
-    """The control: as many steps with beliefs that do not look around."""
-    assert distance(tokens(Believer(blind()), DRAWN, 64), chain()) > 10 * floor(chain())  # type: ignore[arg-type]
+    """The control: as many steps with posteriors that ignore the neighbours."""
+    assert distance(tokens(TableDenoiser(blind()), DRAWN, 64), chain()) > 10 * floor(chain())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n", [1, 3, 20])
 def test_whole_rows_are_exact_in_any_number_of_steps(n: int) -> None:
-    """The bridge is exact: what few steps lack is only what places have in common."""
+    """The bridge is exact: few steps lack only the dependence between places."""
     x = tokens(WholeRows(whole()), DRAWN, n)  # type: ignore[arg-type]
     assert distance(x, chain()) < floor(chain())
 
 
 @pytest.mark.parametrize("at", [0.25, 0.75])
-def test_a_walk_from_half_hidden_rows_ends_at_the_joint_law(at: float) -> None:
-    """Exact rows, hidden up to a time and then restored: each is another, and all have the law again."""
+def test_ancestral_from_half_hidden_rows_ends_at_the_joint_law(at: float) -> None:
+    """Exact rows, masked up to a time and then sampled: each row changes, and all have the law again."""
     x0 = rows(SYMBOLS)[torch.multinomial(chain(), DRAWN, replacement=True, generator=torch.Generator().manual_seed(1))]
     believer = WholeRows(whole())
     x = tokens(believer, DRAWN, grid=torch.tensor([at, at / 2, 0], dtype=F64), start=noised(x0), at=at)  # type: ignore[arg-type]
@@ -242,24 +242,24 @@ def test_a_walk_from_half_hidden_rows_ends_at_the_joint_law(at: float) -> None:
 
 def test_a_start_of_masks_at_another_time_than_1_is_refused() -> None:
     with pytest.raises(SamplerError, match=r"start at t = 0.5.*Masking has no pure noise.*start=noised"):
-        sample(Believer(each_place()), 2, grid=torch.tensor([0.5, 0]))  # type: ignore[arg-type]
+        sample(TableDenoiser(each_place()), 2, grid=torch.tensor([0.5, 0]))  # type: ignore[arg-type]
 
 
-def test_no_rows_are_rows_of_integers() -> None:
-    none = sample(Believer(each_place()), 0, 3)  # type: ignore[arg-type]
+def test_an_empty_batch_has_the_type_of_integers() -> None:
+    none = sample(TableDenoiser(each_place()), 0, 3)  # type: ignore[arg-type]
     assert none.dtype == torch.int64 and none.shape == (0, LENGTH)
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
-    several = sample(Believer(each_place()), 7, 5, seed=3)  # type: ignore[arg-type]
+    several = sample(TableDenoiser(each_place()), 7, 5, seed=3)  # type: ignore[arg-type]
     for k in range(7):
-        assert torch.equal(sample(Believer(each_place()), 1, 5, seed=3, first=k)[0], several[k])  # type: ignore[arg-type]
+        assert torch.equal(sample(TableDenoiser(each_place()), 1, 5, seed=3, first=k)[0], several[k])  # type: ignore[arg-type]
 
 
-def test_a_driven_walk_shows_its_tokens() -> None:
-    """They have no mean: a preview is what is shown so far. What was shown once stays."""
+def test_the_preview_of_tokens_is_the_present_row() -> None:
+    """Categorical posteriors of integers have no mean. A visible token does not change."""
     process, before = Masking(), torch.full((50, LENGTH), MASK)
-    run = drive(Believer(each_place()), ancestral, before, process.grid(6), Rng(0, 50))  # type: ignore[arg-type]
+    run = drive(TableDenoiser(each_place()), ancestral, before, process.grid(6), Rng(0, 50))  # type: ignore[arg-type]
     for step in run:
         assert torch.equal(step.preview(), step.x) and step.x.dtype == torch.int64
         assert torch.equal(step.x[before != MASK], before[before != MASK])
@@ -271,7 +271,7 @@ def test_a_driven_walk_shows_its_tokens() -> None:
 
 
 class Pair:
-    """A point of the line by a Gaussian process, and its label by masks, with the same clock."""
+    """A point on the line by a Gaussian process, and its label by masks, with the same clock."""
 
     line, label = Flow(), Masking(2)
 
@@ -282,8 +282,8 @@ class Pair:
         }
 
 
-class PairBeliever:
-    """x0 is near -1 with label 0 (0.3) or near 1 with label 1 (0.7): what is known of each, given both as they are."""
+class PairDenoiser:
+    """x0 is near -1 with label 0 (0.3) or near 1 with label 1 (0.7): the posterior of each, given the state of both."""
 
     process = Pair()
 
@@ -303,12 +303,12 @@ class PairBeliever:
 def pairs(n: int) -> Mapping[str, Tensor]:
     rng = Rng(0, 4000)
     start = {"line": rng.child("prior").normal((4000, 1), F64), "label": torch.full((4000,), 2)}
-    walk = drive(PairBeliever(), ancestral, start, uniform(Flow(), n), rng)  # type: ignore[arg-type]
+    walk = drive(PairDenoiser(), ancestral, start, uniform(Flow(), n), rng)  # type: ignore[arg-type]
     return finish(walk)  # type: ignore[arg-type, return-value]
 
 
 def test_a_signal_and_its_label_agree_in_many_steps_and_not_in_one() -> None:
-    """In one step both are drawn apart and agree by chance, 0.3^2 + 0.7^2 = 0.58, within 5 errors of 0.008."""
+    """In one step the two are independent and agree by chance, 0.3^2 + 0.7^2 = 0.58, within 5 errors of 0.008."""
     once, often = ((x["line"][:, 0] > 0).long() == x["label"] for x in (pairs(1), pairs(200)))
     assert abs(float(once.double().mean()) - 0.58) < 0.04
     assert float(often.double().mean()) > 0.98
@@ -329,7 +329,7 @@ def test_a_signal_and_its_label_have_their_laws_together() -> None:
 
 
 def test_a_share_of_integers_stays_a_share() -> None:
-    """In the type of int64 tokens, 0.3 would be 0 and no mask would ever be lifted."""
+    """In the type of int64 tokens 0.3 would be 0, and no mask would be lifted."""
     x = torch.zeros(2, 3, dtype=torch.int64)
     assert column(0.3, x).item() == pytest.approx(0.3)
     assert torch.equal(column(torch.tensor([0.25, 0.5], dtype=F64), x), torch.tensor([[0.25], [0.5]], dtype=F64))
@@ -340,6 +340,6 @@ def test_a_share_of_real_and_complex_numbers_has_their_type(dtype: torch.dtype) 
     assert column(torch.tensor([0.25, 0.5], dtype=F64), torch.zeros(2, 3, dtype=dtype)).dtype == dtype
 
 
-def test_a_belief_in_tokens_has_no_mean() -> None:
+def test_a_categorical_posterior_of_tokens_has_no_mean() -> None:
     xt = torch.full((2, LENGTH), MASK)
-    assert not isinstance(Believer(each_place())(xt, 0.5), HasMean)
+    assert not isinstance(TableDenoiser(each_place())(xt, 0.5), HasMean)

@@ -38,8 +38,8 @@ class Statistics(Verb):
         from tqdm import tqdm
 
         from ..data.store import choose
+        from ..info import fit_statistics
         from ..rng import Rng
-        from ..sampler.statistics import fit_statistics
 
         require_positive(n=self.n, nodes=self.nodes)
         if self.nodes < 3:

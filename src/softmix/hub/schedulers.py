@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-from ..sampler import Rule, Sampler, multistep
+from ..sampler import MultistepRule, Sampler, multistep
 from .sampler_run import NeutralMean, neutral_for_noise, neutral_for_velocity
 from .softmix_scheduler import SoftmixScheduler
 from .solver_statistics import SchedulerWithStatistics
@@ -87,7 +87,7 @@ class DPMSolver2Scheduler(DPMSolverScheduler):
         return super()._with_options({}) if self._line == "bh2" else self._with_rule(settles=False)
 
     def _with_rule(self, settles: bool) -> Sampler:
-        return partial(multistep, rule=Rule(line=self._line, eta=self.eta, settles=settles))
+        return partial(multistep, rule=MultistepRule(line=self._line, eta=self.eta, settles=settles))
 
     def _sampler_for(self, n: int, clean: bool) -> Sampler:
         """As in diffusers the last step is of first order if a key says so, or for few steps; to t = 0 always."""
@@ -215,10 +215,24 @@ class DPMSolverV3Scheduler(SchedulerWithStatistics, SoftmixScheduler):
 
 
 class EVODiffScheduler(SoftmixScheduler):
-    """`evodiff`; {"form": "released"} among the options for the authors' own form."""
+    """`evodiff`. A saved {"form": "consistent"} among the options is read; the authors' own form is refused."""
 
     sampler = "evodiff"
     spaced_like = "dpm"
+
+    @classmethod
+    def _takes(cls) -> list[str]:
+        # an option of 0.1, so that it is not dropped without a word
+        return [*super()._takes(), "form"]
+
+    def _made(self, options: dict[str, Any]) -> Sampler:
+        form = options.pop("form", "consistent")
+        if form != "consistent":
+            raise ValueError(
+                f"form {form!r} of evodiff was asked for, and the scheduler has the consistent form alone: leave the "
+                "option out. The authors' form is softmix.recipe.evodiff.released, for softmix.sample(sampler=...)"
+            )
+        return super()._made(options)
 
 
 SCHEDULERS: tuple[type[SoftmixScheduler], ...] = (

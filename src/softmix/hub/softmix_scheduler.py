@@ -67,7 +67,7 @@ class SoftmixScheduler(ConfiguredScheduler):
     shift, use_flow_sigmas : for a model trained by flow matching, with times as FlowMatchEuler's or as UniPC's (see
         `FlowTimesteps`). Pipelines read base_shift to max_image_seq_len.
     snr_shift_scale : the table of CogVideoX.
-    options : keywords of the sampler, for example {"order": 3} for unipc or {"form": "released"} for evodiff.
+    options : keywords of the sampler, for example {"order": 3} for unipc.
     """
 
     _planned: tuple[tuple[list[float], float], EvaluationPlan] | None = None

@@ -13,7 +13,7 @@ from ..data.toys import ToyMixture
 from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
-from ..sampler import Code, ancestral, dpm_encoder, drive, replay
+from ..sampler import NoiseCode, ancestral, dpm_encoder, drive, replay
 from ..sampler.drive import finish
 from .frame import Arms, Numbers, Results, Study
 from .paper import Paper, Role
@@ -63,7 +63,7 @@ def at_our_times(seed: int, n: int) -> Results:
     source, target = normal(0.0, 0.2), normal(1.0, 0.8)
     grid, skip = uniform_logsnr(VP(), STEPS), round(0.3 * STEPS)
     x0, rng = source.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "codes")
-    codes: dict[str, Code] = {}
+    codes: dict[str, NoiseCode] = {}
     translated, errors = {}, {}
     for name, eta in (("eta = 1", 1.0), ("eta = 0.1, as published", 0.1)):
         codes[name] = finish(drive(source.denoiser(), partial(dpm_encoder, eta=eta), x0, grid, rng))

@@ -1,4 +1,4 @@
-"""How Much is Enough. How long must diffusion be, and what does an auxiliary start save?"""
+"""How Much is Enough. How long must diffusion be, and how much does an auxiliary start save?"""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ RESULT = (
 )
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, exact means"
-# shares of the signal left at the start, alpha^2
+# the share of the signal at the start, alpha^2
 KEPT = (0.001, 0.01, 0.03, 0.1, 0.3)
 STEPS = 8
 
 
 def pure(process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
-    """Noise, whatever the time: what a shorter diffusion does without more."""
+    """Pure noise at any time: a shorter diffusion without an auxiliary law."""
     return process.prior(shape, rng)
 
 
-def apart(outline: GaussianFit) -> GaussianFit:
-    """With the same mean and variances, and no correlation."""
+def uncorrelated(outline: GaussianFit) -> GaussianFit:
+    """The Gaussian of the same mean and variances, without correlation."""
     return GaussianFit(outline.mean, (outline.vectors.square() * outline.variances).sum(1).diag())
 
 
@@ -49,7 +49,7 @@ def at(kept: float) -> float:
 
 @cache
 def fitted() -> GaussianFit:
-    """The digits' own Gaussian."""
+    """The Gaussian of the digits."""
     return GaussianFit.of(digits().sample(20_000, Rng(0, 20_000, "fit")))
 
 
@@ -57,26 +57,26 @@ def starts(outline: GaussianFit) -> dict[str, Start]:
     return {
         "noise": pure,
         "the data's Gaussian": noised(outline.draw),
-        "independent elements": noised(apart(outline).draw),
+        "independent elements": noised(uncorrelated(outline).draw),
     }
 
 
 def measure(seed: int, n: int) -> Results:
-    """Eight steps from each start, at each share of the signal; beside the whole way in as many."""
+    """Eight steps from each start at each share of the signal, and eight steps over the whole way."""
     problem = digits()
     exact, other = (problem.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
     draw = partial(sample, problem.denoiser(), n, STEPS, sampler=adams, seed=seed, batch=n)
-    made = {
+    samples = {
         (name, f"distance@{kept:g}"): draw(start=start, at=at(kept))
         for kept in KEPT
         for name, start in (starts(fitted()) | {"the data, noised": noised(problem.sample)}).items()
     }
-    made |= {(name, f"distance@{KEPT[0]:g}"): x for name, x in (("the whole way", draw()), ("exact samples", other))}
-    return {key: sliced_wasserstein(x.double(), exact, 64, seed=seed) for key, x in made.items()}
+    samples |= {(name, f"distance@{KEPT[0]:g}"): x for name, x in (("the whole way", draw()), ("exact samples", other))}
+    return {key: sliced_wasserstein(x.double(), exact, 64, seed=seed) for key, x in samples.items()}
 
 
 def given_away(seed: int) -> Mapping[str, float]:
-    """Nats between the noised Gaussian and noise: the same for all seeds."""
+    """The divergence between the noised Gaussian and noise, in nats. It does not depend on the seed."""
     return {f"nats@{kept:g}": fitted().divergence(VP(), at(kept)) for kept in KEPT}
 
 
@@ -86,18 +86,18 @@ def fashion_outline() -> GaussianFit:
 
 
 def on_images(seed: int, n: int) -> Results:
-    """The model that ships, eight steps from alpha^2 = 0.1, and the whole way."""
+    """The model that ships: eight steps from alpha^2 = 0.1, and over the whole way."""
     short = partial(fashion().distance, n, STEPS, seed, at=at(0.1))
-    found = {(name, "frechet@0.1"): short(start=start) for name, start in starts(fashion_outline()).items()}
-    return {**found, ("the whole way", "frechet@0.1"): fashion().distance(n, STEPS, seed)}
+    results = {(name, "frechet@0.1"): short(start=start) for name, start in starts(fashion_outline()).items()}
+    return {**results, ("the whole way", "frechet@0.1"): fashion().distance(n, STEPS, seed)}
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """Eight steps from each start, by noise, by the data's Gaussian, and by the data themselves."""
+    """Eight steps from noise, from the Gaussian of the data, and from the Gaussian of independent elements."""
     noise, helped = (value.line(name, "distance", KEPT) for name in ("noise", "the data's Gaussian"))
     long = value["the whole way", f"distance@{KEPT[0]:g}"]
     lost, alone = value["noise", "nats@0.1"], value["independent elements", "distance@0.1"]
-    found = {
+    results = {
         f"from the data's Gaussian at alpha^2 = 0.1 eight steps are as good as from noise at t = 1 "
         f"({helped[3]:.3f}, {long:.3f})": helped[3] <= 1.05 * long,
         f"and from noise there they are not ({noise[3]:.3f}, {lost:.1f} nats given away)": noise[3] > 1.2 * long,
@@ -109,8 +109,8 @@ def checks(value: Numbers) -> Mapping[str, bool]:
     if ("noise", "frechet@0.1") in value:
         short, aided, full = (value[name, "frechet@0.1"] for name in ("noise", "the data's Gaussian", "the whole way"))
         text = f"on images the same (from noise {short:.1f}, Gaussian {aided:.1f}, whole way {full:.1f})"
-        found[text] = aided < short and aided <= 1.1 * full
-    return found
+        results[text] = aided < short and aided <= 1.1 * full
+    return results
 
 
 ROLES: dict[str, Role] = {

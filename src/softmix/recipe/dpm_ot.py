@@ -1,4 +1,4 @@
-"""DPM-OT. Is it the optimal map that keeps samples from falling between modes?"""
+"""DPM-OT. Does the optimal map make fewer samples between modes?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESULT = (
 
 COUNTS = (3, 5, 10)
 STORED = 512
-# the authors' levels fall from 50 to 0.01 in 232, and their targets stand ten before the last
+# the authors have 232 levels from 50 to 0.01, and store their targets at the tenth before the last
 LEVEL = 50 * (0.01 / 50) ** (222 / 231)
 DATA = "ring of 8 in the plane, exact means"
 
@@ -47,46 +47,49 @@ ROLES: dict[str, Role] = {
 
 
 def measure(seed: int, n: int, steps: int) -> Results:
-    """DDIM and adams from noise; DDIM from the map's targets, noised to sigma = 0.5; from targets whose number is
-    drawn; and as published, from targets that were stored with their noise, at 0.5 and at the authors' level."""
+    """The five ways to start, and exact samples.
+
+    DDIM and adams from noise; DDIM from the targets of the map, noised to sigma = 0.5; DDIM from targets with a random
+    number; and as published, DDIM from targets stored with their noise, at 0.5 and at the level of the authors.
+    """
     law = ring()
     denoiser = MixtureProblem("ring", law, VE(), (2,)).denoiser()
     at, low = (float(VE().time(-2 * math.log(level))) for level in (0.5, LEVEL))
     stored = law.sample(STORED, Rng(seed, STORED, "stored")).float()
-    road = SemiDiscreteOT(stored).fit(Rng(seed, 1, "fit"), steps)
+    optimal = SemiDiscreteOT(stored).fit(Rng(seed, 1, "fit"), steps)
     starts: dict[str, tuple[Start | None, float]] = {
         "ddim from noise": (None, 1.0),
-        "from the map": (road, at),
+        "from the map": (optimal, at),
         "from a target drawn by number": (SemiDiscreteOT(stored, shuffled=True), at),
         **{
-            f"from the map, noise stored{where}": (_stored(stored, t, seed, steps).drawn, t)
-            for where, t in (("", at), (", at their level", low))
+            f"from the map, noise stored{level}": (_stored(stored, t, seed, steps).drawn, t)
+            for level, t in (("", at), (", at their level", low))
         },
     }
-    uneven = float((road.shares(Rng(seed, 1, "shares"), 100_000) - 1 / STORED).abs().sum() / 2)
-    found = {("from the map", "cell error"): uneven}
+    uneven = float((optimal.shares(Rng(seed, 1, "shares"), 100_000) - 1 / STORED).abs().sum() / 2)
+    results = {("from the map", "cell error"): uneven}
     exact, other = (law.sample(n, Rng(seed, n, role)) for role in ("exact", "other"))
     for count in COUNTS:
         draw = partial(sample, denoiser, n, count, seed=seed, batch=n)
-        made = {name: draw(sampler=ddim, start=start, at=t).double() for name, (start, t) in starts.items()}
-        made["adams from noise, on its grid"] = draw(sampler=adams).double()
-        made["exact samples"] = other
-        for name, x in made.items():
-            found[name, f"between@{count}"] = 1 - mode_statistics(x, law.means, 0.1).good
-            found[name, f"distance@{count}"] = sliced_wasserstein(x, exact, 64, seed=seed)
+        samples = {name: draw(sampler=ddim, start=start, at=t).double() for name, (start, t) in starts.items()}
+        samples["adams from noise, on its grid"] = draw(sampler=adams).double()
+        samples["exact samples"] = other
+        for name, x in samples.items():
+            results[name, f"between@{count}"] = 1 - mode_statistics(x, law.means, 0.1).good
+            results[name, f"distance@{count}"] = sliced_wasserstein(x, exact, 64, seed=seed)
             if count == COUNTS[-1]:
-                found[name, f"different@{count}"] = float(len(x.round(decimals=6).unique(dim=0)))
-    return found
+                results[name, f"different@{count}"] = float(len(x.round(decimals=6).unique(dim=0)))
+    return results
 
 
 def _stored(targets: Tensor, t: float, seed: int, steps: int) -> SemiDiscreteOT:
-    """As the authors do it: the targets get their noise before the map is found."""
+    """As published: the targets are noised before the map is fitted."""
     noisy = VE().noise(targets, t, Rng(seed, len(targets), "stored noise")).xt
     return SemiDiscreteOT(noisy).fit(Rng(seed, 1, "fit"), steps)
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """How many samples lie between modes, by evaluations."""
+    """The share of samples between modes, for each number of evaluations."""
     mapped, drawn, *noise = (
         value.line(name, "between", COUNTS)
         for name in (

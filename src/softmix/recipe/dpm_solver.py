@@ -10,7 +10,7 @@ import torch
 from ..denoiser import Denoiser, ExactMixture, autoguided
 from ..oracle import MixtureProblem
 from ..sampler import (
-    Rule,
+    MultistepRule,
     Statistics,
     ddim,
     dpm_solver_2m,
@@ -43,8 +43,8 @@ WAYS = (
     Way.of("3S", "ours", dpm_solver_3s),
     Way.of("SDE 2M", "ours", sde_dpm_solver_2m),
     Way.of("ddim", "baseline", ddim),
-    # the same past means and grid, with the exact integral
-    Way.of("2M, exact integral", "control", partial(multistep, rule=Rule())),
+    # the same memory and grid; the integral taken exactly in the place of half way on
+    Way.of("2M, exact integral", "control", partial(multistep, rule=MultistepRule())),
 )
 # the same rule for the noise: DPM-Solver-v3 with the statistics of a noise prediction
 NOISE = Statistics(

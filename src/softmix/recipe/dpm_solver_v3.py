@@ -1,4 +1,4 @@
-"""DPM-Solver-v3. Do a model's own statistics make its solver better?"""
+"""DPM-Solver-v3. Does a parameterisation fitted to the model make the solver more exact?"""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from ..info import fit_statistics
 from ..oracle import MixtureProblem
 from ..rng import Rng
 from ..sampler import Sampler, Statistics, ddim, dpm_solver_2m, dpm_solver_v3, unipc
-from ..sampler.statistics import fit_statistics
-from ..sampler.v3 import measured
+from ..sampler.v3 import statistics_grid
 from .contest import FEW as ON_IMAGES
 from .contest import IMAGES, Make, Way, contest, fashion
 from .frame import Numbers, arm
@@ -33,13 +33,13 @@ RESULT = (
 
 @cache
 def statistics(problem: MixtureProblem) -> Statistics:
-    """Of the exact model, from 1,024 items at 240 levels."""
+    """The statistics of the exact model, from 1,024 items at 240 levels."""
     return fit_statistics(
         problem.denoiser(), problem.sample(1024, Rng(31, 1024)), Rng(32, 1024), nodes=240, logsnr=(-9.0, 12.0)
     )
 
 
-def _made(change: Callable[[Statistics], Statistics], **options: Any) -> Make:
+def _maker(change: Callable[[Statistics], Statistics], **options: Any) -> Make:
     def make(problem: MixtureProblem) -> Sampler:
         return partial(dpm_solver_v3, statistics=change(statistics(problem)), **options)
 
@@ -47,24 +47,24 @@ def _made(change: Callable[[Statistics], Statistics], **options: Any) -> Make:
 
 
 def _way(
-    name: str, role: Role, change: Callable[[Statistics], Statistics] = lambda found: found, **options: Any
+    name: str, role: Role, change: Callable[[Statistics], Statistics] = lambda fitted: fitted, **options: Any
 ) -> Way:
-    return Way(name, role, _made(change, **options), images=False)
+    return Way(name, role, _maker(change, **options), images=False)
 
 
-def _l_alone(found: Statistics) -> Statistics:
-    return replace(found, s=torch.zeros_like(found.s), b=torch.zeros_like(found.b))
+def _l_alone(fitted: Statistics) -> Statistics:
+    return replace(fitted, s=torch.zeros_like(fitted.s), b=torch.zeros_like(fitted.b))
 
 
-def _level(found: Statistics) -> Statistics:
-    """l the same at all times."""
-    return replace(_l_alone(found), l=found.l.mean(0, keepdim=True).expand_as(found.l).contiguous())
+def _constant_l(fitted: Statistics) -> Statistics:
+    """l alone, the same at all times."""
+    return replace(_l_alone(fitted), l=fitted.l.mean(0, keepdim=True).expand_as(fitted.l).contiguous())
 
 
-def _shuffled(found: Statistics) -> Statistics:
-    """Each element with another's."""
-    order = torch.arange(found.l.shape[1]).roll(5)
-    return Statistics(found.clock, found.l[:, order], found.s[:, order], found.b[:, order])
+def _shuffled(fitted: Statistics) -> Statistics:
+    """Each element with the statistics of another."""
+    order = torch.arange(fitted.l.shape[1]).roll(5)
+    return Statistics(fitted.clock, fitted.l[:, order], fitted.s[:, order], fitted.b[:, order])
 
 
 WAYS = (
@@ -77,13 +77,13 @@ WAYS = (
     _way("v3, order 3, corrected as published", "ours", order=3, corrects="published"),
     _way("v3, order 3, pseudo", "ours", order=3, differences="pseudo"),
     _way("v3, order 3, pseudo, corrected too", "ours", order=3, differences="pseudo", corrects="pseudo"),
-    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, image_grid=measured),
+    Way("without statistics, order 2", "control", lambda problem: dpm_solver_v3, image_grid=statistics_grid),
     _way("l alone", "control", _l_alone),
-    _way("l the same at all times", "control", _level),
+    _way("l the same at all times", "control", _constant_l),
     _way("each element another's", "control", _shuffled),
     Way.of("ddim", "baseline", ddim),
-    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, image_grid=measured),
-    Way("unipc", "rival", lambda problem: unipc, image_grid=measured),
+    Way("dpm-solver-2m", "baseline", lambda problem: dpm_solver_2m, image_grid=statistics_grid),
+    Way("unipc", "rival", lambda problem: unipc, image_grid=statistics_grid),
     Way("dpm-solver-2m, on its grid", "baseline", lambda problem: dpm_solver_2m, oracle=False),
     Way("unipc, on its grid", "rival", lambda problem: unipc, oracle=False),
 )
@@ -92,12 +92,12 @@ FEW = COUNTS[:3]
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """All on one grid; statistics of the exact model."""
+    """All on one grid, with the statistics of the exact model."""
     ours, without = (value.line(name, "mean", FEW) for name in ("v3, order 2", "dpm-solver-2m"))
     better = [k for k, a, b in zip(FEW, ours, without, strict=True) if a < b]
     corrected, rival = value["v3, order 2, corrected", "mean@8"], value["unipc", "mean@8"]
-    whose = ("without statistics, order 2", "l alone", "l the same at all times", "each element another's")
-    bare, alone, level, other = (mean(value.line(name, "mean", FEW)) for name in whose)
+    controls = ("without statistics, order 2", "l alone", "l the same at all times", "each element another's")
+    bare, alone, level, other = (mean(value.line(name, "mean", FEW)) for name in controls)
     mine = mean(ours)
     published = value["v3, order 2, corrected as published", "mean@8"]
     pseudo, third = (value[name, "mean@5"] for name in ("v3, order 3, pseudo", "v3, order 3"))
@@ -110,15 +110,15 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"corrected, it is nearer than UniPC at 8 ({corrected:.4f}, {rival:.4f})": corrected < rival,
         f"with the authors' own corrector too ({published:.4f})": published < rival,
         f"their pseudo differences are nearer at 5, of order 3 ({pseudo:.3f}, exact {third:.3f})": pseudo < third,
-        **_checked(value),
+        **_on_images(value),
     }
 
 
-def _checked(value: Numbers) -> Mapping[str, bool]:
-    """What is asked of the images, where there are any."""
+def _on_images(value: Numbers) -> Mapping[str, bool]:
+    """The checks on images, if they were measured."""
     if ("v3, order 2", "frechet@5") not in value:
         return {}
-    found = {}
+    results = {}
     for count in (5, 10):
         ours, bare = (value[name, f"frechet@{count}"] for name in ("v3, order 2", "without statistics, order 2"))
         plain, rival = (
@@ -126,20 +126,20 @@ def _checked(value: Numbers) -> Mapping[str, bool]:
             for name in ("dpm-solver-2m", "unipc")
         )
         text = f"on images too, at {count} ({ours:.2f}; 2M {plain:.2f}, without {bare:.2f}, unipc {rival:.2f})"
-        found[text] = ours < min(plain, bare, rival)
-    return found
+        results[text] = ours < min(plain, bare, rival)
+    return results
 
 
 @cache
 def fashion_statistics() -> Statistics:
-    """Of the model that ships, from 128 images at 60 levels."""
+    """The statistics of the model that ships, from 128 images at 60 levels."""
     return fit_statistics(fashion().means, fashion().data.x0(slice(0, 128)), Rng(33, 128), nodes=60)
 
 
 def with_statistics(options: Mapping[str, Any], seed: int, n: int) -> Mapping[str, float]:
     """Fréchet distances of the model that ships, all on one grid."""
     sampler = partial(dpm_solver_v3, statistics=fashion_statistics(), **options)
-    grids = {count: measured(fashion().model.process, count) for count in ON_IMAGES}
+    grids = {count: statistics_grid(fashion().model.process, count) for count in ON_IMAGES}
     return {f"frechet@{k}": fashion().distance(n, k, seed, sampler, grid=grid) for k, grid in grids.items()}
 
 

@@ -14,7 +14,7 @@ from ..evaluate.points import sliced_wasserstein
 from ..oracle import MixtureProblem
 from ..process import VP, Gaussian, Table, uniform_logsnr
 from ..rng import Rng
-from ..sampler import Code, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
+from ..sampler import NoiseCode, ancestral, ddim, ddim_inversion, dpm_encoder, drive, edit_friendly, replay
 from ..sampler.drive import finish
 from .contest import fashion
 from .frame import Arms, Numbers, Results, Study
@@ -56,7 +56,7 @@ def _kin(a: Tensor, b: Tensor) -> float:
     return float((a * b).mean() / (a.square().mean() * b.square().mean()).sqrt())
 
 
-def _played(code: Code, denoiser: Denoiser, skip: int, rest: bool = False) -> Tensor:
+def _played(code: NoiseCode, denoiser: Denoiser, skip: int, rest: bool = False) -> Tensor:
     rng = Rng(0, code.path.shape[1])
     return finish(drive(denoiser, replay(code, skip, rest=rest), code.start(skip), code.grid[skip:], rng))
 
@@ -113,8 +113,8 @@ def at_their_times(seed: int, n: int) -> Results:
     return compared(edited | {"the image itself": x0}, x0, seed, ", theirs")
 
 
-def _native(problem: MixtureProblem, n: int, grid: Tensor, seed: int) -> Code:
-    """The code of sampled images: the noise of their sampler."""
+def _native(problem: MixtureProblem, n: int, grid: Tensor, seed: int) -> NoiseCode:
+    """The code of images that were sampled: the noise that was used."""
     rng = Rng(seed, n, "native")
     x, path, noise = VP().prior((n, *problem.shape), rng).double(), [], []
     denoiser = problem.denoiser()
@@ -124,7 +124,7 @@ def _native(problem: MixtureProblem, n: int, grid: Tensor, seed: int) -> Code:
         clean, noisy, fresh = VP().shares(t, s)
         x = noisy * x + clean * denoiser(x, t).mean + fresh * z
         noise.append(z if s > 0 else torch.zeros_like(z))
-    return Code(grid, torch.stack(path), torch.stack(noise), 1.0, rng)
+    return NoiseCode(grid, torch.stack(path), torch.stack(noise), 1.0, rng)
 
 
 def on_images(seed: int, n: int) -> Results:

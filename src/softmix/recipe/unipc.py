@@ -1,4 +1,4 @@
-"""UniPC. Does a corrector that costs nothing raise the order by one?"""
+"""UniPC. Does a corrector without further evaluations raise the order by one?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..rng import Rng
 from ..sampler import Sampler, adams, ddim, dpm_solver_2m, drive, unipc
 from ..sampler.drive import finish
-from ..sampler.multistep import ALL, Rule, multistep
+from ..sampler.multistep import ALL, MultistepRule, multistep
 from .contest import Field, Way, contest, narrow, off
 from .frame import Numbers, arm
 from .paper import Paper, Role
@@ -32,13 +32,13 @@ WAYS = (
     Way.of("UniPC-2, bh1", "ours", partial(unipc, line="bh1")),
     Way.of("UniPC-3", "ours", partial(unipc, order=3)),
     Way.of("exact integrals (adams)", "ours", adams),
-    # bh2's predictor of order 2 is this
+    # this is the predictor of order 2 of bh2
     Way.of("its predictor alone (2M)", "baseline", dpm_solver_2m),
-    Way.of("a predictor of order 3 alone", "control", partial(multistep, rule=Rule(3, corrects=1))),
+    Way.of("a predictor of order 3 alone", "control", partial(multistep, rule=MultistepRule(3, corrects=1))),
     Way.of("ddim", "baseline", ddim),
 )
 COUNTS = (5, 8, 10, 20, 40)
-# by order: with the corrector, and its predictor alone
+# with the corrector, and the predictor alone
 ORDERS: Mapping[str, tuple[Role, Sampler]] = {
     "UniPC-1, bh2": ("ours", partial(unipc, order=1)),
     "UniPC-2, bh2": ("ours", unipc),
@@ -46,23 +46,23 @@ ORDERS: Mapping[str, tuple[Role, Sampler]] = {
     "UniPC-3": ("ours", partial(unipc, order=3)),
     "ddim": ("baseline", ddim),
     "its predictor alone (2M)": ("baseline", dpm_solver_2m),
-    "a predictor of order 3 alone": ("control", partial(multistep, rule=Rule(3, corrects=1))),
+    "a predictor of order 3 alone": ("control", partial(multistep, rule=MultistepRule(3, corrects=1))),
 }
 MANY = (20, 40, 80, 160, 320)
 OPEN = "the same, as far as a logsnr of 12, where orders are seen: no last step to t = 0"
 
 
 def on_many_steps(sampler: Sampler, seed: int, n: int) -> Mapping[str, float]:
-    """Median errors by steps, even in logsnr from t = 1 to 12, against 4,000 steps of third order."""
-    return {f"to 12@{count}": float(off(_led(sampler, seed, n, count), _right(seed, n)).median()) for count in MANY}
+    """Median errors for each number of steps, even in logsnr from t = 1 to 12, against 4,000 steps of third order."""
+    return {f"to 12@{count}": float(off(_end(sampler, seed, n, count), _exact(seed, n)).median()) for count in MANY}
 
 
 @lru_cache(maxsize=5)
-def _right(seed: int, n: int) -> Tensor:
-    return _led(partial(multistep, rule=Rule(3, ALL)), seed, n, 4000)
+def _exact(seed: int, n: int) -> Tensor:
+    return _end(partial(multistep, rule=MultistepRule(3, ALL)), seed, n, 4000)
 
 
-def _led(sampler: Sampler, seed: int, n: int, steps: int) -> Tensor:
+def _end(sampler: Sampler, seed: int, n: int, steps: int) -> Tensor:
     process = narrow().process
     times = process.time(torch.linspace(float(process.logsnr(1.0)), 12, steps + 1, dtype=torch.float64))
     times[0] = 1
@@ -74,7 +74,7 @@ def _order(value: Numbers, name: str, first: int, last: int) -> float:
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """All on one grid; orders on more steps than anybody takes."""
+    """All on one grid. Orders are measured with more steps than are used in practice."""
     ours, alone = (value[name, "mean@10"] for name in ("UniPC-2, bh2", "its predictor alone (2M)"))
     more, plain = (value[name, "mean@20"] for name in ("UniPC-2, bh2", "its predictor alone (2M)"))
     third = value["a predictor of order 3 alone", "mean@10"]
@@ -92,11 +92,11 @@ def checks(value: Numbers) -> Mapping[str, bool]:
 
 
 def _higher(value: Numbers, order: int, names: Sequence[str], alone: str, steps: tuple[int, int]) -> Mapping[str, bool]:
-    """Whether the corrector raises the order by three quarters and more over the predictor's between two counts."""
-    found, bare = [_order(value, name, *steps) for name in names], _order(value, alone, *steps)
-    said = " and ".join(f"{each:.2f}" for each in found)
-    text = f"from {steps[0]} to {steps[1]} steps the order of UniPC-{order} is {said}, of its predictor {bare:.2f}"
-    return {text: min(found) > bare + 0.75}
+    """Whether the corrector raises the order of the predictor by at least 0.75 between two numbers of steps."""
+    orders, bare = [_order(value, name, *steps) for name in names], _order(value, alone, *steps)
+    listed = " and ".join(f"{each:.2f}" for each in orders)
+    text = f"from {steps[0]} to {steps[1]} steps the order of UniPC-{order} is {listed}, of its predictor {bare:.2f}"
+    return {text: min(orders) > bare + 0.75}
 
 
 ON_MANY = [

@@ -1,7 +1,9 @@
-"""Coroutines that ask what is believed of x0 and step towards it.
+"""Samplers: coroutines that step from noise to data.
 
-A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of
-its grid; a driver (`drive`, `sample`) puts the two together.
+A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
+driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers, `traits` their properties.
+Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise
+(`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the image (`steered`).
 """
 
 from collections.abc import Sequence
@@ -9,13 +11,22 @@ from collections.abc import Sequence
 from .contract import Ask, Sampler, SamplerError, Traits, label, traits
 from .drive import Precision, Step, drive, sample
 from .evodiff import evodiff
-from .invert import Code, ColourEdit, ddim_inversion, dpm_encoder, edit_friendly, replay
+from .invert import ColourEdit, NoiseCode, ddim_inversion, dpm_encoder, edit_friendly, replay
 from .latent import decoded, steered
-from .multistep import Rule, adams, dpm_solver_2m, dpm_solver_3m, multistep, sde_dpm_solver_2m, soft_adams, unipc
+from .multistep import (
+    MultistepRule,
+    adams,
+    dpm_solver_2m,
+    dpm_solver_3m,
+    multistep,
+    sde_dpm_solver_2m,
+    soft_adams,
+    unipc,
+)
 from .ode import dpm_solver_2s, dpm_solver_3s, heun
 from .pndm import f_pndm, fon, plms, s_pndm
-from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised, where_to_start
-from .statistics import Statistics, fit_statistics
+from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
+from .statistics import Statistics
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 
@@ -30,11 +41,11 @@ __all__ = [
     "BY_NAME",
     "SAMPLERS",
     "Ask",
-    "Code",
     "ColourEdit",
     "GaussianFit",
+    "MultistepRule",
+    "NoiseCode",
     "Precision",
-    "Rule",
     "Sampler",
     "SamplerError",
     "SemiDiscreteOT",
@@ -58,7 +69,6 @@ __all__ = [
     "edit_friendly",
     "evodiff",
     "f_pndm",
-    "fit_statistics",
     "fon",
     "heun",
     "label",
@@ -74,5 +84,4 @@ __all__ = [
     "steered",
     "traits",
     "unipc",
-    "where_to_start",
 ]

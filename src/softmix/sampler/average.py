@@ -1,7 +1,7 @@
-"""Averages over a step, of the polynomial through what is known at some times.
+"""Averages over a step of the polynomial through values that are known at some times.
 
-A time is told by log(alpha / sigma), a `Level`: a number, or for a process of arrays one for each element of x. Every
-equation here holds for both.
+A time is given by its clock log(alpha / sigma), a `Level`: a number, or an array with a number for each element of x,
+for a process with an alpha for each element. Every equation here holds for both.
 """
 
 from __future__ import annotations
@@ -23,44 +23,46 @@ Level = float | NDArray[np.float64]
 
 
 def clock_of(process: Gaussian, times: Tensor) -> list[Level]:
-    """log(alpha / sigma) at each of these times: numbers, or arrays of x's rank, [1, ...]."""
+    """log(alpha / sigma) at each time: numbers, or arrays of the rank of x, [1, ...]."""
     levels = process.element_logsnr(times).detach().cpu() / 2
     return list(levels.tolist() if levels.ndim == 1 else levels[:, None].numpy())
 
 
-def endless(h: Level) -> bool:
-    """Whether a step goes to t = 0, where the clock is infinite for every element."""
+def is_infinite(h: Level) -> bool:
+    """Whether a step goes to t = 0: there the clock is infinite for every element."""
     return math.isinf(h) if isinstance(h, float) else bool(np.isinf(h).any())
 
 
-def ready(share: Level, value: Tensor) -> Tensor | float:
-    """A share as what multiplies `value`."""
+def as_factor(share: Level, value: Tensor) -> Tensor | float:
+    """A share in the form that multiplies `value`."""
     return float(share) if np.ndim(share) == 0 else column(torch.from_numpy(np.asarray(share)), value)
 
 
 def averaged(values: Sequence[Tensor], nodes: Sequence[Level], end: Level, rate: float = 1.0) -> Tensor:
-    """The average of the polynomial through `values` at `nodes` over [0, end], weighted by e^(rate u); the last value
-    where the step has no end, and where there is only one."""
-    if len(values) == 1 or endless(end):
+    """The average over [0, end] of the polynomial through `values` at `nodes`, with the weight e^(rate u).
+
+    For one value, and for an infinite step, it is the last value.
+    """
+    if len(values) == 1 or is_infinite(end):
         return values[-1]
-    found = weights(tuple(nodes), end, rate)
-    return cast(Tensor, sum(ready(weight, value) * value for weight, value in zip(found, values, strict=True)))
+    shares = weights(tuple(nodes), end, rate)
+    return cast(Tensor, sum(as_factor(share, value) * value for share, value in zip(shares, values, strict=True)))
 
 
 def weights(nodes: tuple[Level, ...], end: Level, rate: float = 1.0) -> tuple[Level, ...]:
     """int_0^end e^(rate u) l_k(u) du / int_0^end e^(rate u) du for the Lagrange polynomials l_k of these nodes."""
-    return _kept(nodes, end, rate) if isinstance(end, float) else _weights(nodes, end, rate)
+    return _cached_weights(nodes, end, rate) if isinstance(end, float) else _weights(nodes, end, rate)
 
 
 @lru_cache(maxsize=4096)
-def _kept(nodes: tuple[float, ...], end: float, rate: float) -> tuple[float, ...]:
-    """Numbers, which a sampler asks for again and again. Arrays are not kept."""
+def _cached_weights(nodes: tuple[float, ...], end: float, rate: float) -> tuple[float, ...]:
+    """The weights of numbers, which a sampler needs again in every batch. Those of arrays are not cached."""
     return tuple(float(weight) for weight in _weights(nodes, end, rate))
 
 
 @lru_cache
 def _gauss() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places and shares of Gauss' and Legendre's rule on [-1, 1]."""
+    """Nodes and weights of the Gauss-Legendre rule on [-1, 1]."""
     return np.polynomial.legendre.leggauss(24)
 
 

@@ -1,4 +1,4 @@
-"""The contract, and what a sampler says of itself."""
+"""The contract of samplers: the question that they ask, and the traits that they declare."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from ..rng import Rng
 
 @dataclass(frozen=True)
 class Ask:
-    """A sampler's question: what do you believe here? t : one time for the batch, []; x [B, ...]; to : the
-    time that the step goes to, for a denoiser of two times (a flow map), whose answer depends on it."""
+    """A question of a sampler: the posterior at (t, x).
+
+    t : one time for the batch, [].
+    x : [B, ...].
+    to : the time at the end of the step, for a denoiser of two times (a flow map).
+    """
 
     t: Tensor
     x: Tensor
@@ -25,14 +29,18 @@ class Ask:
 
 
 class SamplerError(ValueError):
-    """A sampler is asked for what it cannot do: what was asked, and what to take."""
+    """A sampler cannot do this; the sentence names the samplers that can."""
 
 
 class Sampler(Protocol):
-    """From x at the first time of a falling grid to x at its last.
+    """A coroutine from x at the first time of a falling grid to x at its last time.
 
-    x is the state of a plain Gaussian process. Of a process with a frame it is the state in the frame, and `process` is
-    its base.
+    process : a plain Gaussian process. For a process with a frame it is the base of that process.
+    x : the state, [B, ...]. For a process with a frame it is the state in the frame.
+    grid : falling times, [n + 1].
+    rng : the noise, one stream for each item.
+
+    It yields `Ask(t, x)`, is sent a posterior, and returns x at the last time. It has no state between calls.
     """
 
     def __call__(self, process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]: ...
@@ -40,15 +48,23 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Traits:
-    """name : on the command line. order : global error ~ n^-order, None for a sampler whose law is right for any n if
-    the posterior is. needs : what it asks of a posterior. evaluations : how many questions n steps to t = 0
-    take, from `least` steps on. grid : the times that suit it for n steps, where they are not the process's own.
-    stochastic : it solves the reverse SDE and `order` is that of the law's error; else the probability-flow ODE.
-    least : with fewer steps than this, or from pure noise on a grid of another kind, x may leave the data's range
-    altogether. per_element : it takes a process with an alpha and a sigma for each element of x, with the same order;
-    one that does not say so needs numbers. codes : it makes or replays a `Code`, whose states are those of a plain
-    process, so that a process with a frame is entered by `in_frame` and not by the driver. cites : the papers that it
-    is from, see `softmix.bibliography`."""
+    """The properties that a sampler declares. The conformance tests check them.
+
+    name : on the command line.
+    order : the global error falls as n^-order. None for a sampler with exact marginals for any n, given the posterior.
+    needs : the ability of the posterior that it needs.
+    evaluations : from n steps to t = 0 to the number of evaluations, from `least` steps on.
+    grid : the times that suit it, from the process and n; by default the grid of the process.
+    stochastic : it solves the reverse SDE, and `order` is that of the error of the law. Else it solves the
+        probability-flow ODE.
+    least : the least number of steps. With fewer, or from pure noise on another kind of grid, x may leave the range of
+        the data altogether.
+    per_element : it accepts a process with an alpha and a sigma for each element of x, with the same order. Else it
+        needs one alpha and one sigma.
+    codes : it makes or replays a `NoiseCode`. The states of a code are those of a plain process, so that the driver
+        enters no frame for it; use `in_frame`.
+    cites : the names of its papers, see `softmix.bibliography`.
+    """
 
     name: str
     order: int | None
@@ -78,7 +94,7 @@ def declare(
     codes: bool = False,
     cites: tuple[str, ...] = (),
 ) -> Callable[[S], S]:
-    """Says what a sampler is; the conformance tests hold it to that."""
+    """Declare the `Traits` of a sampler, as a decorator."""
 
     def mark(sampler: S) -> S:
         _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least, per_element, codes, cites)
@@ -88,24 +104,24 @@ def declare(
 
 
 def traits(sampler: object) -> Traits:
-    """What a sampler has declared; of a `functools.partial`, what its function has."""
+    """The declared traits of a sampler; of a `functools.partial`, those of its function."""
     while isinstance(sampler, partial):
         sampler = sampler.func
     return _TRAITS.get(sampler, Traits(getattr(sampler, "__name__", "sampler"), None))
 
 
-def able(pick: Callable[[Traits], bool]) -> str:
-    """The names of the samplers that have declared so, for a sentence that says what to take."""
-    return ", ".join(known.name for known in _TRAITS.values() if pick(known) and not known.codes)
+def names_with(condition: Callable[[Traits], bool]) -> str:
+    """The names of the samplers with these traits, for an error sentence."""
+    return ", ".join(known.name for known in _TRAITS.values() if condition(known) and not known.codes)
 
 
 def label(sampler: object) -> str:
-    """A sampler's name with what a `functools.partial` has fixed: "ancestral, eta 0"."""
+    """The name of a sampler with the arguments that a `functools.partial` fixes: "ancestral, eta 0"."""
     fixed = sampler.keywords if isinstance(sampler, partial) else {}
-    return ", ".join([traits(sampler).name, *(_said(name, value) for name, value in fixed.items())])
+    return ", ".join([traits(sampler).name, *(_argument(name, value) for name, value in fixed.items())])
 
 
-def _said(name: str, value: object) -> str:
+def _argument(name: str, value: object) -> str:
     if isinstance(value, bool | int | float):
         return f"{name} {value:g}"
     return f"{name} {value}" if isinstance(value, str) else name

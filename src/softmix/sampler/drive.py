@@ -1,4 +1,4 @@
-"""The driver, which puts a sampler and a denoiser together."""
+"""The driver: it connects a sampler and a denoiser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..process import Framed, Gaussian, Process, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
-from .contract import Ask, Sampler, SamplerError, able, traits
+from .contract import Ask, Sampler, SamplerError, names_with, traits
 from .start import Start
 from .walk import ancestral
 
@@ -30,7 +30,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One question and its answer. t []; x [B, ...], as it was when asked; evaluations: how many so far."""
+    """One question and its answer.
+
+    t : [].
+    x : [B, ...], at the question.
+    posterior : the answer.
+    evaluations : the number of evaluations so far.
+    """
 
     t: Tensor
     x: Tensor
@@ -38,7 +44,7 @@ class Step:
     evaluations: int
 
     def preview(self) -> Tensor:
-        """What the clean image looks like by now: the posterior's mean, or x if it has none."""
+        """The present estimate of the clean image: the mean of the posterior, or x if it has none."""
         return self.posterior.mean if isinstance(self.posterior, HasMean) else self.x
 
 
@@ -52,7 +58,7 @@ def _answer(denoiser: Denoiser, ask: Ask, cond: Cond | Tensor | None) -> Posteri
     return denoiser(ask.x, ask.t, cond)
 
 
-def _falling(grid: Tensor) -> None:
+def _check_falling(grid: Tensor) -> None:
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"a sampler needs a grid of at least two falling times; found shape {list(grid.shape)}")
     if not (grid.diff() < 0).all():
@@ -60,27 +66,27 @@ def _falling(grid: Tensor) -> None:
 
 
 class _NoFrame:
-    """How a driver sees a process without a frame: as it is."""
+    """A process without a frame: everything passes unchanged."""
 
     def __init__(self, process: Process):
-        # a process that is no Gaussian one is run by samplers that need no more than the contract
+        # a process that is not Gaussian is run by samplers that need only the contract
         self.base = cast(Gaussian, process)
 
     def enter(self, x: Tensor, t: Tensor) -> Tensor:
         return x
 
-    def asked(self, ask: Ask) -> Ask:
+    def question(self, ask: Ask) -> Ask:
         return ask
 
-    def told(self, posterior: Posterior) -> Posterior:
+    def answer(self, posterior: Posterior) -> Posterior:
         return posterior
 
-    def left(self, end: T, t: Tensor) -> T:
+    def leave(self, end: T, t: Tensor) -> T:
         return end
 
 
 class _InFrame(_NoFrame):
-    """Of a process with a frame: the sampler is inside, all else outside."""
+    """A process with a frame: the sampler is inside the frame, the denoiser and the caller are outside."""
 
     def __init__(self, process: Framed, cond: Cond | Tensor | None):
         super().__init__(process.base)
@@ -89,13 +95,13 @@ class _InFrame(_NoFrame):
     def enter(self, x: Tensor, t: Tensor) -> Tensor:
         return self.process.enter(x, t, self.cond)
 
-    def asked(self, ask: Ask) -> Ask:
+    def question(self, ask: Ask) -> Ask:
         return replace(ask, x=self.process.leave(ask.x, ask.t, self.cond))
 
-    def told(self, posterior: Posterior) -> Posterior:
+    def answer(self, posterior: Posterior) -> Posterior:
         return posterior_in_frame(posterior, self.process, self.cond)
 
-    def left(self, end: T, t: Tensor) -> T:
+    def leave(self, end: T, t: Tensor) -> T:
         return cast(T, self.process.leave(cast(Tensor, end), t, self.cond))
 
 
@@ -103,19 +109,19 @@ def _frame(process: Process, cond: Cond | Tensor | None) -> _NoFrame:
     return _InFrame(process, cond) if isinstance(process, Framed) else _NoFrame(process)
 
 
-def _suits(sampler: object, process: Process) -> None:
-    """Refuses a sampler that the process is not for."""
+def _check_suits(sampler: object, process: Process) -> None:
+    """Raise SamplerError for a process that the sampler does not accept."""
     known, name = traits(sampler), type(process).__name__
     if known.codes and isinstance(process, Framed):
         raise SamplerError(
-            f"{known.name} works with codes, whose states are those of a plain process, and {name} has a frame: give "
-            "softmix.denoiser.in_frame(denoiser), and images that are in the frame"
+            f"{known.name} works with codes, the states of a plain process, and {name} has a frame: give "
+            "softmix.denoiser.in_frame(denoiser), and images in the frame"
         )
     base = process.base if isinstance(process, Framed) else process
     if getattr(base, "per_element", False) and not known.per_element:
         raise SamplerError(
             f"{known.name} needs one alpha and one sigma for all elements, and {name} has a number for each: take "
-            f"{able(lambda each: each.per_element)}"
+            f"{names_with(lambda each: each.per_element)}"
         )
 
 
@@ -128,54 +134,61 @@ def drive(
     cond: Cond | Tensor | None = None,
     gradients: bool = False,
 ) -> Generator[Step, None, T]:
-    """Runs a sampler from x at grid[0] to grid[-1], yielding each step; its value is the final x.
+    """Run a sampler from x at grid[0] to grid[-1]. Yields each `Step`; the value of the generator is the final x.
 
-    x and the grid come from the caller: a start that is no pure noise needs nothing else. An inversion, such as
-    `edit_friendly`, is driven the same way, from the images on, and its value is their code. gradients : through the
-    whole run, where x, the code or the weights want them; all of its steps are then held in memory.
+    denoiser : the model.
+    sampler : a sampler, or an inversion such as `edit_friendly`. An inversion starts at images, and its value is a
+        code.
+    x : the state at grid[0], [B, ...]. It need not be pure noise.
+    grid : falling times, [n + 1].
+    rng : the noise, one stream for each item.
+    cond : the conditions, [B], for the denoiser and for the frame.
+    gradients : compute gradients through the whole run, for x, the code or the weights. All steps are then held in
+        memory.
 
-    A process with a frame: x and what is returned are its own states, and so is what the denoiser and a `Step` see;
-    the sampler runs in the frame, on the base. cond is told to the denoiser and to the frame.
+    For a process with a frame, x and the result are states of that process, and so are the x of a `Step` and of a
+    question to the denoiser. The sampler runs in the frame, on the base.
+    Raises ValueError for a grid that does not fall, SamplerError for a process that the sampler does not accept.
     """
-    _falling(grid)
-    _suits(sampler, denoiser.process)
+    _check_falling(grid)
+    _check_suits(sampler, denoiser.process)
     frame = _frame(denoiser.process, cond)
-    # without gradients inside a question or an answer; between them the caller's own setting holds
+    # the setting holds inside a question or an answer; between them the setting of the caller holds
     within = torch.enable_grad if gradients else torch.no_grad
     with within():
         run = sampler(frame.base, frame.enter(x, grid[0]), grid, rng)
-    told: Posterior | None = None
+    answer: Posterior | None = None
     evaluations = 0
     try:
         while True:
             with within():
-                ask = frame.asked(_ask(run, told))
+                ask = frame.question(_ask(run, answer))
                 posterior = _answer(denoiser, ask, cond)
-                told = frame.told(posterior)
+                answer = frame.answer(posterior)
             evaluations += 1
             yield Step(ask.t, ask.x, posterior, evaluations)
     except StopIteration as end:
         with within():
-            return frame.left(cast(T, end.value), grid[-1])
+            return frame.leave(cast(T, end.value), grid[-1])
 
 
-def _pure(process: Process, shape: tuple[int, ...], t: Tensor, rng: Rng, cond: Cond | Tensor | None) -> Tensor:
-    """x at time t where nothing is known of x0: noise of the size of that time, in the frame if there is one."""
+def _pure_noise(process: Process, shape: tuple[int, ...], t: Tensor, rng: Rng, cond: Cond | Tensor | None) -> Tensor:
+    """x at time t without any signal: noise of the size of time t, in the frame if there is one."""
     x = process.prior(shape, rng.child("prior"), cond)
     if t == 1:
         return x
     frame = _frame(process, cond)
     if not hasattr(frame.base, "sigma"):
         raise SamplerError(
-            f"a start at t = {float(t):g} was asked for, where {type(process).__name__} has no pure noise: "
-            "begin at 1, or say where x comes from, for example start=noised(x0)"
+            f"a start at t = {float(t):g} was asked for, and {type(process).__name__} has no pure noise at that time: "
+            "begin at 1, or give a start, for example start=noised(x0)"
         )
     share = column(frame.base.sigma(t) / frame.base.sigma(1.0), x)
-    return frame.left(share * frame.enter(x, torch.ones_like(t)), t)
+    return frame.leave(share * frame.enter(x, torch.ones_like(t)), t)
 
 
 def finish(steps: Generator[Step, None, T], look: Callable[[Step], None] | None = None) -> T:
-    """Runs `drive` to its end and gives the final x; `look` sees each step."""
+    """Run `drive` to its end and return the final x. look : is called with each step."""
     try:
         while True:
             step = next(steps)
@@ -203,24 +216,37 @@ def sample(
     precision: Precision = "fp32",
     look: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """n samples [n, *shape], in `steps` steps from pure noise, or from a start of one's own.
+    """Draw n samples [n, *shape], from pure noise or from a given start.
 
-    Item k depends on (seed, first + k) and on nothing else: not on n, not on the batch it is drawn in.
-    grid : falling times; by default those that suit the sampler. cond : [n] class labels or None. start : where x
-    comes from at time `at`, or at grid[0], see `sampler.start`; steps then go from there, even in logsnr.
-    shape : of one item; by default the model's. look : called with each `Step`. precision : of the network; with
-    bf16 its products are rounded to 8 bits, which many machines do several times as fast, and an item then depends
-    a little on the batch it is drawn in. The sampler's own arithmetic stays as it is.
+    Item k depends on (seed, first + k) alone: not on n, and not on its batch.
+
+    denoiser : the model.
+    n : the number of samples.
+    steps : the number of steps.
+    sampler : see `SAMPLERS`.
+    seed, first : the seed, and the number of the first item.
+    shape : of one item; by default that of the model.
+    cond : the conditions of the items, [n]: a `Cond`, or class labels.
+    grid : falling times; by default those that suit the sampler.
+    start : the law of x at time `at`, or at grid[0]; see `sampler.start`. The steps then go from there, even in logsnr.
+    at : the time of the start.
+    batch : the number of items in one evaluation.
+    device : of the samples and of the noise.
+    precision : of the network. With bf16 its products are rounded to 8 bits. Many machines are then several times as
+        fast, and an item depends a little on its batch. The arithmetic of the sampler does not change.
+    look : is called with each `Step`.
+
+    Raises ValueError for a missing shape and for a time `at` without a start, SamplerError for too few steps.
     """
     shape = shape or getattr(denoiser, "shape", None)
     if shape is None:
         raise ValueError(
-            f"a {type(denoiser).__name__} does not say what shape its items have: give shape=(C, H, W) or (D,); of a "
-            "model that softmix.load gave, its denoiser says so: sample(model.denoiser)"
+            f"a {type(denoiser).__name__} has no shape: give shape=(C, H, W) or shape=(D,), or, for a model from "
+            "softmix.load, its denoiser: sample(model.denoiser)"
         )
     process = denoiser.process
     if at != 1 and start is None:
-        raise ValueError(f"a start at t = {at} is no pure noise: say where x comes from, for example start=noised(x0)")
+        raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     known = traits(sampler)
     if grid is None and at == 1 and steps < known.least:
         raise SamplerError(
@@ -229,7 +255,7 @@ def sample(
         )
     if grid is None:
         grid = known.grid(cast(Gaussian, process), steps) if at == 1 else rest(process, steps, at)
-    _falling(grid)
+    _check_falling(grid)
     done, starts = [], None
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
@@ -243,7 +269,7 @@ def sample(
         high = min(low + batch, n)
         rng = Rng(seed, range(first + low, first + high), "sample", device)
         part = cond if cond is None else take(cond, slice(low, high)).to(device)
-        x = starts[low:high] if starts is not None else _pure(process, (high - low, *shape), grid[0], rng, part)
+        x = starts[low:high] if starts is not None else _pure_noise(process, (high - low, *shape), grid[0], rng, part)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
             done.append(finish(drive(denoiser, sampler, x, grid, rng, part), look))
     return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))

@@ -1,8 +1,8 @@
-"""Inversion. The noise that a stochastic sampler would have made an image from, and replaying it.
+"""Inversion: find the noise from which a sampler makes a given image, and replay it.
 
-A step of the sampler is x_s = mean(x_t) + fresh z, so that any path x_T, ..., x_0 that ends at the image is a code for
-it: z = (x_s - mean(x_t)) / fresh. How the path is drawn is all that two papers differ in. Replayed with the model that
-it was made with, a code gives the image back; with another model, condition or noise, an edit of it.
+A step of a stochastic sampler is x_s = mean(x_t) + fresh z. So any path x_T, ..., x_0 that ends at the image gives a
+code of the image: z = (x_s - mean(x_t)) / fresh. Two papers differ in the law of the path alone. Replayed with the same
+model a code gives the image back. With another model, condition or noise it gives an edit of the image.
 """
 
 from __future__ import annotations
@@ -23,10 +23,16 @@ from .contract import Ask, Sampler, declare
 
 
 @dataclass(frozen=True, eq=False)
-class Code:
-    """x0 as noise. grid [n + 1], falling times; path [n, B, ...], x at each of them but the last; noise [n, B, ...],
-    the z of each step, in units of the step's own fresh noise. A step to t = 0 has none: there it is what the model's
-    mean misses of the image, in the image's units. latents : draws of beliefs without a mean."""
+class NoiseCode:
+    """An image as the noise of a sampler.
+
+    grid : falling times, [n + 1].
+    path : x at each time but the last, [n, B, ...].
+    noise : z of each step, [n, B, ...], in units of the fresh noise of the step. A step to t = 0 has none; its
+        entry is the image minus the mean of the model, in units of the image.
+    eta : the share of fresh noise in a step.
+    latents : the rng of the draws, for posteriors without a mean.
+    """
 
     grid: Tensor
     path: Tensor
@@ -35,57 +41,66 @@ class Code:
     latents: Rng
 
     def start(self, skip: int = 0) -> Tensor:
-        """x where a replay that leaves out the first `skip` steps begins."""
+        """x at the beginning of a replay that leaves out the first `skip` steps."""
         return self.path[skip]
 
-    def shifted(self, *by: int, fill: Rng | None = None) -> Code:
-        """The code of the image moved by so many places along its last axes, round the edge.
+    def shifted(self, *by: int, fill: Rng | None = None) -> NoiseCode:
+        """The code of the image shifted along its last axes, and round the edges.
 
-        fill : what came round the edge is made up anew, by noise as the sampler itself draws it. (The code's own is
-        stronger, and bearable only for what it was made with: new noise of its strength is seen as noise.)
+        by : the number of places for each axis.
+        fill : draw the noise of the entering region anew, as the sampler draws noise. The noise of a code is stronger
+            than that. The image of its own region corrects for it, and a new image would not.
         """
         axes = tuple(range(-len(by), 0))
         path, noise = self.path.roll(by, axes), self.noise.roll(by, axes)
         if fill is not None:
-            came = _came(self.path.shape[2:], by).to(path.device)
+            entered = _entered(self.path.shape[2:], by).to(path.device)
             new = torch.stack([fill.normal(path.shape[1:], path.dtype) for _ in range(len(path) + 1)]).to(path.device)
-            # a step to t = 0 draws nothing
+            # a step to t = 0 draws no noise
             drawn = torch.cat([new[1:-1], torch.zeros_like(new[-1:])]) if self.grid[-1] == 0 else new[1:]
-            noise = torch.where(came, drawn, noise)
-            # x is signal and noise: only at the beginning is it all noise
-            path = torch.cat([torch.where(came, _strong(path[:1]) * new[:1], path[:1]), path[1:]])
+            noise = torch.where(entered, drawn, noise)
+            # x holds signal too, but for the first time
+            path = torch.cat([torch.where(entered, _rms(path[:1]) * new[:1], path[:1]), path[1:]])
         return replace(self, path=path, noise=noise)
 
-    def mixed(self, rng: Rng) -> Code:
-        """As much noise at each step, drawn anew: the control. Of the image x has what it has where a replay begins."""
+    def mixed(self, rng: Rng) -> NoiseCode:
+        """New noise of the same strength in each step: the control. The first x of a replay stays."""
         new = torch.stack([rng.normal(self.noise.shape[1:], self.noise.dtype) for _ in self.noise])
-        return replace(self, noise=_strong(self.noise) * new)
+        return replace(self, noise=_rms(self.noise) * new)
 
 
-def _strong(noise: Tensor) -> Tensor:
-    """The size of each item's noise [n, B, ...] in each step."""
+def _rms(noise: Tensor) -> Tensor:
+    """The root mean square over the elements of each item and step. noise : [n, B, ...]."""
     return noise.square().mean(tuple(range(2, noise.ndim)), keepdim=True).sqrt()
 
 
-def _came(shape: tuple[int, ...] | torch.Size, by: tuple[int, ...]) -> Tensor:
-    """Where what is there after a roll came round the edge."""
-    found = torch.zeros(shape, dtype=torch.bool)
+def _entered(shape: tuple[int, ...] | torch.Size, by: tuple[int, ...]) -> Tensor:
+    """The elements that a roll brought in over an edge, as booleans."""
+    entered = torch.zeros(shape, dtype=torch.bool)
     for axis, step in zip(range(-len(by), 0), by, strict=True):
         place = torch.arange(shape[axis])
         over = place < step if step >= 0 else place >= shape[axis] + step
-        found |= over.reshape(-1, *[1] * (-axis - 1))
-    return found
+        entered |= over.reshape(-1, *[1] * (-axis - 1))
+    return entered
 
 
 @declare("edit-friendly", order=None, needs=Posterior, per_element=True, codes=True, cites=("edit_friendly",))
 def edit_friendly(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
-) -> Generator[Ask, Posterior, Code]:
-    """The code of images x, with every noisy copy drawn on its own: x_t = alpha_t x0 + sigma_t z_t for each time.
+) -> Generator[Ask, Posterior, NoiseCode]:
+    """The edit-friendly code of images x: every noisy copy is drawn independently.
 
-    Its noise is no sampler's: stronger, E z^2 = (snr_s + snr_t) (1 / (snr_s - snr_t) + C) where C is what the model
-    does not know of x0, and correlated by -1/2 from one step to the next; it carries the image's shape, which is why
-    it survives an edit. One evaluation a step.
+        for t = 1 .. T:
+            eps ~ N(0, I)
+            x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
+        for t = T .. 1:
+            z_t = (x_{t-1} - mu_t(x_t)) / sigma_t
+            x_{t-1} = mu_t(x_t) + sigma_t z_t               # against rounding errors
+        return {x_T, z_T, ..., z_1}
+
+    Its noise is not that of a sampler. It is stronger, E z^2 = (snr_s + snr_t) (1 / (snr_s - snr_t) + C) with C the
+    variance of the posterior, and correlated by -1/2 from one step to the next. It carries the shape of the image, so
+    that the shape survives an edit. One evaluation a step.
     Source: Huberman-Spiegelglas, Kulikov & Michaeli, "An edit friendly DDPM noise space", CVPR 2024, algorithm 1.
     """
     path = [process.noise(x, float(t), rng).xt for t in grid[:-1]]
@@ -95,11 +110,18 @@ def edit_friendly(
 @declare("dpm-encoder", order=None, needs=Posterior, per_element=True, codes=True, cites=("cycle_diffusion",))
 def dpm_encoder(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
-) -> Generator[Ask, Posterior, Code]:
-    """The code of images x, with the noisy copies drawn as a path: x_s ~ q(x_s | x_t, x0), one after the other.
+) -> Generator[Ask, Posterior, NoiseCode]:
+    """The DPM-Encoder's code of images x: the noisy copies are drawn as a path, one after the other.
 
-    For an exact model and eta = 1 its noise is white but for what the model does not know, E z^2 = 1 + (snr_s -
-    snr_t) C. With a small eta (CycleDiffusion takes 0.1) it is not, and the law of what another model makes of it is
+        x_T ~ q(x_T | x_0)
+        for t = T .. 2:
+            x_{t-1} ~ q(x_{t-1} | x_t, x_0)
+        eps_t = (x_{t-1} - mu_T(x_t, t)) / sigma_t,   t = T .. 1
+        z = x_T + eps_T + ... + eps_1                       # concatenated
+        decode with another model D:  x_{t-1} = mu_D(x_t, t) + sigma_t eps_t     # CycleDiffusion, by `replay`
+
+    For an exact model and eta = 1 the noise is white but for the variance C of the posterior: E z^2 = 1 + (snr_s -
+    snr_t) C. With a small eta (CycleDiffusion takes 0.1) it is not white, and the law of the images of another model is
     wrong.
     Source: Wu & De la Torre, "Unifying diffusion models' latent space", 2022, section 3.
     """
@@ -111,11 +133,9 @@ def dpm_encoder(
 
 def _encoded(
     process: Gaussian, x0: Tensor, grid: Tensor, rng: Rng, eta: float, path: list[Tensor]
-) -> Generator[Ask, Posterior, Code]:
+) -> Generator[Ask, Posterior, NoiseCode]:
     if not 0 < eta <= 1:
-        raise ValueError(
-            f"eta = {eta} was asked for; without fresh noise a step leaves nothing to code: give 0 < eta <= 1"
-        )
+        raise ValueError(f"eta = {eta} was asked for, and a step without fresh noise has no code: give 0 < eta <= 1")
     latents = rng.child("latents")
     noise = []
     path = [*path, x0]
@@ -124,13 +144,13 @@ def _encoded(
         mean, fresh = process.kernel(path[i], _clean(posterior, latents, i), t, s, eta)
         fresh = fresh if s > 0 else 1.0
         noise.append((path[i + 1] - mean) / fresh)
-        # in exact arithmetic the same; in float32 the replay then goes through the very same numbers
+        # equal in exact arithmetic; in float32 the replay then has the very same numbers
         path[i + 1] = mean + fresh * noise[-1]
-    return Code(grid, torch.stack(path[:-1]), torch.stack(noise), eta, latents)
+    return NoiseCode(grid, torch.stack(path[:-1]), torch.stack(noise), eta, latents)
 
 
 def _clean(posterior: Posterior, latents: Rng, i: int) -> Tensor:
-    """The mean; of a belief that is only drawn from, the draw that belongs to this step."""
+    """The mean; for a posterior without one, the draw that belongs to step i."""
     if isinstance(posterior, HasMean):
         return posterior.mean
     return posterior.sample(latents.child(str(i)))
@@ -138,10 +158,13 @@ def _clean(posterior: Posterior, latents: Rng, i: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ColourEdit:
-    """Draws the picture towards a colour while it is replayed: z + strength mask (colour - m), m the mean on [0, 1].
+    """Move the image towards a colour during a replay: z + strength mask (colour - m), m the mean on [0, 1].
 
-    colour, mask : what multiplies with an image [C, H, W]; colour in [0, 1]. strength : of each step. low, high : the
-    logsnr between which it acts.
+    colour : in [0, 1], of a shape that multiplies with an image [C, H, W].
+    mask : the region, of such a shape too.
+    strength : in each step.
+    low, high : the interval of logsnr in which it acts.
+
     Source: the authors' description of colour edits with edit-friendly codes.
     """
 
@@ -157,12 +180,17 @@ class ColourEdit:
         return noise + self.strength * self.mask.to(mean) * (self.colour.to(mean) - (mean + 1) / 2)
 
 
-def replay(code: Code, skip: int = 0, colour_edit: ColourEdit | None = None, rest: bool = True) -> Sampler:
-    """A sampler that takes its noise from a code, and nothing from the rng that it is given.
+def replay(code: NoiseCode, skip: int = 0, colour_edit: ColourEdit | None = None, rest: bool = True) -> Sampler:
+    """A sampler that takes its noise from a code and draws none.
 
-    To be driven from `code.start(skip)` on `code.grid[skip:]`, with the model of the code for the image itself, or
-    with another for an edit (CycleDiffusion where the code is dpm_encoder's). skip : how many of the noisiest steps
-    are left out; the more, the nearer to the image. rest : the last step to t = 0 adds what the first model missed.
+    Run it from `code.start(skip)` on `code.grid[skip:]`: with the model of the code for the image itself, with another
+    model for an edit (for a code of `dpm_encoder` this is CycleDiffusion).
+
+    skip : the number of the noisiest steps that are left out. With more of them the result is nearer to the image.
+    colour_edit : changes the noise of each step.
+    rest : add the last entry of the code in a step to t = 0: the image minus the mean of the first model.
+
+    Raises ValueError, when it runs, for other times than those of the code.
     """
 
     return partial(_replay, code=code, skip=skip, colour_edit=colour_edit, rest=rest)
@@ -174,7 +202,7 @@ def _replay(
     x: Tensor,
     grid: Tensor,
     rng: Rng,
-    code: Code,
+    code: NoiseCode,
     skip: int,
     colour_edit: ColourEdit | None,
     rest: bool,
@@ -196,17 +224,19 @@ def _replay(
 
 @declare("ddim-inversion", order=1, needs=Posterior, per_element=True, codes=True, cites=("ddim",))
 def ddim_inversion(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
-    """x at grid[0] that `ddim` would lead near the images x from: its steps taken backwards, each with the mean
-    before it.
+    """Run the steps of `ddim` backwards: x at grid[0] from which `ddim` leads near the images x.
 
-    grid falls, as for any sampler. What editing was done with before codes; its error is of first order, and grows
-    with guidance.
+        x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) mean(x_t),   t < s,
+
+    each step with the mean at its beginning. grid falls, as for any sampler.
+
+    It is of first order, and its error grows with guidance. Editing used it before there were codes.
     Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, section 4.3.
     """
     clean = x
     for t, s in pairwise(grid.flip(0).tolist()):
         if t == 0:
-            # nothing is said of a clean image: the first step stands at its end
+            # a denoiser says nothing of a clean image, so that the first step takes the mean at its end
             alpha = column(process.alpha(s), clean)
             x = alpha * clean
             mean = _clean((yield Ask(grid.new_tensor(s), x)), rng, 0)

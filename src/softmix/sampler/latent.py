@@ -1,4 +1,4 @@
-"""The Gaussian code of a stochastic sampler as what is looked for."""
+"""Images as a function of the Gaussian code of a stochastic sampler, and guidance by a walk in the code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..process import unframed
 from ..rng import Rng
 from ..shape import column
 from .drive import drive, finish
-from .invert import Code, replay
+from .invert import NoiseCode, replay
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
 
-Energy = Callable[[Tensor], Tensor]
+EnergyFunction = Callable[[Tensor], Tensor]
 
 
 def decoded(
@@ -29,23 +29,29 @@ def decoded(
     cond: Cond | Tensor | None = None,
     latents: Rng | None = None,
 ) -> Tensor:
-    """G(z): the image that the sampler makes of x_T = sigma_T z_0 and the noises z_1, z_2, ... of its steps.
+    """G(z): the image that the sampler makes of x_T = sigma_T z_0 and of the noises z_1, z_2, ... of its steps.
 
-    z [B, n, *shape], white; the step to t = 0 has no noise. Differentiable in z, unless within `torch.no_grad()`.
-    latents : for beliefs without a mean, the rng of the items; by default of items 0, 1, ...
+    denoiser : the model.
+    z : white noise, [B, n, *shape]. The step to t = 0 has no noise.
+    grid : falling times, [n + 1].
+    eta : the share of fresh noise in a step, above 0 to 1.
+    cond : the conditions, [B].
+    latents : for posteriors without a mean, the rng of the items; by default of items 0, 1, ...
+
+    Returns the images, [B, *shape]. They are differentiable in z, unless inside `torch.no_grad()`.
     """
     process = unframed(denoiser.process, "a code")
     start = column(process.sigma(grid[0]), z[:, 0]) * z[:, 0]
     noise = [*z[:, 1:].unbind(1), torch.zeros_like(start)]
-    # only where a replay begins is looked at, and it begins at the beginning
-    code = Code(grid, start[None], torch.stack(noise), eta, latents or Rng(0, len(z), "latents", z.device))
+    # a replay reads the first x of the path alone
+    code = NoiseCode(grid, start[None], torch.stack(noise), eta, latents or Rng(0, len(z), "latents", z.device))
     wanted = torch.is_grad_enabled()
     return finish(drive(denoiser, replay(code, rest=False), start, grid, Rng(0, len(z)), cond, gradients=wanted))
 
 
 def steered(
     denoiser: Denoiser,
-    energy: Energy,
+    energy: EnergyFunction,
     shape: tuple[int, ...],
     grid: Tensor,
     rng: Rng,
@@ -55,13 +61,23 @@ def steered(
     cond: Cond | Tensor | None = None,
     look: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Images from p(z) exp(-E(G(z))): guidance by any function of the image, without a word to the sampler.
+    """Draw images from p(z) exp(-E(G(z))): guidance by any function of the image.
 
-    Langevin's walk in the code, z <- z - (h / 2) grad U + sqrt(h) n with U = |z|^2 / 2 + E(G(z)), for `steps` steps of
-    size h. energy : images [B, *shape] -> one number each; with E = -log p(y | x) the images are from the posterior
-    given y, and any weight on E tempers it. The walk needs h below 4 / the steepest curvature of U; with E = 0 each
-    number has variance 1 / (1 - h / 4) and forgets in 2 / h steps. Every step runs the whole sampler forwards and
-    back: take a grid of few steps. look : sees the number of the step and the images.
+    A Langevin walk in the code, with U = |z|^2 / 2 + E(G(z)):
+
+        z^(0) ~ N(0, I)
+        z^(k+1) = z^(k) - (h / 2) grad U(z^(k)) + sqrt(h) n^(k),   n^(k) ~ N(0, I)
+        x = G(z^(steps))
+
+    energy : E, from images [B, *shape] to [B]. With E = -log p(y | x) the images are from the posterior given y. A
+        weight on E tempers it.
+    shape : of one item.
+    grid : the falling times of the sampler. Take few: every step of the walk runs the sampler forwards and back.
+    steps : of the walk.
+    size : h. It must be below 4 / the largest curvature of U. With E = 0 each number has variance 1 / (1 - h / 4), and
+        the walk forgets its start in 2 / h steps.
+    look : is called with the number of the step and the images.
+
     Source: Wu & De la Torre, "Unifying diffusion models' latent space", 2022, section 3.4; the walk from their code.
     """
     n = len(grid) - 1

@@ -1,4 +1,4 @@
-"""Pseudo numerical methods, which combine estimates of the noise and then take DDIM's step."""
+"""Pseudo numerical methods (PNDM): they combine estimates of the noise and take the step of DDIM with the result."""
 
 from __future__ import annotations
 
@@ -17,36 +17,41 @@ from ..shape import column
 from .average import averaged
 from .contract import Ask, declare
 
-Asking = Generator[Ask, Posterior, Tensor]
-Estimate = Callable[[Tensor, Tensor, Tensor], Tensor]
-Move = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-# how many times the share of the signal may grow in a step of estimates of the noise: 9 times where four steps go
-# through all of DDPM's chain, 15 where one goes through Stable Diffusion's, and 32 to 3000 in the first of a cosine's
-MOST = 16.0
+SamplerRun = Generator[Ask, Posterior, Tensor]
+# (x, mean, t) -> the quantity that is combined
+QuantityFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (x, mean or quantity, t, s) -> x at s
+StepFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# The largest growth of the signal's share in a step by estimates of the noise. It is 9 in four steps over all of DDPM's
+# chain, 15 in one step over that of Stable Diffusion, and 32 to 3000 in the first step of a cosine schedule.
+MAX_SIGNAL_GROWTH = 16.0
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What Adams' rule combines, and what it does with it.
+class LinearMultistep:
+    """The quantity that an Adams-Bashforth rule combines, and the steps that it takes.
 
-    places : its clock at the times of the grid. estimate : of x, a mean and t, the quantity that is combined. move :
-    from x by a combined one. leap : from x by the mean alone. leaps : which steps are taken so; the rule is begun anew
-    after them.
+    clock : the clock of the rule at the times of the grid, falling.
+    quantity : the quantity, from x, the mean and t.
+    step : the step by a combined quantity.
+    mean_step : the step by the mean alone.
+    by_mean : whether each step is taken by the mean alone. The rule starts anew after such a step.
     """
 
-    places: list[float]
-    estimate: Estimate
-    move: Move
-    leap: Move
-    leaps: list[bool]
+    clock: list[float]
+    quantity: QuantityFunction
+    step: StepFunction
+    mean_step: StepFunction
+    by_mean: list[bool]
 
 
 def chain(process: Gaussian, n: int) -> Tensor:
-    """The noise levels that the paper's n - 1 steps visit in DDPM's chain of 1000 (Ho et al. 2020): 1002 - s, ...,
-    2 + s, 2, 1 with s = 1000 / (n - 1), then clean. With n = 51 that is 982, ..., 22, 2, 1.
+    """The noise levels of the paper: its n - 1 steps in DDPM's chain of 1000 (Ho et al. 2020), then clean.
 
-    Straight from 22 to 1 would be by far the longest step in log(sigma / alpha). A process that ends with more signal
-    than 1002 - s has begins at its end. Below three steps there is no chain: these are uniform in t.
+    They are 1002 - s, ..., 2 + s, 2, 1 with s = 1000 / (n - 1). With n = 51 that is 982, ..., 22, 2, 1.
+
+    A step straight from 22 to 1 would be by far the longest in log(sigma / alpha). A process that ends with more signal
+    than level 1002 - s begins at its own end. Below three steps there is no chain; the times are uniform in t.
     """
     if n < 3:
         return uniform(process, n)
@@ -62,13 +67,24 @@ def chain(process: Gaussian, n: int) -> Tensor:
 @declare(
     "plms", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True, cites=("pndm",)
 )
-def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -> Asking:
-    """Pseudo linear multistep: DDIM's step with the noise that Adams' and Bashforth's rule makes of the last four
-    estimates, begun by improved Euler. What Stable Diffusion was first sampled with (diffusers' `skip_prk_steps`).
+def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -> SamplerRun:
+    """Pseudo linear multistep: the step of DDIM with an Adams-Bashforth combination of the last estimates of the noise.
 
-    A last step to t = 0 is DDIM's, and so is one in which the signal grows more than 16 times, as a cosine schedule
-    begins: combinations of the noise say nothing there. order : of the rule; 2 is the paper's S-PNDM. The rule averages
-    the noise over the steps where the ODE wants it over sigma / alpha, so that the whole is of second order for any.
+    With phi(x, e, t, s) for the step of DDIM with the noise e, and delta for a step of the grid:
+
+        e_t = eps_theta(x_t, t)
+        first step:  e_t' = (e_t + eps_theta(phi(x_t, e_t, t, t - delta), t - delta)) / 2      # improved Euler
+        PLMS:        e_t' = (55 e_t - 59 e_{t+delta} + 37 e_{t+2delta} - 9 e_{t+3delta}) / 24
+        x_{t-delta} = phi(x_t, e_t', t, t - delta)
+
+    The second and third step take the rules of order 2 and 3.
+
+    order : of the rule. With 2 it is S-PNDM.
+
+    A last step to t = 0 takes the mean, and so does a step in which the signal grows more than 16 times, as a cosine
+    schedule begins: there a combination of noises means nothing. The rule averages the noise over the number of the
+    step, while the ODE needs the average over sigma / alpha. So the whole is of second order for any order of the rule.
+    Stable Diffusion was first sampled with it (diffusers' `skip_prk_steps`). Take it with 20 steps and more.
     Source: Liu et al., "Pseudo numerical methods for diffusion models on manifolds", ICLR 2022, section 3.
     """
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "plms", order, _euler))
@@ -77,8 +93,8 @@ def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -
 @declare(
     "s-pndm", order=2, evaluations=lambda n: n + min(n - 1, 1), grid=chain, least=4, per_element=True, cites=("pndm",)
 )
-def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
-    """S-PNDM: `plms` through two estimates.
+def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> SamplerRun:
+    """S-PNDM: `plms` with two estimates, e_t' = (3 e_t - e_{t+delta}) / 2.
 
     Source: Liu et al., "Pseudo numerical methods for diffusion models on manifolds", ICLR 2022, section 3.
     """
@@ -94,118 +110,133 @@ def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
     per_element=True,
     cites=("pndm",),
 )
-def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
-    """F-PNDM: pseudo Runge-Kutta for three steps, four estimates each, then pseudo linear multistep through four.
+def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> SamplerRun:
+    """F-PNDM: three steps of pseudo Runge-Kutta (PRK), with four estimates each, then pseudo linear multistep (PLMS).
 
-    Below some 20 steps it loses to DDIM at equal evaluations. Steps in which the signal grows more than 16 times are
-    DDIM's, as in `plms`.
+        for the first three t:                             # PRK
+            e_1 = eps_theta(x_t, t)
+            x_1 = phi(x_t, e_1, t, t - delta/2);   e_2 = eps_theta(x_1, t - delta/2)
+            x_2 = phi(x_t, e_2, t, t - delta/2);   e_3 = eps_theta(x_2, t - delta/2)
+            x_3 = phi(x_t, e_3, t, t - delta);     e_4 = eps_theta(x_3, t - delta)
+            x_{t-delta} = phi(x_t, (e_1 + 2 e_2 + 2 e_3 + e_4) / 6, t, t - delta)
+        for the other t:                                   # PLMS
+            e_t' = (55 e_t - 59 e_{t+delta} + 37 e_{t+2delta} - 9 e_{t+3delta}) / 24
+            x_{t-delta} = phi(x_t, e_t', t, t - delta)
+
+    Below some 20 steps it loses to DDIM at equal evaluations. A step in which the signal grows more than 16 times is
+    taken by the mean, as in `plms`.
     Source: Liu et al., "Pseudo numerical methods for diffusion models on manifolds", ICLR 2022, algorithm 2.
     """
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "f-pndm", 4, _runge_kutta))
 
 
 @declare("fon", order=4, evaluations=lambda n: n + 3 * min(n - 1, 3), least=20, per_element=True, cites=("pndm",))
-def fon(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Asking:
-    """The classical fourth-order rule that PNDM is set against: Adams and Bashforth, begun by Runge and Kutta, on
+def fon(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> SamplerRun:
+    """The classical fourth-order rule, the baseline of PNDM: Adams-Bashforth, started by Runge-Kutta, on
 
         dx/dt = alpha' mean + sigma' noise.
 
-    The authors' control takes differences over one of a thousand steps for the derivative, and stops at their
-    error; this takes the derivative.
+    The authors take differences over one of a thousand steps for the derivative, and their error is that of these
+    differences. Here the derivative is exact.
+    Raises ValueError for a time without signal.
     Source: Liu et al., ICLR 2022, "FON".
     """
 
     def velocity(x: Tensor, mean: Tensor, t: Tensor) -> Tensor:
         if not (process.alpha(t) > 0).all():
             raise ValueError(
-                "fon reckons with the slope of alpha, which is infinite at a time without any signal (zero terminal "
-                "SNR): begin later, or take plms or adams"
+                "fon needs the slope of alpha, which is infinite at a time without any signal (zero terminal SNR): "
+                "begin later, or take plms or adams"
             )
         alpha, sigma = process.rates(t)
         return column(alpha, x) * mean + column(sigma, x) * _noise(process, x, mean, t)
 
-    def move(x: Tensor, change: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def step(x: Tensor, change: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return x + column(s - t, x) * change
 
-    def leap(x: Tensor, mean: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def mean_step(x: Tensor, mean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return process.bridge(x, mean, t, s, rng, eta=0)
 
-    terms = Terms(grid.tolist(), velocity, move, leap, [False] * (len(grid) - 1))
-    return (yield from _linear(x, grid, terms, "fon", 4, _runge_kutta))
+    rule = LinearMultistep(grid.tolist(), velocity, step, mean_step, [False] * (len(grid) - 1))
+    return (yield from _linear(x, grid, rule, "fon", 4, _runge_kutta))
 
 
-def _pseudo(process: Gaussian, grid: Tensor, rng: Rng) -> Terms:
-    """The estimate is of the noise, and a move by it is DDIM's. The rule's own clock is the number of the step."""
+def _pseudo(process: Gaussian, grid: Tensor, rng: Rng) -> LinearMultistep:
+    """The quantity is the noise, a step by it is that of DDIM, and the clock is the number of the step."""
 
-    def leap(x: Tensor, mean: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def mean_step(x: Tensor, mean: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return process.bridge(x, mean, t, s, rng, eta=0)
 
-    def move(x: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return leap(x, (x - column(process.sigma(t), x) * noise) / column(process.alpha(t), x), t, s)
+    def step(x: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return mean_step(x, (x - column(process.sigma(t), x) * noise) / column(process.alpha(t), x), t, s)
 
-    return Terms([-float(i) for i in range(len(grid))], partial(_noise, process), move, leap, _steep(process, grid))
+    clock = [-float(i) for i in range(len(grid))]
+    return LinearMultistep(clock, partial(_noise, process), step, mean_step, _signal_grows_too_much(process, grid))
 
 
-def _steep(process: Gaussian, grid: Tensor) -> list[bool]:
-    """Over which steps the share of the signal, alpha / sqrt(alpha^2 + sigma^2), grows more than `MOST` times, of any
-    element.
+def _signal_grows_too_much(process: Gaussian, grid: Tensor) -> list[bool]:
+    """Whether the share of the signal, alpha / sqrt(alpha^2 + sigma^2), grows over `MAX_SIGNAL_GROWTH` times in a step.
 
-    There the noise at the end differs from that at the beginning by some of the signal at the end, so that a
-    combination of the two is wrong by as many images as the share grows times. A cosine schedule begins so, and one
-    that begins without signal too.
+    One element is enough. In such a step the noise at the end differs from that at the beginning by a part of the
+    signal at the end. A combination of the two is then wrong by as many images as the share grows times. Schedules that
+    begin without signal, and cosine schedules, have such a first step.
     """
     share = torch.sigmoid(process.element_logsnr(grid)).sqrt()
-    steep = (share[1:] > MOST * share[:-1]) | (process.alpha(grid[:-1]) == 0)
-    return steep.reshape(len(steep), -1).any(1).tolist()
+    grows = (share[1:] > MAX_SIGNAL_GROWTH * share[:-1]) | (process.alpha(grid[:-1]) == 0)
+    return grows.reshape(len(grows), -1).any(1).tolist()
 
 
 def _noise(process: Gaussian, x: Tensor, mean: Tensor, t: Tensor) -> Tensor:
     return (x - column(process.alpha(t), x) * mean) / column(process.sigma(t), x)
 
 
-def _linear(x: Tensor, grid: Tensor, terms: Terms, who: str, order: int, begin: Callable[..., Asking]) -> Asking:
-    """Adams' and Bashforth's rule through the last `order` estimates, in the clock that falls as `terms.places`.
+def _linear(
+    x: Tensor, grid: Tensor, rule: LinearMultistep, who: str, order: int, start: Callable[..., SamplerRun]
+) -> SamplerRun:
+    """An Adams-Bashforth rule through the last `order` quantities, in the clock of `rule`.
 
-    `begin` makes the first steps, and the first after one that is taken by the mean alone; one to t = 0 goes to the
-    mean.
+    `start` makes the first steps, and the first steps after one by the mean alone. A step to t = 0 goes to the mean.
     """
     known: list[Tensor] = []
-    places, made = terms.places, 0
+    clock, done = rule.clock, 0
 
-    def ask(x: Tensor, t: Tensor) -> Asking:
-        return terms.estimate(x, need((yield Ask(t, x)), HasMean, who).mean, t)
+    def ask(x: Tensor, t: Tensor) -> SamplerRun:
+        return rule.quantity(x, need((yield Ask(t, x)), HasMean, who).mean, t)
 
     for i, (t, s) in enumerate(pairwise(grid)):
         mean = need((yield Ask(t, x)), HasMean, who).mean
         if s == 0:
             return mean
-        if terms.leaps[i]:
-            x, known, made = terms.leap(x, mean, t, s), [], 0
+        if rule.by_mean[i]:
+            x, known, done = rule.mean_step(x, mean, t, s), [], 0
             continue
-        first = terms.estimate(x, mean, t)
+        first = rule.quantity(x, mean, t)
         known = [*known, first][-order:]
-        if made < BEGINNING[begin]:
-            change = yield from begin(ask, terms.move, x, first, t, s)
+        if done < STARTING_STEPS[start]:
+            change = yield from start(ask, rule.step, x, first, t, s)
         else:
             count = len(known)
-            nodes = [places[i] - at for at in places[i + 1 - count : i + 1]]
-            change = averaged(known, nodes, places[i] - places[i + 1], rate=0.0)
-        x, made = terms.move(x, change, t, s), made + 1
+            nodes = [clock[i] - at for at in clock[i + 1 - count : i + 1]]
+            change = averaged(known, nodes, clock[i] - clock[i + 1], rate=0.0)
+        x, done = rule.step(x, change, t, s), done + 1
     return x
 
 
-def _euler(ask: Callable[..., Asking], move: Move, x: Tensor, first: Tensor, t: Tensor, s: Tensor) -> Asking:
-    there = yield from ask(move(x, first, t, s), s)
-    return (first + there) / 2
+def _euler(
+    ask: Callable[..., SamplerRun], step: StepFunction, x: Tensor, first: Tensor, t: Tensor, s: Tensor
+) -> SamplerRun:
+    second = yield from ask(step(x, first, t, s), s)
+    return (first + second) / 2
 
 
-def _runge_kutta(ask: Callable[..., Asking], move: Move, x: Tensor, first: Tensor, t: Tensor, s: Tensor) -> Asking:
-    half = (t + s) / 2
-    second = yield from ask(move(x, first, t, half), half)
-    third = yield from ask(move(x, second, t, half), half)
-    fourth = yield from ask(move(x, third, t, s), s)
+def _runge_kutta(
+    ask: Callable[..., SamplerRun], step: StepFunction, x: Tensor, first: Tensor, t: Tensor, s: Tensor
+) -> SamplerRun:
+    middle = (t + s) / 2
+    second = yield from ask(step(x, first, t, middle), middle)
+    third = yield from ask(step(x, second, t, middle), middle)
+    fourth = yield from ask(step(x, third, t, s), s)
     return (first + 2 * second + 2 * third + fourth) / 6
 
 
-# how many steps a beginning makes
-BEGINNING: dict[Callable[..., Asking], int] = {_euler: 1, _runge_kutta: 3}
+STARTING_STEPS: dict[Callable[..., SamplerRun], int] = {_euler: 1, _runge_kutta: 3}

@@ -1,40 +1,37 @@
-"""Where to start. Laws of x at a time when something is known of the image already.
+"""Starts: laws of x at a time t < 1, for sampling that does not begin at pure noise.
 
-A start is a function (process, shape, t, rng) -> x [*shape] at time t, for `sample(..., start=..., at=t)`, which calls
-it once, for all items.
+A start is a function (process, shape, t, rng) -> x [*shape] at time t. `sample(..., start=..., at=t)` calls it once,
+for all items.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..cond import Cond
 from ..denoiser.exact import gaussian_flow
-from ..posterior import HasMean, need
 from ..process import Gaussian, one_clock
 from ..rng import Rng
-from ..shape import take
-
-if TYPE_CHECKING:
-    from ..denoiser import Denoiser
+from .transport import assigned, fit_heights, shares
 
 
 class Start(Protocol):
-    """x at time t, as if it came from a forward process."""
+    """Draws x at time t, with the noise level of a forward process."""
 
     def __call__(self, process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor: ...
 
 
 def noised(x0: Tensor | Callable[[int, Rng], Tensor]) -> Start:
-    """x_t = alpha_t x0 + sigma_t z for a first estimate x0 [B, ...] or [1, ...], or for draws x0(n, rng) of a law.
+    """Start from a noised estimate, or from noised draws of a law: x_t = alpha_t x0 + sigma_t z.
 
-    With a reconstruction for x0 it is Come-Closer-Diffuse-Faster's start (and SDEdit's); with draws of a law that is
-    fitted to the data, the auxiliary start that lets the diffusion time be short.
+    x0 : a first estimate, [B, ...] or [1, ...]; or a function (n, rng) that draws n items of a law.
+
+    With a reconstruction for x0 it is the start of Come-Closer-Diffuse-Faster and of SDEdit. With draws of a law that
+    is fitted to the data it is the auxiliary start that permits a short diffusion time.
+    Raises ValueError for a number of estimates that is neither 1 nor the number of items.
     Source: Chung, Sim & Ye, "Come-closer-diffuse-faster", CVPR 2022; Franzese et al., "How much is enough?", Entropy
     2023.
     """
@@ -54,17 +51,23 @@ def noised(x0: Tensor | Callable[[int, Rng], Tensor]) -> Start:
 
 
 def contraction(process: Gaussian, t: float, s: float = 0.0, variance: float | None = None) -> float:
-    """What ancestral steps from t to s, however many, leave of an error of x_t, with the same noise on both sides.
+    """The factor by which ancestral steps from t to s shrink an error of x_t, for any number of steps.
+
+    Two runs have the same noise. Their distance at s is the factor times their distance at t. Of a model that knows x0,
+    as in the paper, it is
 
         kept = sigma_s^2 alpha_t / (sigma_t^2 alpha_s)
 
-    of a model that knows x0, as in the paper, and of one that knows the mean of Gaussian data
+    and of a model that knows the mean of Gaussian data, in a direction of variance l,
 
         kept + (alpha_s - kept alpha_t) alpha_t l / (alpha_t^2 l + sigma_t^2)
 
-    in a direction in which they have variance l = `variance`. An error of a first estimate x0' comes to alpha_t
-    times this. Above 1 it grows. Projections onto measurements only make it smaller.
-    Source: Chung, Sim & Ye, CVPR 2022, theorem 1, with the factors of independent noise left out.
+    t, s : times, s < t.
+    variance : l, or None for a model that knows x0.
+
+    An error of a first estimate x0' comes to alpha_t times this. Above 1 the error grows. Projections onto measurements
+    only shrink it.
+    Source: Chung, Sim & Ye, CVPR 2022, theorem 1, without the factors of independent noise.
     """
     process = one_clock(process, "contraction")
     alpha_t, sigma_t, alpha_s, sigma_s = (float(part(at)) for at in (t, s) for part in (process.alpha, process.sigma))
@@ -75,49 +78,14 @@ def contraction(process: Gaussian, t: float, s: float = 0.0, variance: float | N
     return kept + clean * alpha_t * variance / (alpha_t**2 * variance + sigma_t**2)
 
 
-def where_to_start(
-    denoiser: Denoiser,
-    start: Denoiser,
-    x0: Tensor,
-    rng: Rng,
-    logsnr: Tensor,
-    cond: Cond | Tensor | None = None,
-    batch: int = 256,
-) -> Tensor:
-    """How many nats of the bound on log p a start at each of these rising logsnr is worth, next to one at the last.
-
-        gain(a) = 1/2 int_a^last (mse_start - mse_denoiser) d snr
-
-    for held-out data x0 [B, ...]: the bound on log p of a model that begins at logsnr a with a law whose own denoiser
-    is `start` (for N(m, C), `wiener`; for pure noise of a VP process, alpha x). What no denoiser can know cancels, so
-    that the best diffusion time is where this is largest: where the network stops being the better of the two.
-    Source: Franzese et al., "How much is enough?", Entropy 2023, for the trade-off; the integral is the I-MMSE
-    relation.
-    """
-    process = one_clock(denoiser.process, "where_to_start")
-    apart = []
-    for level in logsnr.tolist():
-        t, total = float(process.time(level)), 0.0
-        for low in range(0, len(x0), batch):
-            rows = slice(low, low + batch)
-            xt = process.noise(x0[rows], t, rng.take(rows)).xt
-            told = take(cond, rows)
-            with torch.no_grad():
-                means = [need(each(xt, t, told), HasMean, "where_to_start").mean for each in (start, denoiser)]
-            wrong = [(mean - x0[rows]).double().square().sum() for mean in means]
-            total += float(wrong[0] - wrong[1])
-        apart.append(total / len(x0))
-    # in logsnr: d snr = snr d logsnr
-    height = torch.tensor(apart, dtype=torch.float64) * logsnr.double().exp() / 2
-    parts = torch.cumulative_trapezoid(height, logsnr.double())
-    return parts[-1] - torch.cat([parts.new_zeros(1), parts])
-
-
 class GaussianFit:
-    """The Gaussian N(m, U diag(l) U^T) of a data set's first two moments: its flow in closed form, and draws.
+    """The Gaussian N(m, U diag(l) U^T) of the first two moments of data: its flow in closed form, and draws.
 
-    A learned flow follows it while noise is high: the outline, in the order of the variances l, and details later. As
-    a `Start` it takes pure noise to time t in no evaluations (teleportation).
+    mean : m, [D].
+    covariance : U diag(l) U^T, [D, D].
+
+    A learned flow follows it while noise is high: first the outline, in the order of the variances l, then details. As
+    a `Start` it takes pure noise to time t at no evaluation (teleportation).
     Source: Wang & Vastola, "Diffusion models generate images like painters", 2023, and "The unreasonable
     effectiveness of Gaussian score approximation", TMLR 2024.
     """
@@ -129,26 +97,25 @@ class GaussianFit:
 
     @classmethod
     def of(cls, x0: Tensor) -> GaussianFit:
-        """Of data [N, ...]."""
+        """Fit it to data [N, ...]."""
         flat = x0.flatten(1).double()
         return cls(flat.mean(0), torch.cov(flat.T, correction=0))
 
     def flow(self, process: Gaussian, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
-        """From x [B, ...] at time t to time s."""
-        process = one_clock(process, "an GaussianFit")
+        """Follow the probability-flow ODE of this Gaussian from x [B, ...] at time t to time s."""
+        process = one_clock(process, "a GaussianFit")
         mean, variances, vectors = (part.to(x.device) for part in (self.mean, self.variances, self.vectors))
         moved = gaussian_flow(process, mean, variances, vectors, x.flatten(1).double(), t, s)
         return moved.reshape(x.shape).to(x.dtype)
 
     def draw(self, n: int, rng: Rng) -> Tensor:
-        """n draws, [n, D]: what `noised` takes."""
+        """Draw n items, [n, D]; `noised` takes this function."""
         z = rng.normal((n, len(self.mean)), torch.float64)
         return self.mean.to(z) + (z * self.variances.sqrt().to(z)) @ self.vectors.mT.to(z)
 
     def divergence(self, process: Gaussian, t: float) -> float:
-        """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, sigma_1^2)) in nats: what starting from pure noise at t gives
-        away."""
-        process = one_clock(process, "an GaussianFit")
+        """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, sigma_1^2)) in nats: the loss of a start from pure noise at t."""
+        process = one_clock(process, "a GaussianFit")
         alpha, total = float(process.alpha(t)), float(process.sigma(1.0)) ** 2
         spread = (alpha**2 * self.variances + process.sigma(t) ** 2) / total
         shift = alpha**2 * float(self.mean.square().sum()) / total
@@ -159,14 +126,18 @@ class GaussianFit:
 
 
 class SemiDiscreteOT:
-    """DPM-OT's start: the semi-discrete optimal map from noise to stored targets, then noise of the level that is left.
+    """The start of DPM-OT: the optimal map from noise to stored targets, then noise of the level t.
 
-    T(z) = y_j with j = argmax <z, y_j> + h_j for uniform z: the map from noise to `targets` [N, ...] that moves the
-    least, each target with a share of 1 / N. h is found by stochastic descent (`fit`). At time t it gives alpha_t T(z)
-    + sigma_t noise.
+        T(z) = y_j,  j = argmax <z, y_j> + h_j,  z uniform,    x_t = alpha_t T(z) + sigma_t noise.
 
-    By construction the law of T(z) is uniform over the targets, whatever the map: `shuffled` draws the index alone,
-    and is the control. Nothing can be drawn that was not stored.
+    With fitted heights h (`fit`) each target has a share of 1/N, and no map of these shares moves the noise less.
+
+    targets : y, [N, ...].
+    h : the heights, [N]; by default 0.
+    shuffled : draw the index j uniformly. This is the control: for any map with equal shares T(z) is uniform over the
+        targets.
+
+    Only stored targets can be drawn.
     Source: Li et al., "DPM-OT", ICCV 2023; Gu et al., "Variational principles for Minkowski type problems", 2016.
     """
 
@@ -177,41 +148,28 @@ class SemiDiscreteOT:
         self.shuffled = shuffled
 
     def index(self, z: Tensor) -> Tensor:
-        """Which target each noise [B, D] goes to."""
-        flat, h = self.flat.T.to(z.device), self.h.to(z.device)
-        return torch.cat([(part @ flat + h).argmax(1) for part in z.split(1024)])
+        """The index of the target of each noise z [B, D]."""
+        return assigned(z, self.flat, self.h)
 
     def shares(self, rng: Rng, draws: int) -> Tensor:
-        """What part of uniform noise goes to each target, [N], by `draws` of it. rng serves one item."""
-        z = rng.uniform((1, draws * self.flat.shape[1])).reshape(draws, -1)
-        return torch.bincount(self.index(z), minlength=len(self.h)).to(self.h) / draws
+        """The share of uniform noise that goes to each target, [N], from `draws` noises. rng : of one item."""
+        return shares(self.flat, self.h, rng, draws)
 
     def fit(self, rng: Rng, steps: int = 1500, draws: int = 2000, rate: float = 0.1) -> SemiDiscreteOT:
-        """h by Adam on the convex energy E max_j(<z, y_j> + h_j) - mean h, whose gradient is shares - 1 / N.
-
-        The noise of the shares, sqrt(1 / draws) in norm, is the floor of what can be reached; the rate falls to 0.
-        """
-        h = torch.nn.Parameter(self.h.clone())
-        optimiser = torch.optim.Adam([h], rate)
-        fall = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 0.5 * (1 + math.cos(math.pi * k / steps)))
-        road = SemiDiscreteOT(self.targets, h.detach(), self.shuffled)
-        for _ in range(steps):
-            h.grad = road.shares(rng, draws) - 1 / len(h)
-            optimiser.step()
-            fall.step()
-            with torch.no_grad():
-                h.sub_(h.mean())
-        return road
+        """The same targets with fitted heights; see `transport.fit_heights` for the parameters."""
+        return SemiDiscreteOT(self.targets, fit_heights(self.flat, self.h, rng, steps, draws, rate), self.shuffled)
 
     def __call__(self, process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
         return process.noise(self.drawn(process, shape, t, rng), t, rng).xt
 
     def drawn(self, process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
-        """T(z) as it is, [*shape]: the authors' own start, whose targets are stored with noise of the level t, once and
-        for all. A sampler without noise then makes as many different images as there are targets."""
+        """T(z) without noise, [*shape].
+
+        It is the start of the authors: their targets are stored with noise of the level t, once and for all. A sampler
+        without noise then makes only as many different images as there are targets.
+        """
         if self.shuffled:
             chosen = rng.integers(len(self.h), (shape[0], 1))[:, 0]
         else:
             chosen = self.index(rng.uniform((shape[0], self.flat.shape[1])))
-        there = self.targets.to(chosen.device)[chosen].reshape(*shape)
-        return there.to(torch.get_default_dtype())
+        return self.targets.to(chosen.device)[chosen].reshape(*shape).to(torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""DPM-Solver-v3, whose parameterisation is fitted to the model that it solves."""
+"""DPM-Solver-v3: the exponential step in a parameterisation fitted to the model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Corrector = Literal["no", "full", "published", "pseudo"]
 Differences = Literal["exact", "pseudo"]
 
 
-def measured(process: Gaussian, n: int) -> Tensor:
-    """As `few`, but begun where statistics do, at a logsnr of -8.8: a first step from t = 1 is one without them."""
+def statistics_grid(process: Gaussian, n: int) -> Tensor:
+    """The grid `few`, begun at a logsnr of -8.8, at which statistics begin: a first step from t = 1 has none."""
     if n < 2:
         return uniform(process, n)
     first = max(-8.8, float(process.logsnr(1.0)))
     return even_logsnr(process, n, first, max(min(6.0, n), first + 1))
 
 
-@declare("dpm-solver-v3", order=2, grid=measured, cites=("dpm_solver_v3",))
+@declare("dpm-solver-v3", order=2, grid=statistics_grid, cites=("dpm_solver_v3",))
 def dpm_solver_v3(
     process: Gaussian,
     x: Tensor,
@@ -43,29 +43,40 @@ def dpm_solver_v3(
     corrects: Corrector = "no",
     differences: Differences = "exact",
 ) -> Generator[Ask, Posterior, Tensor]:
-    """DPM-Solver-v3: the exponential step in the parameterisation that a model's statistics make the straightest.
+    """DPM-Solver-v3: the exponential step in the parameterisation in which the model is most nearly linear.
 
-    With f = (1 - l) x / alpha - D and integrals from the present time on, L of l, S of s, B of e^-S b,
+    With the statistics l, s, b of the model and lambda = log(alpha / sigma), in the symbols of the paper:
 
-        x_s = (alpha_s / alpha_t) e^-L x_t - alpha_s e^-L int e^(L + S) (B + g) du,
+        f_theta(x, lambda) = (sigma eps_theta - l x) / alpha = (1 - l) x / alpha - x_theta
+        A = e^{-int l},   E = e^{int (l + s)},   B = int e^{-int s} b        # integrals from lambda_{i-1} to lambda
+        g_theta = e^{-int s} f_theta - B
 
-    exact if g = e^-S f - B is known; g is the polynomial through the newest `order` times. Without statistics l = 1 and
-    s = b = 0, which is the exponential rule for means, DPM-Solver++'s with exact integrals; so too before the first of
-    the statistics' levels, so that a grid that begins there gains most.
+        predictor: g_k = g_theta at the newest n times, g the polynomial through them
+        x_i = alpha_i A (x_{i-1} / alpha_{i-1} - int E (B + g) dlambda)
+        evaluate f_theta(x_i, lambda_i)
+        corrector: the same with lambda_i among the times
+        x_i^c goes on; f_theta keeps its value
 
-    corrects : take each step again when the mean at its end is known. "full": by the polynomial through the `order`
-    times and the new one, which raises the order by one. "published": the authors' corrector, through as many times as
-    the step was made from, the new one among them; the first step is left as it was. "pseudo": their other, through
-    all of them, with pseudo differences.
-    differences : of the predictor. "pseudo": the authors' for 5 steps and fewer, a series in u with divided differences
-    in the place of derivatives; of order 2 at most. As a predictor of order 2 it is the exact one.
-    Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16 and appendix B; the correctors and pseudo
-    differences as their code has them.
+    The step is exact for a known g. Without statistics l = 1 and s = b = 0: that is the exponential rule for means,
+    DPM-Solver++ with exact integrals. Before the first level of the statistics it is so too, so that a grid that begins
+    there gains most.
+
+    statistics : of the model, from `softmix.info.fit_statistics` or `softmix statistics RUN`.
+    order : the number n of times of the predictor.
+    corrects : "no"; "full", through the `order` times and the new one, which raises the order by one; "published", the
+        corrector of the authors, through as many times as the predictor had, with the new one among them, and not in
+        the first step; "pseudo", their other one, through all of them, with pseudo differences.
+    differences : of the predictor. "pseudo" is that of the authors for 5 steps and fewer: a series in u with divided
+        differences in the place of derivatives; of order 2 at most. For order 2 it equals "exact".
+
+    Raises SamplerError for other values.
+    Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 4 to 16, algorithm 3 and appendix B; correctors and
+    pseudo differences from their code.
     """
     if corrects not in get_args(Corrector) or differences not in get_args(Differences):
         raise SamplerError(
-            f"dpm-solver-v3 was asked for corrects={corrects!r} and differences={differences!r}; there are "
-            f"{', '.join(get_args(Corrector))}, and {', '.join(get_args(Differences))}"
+            f"dpm-solver-v3 was asked for corrects={corrects!r} and differences={differences!r}: give corrects one of "
+            f"{', '.join(get_args(Corrector))}, and differences one of {', '.join(get_args(Differences))}"
         )
     clock = (process.logsnr(grid) / 2).tolist()
     known: list[tuple[float, Tensor]] = []
@@ -77,7 +88,7 @@ def dpm_solver_v3(
             points = [known[0], (clock[i], _f(statistics, process, x, mean, t, clock[i])), *others]
             pseudo = corrects == "pseudo"
             again = _step(statistics, process, start, points, clock, i - 1, grid, pseudo)
-            # f stays what it was found to be: the mean moves with x
+            # f keeps its value, so that the mean changes with x
             mean = mean + _slack(statistics, clock[i], x) * (again - x) / _signal(process, x, t, clock[i])
             x = again
         if math.isinf(clock[i + 1]):
@@ -89,7 +100,7 @@ def dpm_solver_v3(
 
 
 def _slack(statistics: Statistics | None, at: float, x: Tensor) -> Tensor | float:
-    """1 - l."""
+    """1 - l at a value of the clock."""
     if statistics is None:
         return 0.0
     return (1 - statistics.at(torch.tensor([at], dtype=torch.float64))[0][0]).to(x)
@@ -100,7 +111,7 @@ def _f(statistics: Statistics | None, process: Gaussian, x: Tensor, mean: Tensor
 
 
 def _signal(process: Gaussian, x: Tensor, t: Tensor, at: float) -> Tensor:
-    """alpha by the clock, which stays finite where a table ends at no signal."""
+    """alpha = sigma e^clock, which stays finite for a table that ends without signal."""
     return column(process.sigma(t) * math.exp(at), x)
 
 
@@ -114,7 +125,7 @@ def _step(
     grid: Tensor,
     pseudo: bool,
 ) -> Tensor:
-    """From clock[i] to clock[i + 1] by f at the times of `known`, the first of which is clock[i]."""
+    """The step from clock[i] to clock[i + 1]. known : times and f at them, clock[i] first."""
     origin = clock[i]
     along = _Integrals(statistics, origin, clock[i + 1])
     values = [known[0][1]]
@@ -122,17 +133,17 @@ def _step(
         back = _Integrals(statistics, origin, at)
         values.append((-back.s_end).exp().to(x) * f - back.b_end.to(x))
     nodes = [at - origin for at, _ in known]
-    lines = (_pseudo if pseudo else _through)(nodes, along.places)
+    lines = (_divided if pseudo else _lagrange)(nodes, along.places)
     total: Tensor | float = along.offset.to(x)
     for line, value in zip(lines, values, strict=True):
         total = total + along.over(line).to(x) * value
     # alpha_s / alpha_t is e^h sigma_s / sigma_t, and alpha near t = 1 has few digits
-    kept = column(process.sigma(grid[i + 1]) / process.sigma(grid[i]), x) * along.decay.to(x)
-    return kept * x - column(process.alpha(grid[i + 1]), x) * total
+    factor = column(process.sigma(grid[i + 1]) / process.sigma(grid[i]), x) * along.decay.to(x)
+    return factor * x - column(process.alpha(grid[i + 1]), x) * total
 
 
-def _through(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
-    """What each node's value counts at these places in the polynomial through all."""
+def _lagrange(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
+    """The Lagrange polynomials of the nodes, at these places."""
     shares = []
     for k, node in enumerate(nodes):
         others = [b for j, b in enumerate(nodes) if j != k]
@@ -140,8 +151,8 @@ def _through(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
     return shares
 
 
-def _pseudo(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
-    """What it counts in the sum of g[0, ..., m] u^m, the divided differences of the first m + 1 nodes, 0 the first."""
+def _divided(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
+    """The same for the sum of g[0, ..., m] u^m, the divided differences of the first m + 1 nodes; the first is 0."""
     shares = [torch.zeros_like(places) for _ in nodes]
     for m in range(len(nodes)):
         for k in range(m + 1):
@@ -151,19 +162,23 @@ def _pseudo(nodes: Sequence[float], places: Tensor) -> list[Tensor]:
 
 
 class _Integrals:
-    """L, S, B and what is weighted by e^(L + S) from one value of the clock to another, backwards too.
+    """L, S, B and integrals with the weight e^(L + S) from one value of the clock to another, backwards too.
 
-    By Gauss' and Legendre's rule, cumulative integrals by that of the polynomial through its nodes.
+    Integrals are by the Gauss-Legendre rule, cumulative ones by the integral of the polynomial through its nodes.
+
+    places : the nodes, relative to `start`.
+    decay : e^(span - L(end)).
+    offset : e^-L(end) int e^(L + S) B.
+    s_end, b_end : S and B at the end.
     """
 
     def __init__(self, statistics: Statistics | None, start: float, end: float):
-        # decay : e^(span - L(end)); offset : e^-L(end) int e^(L + S) B; s_end, b_end : S and B at the end
         unit, shares, inner = _rule()
         span = end - start
         self.places = unit * span
         if statistics is None:
-            none = torch.zeros(NODES, 1, dtype=torch.float64)
-            l, s, b = none + 1, none, none  # noqa: E741
+            zero = torch.zeros(NODES, 1, dtype=torch.float64)
+            l, s, b = zero + 1, zero, zero  # noqa: E741
         else:
             l, s, b = (part.double() for part in statistics.at(start + self.places))  # noqa: E741
         size = l.shape[1:]
@@ -186,7 +201,7 @@ class _Integrals:
 
 @lru_cache
 def _rule() -> tuple[Tensor, Tensor, Tensor]:
-    """Places and shares of Gauss' rule on [0, 1], and the matrix that integrates from 0 to each place."""
+    """Nodes and weights of the Gauss-Legendre rule on [0, 1], and the matrix of integrals from 0 to each node."""
     places, shares = np.polynomial.legendre.leggauss(NODES)
     powers = np.polynomial.legendre.legvander(places, NODES - 1)
     integrals = np.stack(

@@ -1,4 +1,4 @@
-"""The statistics of DPM-Solver-v3, measured on models whose own have closed forms."""
+"""The statistics of DPM-Solver-v3, on models with statistics in closed form."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from softmix.info import fit_statistics
+from softmix.info.statistics import _smooth, _within
 from softmix.posterior import Normal, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, Table
 from softmix.rng import Rng
 from softmix.sampler import dpm_solver_v3, drive
 from softmix.sampler.drive import finish
-from softmix.sampler.statistics import _smooth, _within, fit_statistics
 
 F64 = torch.float64
 THREE = pytest.mark.parametrize("process", [VP(), VE(), Flow()], ids=str)
@@ -25,24 +26,24 @@ def start() -> Tensor:
     return Rng(0, 4).normal((4, 2), F64)
 
 
-# statistics, measured
+# statistics
 
 
 class Mixing:
-    """y = x / alpha, D_i = a(clock) y_i + f_i's part of another element: diag dD/dy = a, whatever the data.
+    """D_i = a(clock) y_i plus a function of the other element, y = x / alpha: diag dD/dy = a for any data.
 
-    Elements 0 and 1 are crossed: D_0 = a y_0 + c sin(k y_1), D_1 = a y_1 + d. Notes its conditions and times.
+    Elements 0 and 1 are crossed: D_0 = a y_0 + c sin(k y_1), D_1 = a y_1 + d. It records its conditions and times.
     """
 
     def __init__(self, process: Gaussian, c: float = 0.5, k: float = 1.0, var: bool = False):
         self.process, self.c, self.k, self.var = process, c, k, var
-        self.told: list[tuple[float, Tensor | None]] = []
+        self.asked: list[tuple[float, Tensor | None]] = []
 
     def a(self, clock: float) -> float:
         return 0.4 + 0.05 * clock
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
-        self.told.append((float(t), cond))
+        self.asked.append((float(t), cond))
         clock, alpha, sigma = (float(part(t)) for part in (self.process.logsnr, self.process.alpha, self.process.sigma))
         y = xt / alpha
         mean = self.a(clock / 2) * y + torch.stack([self.c * (self.k * y[:, 1]).sin(), 0 * y[:, 1] + 0.7], 1)
@@ -68,7 +69,7 @@ def by_hand(model: Mixing, clock: float, n: int = 300) -> tuple[float, float]:
 
 @THREE
 @pytest.mark.parametrize("var", [False, True])
-def test_statistics_are_those_of_a_model_that_is_known(process: Gaussian, var: bool) -> None:
+def test_statistics_agree_with_the_closed_form(process: Gaussian, var: bool) -> None:
     """l = 1 - a; s and b by the closed form of the flow, up to differences over 0.04 of the clock."""
     model = Mixing(process, var=var)
     found = fit_statistics(model, data(), Rng(2, 300), nodes=9, logsnr=(0.0, 4.0))
@@ -86,8 +87,8 @@ def test_statistics_are_those_of_a_model_that_is_known(process: Gaussian, var: b
         assert float(found.s[k, 1]) == 0 and float(found.b[k, 1]) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_a_steep_line_is_kept_within_four() -> None:
-    """sin(k y) / k at small k is y: there s = a - 1, here -6 and 6."""
+def test_a_large_s_is_clipped_to_four() -> None:
+    """sin(k y) / k at small k is y: then s = a - 1, here -6 and 6."""
     for a in (-5.0, 7.0):
         model = Mixing(VE(), c=1000.0, k=1e-3, var=True)
         model.a = lambda clock, a=a: a  # type: ignore[method-assign]
@@ -97,7 +98,7 @@ def test_a_steep_line_is_kept_within_four() -> None:
         assert found.b[:, 0].tolist() == pytest.approx([b for _, b in right], rel=1e-2)
 
 
-def test_the_defaults_are_those_that_the_docs_give() -> None:
+def test_the_defaults_are_those_of_the_documentation() -> None:
     found = fit_statistics(Mixing(VE()), data(4), Rng(2, 4))
     assert len(found.clock) == 120 and found.clock[[0, -1]].tolist() == pytest.approx([-4.32, 4.5], abs=0.1)
     assert 2 * float(found.clock[-1]) == 9.0
@@ -107,22 +108,22 @@ def test_the_defaults_are_those_that_the_docs_give() -> None:
 
 
 @pytest.mark.parametrize("var", [False, True])
-def test_every_question_is_asked_with_its_items_conditions(var: bool) -> None:
+def test_every_evaluation_has_the_conditions_of_its_items(var: bool) -> None:
     model, cond = Mixing(VP(), var=var), torch.arange(10)
     fit_statistics(model, data(10), Rng(2, 10), nodes=3, cond=cond, batch=4)
     parts = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert len(model.told) == 3 * 3 * (4 if var else 6)
-    assert all(told.tolist() in parts for _, told in model.told)  # type: ignore[union-attr]
+    assert len(model.asked) == 3 * 3 * (4 if var else 6)
+    assert all(given.tolist() in parts for _, given in model.asked)  # type: ignore[union-attr]
 
 
-def test_batches_only_divide_the_work() -> None:
+def test_the_result_does_not_depend_on_the_batch_size() -> None:
     whole, parts = (fit_statistics(Mixing(VP()), data(10), Rng(2, 10), nodes=4, batch=b) for b in (10, 3))
     for name in ("l", "s", "b"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-9)
 
 
-def test_differences_stay_inside_what_the_process_has() -> None:
-    """With room of 0.04 in logsnr: differences go 0.02 of the clock to either side."""
+def test_differences_stay_inside_the_range_of_the_process() -> None:
+    """The room is 0.04 in logsnr: differences go 0.02 of the clock to either side."""
     assert _within(VP(), -9.0, 9.0) == (-9.0, 9.0)
     assert _within(VP(), -30.0, 30.0) == (pytest.approx(-19.96), 30.0)
     table = Table(torch.tensor([0.9, 0.5, 0.1], dtype=F64))
@@ -130,18 +131,18 @@ def test_differences_stay_inside_what_the_process_has() -> None:
     assert low == pytest.approx(math.log(0.1 / 0.9) + 0.04) and high == pytest.approx(math.log(0.9 / 0.1) - 0.04)
     model = Mixing(VP())
     fit_statistics(model, data(4), Rng(2, 4), nodes=3, logsnr=(-4.0, 4.0))
-    clocks = sorted({round(float(VP().logsnr(t)) / 2, 6) for t, _ in model.told})
+    clocks = sorted({round(float(VP().logsnr(t)) / 2, 6) for t, _ in model.asked})
     assert clocks == pytest.approx([-2.02, -2.0, -1.98, -0.02, 0.0, 0.02, 1.98, 2.0, 2.02], abs=1e-6)
 
 
-def test_two_levels_make_no_curve() -> None:
+def test_fewer_than_three_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 3"):
         fit_statistics(Mixing(VP()), data(4), Rng(2, 4), nodes=2)
     assert len(fit_statistics(Mixing(VP()), data(4), Rng(2, 4), nodes=3).clock) == 3
 
 
 def test_the_slope_is_smoothed_over_five_neighbours_to_either_side() -> None:
-    """A noise of one level is spread over eleven; a line stays a line inside."""
+    """The noise of one level is spread over eleven; a line stays a line inside."""
     values = torch.zeros(31, 2, dtype=F64)
     values[15] = 11.0
     right = torch.zeros(31, 2, dtype=F64)
@@ -154,13 +155,13 @@ def test_the_slope_is_smoothed_over_five_neighbours_to_either_side() -> None:
     slope = -0.04 * clock
     t = [float(VP().time(2 * float(at))) for at in clock[[0, 5, 30]]]
     y = torch.stack([VP().noise(data(60), s, Rng(2, 60)).xt[:, 1].mean() / VP().alpha(s) for s in t])
-    # of element 1, f = -0.7: what is left of b is (the slope - its smoothed one) times E y
+    # f of element 1 is -0.7, so that b is (the slope - the smoothed slope) times E y
     ends = torch.stack([slope[:6].mean(), slope[:11].mean(), slope[-6:].mean()]) - slope[[0, 5, 30]]
     assert torch.allclose(found.b[[0, 5, 30], 1], -ends * y, atol=2e-2)
 
 
-def test_the_slope_of_a_model_without_a_variance_is_taken_over_a_fiftieth_of_the_noise() -> None:
-    """Of D = sin y for each element, E cos y of the very same items: differences over +-0.02 sigma are near to 1e-4."""
+def test_without_a_variance_l_is_measured_by_differences_of_a_fiftieth_of_sigma() -> None:
+    """For D = sin y in each element, l is 1 - E cos y over the same items, to 3e-4."""
 
     class Bent(Mixing):
         def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
@@ -173,8 +174,8 @@ def test_the_slope_of_a_model_without_a_variance_is_taken_over_a_fiftieth_of_the
         assert torch.allclose(found.l[k], 1 - y.cos().mean(0), atol=3e-4)
 
 
-def test_statistics_may_be_used_from_a_table_that_ends_at_no_signal() -> None:
-    """alpha by the clock, which stays finite there."""
+def test_statistics_work_with_a_table_that_ends_without_signal() -> None:
+    """The solver takes alpha from the clock, which is finite there."""
     dark = Table(torch.tensor([0.9, 0.6, 0.3, 0.05, 0.0], dtype=F64))
     found = fit_statistics(Mixing(dark, var=True), data(50), Rng(2, 50), nodes=5)
     run = partial(dpm_solver_v3, statistics=found)
