@@ -276,7 +276,7 @@ class Node:
 def test_schemas_that_cannot_be_kept_are_refused() -> None:
     with pytest.raises(ConfigError, match="Melting: a configuration must be frozen"):
         to_json(Melting())
-    with pytest.raises(ConfigError, match=r"^config\.table: its annotation, dict\[str, int\], cannot be kept as JSON"):
+    with pytest.raises(ConfigError, match=r"^config\.table: its annotation, dict\[str, int\], cannot be written as JSON"):
         to_json(Loose())
     with pytest.raises(ConfigError, match="instance of a frozen dataclass"):
         to_json({"a": 1})
