@@ -20,7 +20,7 @@ from softmix.cli.common import Interrupted, UsageError, interrupted
 from softmix.cli.outputs import OutputError
 from softmix.cli.parse import metavar_of, overview, run
 from softmix.data import DataError
-from softmix.train import LostError, RunError, StoppedError
+from softmix.train import LostProcessError, RunError, StoppedError
 
 
 def call(*arguments: object) -> tuple[int, str, str]:
@@ -240,7 +240,7 @@ def test_an_option_is_given_once_but_for_lists_that_grow(capsys: pytest.CaptureF
         (RunError("x is not a run"), 2, "softmix: x is not a run"),
         (DataError("x has no images"), 2, "softmix: x has no images"),
         (StoppedError("saved", 15), 143, "softmix: saved"),
-        (LostError("said before"), 1, ""),
+        (LostProcessError("said before"), 1, ""),
         (SystemExit(3), 3, ""),
     ],
 )

@@ -72,13 +72,17 @@ def dumps(obj: object, parts: Sequence[type] = ()) -> str:
 
 def loads(cls: type[T], text: str | bytes, parts: Sequence[type] = ()) -> T:
     """The instance of `cls` that `dumps` wrote. Raises ConfigError for any other text."""
+    return from_json(cls, parse(text), parts)
+
+
+def parse(text: str | bytes) -> JSON:
+    """JSON values from a text. Raises ConfigError for a text that is not JSON, and for a key that stands twice."""
     try:
-        data = json.loads(text, object_pairs_hook=_without_duplicates)
+        return cast(JSON, json.loads(text, object_pairs_hook=_without_duplicates))
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"config: JSON was expected, but the text cannot be read: {error}") from error
-    return from_json(cls, data, parts)
 
 
 def canonical(data: JSON) -> str:

@@ -91,10 +91,10 @@ def train(
             that one device cannot hold.
         dry_run: show the configuration and the size of the model, and train nothing.
     """
-    from ..train import join, leave
+    from ..train import join_processes, leave_processes
     from ..train import train as run
-    from ..train.checkpoint import newest
-    from ..train.place import require_writable
+    from ..train.checkpoint import newest_step
+    from ..train.writable import require_writable
 
     # all that needs no data comes first: to read them may take minutes
     require_writable(out)
@@ -106,7 +106,7 @@ def train(
     if steps is not None or minutes is not None:
         chosen = replace(chosen, steps=steps, minutes=minutes)
     chosen = changed(chosen, classes=classes or None, flip=flip or None, batch=batch, seed=seed)
-    world = join()
+    world = join_processes()
     if world.first:
         for line in items.report.lines():
             print(line)
@@ -118,14 +118,14 @@ def train(
     if dry_run:
         _show(items, chosen, out, more, begun)
         return
-    done = newest(out / "checkpoints") or 0
+    done = newest_step(out / "checkpoints") or 0
     trained = run(items, chosen, out, shard=shard, more=more or 0, start=begun)
     if world.first:
         write_card(trained)
         print(_end(trained, done, out))
         print(f"next: {_next(trained.facts, out)}")
         told_again(items)
-    leave()
+    leave_processes()
 
 
 def _require_size(items: Data, size: int | None) -> None:
@@ -140,21 +140,21 @@ def _require_size(items: Data, size: int | None) -> None:
 def _begun(start: Path | None, out: Path) -> Model | None:
     """The model that lends its weights; None for a run that has begun with them."""
     from ..train import load, read_run
-    from ..train.settle import start_of
+    from ..train.resume import start_folder
 
     if start is None:
         return None
-    if (out / "config.json").is_file() and start_of(read_run(out), out) == start.absolute().resolve():
+    if (out / "config.json").is_file() and start_folder(read_run(out), out) == start.absolute().resolve():
         return None
     return load(start)
 
 
 def _show(items: Data, chosen: Config, out: Path, more: int | None, start: Model | None) -> None:
     from ..config import dumps
-    from ..train import build, join
-    from ..train.settle import Wish, settle
+    from ..train import build, join_processes
+    from ..train.resume import Request, resolve_run
 
-    whole = settle(out, items, chosen, join().size, Wish(more or 0, start))
+    whole = resolve_run(out, items, chosen, join_processes().size, Request(more or 0, start))
     print(dumps(whole), end="")
     print(f"{sum(p.numel() for p in build(whole).parameters()):,} parameters")
 
