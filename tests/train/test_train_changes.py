@@ -40,7 +40,7 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.record import EarlierSettings, read
+from softmix.train.record import EarlierSettings, StartingRun, read
 
 RING = load_data("toy:ring", limit=300)
 
@@ -623,3 +623,16 @@ def test_a_run_whose_last_step_is_skipped_has_a_checkpoint_of_its_end(
     assert run(tmp_path, small(nonfinite="skip")) == [1, 2, 3, 4, 5, 6, 7]
     assert checkpoint.newest_step(tmp_path / "checkpoints") == 8
     assert run(tmp_path, small(nonfinite="skip")) == []
+
+
+def test_a_start_is_read_under_the_name_of_its_class_in_earlier_versions() -> None:
+    facts = replace(facts_of(RING, small()), start=StartingRun("../other", "model", 8, "0123456789ab"))
+    text = dumps(Run(small(), facts))
+    assert '"kind": "StartingRun"' in text
+    assert read(text.replace('"kind": "StartingRun"', '"kind": "Start"')) == Run(small(), facts)
+
+
+def test_a_key_that_stands_twice_in_config_json_is_refused() -> None:
+    text = dumps(Run(small(), facts_of(RING, small())))
+    with pytest.raises(ConfigError, match='the key "seed" stands twice'):
+        read(text.replace('"seed": 0', '"seed": 0, "seed": 1'))

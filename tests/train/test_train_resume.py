@@ -110,7 +110,7 @@ def test_on_a_signal_a_run_finishes_its_step_saves_and_says_how_to_continue(
     assert process.stderr is not None
     said = process.stderr.read()
     assert process.wait(30) == 128 + number
-    found = re.search(r"stopped after step (\d+) of 600, and saved: the same command goes on", said)
+    found = re.search(r"stopped after step (\d+) of 600, and saved: the same command continues", said)
     assert found, said
     assert (run / "checkpoints" / f"step-{int(found[1]):06d}").is_dir()
     resumed = [step.step for step in training(load_data("toy:ring", limit=3000), read_run(run).config, run)]
