@@ -55,7 +55,7 @@ oldest: install
 	$(OLDEST)/bin/python -m pip list --format=freeze
 	$(OLDEST)/bin/python -m pytest -n 2 -p no:cacheprovider -m "not slow" tests/test_config.py tests/cli/test_cli_parse.py \
 		tests/cli/test_cli_check.py tests/data tests/posterior tests/process tests/net tests/evaluate/test_evaluate_report.py \
-		tests/evaluate/test_evaluate_plot.py tests/train/test_checkpoint.py tests/hub/test_hub_export.py tests/hub/test_hub_sample.py
+		tests/evaluate/test_evaluate_plot.py tests/train/test_train_checkpoint.py tests/hub/test_hub_export.py tests/hub/test_hub_sample.py
 
 # every table in a short form, under 10 minutes on two cores; too short to be believed, long enough to see that all runs
 bench: install

@@ -24,7 +24,7 @@ from throughput import NETS, operations, plain, trainer
 
 from softmix.data import Report
 from softmix.data.store import make
-from softmix.train import Run, Trainer, facts_of, join, leave
+from softmix.train import Run, Trainer, facts_of, join_processes, leave_processes
 
 # an accelerator of the year 2023 and its usual wires; change them to yours
 RATE = 400e12  # operations a second that a large network really gets, bf16
@@ -92,8 +92,8 @@ def each(call: Callable[[], object], count: int) -> float:
 
 
 def worker(shard: bool, steps: int) -> None:
-    """One process of the measurement; the first one prints the numbers."""
-    world = join()
+    """One process of the measurement; the first prints what it found."""
+    world = join_processes()
     config = plain(NETS["U-Net 64"], batch=32 * world.size)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (512, 1, 28, 28), dtype=torch.uint8, generator=generator)
@@ -109,7 +109,7 @@ def worker(shard: bool, steps: int) -> None:
     }
     if world.first:
         print(json.dumps(numbers), flush=True)
-    leave()
+    leave_processes()
 
 
 def measured(steps: int) -> None:

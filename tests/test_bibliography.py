@@ -15,7 +15,7 @@ from softmix.sampler import SAMPLERS, traits
 from softmix.train import MODELS, preset
 
 
-def test_an_entry_has_all_that_a_bibliography_wants() -> None:
+def test_a_bibtex_entry_has_all_fields() -> None:
     made = Reference("ours", "A Title", "Name, First and Other, Second", "ICML", 2030, "3001.00001").bibtex()
     assert made == (
         "@article{ours2030,\n  title = {A Title},\n  author = {Name, First and Other, Second},\n  journal = {ICML},\n"
@@ -24,7 +24,7 @@ def test_an_entry_has_all_that_a_bibliography_wants() -> None:
     assert "eprint" not in REFERENCES["scoring_rules"].bibtex()
 
 
-def test_the_references_are_told_apart() -> None:
+def test_the_references_have_distinct_names_titles_and_numbers() -> None:
     for field in ("name", "title"):
         values = [getattr(reference, field) for reference in REFERENCES.values()]
         assert len(set(values)) == len(values)
@@ -39,7 +39,7 @@ class Whole:
     cites = ("unet",)
 
 
-def test_papers_come_once_in_the_order_of_their_first_use() -> None:
+def test_papers_come_once_in_the_order_of_first_use() -> None:
     whole = Whole(Square("v"), (Consistency(), Whole(Energy())))
     assert [reference.name for reference in cited(whole, Square("eps"))] == [
         "unet",
@@ -52,11 +52,11 @@ def test_papers_come_once_in_the_order_of_their_first_use() -> None:
     ]
 
 
-def test_a_part_that_names_a_paper_which_is_not_there_is_an_error() -> None:
+def test_an_unknown_paper_of_a_part_is_an_error() -> None:
     class Unknown:
         cites = ("nowhere",)
 
-    with pytest.raises(KeyError, match="Unknown cites 'nowhere', which the bibliography has not"):
+    with pytest.raises(KeyError, match="Unknown cites 'nowhere', which is not in the bibliography"):
         cited(Unknown())
 
 
@@ -103,7 +103,7 @@ def test_every_name_that_a_part_gives_is_in_the_bibliography() -> None:
         ("published", {"smd"}),
     ],
 )
-def test_a_model_cites_what_it_is_made_of(model: str, names: set[str]) -> None:
+def test_a_model_cites_the_papers_of_its_parts(model: str, names: set[str]) -> None:
     assert names <= {reference.name for reference in cited(preset(model, (1, 28, 28)))}
 
 

@@ -1,4 +1,4 @@
-"""Conditions: what is given to which item, and what a model was not built for."""
+"""Conditions: parts of a batch, missing parts, and parts that do not suit a model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_repeated_batch_is_repeated_draw_by_draw() -> None:
     assert torch.equal(full().repeat(2).value, torch.cat([full().value, full().value]))
 
 
-def test_what_is_dropped_is_marked_as_not_given_and_nothing_else_changes() -> None:
+def test_a_dropped_part_is_marked_as_missing_and_nothing_else_changes() -> None:
     given, cond = torch.tensor([True, False, True]), full()
     assert cond.dropped(given, "label").label.tolist() == [[0, 1], [-1, -1], [1, 2]]
     assert cond.dropped(given, "label", 1).label.tolist() == [[0, 1], [2, -1], [1, 2]]
@@ -46,7 +46,7 @@ def test_what_is_dropped_is_marked_as_not_given_and_nothing_else_changes() -> No
     assert torch.equal(cond.dropped(given, "image").value, cond.value)
 
 
-def test_a_mask_that_was_there_stays_where_the_context_is_given() -> None:
+def test_a_mask_stays_for_the_items_with_a_context() -> None:
     mask = torch.tensor([[True, False], [True, True]])
     cond = Cond(context=torch.zeros(2, 2, 5), mask=mask).dropped(torch.tensor([True, False]), "context")
     assert cond.mask.tolist() == [[True, False], [False, False]]
@@ -131,6 +131,6 @@ def test_the_image_of_a_sequence_has_its_channels_last() -> None:
             spec.check(Cond(image=torch.zeros(wrong)), (6,), axis=2)
 
 
-def test_what_is_no_condition_is_refused() -> None:
+def test_a_bad_condition_is_refused() -> None:
     with pytest.raises(CondError, match="a condition is a Cond, or a tensor of labels; found list"):
         SPEC.check([1, 2])

@@ -1,4 +1,4 @@
-"""The test room of the ground floor: configurations survive the trip through JSON, and bad ones are named."""
+"""Configurations survive the trip through JSON, and the faults of bad ones are named."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_round_trip_is_the_identity(config: Config) -> None:
     assert fingerprint(back) == fingerprint(config)
 
 
-def test_a_coarser_comparison_would_miss_what_shapes_sees() -> None:
+def test_shapes_tells_types_and_signs_apart() -> None:
     assert shapes(1) != shapes(1.0) != shapes(True) and shapes(0.0) != shapes(-0.0) and shapes((1,)) != shapes([1])
 
 
@@ -208,7 +208,7 @@ def test_text_that_is_not_a_configuration(text: str) -> None:
         loads(Square, text)
 
 
-def test_an_integer_in_a_float_field_is_a_float_everywhere() -> None:
+def test_an_integer_in_a_float_field_is_read_and_written_as_a_float() -> None:
     loose = Square(2)
     assert to_json(loose) == {"weight": 2.0} and fingerprint(loose) == fingerprint(Square(2.0))
     assert shapes(from_json(Square, {"weight": 2})) == shapes(Square(2.0))
@@ -273,10 +273,10 @@ class Node:
     next: Node | None = None
 
 
-def test_schemas_that_cannot_be_kept_are_refused() -> None:
+def test_unsupported_annotations_are_refused() -> None:
     with pytest.raises(ConfigError, match="Melting: a configuration must be frozen"):
         to_json(Melting())
-    with pytest.raises(ConfigError, match=r"^config\.table: its annotation, dict\[str, int\], cannot be kept as JSON"):
+    with pytest.raises(ConfigError, match=r"^config\.table: its annotation, dict\[str, int\], cannot be written"):
         to_json(Loose())
     with pytest.raises(ConfigError, match="instance of a frozen dataclass"):
         to_json({"a": 1})
@@ -293,7 +293,7 @@ def test_nesting_without_end_is_refused() -> None:
     assert loads(Node, dumps(Node(Node(Node())))) == Node(Node(Node()))
 
 
-def test_reading_builds_only_what_the_annotations_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_builds_only_the_classes_in_the_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     monkeypatch.setattr("os.system", lambda command: ran.append(command))
     for kind in ("os.system", "system", "Heavier", "Config", "builtins.eval", "__import__('os').system('x')"):
@@ -308,7 +308,7 @@ def test_the_canonical_text_and_the_fingerprint_do_not_depend_on_the_order_of_ke
     assert len(fingerprint(EXAMPLE)) == 12 and int(fingerprint(EXAMPLE), 16) >= 0
 
 
-def test_what_json_cannot_hold_is_named_where_it_stands() -> None:
+def test_values_that_json_cannot_hold_are_named_with_their_path() -> None:
     with pytest.raises(ConfigError, match=r"values that JSON can hold were expected: a\.1\.b is nan"):
         canonical({"a": [1, {"b": math.nan}]})
     ring: list[Any] = []
@@ -339,7 +339,7 @@ class Holding:
     loss: Square | Energy
 
 
-def test_parts_of_a_part_come_back_and_each_that_is_not_given_is_asked_for() -> None:
+def test_parts_of_a_part_survive_and_a_missing_class_is_named() -> None:
     one = Holding(Outer(Inner(3.0), Outer(Inner(), Inner(5.0)), Inner(4.0)))  # type: ignore[arg-type]
     parts = (Outer, Inner)
     assert loads(Holding, dumps(one, parts), parts) == one

@@ -1,4 +1,4 @@
-"""What docs/reliability.md promises, through the product's own doors: the command line, `training`, `sample`."""
+"""The promises of docs/reliability.md, by public means: the command line, `training`, `sample`."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ FILES = ("model.safetensors", "optimizer.safetensors", "ema-0.050.safetensors", 
 
 @pytest.mark.parametrize("damage", [truncate, flip, Path.unlink, swap])
 @pytest.mark.parametrize("file", FILES)
-def test_a_run_with_a_damaged_file_goes_on_from_the_one_before_to_the_same_bits(
+def test_a_run_with_a_damaged_file_resumes_from_the_checkpoint_before_with_the_same_bits(
     undisturbed: Path, tmp_path: Path, file: str, damage: Callable[[Path], None]
 ) -> None:
     run = shutil.copytree(undisturbed.parent / "middle", tmp_path / "run")
@@ -279,7 +279,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(
     assert final(run) == final(undisturbed)
 
 
-def test_data_that_vanish_while_a_run_goes_on_are_not_missed(tmp_path: Path) -> None:
+def test_data_may_vanish_after_the_start_of_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for k in range(20):

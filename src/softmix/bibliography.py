@@ -1,6 +1,6 @@
-"""Ground floor: the papers that parts of softmix come from, and how to cite them.
+"""Ground floor: the papers behind the parts of softmix, and their citations.
 
-A part names its papers by key: `cites = ("smd",)`. `cited` collects those of a whole configuration.
+A part names its papers by key: `cites = ("smd",)`. `cited` collects the papers of a whole configuration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Reference:
-    """A paper. arxiv : its number, empty without one."""
+    """A paper.
+
+    name : its key in `REFERENCES`.
+    title, authors, venue, year : as in a bibliography.
+    arxiv : the arXiv number, empty for a paper without one.
+    """
 
     name: str
     title: str
@@ -23,7 +28,7 @@ class Reference:
     arxiv: str
 
     def bibtex(self) -> str:
-        """An entry for a bibliography."""
+        """The BibTeX entry of the paper."""
         lines = [f"title = {{{self.title}}}", f"author = {{{self.authors}}}", f"journal = {{{self.venue}}}"]
         lines.append(f"year = {{{self.year}}}")
         if self.arxiv:
@@ -36,28 +41,30 @@ REFERENCES = {entry["name"]: Reference(**entry) for entry in json.loads(_FILE.re
 
 
 def cited(*parts: object) -> list[Reference]:
-    """The papers of these parts and of the parts that they have, each once, in the order of their first use.
+    """The papers of these parts and of all parts inside them, each once, in the order of their first use.
 
-    A part is an object with `cites`, names of `REFERENCES` or a `Reference` of one's own; of a dataclass and a tuple
-    all that is in it is asked too. Raises KeyError for a name that is not in the bibliography.
+    parts : objects with `cites`, a tuple of keys of `REFERENCES` or of `Reference` objects. The fields of a dataclass
+        and the items of a tuple are searched too.
+
+    Raises KeyError for a key that is not in the bibliography.
     """
-    found: dict[Reference, None] = {}
+    papers: dict[Reference, None] = {}
     waiting = list(reversed(parts))
     while waiting:
         part = waiting.pop()
         for paper in getattr(part, "cites", ()):
-            found[paper if isinstance(paper, Reference) else _named(paper, part)] = None
+            papers[paper if isinstance(paper, Reference) else _named(paper, part)] = None
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
             waiting += reversed([getattr(part, field.name) for field in dataclasses.fields(part)])
         if isinstance(part, tuple):
             waiting += reversed(part)
-    return list(found)
+    return list(papers)
 
 
 def _named(name: str, part: object) -> Reference:
     if name not in REFERENCES:
         raise KeyError(
-            f"{type(part).__name__} cites {name!r}, which the bibliography has not: give a Reference of "
+            f"{type(part).__name__} cites {name!r}, which is not in the bibliography: give a Reference of "
             "softmix.bibliography"
         )
     return REFERENCES[name]

@@ -1,4 +1,4 @@
-"""Ground floor: conditions, that is, what a denoiser is told of an item beside x_t."""
+"""Ground floor: conditions, the inputs of a denoiser beside x_t and t."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class CondError(ValueError):
-    """A condition that a model was not built for, or parts of it that do not fit each other."""
+    """A condition that does not suit the model, or has parts that do not fit each other."""
 
 
 @dataclass(frozen=True)
 class CondSpec:
-    """Which conditions there are: what data offer, and what a network is built for.
+    """The conditions that data offer, or that a network is built for.
 
     labels : (name, number of classes) of each label, for example (("class", 10),).
     image : channels of an image on the grid of x_t, 0 for none.
-    values : how many real numbers.
+    values : the number of real numbers, 0 for none.
     context : the width of a token, 0 for none.
+
+    Raises CondError for two labels of one name, a label without classes, and a negative number.
     """
 
     labels: tuple[tuple[str, int], ...] = ()
@@ -42,7 +44,7 @@ class CondSpec:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that there are, in the order of `PARTS`."""
+        """The names of the parts, in the order of `PARTS`."""
         sizes = (len(self.labels), self.image, self.values, self.context)
         return tuple(part for part, size in zip(PARTS, sizes, strict=True) if size)
 
@@ -52,35 +54,37 @@ class CondSpec:
         return self.labels[0][1] if self.labels else 0
 
     def __str__(self) -> str:
-        said = [f"the label {name} ({count} classes)" for name, count in self.labels]
-        said += [f"an image of {self.image} channels"] * bool(self.image)
-        said += [f"{self.values} real numbers"] * bool(self.values)
-        said += [f"a context of tokens of width {self.context}"] * bool(self.context)
-        return ", ".join(said) or "no condition"
+        phrases = [f"the label {name} ({count} classes)" for name, count in self.labels]
+        phrases += [f"an image of {self.image} channels"] * bool(self.image)
+        phrases += [f"{self.values} real numbers"] * bool(self.values)
+        phrases += [f"a context of tokens of width {self.context}"] * bool(self.context)
+        return ", ".join(phrases) or "no condition"
 
     def check(self, cond: Cond | None, size: tuple[int, ...] | None = None, axis: int = 1) -> None:
-        """Raises CondError for a part that is not in this specification, or is of another size.
+        """Raises CondError for a part that is not in this specification, or has another size.
 
-        size : of x_t, without its channels; an image has to be on the same grid. axis : of the channels of x_t, and of
-        the image: 2 for sequences [B, L, C]. A label is compared with its number of classes on a CPU only: on an
-        accelerator the comparison would wait for it.
+        size : the size of x_t without its channels. An image must be on the same grid.
+        axis : the axis of the channels in x_t and in the image: 1, or 2 for sequences [B, L, C].
+
+        Labels are compared with the number of classes on a CPU only. On an accelerator the comparison would wait for
+        the device.
         """
         if cond is None:
             return
         if not isinstance(cond, Cond):
             raise CondError(f"a condition is a Cond, or a tensor of labels; found {type(cond).__name__}")
-        other = [part for part in cond.parts if part not in self.parts]
-        if other:
-            raise CondError(f"the condition has {' and '.join(other)}, and the model was built for {self}")
+        unknown = [part for part in cond.parts if part not in self.parts]
+        if unknown:
+            raise CondError(f"the condition has {' and '.join(unknown)}, and the model was built for {self}")
         self._labels(cond.label)
         sizes = {"image": (self.image, axis), "value": (self.values, 1), "context": (self.context, 2)}
-        for part, (wanted, at) in sizes.items():
+        for part, (length, place) in sizes.items():
             tensor: Tensor | None = getattr(cond, part)
-            if tensor is not None and (at >= tensor.ndim or tensor.shape[at] != wanted):
+            if tensor is not None and (place >= tensor.ndim or tensor.shape[place] != length):
                 raise CondError(f"{part} has the shape {list(tensor.shape)}, and the model was built for {self}")
         if cond.image is None or size is None:
             return
-        grid = [length for at, length in enumerate(cond.image.shape) if at not in (0, axis)]
+        grid = [length for place, length in enumerate(cond.image.shape) if place not in (0, axis)]
         if grid != list(size):
             raise CondError(f"the image has the size {grid}, and x_t has {list(size)}")
 
@@ -92,16 +96,16 @@ class CondSpec:
             raise CondError(f"label has {columns.shape[1]} columns, and the model was built for {self}")
         if label.device.type != "cpu" or not len(label):
             return
-        for (name, count), found in zip(self.labels, columns.amax(0).tolist(), strict=True):
-            if found >= count:
+        for (name, count), largest in zip(self.labels, columns.amax(0).tolist(), strict=True):
+            if largest >= count:
                 raise CondError(
-                    f"the label {name} has the classes 0 to {count - 1}, and -1 for not given; found {found}"
+                    f"the label {name} has the classes 0 to {count - 1}, and -1 for not given; found {largest}"
                 )
 
     def only(self, parts: Sequence[Part]) -> CondSpec:
         """The specification of these parts alone."""
-        full = {"label": "labels", "image": "image", "value": "values", "context": "context"}
-        return CondSpec(**{full[part]: getattr(self, full[part]) for part in self.parts if part in parts})
+        fields = {"label": "labels", "image": "image", "value": "values", "context": "context"}
+        return CondSpec(**{fields[part]: getattr(self, fields[part]) for part in self.parts if part in parts})
 
 
 UNCONDITIONED = CondSpec()
@@ -109,14 +113,13 @@ UNCONDITIONED = CondSpec()
 
 @dataclass(frozen=True, eq=False)
 class Cond:
-    """What is known of a batch of items. Each part may be None, and may be missing for some items.
+    """The condition of a batch of items. Each part may be None, and may be missing for some items.
 
-    label : [B], or [B, K] for K labels: integers; -1 where it is not given.
-    image : [B, C', *size] on the grid of x_t, or [B, L, C'] for a sequence [B, L, D]; nan where it is not given: in the
-        whole item, or at some places of it.
-    value : [B, K] real numbers; nan where one is not given.
-    context : [B, L, D] tokens, with `mask` [B, L], True where there is one; no mask: all are there. An item without
-        any token is one whose context is not given.
+    label : class labels, integers [B], or [B, K] for K labels; -1 for a missing one.
+    image : [B, C', *size] on the grid of x_t, or [B, L, C'] for a sequence [B, L, D]; nan for a missing item or pixel.
+    value : real numbers [B, K]; nan for a missing one.
+    context : tokens [B, L, D]. An item without any token has no context.
+    mask : booleans [B, L], True for a present token; None if all are present.
 
     Raises CondError for parts of other types or of different lengths.
     """
@@ -135,8 +138,8 @@ class Cond:
             if tensor is None:
                 continue
             if tensor.ndim not in allowed:
-                said = " or ".join(map(str, allowed))
-                raise CondError(f"{name} has {said} axes; found the shape {list(tensor.shape)}")
+                numbers = " or ".join(map(str, allowed))
+                raise CondError(f"{name} has {numbers} axes; found the shape {list(tensor.shape)}")
             lengths[name] = len(tensor)
         if len(set(lengths.values())) > 1:
             raise CondError(f"the parts of a condition are for one batch; found {lengths}")
@@ -149,7 +152,7 @@ class Cond:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that are not None."""
+        """The names of the parts that are not None."""
         return tuple(part for part in PARTS if getattr(self, part) is not None)
 
     def __len__(self) -> int:
@@ -166,17 +169,21 @@ class Cond:
         return self._each(lambda tensor: tensor.to(device))
 
     def repeat(self, m: int) -> Cond:
-        """The whole batch m times, draw by draw: [B, ...] -> [m B, ...]."""
+        """The whole batch m times, one after another: [B, ...] -> [m B, ...]."""
         return self._each(lambda tensor: tensor.repeat(m, *(1,) * (tensor.ndim - 1)))
 
     def expand(self, n: int) -> Cond:
-        """A condition of one item for n items."""
+        """The condition of one item, for n items."""
         return self._each(lambda tensor: tensor.expand(n, *tensor.shape[1:]))
 
     def dropped(self, given: Tensor, part: Part, column: int | None = None) -> Cond:
-        """The same, with a part given to the items where `given` [B] is True and to no others.
+        """Drop a part of the condition for some items.
 
-        column : of the labels, one of several.
+        given : booleans [B], False for the items without the part.
+        part : its name.
+        column : the index of one label out of several; None for all.
+
+        Raises CondError if the condition has no such part.
         """
         tensor: Tensor | None = getattr(self, part)
         if tensor is None:
@@ -194,24 +201,30 @@ class Cond:
         return replace(self, **{part: torch.where(keep, tensor, torch.nan)})
 
     def only(self, parts: Sequence[Part]) -> Cond:
-        """These parts alone, with the mask of a context."""
+        """These parts alone. A context keeps its mask."""
         names = [*parts, *(("mask",) if "context" in parts else ())]
         return Cond(**{name: getattr(self, name) for name in names})
 
     def without(self, names: Sequence[str], spec: CondSpec) -> Cond:
-        """The same, with nothing given of the parts or labels of these names: what guidance is measured from."""
-        found = self
+        """Drop some parts of the condition for all items, for example to guide away from the result.
+
+        names : parts ("label", "image", "value", "context"), or names of single labels.
+        spec : has the names of the labels.
+
+        Raises CondError for an unknown name.
+        """
+        cond = self
         none = torch.zeros(len(self), dtype=torch.bool)
         labels = [name for name, _ in spec.labels]
         for name in names:
             if name in labels and name != "label":
                 several = self.label is not None and self.label.ndim == 2
-                found = found.dropped(none, "label", labels.index(name) if several else None)
+                cond = cond.dropped(none, "label", labels.index(name) if several else None)
             elif name in PARTS:
-                found = found.dropped(none, name)
+                cond = cond.dropped(none, name)
             else:
                 raise CondError(f"{name!r} was to be dropped; there are {', '.join([*self.parts, *labels])}")
-        return found
+        return cond
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Cond:
         parts = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
@@ -219,7 +232,7 @@ class Cond:
 
 
 def joined(conds: Sequence[Cond]) -> Cond:
-    """Batches one after another; all have the same parts."""
+    """Concatenate the conditions of several batches. All have the same parts."""
     first = conds[0]
     return Cond(
         **{
@@ -231,10 +244,10 @@ def joined(conds: Sequence[Cond]) -> Cond:
 
 
 def class_label(classes: int) -> CondSpec:
-    """One label, `class`, of so many classes; no condition for 0."""
+    """The specification of one label, `class`, of so many classes. No condition for 0 classes."""
     return CondSpec((("class", classes),)) if classes else UNCONDITIONED
 
 
 def as_cond(cond: Cond | Tensor | None) -> Cond | None:
-    """A condition as it was given, or a tensor of labels [B] as one."""
+    """Turn a tensor of class labels [B] into a Cond; a Cond and None stay as they are."""
     return Cond(label=cond) if isinstance(cond, Tensor) else cond

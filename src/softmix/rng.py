@@ -1,11 +1,11 @@
-"""Ground floor: randomness as a pure function, with no hidden state and no order of calls between items.
+"""Ground floor: randomness as a pure function, without hidden state.
 
-Every number that softmix draws is a function of (seed, role, item, draw, position). Item k of a batch
-of n is therefore the item k of a batch of one, on any device, with any batch size, number of workers
-or number of processes; and a resumed run needs only a counter.
+Every random number of softmix is a function of (seed, role, item, draw, position). So item k of a batch of n has the
+same numbers as in a batch of one, on any device, with any batch size, number of workers or number of processes. A
+resumed run needs only a counter.
 
-The bits are SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators",
-OOPSLA 2014), written with tensor operations; normals are Box and Muller's.
+The bits are SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), written
+with tensor operations. Normal numbers are by Box and Muller.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MUL_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    # int64 shifts in torch are arithmetic; the mix needs the logical one.
+    # int64 shifts in torch are arithmetic; the mix needs the logical shift
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
@@ -41,18 +41,17 @@ def _word(*parts: object) -> int:
 
 
 class Rng:
-    """A source of noise for a batch of named items.
+    """The random numbers of a batch of numbered items.
 
     Parameters
     ----------
-    seed : the run's seed, any integer.
-    items : how many items the batch has (then they are numbered from 0), or the number of each item.
-        Give the global number of a training example, or of an image to be sampled, and its noise no
-        longer depends on the batch that it happens to be in.
-    role : what the noise is for. Two roles never share a number.
-    device : where the tensors are made.
+    seed : the seed of the run, any integer.
+    items : the number of items in the batch, which are then numbered from 0; or the number of each item. With the
+        global number of a training example, or of an image to be sampled, its noise does not depend on its batch.
+    role : the purpose of the noise. Two roles never share a number.
+    device : the device of the tensors.
 
-    Every call of `normal`, `uniform` or `integers` advances `draws`, and nothing else does.
+    Only a call of `bits`, `normal`, `uniform` or `integers` advances the counter `draws`.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Rng:
         return len(self._key)
 
     def child(self, role: str) -> Rng:
-        """A stream for another role: it does not depend on how much this one has drawn."""
+        """The stream of another role. It does not depend on the draws of this one."""
         return self._with(_mix(self._key ^ _word(role)), 0)
 
     def take(self, index: slice | Tensor) -> Rng:

@@ -1,4 +1,4 @@
-"""Ground floor: the one place where a number per item, or per element, meets a tensor of items."""
+"""Ground floor: multiply a tensor of items by a number for each item, or for each element."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ T = TypeVar("T")
 
 
 def column(value: Tensor | float, x: Tensor) -> Tensor:
-    """`value`, a number, one number per item or an array of x's rank, in x's dtype and device, ready to multiply x.
+    """Reshape `value` to multiply x, on the device of x.
 
-    Where x holds integers, as tokens do, the numbers keep their own type: as an integer a share of 0.3 would be 0.
-    A tensor of shape [B] becomes [B, 1, ..., 1] with as many axes as x, so that it can never be
-    mistaken for a row of pixels when B equals a width or a number of channels. An array of x's rank, such as
-    [1, C, 1, 1] for a number per channel, keeps its shape.
+    value : a number, a number for each item [B], or an array of the rank of x, such as [1, C, 1, 1] for a number for
+        each channel. Shape [B] becomes [B, 1, ..., 1] with as many axes as x, so that B is never taken for a width or
+        a number of channels. An array keeps its shape.
+    x : [B, ...].
+
+    The result has the dtype of x. If x holds integers, as tokens do, the value keeps its own dtype: as an integer a
+    share of 0.3 would be 0.
+
+    Raises ValueError for any other shape.
     """
     real = x.is_floating_point() or x.is_complex()
     value = torch.as_tensor(value).to(device=x.device, dtype=x.dtype if real else None)
@@ -33,13 +38,13 @@ def column(value: Tensor | float, x: Tensor) -> Tensor:
 
 
 def fits(value: Tensor, x: Tensor) -> bool:
-    """Whether `value` has x's rank and each of its sizes is 1 or x's."""
+    """Whether `value` has the rank of x, and each of its sizes is 1 or that of x."""
     return value.ndim == x.ndim and all(have in (1, size) for have, size in zip(value.shape, x.shape, strict=True))
 
 
 def take(cond: T, items: Tensor | slice) -> T:
-    """The conditions of some items: of a tensor by its first axis, of a record by its own `take`; None stays None."""
+    """The conditions of some items: a tensor is indexed by its first axis, a record by its `take`; None stays None."""
     if isinstance(cond, Tensor):
-        where = items.to(cond.device) if isinstance(items, Tensor) else items
-        return cond[where]  # type: ignore[return-value]
+        index = items.to(cond.device) if isinstance(items, Tensor) else items
+        return cond[index]  # type: ignore[return-value]
     return cond if cond is None else cond.take(items)  # type: ignore[attr-defined, no-any-return]

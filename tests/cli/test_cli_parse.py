@@ -22,7 +22,7 @@ from softmix.cli.outputs import OutputError
 from softmix.cli.parse import help_texts, metavar_of, overview, parse
 from softmix.cli.verb import Verb
 from softmix.data import DataError
-from softmix.train import LostError, RunError, StoppedError
+from softmix.train import LostProcessError, RunError, StoppedError
 
 HEAVY = ("torch", "numpy", "PIL", "scipy")
 
@@ -285,7 +285,7 @@ def test_options_do_not_change() -> None:
         (RunError("x is not a run"), 2, "softmix: x is not a run"),
         (DataError("x has no images"), 2, "softmix: x has no images"),
         (StoppedError("saved", 15), 143, "softmix: saved"),
-        (LostError("said before"), 1, ""),
+        (LostProcessError("said before"), 1, ""),
         (SystemExit(3), 3, ""),
     ],
 )

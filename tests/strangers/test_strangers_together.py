@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 import adversarial as paper
-from softmix.train import TrainingError, join, leave, training
+from softmix.train import TrainingError, join_processes, leave_processes, training
 config = paper.config({steps})
 try:
     for step in training(paper.source(Path()), config, sys.argv[2], shard=sys.argv[3] == "shard", parts=paper.PARTS):
@@ -37,7 +37,7 @@ try:
 except TrainingError as error:
     print(error, file=sys.stderr)
     raise SystemExit(3)
-leave()
+leave_processes()
 """
 
 

@@ -53,16 +53,16 @@ class Autoencode(Task):
         x, codec = source.batch(batch.index, batch.rng)[0].to(batch.device), cast(Codec, modules["model"])
         return (codec.decode(codec.encode(x)) - x).square().flatten(1).mean(1)
 
-    def made(self, model: nn.Module, facts: Facts, step: int) -> Codec:
+    def result(self, model: nn.Module, facts: Facts, step: int) -> Codec:
         return cast(Codec, model)
 
-    def tried(self, made: Any, device: torch.device) -> None:
-        made.decode(made.encode(torch.zeros(1, *made.shape, device=device)))
+    def check(self, result: Any, device: torch.device) -> None:
+        result.decode(result.encode(torch.zeros(1, *result.shape, device=device)))
 
-    def picture(self, made: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
+    def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
         index = torch.arange(16) % len(source)
         x = source.batch(index, Rng(seed, index))[0].to(device)
-        return cast(Tensor, made.decode(made.encode(x))).clamp(-1, 1)
+        return cast(Tensor, result.decode(result.encode(x))).clamp(-1, 1)
 
 
 PARTS = (Autoencode,)
@@ -77,7 +77,7 @@ def first(place: Path) -> Model:
 
 
 def source(place: Path) -> Encoded:
-    return Encoded(load("digits", limit=400), first(place).made)
+    return Encoded(load("digits", limit=400), first(place).result)
 
 
 def config(steps: int) -> Config:

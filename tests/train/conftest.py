@@ -1,4 +1,4 @@
-"""For the tests of training: files in memory, since a disk takes milliseconds for each of thousands of syncs."""
+"""Fixtures for the tests of training: files in memory, because a disk takes milliseconds for each of many syncs."""
 
 from __future__ import annotations
 

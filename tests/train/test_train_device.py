@@ -1,5 +1,4 @@
-"""Training on a device that is not the CPU: torch's "meta" device computes nothing, and refuses what a forgotten move
-leaves on the CPU."""
+"""Training on torch's "meta" device. It computes nothing, and refuses a tensor that is still on the CPU."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ def test_a_move_that_is_forgotten_is_refused() -> None:
         torch.where(torch.ones(3, device=META) > 0, torch.arange(3), -1)
 
 
-def test_examples_are_where_the_network_is(elsewhere: None) -> None:
+def test_examples_are_on_the_device_of_the_network(elsewhere: None) -> None:
     one = trainer(small())
     noised, rng = one.task.examples(one.source, one.batch(torch.arange(8)), one.run.facts.cond_spec)
     assert noised.cond is not None and noised.cond.label is not None
@@ -57,7 +56,7 @@ def test_examples_are_where_the_network_is(elsewhere: None) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_loss_and_its_gradient_are_where_the_network_is(name: str, elsewhere: None) -> None:
+def test_a_loss_and_its_gradient_are_on_the_device_of_the_network(name: str, elsewhere: None) -> None:
     one = trainer(small(name))
     for step in [0] if one.task.freeze_at is None else [0, 5]:
         one.step = step
@@ -69,7 +68,7 @@ def test_a_loss_and_its_gradient_are_where_the_network_is(name: str, elsewhere: 
 
 
 @pytest.mark.filterwarnings("ignore:.*is a no-op")
-def test_what_a_checkpoint_holds_goes_where_the_network_is(tmp_path: Path, elsewhere: None) -> None:
+def test_a_checkpoint_is_loaded_onto_the_device_of_the_network(tmp_path: Path, elsewhere: None) -> None:
     with pytest.MonkeyPatch.context() as here:
         here.setattr(TRAINER, "find_device", lambda: torch.device("cpu"))
         for _ in training(images(), small(), tmp_path):
@@ -86,6 +85,6 @@ def test_what_a_checkpoint_holds_goes_where_the_network_is(tmp_path: Path, elsew
     assert one.losses(torch.arange(8)).device == META
 
 
-def test_a_picture_is_sampled_where_the_network_is(tmp_path: Path, elsewhere: None) -> None:
+def test_a_picture_is_sampled_on_the_device_of_the_network(tmp_path: Path, elsewhere: None) -> None:
     found = picture(trainer(small(), tmp_path))
     assert found is not None and found.device == META

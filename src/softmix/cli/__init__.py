@@ -84,14 +84,14 @@ def _describe_room_error(error: BaseException) -> tuple[str, int]:
     from ..config import ConfigError
     from ..data import DataError
     from ..sampler import SamplerError
-    from ..train import LostError, RunError, StoppedError, TrainingError
+    from ..train import LostProcessError, RunError, StoppedError, TrainingError
     from ..train.checkpoint import CheckpointError
 
     if isinstance(error, StoppedError):
         return str(error), 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return "stopped", 130
-    if isinstance(error, LostError):
+    if isinstance(error, LostProcessError):
         return "", 1
     if isinstance(error, DataError | ConfigError | RunError | TrainingError | CheckpointError | SamplerError):
         return str(error), 2

@@ -94,9 +94,9 @@ class Train(Verb):
     """Show the configuration and the size of the model, and train nothing."""
 
     def __call__(self) -> None:
-        from ..train import join, leave, train
-        from ..train.checkpoint import newest
-        from ..train.place import require_writable
+        from ..train import join_processes, leave_processes, train
+        from ..train.checkpoint import newest_step
+        from ..train.writable import require_writable
 
         # All tests without data come first: to read data may take minutes.
         require_writable(self.out)
@@ -111,21 +111,21 @@ class Train(Verb):
         config = with_values(
             config, classes=self.classes or None, flip=self.flip or None, batch=self.batch, seed=self.seed
         )
-        first = join().first
+        first = join_processes().first
         if first:
             self._print_data(items, config)
         start = self._start()
         if self.dry_run:
             _show(items, config, self.out, self.more, start)
             return
-        done = newest(self.out / "checkpoints") or 0
+        done = newest_step(self.out / "checkpoints") or 0
         model = train(items, config, self.out, shard=self.shard, more=self.more or 0, start=start)
         if first:
             write_card(model)
             print(_last_line(model, done, self.out))
             print(f"next: {_next_commands(model.facts, self.out)}")
             repeat_warnings(items)
-        leave()
+        leave_processes()
 
     def _print_data(self, items: Data, config: Config) -> None:
         for line in items.report.lines():
@@ -136,20 +136,20 @@ class Train(Verb):
     def _start(self) -> Model | None:
         """The model that gives the first weights; None for a run that has begun with them."""
         from ..train import load, read_run
-        from ..train.settle import start_of
+        from ..train.resume import start_folder
 
         if self.start is None:
             return None
-        begun = start_of(read_run(self.out), self.out) if (self.out / "config.json").is_file() else None
+        begun = start_folder(read_run(self.out), self.out) if (self.out / "config.json").is_file() else None
         return None if begun == self.start.absolute().resolve() else load(self.start)
 
 
 def _show(items: Data, config: Config, out: Path, more: int | None, start: Model | None) -> None:
     from ..config import dumps
-    from ..train import build, join
-    from ..train.settle import Wish, settle
+    from ..train import build, join_processes
+    from ..train.resume import Request, resolve_run
 
-    run = settle(out, items, config, join().size, Wish(more or 0, start))
+    run = resolve_run(out, items, config, join_processes().size, Request(more or 0, start))
     print(dumps(run), end="")
     print(f"{sum(p.numel() for p in build(run).parameters()):,} parameters")
 

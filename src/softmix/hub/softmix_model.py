@@ -83,7 +83,7 @@ class SoftmixModel(ModelMixin, ConfigMixin):
     @property
     def denoiser(self) -> Any:
         """The softmix denoiser."""
-        return self._run.config.task.made(self.network, self._run.facts, self.config.step)
+        return self._run.config.task.result(self.network, self._run.facts, self.config.step)
 
     def forward(
         self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True

@@ -1,4 +1,9 @@
-"""A loop that the caller drives, averages of the weights, checkpoints, run folders."""
+"""Training: runs that resume after a kill with the same bits.
+
+Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
+`preset`; the contract `Task`, and the task `Denoise`; `Ema`, averages of the weights; `checkpoint`; `load` for a
+trained model.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +17,16 @@ from ..data import Source
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .ema import Ema
-from .halt import StoppedError, asked
 from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .preset import MODELS, preset
-from .record import Earlier, Facts, Run, Start
-from .rehearse import too_short
+from .processes import LostProcessError, join_processes, leave_processes
+from .record import EarlierSettings, Facts, Run, StartingRun
+from .signals import StoppedError, stop_signal
 from .task import Batch, Task
 from .trainer import Trainer
-from .world import LostError, join, leave
+from .trial import too_short
 
 
 def train(
@@ -35,39 +40,42 @@ def train(
     start: Model | None = None,
     parts: Sequence[type] = (),
 ) -> Model:
-    """Trains to the end, with a progress bar, and gives the model. See `training` for the loop itself.
+    """Train a run to its end, with a progress bar. The parameters are those of `training`.
 
-    Ctrl-C and SIGTERM end it after the step that is being taken, with a checkpoint and StoppedError.
+    Ctrl-C and SIGTERM stop it after the present step, with a checkpoint and StoppedError.
+
+    say : receives the notes of the steps, one sentence each.
+    Returns the trained model.
     """
-    first = join().first
-    # seconds: a file of a hundred thousand bars helps nobody
+    first = join_processes().first
+    # seconds between updates: a log file needs few bars
     every = 0.1 if sys.stderr.isatty() else 30
-    # from the first second: a step may take minutes, and is tried before the first is taken
+    # shown before the trial steps, which may take minutes
     bar = tqdm(total=config.steps, unit="step", desc=Path(out).name, mininterval=every, disable=not first)
 
-    def told(sentence: str) -> None:
+    def show(sentence: str) -> None:
         if first:
             bar.set_postfix_str(sentence)
 
-    with asked() as stop, bar:
+    with stop_signal() as stop, bar:
         try:
-            for step in training(source, config, out, stop, shard, more=more, start=start, say=told, parts=parts):
+            for step in training(source, config, out, stop, shard, more=more, start=start, say=show, parts=parts):
                 if not first:
                     continue
-                _shown(bar, step)
+                _update(bar, step)
                 sentence = too_short(step.total, source.is_image) if step.step == 1 and step.total else None
                 if sentence:
                     say(sentence)
                 for note in step.notes:
                     say(note)
-        except LostError as error:
-            # at once, while signals are still ours: the launcher is about to end this process
+        except LostProcessError as error:
+            # printed at once: the launcher is about to end this process
             print(f"\nsoftmix: {error}", file=sys.stderr, flush=True)
             raise
     return load(out, parts=parts)
 
 
-def _shown(bar: tqdm[None], step: TrainStep) -> None:
+def _update(bar: tqdm[None], step: TrainStep) -> None:
     if bar.total != step.total:
         bar.total = step.total
     if bar.n == 0 and step.step > 1:
@@ -81,15 +89,15 @@ __all__ = [
     "Batch",
     "Config",
     "Denoise",
-    "Earlier",
+    "EarlierSettings",
     "Ema",
     "Facts",
-    "LostError",
+    "LostProcessError",
     "Model",
     "Optimiser",
     "Run",
     "RunError",
-    "Start",
+    "StartingRun",
     "StoppedError",
     "Task",
     "Times",
@@ -100,8 +108,8 @@ __all__ = [
     "data_of",
     "facts_of",
     "find_device",
-    "join",
-    "leave",
+    "join_processes",
+    "leave_processes",
     "load",
     "log_of",
     "preset",

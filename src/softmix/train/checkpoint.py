@@ -1,9 +1,9 @@
-"""A checkpoint is whole or it is not there.
+"""Checkpoints: after a crash at any instant a checkpoint is whole, or absent.
 
 folder/step-000500/  model.safetensors, ema-0.050.safetensors, optimizer.safetensors, ...: one file for each entry
                      state.json: the caller's state, the size and SHA-256 of each file, and a SHA-256 of all of this
-step-000500.tmp      being written, or left by a run that was killed: never read, removed by the next save
-step-000500.old      the earlier checkpoint of a step that is being saved again: read where the new one is not there
+step-000500.tmp      a checkpoint being written, or left by a killed run: never read, removed by the next save
+step-000500.old      the earlier checkpoint of a step that is being saved again: read if the new one is absent
 """
 
 from __future__ import annotations
@@ -35,12 +35,19 @@ _LEFTOVER = re.compile(r"step-\d{6,}(\.old)?(\.gone)?\.tmp")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the sentence says which one, why, and what to do."""
+    """A checkpoint that cannot be written or read. The sentence names it, the reason, and the remedy."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A whole checkpoint. `tensors` are on the CPU and owned; `damaged` has a sentence for each one passed over."""
+class Checkpoint:
+    """A whole checkpoint, read from disk.
+
+    step : its step.
+    tensors : entry -> name -> tensor, on the CPU, in memory of their own.
+    state : the caller's state.
+    path : its folder.
+    damaged : a sentence for each newer checkpoint that is damaged.
+    """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -52,20 +59,21 @@ class Loaded:
 def save(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, JSON], keep: int = 3
 ) -> Path:
-    """Write the checkpoint of `step` into `folder` and return its path; a run killed at any instant loses nothing.
+    """Write the checkpoint of `step` into `folder`. A run killed at any instant loses no earlier checkpoint.
 
-    Everything is written aside, synced and hashed, and only then renamed into place. Then the folder is synced, and
-    only then are older steps removed, down to `keep` in all. Later steps are left alone. A step that exists is
-    replaced, and until the new one is in place the old one can be read. Only one process may save.
+    All files are written aside, synced and hashed, and then renamed into place. Then the folder is synced. Then older
+    steps are removed, down to `keep` in all. Later steps stay. If the step exists it is replaced, and the old one can
+    be read until the new one is in place. Only one process may save.
 
     Parameters
     ----------
-    tensors : {"model": {name: tensor}, "ema-0.050": ..., "optimizer": ...}, each entry a file of its own. Layout and
-        sharing of memory are not kept, values are, bit for bit. The largest entry must fit in memory once more.
-    state : anything that JSON can hold; tuples come back as lists.
+    tensors : {"model": {name: tensor}, "ema-0.050": ..., "optimizer": ...}. Each entry becomes a file. Values are
+        stored bit for bit; memory layout and shared memory are not. The largest entry must fit in memory once more.
+    state : any JSON values; tuples come back as lists.
 
-    Raises CheckpointError when the disk is full or refuses: earlier checkpoints are then as they were and nothing
-    half-written remains. Raises ValueError for a bad step, name, state or `keep`, before anything is written.
+    Returns the path of the checkpoint.
+    Raises CheckpointError if the disk is full or refuses: earlier checkpoints are then unchanged and no half-written
+    one remains. Raises ValueError for a bad step, name, state or `keep`, before anything is written.
     """
     _require(step, tensors, keep)
     plain = json.loads(canonical(state))
@@ -93,46 +101,47 @@ def save(
     return final
 
 
-def latest(folder: Path, only: Iterable[str] | None = None) -> Loaded | None:
-    """The newest whole checkpoint in `folder`, or None where there is none at all.
+def latest(folder: Path, only: Iterable[str] | None = None) -> Checkpoint | None:
+    """Read the newest whole checkpoint in `folder`. None if there is no checkpoint.
 
-    Every file is read and its SHA-256 compared, one file at a time. A damaged checkpoint is passed over with a sentence
-    in `Loaded.damaged`, and the one before it is taken. `only` names the entries to return, such as ("ema-0.050",).
+    Every file is read and its SHA-256 compared, one file at a time. A damaged checkpoint is left out, with a
+    sentence in `Checkpoint.damaged`, and the one before it is read.
 
-    Raises CheckpointError, naming each, when there are checkpoints and none is whole, and when the one taken has no
-    such entry.
+    only : the entries to return, such as ("ema-0.050",); None for all.
+
+    Raises CheckpointError if all checkpoints are damaged, and for an entry that the checkpoint does not have.
     """
     wanted = None if only is None else tuple(only)
     paths, damaged = _checkpoints(folder), list[str]()
     for path in paths:
         state, tensors, faults = _inspect(path, wanted)
         if any(faults.values()):
-            said = "; ".join(filter(None, faults.values()))
-            damaged.append(f"{path.name} is damaged, so it was not taken: {said}.")
+            sentences = "; ".join(filter(None, faults.values()))
+            damaged.append(f"{path.name} is damaged, so it was not taken: {sentences}.")
             continue
         missing = [name for name in wanted or () if name not in tensors]
         if missing:
             raise CheckpointError(f"{', '.join(missing)} was asked for; {path} holds {', '.join(faults)}")
-        return Loaded(_step(path), tensors, state, path, damaged)
+        return Checkpoint(_step(path), tensors, state, path, damaged)
     if paths != _checkpoints(folder):
-        # A run in progress replaced what was being read.
+        # a run in progress has replaced a checkpoint in the meantime
         return latest(folder, wanted)
     if not paths:
         return None
     raise CheckpointError(
         f"a checkpoint was asked for in {folder}, and none there is whole. {' '.join(damaged)} "
-        "Restore one from a copy, or move them away to begin anew."
+        "Restore one from a copy, or move them away to start again."
     )
 
 
-def newest(folder: Path) -> int | None:
-    """The step of the newest checkpoint, by its name alone; None where there is none."""
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint, by its name alone. None if there is no checkpoint."""
     paths = _checkpoints(folder)
     return _step(paths[0]) if paths else None
 
 
 def faults(folder: Path) -> dict[str, str]:
-    """For each file of each checkpoint, newest first, what is wrong with it; an empty text for a whole file."""
+    """The fault of each file of each checkpoint, newest first; an empty text for a whole file."""
     return {
         f"{path.name}/{file}": fault for path in _checkpoints(folder) for file, fault in _inspect(path, ())[2].items()
     }
@@ -142,7 +151,7 @@ def _require(step: int, tensors: Mapping[str, object], keep: int) -> None:
     if step < 0:
         raise ValueError(f"a checkpoint of step {step} was to be saved; steps count from 0")
     if keep < 1:
-        raise ValueError(f"{keep} checkpoints were to be kept; keep at least 1")
+        raise ValueError(f"{keep} checkpoints were asked for; keep at least 1")
     for name in tensors:
         if not _ENTRY.fullmatch(name):
             raise ValueError(f"a file named {name!r} was to be saved; use letters, digits, dots, dashes, underscores")
@@ -162,7 +171,7 @@ def _write(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]],
 
 
 def _apart(group: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, no two in the same memory: the format knows neither views nor ties."""
+    """The tensors on the CPU, contiguous, no two in the same memory: safetensors stores neither views nor ties."""
     taken: set[int] = set()
     apart = {}
     for name, tensor in group.items():
@@ -189,7 +198,7 @@ def _write_synced(file: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    # Where a folder cannot be opened (Windows), its entries are the file system's own affair.
+    # Windows cannot open a folder, and so cannot sync it
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -218,18 +227,18 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first, so that a removal cut short does not leave what looks like a damaged checkpoint.
+    # renamed first, so that a removal cut short does not look like a damaged checkpoint
     gone = path.with_name(f"{path.name}.gone.tmp")
     os.rename(path, gone)
     shutil.rmtree(gone)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints' folders, newest first; a replaced one (.old) after the one that replaced it."""
+    """The folders of the checkpoints, newest first; a replaced one (.old) after its replacement."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _FOLDER.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (-_step(path), path.name))
+    paths = [path for path in folder.iterdir() if _FOLDER.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (-_step(path), path.name))
 
 
 def _step(path: Path) -> int:
@@ -241,7 +250,7 @@ def _step(path: Path) -> int:
 def _inspect(
     path: Path, only: tuple[str, ...] | None
 ) -> tuple[dict[str, JSON], dict[str, dict[str, Tensor]], dict[str, str]]:
-    """The caller's state, the tensors of the entries in `only`, and the fault of each file, or "" where it is whole."""
+    """The caller's state, the tensors of the entries in `only`, and the fault of each file ("" for a whole one)."""
     try:
         body = _manifest(path)
     except CheckpointError as error:
@@ -250,29 +259,31 @@ def _inspect(
     for file, described in body["files"].items():
         name, faults[file] = file.removesuffix(_SUFFIX), ""
         try:
-            found = _read(path / file, described)
+            read = _read(path / file, described)
             if only is None or name in only:
-                # A clone is aligned as torch aligns; borrowed bytes may be summed in another order.
-                tensors[name] = {key: tensor.clone() for key, tensor in found.items()}
+                # torch aligns a clone; the bytes of the file may be unaligned, and summed in another order
+                tensors[name] = {key: tensor.clone() for key, tensor in read.items()}
         except CheckpointError as error:
             faults[file] = str(error)
     return body["state"], tensors, faults
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """What state.json says, once its own hash, its step and the names of its files have been checked."""
+    """The content of state.json, after a check of its hash, its step and its file names."""
     data = _bytes(path / _STATE)
     try:
         body = json.loads(data)
         if body.pop("sha256") != _seal(body):
             raise ValueError("another SHA-256")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{_STATE} is not what was written: it is no JSON or has another SHA-256") from error
-    found, expected = (body.get("format"), body.get("step")), (_FORMAT, _step(path))
-    if found != expected:
-        said, read = (f"format {format_} and step {step}" for format_, step in (found, expected))
-        raise CheckpointError(f"{_STATE} is of {said}, and this softmix reads {read} here")
-    # A seal can be forged, and a name may lead out of the folder.
+        raise CheckpointError(
+            f"{_STATE} has changed since it was written: it is no JSON or has another SHA-256"
+        ) from error
+    present, expected = (body.get("format"), body.get("step")), (_FORMAT, _step(path))
+    if present != expected:
+        present_text, text = (f"format {format_} and step {step}" for format_, step in (present, expected))
+        raise CheckpointError(f"{_STATE} is of {present_text}, and this softmix reads {text} here")
+    # a hash can be forged, and a name may lead out of the folder
     files = body.get("files")
     if not isinstance(files, dict) or not isinstance(body.get("state"), dict) or not all(map(_FILE.fullmatch, files)):
         raise CheckpointError(f"{_STATE} lacks its state or its files, or a name in it is no name for a file: {files}")
@@ -280,11 +291,11 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _read(file: Path, described: object) -> dict[str, Tensor]:
-    """The tensors of one file, from the very bytes that were hashed."""
+    """The tensors of one file, from the same bytes as its hash."""
     data = _bytes(file)
     if _described(data) != described:
         raise CheckpointError(
-            f"{file.name} is not what was written: its {len(data)} bytes have another size or SHA-256"
+            f"{file.name} has changed since it was written: its {len(data)} bytes have another size or SHA-256"
         )
     try:
         return safetensors.torch.load(data)

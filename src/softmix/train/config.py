@@ -1,4 +1,4 @@
-"""Everything that a run depends on, as frozen dataclasses that become config.json."""
+"""The configuration of a run: frozen dataclasses that become config.json."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from typing import Annotated, Any, ClassVar, Literal
 from ..config import Open
 from .denoise import Denoise, demand
 
-# far beyond what anyone trains; above them numbers overflow or memory is asked for that no machine has
+# far beyond any training; above them numbers overflow, or no machine has the memory
 _BATCH, _STEPS, _MINUTES, _RATE = 2**20, 10**9, 10**7, 10.0
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW. The rate rises over `warmup` steps and falls linearly to 0 over the last `decay` of the run.
+    """AdamW, with a learning rate that rises, stays and falls.
 
-    warmup_share : the largest share of the run that the rise may take, so that a short run reaches its rate; None: all.
-    clip : the largest gradient norm.
-    accumulate : parts that a batch is computed in, one after another, to save memory. Where memory does not suffice
-    for a part the run takes more of them (`Facts.parts`).
+    rate : the highest learning rate.
+    betas : decay rates of the two moments.
+    weight_decay : decoupled weight decay.
+    warmup : steps of the linear rise.
+    decay : the last share of the run, in which the rate falls linearly to 0.
+    clip : the largest gradient norm; a longer gradient is scaled down to it.
+    accumulate : the parts of a batch, computed one after another to save memory. If the memory is too small for a part
+        the run takes more parts (`Facts.parts`).
+    warmup_share : the largest share of the run for the rise, so that a short run reaches its rate. None: no limit.
     """
 
     rate: float = 1e-3
@@ -50,17 +55,23 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Config:
-    """A run. `steps` or `minutes` says how long; with minutes, the number of steps is set from the speed of a few that
-    are tried before the first, and written down, so that a run that is continued ends where it would have.
+    """The configuration of a run.
 
-    task : what is trained, and by what; `Denoise` has the process, the network, the head and the loss of a denoiser.
-    ema : relative widths of the averages of the weights; the first is what sampling takes.
-    precision : bf16 autocast where the machine computes in it, by default. compile : torch.compile.
-    save, show : steps between checkpoints and between sample grids (0: a tenth of the run).
-    nonfinite : what a loss that is not finite does: stop, skip the step, or roll back to the last checkpoint.
+    task : the subject of the run. `Denoise` has the process, the network, the head and the loss of a denoiser.
+    optimiser : the optimiser of the task's "model".
+    batch : batch size, in items.
+    steps, minutes : the length of the run: one of the two. With minutes the number of steps is set once, from the speed
+        of a few trial steps, and written to config.json, so that a resumed run ends at the same step.
+    ema : relative widths of the averages of the weights. Sampling takes the first.
+    precision : bf16 autocast, float32, or by default bf16 if the machine computes in it.
+    compile : use torch.compile.
+    seed : of all random numbers of the run.
+    save, show : steps between checkpoints and between pictures of samples (0: a tenth of the run).
+    keep : the number of checkpoints on disk.
+    nonfinite : the policy for a loss that is not finite: stop, skip the step, or roll back to the last checkpoint.
     """
 
-    # of the averages
+    # the paper of the averages
     cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
     task: Annotated[Denoise, Open] = field(default_factory=Denoise)
@@ -89,31 +100,31 @@ class Config:
         )
         demand(-(2**63) <= self.seed < 2**63, f"the seed is a number of 64 bits; found {self.seed}")
         demand(self.save >= 0 and self.show >= 0, f"save and show are at least 0; found {self.save}, {self.show}")
-        demand(self.keep >= 1, f"at least 1 checkpoint is kept; found {self.keep}")
+        demand(self.keep >= 1, f"at least 1 checkpoint is stored; found {self.keep}")
         demand(len(self.ema) > 0, "sampling takes the first average of the weights: give at least one width in ema")
 
     def but(self, **changes: Any) -> Config:
-        """The same with these settings, of the run or of its task: config.but(batch=64, loss=Square()).
+        """A copy with other settings, of the run or of its task: config.but(batch=64, loss=Square()).
 
-        Raises TypeError for a name that neither has, and what their own values raise.
+        Raises TypeError for a name that neither has, and ValueError for a bad value.
         """
-        ours = {field.name for field in fields(self)}
-        of_task = {name: value for name, value in changes.items() if name not in ours}
+        own = {field.name for field in fields(self)}
+        of_task = {name: value for name, value in changes.items() if name not in own}
         task = changes.pop("task", self.task)
-        of_run = {name: value for name, value in changes.items() if name in ours}
+        of_run = {name: value for name, value in changes.items() if name in own}
         return replace(self, task=replace(task, **of_task) if of_task else task, **of_run)
 
 
-# settings of a denoiser that stood beside the run's own in configurations of 0.1
+# settings of a denoiser that stood beside the settings of the run in softmix 0.1
 _OF_TASK = ("process", "net", "head", "loss", "output", "times", "classes", "drop", "flip")
 
 
 def up_to_date(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The JSON of a configuration as it is written today, from that of an earlier version."""
+    """Convert the JSON of a configuration of an earlier version to that of this version."""
     if "task" in config:
         return config
     task = {"kind": "Denoise"} | {name: config[name] for name in _OF_TASK if name in config}
     if isinstance(task.get("loss"), Mapping) and task["loss"].get("alike") is False:
-        # a setting that lost in our experiments; left as it was it changes nothing
+        # a setting that has been removed; with its default it had no effect
         task["loss"] = {name: value for name, value in task["loss"].items() if name != "alike"}
     return {"task": task} | {name: value for name, value in config.items() if name not in _OF_TASK}

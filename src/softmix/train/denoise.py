@@ -1,4 +1,4 @@
-"""The task `Denoise`, by which a model learns what to believe of x_0 when it sees x_t."""
+"""The task `Denoise`: a model learns the posterior of x_0 given x_t."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ from .task import Batch, Task
 if TYPE_CHECKING:
     from .record import Facts
 
-HeadSpec = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
 
 _GOLDEN = 0.6180339887498949
 
 
 def demand(holds: bool, sentence: str) -> None:
-    """Raises ValueError with the sentence unless it holds."""
+    """Raises ValueError with the sentence unless `holds`."""
     if not holds:
         raise ValueError(sentence)
 
 
 @dataclass(frozen=True)
 class Times:
-    """Which times are trained on: t uniform in [low, 1], logsnr uniform between the two numbers given, or logsnr
-    normal with the two as mean and standard deviation.
+    """The law of the training times.
 
-    Item k of a run has the k-th point of a golden-ratio sequence, so that every batch covers the range evenly.
+    Example k of a run has the k-th point of a golden-ratio sequence, so that every batch covers the range evenly.
+
+    by : "t", uniform in [low, 1]; "logsnr", uniform between two log-SNRs; "normal", a normal law of logsnr.
+    low : the smallest t.
+    logsnr : the two ends for "logsnr"; mean and standard deviation for "normal".
     """
 
     by: Literal["t", "logsnr", "normal"] = "t"
@@ -57,23 +60,25 @@ class Times:
 
 @dataclass(frozen=True)
 class Denoise(Task):
-    """The usual task: a loss judges the posterior of x_0 that the model gives at x_t.
+    """Train a denoiser: the loss compares the model's posterior of x_0 given x_t with x_0.
 
-    process, net, head, loss, output : the model and what it learns by, see their rooms.
-    times : which times are trained on.
-    classes : tell the model the labels of the items. Other conditions that a source offers (an image, real numbers, a
-    context) are always given.
-    drop : the share of the items that are not given a condition, drawn for each condition on its own, so that guidance
-    by it is possible.
-    flip : show half of the images mirrored, left for right, another half each time. For images alone, and only where a
-    mirrored one could have been among the data: not for digits or writing.
+    process : turns clean data into noisy data.
+    net, head, output : the model: its network, its posterior, and the quantity that the network predicts.
+    loss : see the room `loss`.
+    times : the law of the training times.
+    classes : give the class labels to the model. Other conditions of a source (an image, real numbers, a context) are
+        always given.
+    drop : the share of the items without a condition, drawn for each condition independently, so that guidance by it
+        is possible.
+    flip : mirror half of the images, left for right, another half in each epoch. For images only, and only if a
+        mirrored image could be one of the data: not for digits or writing.
     """
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
     process: VP | VE | Flow = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
-    head: HeadSpec = field(default_factory=SoftHead)
+    head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
     output: Output = "v"
     times: Times = field(default_factory=Times)
@@ -118,9 +123,9 @@ class Denoise(Task):
         network = Network(self.process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)
         modules = nn.ModuleDict({"model": network})
         if hasattr(self.loss, "build"):
-            beside = self.loss.build(network)
-            demand("model" not in beside, 'the loss has built a module named "model", which is the network itself')
-            modules.update(beside)
+            others = self.loss.build(network)
+            demand("model" not in others, 'the loss has built a module named "model", which is the network itself')
+            modules.update(others)
         return modules
 
     def groups(self) -> Mapping[str, Group]:
@@ -134,7 +139,7 @@ class Denoise(Task):
         )
 
     def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:
-        """The training examples, and the stream for their loss: a function of the number of each."""
+        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only."""
         rng = batch.rng
         x0, cond = source.batch(batch.index, rng.child("source"))
         x0, cond = x0.to(batch.device), None if cond is None else cond.to(batch.device)
@@ -145,7 +150,7 @@ class Denoise(Task):
         return self.process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
 
     def _dropped(self, cond: Cond, rng: Rng) -> Cond:
-        """The conditions without those that an item is not given, each on its own."""
+        """Drop each condition of each item with probability `drop`, independently."""
         for part in cond.parts:
             for column in _columns(cond, part):
                 role = "drop" if part == "label" else f"drop.{part}"
@@ -156,26 +161,27 @@ class Denoise(Task):
     def freeze(self, model: nn.Module, x0: Tensor) -> nn.Module:
         return cast(NeedsFrozenCopy, self.loss).freeze(cast(Network, model), x0)
 
-    def made(self, model: nn.Module, facts: Facts, step: int) -> Denoiser:
-        made: Callable[..., Denoiser] | None = getattr(self.loss, "made", None)
-        return cast(Denoiser, model) if made is None else made(model, step, facts.first_end or math.inf)
+    def result(self, model: nn.Module, facts: Facts, step: int) -> Denoiser:
+        wrap: Callable[..., Denoiser] | None = getattr(self.loss, "made", None)
+        return cast(Denoiser, model) if wrap is None else wrap(model, step, facts.first_end or math.inf)
 
-    def suited(self, made: Denoiser | None = None) -> Sampler:
-        """The sampler that suits a model: what its denoiser, its loss or its head says, in this order.
+    def suited(self, denoiser: Denoiser | None = None) -> Sampler:
+        """The sampler that suits a model. Its denoiser, its loss or its head names it (`suits`), in this order.
 
-        For soft mixtures everywhere with eta = 0: from an exact posterior every eta is as good, but a learned one's
-        draws are not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
+        Soft mixtures use eta = 0 everywhere. From an exact posterior every eta is equally good, but the draws of a
+        learned one are not yet sharp, and fresh noise in each step then shows (docs/choose-a-sampler.md).
         """
-        said = (getattr(part, "suits", None) for part in (made, self.loss, self.head))
-        name, settings = next((suits for suits in said if suits is not None), ("ancestral", {}))
+        suits = (getattr(part, "suits", None) for part in (denoiser, self.loss, self.head))
+        name, settings = next((each for each in suits if each is not None), ("ancestral", {}))
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
-    def tried(self, made: Any, device: torch.device) -> None:
-        sample(made, 1, 1, sampler=self.suited(), cond=_nothing(made.cond, made.shape, 1), device=device)
+    def check(self, result: Any, device: torch.device) -> None:
+        cond = _unknown(result.cond, result.shape, 1)
+        sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
-    def picture(self, made: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        """16 samples at 4 steps, of the classes in turn; of other conditions those of items of the data."""
-        cond_spec, items = cast(CondSpec, made.cond), torch.arange(16)
+    def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
+        """16 samples of 4 steps. The class labels count up; other conditions are those of items of the data."""
+        cond_spec, items = cast(CondSpec, result.cond), torch.arange(16)
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
         if cond is not None:
@@ -183,9 +189,9 @@ class Denoise(Task):
         if cond is not None and cond_spec.labels:
             columns = [items % count for _, count in cond_spec.labels]
             cond = replace(cond, label=columns[0] if len(columns) == 1 else torch.stack(columns, 1))
-        return sample(made, 16, 4, sampler=self.suited(made), seed=seed, cond=cond, device=device)
+        return sample(result, 16, 4, sampler=self.suited(result), seed=seed, cond=cond, device=device)
 
-    def said(self, batch: Batch) -> str:
+    def describe(self, batch: Batch) -> str:
         t = times(self, batch)
         return f"t from {float(t.min()):.4f} to {float(t.max()):.4f}"
 
@@ -195,14 +201,14 @@ def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
 
 
-def _nothing(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
-    """n items of which nothing is known; None without conditions."""
+def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
+    """A condition of n items with nothing given; None for a model without conditions."""
     if not cond_spec.parts:
         return None
     label = (
         torch.full((n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels)), -1) if cond_spec.labels else None
     )
-    # channels are first in images, and last in sequences
+    # images have their channels first, sequences last
     size = (shape[0], cond_spec.image) if len(shape) == 2 else (cond_spec.image, *shape[1:])
     image = torch.full((n, *size), torch.nan) if cond_spec.image else None
     value = torch.full((n, cond_spec.values), torch.nan) if cond_spec.values else None
@@ -212,7 +218,7 @@ def _nothing(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None
 
 
 def times(task: Denoise, batch: Batch) -> Tensor:
-    """The times of these examples, float64 [B]: a golden-ratio sequence, even over any stretch."""
+    """The times of these examples, float64 [B]: a golden-ratio sequence."""
     start = float(Rng(batch.seed, 1, f"times.{batch.attempt}").uniform((1,), torch.float64))
     u = (start + batch.items.double() * _GOLDEN) % 1.0
     chosen = task.times

@@ -1,6 +1,6 @@
-"""Exponential moving averages of the weights, kept outside the module.
+"""Exponential moving averages of the weights, stored outside the module.
 
-Several averages of different lengths are followed at once; the trained module is read and never changed.
+Several averages of different lengths are computed at once. The trained module is only read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .world import part, shared_like, whole
+from .processes import gathered, local_part, sharded_like
 
 WIDEST = 12**-0.5
 """The relative width of the plain mean over the whole run (gamma = 0); nothing wider is offered."""
@@ -32,7 +32,7 @@ def gamma_of(width: float) -> float:
     """The exponent gamma whose profile has the relative width `width`: the inverse of `width_of`.
 
     With q = width^-2, squaring gives (gamma + 2)^2 (gamma + 3) = q (gamma + 1), the cubic
-    gamma^3 + 7 gamma^2 + (16 - q) gamma + (12 - q) = 0, of which the largest root is wanted.
+    gamma^3 + 7 gamma^2 + (16 - q) gamma + (12 - q) = 0. The result is its largest root.
     A width of 0.05 gives 16.97, and 0.10 gives 6.94.
 
     Raises ValueError for a width outside (0, 12^-1/2].
@@ -47,10 +47,10 @@ def gamma_of(width: float) -> float:
 
 
 def beta(gamma: float, step: int, every: int = 1) -> float:
-    """The share of the old average that is kept at `step`: beta = (1 - every / step)^(gamma + 1).
+    """The share of the old average in the new one at `step`: beta = (1 - every / step)^(gamma + 1).
 
-    Steps count from 1, where beta = 0, so the start is forgotten. With `every` > 1 this is the product of the
-    betas of the last `every` steps, for an average that is updated at each multiple of `every` only.
+    Steps count from 1. There beta = 0, so the initial weights are forgotten. With `every` > 1 this is the product of
+    the betas of the last `every` steps, for an average that is updated at each multiple of `every` only.
 
     Raises ValueError unless 1 <= every <= step. Source: as `width_of`.
     """
@@ -63,7 +63,7 @@ def beta(gamma: float, step: int, every: int = 1) -> float:
 
 
 def name_of(width: float) -> str:
-    """The name under which a checkpoint keeps the average of this width, such as "ema-0.050"."""
+    """The name of the average of this width in a checkpoint, such as "ema-0.050"."""
     return f"ema-{width:.3f}"
 
 
@@ -79,8 +79,8 @@ class Ema:
     module : the trained module, on its device already. It is only read.
     widths : relative widths in (0, 12^-1/2], distinct to three decimals.
 
-    The averages are kept in float32, or in the parameters' type where that is finer: in bfloat16 the small
-    shares of late steps would be lost. There is no other state than the averages, and no step is stored.
+    The averages are stored in float32, or in the type of the parameters if that is finer: in bfloat16 the small shares
+    of late steps would be lost. The averages are the whole state, and no step is stored.
     """
 
     def __init__(self, module: nn.Module, widths: Iterable[float] = (0.05, 0.10)):
@@ -89,71 +89,71 @@ class Ema:
         if len(self._gammas) != len(self.widths):
             raise ValueError(f"the widths {self.widths} were asked for; two of them are equal to three decimals")
         self._module = module
-        self._followed = [one for one in module.parameters() if _averaged(one)]
-        self._averages = {name: [_owned(one) for one in self._followed] for name in self._gammas}
+        self._parameters = [each for each in module.parameters() if _averaged(each)]
+        self._averages = {name: [_copy(each) for each in self._parameters] for name in self._gammas}
 
     @torch.no_grad()
     def update(self, step: int, every: int = 1) -> None:
-        """Take in the module's parameters after optimiser step number `step`, counted from 1.
+        """Update the averages with the parameters after optimiser step number `step`, counted from 1.
 
         Call it at each multiple of `every`. Parameters that did not change leave an equal average unchanged, bit
         for bit. Raises ValueError for a step below `every`.
         """
         for name, averages in self._averages.items():
-            # lerp adds a multiple of the difference, so a difference of zero changes no bit.
+            # lerp adds a multiple of the difference, so a difference of zero changes no bit
             share = 1 - beta(self._gammas[name], step, every)
-            current = [part(one).to(mean.dtype) for one, mean in zip(self._followed, averages, strict=True)]
-            torch._foreach_lerp_([part(mean) for mean in averages], current, share)
+            current = [local_part(each).to(mean.dtype) for each, mean in zip(self._parameters, averages, strict=True)]
+            torch._foreach_lerp_([local_part(mean) for mean in averages], current, share)
 
     @torch.no_grad()
     def tensors(self, width: float) -> dict[str, Tensor]:
         """Name -> tensor, under the names of the module's state_dict: the averages, and its buffers as they are now.
 
-        All are copies, the caller's own. Raises ValueError for a width that is not followed, and for a module
-        some of whose parameters were replaced by others after this object was made.
+        All are copies. Raises ValueError for a width without an average, and for a module with a parameter that was
+        replaced by another after this object was made.
         """
         averages = self._of(name_of(width))
-        found = {}
+        tensors = {}
         for name, tensor in self._module.state_dict(keep_vars=True).items():
             if isinstance(tensor, Tensor):
                 if isinstance(tensor, nn.Parameter) and _averaged(tensor) and id(tensor) not in averages:
-                    # Otherwise the newest weights would be saved under the name of an average.
+                    # otherwise the newest weights would be saved under the name of an average
                     raise ValueError(f"the parameter {name} was replaced after its average began; make a new Ema")
-                found[name] = averages.get(id(tensor), tensor).detach().clone()
-        return found
+                tensors[name] = averages.get(id(tensor), tensor).detach().clone()
+        return tensors
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint keeps: {"ema-0.050": tensors(0.05), ...}."""
+        """The averages for a checkpoint: {"ema-0.050": tensors(0.05), ...}."""
         return {name_of(width): self.tensors(width) for width in self.widths}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from what `state` gave; other entries, such as "model", may stand beside it.
+        """Continue from the result of `state`. Other entries, such as "model", may stand beside it.
 
-        Buffers are not read: they belong to the module, and come back with it. Raises ValueError, before anything
-        is changed, when an average is missing or does not fit the module.
+        Buffers are not read: they are restored with the module. Raises ValueError, before any change, if an average is
+        missing or does not fit the module.
         """
         pairs = [pair for name in self._gammas for pair in self._matched(name, state)]
         for mean, saved in pairs:
-            mean.copy_(shared_like(saved, mean))
+            mean.copy_(sharded_like(saved, mean))
 
     def copy_to(self, module: nn.Module, width: float) -> None:
-        """Put the averages of this width, and the buffers, into another module of the same make.
+        """Copy the averages of this width, and the buffers, into another module of the same kind.
 
-        Raises ValueError if it is the trained module, whose weights are never swapped.
+        Raises ValueError for the trained module itself: its weights would be lost.
         """
         if module is self._module:
             raise ValueError(
                 "the average was to be copied into the module in training, which would lose its weights; "
                 "give a copy of that module (copy.deepcopy)"
             )
-        module.load_state_dict({name: whole(tensor) for name, tensor in self.tensors(width).items()})
+        module.load_state_dict({name: gathered(tensor) for name, tensor in self.tensors(width).items()})
 
     def _of(self, name: str) -> dict[int, Tensor]:
-        """The identity of each parameter -> its average. Tied weights have several names but one identity."""
+        """The id of each parameter -> its average. Tied weights have several names but one id."""
         if name not in self._averages:
             raise ValueError(f"{name} was asked for; the averages followed are {', '.join(self._averages) or 'none'}")
-        return {id(one): mean for one, mean in zip(self._followed, self._averages[name], strict=True)}
+        return {id(each): mean for each, mean in zip(self._parameters, self._averages[name], strict=True)}
 
     def _matched(self, name: str, state: Mapping[str, Mapping[str, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         if name not in state:
@@ -178,5 +178,5 @@ def _averaged(parameter: Tensor) -> bool:
     return parameter.is_floating_point() or parameter.is_complex()
 
 
-def _owned(parameter: Tensor) -> Tensor:
+def _copy(parameter: Tensor) -> Tensor:
     return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)

@@ -1,4 +1,4 @@
-"""Which item of the data each example of a run is."""
+"""The item of the data of each training example of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from torch import Tensor
 from ..rng import permutation
 
 
-def index_of(seed: int, count: int, items: Tensor) -> Tensor:
-    """Which of `count` items each example is: a new order of the whole set in every epoch."""
+def item_index(seed: int, count: int, items: Tensor) -> Tensor:
+    """The data item of each training example: each epoch is a new random order of all `count` items.
+
+    items : numbers of the examples, counted from the start of the run, [B].
+    Returns int64 [B] in 0 .. count-1.
+    """
     epochs, places = items // count, items % count
     index = torch.empty_like(items)
     for epoch in epochs.unique().tolist():
@@ -22,5 +26,4 @@ def index_of(seed: int, count: int, items: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _order(seed: int, count: int, epoch: int) -> Tensor:
-    """The order in which an epoch goes through the data."""
     return permutation(seed, count, f"epoch.{epoch}")

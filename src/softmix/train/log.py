@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: log.jsonl; and what depends on the clock, speed.jsonl."""
+"""The logs of a run: log.jsonl, and speed.jsonl for the values that depend on the clock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 LOG, SPEED = "log.jsonl", "speed.jsonl"
 
 
-def write(place: Path, text: str) -> None:
-    """Writes a small file so that it is the old one or the new one at every instant."""
+def write_atomically(place: Path, text: str) -> None:
+    """Write a small file. At every instant it is the old file or the new one."""
     aside = place.with_name(place.name + ".tmp")
     with open(aside, "w", encoding="utf-8") as file:
         file.write(text)
@@ -21,28 +21,29 @@ def write(place: Path, text: str) -> None:
 
 
 def log_of(run: Path, name: str = LOG) -> list[dict[str, Any]]:
-    """The lines of a run's log, without what is no line of it: the last may be cut off, and a file may be damaged."""
+    """Read the lines of a run's log. A line that is cut off or damaged is left out."""
     if not (run / name).exists():
         return []
-    found = []
-    for line in (run / name).read_text(encoding="utf-8", errors="replace").splitlines():
+    lines = []
+    for text in (run / name).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            value = json.loads(line)
+            line = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            found.append(value)
-    return found
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
 
 
-def forget(out: Path, step: int) -> None:
-    """Drops the lines of steps that will be taken again."""
+def drop_after(out: Path, step: int) -> None:
+    """Remove the log lines of the steps after `step`, which will be taken again."""
     for name in (LOG, SPEED):
         if (out / name).exists():
             lines = [json.dumps(line) for line in log_of(out, name) if line["step"] <= step]
-            write(out / name, "".join(line + "\n" for line in lines))
+            write_atomically(out / name, "".join(line + "\n" for line in lines))
 
 
-def add(out: Path, name: str, line: dict[str, object]) -> None:
+def append(out: Path, name: str, line: dict[str, object]) -> None:
+    """Add a line to a log."""
     with open(out / name, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

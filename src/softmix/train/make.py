@@ -1,4 +1,4 @@
-"""What a run is made of: its facts and its modules."""
+"""Build a run: its facts and its modules."""
 
 from __future__ import annotations
 
@@ -14,20 +14,32 @@ from ..version import __version__
 from .config import Config
 from .record import Facts, Parent, Run
 
+# the most numbers of `some_items`: 512 MB of float32
+_NUMBERS = 2**27
+
 
 class TrainingError(RuntimeError):
-    """Training that cannot begin or go on; the sentence says why and what to do."""
+    """Training that cannot begin or continue. The sentence says why, and how to go on."""
 
 
-def trainable(shape: tuple[int, ...]) -> None:
-    """Raises TrainingError for items of a shape that no network takes."""
+def require_trainable(shape: tuple[int, ...]) -> None:
+    """Raises TrainingError for items of a shape that no network accepts."""
     if len(shape) not in (1, 2, 3):
         raise TrainingError(
             f"items of shape {tuple(shape)} cannot be trained on: images are [C, H, W], sequences [L, D], points [D]"
         )
 
 
-_NUMBERS = 2**27
+def require_fits(run: Run) -> None:
+    """Raises ValueError for a task that does not fit the settings of its run."""
+    task, parts = run.config.task, run.config.optimiser.accumulate
+    if task.freeze_at is not None and not 0 <= task.freeze_at < 1:
+        raise ValueError(f"freeze_at is a share of the run, at least 0 and below 1, or None; found {task.freeze_at}")
+    if task.whole and parts > 1:
+        raise ValueError(
+            f"the loss compares the items of a batch, which is never divided, and optimiser.accumulate is {parts}: "
+            "leave it at 1, and take a smaller batch if the memory is too small"
+        )
 
 
 def find_device() -> torch.device:
@@ -39,29 +51,35 @@ def find_device() -> torch.device:
     )
 
 
-def some(source: Source, count: int, first: bool = False) -> Tensor:
-    """x0 of at most so many items, and of as many as 512 MB hold: a fixed random choice, or the first."""
+def some_items(source: Source, count: int, first: bool = False) -> Tensor:
+    """x0 of at most `count` items, and of at most 512 MB.
+
+    first : take the first items, and not a fixed random choice.
+    """
     count = max(2, min(count, _NUMBERS // max(math.prod(source.shape), 1)))
     index = torch.arange(min(count, len(source))) if first else choose(len(source), count)
     return source.batch(index, Rng(0, index, "some"))[0]
 
 
 def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
-    """What a run finds of its data and machine, and how many processes it begins with."""
+    """The facts of a new run: properties of its data and of the machine.
+
+    processes : the number of processes at the start of the run.
+    """
     try:
-        told = config.task.cond_spec(source)
+        cond_spec = config.task.cond_spec(source)
     except ValueError as error:
         raise TrainingError(str(error)) from error
     bf16 = find_device().type == "cuda" or torch.cpu._is_amx_tile_supported()
     precision = config.precision if config.precision != "auto" else "bf16" if bf16 else "fp32"
     lanes = torch.get_num_threads() * processes if find_device().type == "cpu" and source.is_image else 1
-    x0 = some(source, 10000)
+    x0 = some_items(source, 10000)
     return Facts(
         source.name,
         source.fingerprint,
         len(source),
         source.shape,
-        getattr(source, "classes", ()) if told.labels else (),
+        getattr(source, "classes", ()) if cond_spec.labels else (),
         float(x0.std().item()) if x0.is_floating_point() else 1.0,
         precision,
         config.steps,
@@ -69,27 +87,27 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
         1 if config.task.whole else lanes,
         getattr(source, "origin", None),
         shown="chosen",
-        cond=told,
+        cond=cond_spec,
         parents=tuple(Parent(*parent) for parent in getattr(source, "parents", ())),
     )
 
 
 def build(run: Run) -> nn.ModuleDict:
-    """The modules of a run, with the weights that its seed gives. The caller's random state is left alone."""
+    """The modules of a run, with the weights of its seed. The caller's random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed)
         return run.config.task.build(run.facts)
 
 
-def restored(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
-    """What the task has kept, from a checkpoint."""
-    kept = run.config.task.freeze(build(run)["model"], torch.zeros(2, *run.facts.shape))
-    kept.load_state_dict(tensors)
-    return kept.requires_grad_(False).eval()
+def restore_frozen(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
+    """The task's frozen copy, from the tensors of a checkpoint."""
+    frozen = run.config.task.freeze(build(run)["model"], torch.zeros(2, *run.facts.shape))
+    frozen.load_state_dict(tensors)
+    return frozen.requires_grad_(False).eval()
 
 
-def compiled(model: nn.Module) -> None:
-    """Compiles the blocks of a network where it has some, and the whole of another model."""
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of a network that has blocks, and the whole of any other model."""
     inner = getattr(model, "net", None)
     if inner is not None and hasattr(inner, "run"):
         inner.run = torch.compile(inner.run, dynamic=False)

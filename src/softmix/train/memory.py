@@ -1,4 +1,4 @@
-"""How much memory a step takes, and how much there is."""
+"""The memory that a step needs, and the free memory of the machine."""
 
 from __future__ import annotations
 
@@ -8,50 +8,59 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# what is held for the backward pass is most of what a step takes: the rest are gradients on their way and workspace
+# tensors saved for the backward pass are most of the memory of a step; the factor adds gradients and workspace
 _BESIDE = 1.5
-# the share of the free memory that a step is planned to take
+# the share of the free memory that a step may take
 _SHARE = 0.8
 
 
-class MemoryLackError(RuntimeError):
-    """There was not enough memory for a step; its parameters are as they were."""
+class NotEnoughMemoryError(RuntimeError):
+    """The memory was too small for a step. Its parameters have not changed."""
 
 
-def is_lack(error: BaseException) -> bool:
-    """Whether an error of torch or Python says that memory does not suffice."""
-    told = str(error).lower()
-    # the last two are oneDNN's and C++'s
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error of torch or Python means that the memory is too small."""
+    message = str(error).lower()
+    # the last two are of oneDNN and C++
     words = ("not enough memory", "can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in told for word in words)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in message for word in words)
 
 
-def held_by(work: Callable[[], Tensor], but: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """What `work` gives, and the bytes that autograd holds for its gradient, without the tensors in `but`."""
+def saved_for_backward(work: Callable[[], Tensor], but: Iterable[Tensor]) -> tuple[Tensor, int]:
+    """Run `work`, and count the bytes that autograd saves for its gradient.
+
+    but : tensors that do not count, such as the parameters.
+    Returns the result of `work` and the bytes.
+    """
     ours = {tensor.untyped_storage().data_ptr() for tensor in but}
     held: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in ours:
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        found = work()
-    return found, sum(held.values())
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        result = work()
+    return result, sum(held.values())
 
 
-def enough(held: float, free: int | None) -> bool:
-    """Whether a step that holds so many bytes for its gradient is likely to fit into what is free; None: not known."""
+def fits_in(held: float, free: int | None) -> bool:
+    """Whether a step is likely to fit into the free memory: 1.5 held <= 0.8 free.
+
+    held : bytes that autograd saves for the gradient of the step.
+    free : free bytes; None if unknown, and then the step is taken to fit.
+    """
     return free is None or _BESIDE * held <= _SHARE * free
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take without being killed: what the machine has left, or the groups of
-    processes (cgroups) that it is in, whichever is less. None where nothing says (no Linux).
+    """The bytes that this process can still take without being killed. None outside Linux.
 
-    root : where proc and sys are.
+    This is the least of the free memory of the machine and of each group of processes (cgroup) of this process.
+
+    root : the folder of proc and sys.
     """
     known = [_machine(root), *_groups(root)]
     return min((number for number in known if number is not None), default=None)
@@ -60,14 +69,14 @@ def free_memory(root: Path = Path("/")) -> int | None:
 def _machine(root: Path) -> int | None:
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
-        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-        return found.get("MemAvailable")
+        fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+        return fields.get("MemAvailable")
     except (OSError, ValueError, IndexError):
         return None
 
 
 def _groups(root: Path) -> Iterable[int | None]:
-    """What each group has left; what only keeps files at hand is given back on demand, and counts as free."""
+    """The free bytes of each group. Its file cache is given back on demand, and counts as free."""
     try:
         own = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
@@ -82,7 +91,7 @@ def _groups(root: Path) -> Iterable[int | None]:
             if second
             else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         )
-        # in a container the path may be the host's, and the group's files lie at the top
+        # in a container the path may be the path of the host, and the files of the group lie at the top
         path = top / fields[2].lstrip("/")
         for folder in (path, *(parent for parent in path.parents if parent.is_relative_to(top))):
             most, used = _number(folder / limit), _number(folder / use)
@@ -94,7 +103,7 @@ def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):
-        # the file says "max" where there is no limit
+        # a group without a limit has "max" in the file
         return None
 
 

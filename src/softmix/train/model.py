@@ -1,4 +1,4 @@
-"""A trained model, read back from its run folder."""
+"""A trained model, read from its run folder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,24 @@ from .record import Facts, Run, read
 
 
 class RunError(RuntimeError):
-    """A folder that is not a run, or whose weights cannot be read."""
+    """A folder that is not a run, or has no readable weights."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a run has made, with all that is known of it. network : the module that was trained. made : what the task
-    makes of it, for `Denoise` a denoiser. weights: "ema-0.050" and so on, or "model" for the raw ones."""
+    """A trained model, with the configuration and the facts of its run.
+
+    network : the trained module.
+    result : the result of the task: for `Denoise` a denoiser.
+    config, facts : the content of config.json.
+    path : the run folder.
+    step : the step of the weights.
+    weights : "model" for the trained weights, or the name of an average such as "ema-0.050".
+    damaged : a sentence for each newer checkpoint that is damaged.
+    """
 
     network: nn.Module
-    made: Any
+    result: Any
     config: Config
     facts: Facts
     path: Path
@@ -47,14 +55,14 @@ class Model:
 
     @property
     def denoiser(self) -> Any:
-        """What a `Denoise` run makes. Raises RunError for a run of another task."""
+        """The denoiser of a `Denoise` run. Raises RunError for a run of another task."""
         self._denoise()
-        return self.made
+        return self.result
 
     def _denoise(self) -> Denoise:
         task = self.config.task
         if not isinstance(task, Denoise):
-            raise RunError(f"{self.path} was trained for {type(task).__name__} and makes no denoiser: see `made`")
+            raise RunError(f"{self.path} was trained for {type(task).__name__} and has no denoiser: see `result`")
         return task
 
     @property
@@ -65,9 +73,9 @@ class Model:
     def fingerprint(self) -> str:
         """The first 12 hexadecimal digits of a SHA-256 of the weights, with their names."""
         weights = self.network.state_dict()
-        if isinstance(self.made, SoftAtHighNoise):
-            # named as in 0.1, for the recipes in its pictures: the network stood in it twice
-            weights = {f"{place}.{name}": one for place in ("mean", "soft") for name, one in weights.items()}
+        if isinstance(self.result, SoftAtHighNoise):
+            # in softmix 0.1 the network stood in it twice, and fingerprints in pictures must stay valid
+            weights = {f"{place}.{name}": each for place in ("mean", "soft") for name, each in weights.items()}
         digest = hashlib.sha256()
         for name, tensor in sorted(weights.items()):
             digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -76,7 +84,7 @@ class Model:
     @property
     def sampler(self) -> Sampler:
         """The sampler that suits the model: see `Denoise.suited`."""
-        return self._denoise().suited(self.made)
+        return self._denoise().suited(self.result)
 
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -86,7 +94,7 @@ def folder_of(name: str | Path) -> Path:
     """The run folder of this name: the folder itself, or a model that comes with softmix ("fashion")."""
     folder = Path(name)
     shipped = SHIPPED / folder
-    # os.path says no where a name is too long, and Path raises
+    # Path.exists raises for a name that is too long, and os.path.exists returns False
     known = not os.path.exists(folder) and len(folder.parts) == 1 and os.path.isfile(shipped / "config.json")
     return shipped if known else folder
 
@@ -108,11 +116,14 @@ def read_run(folder: str | Path, parts: Sequence[type] = ()) -> Run:
 
 
 def load(folder: str | Path, weights: str | None = None, parts: Sequence[type] = ()) -> Model:
-    """The newest whole checkpoint of a run, with averaged weights unless told otherwise, ready to sample.
+    """Load the newest whole checkpoint of a run, ready to sample.
 
-    weights : "model" for the weights as trained, or the name of an average such as "ema-0.100".
+    A warning names a damaged checkpoint, and the one before it is loaded.
+
+    folder : a run folder, or the name of a model that comes with softmix.
+    weights : "model" for the trained weights, or the name of an average such as "ema-0.100"; by default the first.
     parts : classes of your own that the run was trained with.
-    A damaged checkpoint is named in a warning and the one before it is taken.
+
     Raises RunError if the folder is not a run, has no checkpoint, or no such weights.
     """
     run, folder = read_run(folder, parts), folder_of(folder)
@@ -121,43 +132,42 @@ def load(folder: str | Path, weights: str | None = None, parts: Sequence[type] =
     if wanted not in known:
         raise RunError(f"the weights {wanted!r} were asked for; this run keeps {', '.join(known)}")
     try:
-        found = checkpoint.latest(Path(folder) / "checkpoints", only=(wanted,))
+        newest = checkpoint.latest(Path(folder) / "checkpoints", only=(wanted,))
     except checkpoint.CheckpointError as error:
         raise RunError(str(error)) from error
-    if found is None:
-        raise RunError(f"{folder} has no checkpoint yet: run the same `softmix train` command to go on")
-    for sentence in found.damaged:
+    if newest is None:
+        raise RunError(f"{folder} has no checkpoint yet: run the same `softmix train` command to continue")
+    for sentence in newest.damaged:
         warnings.warn(sentence, stacklevel=2)
     network = build(run)["model"]
     try:
-        network.load_state_dict(found.tensors[wanted])
+        network.load_state_dict(newest.tensors[wanted])
     except RuntimeError as error:
-        raise RunError(
-            f"{found.path} does not hold what its configuration builds: {' '.join(str(error).split())}"
-        ) from error
+        raise RunError(f"{newest.path} does not fit its configuration: {' '.join(str(error).split())}") from error
     network.eval().requires_grad_(False)
     return Model(
         network,
-        run.config.task.made(network, run.facts, found.step),
+        run.config.task.result(network, run.facts, newest.step),
         run.config,
         run.facts,
         Path(folder),
-        found.step,
+        newest.step,
         wanted,
-        tuple(found.damaged),
+        tuple(newest.damaged),
     )
 
 
 def data_of(folder: str | Path, source: str | Path | None = None, parts: Sequence[type] = ()) -> Data:
-    """The items that a run was trained on, read as they were read then.
+    """Load the training data of a run, with the same options.
 
-    source : the data, if they are elsewhere now; by default what config.json says.
+    source : the place of the data, if they have moved; by default the place in config.json.
     parts : classes of your own that the run was trained with.
-    Raises RunError if what is found there are other items, and DataError if nothing can be read.
+
+    Raises RunError if the data are others, and DataError if they cannot be read.
     """
     facts = read_run(folder, parts).facts
-    kept, options = reading(folder, facts)
-    place = source if source is not None else kept
+    stored, options = reading(folder, facts)
+    place = source if source is not None else stored
     data = load_data(place, **options)
     if data.fingerprint != facts.fingerprint:
         raise RunError(
@@ -169,7 +179,7 @@ def data_of(folder: str | Path, source: str | Path | None = None, parts: Sequenc
 
 
 def reading(folder: str | Path, facts: Facts) -> tuple[str, dict[str, Any]]:
-    """Where the data of a run are, and the keywords of `load` by which they were read for it."""
+    """The place of a run's data, and the keywords of `load` for them."""
     if facts.origin is None:
         return facts.data, _options_of_old(facts)
     origin = facts.origin.absolute_from(folder_of(folder))
@@ -177,7 +187,7 @@ def reading(folder: str | Path, facts: Facts) -> tuple[str, dict[str, Any]]:
 
 
 def _options_of_old(facts: Facts) -> dict[str, Any]:
-    """The keywords of `load` for a run that did not write them down: a size if the items are square pictures."""
+    """The keywords of `load` for a run that did not store them: a size if the items are square images."""
     shape = facts.shape
     square = len(shape) == 3 and shape[1] == shape[2]
     return {"limit": facts.count} | ({"size": shape[1], "channels": shape[0]} if square else {})

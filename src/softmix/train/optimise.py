@@ -1,4 +1,4 @@
-"""The optimisers of a run's modules, and whose turn it is."""
+"""The optimisers of a run's modules, and the order of their turns."""
 
 from __future__ import annotations
 
@@ -13,44 +13,50 @@ from torch import Tensor, nn
 
 from ..loss import Group
 from .config import Optimiser
-from .memory import MemoryLackError
-from .world import shared_like, whole
+from .memory import NotEnoughMemoryError
+from .processes import gathered, sharded_like
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-# a name is that of files too: beside those of a checkpoint's own entries, and of moments
+# the name of a module is also the name of its file in a checkpoint, so the names of other files are taken
 _NAME, _TAKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*"), re.compile(r"kept|optimizer.*|ema-.*")
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Weights and moments as they were."""
+class _Saved:
+    """A copy of weights and moments."""
 
     weights: list[Tensor]
     state: list[dict[str, Tensor]]
 
 
 class Optimisers:
-    """AdamW for each module of a run, by its name. Modules with a rival take their turns before the model.
+    """AdamW for each module of a run. Rival modules (`Group.rival`) take their turns before the model.
 
     In a checkpoint the moments of "model" are the entry "optimizer", and those of another module "optimizer-NAME".
+
+    modules : all modules of the run, by name.
+    settings : the optimiser settings of "model".
+    groups : the settings of each other module.
+
+    Raises ValueError for modules that cannot be trained together, or stored in one checkpoint.
     """
 
     def __init__(self, modules: nn.ModuleDict, settings: Optimiser, groups: Mapping[str, Group]):
         _require(modules, groups)
         self._modules = modules
-        # the model's own rate is the one that every step is told
+        # the rate of the model is an argument of each step
         own = Group(None, settings.betas, settings.weight_decay, settings.clip)
         self._groups = {"model": own, **groups}
         rivals = [name for name, group in groups.items() if group.rival]
         self.turns = (*rivals, "model")
-        # of a module that is held as it is, nothing is trained
+        # a module without trained parameters is left out
         beside = [name for name, group in groups.items() if not group.rival and self._trained(name)]
         self._names = {turn: [turn] for turn in rivals} | {"model": ["model", *beside]}
         self._parameters: dict[str, list[nn.Parameter]] = {}
         self._made: dict[str, torch.optim.AdamW] = {}
 
     def begin(self) -> None:
-        """Makes the optimisers, of the weights as they are now."""
+        """Make the optimisers, for the present weights."""
         self._parameters = {
             turn: [p for name in names for p in self._trained(name)] for turn, names in self._names.items()
         }
@@ -66,97 +72,101 @@ class Optimisers:
         }
 
     def _trained(self, name: str) -> list[nn.Parameter]:
-        """The parameters of a module without those that are held as they are."""
+        """The parameters of a module that require a gradient."""
         return [parameter for parameter in self._modules[name].parameters() if parameter.requires_grad]
 
     def parameters(self, turn: str = "model") -> list[nn.Parameter]:
-        """The parameters that are trained in this turn."""
+        """The trained parameters of this turn."""
         return self._parameters[turn]
 
     def modules(self, turn: str) -> list[nn.Module]:
-        """The modules that are trained in this turn."""
+        """The trained modules of this turn."""
         return [self._modules[name] for name in self._names[turn]]
 
     def add(self, turn: str, gradient: Sequence[Tensor | None]) -> None:
-        """Adds a gradient to what the parameters of this turn have."""
+        """Add a gradient to the gradients of this turn."""
         for parameter, part in zip(self.parameters(turn), gradient, strict=True):
             if part is not None:
                 parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
     def clip(self, turn: str) -> float:
-        """Clips the gradient of each module; the norm of the first's before that, in the model's turn the model's."""
+        """Clip the gradient of each module. Returns the norm before, of the first module of the turn.
+
+        If the norm of any module is not finite, it is returned instead.
+        """
         norms = [
             torch.nn.utils.clip_grad_norm_(self._trained(name), self._groups[name].clip) for name in self._names[turn]
         ]
-        found = [float(whole(norm)) for norm in norms]
-        # one that is not finite speaks for all
-        return next((norm for norm in found if not norm < float("inf")), found[0])
+        numbers = [float(gathered(norm)) for norm in norms]
+        return next((number for number in numbers if not number < float("inf")), numbers[0])
 
     def step(self, turn: str, rate: float, peak: float) -> None:
-        """An update of the modules of this turn; rate : the model's; peak : the same without its rise and fall."""
+        """Update the modules of this turn.
+
+        rate : learning rate of the model in this step.
+        peak : the highest rate of the model. A module with a rate of its own uses rate_own rate / peak.
+        """
         for name in self._names[turn]:
             own = self._groups[name].rate
             for group in self._made[name].param_groups:
                 group["lr"] = rate if own is None or own == peak else own * rate / peak
             self._made[name].step()
-        self.clear()
+        self.clear_gradients()
 
-    def clear(self) -> None:
-        """Forgets all gradients."""
+    def clear_gradients(self) -> None:
         for optimiser in self._made.values():
             optimiser.zero_grad(set_to_none=True)
 
-    def forget(self) -> None:
-        """Forgets all moments."""
+    def clear_moments(self) -> None:
         for optimiser in self._made.values():
             optimiser.state.clear()
 
     @contextmanager
-    def as_they_were(self) -> Iterator[Callable[[], None]]:
-        """What is given takes back the turns of a step that cannot be finished, and so does MemoryLackError."""
-        before = {turn: self._kept(turn) for turn in self.turns[:-1]}
+    def undoable(self) -> Iterator[Callable[[], None]]:
+        """Gives a function that undoes the finished turns of a step. NotEnoughMemoryError undoes them too."""
+        before = {turn: self._saved(turn) for turn in self.turns[:-1]}
         buffers = buffers_of(self._modules)
 
         def undo() -> None:
-            self.clear()
+            self.clear_gradients()
             restore_buffers(self._modules, buffers)
-            for turn, kept in before.items():
-                self._restore(turn, kept)
+            for turn, saved in before.items():
+                self._restore(turn, saved)
 
         try:
             yield undo
-        except MemoryLackError:
+        except NotEnoughMemoryError:
             undo()
             raise
 
-    def _kept(self, turn: str) -> _Kept:
-        made = [self._made[name] for name in self._names[turn]]
-        states = {p: state for optimiser in made for p, state in optimiser.state.items()}
+    def _saved(self, turn: str) -> _Saved:
+        optimisers = [self._made[name] for name in self._names[turn]]
+        states = {p: state for optimiser in optimisers for p, state in optimiser.state.items()}
         state = [{k: v.clone() for k, v in states.get(p, {}).items()} for p in self.parameters(turn)]
-        return _Kept([p.detach().clone() for p in self.parameters(turn)], state)
+        return _Saved([p.detach().clone() for p in self.parameters(turn)], state)
 
     @torch.no_grad()
-    def _restore(self, turn: str, kept: _Kept) -> None:
+    def _restore(self, turn: str, saved: _Saved) -> None:
         for name in self._names[turn]:
             self._made[name].state.clear()
         owner = {p: self._made[name] for name in self._names[turn] for p in self._trained(name)}
-        for parameter, weights, state in zip(self.parameters(turn), kept.weights, kept.state, strict=True):
+        for parameter, weights, state in zip(self.parameters(turn), saved.weights, saved.state, strict=True):
             parameter.copy_(weights)
             if state:
                 owner[parameter].state[parameter] = state
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint keeps: {"optimizer": {"exp_avg/NAME OF A WEIGHT": ...}, ...}."""
-        found: dict[str, dict[str, Tensor]] = {}
+        """The moments for a checkpoint: {"optimizer": {"exp_avg/NAME OF A WEIGHT": ...}, ...}."""
+        entries: dict[str, dict[str, Tensor]] = {}
         for name, optimiser in self._made.items():
-            entry = found.setdefault(_entry(name), {})
+            entry = entries.setdefault(_entry(name), {})
             for weight, parameter in self._modules[name].named_parameters():
                 for key, value in optimiser.state.get(parameter, {}).items():
                     entry[f"{key}/{weight}"] = value
-        return found
+        return entries
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Goes on from what `state` gave."""
+        """Continue from the result of `state`."""
         for name, optimiser in self._made.items():
             entry = tensors[_entry(name)]
             optimiser.state.clear()
@@ -167,29 +177,29 @@ class Optimisers:
 
 
 def buffers_of(modules: nn.Module) -> dict[str, Tensor]:
-    """Copies of the buffers, which a loss that is only asked for may change: running means, the vectors of a norm."""
+    """Copies of the buffers. A loss without an update may change them: running means, the vectors of a norm."""
     return {name: buffer.clone() for name, buffer in modules.named_buffers()}
 
 
 @torch.no_grad()
 def restore_buffers(modules: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Makes the buffers what they were; one that has grown since is a table, and stays."""
+    """Restore the buffers. One that has grown since is a table, and stays."""
     for name, buffer in modules.named_buffers():
         if name in before and before[name].shape == buffer.shape:
             buffer.copy_(before[name])
 
 
 def _require(modules: nn.ModuleDict, groups: Mapping[str, Group]) -> None:
-    """Raises ValueError for modules that cannot be trained beside each other, or kept in one checkpoint."""
+    """Raises ValueError for modules that cannot be trained together, or stored in one checkpoint."""
     if "model" not in modules:
-        raise ValueError(f'a run makes the module "model"; the task has built {sorted(modules)}')
-    beside = set(modules) - {"model"}
-    if set(groups) != beside:
+        raise ValueError(f'a run needs the module "model"; the task has built {sorted(modules)}')
+    others = set(modules) - {"model"}
+    if set(groups) != others:
         raise ValueError(
-            f"each module beside the model needs a group that says how it is trained: there are the modules "
-            f"{sorted(beside)} and the groups {sorted(groups)}"
+            f'each module other than "model" needs a group with its optimiser settings: there are the modules '
+            f"{sorted(others)} and the groups {sorted(groups)}"
         )
-    for name in sorted(beside):
+    for name in sorted(others):
         if not _NAME.fullmatch(name) or _TAKEN.fullmatch(name):
             raise ValueError(
                 f"a module is named {name!r}, which is no name for its file in a checkpoint: use letters, digits, "
@@ -212,8 +222,11 @@ def _entry(name: str) -> str:
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """A moment of the optimiser in memory as its parameter is: the fused step pairs the two by place in memory, and
-    a file has lost that a weight of a convolution is stored channels last."""
+    """A moment in the memory layout of its parameter.
+
+    The fused step pairs the two by their place in memory, and a file does not store the channels-last layout of a
+    convolution.
+    """
     if value.shape != parameter.shape:
         return value.to(parameter.device)
-    return torch.empty_like(parameter).copy_(shared_like(value, parameter))
+    return torch.empty_like(parameter).copy_(sharded_like(value, parameter))

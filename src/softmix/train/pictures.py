@@ -1,4 +1,4 @@
-"""Pictures of what a run has made so far."""
+"""Pictures of the progress of a run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 from ..data import to_uint8
 from ..picture import enlarge, save_png, tile, to_image
 from .ema import name_of
-from .memory import is_lack
+from .memory import is_memory_error
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-def show(trainer: Trainer) -> str:
-    """Writes a grid of what the averaged model makes. A sentence if memory does not suffice for it."""
+def save_picture(trainer: Trainer) -> str:
+    """Write a grid of images of the averaged model to samples/. Returns a sentence if the memory is too small."""
     try:
         images = picture(trainer)
     except (RuntimeError, MemoryError) as error:
-        if not is_lack(error):
+        if not is_memory_error(error):
             raise
-        return f"memory does not suffice for a picture of step {trainer.step}; there is none"
-    if images is None or not trainer.world.first:
+        return f"the memory is too small for a picture of step {trainer.step}; there is none"
+    if images is None or not trainer.processes.first:
         return ""
     config = trainer.run.config
     save_png(
@@ -35,12 +35,12 @@ def show(trainer: Trainer) -> str:
 
 
 def picture(trainer: Trainer) -> Tensor | None:
-    """What the task shows of the averaged model; None without images, and on all processes but the first."""
+    """Images of the averaged model, by its task. None without images, and in all processes but the first."""
     if not trainer.source.is_image:
         return None
-    # every process has a part of the weights, or may have
+    # every process must take part: each may have a part of the weights
     model = trainer.averaged()
-    if not trainer.world.first:
+    if not trainer.processes.first:
         return None
-    made = trainer.task.made(model, trainer.run.facts, trainer.step)
-    return trainer.task.picture(made, trainer.source, trainer.run.config.seed, trainer.device)
+    result = trainer.task.result(model, trainer.run.facts, trainer.step)
+    return trainer.task.picture(result, trainer.source, trainer.run.config.seed, trainer.device)

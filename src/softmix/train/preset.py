@@ -1,4 +1,4 @@
-"""Configurations that are a good start."""
+"""Presets: a good configuration for each model and shape of the data."""
 
 from __future__ import annotations
 
@@ -12,26 +12,34 @@ from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
 from ..process import VE, Flow
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
-from .make import TrainingError, trainable
+from .make import TrainingError, require_trainable
 
-Model = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
-MODELS: tuple[Model, ...] = get_args(Model)
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
+MODELS: tuple[ModelName, ...] = get_args(ModelName)
 
 
-def preset(model: Model, shape: tuple[int, ...]) -> Config:
-    """A configuration that is a good start for items of this shape, on an ordinary machine.
+def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
+    """A good first configuration for items of this shape, on an ordinary machine.
 
-    smd : soft mixture; of points and sequences by the energy score, of images first by its mean and then, at high
-    noise, by the energy score in pixels and features (`FeatureEnergy`). plain : the usual diffusion model.
-    published : SMD's form and loss as published, which collapses. mixture : an explicit Gaussian mixture. normal : one
-    Gaussian. consistency, meanflow : flow maps trained for few steps, the rivals.
+    The models:
 
-    A step takes 64 images, and fewer of more than 64 x 64 pixels, so that it takes about as long. Raises TrainingError
-    for a name that is none, and for items that no network takes.
+    smd : soft mixture. Points and sequences learn by the energy score; images learn the mean first, and then, at high
+        noise, the energy score in pixels and features (`FeatureEnergy`).
+    plain : the usual diffusion model, a learned mean.
+    published : SMD with the published head and loss, which collapses.
+    mixture : an explicit Gaussian mixture.
+    normal : one Gaussian.
+    consistency, meanflow : flow maps for few steps, the rivals.
+
+    The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
+
+    shape : of one item: [C, H, W], [L, D] or [D].
+
+    Raises TrainingError for an unknown model, and for a shape that no network accepts.
     """
     if model not in MODELS:
         raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(MODELS)}")
-    trainable(shape)
+    require_trainable(shape)
     soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
     task = Denoise(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"))
     base = Config(task, batch=_batch(shape), optimiser=ease)
@@ -49,7 +57,7 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
             loss=Likelihood(0.5 if len(shape) == 3 else 0.9),
         )
     if model == "consistency":
-        # the authors' process, up to sigma = 80, and noise levels, whose data have a standard deviation of 0.5
+        # process (up to sigma = 80) and noise levels of the paper, for data with a standard deviation of 0.5
         times = Times("normal", logsnr=(1.5, 4.0))
         return base.but(process=VE(), head=PointHead(), loss=Consistency(), output="edm", times=times)
     if model == "meanflow":
@@ -62,7 +70,7 @@ def preset(model: Model, shape: tuple[int, ...]) -> Config:
 
 
 def _batch(shape: tuple[int, ...]) -> int:
-    """Items of a step: a power of two, from 8 to 64 for images."""
+    """The batch size: for images a power of two from 8 to 64."""
     if len(shape) == 1:
         return 256
     if len(shape) == 2:

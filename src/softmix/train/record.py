@@ -1,24 +1,28 @@
-"""What config.json says of a run: what was asked for, what was found, and what changed since."""
+"""The content of config.json: the configuration of a run, its facts, and later changes."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..cond import UNCONDITIONED, CondSpec
-from ..config import from_json, loads
+from ..config import from_json, parse
 from ..data import Origin
 from .config import Config, up_to_date
 
 
 @dataclass(frozen=True)
-class Start:
-    """The run whose weights another began with: its folder, relative as in `Origin`; which weights, of which step, and
-    the fingerprint of these (`Model.fingerprint`)."""
+class StartingRun:
+    """The run that gave this run its initial weights.
+
+    run : its folder, relative as in `Origin`.
+    weights : the name of the weights: "model", "ema-0.050" and so on.
+    step : the step of the weights.
+    fingerprint : of the weights (`Model.fingerprint`).
+    """
 
     run: str
     weights: str
@@ -28,8 +32,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Parent:
-    """What a run stands on beside its data, such as the codec whose latents it learns: its part, its name, and its
-    fingerprint."""
+    """Something that a run depends on beside its data, for example the codec of its latents."""
 
     part: str
     name: str
@@ -38,18 +41,22 @@ class Parent:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found when the run began and holds for all of it.
+    """Properties of the data and the machine, found at the start of a run, which hold for all of it.
 
-    lanes : the pieces that a batch is computed in at the same time, one on each core; part of the recipe, since
-    they decide the order of sums, and which items a score over pairs may compare. 1 for points and on an accelerator.
-    origin : where the data came from and how they were read; None if they were not loaded by `softmix.data.load`.
-    ends : where earlier lengths of the run ended, if it was made longer: from each on the rate rises and falls anew.
-    parts : (step, number): from this step on a batch is computed in so many parts, one after another, since memory did
-    not suffice for the parts before; at first in `Optimiser.accumulate`.
-    shown : the items by which a loss that keeps something of the network measures it: the first 512, or 512 from
-    anywhere in the data.
-    start : the run whose weights this one began with.
-    cond : the conditions that the model is told. parents : what else the run stands on.
+    data, fingerprint, count, shape, class_names, data_sd : the data; data_sd is the standard deviation of x0.
+    precision : of the autocast.
+    steps : the length of the run; None until it is known.
+    version : of softmix.
+    lanes : pieces of a batch that are computed at the same time, one on each core. It decides the order of sums, and
+        the pairs of items in a loss over pairs. 1 for points and on an accelerator.
+    origin : place of the data, and the options of their loading; None for data not made by `softmix.data.load`.
+    ends : earlier lengths of a run that was made longer. From each on the learning rate rises and falls anew.
+    parts : (step, number): from this step on a batch is computed in so many parts, one after another, because the
+        memory was too small for the number before. The first number is `Optimiser.accumulate`.
+    shown : the items for the frozen copy of a loss with two stages: the first 512, or 512 from anywhere in the data.
+    start : the run that gave the initial weights.
+    cond : the conditions of the model.
+    parents : other things that the run depends on.
     """
 
     data: str
@@ -66,27 +73,27 @@ class Facts:
     ends: tuple[int, ...] = ()
     parts: tuple[tuple[int, int], ...] = ()
     shown: Literal["first", "chosen"] = "first"
-    start: Start | None = None
+    start: StartingRun | None = None
     cond: CondSpec = UNCONDITIONED
     parents: tuple[Parent, ...] = ()
 
     @property
     def cond_spec(self) -> CondSpec:
-        """The conditions that the model is told."""
+        """The conditions of the model, for a run of 0.1 too."""
         if not self.cond.parts and self.class_names:
-            # of 0.1, which knew of classes only
+            # softmix 0.1 had class labels only
             return CondSpec((("class", len(self.class_names)),))
         return self.cond
 
     @property
     def first_end(self) -> int | None:
-        """The length that the run was given at first, which its stages are shares of."""
+        """The first length of the run. The stages of a loss are shares of it."""
         return self.ends[0] if self.ends else self.steps
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """Settings that held for the steps up to number `until`, before they were changed."""
+class EarlierSettings:
+    """Settings of the steps up to number `until`, before a change."""
 
     until: int
     rate: float
@@ -95,54 +102,59 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Run:
-    """config.json: what was asked for and what was found.
+    """config.json: the configuration and the facts of a run.
 
-    earlier : settings that were changed while the run went on, oldest first. A step that is taken again, after a
-    checkpoint was lost, is taken as it was.
+    earlier : settings before each change in the middle of the run, oldest first. A step that is taken again, after a
+        checkpoint was lost, uses the settings of its first time.
     """
 
     config: Config
     facts: Facts
-    earlier: tuple[Earlier, ...] = ()
+    earlier: tuple[EarlierSettings, ...] = ()
 
     def peak(self, step: int) -> float:
-        """The rate without its rise and fall of the step after `step`."""
-        return next((one.rate for one in self.earlier if step < one.until), self.config.optimiser.rate)
+        """The highest learning rate, before the factors of rise and fall, of the step after `step`."""
+        return next((each.rate for each in self.earlier if step < each.until), self.config.optimiser.rate)
 
     def nonfinite(self, step: int) -> str:
-        """What is done if the step after `step` has a loss that is not finite."""
-        return next((one.nonfinite for one in self.earlier if step < one.until), self.config.nonfinite)
+        """The policy for a loss of the step after `step` that is not finite."""
+        return next((each.nonfinite for each in self.earlier if step < each.until), self.config.nonfinite)
 
     def parts(self, step: int) -> int:
-        """In how many parts, one after another, the batch of the step after `step` is computed."""
-        found = [number for since, number in self.facts.parts if since <= step]
-        return found[-1] if found else self.config.optimiser.accumulate
+        """The number of parts, one after another, of the batch of the step after `step`."""
+        numbers = [number for since, number in self.facts.parts if since <= step]
+        return numbers[-1] if numbers else self.config.optimiser.accumulate
 
 
 def read(text: str, parts: Sequence[type] = ()) -> Run:
-    """The run of a config.json, of this version or an earlier one. Raises ConfigError."""
-    try:
-        data: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        data = None
-    if isinstance(data, Mapping) and isinstance(data.get("config"), Mapping) and "task" not in data["config"]:
-        return run_of(data, parts)
-    # this reading sees keys that stand twice
-    return loads(Run, text, parts)
+    """The run of a config.json, of this version or an earlier one. Raises ConfigError.
+
+    parts : classes of the caller that the run was trained with.
+    """
+    return run_of(parse(text), parts)
 
 
-def run_of(data: Mapping[str, Any], parts: Sequence[type] = ()) -> Run:
-    """As `read`, of the JSON values."""
-    config = data.get("config")
-    return from_json(Run, {**data, "config": up_to_date(config)} if isinstance(config, Mapping) else data, parts)
+def run_of(data: Any, parts: Sequence[type] = ()) -> Run:
+    """The run of the JSON values of a config.json, of this version or an earlier one. Raises ConfigError."""
+    if isinstance(data, Mapping) and isinstance(data.get("config"), Mapping):
+        data = {**data, "config": up_to_date(data["config"])}
+        facts = data.get("facts")
+        start = facts.get("start") if isinstance(facts, Mapping) else None
+        if isinstance(start, Mapping) and start.get("kind") == "Start":
+            # the name of the class in earlier versions
+            data["facts"] = {**facts, "start": {**start, "kind": "StartingRun"}}
+    return from_json(Run, data, parts)
 
 
 def rate(run: Run, step: int, total: int | None, freeze_at: float | None = None) -> float:
-    """The learning rate of the step after `step`: r min(1, (step + 1) / warmup) min(1, (total - step) / (decay total)),
-    with steps and total counted in the stretch that the step is in.
+    """The learning rate of the step after `step`: r min(1, (step + 1) / warmup) min(1, (total - step) / (decay total)).
 
-    A run has one stretch; a loss that keeps something of the network at a share `keeps` makes it two, and each time
-    that a run is made longer adds one. Each warms up and comes to rest. total : None while it is not known.
+    Steps and total are counted within the stretch of this step. A run has one stretch. A loss with a second stage has
+    two, divided at the share `freeze_at`. Each time that a run is made longer adds one. Each warms up and decays.
+
+    The rate is a function of the step: nothing stores a counter, so a resumed run has the same rates.
+
+    total : the length of the run; None while it is unknown, and then the rate does not fall.
     """
     settings = run.config.optimiser
     begin, end = 0, total
@@ -155,7 +167,7 @@ def rate(run: Run, step: int, total: int | None, freeze_at: float | None = None)
     rise = float(settings.warmup)
     if length is not None and settings.warmup_share is not None:
         rise = min(rise, settings.warmup_share * length)
-    found = run.peak(begin + step) * min(1.0, (step + 1) / max(rise, 1))
+    value = run.peak(begin + step) * min(1.0, (step + 1) / max(rise, 1))
     if length is not None and settings.decay > 0:
-        found *= min(1.0, (length - step) / max(length * settings.decay, 1))
-    return found
+        value *= min(1.0, (length - step) / max(length * settings.decay, 1))
+    return value

@@ -1,4 +1,4 @@
-"""A task says what is trained. The trainer, the loop and checkpoints know no more of it."""
+"""The contract of a task: the part of a run that knows its modules and its loss. Trainer and checkpoints do not."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """A part of the examples of one step.
+    """Some of the training examples of one step.
 
-    items : the numbers of the examples, counted from the start of the run. index : which items of the source they are.
-    rng : the stream of each example, on the device where the loss is computed. seed, attempt : of the run, and how
-    often it was rolled back. progress : the share of the run that is done. kept : what the task has kept of an
-    earlier state of its model (`Task.keep`). turn : the module whose loss is wanted, of those that take turns.
+    items : numbers of the examples, counted from the start of the run, [B].
+    index : the item of the source of each example, [B].
+    rng : the random stream of each example, on the device of the loss.
+    seed : the seed of the run.
+    attempt : the number of rollbacks so far.
+    progress : the finished share of the run, in [0, 1].
+    frozen : the task's frozen copy of its model (`Task.freeze`), or None.
+    turn : the module to be trained, if several take turns.
     """
 
     items: Tensor
@@ -44,57 +48,62 @@ class Batch:
 
 
 class Task(ABC):
-    """What is trained, as a frozen dataclass in config.json.
+    """The subject of a run: its modules, its loss and its result. A frozen dataclass in config.json.
 
-    A task of your own has `build`, `losses` and `made`, and trains, continues after a kill and is loaded like those
-    that come with softmix: `training(source, Config(MyTask()), out, parts=(MyTask,))`.
+    A task of your own needs `build`, `losses` and `result`. It then trains, resumes after a kill and is loaded like
+    the tasks of softmix: `training(source, Config(MyTask()), out, parts=(MyTask,))`.
     """
 
-    # settings that decide the weights and what they mean: a run can begin with those of another where these are equal
+    # the fields that decide the shapes and the meaning of the weights; a run can start from another with equal ones
     model_settings: ClassVar[tuple[str, ...]] = ()
 
     @property
     def whole(self) -> bool:
-        """Whether the loss compares the items of a batch, which is then never divided."""
+        """True for a loss that compares the items of a batch. Such a batch is never divided."""
         return False
 
     @property
     def freeze_at(self) -> float | None:
-        """The share of the run after which something is kept of the model, in a second stage; None: never."""
+        """The share of the run after which a copy of the model is frozen, for a second stage. None: never."""
         return None
 
     def cond_spec(self, source: Source) -> CondSpec:
-        """Which of the conditions that a source offers the model is told. Raises ValueError for a source that this
-        task cannot learn from."""
+        """The conditions of the model, out of those that a source offers.
+
+        Raises ValueError for a source that does not suit this task.
+        """
         return UNCONDITIONED
 
     @abstractmethod
     def build(self, facts: Facts) -> nn.ModuleDict:
-        """The modules: "model" is what the run makes and averages; others, such as a discriminator, stand beside it."""
+        """The modules. "model" is averaged and gives the result; others, such as a discriminator, help to train it."""
 
     def groups(self) -> Mapping[str, Group]:
-        """How the modules beside "model" are trained, by their names."""
+        """The optimiser settings of the modules other than "model", by name."""
         return {}
 
     @abstractmethod
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
-        """One number for each example, [B], to be made small by the module whose turn it is."""
+        """The loss of each example, [B]. The module of `batch.turn` is trained to reduce it."""
 
     def freeze(self, model: nn.Module, x0: Tensor) -> nn.Module:
-        """What is kept of a copy of the averaged model at `keeps`; x0 : some of the data."""
-        raise TypeError(f"{type(self).__name__} keeps nothing of its model")
+        """Make the frozen copy for the second stage, from a copy of the averaged model, at `freeze_at`.
+
+        x0 : some items of the data, [N, *shape].
+        """
+        raise TypeError(f"{type(self).__name__} freezes no copy of its model")
 
     @abstractmethod
-    def made(self, model: nn.Module, facts: Facts, step: int) -> Any:
-        """What a run has made by this step: a denoiser, a codec, a sampler."""
+    def result(self, model: nn.Module, facts: Facts, step: int) -> Any:
+        """The result of the run at this step, for example a denoiser, a codec or a sampler."""
 
-    def tried(self, made: Any, device: torch.device) -> None:  # noqa: B027
-        """Uses what would be made once, for nothing: raises whatever is wrong with the parts."""
+    def check(self, result: Any, device: torch.device) -> None:  # noqa: B027
+        """Use the result of an untrained model once. Raises any error if the parts do not fit each other."""
 
-    def picture(self, made: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        """Images [N, C, H, W] in [-1, 1] that show how far the run is, or None if it makes no images."""
+    def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
+        """Images [N, C, H, W] in [-1, 1] that show the progress of the run. None for a task without images."""
         return None
 
-    def said(self, batch: Batch) -> str:
-        """What a reader should know of these examples when their loss was not finite."""
+    def describe(self, batch: Batch) -> str:
+        """A few words about these examples, for the message of a loss that is not finite."""
         return f"{len(batch.items)} examples"

@@ -1,10 +1,9 @@
-"""The state of a run in memory, and one step of it."""
+"""The state of a run in memory, and its next step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,48 +14,62 @@ from ..data import Source
 from ..rng import Rng
 from . import checkpoint
 from .ema import Ema
-from .examples import index_of
-from .make import TrainingError, build, compiled, find_device, restored, some
-from .memory import MemoryLackError, is_lack
+from .examples import item_index
+from .lanes import Lanes
+from .make import TrainingError, build, compile_blocks, find_device, require_fits, restore_frozen, some_items
+from .memory import NotEnoughMemoryError, is_memory_error
 from .optimise import Optimisers
+from .parallel import ParallelBatch
+from .processes import SINGLE_PROCESS, Processes, gathered, load_weights
 from .record import Run, rate
 from .task import Batch
-from .team import Team
-from .world import ALONE, World, shared_like, whole
 
 
 class Trainer:
-    """The state of a run in memory: its modules, their optimisers, the averages, and the counter `step`."""
+    """The modules of a run, their optimisers, the averages of the weights, and the counter `step`.
+
+    run : the configuration and the facts.
+    source : the training data.
+    out : the run folder.
+    processes : the processes of the run, as torchrun starts them.
+    shard : divide the weights among the processes (FSDP2).
+    own : the caller's classes that config.json may name.
+    """
 
     def __init__(
-        self, run: Run, source: Source, out: Path, world: World = ALONE, shard: bool = False, own: Sequence[type] = ()
+        self,
+        run: Run,
+        source: Source,
+        out: Path,
+        processes: Processes = SINGLE_PROCESS,
+        shard: bool = False,
+        own: Sequence[type] = (),
     ):
-        # own : the caller's classes, which config.json may name
-        self.run, self.source, self.out, self.world, self.own = run, source, out, world, own
+        self.run, self.source, self.out, self.processes, self.own = run, source, out, processes, own
         self.task, self.device = run.config.task, find_device()
-        _require(run)
+        require_fits(run)
         self.modules: nn.ModuleDict = build(run).to(self.device)
         self.total, self.step, self.saved, self.attempt = run.facts.steps, 0, -1, 0
         self.frozen: nn.Module | None = None
-        # whose loss was asked for last
+        # the module of the last loss
         self.turn = "model"
         self.optimisers = Optimisers(self.modules, run.config.optimiser, self.task.groups())
-        # before all that holds on to the weights, which it may divide
-        self.team = Team(self, shard) if world.size > 1 else None
+        # FSDP2 replaces the weights, so this comes before all parts that hold them
+        self.parallel = ParallelBatch(self, shard) if processes.size > 1 else None
         self.optimisers.begin()
+        self._lanes = Lanes(self.optimisers)
         self.ema = Ema(self.model, run.config.ema)
-        self._pool: ThreadPoolExecutor | None = None
         if run.config.compile:
-            compiled(self.model)
+            compile_blocks(self.model)
 
     @property
     def model(self) -> nn.Module:
-        """What the run makes."""
+        """The module that the run is for. Sampling takes its averaged weights."""
         return self.modules["model"]
 
     @property
     def progress(self) -> float:
-        """The share that is done of the length that the run was given at first; 0 until it is known."""
+        """The finished share of the first length of the run, in [0, 1]; 0 until the length is known."""
         end = self.run.facts.ends[0] if self.run.facts.ends else self.total
         return min(self.step / end, 1.0) if end else 0.0
 
@@ -64,7 +77,7 @@ class Trainer:
         """The training examples with these numbers, counted from the start of the run."""
         seed = self.run.config.seed
         rng = Rng(seed, items, f"train.{self.attempt}", self.device)
-        index = index_of(seed, len(self.source), items)
+        index = item_index(seed, len(self.source), items)
         return Batch(items, index, rng, seed, self.attempt, self.progress, self.frozen, turn)
 
     def losses(self, items: Tensor, turn: str = "model") -> Tensor:
@@ -84,19 +97,21 @@ class Trainer:
         return rate(self.run, self.step, self.total, self.task.freeze_at)
 
     def begin_from(self, weights: dict[str, Tensor]) -> None:
-        """Takes these weights for those that the seed gives, and for the averages."""
-        _load(self.model, weights)
+        """Replace the initial weights, and the averages, by these weights."""
+        load_weights(self.model, weights)
         self.ema = Ema(self.model, self.run.config.ema)
 
     def advance(self, rate: float | None = None) -> tuple[float, float]:
-        """One step: the model's mean loss over the batch and the norm of its gradient. No update if one is not finite.
+        """Take one step. Without a finite loss and gradient no weight changes, and `step` stays.
 
-        Raises MemoryLackError, with nothing changed, where memory does not suffice for the loss or its gradient.
-        rate : in place of the run's own; with 0 the weights stay as they are, bit for bit.
+        rate : learning rate, by default the run's own. With 0 the weights stay the same, bit for bit.
+
+        Returns the mean loss of the model over the batch, and the norm of its gradient.
+        Raises NotEnoughMemoryError, with nothing changed, if the loss or its gradient does not fit into memory.
         """
         rate = self.rate() if rate is None else rate
         total = norm = 0.0
-        with self.optimisers.as_they_were() as undo:
+        with self.optimisers.undoable() as undo:
             for turn in self.optimisers.turns:
                 self.turn = turn
                 total, norm = self._gradients(turn)
@@ -109,7 +124,7 @@ class Trainer:
         return total, norm
 
     def _gradients(self, turn: str) -> tuple[float, float]:
-        lack = ""
+        """The loss and the gradient norm of the next batch, with its clipped gradient in the parameters."""
         try:
             freeze_at = self.task.freeze_at
             if self.frozen is None and freeze_at is not None and self.progress >= freeze_at:
@@ -117,31 +132,24 @@ class Trainer:
             total = self._backward(turn)
             return total, self.optimisers.clip(turn)
         except (RuntimeError, MemoryError) as error:
-            if not is_lack(error):
+            if not is_memory_error(error):
                 raise
-            lack = " ".join(str(error).split())
-        # here, where nothing holds on any more to what was computed
-        self.optimisers.clear()
-        raise MemoryLackError(lack)
+            sentence = " ".join(str(error).split())
+        # outside the except block, so that the traceback no longer holds the activations
+        self.optimisers.clear_gradients()
+        raise NotEnoughMemoryError(sentence)
 
     def _backward(self, turn: str) -> float:
-        """The loss of the next batch, whose gradient is then in the parameters of those whose turn it is."""
-        batch, lanes, parts = self.run.config.batch, self.run.facts.lanes, self.run.parts(self.step)
-        items = torch.arange(self.step * batch, (self.step + 1) * batch)
-        if self.team is not None:
-            return self.team.backward(items, parts * lanes, turn)
-        pieces = items.chunk(parts * lanes)
-        total = 0.0
-        for start in range(0, len(pieces), lanes):
-            for loss, gradient in self._together(pieces[start : start + lanes], turn):
-                total += loss
-                self.optimisers.add(turn, gradient)
-        return total
+        batch, lanes = self.run.config.batch, self.run.facts.lanes
+        items, pieces = torch.arange(self.step * batch, (self.step + 1) * batch), self.run.parts(self.step) * lanes
+        if self.parallel is not None:
+            return self.parallel.backward(items, pieces, turn)
+        return self._lanes.backward(self.losses, items, pieces, lanes, turn)
 
     def freeze(self) -> nn.Module:
-        """What the task keeps of the model, with the averaged weights."""
+        """The task's frozen copy of the model, with the averaged weights."""
         model = self.averaged()
-        data = some(self.source, 512, first=self.run.facts.shown == "first").to(self.device)
+        data = some_items(self.source, 512, first=self.run.facts.shown == "first").to(self.device)
         return self.task.freeze(model, data).requires_grad_(False).eval()
 
     def averaged(self) -> nn.Module:
@@ -150,75 +158,42 @@ class Trainer:
         self.ema.copy_to(model, self.run.config.ema[0])
         return model
 
-    def _together(self, pieces: Sequence[Tensor], turn: str) -> list[tuple[float, Sequence[Tensor | None]]]:
-        """Loss and gradient of each piece of a batch, on a core each.
-
-        Small images keep one core busy and not several: an operation is over before the cores have agreed to
-        share it. With a piece each they need not agree. The sums are taken in the order of the pieces, so
-        the bits do not depend on which is done first.
-        """
-        if len(pieces) == 1:
-            return [self._gradient(pieces[0], turn)]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(len(pieces), initializer=torch.set_num_threads, initargs=(1,))
-        return list(self._pool.map(lambda piece: self._gradient(piece, turn), pieces))
-
-    def _gradient(self, piece: Tensor, turn: str) -> tuple[float, Sequence[Tensor | None]]:
-        loss = self.losses(piece, turn).sum() / self.run.config.batch
-        return float(loss.detach()), torch.autograd.grad(loss, self.optimisers.parameters(turn), allow_unused=True)
-
     def save(self) -> None:
-        """A checkpoint of this step, unless there is one."""
+        """Write a checkpoint of this step, unless it has been written."""
         if self.saved == self.step:
             return
         tensors = {name: module.state_dict() for name, module in self.modules.items()}
         tensors |= {**self.optimisers.state(), **self.ema.state()}
         if self.frozen is not None:
             tensors["kept"] = self.frozen.state_dict()
-        with self.world.listening():
-            tensors = {entry: {name: whole(each) for name, each in group.items()} for entry, group in tensors.items()}
-        if self.world.first:
+        with self.processes.communication():
+            tensors = {name: {key: gathered(each) for key, each in group.items()} for name, group in tensors.items()}
+        if self.processes.first:
             state = {"step": self.step, "attempt": self.attempt, "total": self.total}
             checkpoint.save(self.out / "checkpoints", self.step, tensors, state, self.run.config.keep)
-        self.world.broadcast("saved")
+        self.processes.broadcast("saved")
         self.saved = self.step
 
     def load(self) -> list[str]:
-        """Goes to the newest whole checkpoint, if there is one; sentences about damaged ones."""
-        found = checkpoint.latest(self.out / "checkpoints")
-        if found is None:
+        """Go to the newest whole checkpoint, if there is one. Returns a sentence for each damaged one."""
+        latest = checkpoint.latest(self.out / "checkpoints")
+        if latest is None:
             return []
         try:
             for name, module in self.modules.items():
-                _load(module, found.tensors[name])
-            self.optimisers.load(found.tensors)
+                load_weights(module, latest.tensors[name])
+            self.optimisers.load(latest.tensors)
         except (KeyError, RuntimeError) as error:
             raise TrainingError(
-                f"{found.path} does not hold what this configuration builds ({' '.join(str(error).split())}); it holds "
-                f"{', '.join(found.tensors)}: go on with the classes that the run began with, or name another folder"
+                f"{latest.path} does not fit this configuration ({' '.join(str(error).split())}); it holds "
+                f"{', '.join(latest.tensors)}: continue with the classes that the run began with, or name another "
+                "folder"
             ) from error
-        self.ema.load(found.tensors)
-        frozen = found.tensors.get("kept")
-        self.frozen = None if frozen is None else restored(self.run, frozen).to(self.device)
-        self.step, self.attempt = int(str(found.state["step"])), int(str(found.state["attempt"]))
+        self.ema.load(latest.tensors)
+        frozen = latest.tensors.get("kept")
+        self.frozen = None if frozen is None else restore_frozen(self.run, frozen).to(self.device)
+        self.step, self.attempt = int(str(latest.state["step"])), int(str(latest.state["attempt"]))
         self.saved = self.step
-        if self.total is None and found.state["total"] is not None:
-            self.total = int(str(found.state["total"]))
-        return found.damaged
-
-
-def _require(run: Run) -> None:
-    """Raises ValueError for what a task says of itself and the run does not go with."""
-    task, parts = run.config.task, run.config.optimiser.accumulate
-    if task.freeze_at is not None and not 0 <= task.freeze_at < 1:
-        raise ValueError(f"freeze_at is a share of the run, at least 0 and below 1, or None; found {task.freeze_at}")
-    if task.whole and parts > 1:
-        raise ValueError(
-            f"the loss compares the items of a batch, which is never divided, and optimiser.accumulate is {parts}: "
-            "leave it at 1, and take a smaller batch if memory does not suffice"
-        )
-
-
-def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    held = module.state_dict()
-    module.load_state_dict({name: shared_like(tensor, held[name]) for name, tensor in weights.items()})
+        if self.total is None and latest.state["total"] is not None:
+            self.total = int(str(latest.state["total"]))
+        return latest.damaged

@@ -1,4 +1,4 @@
-"""Training: a run killed at any instant and continued by the same command ends with the same bits."""
+"""A run that is killed at any instant resumes by the same command and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from softmix.process import Noised
 from softmix.rng import Rng
 from softmix.train import Run, Trainer, TrainingError, facts_of, read_run, training
 from softmix.train.denoise import times
-from softmix.train.examples import index_of
+from softmix.train.examples import item_index
 
 COMMAND = ["train", "toy:ring", "--steps", "600", "--limit", "3000", "--set", "save=2", "batch=64", "net.width=32"]
 
@@ -94,7 +94,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_told_to_stop_finishes_its_step_saves_and_says_how_to_go_on(
+def test_on_a_signal_a_run_finishes_its_step_saves_and_says_how_to_continue(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
@@ -110,7 +110,7 @@ def test_a_run_that_is_told_to_stop_finishes_its_step_saves_and_says_how_to_go_o
     assert process.stderr is not None
     said = process.stderr.read()
     assert process.wait(30) == 128 + number
-    found = re.search(r"stopped after step (\d+) of 600, and saved: the same command goes on", said)
+    found = re.search(r"stopped after step (\d+) of 600, and saved: the same command continues", said)
     assert found, said
     assert (run / "checkpoints" / f"step-{int(found[1]):06d}").is_dir()
     resumed = [step.step for step in training(load_data("toy:ring", limit=3000), read_run(run).config, run)]
@@ -191,7 +191,7 @@ def test_an_item_is_the_same_in_any_batch(tmp_path: Path) -> None:
 def test_an_epoch_shows_every_example_once(tmp_path: Path) -> None:
     one = trainer(tmp_path)
     count = len(one.source)
-    first, second = (index_of(0, count, torch.arange(k * count, (k + 1) * count)) for k in (0, 1))
+    first, second = (item_index(0, count, torch.arange(k * count, (k + 1) * count)) for k in (0, 1))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(count))
     assert not torch.equal(first, second)
 

@@ -1,4 +1,4 @@
-"""Training: several processes make the run that one makes, and when one of them is lost the others say so and end."""
+"""Several processes make the same run as one, and if one is lost the others say so and end."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_weights_are_not_shared_out_among_one(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_called_near_is_far_for_another_division(alone: Path, tmp_path: Path) -> None:
+def test_the_tolerance_detects_another_division_of_the_batch(alone: Path, tmp_path: Path) -> None:
     run(tmp_path / "whole", 1)
     assert apart(alone, tmp_path / "whole") > 5 * NEAR
 
@@ -101,7 +101,7 @@ def workers(launcher: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the workers are found in /proc")
-def test_a_lost_process_ends_the_run_and_any_number_goes_on(tmp_path: Path) -> None:
+def test_a_lost_process_ends_the_run_and_any_number_resumes_it(tmp_path: Path) -> None:
     plain, out = ("--model", "plain"), tmp_path / "run"
     run(tmp_path / "alone", 1, *plain)
     with (tmp_path / "said").open("w") as said:
@@ -111,7 +111,7 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on(tmp_path: Path) -> N
         began = time.monotonic()
         assert launcher.wait(60) != 0
         assert time.monotonic() - began < 60
-    assert "lost touch with the others" in (tmp_path / "said").read_text()
+    assert "lost the connection to the others" in (tmp_path / "said").read_text()
     assert not (out / "checkpoints" / "step-000032").exists()
     middle = shutil.copytree(out, tmp_path / "middle")
     run(out, 1, *plain)
@@ -122,7 +122,7 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the workers are found in /proc")
-def test_a_team_that_is_told_to_stop_saves_and_goes_on(alone: Path, tmp_path: Path) -> None:
+def test_several_processes_save_on_a_signal_and_resume(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with (tmp_path / "said").open("w") as said:
         launcher = subprocess.Popen(command(out, 2), env=env(), stderr=said, stdout=said)

@@ -1,4 +1,4 @@
-"""The test room of training: the averages of the weights have the profile that their formula promises."""
+"""The averages of the weights have the profile of their formula."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_copy_to_fills_another_module_and_never_the_trained_one() -> None:
         ema.copy_to(module, 0.1)
 
 
-def test_what_does_not_fit_is_named_and_changes_nothing() -> None:
+def test_a_misfit_is_named_and_changes_nothing() -> None:
     ema = Ema(Net())
     good = ema.state()
     before = ema.tensors(0.05)

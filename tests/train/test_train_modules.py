@@ -1,4 +1,4 @@
-"""Training: a task of one's own with modules beside its model: turns, rates, clips, buffers, names, weights."""
+"""A task of the caller with several modules: turns, rates, clips, buffers, names, weights."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.denoise import _nothing
+from softmix.train.denoise import _unknown
 from softmix.train.pictures import picture
-from softmix.train.record import Earlier
-from softmix.train.rehearse import rehearse, try_out
-from softmix.train.world import World
+from softmix.train.processes import Processes
+from softmix.train.record import EarlierSettings
+from softmix.train.trial import check_parts, trial_run
 
 POINTS = load_data("toy:ring", limit=200)
 
@@ -87,7 +87,7 @@ class Fit(Task):
         beside = sum(((modules[name](x) - 100).square().sum(1) for name in self.beside), torch.zeros(len(x)))
         return (modules["model"](x) + 1).square().sum(1) + beside
 
-    def made(self, model: nn.Module, facts: Facts, step: int) -> nn.Module:
+    def result(self, model: nn.Module, facts: Facts, step: int) -> nn.Module:
         return model
 
 
@@ -182,7 +182,7 @@ def test_a_rate_of_its_own_rises_and_falls_with_the_models_and_is_not_changed_wi
     beside(own=Group(rate=0.02, rival=True), same=Group())
     # from step 4 on the model's rate is a tenth; steps before it are taken again as they were
     settings = config(optimiser=Optimiser(rate=1e-4, warmup=0, decay=0.0))
-    one = trainer(settings, earlier=(Earlier(4, 1e-3, "stop"),))
+    one = trainer(settings, earlier=(EarlierSettings(4, 1e-3, "stop"),))
     assert rates(one, 2) == pytest.approx({"own": 0.02, "same": 1e-3, "model": 1e-3})
     assert rates(one, 6) == pytest.approx({"own": 0.02, "same": 1e-4, "model": 1e-4})
     falling = trainer(config(optimiser=Optimiser(rate=1e-3, warmup=4, decay=0.5)))
@@ -212,11 +212,11 @@ def buffers(one: Trainer) -> list[Tensor]:
     return [buffer.clone() for buffer in one.modules.buffers()]
 
 
-def test_what_is_tried_leaves_running_means_as_they_were(beside: Callable[..., None]) -> None:
+def test_trial_steps_restore_running_means(beside: Callable[..., None]) -> None:
     beside(rival=Group(rival=True))
     one = trainer()
     before = buffers(one)
-    for attempt in (lambda: try_out(one), lambda: rehearse(one, lambda sentence: None)):
+    for attempt in (lambda: check_parts(one), lambda: trial_run(one, lambda sentence: None)):
         attempt()
         assert all(torch.equal(a, b) for a, b in zip(before, buffers(one), strict=True))
     one.advance()
@@ -234,7 +234,7 @@ def test_a_step_that_is_not_taken_leaves_running_means_as_they_were(
     assert one.step == 0 and all(torch.equal(a, b) for a, b in zip(before, buffers(one), strict=True))
 
 
-def test_what_is_kept_is_asked_and_not_trained_before_a_kill_and_after(
+def test_the_frozen_copy_is_used_and_not_trained_before_a_kill_and_after(
     beside: Callable[..., None], tmp_path: Path
 ) -> None:
     beside()
@@ -283,7 +283,7 @@ def test_a_parameter_of_two_modules_is_refused(
 
 def test_a_task_without_a_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fit, "build", lambda self, facts: nn.ModuleDict({"network": nn.Linear(2, 2)}))
-    refused(Fit(), tmp_path, r"a run makes the module \"model\"; the task has built \['network'\]")
+    refused(Fit(), tmp_path, r"a run needs the module \"model\"; the task has built \['network'\]")
 
 
 def test_a_module_that_is_held_as_it_is_stays_and_a_rival_of_that_kind_is_refused(
@@ -323,11 +323,11 @@ def test_a_loss_may_not_build_the_model(tmp_path: Path, monkeypatch: pytest.Monk
     refused(task, tmp_path, 'the loss has built a module named "model"')
 
 
-def test_a_task_that_keeps_and_cannot_is_refused_before_anything_is_made(
+def test_a_task_without_freeze_is_refused_before_anything_is_written(
     beside: Callable[..., None], tmp_path: Path
 ) -> None:
     beside()
-    refused(Fit(after=0.5), tmp_path, "Fit keeps nothing of its model")
+    refused(Fit(after=0.5), tmp_path, "Fit freezes no copy of its model")
     for share in (1.0, 1.5, -0.1):
         refused(Fit(after=share), tmp_path, f"freeze_at is a share of the run.*found {share}")
 
@@ -336,7 +336,7 @@ def test_a_batch_that_is_compared_is_never_divided(beside: Callable[..., None], 
     beside()
     refused(Fit(together=True), tmp_path, "optimiser.accumulate is 2", optimiser=Optimiser(accumulate=2))
     with pytest.raises(ValueError, match="train with one"):
-        Trainer(trainer(config(Fit(together=True))).run, POINTS, tmp_path, World(0, 2))
+        Trainer(trainer(config(Fit(together=True))).run, POINTS, tmp_path, Processes(0, 2))
 
 
 def test_a_loss_of_another_shape_is_refused_in_every_step(
@@ -385,20 +385,20 @@ def test_weights_of_another_make_are_named_when_they_are_read(
     beside(rival=Group(rival=True))
     run(tmp_path / "run", Fit(), 4)
     beside(foe=Group(rival=True))
-    with pytest.raises(TrainingError, match=r"does not hold what this configuration builds.*'foe'.*rival.*go on with"):
+    with pytest.raises(TrainingError, match=r"does not fit this configuration.*'foe'.*rival.*continue with"):
         run(tmp_path / "run", Fit())
     monkeypatch.setattr(Fit, "build", lambda self, facts: nn.ModuleDict({"model": nn.Linear(2, 2)}))
-    with pytest.raises(RunError, match="does not hold what its configuration builds"):
+    with pytest.raises(RunError, match="does not fit its configuration"):
         load(tmp_path / "run", parts=(Fit,))
 
 
-def test_what_makes_no_denoiser_says_so_and_its_data_are_found(beside: Callable[..., None], tmp_path: Path) -> None:
+def test_a_run_without_a_denoiser_says_so_and_its_data_load(beside: Callable[..., None], tmp_path: Path) -> None:
     beside()
     run(tmp_path / "run", Fit())
     model = load(tmp_path / "run", parts=(Fit,))
-    assert model.made is model.network
+    assert model.result is model.network
     for part in ("denoiser", "sampler", "process"):
-        with pytest.raises(RunError, match="was trained for Fit and makes no denoiser: see `made`"):
+        with pytest.raises(RunError, match="was trained for Fit and has no denoiser: see `result`"):
             getattr(model, part)
     with pytest.raises(RunError, match="Fit"):
         data_of(tmp_path / "run")
@@ -418,7 +418,7 @@ def test_a_fingerprint_of_half_precision_is_of_its_bytes(beside: Callable[..., N
     assert model.fingerprint == hashlib.sha256(b"w\x80\x3f").hexdigest()[:12]
 
 
-def test_a_run_that_is_told_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_other_conditions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), classes=True)
     k = torch.arange(60)
     points = make("points", torch.randn(60, 2), k % 3, ("a", "b", "c"), Report(60))
@@ -469,7 +469,7 @@ def test_each_condition_is_dropped_on_its_own() -> None:
     assert bool(((torch.corrcoef(gone) - torch.eye(4)).abs() < 5 / 4000**0.5).all())
 
 
-def test_a_loss_knows_whose_turn_it_is_and_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_receives_the_turn_and_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     told = list[tuple[str, set[str], float]]()
     monkeypatch.setattr(Square, "groups", {"rival": Group(rival=True)}, raising=False)
     monkeypatch.setattr(Square, "build", lambda self, network: {"rival": nn.Linear(2, 1)}, raising=False)
@@ -560,7 +560,7 @@ def test_the_loss_of_every_turn_is_tried(
     beside: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside(rival=Group(rival=True))
-    try_out(trainer())
+    check_parts(trainer())
     assert [turn for turn, _ in Fit.seen] == ["rival", "model"]
     right = Fit.losses
 
@@ -571,7 +571,7 @@ def test_the_loss_of_every_turn_is_tried(
 
     monkeypatch.setattr(Fit, "losses", wrong)
     with pytest.raises(LookupError, match="no data"):
-        try_out(trainer())
+        check_parts(trainer())
     refused(Fit(), tmp_path, "cannot be trained on toy:ring.*this rival has no data")
 
 
@@ -606,7 +606,7 @@ class Beside:
         return x, Cond(image=x)
 
 
-def test_an_image_that_is_told_is_mirrored_with_its_item() -> None:
+def test_an_image_condition_is_mirrored_with_its_item() -> None:
     task = Denoise(net=MLPSpec(width=8, depth=1), head=PointHead(), loss=Square("v"), drop=0.0, flip=True)
     items = torch.arange(64)
     noised, _ = task.examples(Beside(), Batch(items, items, Rng(0, items)), Beside.cond)
@@ -622,7 +622,7 @@ def test_settings_are_changed_of_the_task_that_is_given_with_them() -> None:
     assert changed.task == Keeping(width=4) and changed.batch == 5  # type: ignore[comparison-overlap]
 
 
-def test_a_picture_is_made_by_the_first_process_alone(
+def test_a_picture_is_drawn_by_the_first_process_alone(
     beside: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside()
@@ -630,7 +630,7 @@ def test_a_picture_is_made_by_the_first_process_alone(
     monkeypatch.setattr(Fit, "picture", lambda self, *asked: torch.ones(1))
     one = trainer()
     assert picture(one) is not None
-    one.world = World(1, 2)
+    one.processes = Processes(1, 2)
     assert picture(one) is None
 
 
@@ -638,6 +638,6 @@ def test_a_picture_is_made_by_the_first_process_alone(
 def test_an_image_of_which_nothing_is_known_is_on_the_grid_of_the_items(shape: tuple[int, ...]) -> None:
     told = CondSpec(image=2)
     network = Network(VP(), preset("plain", shape).task.net, PointHead(), shape, told)
-    cond = _nothing(told, shape, 3)
+    cond = _unknown(told, shape, 3)
     assert cond is not None and cond.image is not None and cond.image.isnan().all()
     assert network(torch.zeros(3, *shape), 0.5, cond).mean.isfinite().all()

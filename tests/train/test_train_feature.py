@@ -1,4 +1,4 @@
-"""Training by `FeatureEnergy`: the mean first, then draws; what is kept, what is learned, what is saved."""
+"""Training by `FeatureEnergy`: first the mean, then draws; its frozen copy, its gradients, its checkpoints."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_run_is_loaded_before_and_after_the_change(digits: softmix.data.Data, 
     assert loads(Config, dumps(whole.config)) == whole.config
 
 
-def test_soft_adams_is_what_its_parts_are() -> None:
+def test_soft_adams_is_the_sum_of_its_parts() -> None:
     """With points it is `adams`; with draws DDIM's step of a draw, `ancestral` with eta = 0; with a mean, in many
     steps, `adams`."""
     from functools import partial
@@ -186,7 +186,7 @@ def test_soft_adams_is_what_its_parts_are() -> None:
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[2], ends[3])
 
 
-def test_what_the_score_refuses() -> None:
+def test_senseless_settings_of_feature_energy_are_refused() -> None:
     for wrong in ({"m": 1}, {"share": 1.0}, {"blank": 1.5}):
         with pytest.raises(ValueError, match="FeatureEnergy needs"):
             FeatureEnergy(**wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Training: before a run begins its steps are tried: nothing of it stays, memory is kept to, minutes are kept to."""
+"""Trial steps before a run: they change nothing, and keep to the memory and the minutes."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from softmix.train import (
     train,
     training,
 )
-from softmix.train.make import build, trainable
-from softmix.train.memory import MemoryLackError, enough, free_memory, held_by, is_lack
-from softmix.train.rehearse import fewer, lack, rehearse, too_short
+from softmix.train.make import build, require_trainable
+from softmix.train.memory import NotEnoughMemoryError, fits_in, free_memory, is_memory_error, saved_for_backward
+from softmix.train.trial import halve_parts, halved, too_short, trial_run
 
-REHEARSE = sys.modules["softmix.train.rehearse"]
+TRIAL = sys.modules["softmix.train.trial"]
 
 
 def images(count: int = 40) -> Data:
@@ -84,7 +84,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         costs[:] = [first, second]
 
     monkeypatch.setattr(Trainer, "advance", advance)
-    monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(TRIAL.time, "perf_counter", lambda: now[0])
     return start
 
 
@@ -96,7 +96,7 @@ def test_a_rehearsal_leaves_weights_averages_and_step_as_they_were(which: str) -
     config, data = (small(), points()) if which == "points" else (staged(), images())
     one = trainer(config.but(steps=None, minutes=0.01, optimiser=Optimiser(weight_decay=5.0)), data)
     right = build(one.run)["model"].state_dict()
-    rehearse(one, lambda sentence: None)
+    trial_run(one, lambda sentence: None)
     assert (one.step, one.attempt, one.saved, one.frozen) == (0, 0, -1, None) and not any(
         one.optimisers.state().values()
     )
@@ -115,17 +115,17 @@ def test_both_stages_of_a_loss_are_tried(monkeypatch: pytest.MonkeyPatch) -> Non
         return right(self, rate)
 
     monkeypatch.setattr(Trainer, "advance", advance)
-    rehearse(trainer(staged(), images()), lambda sentence: None)
-    rehearse(trainer(small(), points()), lambda sentence: None)
+    trial_run(trainer(staged(), images()), lambda sentence: None)
+    trial_run(trainer(small(), points()), lambda sentence: None)
     assert seen == [(True, 0), (False, 0), (True, 0)]
 
 
-def test_nothing_is_made_where_a_step_cannot_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_if_a_step_cannot_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(self: Trainer, rate: float | None = None) -> tuple[float, float]:
-        raise MemoryLackError("no room")
+        raise NotEnoughMemoryError("no room")
 
     monkeypatch.setattr(Trainer, "advance", failing)
-    with pytest.raises(TrainingError, match=r"memory does not suffice for step 1.*\(no room\).*net\.width"):
+    with pytest.raises(TrainingError, match=r"the memory is too small for step 1.*\(no room\).*net\.width"):
         next(training(points(), small(), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -141,7 +141,7 @@ def test_who_stops_while_steps_are_tried_leaves_nothing(tmp_path: Path) -> None:
 
 def total_of(config: Config, data: Data, minutes: float) -> tuple[int, list[str]]:
     said: list[str] = []
-    found = rehearse(trainer(config.but(steps=None, minutes=minutes), data), said.append)
+    found = trial_run(trainer(config.but(steps=None, minutes=minutes), data), said.append)
     assert found.facts.steps is not None
     return found.facts.steps, said
 
@@ -175,13 +175,13 @@ def test_a_step_that_would_take_a_good_part_of_the_minutes_is_judged_by_a_few_it
         return right(self, items)
 
     monkeypatch.setattr(Trainer, "losses", losses)
-    monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
-    found = rehearse(one, lambda sentence: None)
+    monkeypatch.setattr(TRIAL.time, "perf_counter", lambda: now[0])
+    found = trial_run(one, lambda sentence: None)
     # 52 of the 60 seconds are left, for steps of 16
     assert found.facts.steps == 3 and now[0] == 8
 
 
-def test_what_is_made_ready_once_is_not_taken_for_a_long_step(
+def test_one_time_work_does_not_count_as_a_long_step(
     clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first four items take 30 s, by which a step of 16 would take two minutes; all others are quick."""
@@ -200,8 +200,8 @@ def test_what_is_made_ready_once_is_not_taken_for_a_long_step(
 
     monkeypatch.setattr(Trainer, "losses", losses)
     monkeypatch.setattr(Trainer, "advance", advance)
-    monkeypatch.setattr(REHEARSE.time, "perf_counter", lambda: now[0])
-    found = rehearse(one, lambda sentence: None)
+    monkeypatch.setattr(TRIAL.time, "perf_counter", lambda: now[0])
+    found = trial_run(one, lambda sentence: None)
     # about 87 seconds are left, for steps of half a second; judged by the first items there would be none
     assert taken and 140 < found.facts.steps < 180
 
@@ -216,15 +216,15 @@ def test_both_stages_count_by_their_share(clock: Callable[..., None]) -> None:
 
 def test_pictures_and_checkpoints_count_too(clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     clock(0.01)
-    monkeypatch.setattr(REHEARSE, "_beside", lambda trainer: (0.0, 0.0))
+    monkeypatch.setattr(TRIAL, "_picture_and_checkpoint", lambda trainer: (0.0, 0.0))
     free, _ = total_of(small(), points(), 1.0)
-    monkeypatch.setattr(REHEARSE, "_beside", lambda trainer: (2.0, 1.0))
+    monkeypatch.setattr(TRIAL, "_picture_and_checkpoint", lambda trainer: (2.0, 1.0))
     tenths, _ = total_of(small(), points(), 1.0)
     assert free - tenths == pytest.approx(10 * 3.0 / 0.01, abs=2)
     often, _ = total_of(small(show=100, save=50), points(), 1.0)
     # with 0.02 seconds of pictures and 0.02 of checkpoints a step takes five times as long
     assert often == pytest.approx(free / 5, rel=0.01)
-    monkeypatch.setattr(REHEARSE, "_beside", lambda trainer: (20.0, 10.0))
+    monkeypatch.setattr(TRIAL, "_picture_and_checkpoint", lambda trainer: (20.0, 10.0))
     assert total_of(small(), points(), 1.0)[0] == 1
 
 
@@ -239,7 +239,7 @@ def test_half_a_minute_is_half_a_minute(tmp_path: Path) -> None:
     assert step.step == step.total
 
 
-def test_a_run_of_0_1_that_was_stopped_before_its_length_was_known_goes_on(tmp_path: Path) -> None:
+def test_a_run_of_0_1_stopped_before_its_length_was_known_resumes(tmp_path: Path) -> None:
     """Its moments are not lost while the length is found."""
     config = small(steps=None, minutes=0.01)
     for step in training(points(), small(), tmp_path / "run"):
@@ -264,7 +264,7 @@ def test_a_run_of_0_1_that_was_stopped_before_its_length_was_known_goes_on(tmp_p
     assert all(torch.allclose(ours[name], p, atol=1e-7) for name, p in alone.model.state_dict().items())
 
 
-def test_a_run_of_0_1_whose_checkpoint_knows_its_length_keeps_it(tmp_path: Path) -> None:
+def test_a_run_of_0_1_with_its_length_in_the_checkpoint_keeps_it(tmp_path: Path) -> None:
     """Its config.json does not: the length was found while it trained."""
     for step in training(points(), small(), tmp_path / "run"):
         if step.step == 3:
@@ -382,7 +382,7 @@ def test_a_picture_that_memory_does_not_suffice_for_is_left_out(
     config = staged(loss=Square("v"), head=PointHead(), steps=2, show=1)
     steps = list(training(images(), config, tmp_path / "run"))
     assert [step.notes for step in steps] == [
-        (f"memory does not suffice for a picture of step {k}; there is none",) for k in (1, 2)
+        (f"the memory is too small for a picture of step {k}; there is none",) for k in (1, 2)
     ]
     assert not (tmp_path / "run/samples").exists()
 
@@ -392,9 +392,9 @@ def test_of_one_item_at_a_time_there_is_nothing_to_halve(tmp_path: Path, monkeyp
     steps = training(points(), small(), tmp_path / "run")
     next(steps)
     Lacking(0)(monkeypatch)
-    with pytest.raises(TrainingError, match="memory does not suffice for step 2"):
+    with pytest.raises(TrainingError, match="the memory is too small for step 2"):
         next(steps)
-    with pytest.raises(TrainingError, match=r"memory does not suffice for two items with items of shape \(2,\)"):
+    with pytest.raises(TrainingError, match=r"the memory is too small for two items with items of shape \(2,\)"):
         next(training(points(), small(), tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
@@ -405,35 +405,35 @@ def test_halving_goes_down_to_one_item_for_a_lane() -> None:
     now: Run | None = run
     while now is not None:
         found.append(now.parts(3))
-        now = fewer(now, 3)
+        now = halved(now, 3)
     # 6, 3, 2 and 1 items for each of two lanes
     assert found == [1, 2, 4, 8]
-    later = fewer(fewer(run, 3), 7)  # type: ignore[arg-type]
+    later = halved(halved(run, 3), 7)  # type: ignore[arg-type]
     assert later is not None and later.facts.parts == ((3, 2), (7, 4))
-    assert fewer(later, 7).facts.parts == ((3, 2), (7, 8))  # type: ignore[union-attr]
+    assert halved(later, 7).facts.parts == ((3, 2), (7, 8))  # type: ignore[union-attr]
 
 
-def test_where_items_of_a_part_are_compared_the_sentence_says_so() -> None:
-    assert "compares the items of a part" in lack(trainer(staged(), images()), MemoryLackError("x"))
-    assert "compares" not in lack(trainer(small(), points()), MemoryLackError("x"))
+def test_for_a_loss_over_items_of_a_part_the_sentence_warns() -> None:
+    assert "compares the items of a part" in halve_parts(trainer(staged(), images()), NotEnoughMemoryError("x"))
+    assert "compares" not in halve_parts(trainer(small(), points()), NotEnoughMemoryError("x"))
 
 
 @pytest.mark.parametrize("free", [None, 10**12, 0])
-def test_on_a_cpu_the_batch_is_halved_beforehand_where_it_is_not_likely_to_fit(
+def test_on_a_cpu_a_batch_that_is_not_likely_to_fit_is_halved_before(
     free: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that takes too much there is killed without an error."""
     one = trainer(small(), points())
-    _, held = held_by(lambda: one.losses(torch.arange(4)).sum(), one.optimisers.parameters())
-    monkeypatch.setattr(REHEARSE, "free_memory", lambda: held if free == 0 else free)
+    _, held = saved_for_backward(lambda: one.losses(torch.arange(4)).sum(), one.optimisers.parameters())
+    monkeypatch.setattr(TRIAL, "free_memory", lambda: held if free == 0 else free)
     if one.device.type != "cpu":
         pytest.skip("an accelerator says what it has not")
-    found = rehearse(one, lambda sentence: None)
+    found = trial_run(one, lambda sentence: None)
     # with room for what 4 items hold, of which 0.8 are taken and each needs 1.5: 2 at a time
     assert found.parts(0) == (8 if free == 0 else 1)
 
 
-def test_what_autograd_holds_is_counted_once_and_without_the_weights() -> None:
+def test_tensors_saved_by_autograd_are_counted_once_and_without_the_weights() -> None:
     weight = torch.randn(1000, 100, requires_grad=True)
     x = torch.randn(50, 1000, requires_grad=True)
 
@@ -443,13 +443,13 @@ def test_what_autograd_holds_is_counted_once_and_without_the_weights() -> None:
         z = y.exp()
         return (z * z).sum()
 
-    found, held = held_by(work, [weight])
+    found, held = saved_for_backward(work, [weight])
     assert held == 4 * (50 * 1000 + 50 * 100)
     found.backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
 
 
-def test_errors_about_memory_are_told_from_others() -> None:
+def test_memory_errors_are_recognised() -> None:
     for lacking in (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         MemoryError(),
@@ -460,9 +460,9 @@ def test_errors_about_memory_are_told_from_others() -> None:
         ),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] data. DefaultCPUAllocator: not enough memory: you tried to"),
     ):
-        assert is_lack(lacking)
-    assert not is_lack(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_lack(ValueError("a memory of other days"))
+        assert is_memory_error(lacking)
+    assert not is_memory_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_memory_error(ValueError("a memory of other days"))
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,7 +484,7 @@ def test_a_step_that_fails_for_memory_changes_nothing(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(one, "losses", second)
     before = [p.detach().clone() for p in one.optimisers.parameters()]
-    with pytest.raises(MemoryLackError):
+    with pytest.raises(NotEnoughMemoryError):
         one.advance()
     assert one.step == 0 and all(
         torch.equal(a, b) and b.grad is None for a, b in zip(before, one.optimisers.parameters(), strict=True)
@@ -518,7 +518,7 @@ def test_the_memory_that_is_free_is_the_least_of_machine_and_groups(tmp_path: Pa
         "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 1000\n",
     }
     assert free_memory(laid(tmp_path / "first", first)) == 701_000
-    assert enough(10.0, None) and enough(1.0, 2) and not enough(1.1, 2)
+    assert fits_in(10.0, None) and fits_in(1.0, 2) and not fits_in(1.1, 2)
 
 
 @pytest.mark.slow
@@ -550,13 +550,13 @@ print(read_run({str(tmp_path / "run")!r}).facts.parts)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "memory does not suffice for 512 items at once" in done.stdout and "((0, " in done.stdout
+    assert "the memory is too small for 512 items at once" in done.stdout and "((0, " in done.stdout
 
 
 # good starts
 
 
-def test_what_is_no_model_and_no_data_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_model_and_unknown_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the model 'SMD' was asked for; there are smd, plain"):
         preset("SMD", (1, 28, 28))  # type: ignore[arg-type]
     for name in ("digits", Path("photos")):
@@ -565,7 +565,7 @@ def test_what_is_no_model_and_no_data_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_presets_are_what_they_say() -> None:
+def test_presets_have_the_documented_settings() -> None:
     picture, point = (1, 28, 28), (2,)
     kinds = {name: preset(name, picture) for name in MODELS}
     assert {name: type(config.task.head) for name, config in kinds.items()} == {
@@ -635,10 +635,10 @@ def test_items_that_no_network_takes_are_refused_with_a_sentence(tmp_path: Path)
         next(training(volumes, small(), tmp_path / "run"))
     for shape in ((), (1, 2, 3, 4)):
         with pytest.raises(TrainingError, match="cannot be trained on"):
-            trainable(shape)
+            require_trainable(shape)
     assert not (tmp_path / "run").exists()
-    trainable((2,))
-    trainable((1, 8, 8))
+    require_trainable((2,))
+    require_trainable((1, 8, 8))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -665,9 +665,9 @@ def test_the_sampler_suits_the_model() -> None:
 def test_a_run_in_two_stages_gives_a_staged_denoiser_from_its_second_on() -> None:
     run = Run(staged(), facts_of(images(), staged()))
     network, task = build(run)["model"], staged().task
-    assert task.made(network, run.facts, 4) is network
-    late = task.made(network, run.facts, 5)
+    assert task.result(network, run.facts, 4) is network
+    late = task.result(network, run.facts, 5)
     assert isinstance(late, SoftAtHighNoise) and late.soft is network and late.until == -6.0
-    assert isinstance(task.made(network, replace(run.facts, steps=100, ends=(8,)), 5), SoftAtHighNoise)
-    assert task.made(network, replace(run.facts, steps=None), 10**6) is network
-    assert small().task.made(network, run.facts, 8) is network
+    assert isinstance(task.result(network, replace(run.facts, steps=100, ends=(8,)), 5), SoftAtHighNoise)
+    assert task.result(network, replace(run.facts, steps=None), 10**6) is network
+    assert small().task.result(network, run.facts, 8) is network

@@ -1,5 +1,7 @@
-"""Before a run begins, its steps are tried: do its parts fit each other and into memory, and how
-long does a step take? Nothing of it stays: the weights are, bit for bit, what they were."""
+"""Trial steps before a run begins. They show whether the parts fit each other and into memory, and measure the speed.
+
+The weights do not change, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -11,68 +13,71 @@ from dataclasses import replace
 import torch
 
 from .make import TrainingError
-from .memory import MemoryLackError, enough, free_memory, held_by, is_lack
+from .memory import NotEnoughMemoryError, fits_in, free_memory, is_memory_error, saved_for_backward
 from .optimise import buffers_of, restore_buffers
 from .pictures import picture
 from .record import Run
 from .trainer import Trainer
 
-# the share of the minutes, and the steps, that measuring the speed of each stage may take
+# the largest share of the minutes, and the most steps, to measure the speed of one stage
 _SHARE, _STEPS = 0.02, 25
-# a step that is likely to take a larger share of the minutes than this is not tried
+# no trial of a step that is likely to take a larger share of the minutes
 _LONG = 0.1
-# items that a step is judged by before it is tried
+# items to estimate a step from, before its trial
 _FEW = 4
-# bytes a second at which a checkpoint is taken to be hashed, written and synced
+# assumed speed of hashing, writing and syncing a checkpoint, bytes a second
 _DISK = 1e8
-# pictures and checkpoints of a run, if their distance was not said (`Config.save`, `Config.show`)
+# pictures and checkpoints of a run, by default (`Config.save`, `Config.show`)
 _TENTHS = 10
 
 Say = Callable[[str], None]
 
 
-def try_out(trainer: Trainer) -> None:
-    """The loss of two items, its gradient, and a sample, for nothing: raises whatever is wrong with the parts.
+def check_parts(trainer: Trainer) -> None:
+    """Compute the loss of two items, its gradient, and a sample. Raises any error if the parts do not fit each other.
 
-    Of several processes each tries an item.
+    Each of several processes tries one item, and no sample.
     """
-    with _buffers_kept(trainer):
-        _tried(trainer)
+    with _restored_buffers(trainer):
+        _check(trainer)
 
 
-def _tried(trainer: Trainer) -> None:
-    if trainer.team is not None:
+def _check(trainer: Trainer) -> None:
+    if trainer.parallel is not None:
         for turn in trainer.optimisers.turns:
-            trainer.team.backward(torch.arange(trainer.world.size), trainer.world.size, turn)
-            trainer.optimisers.clear()
+            trainer.parallel.backward(torch.arange(trainer.processes.size), trainer.processes.size, turn)
+            trainer.optimisers.clear_gradients()
         return
     for turn in trainer.optimisers.turns:
         loss = trainer.losses(torch.arange(2), turn)
         torch.autograd.grad(loss.sum(), trainer.optimisers.parameters(turn), allow_unused=True)
-    made = trainer.task.made(trainer.model, trainer.run.facts, 0)
-    trainer.task.tried(made, trainer.device)
+    result = trainer.task.result(trainer.model, trainer.run.facts, 0)
+    trainer.task.check(result, trainer.device)
 
 
-def rehearse(trainer: Trainer, say: Say) -> Run:
-    """Tries a whole step of each stage of a run that has not begun. Gives the run with what was found: the parts that
-    its batch is computed in, if memory does not suffice for those asked for, and the number of steps that fit into the
-    minutes, if it was given minutes.
+def trial_run(trainer: Trainer, say: Say) -> Run:
+    """Try a whole step of each stage of a run that has not begun.
 
-    say : told what is being done and what was found. The weights of the trainer are left as they are; its moments are
-    not. Raises TrainingError if memory does not suffice for one item at a time.
+    The weights of the trainer do not change. Its moments are cleared.
+
+    say : receives a sentence about each trial and its result.
+
+    Returns the run, with more parts for each batch if the memory is too small for the parts in its configuration, and
+    with the number of steps that fit into its minutes, if it has minutes.
+    Raises TrainingError if the memory is too small for one item at a time.
     """
-    with _buffers_kept(trainer):
-        return _rehearsed(trainer, say)
+    with _restored_buffers(trainer):
+        return _trial_run(trainer, say)
 
 
 @contextmanager
-def _buffers_kept(trainer: Trainer) -> Iterator[None]:
+def _restored_buffers(trainer: Trainer) -> Iterator[None]:
     before = buffers_of(trainer.modules)
     yield
     restore_buffers(trainer.modules, before)
 
 
-def _rehearsed(trainer: Trainer, say: Say) -> Run:
+def _trial_run(trainer: Trainer, say: Say) -> Run:
     began, step, minutes = time.perf_counter(), trainer.step, trainer.run.config.minutes
     freeze_at = 1.0 if trainer.task.freeze_at is None else trainer.task.freeze_at
     stages = [False, True] if freeze_at < 1 else [False]
@@ -82,10 +87,10 @@ def _rehearsed(trainer: Trainer, say: Say) -> Run:
         trainer.frozen = trainer.freeze() if later else None
         guess, timed = _plan(trainer, say), trainer.total is None and minutes is not None
         if minutes is not None and timed and guess > _LONG * 60 * minutes:
-            # in the first items much is made ready, which is no part of a step
+            # the first items include one-time work, which is no part of a step
             guess = _likely(trainer)
         if minutes is not None and timed and guess > _LONG * 60 * minutes:
-            # to try it would take a good part of the minutes
+            # its trial would take too much of the minutes
             took.append(guess)
         else:
             first = _fits(trainer, say)
@@ -96,111 +101,118 @@ def _rehearsed(trainer: Trainer, say: Say) -> Run:
         trainer.step = step
     if took:
         mean = freeze_at * took[0] + (1 - freeze_at) * took[-1]
-        extra = _beside(trainer)
+        extra = _picture_and_checkpoint(trainer)
         left = 60 * minutes - (time.perf_counter() - began) if minutes is not None else 0.0
         total = max(step + 1, _steps_in(left, mean, extra, trainer.run))
-        trainer.total = int(trainer.world.broadcast(str(total)))
+        trainer.total = int(trainer.processes.broadcast(str(total)))
         trainer.run = replace(trainer.run, facts=replace(trainer.run.facts, steps=trainer.total))
         speed = trainer.run.config.batch / mean
         say(f"{speed:.3g} items a second: {trainer.total:,} steps in {minutes:g} minutes")
     trainer.frozen = None
-    trainer.optimisers.forget()
+    trainer.optimisers.clear_moments()
     return trainer.run
 
 
 def too_short(total: int, is_image: bool) -> str | None:
-    """A sentence about a run that is too short to be any good; None for one that is not."""
-    least, what = (1000, "images") if is_image else (300, "points")
+    """A warning for a run with too few steps for a useful model. None for a longer run."""
+    least, noun = (1000, "images") if is_image else (300, "points")
     if total >= least:
         return None
     return (
-        f"{total} steps are few: a model of {what} is not good before some {3 * least:,} of them (for 28x28 grey "
+        f"{total} steps are few: a model of {noun} is not good before some {3 * least:,} of them (for 28x28 grey "
         "images, or two dimensions; larger ones take more)"
     )
 
 
-def fewer(run: Run, step: int) -> Run | None:
-    """The run with each part of a batch halved from the step after `step` on; None if a part is one item for a lane."""
+def halved(run: Run, step: int) -> Run | None:
+    """The run with twice as many parts of a batch after step `step`. None if a part is one item for each lane."""
     batch, lanes, now = run.config.batch, run.facts.lanes, run.parts(step)
     if -(-batch // (now * lanes)) == 1 or run.config.task.whole:
         return None
-    before = tuple(one for one in run.facts.parts if one[0] < step)
+    before = tuple(part for part in run.facts.parts if part[0] < step)
     return replace(run, facts=replace(run.facts, parts=(*before, (step, 2 * now))))
 
 
-def lack(trainer: Trainer, error: MemoryLackError) -> str:
-    """Halves the parts of a batch, for which memory did not suffice, and gives a sentence about it.
+def halve_parts(trainer: Trainer, error: NotEnoughMemoryError) -> str:
+    """Halve the parts of a batch, after the memory was too small for one. Returns a sentence about it.
 
-    Raises TrainingError where that cannot be.
+    Raises TrainingError if a part cannot be halved.
     """
-    several = trainer.world.size > 1
-    run = None if several else fewer(trainer.run, trainer.step)
+    several = trainer.processes.size > 1
+    run = None if several else halved(trainer.run, trainer.step)
     if run is None:
         parts = f"in more parts (--set optimiser.accumulate={2 * trainer.run.parts(trainer.step)}), " if several else ""
         if trainer.task.whole:
             parts = f"with a smaller batch (its loss compares all {trainer.run.config.batch} items), "
-        raise no_room(f"step {trainer.step + 1}", trainer.run.facts.shape, error, parts)
+        raise memory_error(f"step {trainer.step + 1}", trainer.run.facts.shape, error, parts)
     trainer.run = run
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
     return _parted(trainer)
 
 
-def no_room(what: str, shape: tuple[int, ...], error: BaseException, before: str = "") -> TrainingError:
-    """The sentence for a step that does not fit into memory in any number of parts."""
-    told = " ".join(str(error).split()) or type(error).__name__
+def memory_error(subject: str, shape: tuple[int, ...], error: BaseException, before: str = "") -> TrainingError:
+    """The error for a step that does not fit into memory in any number of parts.
+
+    subject : the work that failed, for example "step 3".
+    before : advice to be tried first.
+    """
+    reason = " ".join(str(error).split()) or type(error).__name__
     return TrainingError(
-        f"memory does not suffice for {what} with items of shape {shape} ({told}): train {before}with a smaller "
+        f"the memory is too small for {subject} with items of shape {shape} ({reason}): train {before}with a smaller "
         "network (--set net.width=N), smaller items (--size), or on a machine with more memory"
     )
 
 
 def _parted(trainer: Trainer) -> str:
     batch, parts = trainer.run.config.batch, trainer.run.parts(trainer.step)
-    alike = (
+    warning = (
         ""
         if trainer.task.freeze_at is None
         else "; its loss compares the items of a part with each other, now fewer of them"
     )
     return (
-        f"memory does not suffice for {-(-2 * batch // parts)} items at once: from step {trainer.step + 1} on a batch "
-        f"of {batch} is computed in {parts} parts, one after another, with the same result up to rounding{alike}"
+        f"the memory is too small for {-(-2 * batch // parts)} items at once: from step {trainer.step + 1} on a batch "
+        f"of {batch} is computed in {parts} parts, one after another, with the same result up to rounding{warning}"
     )
 
 
 def _fits(trainer: Trainer, say: Say) -> float:
-    """Tries a whole step, in more parts if need be, and gives the seconds that it took."""
+    """Try a whole step, in more parts if the memory is too small. Returns its seconds."""
     while True:
         began = time.perf_counter()
         try:
             trainer.advance(0.0)
-        except MemoryLackError as error:
-            say(lack(trainer, error))
+        except NotEnoughMemoryError as error:
+            say(halve_parts(trainer, error))
             continue
         return time.perf_counter() - began
 
 
 def _plan(trainer: Trainer, say: Say) -> float:
-    """On a CPU, where a process that takes too much is killed without an error: halves the parts of a batch until what
-    they are likely to take is there, judged by a few items. The seconds that a step is likely to take, 0 elsewhere."""
-    # of a compiled network autograd holds what its compiler decides
-    if trainer.device.type != "cpu" or trainer.team is not None or trainer.run.config.compile:
+    """On a CPU, halve the parts of a batch until a part is likely to fit into the free memory.
+
+    A few items give the estimate. On a CPU a process that takes too much is killed, without an error to catch.
+    Returns the seconds that a step is likely to take; 0 on other devices.
+    """
+    # the memory of a compiled network is up to its compiler, and that of a shard to FSDP
+    if trainer.device.type != "cpu" or trainer.parallel is not None or trainer.run.config.compile:
         return 0.0
     free = free_memory()
     count, parameters = min(_FEW, trainer.run.config.batch), trainer.optimisers.parameters()
     try:
         began = time.perf_counter()
-        loss, held = held_by(lambda: trainer.losses(torch.arange(count)).sum(), parameters)
+        loss, held = saved_for_backward(lambda: trainer.losses(torch.arange(count)).sum(), parameters)
         torch.autograd.grad(loss, parameters, allow_unused=True)
         took = (time.perf_counter() - began) / count
     except (RuntimeError, MemoryError) as error:
-        if not is_lack(error):
+        if not is_memory_error(error):
             raise
-        # then the step itself will say so
+        # the trial of the step will raise it again
         return 0.0
     before = trainer.run
-    while not enough(held / count * _at_once(trainer.run, trainer.step), free):
-        smaller = fewer(trainer.run, trainer.step)
+    while not fits_in(held / count * _at_once(trainer.run, trainer.step), free):
+        smaller = halved(trainer.run, trainer.step)
         if smaller is None:
             break
         trainer.run = smaller
@@ -210,7 +222,7 @@ def _plan(trainer: Trainer, say: Say) -> float:
 
 
 def _likely(trainer: Trainer) -> float:
-    """The seconds that a step is likely to take, judged by a few items, after others were seen."""
+    """The seconds that a step is likely to take, estimated from a few items after the first ones."""
     count = min(_FEW, trainer.run.config.batch)
     began = time.perf_counter()
     torch.autograd.grad(trainer.losses(torch.arange(count)).sum(), trainer.optimisers.parameters(), allow_unused=True)
@@ -218,15 +230,15 @@ def _likely(trainer: Trainer) -> float:
 
 
 def _at_once(run: Run, step: int) -> int:
-    """How many items are in memory at the same time."""
+    """The number of items in memory at the same time."""
     lanes = run.facts.lanes
     return lanes * -(-run.config.batch // (run.parts(step) * lanes))
 
 
 def _seconds(trainer: Trainer, first: float, limit: float) -> float:
-    """How long a step takes: the mean of as many as fit into `limit` seconds, or of one that alone takes longer.
+    """The mean seconds of a step, over the steps that fit into `limit` seconds.
 
-    first : how long the first took, in which much is made ready.
+    first : seconds of the first step, which includes one-time work; it counts only if it alone exceeds the limit.
     """
     took = [first] if first >= limit else []
     while _more(trainer, took, limit):
@@ -237,19 +249,19 @@ def _seconds(trainer: Trainer, first: float, limit: float) -> float:
 
 
 def _more(trainer: Trainer, took: list[float], limit: float) -> bool:
-    """Whether another step is measured; the first process decides for all."""
+    """Whether to measure another step. The first process decides for all."""
     wanted = not took or (sum(took) < limit and len(took) < _STEPS)
-    return trainer.world.broadcast("more" if wanted else "enough") == "more"
+    return trainer.processes.broadcast("more" if wanted else "enough") == "more"
 
 
-def _beside(trainer: Trainer) -> tuple[float, float]:
-    """Seconds that a picture and a checkpoint are likely to take."""
+def _picture_and_checkpoint(trainer: Trainer) -> tuple[float, float]:
+    """The seconds that a picture and a checkpoint are likely to take."""
     began = time.perf_counter()
     _picture(trainer)
-    seen = time.perf_counter() - began
+    drawing = time.perf_counter() - began
     weights = sum(p.numel() * p.element_size() for p in trainer.modules.parameters())
     # the weights, two moments of each, and the averages
-    return seen, 0.02 + weights * (3 + len(trainer.run.config.ema)) / _DISK
+    return drawing, 0.02 + weights * (3 + len(trainer.run.config.ema)) / _DISK
 
 
 def _picture(trainer: Trainer) -> None:
@@ -257,17 +269,17 @@ def _picture(trainer: Trainer) -> None:
         picture(trainer)
     except (RuntimeError, MemoryError) as error:
         # a run goes on without pictures
-        if not is_lack(error):
+        if not is_memory_error(error):
             raise
 
 
 def _steps_in(seconds: float, step: float, extra: tuple[float, float], run: Run) -> int:
-    """How many steps, with the pictures and checkpoints that fall due, fit into the seconds."""
+    """The number of steps, with their pictures and checkpoints, that fit into the seconds."""
     each = step + sum(cost / every for cost, every in zip(extra, _distances(run), strict=True) if every)
     tenths = sum(cost for cost, every in zip(extra, _distances(run), strict=True) if not every)
-    # a hundredth is left for the rest; of fewer than ten steps each has its picture and its checkpoint
-    found = (0.99 * seconds - _TENTHS * tenths) / each
-    return int(found if found >= _TENTHS else 0.99 * seconds / (each + tenths))
+    # a hundredth is left for other work; below ten steps each has its picture and its checkpoint
+    steps = (0.99 * seconds - _TENTHS * tenths) / each
+    return int(steps if steps >= _TENTHS else 0.99 * seconds / (each + tenths))
 
 
 def _distances(run: Run) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The test room of training: a checkpoint is whole or it is not there, whatever happens while it is written or kept."""
+"""Checkpoints: whole or absent, after a cut or a damage at any place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from softmix.config import canonical
 from softmix.train import checkpoint, ema
-from softmix.train.checkpoint import CheckpointError, Loaded, faults, latest, newest, save
+from softmix.train.checkpoint import Checkpoint, CheckpointError, faults, latest, newest_step, save
 
 FILES = ("model.safetensors", "ema-0.050.safetensors", "optimizer.safetensors", "state.json")
 Tensors = dict[str, dict[str, Tensor]]
@@ -74,7 +74,7 @@ def run(folder: Path, *steps: int) -> Path:
     return folder
 
 
-def load(folder: Path, only: tuple[str, ...] | None = None) -> Loaded:
+def load(folder: Path, only: tuple[str, ...] | None = None) -> Checkpoint:
     found = latest(folder, only)
     assert found is not None
     return found
@@ -139,7 +139,7 @@ def test_loaded_tensors_are_owned(tmp_path: Path) -> None:
     assert len(set(pointers)) == len(pointers) and all(pointer % 64 == 0 for pointer in pointers)
 
 
-def test_only_the_newest_are_kept_and_later_ones_are_left_alone(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_stay_and_later_steps_are_left_alone(tmp_path: Path) -> None:
     for step in (100, 200, 300, 1_000_000, 2_000_000):
         save(tmp_path, step, some(step), {})
     assert names(tmp_path) == ["step-000300", "step-1000000", "step-2000000"]
@@ -148,7 +148,7 @@ def test_only_the_newest_are_kept_and_later_ones_are_left_alone(tmp_path: Path) 
     assert names(tmp_path) == ["step-000400", "step-1000000", "step-2000000"]
 
 
-def test_only_what_is_asked_for_is_read_and_all_is_verified(tmp_path: Path) -> None:
+def test_only_the_entries_asked_for_are_returned_and_all_are_verified(tmp_path: Path) -> None:
     run(tmp_path, 1, 2)
     found = load(tmp_path, only=("ema-0.050",))
     assert bits(found.tensors) == bits({"ema-0.050": some(2)["ema-0.050"]})
@@ -165,14 +165,14 @@ def test_only_what_is_asked_for_is_read_and_all_is_verified(tmp_path: Path) -> N
 def test_none_at_all(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert latest(folder) is None
-        assert newest(folder) is None
+        assert newest_step(folder) is None
         assert faults(folder) == {}
 
 
 def test_the_newest_step_is_known_without_reading_anything(tmp_path: Path) -> None:
     run(tmp_path, 5, 7)
     delete(tmp_path / "step-000007" / "state.json")
-    assert newest(tmp_path) == 7
+    assert newest_step(tmp_path) == 7
     assert load(tmp_path).step == 5
 
 
@@ -228,11 +228,11 @@ def make_folder(file: Path) -> None:
 
 
 REASONS: dict[Callable[[Path], None], str] = {
-    truncate: "is not what was written",
-    cut_to_nothing: "is not what was written",
-    lengthen: "is not what was written",
-    flip: "is not what was written",
-    exchange_for_noise: "is not what was written",
+    truncate: "has changed since it was written",
+    cut_to_nothing: "has changed since it was written",
+    lengthen: "has changed since it was written",
+    flip: "has changed since it was written",
+    exchange_for_noise: "has changed since it was written",
     delete: "cannot be read \\(No such file or directory\\)",
     make_folder: "cannot be read \\(Is a directory\\)",
 }
@@ -284,8 +284,8 @@ def test_two_files_exchanged_are_named(tmp_path: Path) -> None:
     found = load(tmp_path)
     assert found.step == 1
     assert damaged_files(tmp_path) == ["step-000002/model.safetensors", "step-000002/ema-0.050.safetensors"]
-    assert "model.safetensors is not what was written" in found.damaged[0]
-    assert "ema-0.050.safetensors is not what was written" in found.damaged[0]
+    assert "model.safetensors has changed since it was written" in found.damaged[0]
+    assert "ema-0.050.safetensors has changed since it was written" in found.damaged[0]
 
 
 def test_files_and_folders_of_other_steps_are_named(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_files_and_folders_of_other_steps_are_named(tmp_path: Path) -> None:
         )
 
 
-def test_a_renamed_file_is_found(tmp_path: Path) -> None:
+def test_a_renamed_file_is_detected(tmp_path: Path) -> None:
     run(tmp_path, 1)
     (tmp_path / "step-000001" / "model.safetensors").rename(tmp_path / "step-000001" / "model (1).safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read \(No such file"):
@@ -318,8 +318,8 @@ def test_when_none_is_whole_each_is_named(tmp_path: Path) -> None:
         "step-000001",
         "step-000002",
         "model.safetensors cannot be read (No such file",
-        "optimizer.safetensors is not what was written",
-        "ema-0.050.safetensors is not what was written",
+        "optimizer.safetensors has changed since it was written",
+        "ema-0.050.safetensors has changed since it was written",
     ):
         assert part in str(error.value)
 
@@ -389,8 +389,8 @@ def test_a_malicious_pickle_with_the_right_hash_is_never_executed(tmp_path: Path
     [
         ({"files": {"../../secret.safetensors": {}}}, "is no name for a file"),
         ({"files": {"/etc/passwd": {}}}, "is no name for a file"),
-        ({"files": {"model.safetensors": 3}}, "model.safetensors is not what was written"),
-        ({"files": {"model.safetensors": {}}}, "model.safetensors is not what was written"),
+        ({"files": {"model.safetensors": 3}}, "model.safetensors has changed since it was written"),
+        ({"files": {"model.safetensors": {}}}, "model.safetensors has changed since it was written"),
         ({"files": [1]}, "lacks its state or its files"),
         ({"state": None}, "lacks its state or its files"),
         ({"format": 2}, "of format 2 and step 2, and this softmix reads format 1"),
@@ -411,7 +411,7 @@ def test_a_size_that_is_not_the_file_s_is_refused_even_with_the_right_hash(tmp_p
     files = json.loads((tmp_path / "step-000002" / "state.json").read_text())["files"]
     files["model.safetensors"]["size"] += 1
     reseal(tmp_path / "step-000002", files=files)
-    assert "model.safetensors is not what was written: its 192 bytes" in load(tmp_path).damaged[0]
+    assert "model.safetensors has changed since it was written: its 192 bytes" in load(tmp_path).damaged[0]
 
 
 @pytest.mark.parametrize(
@@ -662,7 +662,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
-def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(CheckpointError, match="put that right, and run the same command again"):
         save(tmp_path / "run", 1, some(1), {})
@@ -677,9 +677,7 @@ def test_every_file_of_every_checkpoint_is_reported(tmp_path: Path) -> None:
     assert set(faults(tmp_path).values()) == {""}
 
 
-def test_what_a_run_replaces_while_it_is_read_is_looked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, 1)
     inspect, calls = checkpoint._inspect, []
 

@@ -1,5 +1,4 @@
-"""Training: which run a folder holds, what may change while it goes on, making it longer, beginning with the weights of
-another, and the folder itself: all is checked before anything is made."""
+"""Resumed runs: allowed changes, added steps, a start from other weights, and the checks before anything is written."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.record import Earlier, read
+from softmix.train.record import EarlierSettings, StartingRun, read
 
 RING = load_data("toy:ring", limit=300)
 
@@ -89,14 +88,14 @@ def killed(out: Path, step: int) -> None:
 # what may change
 
 
-def test_a_rate_may_change_while_a_run_goes_on_and_config_json_says_from_where(tmp_path: Path) -> None:
+def test_the_rate_of_a_resumed_run_may_change_and_config_json_records_the_step(tmp_path: Path) -> None:
     run(tmp_path, small(), 4)
     steps = list(training(RING, slower(0.001), tmp_path))
     assert [step.step for step in steps] == [5, 6, 7, 8]
     assert steps[0].notes == ("from step 5 on optimiser.rate is 0.001; before it was 0.01",)
     assert log_of(tmp_path)[0]["notes"] == list(steps[0].notes)
     kept = read_run(tmp_path)
-    assert kept.config.optimiser.rate == 0.001 and kept.earlier == (Earlier(4, 0.01, "stop"),)
+    assert kept.config.optimiser.rate == 0.001 and kept.earlier == (EarlierSettings(4, 0.01, "stop"),)
     # 6 of 8 steps are done, and the rate is on its way down
     assert steps[1].rate == 0.0005
 
@@ -115,7 +114,7 @@ def test_a_change_holds_from_its_step_on_though_steps_before_it_are_taken_again(
     assert not torch.equal(weights(tmp_path / "a"), weights(tmp_path / "never"))
 
 
-def test_a_change_before_the_first_step_needs_no_record_of_what_was(tmp_path: Path) -> None:
+def test_a_change_before_the_first_step_needs_no_record(tmp_path: Path) -> None:
     run(tmp_path / "a", small(), 2)
     killed(tmp_path / "a", 0)
     run(tmp_path / "a", slower(0.001))
@@ -124,14 +123,14 @@ def test_a_change_before_the_first_step_needs_no_record_of_what_was(tmp_path: Pa
     assert torch.equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-def test_a_second_change_replaces_what_it_overtakes(tmp_path: Path) -> None:
+def test_a_second_change_replaces_the_part_it_overtakes(tmp_path: Path) -> None:
     run(tmp_path, small(keep=9), 4)
     run(tmp_path, slower(0.001, keep=9), 6)
     run(tmp_path, slower(0.002, keep=9), 7)
-    assert read_run(tmp_path).earlier == (Earlier(4, 0.01, "stop"), Earlier(6, 0.001, "stop"))
+    assert read_run(tmp_path).earlier == (EarlierSettings(4, 0.01, "stop"), EarlierSettings(6, 0.001, "stop"))
     killed(tmp_path, 4)
     run(tmp_path, slower(0.003, keep=9), 5)
-    assert read_run(tmp_path).earlier == (Earlier(4, 0.002, "stop"),)
+    assert read_run(tmp_path).earlier == (EarlierSettings(4, 0.002, "stop"),)
 
 
 @pytest.mark.parametrize(("name", "value"), [("nonfinite", "skip"), ("save", 3), ("show", 5), ("keep", 7)])
@@ -183,7 +182,7 @@ def test_the_advice_after_a_loss_that_is_not_finite_can_be_followed(
         list(itertools.islice(training(RING, config.but(steps=30), tmp_path), 200))
     said = str(error.value)
     assert ("nonfinite=rollback" in said and "nonfinite=skip" in said) is (policy == "stop")
-    assert "the run goes on from step" in said and "same command" in said
+    assert "the run continues from step" in said and "same command" in said
     steps = run(tmp_path, replace(slower(0.003, nonfinite=policy), steps=30))
     assert steps[-1] == 30
 
@@ -203,7 +202,7 @@ def test_a_run_that_gives_up_has_tried_ten_times(tmp_path: Path, monkeypatch: py
     assert tried == list(range(10))
 
 
-def test_a_run_that_was_rolled_back_goes_on_with_its_other_draws_and_its_averages(
+def test_a_rolled_back_run_resumes_with_its_new_draws_and_its_averages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Trainer.losses
@@ -237,7 +236,7 @@ def test_more_steps_are_added_to_a_run_that_has_ended(tmp_path: Path) -> None:
     steps = list(training(RING, small(), tmp_path, more=4))
     assert [step.step for step in steps] == [9, 10, 11, 12]
     assert {step.total for step in steps} == {12}
-    assert "goes on to step 12; from step 9 on" in steps[0].notes[0]
+    assert "continues to step 12; from step 9 on" in steps[0].notes[0]
     # the rate of the step after: up for 2 steps, and down over the last half
     assert [step.rate for step in steps] == pytest.approx([0.01, 0.01, 0.005, 0])
     kept = read_run(tmp_path)
@@ -266,7 +265,7 @@ def test_a_greater_number_of_steps_makes_a_run_longer_whether_it_has_ended_or_no
     assert torch.equal(weights(tmp_path / "ended"), weights(tmp_path / "not"))
 
 
-def test_what_cannot_be_made_of_a_length_is_refused(tmp_path: Path) -> None:
+def test_an_impossible_length_is_refused(tmp_path: Path) -> None:
     run(tmp_path, small(), 3)
     with pytest.raises(TrainingError, match=r"has done 3 of 8 steps, and 5 more.*--steps 13"):
         run(tmp_path, small(), more=5)
@@ -278,7 +277,7 @@ def test_what_cannot_be_made_of_a_length_is_refused(tmp_path: Path) -> None:
         run(tmp_path, small(), more=-1)
     with pytest.raises(TrainingError, match="holds no run"):
         run(tmp_path / "new", small(), more=5)
-    with pytest.raises(TrainingError, match="how long to train was not said"):
+    with pytest.raises(TrainingError, match="the length of the run is missing"):
         run(tmp_path / "new", small().but(steps=None))
     assert not (tmp_path / "new").exists() and read_run(tmp_path).facts.steps == 8
 
@@ -311,7 +310,7 @@ def test_a_run_begins_with_the_averaged_weights_of_another_and_says_which(parent
     assert all(torch.allclose(averaged[name], theirs[name], atol=1e-7) for name in theirs)
 
 
-def test_a_run_from_anothers_weights_goes_on_by_the_same_call_to_the_same_bits(parent: Path, tmp_path: Path) -> None:
+def test_a_run_from_the_weights_of_another_resumes_with_the_same_bits(parent: Path, tmp_path: Path) -> None:
     model = load(parent)
     run(tmp_path / "a", small(), start=model)
     run(tmp_path / "b", small(), 3, start=model)
@@ -376,7 +375,9 @@ def trained_on(place: Path, out: Path, until: int = 1, **options: object) -> Non
             break
 
 
-def test_a_run_keeps_where_its_data_are_seen_from_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_json_has_the_place_of_the_data_relative_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     place = written(tmp_path / "data")
     trained_on(place.relative_to(tmp_path), Path("runs/x"), limit=30)
@@ -402,7 +403,7 @@ def test_other_data_in_the_place_of_a_runs_own_are_seen(tmp_path: Path) -> None:
         trained_on(place, tmp_path / "run")
 
 
-def test_a_run_goes_on_where_its_data_have_moved_and_writes_down_where_they_are(tmp_path: Path) -> None:
+def test_a_run_resumes_with_moved_data_and_records_their_new_place(tmp_path: Path) -> None:
     place = written(tmp_path / "data")
     trained_on(place, tmp_path / "run", 3)
     shutil.move(place, tmp_path / "moved.npy")
@@ -428,7 +429,7 @@ def test_the_data_of_a_run_of_0_1_are_read_by_name_and_size(tmp_path: Path) -> N
 # config.json
 
 
-def test_a_config_json_of_0_1_means_what_it_meant() -> None:
+def test_a_config_json_of_0_1_has_the_same_meaning() -> None:
     """Without the fields that came later: a rise as long as `warmup`, nothing mirrored, parts as asked for."""
     config = small()
     now = Run(config, facts_of(RING, config))
@@ -477,7 +478,7 @@ OLD: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-def test_defaults_are_what_they_say() -> None:
+def test_defaults_have_the_documented_values() -> None:
     """Each is written into config.json, and decides what a run without it is."""
     found: Any = to_json(Config())
     found |= found.pop("task")
@@ -582,7 +583,7 @@ BAD: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("kind", BAD)
-def test_a_folder_that_cannot_be_a_runs_is_refused_before_anything_is_made(tmp_path: Path, kind: str) -> None:
+def test_an_impossible_run_folder_is_refused_before_anything_is_written(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("text")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter").write_text("text")
@@ -620,5 +621,18 @@ def test_a_run_whose_last_step_is_skipped_has_a_checkpoint_of_its_end(
         lambda self, items, turn="model": right(self, items) * (float("nan") if self.step == 7 else 1.0),
     )
     assert run(tmp_path, small(nonfinite="skip")) == [1, 2, 3, 4, 5, 6, 7]
-    assert checkpoint.newest(tmp_path / "checkpoints") == 8
+    assert checkpoint.newest_step(tmp_path / "checkpoints") == 8
     assert run(tmp_path, small(nonfinite="skip")) == []
+
+
+def test_a_start_is_read_under_the_name_of_its_class_in_earlier_versions() -> None:
+    facts = replace(facts_of(RING, small()), start=StartingRun("../other", "model", 8, "0123456789ab"))
+    text = dumps(Run(small(), facts))
+    assert '"kind": "StartingRun"' in text
+    assert read(text.replace('"kind": "StartingRun"', '"kind": "Start"')) == Run(small(), facts)
+
+
+def test_a_key_that_stands_twice_in_config_json_is_refused() -> None:
+    text = dumps(Run(small(), facts_of(RING, small())))
+    with pytest.raises(ConfigError, match='the key "seed" stands twice'):
+        read(text.replace('"seed": 0', '"seed": 0, "seed": 1'))

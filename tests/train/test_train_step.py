@@ -1,4 +1,4 @@
-"""Training: what a step does, against formulas: examples, times, rate, clipping, AdamW, averages, precision."""
+"""One step against formulas: examples, times, rate, clipping, AdamW, averages, precision."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from softmix.train import (
 )
 from softmix.train.denoise import times
 from softmix.train.ema import beta, gamma_of
-from softmix.train.examples import index_of
-from softmix.train.record import Earlier, rate
+from softmix.train.examples import item_index
+from softmix.train.record import EarlierSettings, rate
 
 CPU = torch.device("cpu")
 MAKE = sys.modules["softmix.train.make"]
@@ -72,7 +72,7 @@ def trainer(config: Config, data: Data | None = None, out: Path | None = None) -
 
 def batch_of(config: Config, data: Data, items: torch.Tensor, attempt: int = 0) -> Batch:
     rng = Rng(config.seed, items, f"train.{attempt}", CPU)
-    return Batch(items, index_of(config.seed, len(data), items), rng, config.seed, attempt)
+    return Batch(items, item_index(config.seed, len(data), items), rng, config.seed, attempt)
 
 
 def examples(config: Config, data: Data, items: torch.Tensor, attempt: int = 0) -> tuple[Noised, Rng]:
@@ -125,7 +125,7 @@ def test_a_share_drop_of_the_labels_is_left_out(drop: float) -> None:
     assert abs(share - drop) <= 5 * math.sqrt(drop * (1 - drop) / 6000)
 
 
-def test_labels_are_told_only_where_classes_are_asked_for() -> None:
+def test_labels_are_given_only_with_classes() -> None:
     assert examples(small(), points(), torch.arange(8))[0].cond is None
     assert facts_of(points(), small()).class_names == ()
     assert facts_of(points(), small(classes=True)).class_names == ("a", "b", "c")
@@ -183,7 +183,7 @@ def test_whether_an_image_is_mirrored_does_not_depend_on_its_batch() -> None:
     assert torch.equal(many.x0[37], one.x0[0])
 
 
-def test_whether_an_image_is_mirrored_says_nothing_of_whether_its_class_is_told() -> None:
+def test_mirroring_is_independent_of_dropping_the_class() -> None:
     data, items = images(), torch.arange(2000)
     plain, _ = examples(small(), data, items)
     turned, _ = examples(small(flip=True, classes=True, drop=0.5), data, items)
@@ -282,7 +282,7 @@ def test_a_run_that_is_made_longer_rises_and_falls_again() -> None:
 
 def test_a_rate_that_was_changed_holds_from_its_step_on() -> None:
     run = run_of(warmup=0, decay=0.0)
-    changed = replace(run, earlier=(Earlier(3, 4.0, "stop"), Earlier(5, 2.0, "skip")))
+    changed = replace(run, earlier=(EarlierSettings(3, 4.0, "stop"), EarlierSettings(5, 2.0, "skip")))
     assert [rate(changed, step, 10) for step in range(7)] == [4, 4, 4, 2, 2, 1, 1]
     assert [changed.nonfinite(step) for step in (2, 3, 5)] == ["stop", "skip", "stop"]
 
@@ -377,7 +377,7 @@ def test_the_averages_follow_every_step() -> None:
     assert not torch.equal(one.ema.tensors(0.05)[names[0]], one.ema.tensors(0.2)[names[0]])
 
 
-def test_nothing_moves_where_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weight_changes_if_the_loss_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("loss", "gradient"):
         one = trainer(small())
         right = one.losses
@@ -406,9 +406,7 @@ def test_the_network_computes_in_the_precision_of_the_run(precision: str) -> Non
 
 
 @pytest.mark.parametrize("able", [True, False])
-def test_the_precision_is_what_was_asked_for_or_what_the_machine_is_good_at(
-    able: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_precision_is_the_setting_or_that_of_the_machine(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: able)
     monkeypatch.setattr(MAKE, "find_device", lambda: CPU)
     asked: dict[str, Callable[[], str]] = {
@@ -427,7 +425,7 @@ def test_images_are_trained_in_a_lane_for_each_core(monkeypatch: pytest.MonkeyPa
     assert facts_of(points(), small()).lanes == 1
 
 
-def test_what_is_found_of_the_data() -> None:
+def test_the_facts_of_the_data() -> None:
     """Their spread is of items from all over the set: here the first 10,000 have none."""
     values = torch.cat([torch.zeros(10_000, 1), torch.tensor([-1.0, 1.0]).repeat(5_000)[:, None]])
     found = facts_of(make("sorted", values, None, (), Report(20_000)), small())
@@ -439,7 +437,7 @@ def test_what_is_found_of_the_data() -> None:
 # what a loss keeps
 
 
-def test_what_is_kept_has_the_averaged_weights_and_is_measured_on_items_from_all_over() -> None:
+def test_the_frozen_copy_has_the_averaged_weights_and_sees_items_from_anywhere() -> None:
     data = images(600)
     config = preset("smd", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=8, steps=20, precision="fp32")
     one = trainer(config.but(optimiser=Optimiser(rate=0.01, warmup=0)), data)
@@ -483,7 +481,7 @@ def test_progress_is_a_share_of_the_first_length() -> None:
     assert one.progress == 0
 
 
-def test_the_loss_is_told_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_receives_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consistency model's steps grow finer with it."""
     config = preset("consistency", (1, 8, 8)).but(net=UNetSpec(width=8, depth=1), batch=8, steps=10)
     seen: list[float] = []
@@ -524,7 +522,7 @@ def test_checkpoints_and_pictures_are_as_far_apart_as_asked_for(tmp_path: Path) 
     assert names(tmp_path / "run/samples") == ["step-000005.png", "step-000010.png", "step-000011.png"]
 
 
-def test_every_tenth_step_and_the_last_are_in_the_log_with_what_the_caller_saw(tmp_path: Path) -> None:
+def test_every_tenth_step_and_the_last_are_in_the_log_with_the_reported_values(tmp_path: Path) -> None:
     seen = {step.step: step for step in training(points(), small(steps=23), tmp_path / "run")}
     lines = log_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [10, 20, 23]

@@ -1,4 +1,4 @@
-"""Training: what a run shows of itself: its speed, its pictures, and the weights that it is loaded with."""
+"""The output of a run: its speed, its pictures, and the weights of a loaded model."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_picture_is_sixteen_samples_of_the_first_average_with_classes_in_turn(
     assert not torch.equal(shown, made[0.25])
 
 
-def test_a_run_is_loaded_with_its_first_average_unless_told(tmp_path: Path) -> None:
+def test_a_run_is_loaded_with_its_first_average_by_default(tmp_path: Path) -> None:
     for _ in training(points(), small(ema=(0.1, 0.25)), tmp_path):
         pass
     newest = checkpoint.latest(tmp_path / "checkpoints")

@@ -1,4 +1,4 @@
-"""`softmix train`: what each option does, what is said, what is refused before anything is made."""
+"""`softmix train`: its options, its output, and the refusals before anything is written."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_second_set_adds_to_the_first(tmp_path: Path) -> None:
         ((), "config.task.head.kind", "SoftHead"),
     ],
 )
-def test_what_is_said_is_in_config_json(photos: Path, said: tuple[object, ...], path: str, value: object) -> None:
+def test_the_options_are_in_config_json(photos: Path, said: tuple[object, ...], path: str, value: object) -> None:
     length = () if "--minutes" in said else ("--steps", 3)
     found: Any = planned(photos, "--out", photos.parent / "run", *length, *said)
     for key in path.split("."):
@@ -123,7 +123,7 @@ def test_what_is_said_is_in_config_json(photos: Path, said: tuple[object, ...], 
     assert found == value
 
 
-def test_arrays_are_read_as_was_said(tmp_path: Path) -> None:
+def test_arrays_are_read_by_the_options(tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     np.save(tmp_path / "floats.npy", dice.uniform(size=(9, 8, 8, 3)).astype(np.float32))
     said = ("--values", "0..1", "--layout", "channels-last")
@@ -134,7 +134,7 @@ def test_arrays_are_read_as_was_said(tmp_path: Path) -> None:
     assert origin["bits"] == 12
 
 
-def test_class_folders_are_told_of_where_the_model_is_not_told_them(photos: Path) -> None:
+def test_class_folders_without_the_classes_option_are_mentioned(photos: Path) -> None:
     out = works("train", photos, "--out", photos.parent / "run", "--steps", 1, "--dry-run")
     assert "2 classes (cats, dogs), and the model is not told them" in out and "--classes" in out
     assert "not told" not in works(
@@ -185,7 +185,7 @@ WRONG: list[tuple[tuple[object, ...], str]] = [
 
 
 @pytest.mark.parametrize(("said", "sentence"), WRONG, ids=lambda value: None if isinstance(value, str) else str(value))
-def test_what_makes_no_sense_is_refused_before_anything_is_made(
+def test_senseless_options_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: tuple[object, ...], sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -194,7 +194,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "file/run", "file", "/proc/softmix"])
-def test_a_folder_that_cannot_be_made_is_found_before_the_data_are_read(
+def test_a_folder_that_cannot_be_made_is_refused_before_the_data_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -221,10 +221,10 @@ def test_a_run_says_which_steps_were_taken_and_a_finished_one_that_none_were(tmp
     # the command that it prints works as it stands
     line = next(line for line in again.splitlines() if "To go on: softmix" in line)
     out = works(*shlex.split(line.split("softmix ", 1)[1]))
-    assert "trained steps 5 to 8" in out and "goes on to step 8" in out
+    assert "trained steps 5 to 8" in out and "continues to step 8" in out
 
 
-def test_a_run_goes_on_by_its_folder_alone(tmp_path: Path) -> None:
+def test_a_run_resumes_by_its_folder_alone(tmp_path: Path) -> None:
     run = tmp_path / "run"
     works("train", *POINTS, "--out", run, "--steps", 3, "--seed", 5)
     out = works("train", "--out", run, "--steps", 5)
@@ -256,7 +256,7 @@ def test_the_repeat_line_of_the_readme_repeats(photos: Path, monkeypatch: pytest
     assert "size 8" not in works("train", "--config", "config.json", "--out", "../c", "--size", 6, "--dry-run")
 
 
-def test_the_readme_repeats_what_was_made_longer_and_trained_for_minutes(tmp_path: Path) -> None:
+def test_the_readme_repeats_a_run_made_longer_and_trained_for_minutes(tmp_path: Path) -> None:
     run = tmp_path / "a"
     works("train", *POINTS, "--out", run, "--minutes", 0.02)
     steps = read_run(run).facts.steps
@@ -273,7 +273,7 @@ def test_the_readme_repeats_what_was_made_longer_and_trained_for_minutes(tmp_pat
     assert read_run(tmp_path / "b").facts.steps == steps + 3
 
 
-def test_the_card_says_what_the_run_is(ring: Path) -> None:
+def test_the_model_card_describes_the_run(ring: Path) -> None:
     text, run = (ring / "README.md").read_text(), read_run(ring)
     for fact in (
         "# ring",
@@ -289,7 +289,7 @@ def test_the_card_says_what_the_run_is(ring: Path) -> None:
         assert fact in text
 
 
-def test_the_next_commands_work_from_where_the_user_stands(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_printed_commands_work_in_the_folder_of_the_user(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (photos.parent / "elsewhere").mkdir()
     monkeypatch.chdir(photos.parent / "elsewhere")
     monkeypatch.setenv("SOFTMIX_CACHE", str(photos.parent / "cache"))

@@ -1,4 +1,4 @@
-"""A signal that asks a run to stop lets it finish its step and save."""
+"""Signals: Ctrl-C and SIGTERM let a run finish its step and save."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(KeyboardInterrupt):
-    """A run that was asked to stop, has saved, and can go on. `number` : of the signal."""
+    """A run has been asked to stop. It has saved, and can continue.
+
+    number : the number of the signal.
+    """
 
     def __init__(self, sentence: str, number: int):
         super().__init__(sentence)
@@ -21,24 +24,24 @@ class StoppedError(KeyboardInterrupt):
 
 
 @contextmanager
-def asked() -> Iterator[Callable[[], int]]:
-    """A function that says which signal has asked to stop, 0 for none; a second Ctrl-C stops at once.
+def stop_signal() -> Iterator[Callable[[], int]]:
+    """Gives a function that returns the number of the signal received so far, 0 for none.
 
-    Outside the main thread signals cannot be had, and none is ever seen.
+    A second Ctrl-C stops at once. Outside the main thread Python delivers no signals, and the function returns 0.
     """
     seen: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def receive(number: int, frame: FrameType | None) -> None:
         if seen and number == signal.SIGINT:
             raise KeyboardInterrupt
         seen.append(number)
-        # print may be in the middle of something
+        # print may be interrupted in its middle, and is not reentrant
         os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
     try:
         yield lambda: seen[0] if seen else 0
     finally:
