@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from softmix.recipe import VerdictRow
-from softmix.recipe.frame import Run, in_processes, rows_in, rows_of
+from softmix.recipe.frame import ArmsRun, in_processes, rows_in, rows_of
 from softmix.recipe.images import COUNTS, DATA_SETS, REAL, TRAININGS, arms, folder, real_images
 
 Numbers = Mapping[tuple[str, str], VerdictRow]
@@ -89,11 +89,11 @@ def main() -> None:
         trained = [
             arms(name, options.data, options.out, options.images, options.n) for name in options.rows or TRAININGS
         ]
-        runs = [Run(each, seed, each.full or {}) for seed in options.seeds for each in trained]
+        runs = [ArmsRun(each, seed, each.full or {}) for seed in options.seeds for each in trained]
         floor = real_images(options.data, options.out, options.n)
         workers = options.workers or os.cpu_count() or 1
         rows_of(
-            [Run(floor, 0, floor.full or {}), *runs],
+            [ArmsRun(floor, 0, floor.full or {}), *runs],
             partial(print, flush=True),
             folder(options.out, options.data, options.images),
             partial(in_processes, workers=workers),

@@ -24,7 +24,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 from softmix.denoiser import Denoiser
 from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
-from softmix.recipe.frame import Arms, Results, Run, rows_of
+from softmix.recipe.frame import Arms, ArmsRun, Results, rows_of
 from softmix.recipe.images import COUNTS, DATA_SETS, by, folder, reference, training_folder
 from softmix.rng import Rng
 from softmix.train import load as load_run
@@ -102,7 +102,7 @@ def main() -> None:
     roles = {by("plain", kind): "rival" for kind in KINDS}
     arms = Arms(roles, partial(measure, options.data, options.out), f"{options.data}, plain, diffusers")
     settings = {"images": options.images, "n": options.n, "most": options.most}
-    runs = [Run(arms, seed, settings) for seed in options.seeds]
+    runs = [ArmsRun(arms, seed, settings) for seed in options.seeds]
     rows_of(runs, partial(print, flush=True), folder(options.out, options.data, options.images))
 
 

@@ -27,7 +27,7 @@ from softmix.process import VP
 from softmix.recipe.contest import Field, Way, fashion, on_oracle, steps_for
 from softmix.recipe.dpm_solver_v3 import statistics
 from softmix.recipe.evodiff import released
-from softmix.recipe.frame import Run, row, rows_of
+from softmix.recipe.frame import ArmsRun, row, rows_of
 from softmix.recipe.paper import VerdictRow
 from softmix.sampler import SAMPLERS, dpm_solver_v3, label, traits, unipc
 from softmix.sampler.pndm import chain
@@ -178,7 +178,7 @@ def main() -> None:
     everything: dict[str, Found] = {}
     for name, make in PROBLEMS.items():
         arms = on_oracle(ways(), COUNTS, Field(cache(make)), name)
-        runs = [Run(each, seed, {"n": options.n, "counts": COUNTS}) for each in arms for seed in options.seeds]
+        runs = [ArmsRun(each, seed, {"n": options.n, "counts": COUNTS}) for each in arms for seed in options.seeds]
         rows = rows_of(runs, lambda line: None)
         everything[name] = {(row.name, row.metric): row for row in rows}
         table(name, everything[name])

@@ -14,9 +14,9 @@ from softmix.data import DataError
 from softmix.recipe import Paper, Scale, Verdict, VerdictRow, frame
 from softmix.recipe.frame import (
     Arms,
+    ArmsRun,
     Numbers,
     Results,
-    Run,
     Study,
     arm,
     in_processes,
@@ -151,16 +151,16 @@ def test_numbers_of_another_run_are_not_used(change: str, tmp_path: Path, monkey
     Study(PAPER, better, [counted(Counter())])(Scale.quick, quiet, tmp_path)
     measure = Counter()
     arms, paper = counted(measure), PAPER
-    run = Run(arms, 0, {"n": 5})
+    run = ArmsRun(arms, 0, {"n": 5})
     assert run.saved(tmp_path / "made_up") is not None
     if change == "settings":
-        run = Run(arms, 0, {"n": 6})
+        run = ArmsRun(arms, 0, {"n": 6})
     elif change == "seed":
-        run = Run(arms, 1, {"n": 5})
+        run = ArmsRun(arms, 1, {"n": 5})
     elif change == "role":
-        run = Run(Arms({"new": "ours", "old": "rival"}, measure, "some data"), 0, {"n": 5})
+        run = ArmsRun(Arms({"new": "ours", "old": "rival"}, measure, "some data"), 0, {"n": 5})
     elif change == "data":
-        run = Run(Arms(arms.roles, measure, "other data"), 0, {"n": 5})
+        run = ArmsRun(Arms(arms.roles, measure, "other data"), 0, {"n": 5})
     elif change == "version":
         monkeypatch.setattr(frame, "__version__", "99")
     else:

@@ -147,9 +147,9 @@ class Train(Verb):
 def _show(items: Data, config: Config, out: Path, more: int | None, start: Model | None) -> None:
     from ..config import dumps
     from ..train import build, join_processes
-    from ..train.resume import Request, resolve_run
+    from ..train.resume import ResumeRequest, resolve_run
 
-    run = resolve_run(out, items, config, join_processes().size, Request(more or 0, start))
+    run = resolve_run(out, items, config, join_processes().size, ResumeRequest(more or 0, start))
     print(dumps(run), end="")
     print(f"{sum(p.numel() for p in build(run).parameters()):,} parameters")
 

@@ -52,11 +52,11 @@ class Arms:
     seeds: int = 5
     needs: Callable[[], object] | None = None
 
-    def runs(self, scale: Scale) -> list[Run]:
+    def runs(self, scale: Scale) -> list[ArmsRun]:
         """One run for each seed."""
         settings = self.quick if scale is Scale.quick else self.full
         seeds = range(1 if scale is Scale.quick else self.seeds)
-        return [] if settings is None else [Run(self, seed, settings) for seed in seeds]
+        return [] if settings is None else [ArmsRun(self, seed, settings) for seed in seeds]
 
 
 def arm(
@@ -78,7 +78,7 @@ def _named(name: str, measure: Callable[..., Mapping[str, float]], seed: int, **
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class ArmsRun:
     """Arms with one seed and their settings."""
 
     arms: Arms
@@ -182,7 +182,7 @@ def _one_thread() -> None:
 
 
 def rows_of(
-    runs: Sequence[Run], progress: Progress, out: Path | None = None, execute: Execute = one_by_one
+    runs: Sequence[ArmsRun], progress: Progress, out: Path | None = None, execute: Execute = one_by_one
 ) -> list[VerdictRow]:
     """Measure the runs: a row for each arm and metric, over the seeds.
 
@@ -192,7 +192,7 @@ def rows_of(
     results = {run: saved for run in runs if (saved := run.saved(out)) is not None}
     missing = [run for run in runs if run not in results]
     absent = {needs for needs in dict.fromkeys(run.arms.needs for run in missing) if needs and _fails(needs, progress)}
-    for run, measured in execute(Run.__call__, [run for run in missing if run.arms.needs not in absent], progress):
+    for run, measured in execute(ArmsRun.__call__, [run for run in missing if run.arms.needs not in absent], progress):
         if out is not None:
             run.save(out, measured)
         results[run] = measured

@@ -31,7 +31,7 @@ from .model import load as load_model
 from .pictures import save_picture
 from .processes import LostProcessError, Processes, gathered, join_processes
 from .record import Run, read
-from .resume import Request, record_changes, require_same_weights, resolve_run, start_folder
+from .resume import ResumeRequest, record_changes, require_same_weights, resolve_run, start_folder
 from .signals import StoppedError
 from .trainer import Trainer
 from .trial import Say, check_parts, halve_parts, memory_error, trial_run
@@ -122,7 +122,7 @@ def training(
     """
     if isinstance(source, str | Path):
         raise TrainingError(f"{source} was given as the data, and is a name: give softmix.data.load({str(source)!r})")
-    out, processes, request = Path(out), join_processes(), Request(more, start, tuple(parts))
+    out, processes, request = Path(out), join_processes(), ResumeRequest(more, start, tuple(parts))
     if shard and processes.size == 1:
         raise TrainingError("shard divides the weights among processes, and there is one: start it with torchrun")
 
@@ -168,7 +168,7 @@ def training(
             ) from error
 
 
-def _restore(trainer: Trainer, request: Request, say: Say, from_first: Callable[[Run], Run]) -> tuple[str, ...]:
+def _restore(trainer: Trainer, request: ResumeRequest, say: Say, from_first: Callable[[Run], Run]) -> tuple[str, ...]:
     """Bring a trainer to the newest checkpoint, and record changed settings. Returns sentences about it."""
     out, processes, place = trainer.out, trainer.processes, trainer.out / "config.json"
     before = (

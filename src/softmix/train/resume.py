@@ -25,7 +25,7 @@ _FREE = ("nonfinite", "save", "show", "keep")
 
 
 @dataclass(frozen=True)
-class Request:
+class ResumeRequest:
     """The arguments of a call of `training` beside its configuration.
 
     more : steps to be added to a finished run.
@@ -38,7 +38,9 @@ class Request:
     parts: tuple[type, ...] = ()
 
 
-def resolve_run(out: Path, source: Source, config: Config, processes: int = 1, request: Request | None = None) -> Run:
+def resolve_run(
+    out: Path, source: Source, config: Config, processes: int = 1, request: ResumeRequest | None = None
+) -> Run:
     """The run in the folder `out` with the changes of this call, or a new run. Writes nothing.
 
     processes : the number of processes.
@@ -46,7 +48,7 @@ def resolve_run(out: Path, source: Source, config: Config, processes: int = 1, r
     Raises TrainingError for a folder with other content, a folder that cannot be written, and a change that is not
     allowed.
     """
-    request, place = request or Request(), out / "config.json"
+    request, place = request or ResumeRequest(), out / "config.json"
     require_writable(out)
     if request.more < 0:
         raise TrainingError(f"{request.more} more steps were asked for; give at least 1")
@@ -223,4 +225,4 @@ def _is_next(found: Run, out: Path, more: int) -> bool:
     )
 
 
-__all__ = ["OWN_FILES", "Facts", "Request", "record_changes", "resolve_run", "start_folder"]
+__all__ = ["OWN_FILES", "Facts", "ResumeRequest", "record_changes", "resolve_run", "start_folder"]
