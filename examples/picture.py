@@ -1,6 +1,6 @@
 """Draw the picture of the README: samples of several runs, one row for each run and number of steps.
 
-    python examples/picture.py runs/fashion-plain runs/fashion-smd --out docs/fashion.png
+python examples/picture.py runs/fashion-plain runs/fashion-smd --out docs/fashion.png
 """
 
 from __future__ import annotations
