@@ -21,9 +21,9 @@ from .verb import Verb
 
 Form = Literal["grid", "single", "edit"]
 EDIT_PANELS = 3
-# The places of input and output are no part of a recipe. A prompt goes with a folder of diffusers, and `softmix repeat`
-# does not draw from one.
-_NOT_SAVED = ("run", "image", "out", "prompt", "dry_run")
+# The places of input and output are no part of a recipe. `softmix repeat` does not draw from a folder of diffusers, so
+# that no prompt is saved, and not beside pictures, which the recipe does not hold.
+_NOT_SAVED = ("run", "image", "out", "prompt", "beside", "dry_run")
 
 
 class Unfit(Exception):
@@ -71,6 +71,11 @@ def read_recipe(picture: Path, verbs: Mapping[Form, type[Verb]]) -> Recipe:
             raise UsageError(
                 f"{picture} was drawn from a folder of diffusers, which `softmix repeat` does not draw from; its "
                 "recipe has the options of the `softmix sample` that made it"
+            )
+        if "beside" in table:
+            raise UsageError(
+                f"{picture} was drawn beside the pictures {_shown(table['beside'])}, which its recipe does not hold: "
+                "draw it again with `softmix sample ... --beside`"
             )
         form = fit_type(Form, _part(table, "form"), "form")
         run = fit_type(str, _part(table, "run"), "run")

@@ -25,6 +25,7 @@ from .common import (
 )
 from .guidance_interval import Interval, require_interval, require_steps_inside
 from .recipes import arguments_of
+from .sample_beside import images_beside
 from .sample_diffusers import is_diffusers_folder, sample_diffusers
 from .samples import draw, require_finite, require_form, require_place, write
 from .verb import Verb
@@ -64,6 +65,9 @@ class Sample(Verb):
     """Seed of the noise. Image k depends on the seed and k alone."""
     label: Annotated[str | int | None, arg(metavar="NAME")] = None
     """A class by its name or number, for a model trained with classes. By default the classes take turns."""
+    beside: Path | None = None
+    """The image condition of a model trained with --beside: a picture, or a folder of pictures, which take turns by
+    name."""
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1 is none."""
     interval: Interval | None = None
@@ -84,7 +88,7 @@ class Sample(Verb):
     def __call__(self) -> None:
         self._require_valid()
         if is_diffusers_folder(self.run):
-            for name, value in self.given("weights", "average").items():
+            for name, value in self.given("weights", "average", "beside").items():
                 raise UsageError(
                     f"{option(name)} {value} was asked for; {self.run} is a folder of diffusers, and has no such thing"
                 )
@@ -105,21 +109,26 @@ class Sample(Verb):
         require_place(self.out, self.n, self.first)
 
     def _sample(self) -> None:
+        from ..cond import Cond
         from ..train import find_device
 
         model, denoiser, sampler = load_for_sampling(self.run, self.sampler, self.eta, self.weights, self.average)
         require_form(self.out, self.n, model.facts.shape)
         label = class_number(model, self.label, "label")
         labels = self._labels(model, label)
+        images = images_beside(self.beside, model, self.n, self.first)
+        cond = labels if images is None else Cond(labels, images)
         denoiser = self._guided(model, denoiser, sampler)
         recipe = self._recipe(model, sampler, label)
+        if images is not None:
+            recipe["beside"] = str(self.beside)
         if self.dry_run:
             print(json.dumps(recipe, indent=2))
             return
         device = find_device()
         model.denoiser.to(device)
         with interrupted(f"stopped; {self.out} was not written"):
-            x = require_finite(draw(self, denoiser, sampler, labels, device), self.out)
+            x = require_finite(draw(self, denoiser, sampler, cond, device), self.out)
             write(x.cpu(), self.out, recipe, labels)
         print(f"wrote {self.out}")
 
@@ -139,10 +148,10 @@ class Sample(Verb):
 
         if self.guidance == 1:
             return denoiser
-        if not model.denoiser.classes:
+        if not model.denoiser.classes and self.beside is None:
             raise UsageError(
-                f"--guidance needs a model that was trained with classes (softmix train ... --classes), which "
-                f"{model.path} was not"
+                f"--guidance needs classes (softmix train ... --classes) or an image condition (--beside), and "
+                f"{model.path} has no classes"
             )
         if self.interval is None:
             return guided(self.guidance)(denoiser)
