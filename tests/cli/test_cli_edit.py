@@ -111,8 +111,8 @@ def colour_edit(colour: float, left: int, top: int, wide: int, high: int, steps:
         (
             "plain",
             ["--colour", "0.9", "--where", "6", "1", "9", "99"],
-            {"tint": colour_edit(0.9, 6, 1, 2, 7)},
-            {"tint": colour_edit(0.9, 0, 0, 8, 8)},
+            {"colour_edit": colour_edit(0.9, 6, 1, 2, 7)},
+            {"colour_edit": colour_edit(0.9, 0, 0, 8, 8)},
         ),
         ("classes", ["--to-class", "3"], {"wanted": 3, "skip": 7}, {"wanted": 4, "skip": 7}),
         (

@@ -297,7 +297,7 @@ def test_a_start_gets_the_condition() -> None:
 
 def test_a_start_for_plain_processes_refuses_a_frame() -> None:
     fit = GaussianFit.of(gaussian().sample(100, Rng(0, 100)))
-    with pytest.raises(TypeError, match=r"a GaussianFit reckons with .*in_frame"):
+    with pytest.raises(TypeError, match=r"a GaussianFit uses .*in_frame"):
         sample(Exact(gaussian()), 3, 2, cond=labels(3), start=fit, at=0.5)
 
 

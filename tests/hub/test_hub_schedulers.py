@@ -175,7 +175,7 @@ def test_trained_betas_are_saved(tmp_path: Path) -> None:
 
 def test_evodiff_reads_the_option_form_of_0_1_and_refuses_the_released_form() -> None:
     config = dict(EVODiffScheduler().config)
-    assert EVODiffScheduler.from_config(config | {"options": {"form": "consistent"}}).chosen is evodiff
+    assert EVODiffScheduler.from_config(config | {"options": {"form": "consistent"}}).sampler_function is evodiff
     with pytest.raises(ValueError, match=r"softmix\.recipe\.evodiff\.released"):
         EVODiffScheduler.from_config(config | {"options": {"form": "released"}})
 

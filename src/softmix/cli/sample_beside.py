@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def images_beside(source: Path | None, model: Model, n: int, first: int) -> Tensor | None:
     """The image condition [n, C', H, W] in [-1, 1] of the samples first, first + 1, ...
 
-    source : a picture, or a folder of pictures, which take turns in the order of their names. With None a model that has
+    source : a picture, or a folder of pictures, which take turns in the order of their names. With None a model with
         an image condition samples without it, and a note says so.
 
     Raises UsageError for a picture that cannot be read, and for a model without an image condition.
