@@ -221,18 +221,18 @@ class EVODiffScheduler(SoftmixScheduler):
     spaced_like = "dpm"
 
     @classmethod
-    def _takes(cls) -> list[str]:
+    def _option_names(cls) -> list[str]:
         # an option of 0.1, so that it is not dropped without a word
-        return [*super()._takes(), "form"]
+        return [*super()._option_names(), "form"]
 
-    def _made(self, options: dict[str, Any]) -> Sampler:
+    def _with_options(self, options: dict[str, Any]) -> Sampler:
         form = options.pop("form", "consistent")
         if form != "consistent":
             raise ValueError(
                 f"form {form!r} of evodiff was asked for, and the scheduler has the consistent form alone: leave the "
                 "option out. The authors' form is softmix.recipe.evodiff.released, for softmix.sample(sampler=...)"
             )
-        return super()._made(options)
+        return super()._with_options(options)
 
 
 SCHEDULERS: tuple[type[SoftmixScheduler], ...] = (
