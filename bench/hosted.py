@@ -26,6 +26,7 @@ from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
 from softmix.recipe.frame import Arms, ArmsRun, Results, rows_of
 from softmix.recipe.images import COUNTS, DATA_SETS, by, folder, reference, training_folder
+from softmix.recipe.paper import Role
 from softmix.rng import Rng
 from softmix.train import load as load_run
 
@@ -77,7 +78,8 @@ def sampled(denoiser: Denoiser, shape: tuple[int, ...], kind: str, steps: int, n
 
 def measure(data: str, out: Path, seed: int, images: int, n: int, most: int) -> Results:
     """Every solver at every count up to `most`, on the plain run of one seed."""
-    known, results = reference(data, out), {}
+    known = reference(data, out)
+    results: dict[tuple[str, str], float] = {}
     denoiser = load_run(training_folder(out, "plain", data, images, seed) / "run").denoiser
     for kind in KINDS:
         for count in [count for count in COUNTS if count <= most]:
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=16)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    roles = {by("plain", kind): "rival" for kind in KINDS}
+    roles: dict[str, Role] = {by("plain", kind): "rival" for kind in KINDS}
     arms = Arms(roles, partial(measure, options.data, options.out), f"{options.data}, plain, diffusers")
     settings = {"images": options.images, "n": options.n, "most": options.most}
     runs = [ArmsRun(arms, seed, settings) for seed in options.seeds]

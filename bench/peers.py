@@ -28,6 +28,7 @@ from throughput import seconds_each, trainer
 
 import softmix
 from softmix.cli.common import cache
+from softmix.cond import Cond
 from softmix.data import Data, load
 from softmix.denoiser import Denoiser, SoftHead
 from softmix.evaluate.reference import ReferenceSet, features_for
@@ -96,7 +97,7 @@ def throughput(python: Path, options: argparse.Namespace) -> None:
     for name, config in ours.items():
         made = trainer(config)
         rate = config.batch / seconds_each(made.advance, options.seconds)
-        rows.append((name, rate, sum(p.numel() for p in made.network.parameters())))
+        rows.append((name, rate, sum(p.numel() for p in made.model.parameters())))
     first = rows[0][1]
     print(f"\n28 x 28, batch 64, {torch.get_num_threads()} threads\n")
     print("| training | images/s | diffusers eager = 1 | parameters |")
@@ -111,7 +112,7 @@ class Still:
     process: Gaussian = VP()
     shape = (1, 28, 28)
 
-    def __call__(self, xt: torch.Tensor, t: torch.Tensor | float, cond: torch.Tensor | None = None) -> Posterior:
+    def __call__(self, xt: torch.Tensor, t: torch.Tensor | float, cond: Cond | torch.Tensor | None = None) -> Posterior:
         return Point(xt)
 
 

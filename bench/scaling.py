@@ -99,7 +99,7 @@ def worker(shard: bool, steps: int) -> None:
     images = torch.randint(0, 256, (512, 1, 28, 28), dtype=torch.uint8, generator=generator)
     data = make("noise", images, None, (), Report(read=512))
     made = Trainer(Run(config, facts_of(data, config, world.size)), data, Path(), world, shard)
-    count = sum(p.numel() for p in made.network.parameters())
+    count = sum(p.numel() for p in made.model.parameters())
     flat = torch.zeros(count)
     numbers = {
         "step": each(made.advance, steps),

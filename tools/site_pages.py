@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -87,16 +87,16 @@ def public(room: str) -> dict[str, str]:
     return {name: f"softmix.{room}.{name}" + (f".{name}" if name in hidden else "") for name in ours}
 
 
-def _assigns_all(node: ast.stmt) -> bool:
+def _assigns_all(node: ast.stmt) -> TypeGuard[ast.Assign]:
     return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
 
 
-def _imports_files(node: ast.stmt, room: str) -> bool:
+def _imports_files(node: ast.stmt, room: str) -> TypeGuard[ast.ImportFrom]:
     """Whether this takes whole files of the room: from . import x, from softmix.room import x."""
     return isinstance(node, ast.ImportFrom) and (node.level, node.module) in ((1, None), (0, f"softmix.{room}"))
 
 
-def _from_elsewhere(node: ast.stmt) -> bool:
+def _from_elsewhere(node: ast.stmt) -> TypeGuard[ast.ImportFrom]:
     return isinstance(node, ast.ImportFrom) and node.level == 0 and not (node.module or "").startswith("softmix")
 
 
