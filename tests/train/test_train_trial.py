@@ -19,6 +19,7 @@ from softmix.data import Data, Report
 from softmix.data.store import make
 from softmix.denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftAtHighNoise, SoftHead
 from softmix.loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
+from softmix.memory import NotEnoughMemoryError, is_memory_error
 from softmix.net import MLPSpec, SequenceSpec, UNetSpec
 from softmix.process import VE, VP, Flow
 from softmix.sampler import adams, ancestral, ddim, renoise, soft_adams
@@ -39,7 +40,7 @@ from softmix.train import (
     training,
 )
 from softmix.train.make import build, require_trainable
-from softmix.train.memory import NotEnoughMemoryError, fits_in, free_memory, is_memory_error, saved_for_backward
+from softmix.train.memory import fits_in, free_memory, saved_for_backward
 from softmix.train.trial import halve_parts, halved, too_short, trial_run
 
 TRIAL = sys.modules["softmix.train.trial"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..denoiser.frame import posterior_in_frame
+from ..memory import NotEnoughMemoryError, is_memory_error
 from ..posterior import HasMean, Posterior
 from ..process import Framed, Gaussian, Process, rest
 from ..process.frame import FixedCondition
@@ -230,13 +232,15 @@ def sample(
     grid : falling times; by default those that suit the sampler.
     start : the law of x at time `at`, or at grid[0]; see `sampler.start`. The steps then go from there, even in logsnr.
     at : the time of the start.
-    batch : the number of items in one evaluation.
+    batch : the number of items in one evaluation. It is halved, with a warning, if the memory is too small. The samples
+        do not depend on it.
     device : of the samples and of the noise.
     precision : of the network. With bf16 its products are rounded to 8 bits. Many machines are then several times as
         fast, and an item depends a little on its batch. The arithmetic of the sampler does not change.
-    look : is called with each `Step`.
+    look : is called with each `Step`, again for a batch that is tried again.
 
-    Raises ValueError for a missing shape and for a time `at` without a start, SamplerError for too few steps.
+    Raises ValueError for a missing shape and for a time `at` without a start, SamplerError for too few steps, and
+    NotEnoughMemoryError if one item is too large for the memory.
     """
     shape = shape or getattr(denoiser, "shape", None)
     if shape is None:
@@ -256,7 +260,7 @@ def sample(
     if grid is None:
         grid = known.grid(cast(Gaussian, process), steps) if at == 1 else rest(process, steps, at)
     _check_falling(grid)
-    done, starts = [], None
+    starts = None
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
         given = (
@@ -265,11 +269,36 @@ def sample(
             else process
         )
         starts = start(cast(Gaussian, given), (n, *shape), float(grid[0]), pure).to(device)
-    for low in range(0, n, batch):
-        high = min(low + batch, n)
+
+    def draw(low: int, high: int) -> Tensor:
         rng = Rng(seed, range(first + low, first + high), "sample", device)
         part = cond if cond is None else take(cond, slice(low, high)).to(device)
         x = starts[low:high] if starts is not None else _pure_noise(process, (high - low, *shape), grid[0], rng, part)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            done.append(finish(drive(denoiser, sampler, x, grid, rng, part), look))
+            return finish(drive(denoiser, sampler, x, grid, rng, part), look)
+
+    done = _in_batches(draw, n, batch)
     return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))
+
+
+def _in_batches(draw: Callable[[int, int], Tensor], n: int, batch: int) -> list[Tensor]:
+    """The items in batches, with half the batch size from the place of each lack of memory on."""
+    done: list[Tensor] = []
+    low = 0
+    while low < n:
+        high, problem = min(low + batch, n), ""
+        try:
+            done.append(draw(low, high))
+        except (RuntimeError, MemoryError) as error:
+            if not is_memory_error(error):
+                raise
+            problem = " ".join(str(error).split())
+        if not problem:
+            low = high
+        elif high - low == 1:
+            raise NotEnoughMemoryError(f"one sample at a time does not fit into the memory ({problem})")
+        else:
+            # outside the except block, so that the traceback no longer holds tensors
+            batch = (high - low + 1) // 2
+            warnings.warn(f"{high - low} samples at a time do not fit into the memory; now {batch}", stacklevel=3)
+    return done

@@ -22,10 +22,10 @@ from filelock import FileLock, Timeout
 
 from ..config import dumps, loads
 from ..data import Source
+from ..memory import NotEnoughMemoryError, is_memory_error
 from .config import Config
 from .log import LOG, SPEED, append, drop_after, log_of, write_atomically
 from .make import TrainingError
-from .memory import NotEnoughMemoryError, is_memory_error
 from .model import Model, RunError
 from .model import load as load_model
 from .pictures import save_picture

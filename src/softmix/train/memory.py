@@ -14,18 +14,6 @@ _BESIDE = 1.5
 _SHARE = 0.8
 
 
-class NotEnoughMemoryError(RuntimeError):
-    """The memory was too small for a step. Its parameters have not changed."""
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an error of torch or Python means that the memory is too small."""
-    message = str(error).lower()
-    # the last two are of oneDNN and C++
-    words = ("not enough memory", "can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in message for word in words)
-
-
 def saved_for_backward(work: Callable[[], Tensor], but: Iterable[Tensor]) -> tuple[Tensor, int]:
     """Run `work`, and count the bytes that autograd saves for its gradient.
 

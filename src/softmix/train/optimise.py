@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..loss import Group
+from ..memory import NotEnoughMemoryError
 from .config import Optimiser
-from .memory import NotEnoughMemoryError
 from .processes import gathered, sharded_like
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

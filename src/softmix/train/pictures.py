@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..data import to_uint8
+from ..memory import is_memory_error
 from ..picture import enlarge, save_png, tile, to_image
 from .ema import name_of
-from .memory import is_memory_error
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source
+from ..memory import NotEnoughMemoryError, is_memory_error
 from ..rng import Rng
 from . import checkpoint
 from .ema import Ema
 from .examples import item_index
 from .lanes import Lanes
 from .make import TrainingError, build, compile_blocks, find_device, require_fits, restore_frozen, some_items
-from .memory import NotEnoughMemoryError, is_memory_error
 from .optimise import Optimisers
 from .parallel import ParallelBatch
 from .processes import SINGLE_PROCESS, Processes, gathered, load_weights

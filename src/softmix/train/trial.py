@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import torch
 
+from ..memory import NotEnoughMemoryError, is_memory_error
 from .make import TrainingError
-from .memory import NotEnoughMemoryError, fits_in, free_memory, is_memory_error, saved_for_backward
+from .memory import fits_in, free_memory, saved_for_backward
 from .optimise import buffers_of, restore_buffers
 from .pictures import picture
 from .record import Run
