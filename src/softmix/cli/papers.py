@@ -73,7 +73,7 @@ def _page() -> str:
     lines = [
         "# Papers",
         "",
-        "`softmix papers --out docs/papers.md` writes this page. `softmix reproduce NAME` runs a paper, and with `--quick`",
+        "`softmix papers --out docs/papers.md` writes this page. `softmix reproduce NAME` runs a paper; with `--quick`",
         "it takes two minutes. The table has the claim of each paper and our verdict. Below it are the numbers of each",
         "verdict: means over seeds, ± their standard deviation. `metric@n` is the metric at n, mostly the number of",
         "evaluations. Then come the checks that decide the verdict; NOT: marks a check that failed.",

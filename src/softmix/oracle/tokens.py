@@ -25,6 +25,7 @@ class TokenProblem:
         on x_t alone and on no time.
 
     Raises ValueError if the probabilities are not so.
+    When to choose: to test models and samplers of tokens.
     """
 
     name: str
