@@ -151,7 +151,8 @@ def guided(
     Give one of `unconditional` and `drop`, or neither: then the whole condition is dropped.
 
     Raises ValueError without a condition, for parts that are not given, and for an embedding without `unconditional`.
-    When to choose: for samples that show their condition more clearly. It costs a second evaluation and variety.
+    When to choose: for samples that show their condition more clearly. Each step costs two evaluations, and the samples
+    vary less.
     """
     combine = classifier_free(float(rule)) if isinstance(rule, int | float) else rule
     names = (drop,) if isinstance(drop, str) else drop
