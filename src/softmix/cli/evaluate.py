@@ -50,7 +50,7 @@ class Evaluate(Verb):
     precision: Precision | None = None
     """As in `softmix sample`."""
     out: Path | None = None
-    """The report: a .html, or a folder that is there."""
+    """The report: a .html, or an existing folder."""
     dry_run: bool = False
     """Show the measurement in a sentence, and measure nothing."""
 

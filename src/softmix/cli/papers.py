@@ -39,7 +39,7 @@ class Papers(Verb):
             paper, verdict = each.PAPER, last_verdict(each.PAPER.name)
             print(
                 f"{paper.name:15s} {paper.title} ({paper.venue} {paper.year})\n"
-                f"{'':15s} claim: {paper.claim}\n{'':15s} found: {_summary(each, verdict)}"
+                f"{'':15s} claim: {paper.claim}\n{'':14s} result: {_summary(each, verdict)}"
             )
             if self.name is not None and verdict is not None:
                 print(f"\n{verdict.table()}\n\n{_reason(verdict)}")
@@ -73,11 +73,12 @@ def _page() -> str:
     lines = [
         "# Papers",
         "",
-        "Written by `softmix papers --out docs/papers.md`. Run any by `softmix reproduce NAME`, in two minutes with",
-        "`--quick`. What each verdict rests on is below the table: values are means over seeds, ± is their standard",
-        "deviation, and whatever was asked of the numbers is said with its answer.",
+        "`softmix papers --out docs/papers.md` writes this page. `softmix reproduce NAME` runs a paper; with `--quick`",
+        "it takes two minutes. The table has the claim of each paper and our verdict. Below it are the numbers of each",
+        "verdict: means over seeds, ± their standard deviation. `metric@n` is the metric at n, mostly the number of",
+        "evaluations. Then come the checks that decide the verdict; NOT: marks a check that failed.",
         "",
-        "| name | paper | claim | found here |",
+        "| name | paper | claim | result |",
         "|---|---|---|---|",
     ]
     below: list[str] = []

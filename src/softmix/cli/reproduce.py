@@ -23,7 +23,7 @@ class Reproduce(Verb):
     paper: Positional[str]
     """A name from `softmix papers`."""
     out: Path | None = None
-    """A folder for verdict.json and for slow results: rows that are there are not computed again."""
+    """A folder for verdict.json and for finished rows, which are not computed again."""
     quick: bool = False
     """Under two minutes on two cores; else the full scale of the recipe, with at least three seeds."""
     dry_run: bool = False

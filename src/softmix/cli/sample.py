@@ -48,16 +48,15 @@ class Sample(Verb):
     """A run folder, a model that comes with softmix (fashion), or a folder that diffusers wrote."""
     out: Path
     """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), or a folder
-    (single PNGs, which join those that are there if their numbers are free)."""
+    (single PNGs; a folder with pictures gets new ones with free numbers)."""
     n: int = 64
     """The number of images."""
     steps: int = 4
-    """Steps of the sampler, at least 1. A step takes one evaluation of the network, but for the few samplers that take
-    more."""
+    """Steps of the sampler, at least 1. A step takes one evaluation of the network; a few samplers take more."""
     sampler: str | None = None
     """A name from docs/choose-a-sampler.md, such as adams, ancestral, ddim, unipc, evodiff. By default the one that
-    suits the model: soft-adams for a model that draws at high noise, ancestral for other models that draw, adams for a
-    model that knows the mean only."""
+    suits the model: soft-adams for a soft mixture of images, ancestral for other models that draw, adams for a plain
+    model, renoise for consistency, ddim for meanflow."""
     eta: float | None = None
     """The share of fresh noise of ancestral and ddim, from 0 to 1. By default 0 for ddim and for soft mixtures, else
     1."""
@@ -90,7 +89,7 @@ class Sample(Verb):
         if is_diffusers_folder(self.run):
             for name, value in self.given("weights", "average", "beside").items():
                 raise UsageError(
-                    f"{option(name)} {value} was asked for; {self.run} is a folder of diffusers, and has no such thing"
+                    f"{option(name)} {value} was asked for; {self.run} is a folder of diffusers, without this option"
                 )
             sample_diffusers(self)
             return

@@ -43,9 +43,9 @@ class Statistics(Verb):
 
         require_positive(n=self.n, nodes=self.nodes)
         if self.nodes < 3:
-            raise UsageError(f"--nodes {self.nodes} was asked for; curves need at least 3")
+            raise UsageError(f"--nodes {self.nodes} was asked for; a curve needs at least 3")
         if self.n < 2:
-            raise UsageError(f"--n {self.n} was asked for; how items differ shows with at least 2")
+            raise UsageError(f"--n {self.n} was asked for; the variance over items needs at least 2")
         with interrupted("stopped; nothing was written, and the same command begins anew"):
             model, denoiser, _ = load_for_sampling(self.run, None, None, self.weights, 0)
             place = statistics_path(model)

@@ -22,6 +22,7 @@ class VAE:
     shift and factor come from the configuration of the module; with them latents have a standard deviation of about 1.
     The mode is taken and not a draw, so that latents are a function of the image. The result has the device and the
     precision of the argument.
+    When to choose: to train on latents of images that are too large to train on directly.
     """
 
     def __init__(self, module: nn.Module):

@@ -29,22 +29,16 @@ def from_array(
     labels, classes : the labels of the items and the names of their classes.
 
     Axes. [N, H, W] of uint8 is grey pictures. Of four axes, `request.layout` names the axis of the channels. Without
-    it the
-    last axis has the channels if its size is 1 or 3, else the second if its size is 1, 3 or 4, else the last if its
-    size is
-    4; so [N, 3, 64, 3] has its channels last. Five axes are volumes [N, C, D, H, W]. Floats with one or two axes are
-    points; [N] becomes [N, 1]. Floats with three axes are sequences [N, L, D], with channels last. If these floats
-    are 8-bit
-    pixels (k / 255 or k for whole k), they are grey pictures. `request.layout` also states another layout of
-    sequences and
-    volumes.
+    it the last axis has the channels if its size is 1 or 3, else the second if its size is 1, 3 or 4, else the last if
+    its size is 4; so [N, 3, 64, 3] has its channels last. Five axes are volumes [N, C, D, H, W]. Floats with one or two
+    axes are points; [N] becomes [N, 1]. Floats with three axes are sequences [N, L, D], with channels last. If these
+    floats are 8-bit pixels (k / 255 or k for whole k), they are grey pictures. `request.layout` also states another
+    layout of sequences and volumes.
 
     Numbers. uint8 are pixels. With the axes of pictures, bool, other whole numbers and floats become pixels. Their
-    range is
-    that of `request.values` or `request.bits`, or it is found (`softmix.data.array_range`). Floats with other axes,
-    and all
-    floats with values "as-is", stay as they are in float32. Items with a value that is not finite are left out. With
-    `request.tokens`, whole numbers [N, L] or [N, H, W] are tokens.
+    range is that of `request.values` or `request.bits`, or it is found (`softmix.data.array_range`). Floats with other
+    axes, and all floats with values "as-is", stay as they are in float32. Items with a value that is not finite are
+    left out. With `request.tokens`, whole numbers [N, L] or [N, H, W] are tokens.
 
     The range is that of the whole array, so that a limit changes no item. Raises DataError for all other arrays.
     """

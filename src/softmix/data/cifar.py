@@ -1,8 +1,7 @@
 """CIFAR's python folders, read without unpickling.
 
 Their files are pickles of plain dictionaries. `_Reader` knows the few operations of such a file. It makes lists,
-numbers
-and records of calls; it imports nothing and calls nothing.
+numbers and records of calls; it imports nothing and calls nothing.
 Source of the files: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 

@@ -30,12 +30,10 @@ class Degraded:
 
     measurement : x0 [B, *shape], rng -> a float tensor with one item each: an image [B, C', *size] on the grid of x0
         (enlarge smaller ones), a value [B, K], or a context [B, L, D]. All randomness must come from rng, which
-        serves B
-        items, so that a measurement does not depend on the batch. Each epoch has new noise.
+        serves B items, so that a measurement does not depend on the batch. Each epoch has new noise.
 
     The measurement is tried on a few items at construction. The fingerprint is `measurement.fingerprint` if it
-    exists, else
-    the results of this trial in three decimals.
+    exists, else the results of this trial in three decimals.
 
     Raises DataError if the results have another form, are not finite, or depend on the batch.
     Choose `Paired` for measurements that an instrument made and that are stored.

@@ -76,15 +76,12 @@ class Encoded:
 
     codec : anything with encode(x0) -> latents and decode(latents) -> x0, such as `softmix.codec.VAE`.
     scale : the scale of the latents. By default it is measured on up to 256 items, a fixed choice. Latents of a
-        codec with
-        a `scale` of its own (not None) stay as they are.
+        codec with a `scale` of its own (not None) stay as they are.
 
     Latents are computed for each batch; `cached` returns a source that has computed them once. Conditions are those of
     `data`. An image condition on the grid of the items is encoded too, so that it is on the grid of the latents.
-    `decode`
-    maps z back to items. The fingerprint depends on the data, and on `codec.fingerprint` if it exists, else on the
-    latents
-    of a few items in three decimals.
+    `decode` maps z back to items. The fingerprint depends on the data, and on `codec.fingerprint` if it exists, else on
+    the latents of a few items in three decimals.
 
     Raises DataError if the latents of an item depend on its batch (put a module into eval mode), or are not finite.
     """

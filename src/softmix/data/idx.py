@@ -33,11 +33,9 @@ def read(path: Path) -> NDArray[Any]:
     """The array in an IDX file, in the byte order of the machine. gzip is recognised by its first bytes.
 
     The header is checked before memory is allocated: against the size of the file, the free memory and MAX_BYTES,
-    and for
-    gzip against `softmix.data.limits.unpacked_limit`.
+    and for gzip against `softmix.data.limits.unpacked_limit`.
     Raises DataError with the name of the file if it cannot be opened, if its header is not IDX or promises too much,
-    or if
-    the number of values differs from the header.
+    or if the number of values differs from the header.
     """
     name = printable(str(path))
     with _opened(path, name) as (stream, size, zipped):

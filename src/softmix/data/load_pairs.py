@@ -24,8 +24,7 @@ def load_picture_pairs(first: Path, second: Path, request: Request) -> tuple[Dat
     """The pictures of two folders or zip archives that have a partner, in one order.
 
     Partners have the same path below their folder, except for the suffix: cat/1.jpg and cat/1.png. The reports list
-    files
-    without a partner, and the partners of unusable files. Raises DataError.
+    files without a partner, and the partners of unusable files. Raises DataError.
     """
     with _listing(first) as one, _listing(second) as two:
         sides = [_Side(path, listing, request) for path, listing in ((first, one), (second, two))]

@@ -57,8 +57,7 @@ def from_npz(path: Path, request: Request) -> Data:
     """The images or points in an .npz archive, with their labels.
 
     The array is called images, x, data, samples or arr_0, or is the only one. Its labels are called labels, y,
-    targets or
-    arr_1, and are as many. Names such as x_train, train_images, y_test make splits.
+    targets or arr_1, one for each item. Names such as x_train, train_images, y_test make splits.
     Raises DataError.
     """
     name = printable(path.stem)

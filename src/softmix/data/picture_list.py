@@ -39,11 +39,9 @@ def read_picture_list(path: Path, request: Request) -> tuple[Listing, tuple[str,
     """Read a list of pictures.
 
     A line is a path, relative to the list, and a label if there is one: `path,label` in a csv, with a tab in a tsv,
-    with a
-    comma, tab or space in a txt, {"path": ..., "label": ...} in a jsonl. A csv with a line of names, and a jsonl,
-    may use
-    other common names of columns (file_name, image, class ...). A column called split chooses among train, test and
-    val.
+    with a comma, tab or space in a txt, {"path": ..., "label": ...} in a jsonl. A csv with a line of names, and a
+    jsonl, may use other common names of columns (file_name, image, class ...). A column called split chooses among
+    train, test and val.
     Returns (the pictures in the order of the list, notes). Raises DataError.
     """
     name = printable(path.name)

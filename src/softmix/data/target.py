@@ -24,8 +24,7 @@ class Target:
     name : by default the name of the function.
 
     `batch` raises DataError: a run on a target learns from its own samples. The fingerprint is made of the name, and
-    of the
-    density at a few fixed points in four decimals.
+    of the density at a few fixed points in four decimals.
     Raises DataError if the density at these points is NaN or +inf, or not one number for each.
     """
 

@@ -153,10 +153,8 @@ def from_dataset(
         uint8 are pixels 0..255. Nothing is rounded.
 
     Items are read one after another in the process itself. Random transforms are repeatable: they get seeds from the
-    rng of
-    the batch. The fingerprint is made of the number of items and of 64 sampled items, and the report says so: it
-    does not
-    see a change of other items.
+    rng of the batch. The fingerprint is made of the number of items and of 64 sampled items, and the report says so: it
+    does not see a change of other items.
     Raises DataError for items of different shapes, values that are not finite, and labels without classes.
     """
     known = classes if classes is not None else getattr(dataset, "classes", None)

@@ -35,6 +35,7 @@ class ExactMixture:
     covariances : [K, D, D].
 
     Items may have any shape with D elements.
+    When to choose: as the exact answer for a known mixture, in tests and as a control.
     """
 
     def __init__(self, process: Gaussian, weights: Tensor, means: Tensor, covariances: Tensor):
@@ -119,6 +120,7 @@ class ExactData:
     """The posterior for x0 uniform over a finite data set y [N, ...]: weights N(x_t; alpha y_i, sigma^2 I).
 
     This is the exact optimum of squared error on that set. A network that reached it would copy the data.
+    When to choose: to see how far a model has memorised its data.
     """
 
     def __init__(self, process: Gaussian, points: Tensor):

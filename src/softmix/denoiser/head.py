@@ -26,7 +26,10 @@ class HeadSpec(Protocol):
 
 @dataclass(frozen=True)
 class PointHead:
-    """The head of a usual diffusion model: all probability at the network's x0."""
+    """The head of a usual diffusion model: all probability at the network's x0.
+
+    When to choose: for plain models, sampled in eight evaluations and more.
+    """
 
     suits: ClassVar[Suits] = ("adams", {})
 
@@ -50,6 +53,7 @@ class MapHead:
 
     This defines x0 for any process and any output of the table. For s = t it is the mean of the posterior. For s = 0 it
     is the end of the path, as in a consistency model. With `Flow`, (x_t - x0) / t is the average velocity of MeanFlow.
+    When to choose: for MeanFlow, and other flow maps of two times.
     """
 
     suits: ClassVar[Suits] = ("ddim", {})
@@ -78,6 +82,8 @@ class NormalHead:
     """A mean, and a variance b^2 exp(2 l).
 
     per : "item" for one variance for each item, "element" for one for each element (diagonal).
+
+    When to choose: for a density at little cost, if x0 has about one mode given x_t.
     """
 
     per: Literal["item", "element"] = "item"

@@ -32,6 +32,8 @@ class SoftHead:
         f(z, t), to be trained by squared error. "none" gives no mean.
     scale : the standard deviation of eta. With 0 the latent carries nothing: the control with the same parameters and
         operations.
+
+    When to choose: for four evaluations and fewer. mean = "own" for `FeatureEnergy` and ODE samplers.
     """
 
     where: Where = "decoder"
@@ -138,6 +140,8 @@ class PublishedSMD:
     rank-one layer for every place.
 
     latent : the size of z at each place.
+
+    When to choose: only to test the paper.
     """
 
     latent: int = 100

@@ -44,6 +44,7 @@ def where_to_start(
 
     Returns the gains, [N], float64. The last is 0.
     Raises TypeError for a process with an alpha for each element.
+    When to choose: before you sample with `sample(..., start=..., at=...)`, to find `at`.
     Source: Franzese et al., "How much is enough?", Entropy 2023, for the trade-off; the integral is the I-MMSE
     relation.
     """

@@ -60,6 +60,7 @@ def fit_statistics(
     If f is constant over the data (Gaussian data), s = 0 and the step is exact. If f hardly varies, s is a ratio of two
     noises; it is clipped to [-4, 4]. Of exact models |s| was at most 2.1.
     Raises ValueError for fewer than 3 nodes, TypeError for a process with an alpha for each element.
+    When to choose: once for each model that `dpm_solver_v3` samples.
     Source: Zheng et al., "DPM-Solver-v3", NeurIPS 2023, equations 57 to 63.
     """
     if nodes < 3:

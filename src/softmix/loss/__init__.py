@@ -1,8 +1,8 @@
 """Losses: they compare a posterior with the true x0.
 
 A loss maps (posterior, noised, rng) to one number per item. `proper` says whether the loss is a strictly proper scoring
-rule for a posterior that is known by its draws: its one optimum is then the true q(x0 | x_t). Squared error is not. It
-is smallest for draws without variance, and the mixture collapses to its mean.
+rule for a posterior that is known by its draws: its one optimum is then the true q(x0 | x_t). The squared error of a
+draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
 Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`. Objectives that call the
 denoiser themselves: `FeatureEnergy`, `Consistency`, `MeanFlow`.

@@ -54,6 +54,7 @@ class Energy:
     weight : w(logsnr)^(beta/2), so that a name means the same scale of error as in squared error.
     mean : the weight of the squared error of the posterior's own mean, if it has one.
 
+    When to choose: for soft mixtures of points and sequences. For images `FeatureEnergy` learns sharper draws.
     Source: Gneiting & Raftery 2007, section 4.3; for diffusion De Bortoli et al., "Distributional diffusion models with
     scoring rules", 2025.
     """

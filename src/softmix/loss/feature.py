@@ -53,6 +53,7 @@ class FeatureEnergy:
     For `SoftHead(mean="own")`. Sources: the energy score, Gneiting & Raftery 2007; scoring rules in learned features,
     Aiello et al. 2023 (MMD in Inception features, for the samples of a sampler); the rest: softmix,
     docs/experiments.md.
+    When to choose: for soft mixtures of images; the preset smd takes it.
     """
 
     share: float = 0.5

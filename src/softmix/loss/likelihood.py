@@ -70,6 +70,7 @@ class Importance:
     tau : the least standard deviation of a draw.
     temper : divides the log-likelihoods inside the softmax, against winner-take-all.
 
+    When to choose: to study the bound in few dimensions. Otherwise take `Energy`.
     Source: Burda et al., "Importance weighted autoencoders", ICLR 2016, applied to Li et al. 2024, eq. 10.
     """
 

@@ -25,6 +25,7 @@ class Square:
     weight : the name of w, a row of `softmix.loss.weight`.
 
     The optimum is the mean of the posterior. The loss is independent of the spread.
+    When to choose: for plain models, sampled in eight evaluations and more.
     """
 
     weight: Weight = "eps"
@@ -54,6 +55,7 @@ class PublishedSquare:
 
     weight : the name of w. With w = snr this is the loss of the authors' code, an error of eps.
 
+    When to choose: only to test the paper.
     Source: Li et al., ICLR 2024, and their code.
     """
 

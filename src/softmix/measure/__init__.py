@@ -1,4 +1,4 @@
-"""Measurements y = A x0 + n of an item, and samplers that use them. `replacing` is one for measured elements."""
+"""Samplers for measured items, y = A x0 + n. `replacing` is for elements that are measured without noise."""
 
 from .replace import replacing
 

@@ -1,9 +1,9 @@
 """Problems with known answers, and comparisons of samples and errors with these answers.
 
-Every other room is tested against this one; the documentation, the recipes and `softmix check` use it too. A `Problem`
-has a law that can be drawn from exactly; a `DenoisingProblem` also has a process and the exact posterior of x0. The
-families are mixtures of Gaussians, mixtures with a measurement y = A x0 + n, pairs (x0, x_in), masked tokens of a
-Markov chain, and target densities with a known normalising constant.
+The tests of every other room, the recipes and the documentation use this room. A `Problem` has a law with exact draws;
+a `DenoisingProblem` also has a process and the exact posterior of x0. Families: `MixtureProblem` (a mixture of
+Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
+`TokenProblem` (masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant).
 """
 
 from .compare import ks, order, standardised

@@ -30,6 +30,8 @@ class MixtureProblem:
     """x0 ~ `law`, laid out in `shape`, and x_t = alpha x0 + sigma z by `process`. No condition.
 
     shape : of one item, (D,), (L,) or (C, H, W), with as many elements as the law has dimensions; else ValueError.
+
+    When to choose: to test samplers, losses and posteriors.
     """
 
     name: str

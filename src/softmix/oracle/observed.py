@@ -25,6 +25,7 @@ class ObservedProblem:
 
     The oracle of restoration, and of models with a value or an image as condition. The process may have one alpha for
     each element. Raises ValueError if A is not [K, D].
+    When to choose: to test restoration, that is methods for measured data.
     """
 
     problem: MixtureProblem

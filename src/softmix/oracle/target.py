@@ -23,6 +23,8 @@ class TargetProblem:
     log_z       : log Z = log of the integral of exp(log_density).
     mean, var   : of p, of each element, float64 in `shape`.
     exact       : (n, rng) -> n exact draws [n, *shape].
+
+    When to choose: to test samplers of a density without data.
     """
 
     name: str

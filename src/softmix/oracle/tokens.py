@@ -24,7 +24,8 @@ class TokenProblem:
     process : an absorbing process. Whether a token is masked must not depend on its value; then the posterior depends
         on x_t alone and on no time.
 
-    Raises ValueError if the probabilities are not so.
+    Raises ValueError for shapes that do not fit, negative probabilities, and sums other than 1.
+    When to choose: to test models and samplers of tokens.
     """
 
     name: str

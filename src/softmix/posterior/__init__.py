@@ -1,8 +1,9 @@
 """Posteriors: laws of the clean signal x0 given x_t, q(x0 | x_t).
 
 Every denoiser returns one. All of them can be sampled. The base classes `HasMean`, `HasVariance` and `HasDensity`
-declare further abilities, and `need` checks for one. Kinds: `Point`, `Normal`, `Mixture`, `FullMixture`, `Implicit`
-(known by its draws), `Empirical` (a finite data set), `Categorical`, `ValuedCategorical`, and `Joint` (named parts).
+declare further abilities, and `need` checks for one. Kinds: `Point`, `Normal`, `Mixture`, `FullMixture`, `Implicit` and
+`ImplicitMean` (known by their draws), `Empirical` (a finite data set), `Categorical` (names), `ValuedCategorical`
+(numbers), and `Joint` (named parts).
 """
 
 from .ability import HasDensity, HasMean, HasVariance, Posterior, need

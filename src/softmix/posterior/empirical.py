@@ -19,6 +19,7 @@ class Empirical(HasVariance):
     points : the known items, [N, ...].
 
     This is the exact optimum of denoising on that data set. A model that equals it has memorised the data.
+    When to choose: as the exact answer for a finite data set.
     """
 
     remedies = MappingProxyType(

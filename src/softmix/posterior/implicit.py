@@ -26,6 +26,7 @@ class Implicit(Posterior):
     latent_shape : of one latent.
     like : a tensor with the dtype and device of the draws.
 
+    When to choose: for four evaluations and fewer.
     Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
     """
 
@@ -84,6 +85,8 @@ class ImplicitMean(Implicit, HasMean):
     """An implicit posterior with a mean, from a mean head or from an average of draws.
 
     mean : a function that computes the mean. It runs at the first use; then the result is stored.
+
+    When to choose: if samplers or losses need a mean beside the draws.
     """
 
     def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, mean: Callable[[], Tensor]):

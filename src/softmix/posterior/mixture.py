@@ -29,6 +29,7 @@ class Mixture(HasVariance, HasDensity):
     means : [B, K, ...].
     var : broadcastable to means.
 
+    When to choose: for points and small signals with clear modes, and for images if a density is needed.
     Source of the mixture per pixel: GMFlow, Chen et al. 2025.
     """
 
@@ -94,6 +95,8 @@ class FullMixture(HasVariance, HasDensity):
     means : [B, K, D].
     factors : L_k, any square root of the covariance, [B or 1, K, D, D].
     shape : the shape of one item, with D elements.
+
+    When to choose: as the exact answer for a known law.
     """
 
     def __init__(self, log_weights: Tensor, means: Tensor, factors: Tensor, shape: tuple[int, ...]):

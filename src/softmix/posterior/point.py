@@ -11,7 +11,10 @@ from .ability import SPREAD, HasDensity, HasMean, HasVariance
 
 
 class Point(HasMean):
-    """All probability is at one x0, [B, ...]. The model knows the mean and nothing about the spread."""
+    """All probability is at one x0, [B, ...]. The model knows the mean and nothing about the spread.
+
+    When to choose: for eight evaluations and more, with a sampler that solves the ODE.
+    """
 
     remedies = MappingProxyType(
         {

@@ -4,8 +4,9 @@ A process draws x_t from x_0 (`noise`), draws the start of sampling (`prior`), a
 given estimate of x_0 (`bridge`). It uses no network. Time t runs from 0 (clean) to 1 (noise). All processes share the
 clock logsnr = log(alpha^2 / sigma^2).
 
-Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `Shifted` and
-`InBasis` (a frame). Grids of times: `uniform`, `uniform_logsnr`, `few`, `karras`, `trailing`.
+Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `InBasis` and the
+base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame). Grids of times: `uniform`,
+`uniform_logsnr`, `few`, `karras`, `trailing`, `rest`, `even_logsnr`.
 """
 
 import torch

@@ -208,6 +208,7 @@ class VP(Gaussian):
     sigmoid : 1 - alpha^2 is a logistic on [-3, 3]   (Jabri, Fleet & Chen 2022; the schedule in the code of SMD)
 
     Each is scaled by sigma^2 -> (1 - sigmoid(-20)) sigma^2, so that logsnr(1) is never below -20.
+    When to choose: cosine is the default of most presets. linear and sigmoid reproduce models trained with them.
     """
 
     schedule: Literal["cosine", "linear", "sigmoid"] = "cosine"
@@ -269,6 +270,7 @@ class VE(Gaussian):
     """Variance exploding: alpha = 1, sigma(t)^2 = low^2 ((high / low)^(2 t) - 1).
 
     Geometric in t and exactly clean at t = 0.
+    When to choose: for consistency models, and for models trained on sigma alone, such as EDM.
     Source: Song et al., "Score-based generative modeling through SDEs", ICLR 2021, eq. 29.
     """
 
@@ -296,6 +298,8 @@ class Flow(Gaussian):
     """Linear interpolation: alpha = 1 - t, sigma = t (flow matching, rectified flow), but alpha(1) = end.
 
     end : 0 for models that were trained with no signal at t = 1. The clock then still ends at logsnr = -20.
+
+    When to choose: for flow matching and MeanFlow.
     """
 
     end: float = field(default=math.exp(LOGSNR_MIN / 2), repr=False)

@@ -21,12 +21,18 @@ def _checked(n: int) -> int:
 
 
 def uniform(process: Process, n: int) -> Tensor:
-    """t_i = 1 - i / n."""
+    """t_i = 1 - i / n.
+
+    When to choose: for many steps, and for samplers that draw from an exact posterior.
+    """
     return torch.linspace(1, 0, _checked(n) + 1, dtype=torch.float64)
 
 
 def uniform_logsnr(process: Process, n: int, last: float = 10.0) -> Tensor:
-    """Equal steps of logsnr from t = 1 to logsnr = `last`, then t = 0: n - 1 steps and one."""
+    """Equal steps of logsnr from t = 1 to logsnr = `last`, then t = 0: n - 1 steps and one.
+
+    When to choose: for many steps over the whole range of noise. For few steps take `few`.
+    """
     if _checked(n) == 1:
         return uniform(process, 1)
     first = float(process.logsnr(1.0))
@@ -48,6 +54,7 @@ def rest(process: Process, n: int, first: float) -> Tensor:
     """A grid for a start between: from t = `first` in equal steps of logsnr, then t = 0: n steps in all.
 
     The steps of logsnr end at 6, or 1 above the first if that is more.
+    When to choose: for a start at t < 1; `sample(..., start=..., at=...)` takes it.
     """
     if not 0 < first <= 1:
         raise ValueError(f"a start at t = {first} was asked for; give a time above 0 and at most 1")
@@ -75,6 +82,7 @@ def few(process: Process, n: int) -> Tensor:
 def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:
     """Equal steps of (sigma/alpha)^(1/rho) from t = 1 to logsnr = `last`, then t = 0.
 
+    When to choose: for models that begin near sigma / alpha = 80, such as EDM.
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models", 2022, eq. 5.
     """
     if _checked(n) == 1:
@@ -95,6 +103,7 @@ def trailing(process: Process, n: int, train_steps: int = 1000) -> Tensor:
 
     t_i = round(train_steps - i train_steps / n) / train_steps. t = 1 is always the first, for any n up to train_steps,
     also if n does not divide it.
+    When to choose: for models that were trained on integer times.
     """
     if _checked(n) > train_steps:
         raise ValueError(f"{n} steps were asked for, but the model has {train_steps}")

@@ -20,6 +20,8 @@ class Table(Gaussian):
     trained with that. It may end at 0, that is, at no signal (zero terminal SNR).
 
     alphas_cumprod : [T], falling, below 1 and not below 0. Raises ValueError otherwise.
+
+    When to choose: for a model that was trained on integer times with a table of betas.
     """
 
     def __init__(self, alphas_cumprod: Tensor):

@@ -1,7 +1,7 @@
 """One short file for each paper. It runs the claim of the paper beside a baseline and a control.
 
-A recipe module has PAPER, RESULT and run(scale, progress, out) -> Verdict. It is listed in RECIPES when it runs, not
-before. RESULT is the outcome at full scale in a sentence. found/NAME.json is the verdict of the last run at full scale,
+A recipe module has PAPER, RESULT and run(scale, progress, out) -> Verdict. RECIPES lists the recipes that run. RESULT
+is the outcome at full scale in a sentence. found/NAME.json is the verdict of the last run at full scale,
 as `softmix reproduce NAME --out FOLDER` wrote it.
 """
 

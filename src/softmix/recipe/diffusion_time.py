@@ -22,8 +22,8 @@ PAPER = Paper.of(
     "A finite diffusion time is best, and with an auxiliary law in the place of noise it can be short.",
 )
 RESULT = (
-    "from the data's Gaussian a short way is better than the whole one, where answers are known; from noise no "
-    "shorter way is; on images, at alpha^2 = 0.1, neither is"
+    "on a problem with known answers a short diffusion that starts from the data's Gaussian is better than the "
+    "whole one, and from noise no shorter diffusion is better; on images, at alpha^2 = 0.1, neither is better"
 )
 
 DATA = "ten Gaussians fitted to the digits, 8 x 8, exact means"

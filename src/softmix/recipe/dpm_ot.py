@@ -23,9 +23,9 @@ PAPER = Paper.of(
     "between modes.",
 )
 RESULT = (
-    "fewer samples between modes, but a target drawn by number does it as well: it is the stored data and not the map; "
-    "by 10 evaluations adams from noise is nearer to the law; with noisy targets and no fresh noise, as published, "
-    "there are no more different samples than stored ones"
+    "fewer samples lie between modes, but with targets drawn at random, without the map, it is as good: the cause "
+    "is the stored data and not the map; at 10 evaluations adams from noise is nearer to the law; with noisy "
+    "targets and no fresh noise, as published, there are no more different samples than stored ones"
 )
 
 COUNTS = (3, 5, 10)

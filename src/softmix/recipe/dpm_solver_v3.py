@@ -26,8 +26,9 @@ PAPER = Paper.of(
     "or noise prediction.",
 )
 RESULT = (
-    "of order 2 nearer than 2M at 5, 8 and 10, and all three statistics are needed, each element its own; on images "
-    "at 5 ahead of 2M and UniPC, and level with adams, which needs none; at 10 level with the same rule without"
+    "with order 2 its error is smaller than that of 2M at 5, 8 and 10, and it needs all three statistics, separate "
+    "for each element; on images at 5 it is better than 2M and UniPC, and as good as adams, which needs no "
+    "statistics; at 10 it is as good as the same rule without statistics"
 )
 
 

@@ -31,8 +31,9 @@ PAPER = Paper.of(
     "equal evaluations.",
 )
 RESULT = (
-    "on images, at 10, as released it is ahead of 2M and UniPC, but as much so with its two weights fixed: choosing "
-    "them is not what does it; at 5, and on the oracle, it is behind. Made consistent it is ahead of 2M on the oracle"
+    "on images at 10 the released form is better than 2M and UniPC, but it is as good with its two weights fixed, "
+    "so that the choice of the weights is not the cause; at 5, and on the oracle, it is worse. The consistent form "
+    "is better than 2M on the oracle"
 )
 
 # the middle of the adaptive weights on the oracle

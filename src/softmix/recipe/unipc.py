@@ -22,9 +22,9 @@ PAPER = Paper.of(
     "A corrector without further evaluations raises a solver's order by one, and few steps gain most.",
 )
 RESULT = (
-    "nearer than its predictor at 10 and 20, and its order is higher by one: of order 1 and 2 from 40 steps on, of 3 "
-    "from 20 to 80, beyond which its first steps are what is left; at 5 it gains nothing; on images it gains most at "
-    "5, and exact integrals (adams) more"
+    "its error is smaller than that of its predictor at 10 and 20, and its order is higher by one: from 40 steps on"
+    " for order 1 and 2, from 20 to 80 steps for order 3 (with more steps the error of the first steps dominates); "
+    "at 5 it gains nothing; on images it gains most at 5, and exact integrals (adams) gain more"
 )
 
 WAYS = (

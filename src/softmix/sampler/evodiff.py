@@ -37,6 +37,7 @@ def evodiff(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
 
     This is the consistent form, of second order. The form of the released code has further factors and is of first
     order, since (1 - 2 eta) / (2 zeta) tends to 0.25 and not to 1/2. It is in the recipe `evodiff`.
+    When to choose: at about 10 evaluations on narrow modes. On images `adams` is better (docs/choose-a-sampler.md).
     Source: Li et al., "EVODiff", NeurIPS 2025.
     """
     return (yield from evodiff_steps(process, x, grid, rng, lambda kappa, i: Weights(kappa, i)))

@@ -101,6 +101,7 @@ def edit_friendly(
     Its noise is not that of a sampler. It is stronger, E z^2 = (snr_s + snr_t) (1 / (snr_s - snr_t) + C) with C the
     variance of the posterior, and correlated by -1/2 from one step to the next. It carries the shape of the image, so
     that the shape survives an edit. One evaluation a step.
+    When to choose: for edits that should keep the shape of the image.
     Source: Huberman-Spiegelglas, Kulikov & Michaeli, "An edit friendly DDPM noise space", CVPR 2024, algorithm 1.
     """
     path = [process.noise(x, float(t), rng).xt for t in grid[:-1]]
@@ -123,6 +124,7 @@ def dpm_encoder(
     For an exact model and eta = 1 the noise is white but for the variance C of the posterior: E z^2 = 1 + (snr_s -
     snr_t) C. With a small eta (CycleDiffusion takes 0.1) it is not white, and the law of the images of another model is
     wrong.
+    When to choose: to translate an image from one model to another, with eta = 1.
     Source: Wu & De la Torre, "Unifying diffusion models' latent space", 2022, section 3.
     """
     path = [process.noise(x, float(grid[0]), rng).xt]
@@ -231,6 +233,7 @@ def ddim_inversion(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gene
     each step with the mean at its beginning. grid falls, as for any sampler.
 
     It is of first order, and its error grows with guidance. Editing used it before there were codes.
+    When to choose: as a baseline; a code gives the image back more exactly.
     Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, section 4.3.
     """
     clean = x

@@ -78,6 +78,8 @@ def steered(
         the walk forgets its start in 2 / h steps.
     look : is called with the number of the step and the images.
 
+    When to choose: if the guidance is a differentiable function of the image and no model was trained for it. It needs
+    hundreds of runs of the sampler.
     Source: Wu & De la Torre, "Unifying diffusion models' latent space", 2022, section 3.4; the walk from their code.
     """
     n = len(grid) - 1

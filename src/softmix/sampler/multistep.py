@@ -100,6 +100,8 @@ def dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
         D_1 = x_theta(x_0, t_0)
         x_i = (sigma_{t_i} / sigma_{t_{i-1}}) x_{i-1} - alpha_{t_i} (e^{-h_i} - 1) D_i
 
+    When to choose: to compare with other libraries. On images at few steps `adams` is better at the same cost
+    (docs/choose-a-sampler.md).
     Source: Lu et al., "DPM-Solver++", 2022, algorithm 2.
     """
     return (yield from _multistep(process, x, grid, rng, "dpm-solver-2m", MultistepRule(line="bh2")))
@@ -117,6 +119,8 @@ def dpm_solver_3m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
     m_0 is the newest mean, h the step, h_1 and h_2 the steps before. The 2 of the last line is missing in the code of
     the authors and in code made after it, which is of order 2 for that reason. Here the first step, which has one mean
     only, is corrected once there are two; this too is needed for order 3.
+    When to choose: to compare solvers of third order. On images it is close to `adams`; at 5 steps on narrow modes its
+    error is three times that of 2M (docs/choose-a-sampler.md).
     Source: Lu et al., "DPM-Solver++", 2022, appendix B.
     """
     return (yield from _multistep(process, x, grid, rng, "dpm-solver-3m", MultistepRule(3, corrects=1)))
@@ -149,6 +153,8 @@ def unipc(
         corrector. With "exact" and order 2 this is `adams`.
     settles : the order falls to 1 at the end, as in the authors' code. A last step to t = 0 makes it needless here.
 
+    When to choose: for 20 steps and more, if the error of the ODE counts. At few steps on images `adams` is better
+    (docs/choose-a-sampler.md).
     Source: Zhao et al., "UniPC", NeurIPS 2023, algorithms 1 and 2.
     """
     return (yield from _multistep(process, x, grid, rng, "unipc", MultistepRule(order, ALL, line, settles)))
@@ -176,12 +182,12 @@ def soft_adams(
 ) -> Generator[Ask, Posterior, Tensor]:
     """The step of DDIM with a draw of x0 for a posterior with a spread; `adams` for a point.
 
-    below : with this number of steps or more, a posterior with a mean is solved by its mean in every step. There no
-        step of a learned model is long enough for a draw to say more than the mean (docs/experiments.md).
+    below : with this number of steps or more, every step uses the mean of a posterior that has one. The steps are then
+        so short that a draw of a learned model is no better than its mean (docs/experiments.md).
 
     For soft mixtures that are soft at high noise alone (`SoftAtHighNoise`). At high noise a draw decides the content of
     the image, which a mean cannot. At low noise the posterior is narrow, and a mean with a good solver is more exact.
-    While the posterior is soft, the marginals are as exact as those of `ancestral`. For points alone it is `adams`.
+    While it draws, the marginals are as exact as those of `ancestral`. For points alone it is `adams`.
     """
     solved: type[Posterior] = HasMean if len(grid) > below else Point
     return (yield from _multistep(process, x, grid, rng, "adams", MultistepRule(corrects=ALL), solved))
@@ -196,6 +202,7 @@ def sde_dpm_solver_2m(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> G
 
     Its law is only near the right one, unlike that of `ancestral`: it knows a mean and makes no draw. Of order 1, with
     D = x_theta(x_{i-1}), it is `ancestral` with points.
+    When to choose: for images at 16 steps and more: its fresh noise gave the best samples (docs/choose-a-sampler.md).
     Source: Lu et al., "DPM-Solver++", 2022, section 5; diffusers' "sde-dpmsolver++".
     """
     return (yield from _multistep(process, x, grid, rng, "sde-dpm-solver-2m", MultistepRule(line="bh2", eta=1.0)))

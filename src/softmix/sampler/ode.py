@@ -32,6 +32,7 @@ def heun(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask,
     The paper takes sigma / alpha for phi, and Euler's step for the guess. In that variable the first step from logsnr =
     -20 is thousands long, and few steps diverge. The angle is at most pi / 2.
     Two evaluations in each step, but one in a last step to t = 0.
+    When to choose: as a reference of second order. At few evaluations multistep solvers are better.
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models", 2022, alg. 1.
     """
     for t, s in pairwise(grid):
@@ -56,6 +57,7 @@ def dpm_solver_2s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
         x_i = (sigma_{t_i} / sigma_{t_{i-1}}) x_{i-1} - alpha_{t_i} (e^{-h_i} - 1) D_i
 
     Two evaluations in each step. A last step to t = 0 has no middle; it is the step of DDIM.
+    When to choose: to compare. Below 16 evaluations multistep solvers are better (docs/choose-a-sampler.md).
     Source: Lu et al., "DPM-Solver++", 2022, algorithm 1 with r = 1/2.
     """
     for t, s in pairwise(grid):
@@ -89,6 +91,7 @@ def dpm_solver_3s(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Gener
               + (1 / r_2) alpha_s ((e^{-h} - 1) / h + 1) D_2
 
     Three evaluations in each step. A last step to t = 0 is the step of DDIM.
+    When to choose: to compare. Below 16 evaluations multistep solvers are better (docs/choose-a-sampler.md).
     Source: Lu et al., "DPM-Solver++", 2022, appendix B; Lu et al., "DPM-Solver", 2022, algorithm 2.
     """
     who = "dpm-solver-3s"

@@ -96,6 +96,7 @@ def plms(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, order: int = 4) -
 def s_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> SamplerRun:
     """S-PNDM: `plms` with two estimates, e_t' = (3 e_t - e_{t+delta}) / 2.
 
+    When to choose: with 20 steps and more, to compare with the paper.
     Source: Liu et al., "Pseudo numerical methods for diffusion models on manifolds", ICLR 2022, section 3.
     """
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "s-pndm", 2, _euler))
@@ -125,6 +126,7 @@ def f_pndm(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> SamplerRun:
 
     Below some 20 steps it loses to DDIM at equal evaluations. A step in which the signal grows more than 16 times is
     taken by the mean, as in `plms`.
+    When to choose: with 20 steps and more, to compare with the paper.
     Source: Liu et al., "Pseudo numerical methods for diffusion models on manifolds", ICLR 2022, algorithm 2.
     """
     return (yield from _linear(x, grid, _pseudo(process, grid, rng), "f-pndm", 4, _runge_kutta))
@@ -139,6 +141,7 @@ def fon(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> SamplerRun:
     The authors take differences over one of a thousand steps for the derivative, and their error is that of these
     differences. Here the derivative is exact.
     Raises ValueError for a time without signal.
+    When to choose: only as the baseline of the recipe `pndm`.
     Source: Liu et al., ICLR 2022, "FON".
     """
 

@@ -32,6 +32,7 @@ def noised(x0: Tensor | Callable[[int, Rng], Tensor]) -> Start:
     With a reconstruction for x0 it is the start of Come-Closer-Diffuse-Faster and of SDEdit. With draws of a law that
     is fitted to the data it is the auxiliary start that permits a short diffusion time.
     Raises ValueError for a number of estimates that is neither 1 nor the number of items.
+    When to choose: if there is a first estimate of the result, such as a rough reconstruction or a sketch.
     Source: Chung, Sim & Ye, "Come-closer-diffuse-faster", CVPR 2022; Franzese et al., "How much is enough?", Entropy
     2023.
     """
@@ -86,6 +87,7 @@ class GaussianFit:
 
     A learned flow follows it while noise is high: first the outline, in the order of the variances l, then details. As
     a `Start` it takes pure noise to time t at no evaluation (teleportation).
+    When to choose: to leave out the noisiest steps, down to a logsnr of about -6 on images (`softmix papers painters`).
     Source: Wang & Vastola, "Diffusion models generate images like painters", 2023, and "The unreasonable
     effectiveness of Gaussian score approximation", TMLR 2024.
     """
@@ -138,6 +140,7 @@ class SemiDiscreteOT:
         targets.
 
     Only stored targets can be drawn.
+    When to choose: only to test the paper; a target drawn at random does as well (`softmix papers dpm_ot`).
     Source: Li et al., "DPM-OT", ICCV 2023; Gu et al., "Variational principles for Minkowski type problems", 2016.
     """
 

@@ -45,6 +45,8 @@ def renoise(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
 
     From the true posterior it is as exact as `ancestral`. It forgets more: the noise of the next step covers the errors
     of a step. It is the multistep sampler of consistency models.
+    When to choose: for consistency models, and for exact posteriors. For a learned soft mixture `soft_adams` is better
+    (docs/choose-a-sampler.md).
     Source: Song, Dhariwal, Chen & Sutskever, "Consistency models", ICML 2023, algorithm 1.
     """
     for t, s in pairwise(grid):
@@ -66,6 +68,7 @@ def ddim(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 0.0)
     eta : the share of fresh noise; with 0 this is a step of first order of the probability-flow ODE.
 
     For a flow map it is a jump along the ODE: its answer is the x0 that makes the step from t to s exact.
+    When to choose: for flow maps (`MapHead`), and as the baseline of first order.
     Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, equations 12 and 16.
     """
     for t, s in pairwise(grid):

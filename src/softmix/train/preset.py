@@ -29,7 +29,7 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
     published : SMD with the published head and loss, which collapses.
     mixture : an explicit Gaussian mixture.
     normal : one Gaussian.
-    consistency, meanflow : flow maps for few steps, the rivals.
+    consistency, meanflow : flow maps for few steps, the rivals of smd.
 
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
