@@ -120,7 +120,7 @@ class Sample(Verb):
         denoiser = self._guided(model, denoiser, sampler)
         recipe = self._recipe(model, sampler, label)
         if images is not None:
-            recipe["beside"] = str(self.beside)
+            recipe["beside"] = self.beside.name if self.beside is not None else ""
         if self.dry_run:
             print(json.dumps(recipe, indent=2))
             return
