@@ -20,7 +20,7 @@ from softmix.train import Config, training
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 STEPS = 32
-# the order of sums: see tests/train/test_together.py
+# the order of sums: see tests/train/test_train_parallel.py
 NEAR = 2e-4
 
 SCRIPT = """

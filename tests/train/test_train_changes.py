@@ -68,7 +68,7 @@ def weights(out: Path) -> torch.Tensor:
     return torch.cat([p.flatten() for p in load(out, "model").network.parameters()])
 
 
-def held(out: Path, step: int) -> checkpoint.Loaded:
+def held(out: Path, step: int) -> checkpoint.Checkpoint:
     """The whole checkpoint of one step."""
     name = f"step-{step:06d}"
     with tempfile.TemporaryDirectory() as alone:

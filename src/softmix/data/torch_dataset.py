@@ -48,7 +48,8 @@ class FromDataset:
         index = choose(len(dataset), _SAMPLE)
         self._values: Values = "as-is"
         self._first: Item | None = None
-        given = self._read(index, Rng(0, index, "softmix.data.torch_dataset"))
+        # The role keeps its earlier name: another one would change the fingerprint of a random Dataset.
+        given = self._read(index, Rng(0, index, "softmix.data.dataset"))
         first = given[0]
         self._first = first
         self.shape = tuple(first.x0.shape)

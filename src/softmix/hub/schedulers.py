@@ -187,7 +187,7 @@ class UniPCScheduler(SoftmixScheduler):
         """As diffusers, the line of another solver's solver_type is bh2."""
         for name, only in (("predict_x0", True), ("disable_corrector", []), ("solver_p", None)):
             if keys.get(name, only) != only:
-                raise ValueError(f"{name} = {keys[name]!r} is not here: unipc reckons with x0, and corrects every step")
+                raise ValueError(f"{name} = {keys[name]!r} is not supported: unipc predicts x0 and corrects every step")
         found: dict[str, Any] = {}
         if keys.get("solver_order", 2) != 2:
             found["order"] = keys["solver_order"]
