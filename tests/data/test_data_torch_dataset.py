@@ -168,3 +168,16 @@ def test_a_later_bad_item_is_named() -> None:
     items[2][0] = np.inf
     with pytest.raises(DataError, match="Listed, item 2: x0 has values that are not finite; leave the item out"):
         source.batch(torch.tensor([0, 2]), Rng(0, 2))
+
+
+class Noisy(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.rand(3).round(decimals=3)
+
+
+def test_the_fingerprint_of_a_random_dataset_stays_that_of_0_1() -> None:
+    """Else runs on such data would be refused."""
+    assert from_dataset(Noisy(), name="noisy").fingerprint == "36e07a5e82bb5f5b"

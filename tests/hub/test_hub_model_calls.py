@@ -160,7 +160,6 @@ SIZES = {"original_size": SIZE, "target_size": SIZE, "crop_coords": 0 * SIZE}
 TWO = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8}
 SINGLE = TWO | {"num_single_layers": 1}
 FLAT, VIDEO = (4, 4, 4), (4, 2, 4, 4)
-AXES = {"axes_dims_rope": (2, 2, 4)}
 FLUX = SINGLE | {"patch_size": 1, "in_channels": 16, "joint_attention_dim": 8, "axes_dims_rope": (2, 2, 4)}
 WAN = TWO | {"attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8, "freq_dim": 8, "ffn_dim": 8}
 HUNYUAN = TWO | {"num_refiner_layers": 1, "text_embed_dim": 8, "rope_axes_dim": (2, 2, 4)}

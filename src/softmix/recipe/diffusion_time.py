@@ -37,9 +37,9 @@ def pure(process: Gaussian, shape: Sequence[int], t: float, rng: Rng) -> Tensor:
     return process.prior(shape, rng)
 
 
-def uncorrelated(outline: GaussianFit) -> GaussianFit:
+def uncorrelated(gaussian: GaussianFit) -> GaussianFit:
     """The Gaussian of the same mean and variances, without correlation."""
-    return GaussianFit(outline.mean, (outline.vectors.square() * outline.variances).sum(1).diag())
+    return GaussianFit(gaussian.mean, (gaussian.vectors.square() * gaussian.variances).sum(1).diag())
 
 
 def at(kept: float) -> float:
@@ -53,11 +53,11 @@ def fitted() -> GaussianFit:
     return GaussianFit.of(digits().sample(20_000, Rng(0, 20_000, "fit")))
 
 
-def starts(outline: GaussianFit) -> dict[str, Start]:
+def starts(gaussian: GaussianFit) -> dict[str, Start]:
     return {
         "noise": pure,
-        "the data's Gaussian": noised(outline.draw),
-        "independent elements": noised(uncorrelated(outline).draw),
+        "the data's Gaussian": noised(gaussian.draw),
+        "independent elements": noised(uncorrelated(gaussian).draw),
     }
 
 
@@ -81,14 +81,14 @@ def given_away(seed: int) -> Mapping[str, float]:
 
 
 @cache
-def fashion_outline() -> GaussianFit:
+def fashion_gaussian() -> GaussianFit:
     return GaussianFit.of(fashion().data.x0(slice(0, 20_000)))
 
 
 def on_images(seed: int, n: int) -> Results:
     """The model that ships: eight steps from alpha^2 = 0.1, and over the whole way."""
     short = partial(fashion().distance, n, STEPS, seed, at=at(0.1))
-    results = {(name, "frechet@0.1"): short(start=start) for name, start in starts(fashion_outline()).items()}
+    results = {(name, "frechet@0.1"): short(start=start) for name, start in starts(fashion_gaussian()).items()}
     return {**results, ("the whole way", "frechet@0.1"): fashion().distance(n, STEPS, seed)}
 
 

@@ -16,7 +16,7 @@ from ..rng import Rng
 from ..sampler import Start, adams, drive
 from ..sampler.drive import finish
 from .contest import IMAGES, end_of, fashion, off
-from .diffusion_time import fashion_outline, fitted, pure
+from .diffusion_time import fashion_gaussian, fitted, pure
 from .frame import Arms, Numbers, Results, Study
 from .paper import Paper, Role
 
@@ -73,7 +73,7 @@ def on_images(seed: int, n: int) -> Results:
     """The Fréchet distance of the shipped model: six steps after the jump."""
     results = {}
     whole = fashion().distance(n, 6, seed)
-    starts: tuple[tuple[str, Start], ...] = (("teleported", fashion_outline()), ("pure noise at that level", pure))
+    starts: tuple[tuple[str, Start], ...] = (("teleported", fashion_gaussian()), ("pure noise at that level", pure))
     for level in LEVELS[:3]:
         for name, start in starts:
             distance = fashion().distance(n, 6, seed, start=start, at=float(VP().time(level)))
@@ -99,11 +99,11 @@ def explained(model: Denoiser, guess: Denoiser, x0: Tensor, level: float) -> flo
 def explained_by_closed_forms(seed: int) -> Results:
     """The share of the shipped model's mean that each closed form explains, on images that none of them has seen. The
     empirical posterior would recognise its own images."""
-    outline, data = fashion_outline(), fashion().data
+    fit, data = fashion_gaussian(), fashion().data
     closed: dict[str, Denoiser] = {
-        "the data's Gaussian": wiener(VP(), outline.mean, (outline.vectors * outline.variances) @ outline.vectors.mT),
+        "the data's Gaussian": wiener(VP(), fit.mean, (fit.vectors * fit.variances) @ fit.vectors.mT),
         "the data themselves": ExactData(VP(), data.x0(slice(0, 5000))),
-        "one variance": wiener(VP(), outline.mean, float(outline.variances.mean()) * torch.eye(784).double()),
+        "one variance": wiener(VP(), fit.mean, float(fit.variances.mean()) * torch.eye(784).double()),
     }
     others = data.x0(slice(20_000, 20_512))
     return {
