@@ -24,9 +24,20 @@ hypothesis.settings.load_profile("fixed")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
     parser.addoption("--device", default="cpu", help="the device of the tensors that tests make, for example cuda")
+    parser.addoption("--device-guard", action="store_true", help="run every test with the fixture on_device")
     parser.addoption(
         "--no-device-guard", action="store_true", help="allow tensors that the library makes without a device"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --device-guard, or on another device than the CPU, every test uses the fixture on_device."""
+    if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
+        return
+    for item in items:
+        if item.path.name != "test_device_guard.py":
+            item.add_marker(pytest.mark.usefixtures("on_device"))
+            item.fixturenames.append("on_device")  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -273,7 +273,7 @@ def test_keys_of_another_solver_name_the_right_class() -> None:
         with pytest.raises(ValueError, match=output):
             kind.from_config(DPM(**config).config)
     for config in ({"predict_x0": False}, {"disable_corrector": [0]}, {"solver_p": DPM()}):
-        with pytest.raises(ValueError, match="is not here"):
+        with pytest.raises(ValueError, match="is not supported"):
             UniPCScheduler.from_config(
                 {**diffusers.UniPCMultistepScheduler().config, **config, "_use_default_values": []}
             )
