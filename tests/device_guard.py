@@ -44,6 +44,14 @@ ALLOWED: dict[tuple[str, str], str] = {
         "Classifier.__init__",
     ): "a network for the CPU: its features do not depend on the device",
     ("net/embedding.py", "Embedding.__init__"): "a buffer: it moves with the module",
+    ("data/toys.py", "*"): "the parameters of a law, in float64; its methods move them to the data",
+    ("oracle/compare.py", "order"): "a few Python numbers",
+    ("oracle/mixture.py", "gaussian"): "the parameters of a law",
+    ("oracle/paired.py", "PairedProblem._matrix"): "the parameters of a law",
+    ("oracle/target.py", "*"): "the parameters of a law",
+    ("oracle/tokens.py", "tokens"): "the parameters of a law",
+    ("process/basis.py", "cosine"): "a constant of a process; `InBasis` moves it to the data",
+    ("sampler/pndm.py", "chain"): "a grid of times, as in process/grid.py",
 }
 
 

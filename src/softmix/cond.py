@@ -155,6 +155,11 @@ class Cond:
         """The names of the parts that are not None."""
         return tuple(part for part in PARTS if getattr(self, part) is not None)
 
+    @property
+    def device(self) -> torch.device | None:
+        """The device of the parts; None without parts."""
+        return next((getattr(self, part).device for part in self.parts), None)
+
     def __len__(self) -> int:
         return next((len(getattr(self, part)) for part in self.parts), 0)
 
@@ -214,7 +219,7 @@ class Cond:
         Raises CondError for an unknown name.
         """
         cond = self
-        none = torch.zeros(len(self), dtype=torch.bool)
+        none = torch.zeros(len(self), dtype=torch.bool, device=self.device)
         labels = [name for name, _ in spec.labels]
         for name in names:
             if name in labels and name != "label":

@@ -20,7 +20,7 @@ _F64 = torch.float64
 
 
 class Toy(Protocol):
-    """A distribution of points. `sample` returns float64 [n, dim]; its rng must serve n items, on the CPU."""
+    """A distribution of points. `sample` returns float64 [n, dim]; its rng must serve n items."""
 
     @property
     def name(self) -> str: ...
@@ -88,25 +88,27 @@ class ToyMixture:
     def sample(self, n: int, rng: Rng) -> Tensor:
         """n points, float64 [n, D]."""
         _serves(n, rng)
-        edges = self.weights.cumsum(0)
+        edges, means, factors = (part.to(rng.device) for part in (self.weights.cumsum(0), self.means, self.factors))
         pick = torch.searchsorted(edges, rng.uniform((n,), dtype=_F64)).clamp(max=len(edges) - 1)
         noise = rng.normal((n, self.dim), dtype=_F64)
-        x = self.means[pick]
+        x = means[pick]
         # Column by column: the order of sums in a batched product may depend on the batch size.
         for j in range(self.dim):
-            x = x + self.factors[:, :, j][pick] * noise[:, j, None]
+            x = x + factors[:, :, j][pick] * noise[:, j, None]
         return x
 
     def _squares(self, x: Tensor) -> Tensor:
         """Squared Mahalanobis distance of each point to each component, [N, K]."""
-        off = (x.to(_F64)[:, None, :] - self.means).movedim(0, -1)
-        squares: Tensor = torch.linalg.solve_triangular(self.factors, off, upper=False).square().sum(1).mT
+        means, factors = self.means.to(x.device), self.factors.to(x.device)
+        off = (x.to(_F64)[:, None, :] - means).movedim(0, -1)
+        squares: Tensor = torch.linalg.solve_triangular(factors, off, upper=False).square().sum(1).mT
         return squares
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln p(x) for points [N, D], in nats, float64 [N]."""
         volumes = self.factors.diagonal(dim1=1, dim2=2).log().sum(1) + self.dim / 2 * math.log(2 * math.pi)
-        return torch.logsumexp(self.weights.log() - volumes - self._squares(x) / 2, dim=1)
+        weights = (self.weights.log() - volumes).to(x.device)
+        return torch.logsumexp(weights - self._squares(x) / 2, dim=1)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest component of each point by Mahalanobis distance.

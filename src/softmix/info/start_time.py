@@ -62,6 +62,6 @@ def where_to_start(
             total += float(errors[0] - errors[1])
         differences.append(total / len(x0))
     # d snr = snr d logsnr
-    integrand = torch.tensor(differences, dtype=torch.float64) * logsnr.double().exp() / 2
+    integrand = torch.tensor(differences, dtype=torch.float64, device=logsnr.device) * logsnr.double().exp() / 2
     integral = torch.cumulative_trapezoid(integrand, logsnr.double())
     return integral[-1] - torch.cat([integral.new_zeros(1), integral])

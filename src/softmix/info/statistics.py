@@ -67,7 +67,7 @@ def fit_statistics(
         raise ValueError(f"{nodes} levels were asked for, and a curve needs at least 3: give nodes=3 or more")
     data = _NoisedData(denoiser, x0, rng, cond, batch)
     low, high = _within(data.process, *logsnr)
-    clock = torch.linspace(low / 2, high / 2, nodes, dtype=torch.float64)
+    clock = torch.linspace(low / 2, high / 2, nodes, dtype=torch.float64, device=x0.device)
     l = torch.stack(list(_reported((data.l(float(at)) for at in clock), look)))  # noqa: E741
     l_rate = _smooth(torch.gradient(l, spacing=(clock,), dim=0)[0], 5)
     lines = list(_reported((data.s_and_b(float(at), l[k], l_rate[k]) for k, at in enumerate(clock)), look))
@@ -112,23 +112,23 @@ class _NoisedData:
         """l = 1 - alpha E[diag dD/dx]."""
         t = self.process.time(2 * at)
         alpha, sigma = float(self.process.alpha(t)), float(self.process.sigma(t))
-        total = torch.zeros(self.x0.shape[1:], dtype=torch.float64)
+        total = torch.zeros(self.x0.shape[1:], dtype=torch.float64, device=self.x0.device)
         for xt, rng, cond in self.batches(t):
             with torch.no_grad():
                 posterior = self.denoiser(xt, t, cond)
             if isinstance(posterior, HasVariance):
-                total += (alpha / sigma**2) * posterior.var.double().expand(xt.shape).sum(0).cpu()
+                total += (alpha / sigma**2) * posterior.var.double().expand(xt.shape).sum(0)
                 continue
             direction = rng.integers(2, xt.shape).to(xt) * 2 - 1
             width = 0.02 * sigma
             ends = [_mean(self.denoiser, xt + side * width * direction, t, cond) for side in (1, -1)]
-            total += (direction * (ends[0] - ends[1]) / (2 * width)).double().sum(0).cpu()
+            total += (direction * (ends[0] - ends[1]) / (2 * width)).double().sum(0)
         return 1 - alpha * total / len(self.x0)
 
     def s_and_b(self, at: float, l: Tensor, l_rate: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
         """s and b of f' = s f + b, by regression over the items."""
         t = self.process.time(2 * at)
-        sums = torch.zeros(4, *self.x0.shape[1:], dtype=torch.float64)
+        sums = torch.zeros(4, *self.x0.shape[1:], dtype=torch.float64, device=self.x0.device)
         for xt, _, cond in self.batches(t):
             mean = _mean(self.denoiser, xt, t, cond)
             ends = []
@@ -139,7 +139,7 @@ class _NoisedData:
             y, d = (xt / column(self.process.alpha(t), xt)).double(), mean.double()
             f = (1 - l.to(y)) * y - d
             f_rate = -(1 - l.to(y)) * (y - d) - l_rate.to(y) * y - mean_rate
-            sums += torch.stack([f, f_rate, f * f, f * f_rate]).sum(1).cpu()
+            sums += torch.stack([f, f_rate, f * f, f * f_rate]).sum(1)
         ef, er, eff, efr = sums / len(self.x0)
         variance = eff - ef**2
         s = torch.where(variance > 1e-6 * eff, (efr - ef * er) / variance, 0.0).clamp(-MAX_S, MAX_S)

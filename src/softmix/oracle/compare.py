@@ -39,13 +39,14 @@ def ks(x: Tensor, law: ToyMixture, directions: int = 8) -> float:
     x = x.flatten(1).double()
     if not x.isfinite().all():
         return math.inf
-    axes = Rng(0, directions, "softmix.oracle.ks").normal((directions, law.dim), torch.float64)
+    axes = Rng(0, directions, "softmix.oracle.ks", x.device).normal((directions, law.dim), torch.float64)
+    weights, means, factors = (part.to(x.device) for part in (law.weights, law.means, law.factors))
     n, worst = len(x), 0.0
-    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    steps = torch.arange(n + 1, dtype=torch.float64, device=x.device) / n
     for axis in axes:
         line = (x @ axis).sort().values
-        mean, sd = law.means @ axis, (law.factors.mT @ axis).norm(dim=1)
-        true = torch.special.ndtr((line[:, None] - mean) / sd) @ law.weights
+        mean, sd = means @ axis, (factors.mT @ axis).norm(dim=1)
+        true = torch.special.ndtr((line[:, None] - mean) / sd) @ weights
         gap = torch.maximum((true - steps[:-1]).abs().max(), (true - steps[1:]).abs().max())
         worst = max(worst, float(gap) * math.sqrt(n))
     return worst

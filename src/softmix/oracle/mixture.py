@@ -62,7 +62,7 @@ class MixtureProblem:
             for part in (self.process.alpha, self.process.sigma)
         )
         seen = alpha.reshape(-1, 1) * self.law.covariances * alpha
-        total = seen + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64)
+        total = seen + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64, device=seen.device)
         return ToyMixture(
             f"{self.law.name} at {t}", self.law.weights, alpha * self.law.means, torch.linalg.cholesky(total)
         )

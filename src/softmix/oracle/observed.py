@@ -42,7 +42,7 @@ class ObservedProblem:
     @classmethod
     def elements(cls, problem: MixtureProblem, seen: Tensor, sd: float = 0.0) -> ObservedProblem:
         """A picks some elements of x0. seen : booleans, in the shape of an item."""
-        return cls(problem, torch.eye(problem.law.dim, dtype=torch.float64)[seen.flatten()], sd)
+        return cls(problem, torch.eye(problem.law.dim, dtype=torch.float64, device=seen.device)[seen.flatten()], sd)
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class ObservedProblem:
 
     def given(self, y: Tensor) -> FullMixture:
         """p(x0 | y) for y [B, K]."""
-        noise = torch.full((1, len(self.matrix)), self.sd**2, dtype=torch.float64)
+        noise = torch.full((1, len(self.matrix)), self.sd**2, dtype=torch.float64, device=y.device)
         return FullMixture(*regression(self.problem.law, self.matrix[None], noise, y), self.shape)
 
     def denoiser(self) -> _ObservedPosterior:

@@ -63,7 +63,7 @@ class PairedProblem:
     def given(self, x_in: Tensor) -> FullMixture:
         """p(x0 | x_in) for x_in [B, *in_shape]."""
         known = x_in.flatten(1).double()
-        return self._of_x0(*regression(self.law, self._matrix[None], torch.zeros(1, known.shape[1]), known))
+        return self._of_x0(*regression(self.law, self._matrix[None], known.new_zeros(1, known.shape[1]), known))
 
     def denoiser(self) -> _PairedPosterior:
         """q(x0 | x_t, x_in)."""
@@ -102,7 +102,7 @@ class _PairedPosterior:
         if isinstance(process, Framed):
             state = process.enter(state, t, cond)
         known = x_in.flatten(1).double()
-        noise = torch.zeros(1, known.shape[1])
+        noise = known.new_zeros(1, known.shape[1])
         return problem._of_x0(
             *regression(*beside_the_state(problem.law, problem._matrix, noise, base, state, t, known))
         )

@@ -56,7 +56,7 @@ class TokenProblem:
 
     def draw(self, n: int, rng: Rng) -> tuple[Tensor, None]:
         """n sequences, int64 [n, L]."""
-        return self.complete(torch.full((n, self.length), self.mask), rng), None
+        return self.complete(torch.full((n, self.length), self.mask, device=rng.device), rng), None
 
     def log_prob(self, x0: Tensor) -> Tensor:
         """log p of whole sequences [B, L], in nats, [B]."""

@@ -54,7 +54,7 @@ class NoiseCode:
         axes = tuple(range(-len(by), 0))
         path, noise = self.path.roll(by, axes), self.noise.roll(by, axes)
         if fill is not None:
-            entered = _entered(self.path.shape[2:], by).to(path.device)
+            entered = _entered(self.path.shape[2:], by, path.device)
             new = torch.stack([fill.normal(path.shape[1:], path.dtype) for _ in range(len(path) + 1)]).to(path.device)
             # a step to t = 0 draws no noise
             drawn = torch.cat([new[1:-1], torch.zeros_like(new[-1:])]) if self.grid[-1] == 0 else new[1:]
@@ -74,11 +74,11 @@ def _rms(noise: Tensor) -> Tensor:
     return noise.square().mean(tuple(range(2, noise.ndim)), keepdim=True).sqrt()
 
 
-def _entered(shape: tuple[int, ...] | torch.Size, by: tuple[int, ...]) -> Tensor:
+def _entered(shape: tuple[int, ...] | torch.Size, by: tuple[int, ...], device: torch.device) -> Tensor:
     """The elements that a roll brought in over an edge, as booleans."""
-    entered = torch.zeros(shape, dtype=torch.bool)
+    entered = torch.zeros(shape, dtype=torch.bool, device=device)
     for axis, step in zip(range(-len(by), 0), by, strict=True):
-        place = torch.arange(shape[axis])
+        place = torch.arange(shape[axis], device=device)
         over = place < step if step >= 0 else place >= shape[axis] + step
         entered |= over.reshape(-1, *[1] * (-axis - 1))
     return entered

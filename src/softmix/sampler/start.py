@@ -147,7 +147,7 @@ class SemiDiscreteOT:
     def __init__(self, targets: Tensor, h: Tensor | None = None, shuffled: bool = False):
         self.targets = targets
         self.flat = targets.flatten(1).float()
-        self.h = torch.zeros(len(targets)) if h is None else h
+        self.h = torch.zeros(len(targets), device=targets.device) if h is None else h
         self.shuffled = shuffled
 
     def index(self, z: Tensor) -> Tensor:

@@ -104,7 +104,8 @@ def _slack(statistics: Statistics | None, at: float, x: Tensor) -> Tensor | floa
     """1 - l at a value of the clock."""
     if statistics is None:
         return 0.0
-    return (1 - statistics.at(torch.tensor([at], dtype=torch.float64))[0][0]).to(x)
+    clock = torch.tensor([at], dtype=torch.float64, device=statistics.clock.device)
+    return (1 - statistics.at(clock)[0][0]).to(x)
 
 
 def _f(statistics: Statistics | None, process: Gaussian, x: Tensor, mean: Tensor, t: Tensor, at: float) -> Tensor:
@@ -174,11 +175,12 @@ class _Integrals:
     """
 
     def __init__(self, statistics: Statistics | None, start: float, end: float):
-        unit, shares, inner = _rule()
+        device = None if statistics is None else statistics.clock.device
+        unit, shares, inner = (part.to(device) for part in _rule())
         span = end - start
         self.places = unit * span
         if statistics is None:
-            zero = torch.zeros(NODES, 1, dtype=torch.float64)
+            zero = torch.zeros_like(unit)[:, None]
             l, s, b = zero + 1, zero, zero  # noqa: E741
         else:
             l, s, b = (part.double() for part in statistics.at(start + self.places))  # noqa: E741
