@@ -96,7 +96,8 @@ def _read(setting: _Setting) -> Any:
 _SWITCH = _Switch()
 
 
-def full_fp32() -> Any:
+@contextmanager
+def full_fp32() -> Iterator[None]:
     """A context, or a decorator, in which products and convolutions of float32 have all 24 bits, on a GPU too.
 
     By default torch rounds the inputs of a float32 convolution on a GPU to the 11 bits of TF32. Inside, TF32 is off;
@@ -105,7 +106,8 @@ def full_fp32() -> Any:
 
     When to choose: around every computation whose number is printed, compared or saved.
     """
-    return _SWITCH.on(False)
+    with _SWITCH.on(False):
+        yield
 
 
 @contextmanager
@@ -140,7 +142,7 @@ def _convertible_once(network: object) -> Iterator[None]:
 
     Autocast keeps the copy of a weight that requires a gradient, and converts any other weight at every call.
     """
-    weights = [weight for weight in _parameters(network) if weight.dtype == torch.float32 and not weight.requires_grad]
+    weights = [weight for weight in _parameters(network) if _is_unmarked(weight)]
     for weight in weights:
         weight.requires_grad_(True)
     try:
@@ -148,6 +150,10 @@ def _convertible_once(network: object) -> Iterator[None]:
     finally:
         for weight in weights:
             weight.requires_grad_(False)
+
+
+def _is_unmarked(weight: nn.Parameter) -> bool:
+    return weight.dtype == torch.float32 and not weight.requires_grad and not weight.is_inference()
 
 
 def _parameters(network: object) -> list[nn.Parameter]:

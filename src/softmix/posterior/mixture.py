@@ -10,7 +10,6 @@ from ..rng import Rng
 from .ability import HasDensity, HasVariance
 from .normal import factor_log_prob, gaussian_log_prob
 
-
 # the weights of up to so many values are rounded to 2^-30, those of more values to 2^-52
 _FEW = 1024
 
