@@ -42,7 +42,8 @@ def in_batches(work: Callable[[int, int], T], count: int, batch: int, noun: str)
         except (RuntimeError, MemoryError) as error:
             if not is_memory_error(error):
                 raise
-            problem = " ".join(str(error).split())
+            # a MemoryError of Python has no message
+            problem = " ".join(str(error).split()) or type(error).__name__
         if not problem:
             low = high
         elif high - low == 1:

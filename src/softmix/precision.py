@@ -130,8 +130,10 @@ def computing(precision: Precision, device: torch.device, network: object = None
         raise ValueError(f"the precision {precision!r} was asked for; there are {', '.join(get_args(Precision))}")
     with ExitStack() as stack:
         stack.enter_context(_SWITCH.on(precision == "tf32"))
-        if precision in _HALF:
-            stack.enter_context(torch.autocast(device.type, _HALF[precision]))
+        # an autocast of the caller is switched off, so that the name of the precision always holds
+        half = _HALF.get(precision)
+        stack.enter_context(torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None))
+        if half is not None:
             stack.enter_context(_convertible_once(network))
         yield
 
