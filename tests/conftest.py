@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
         return
     for item in items:
-        if item.path.name not in ("test_device_guard.py", "test_agreement.py"):
+        if item.path.name not in ("test_device_guard.py", "test_agreement.py", "test_deterministic.py"):
             item.add_marker(pytest.mark.usefixtures("on_device"))
             item.fixturenames.append("on_device")  # type: ignore[attr-defined]
 
