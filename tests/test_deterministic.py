@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import PARTS, Part, components
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import softmix
+from agreement import PARTS, Part, components
 from softmix.data import load
 from softmix.train import preset
 
