@@ -81,6 +81,38 @@ def test_the_same_weights_give_the_same_index_in_any_layout() -> None:
     assert torch.equal(alone, whole)
 
 
+class Given:
+    """An rng with given uniform numbers."""
+
+    device = CPU
+
+    def __init__(self, u: Tensor):
+        self.u = u
+
+    def uniform(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self.u.to(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_draw_inverts_the_cumulative_weights(dtype: torch.dtype) -> None:
+    """The index is the first k with u < C_k, except for u within the rounding of C_k."""
+    logits = Rng(0, 1, "logits").normal((1, 8, 1), dtype)
+    u = (torch.arange(200_000, dtype=F64, device=CPU) + 0.5) / 200_000
+    index = draw_index(logits.expand(1, 8, len(u)), Given(u)).flatten()  # type: ignore[arg-type]
+    exact = edges(logits).flatten()
+    apart = (u[:, None] - exact).abs().min(1).values
+    wrong = index != torch.searchsorted(exact, u, right=True)
+    assert not (wrong & (apart > 3e-7)).any() and int(wrong.sum()) <= 1
+
+
+def test_many_values_of_tiny_weight_can_be_drawn() -> None:
+    """100,000 weights of 1e-10 hold the last 1e-5 of the probability."""
+    logits = torch.full((1, 100_001, 1), torch.tensor(1e-10).log().item())
+    logits[:, 0] = 0.0
+    index = draw_index(logits, Given(torch.tensor([1 - 5e-6], dtype=F64)))  # type: ignore[arg-type]
+    assert 40_000 < int(index) < 60_000
+
+
 @pytest.mark.parametrize("values", [5, 3000])
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16])
 def test_the_shares_are_the_weights(values: int, dtype: torch.dtype) -> None:
