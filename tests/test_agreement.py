@@ -90,7 +90,7 @@ class Given:
         self.u = u
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return self.u.to(dtype).reshape(shape)
+        return self.u.to(dtype).clone().reshape(shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
