@@ -20,6 +20,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fixed")
 
+# they choose their devices themselves, or test settings of the process on the CPU
+_ON_THE_CPU = frozenset(
+    f"test_{name}.py" for name in ("device_guard", "agreement", "deterministic", "precision", "evaluate_memory")
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
@@ -35,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
         return
     for item in items:
-        if item.path.name != "test_device_guard.py":
+        if item.path.name not in _ON_THE_CPU:
             item.add_marker(pytest.mark.usefixtures("on_device"))
             item.fixturenames.append("on_device")  # type: ignore[attr-defined]
 

@@ -42,7 +42,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     (
         "evaluate/classifier.py",
         "Classifier.__init__",
-    ): "a network for the CPU: its features do not depend on the device",
+    ): "it is built on the CPU, so that its first weights are the same for every device, and then moved",
     ("net/embedding.py", "Embedding.__init__"): "a buffer: it moves with the module",
     ("data/toys.py", "*"): "the parameters of a law, in float64; its methods move them to the data",
     ("oracle/compare.py", "order"): "a few Python numbers",

@@ -154,7 +154,9 @@ def test_facts_name_features_counts_sampler_and_seed():
     assert evaluated(n=80).facts["floor"].startswith("all 70 training items; 80 were needed")
     assert "floor" not in evaluated(n=70).facts
     labelled = evaluated(train=images(70, 0, 2), held_out=images(40, 1, 2)).facts
-    assert re.fullmatch(r"labels \d+\.\d% of a tenth of the training items correctly", labelled["classifier"])
+    assert re.fullmatch(
+        r"labels \d+\.\d% of a tenth of the training items correctly, trained on cpu", labelled["classifier"]
+    )
 
 
 def test_copies_in_the_held_out_data_are_reported_and_leave_out_the_ratio():

@@ -65,7 +65,10 @@ def test_projections_taken_in_parts_add_up(monkeypatch):
     whole = sliced_wasserstein(a, b, 33, seed=1)
     halves = [sliced_wasserstein(a, b, count, seed=1) * count for count in (32, 33)]
     assert 0 < halves[1] - halves[0] < 2
-    monkeypatch.setattr("softmix.evaluate.points.slices", lambda count, chunk: (slice(i, i + 1) for i in range(count)))
+    monkeypatch.setattr(
+        "softmix.evaluate.points.in_batches",
+        lambda work, count, batch, noun: [work(i, i + 1) for i in range(count)],
+    )
     assert sliced_wasserstein(a, b, 33, seed=1) == pytest.approx(whole, rel=1e-12)
 
 

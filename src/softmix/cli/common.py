@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..train import Model
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 INT64 = 2**63 - 1
 MAX_STEPS = 100_000

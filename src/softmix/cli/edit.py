@@ -150,6 +150,12 @@ class _Coder:
 
     def edit(self, x0: Tensor, look: Any) -> tuple[Tensor, Tensor]:
         """The image of the unchanged noise, and the edit. look : called after each evaluation."""
+        from ..precision import full_fp32
+
+        with full_fp32():
+            return self._edit(x0, look)
+
+    def _edit(self, x0: Tensor, look: Any) -> tuple[Tensor, Tensor]:
         from ..denoiser import guided
         from ..sampler import dpm_encoder, drive, edit_friendly
         from ..sampler.drive import finish

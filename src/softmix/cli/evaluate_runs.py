@@ -172,12 +172,14 @@ def _evaluate(candidate: _Candidate, common: _Comparison) -> Evaluation:
     from tqdm import tqdm
 
     from ..evaluate import evaluate_model, row_line, spread_table, table
-    from ..sampler import traits
+    from ..sampler import batch_for, traits
     from ..train import find_device
 
-    candidate.model.denoiser.to(find_device())
+    device = find_device()
+    candidate.model.denoiser.to(device)
     steps = common.steps
-    costs = {k: traits(candidate.sampler).evaluations(k) * -(-common.n // 256) for k in steps}
+    batches = -(-common.n // batch_for(device, candidate.model.denoiser.shape))
+    costs = {k: traits(candidate.sampler).evaluations(k) * batches for k in steps}
     ends = dict(zip(steps, [sum(list(costs.values())[: k + 1]) for k in range(len(steps))], strict=True))
     with tqdm(total=sum(costs.values()), unit="evaluation", desc=candidate.name, disable=None) as bar:
 

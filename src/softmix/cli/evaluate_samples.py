@@ -28,6 +28,7 @@ def evaluate_samples(asked: Evaluate, report: Path) -> None:
 
     from ..evaluate import evaluate_samples as measure_samples
     from ..evaluate import row_line, table
+    from ..train import find_device
 
     places = (asked.run, *asked.beside)
     data = _require_samples(asked, places)
@@ -59,6 +60,7 @@ def evaluate_samples(asked: Evaluate, report: Path) -> None:
                 n=n,
                 seed=asked.seed,
                 cache=cache(),
+                device=find_device(),
                 features=asked.features,
                 saved=kept,
                 on_row=lambda row: tqdm.write(row_line(row)),

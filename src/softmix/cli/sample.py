@@ -78,7 +78,8 @@ class Sample(Verb):
     first: int = 0
     """Number of the first image: --first 10 --n 1 is the eleventh image of a longer run."""
     precision: Precision = "fp32"
-    """Precision of the network. bf16 is several times as fast on machines that have it, and rounds more coarsely."""
+    """Precision of the network. bf16 is several times as fast on machines that have it, and rounds more coarsely. fp16
+    is for GPUs without bf16. tf32 lets a GPU round the products of fp32 coarsely; fp32 does not."""
     prompt: str | None = None
     """A text that describes the picture, for a folder of diffusers with text encoders."""
     dry_run: bool = False

@@ -76,9 +76,10 @@ def draw(asked: Sample, denoiser: Any, sampler: Sampler, cond: Any, device: Any)
     """The samples, with a bar that counts evaluations."""
     from tqdm import tqdm
 
-    from ..sampler import sample, traits
+    from ..sampler import batch_for, sample, traits
 
-    total = traits(sampler).evaluations(asked.steps) * -(-asked.n // 256)
+    batch = batch_for(device, denoiser.shape)
+    total = traits(sampler).evaluations(asked.steps) * -(-asked.n // batch)
     with tqdm(total=total, unit="evaluation", disable=None) as bar:
         return sample(
             denoiser,
@@ -88,6 +89,7 @@ def draw(asked: Sample, denoiser: Any, sampler: Sampler, cond: Any, device: Any)
             seed=asked.seed,
             cond=cond,
             first=asked.first,
+            batch=batch,
             device=device,
             precision=asked.precision,
             look=lambda step: bar.update(1) and None,

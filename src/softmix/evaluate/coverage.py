@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .matrix import as_matrix, need_same_width, slices
+from ..memory import in_batches
+from .matrix import as_matrix, at_least_one, need_same_width
 
 # Equal distances differ in the last bits by rounding. This tolerance, relative to the radius, treats them as equal.
 _EDGE = 1e-9
@@ -36,8 +37,8 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 512) -> Covera
     ----------
     real, fake : features [N, F] and [M, F], more than k items each.
     k : the neighbour that sets the radius. Report it with the numbers: all four depend on it and on N and M.
-    chunk : rows of distances in memory at once; memory beyond the features is near 20 chunk max(N, M) bytes.
-        The result does not depend on it.
+    chunk : rows of distances in memory at once; memory beyond the features is near 20 chunk max(N, M) bytes. It is
+        halved if the memory is too small. The result does not depend on it.
 
     Reference points: for two samples of one law with N = M, density is 1 on average and coverage is
     1 - prod_{i=1..k} (N - i) / (2N - i), near 1 - 2^-k. A set against itself gives 1, 1, 1, 1. A lost mode
@@ -59,14 +60,16 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 512) -> Covera
     real, fake = real - real.mean(0), fake - real.mean(0)
     real_radius, fake_radius = _radii(real, k, chunk), _radii(fake, k, chunk)
     inside_a_real_ball = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
-    recalled = covered = pairs = 0
-    for part in slices(len(real), chunk):
-        apart, radius = _squares(real[part], fake), real_radius[part, None]
+
+    def counted(low: int, high: int) -> tuple[int, int, int]:
+        apart, radius = _squares(real[low:high], fake), real_radius[low:high, None]
         near = apart <= radius * (1 + _EDGE)
-        inside_a_real_ball |= near.any(0)
-        covered += int(near.any(1).sum())
-        pairs += int((apart < radius * (1 - _EDGE)).sum())
-        recalled += int((apart <= fake_radius * (1 + _EDGE)).any(1).sum())
+        inside_a_real_ball.logical_or_(near.any(0))
+        pairs = int((apart < radius * (1 - _EDGE)).sum())
+        recalled = int((apart <= fake_radius * (1 + _EDGE)).any(1).sum())
+        return pairs, recalled, int(near.any(1).sum())
+
+    pairs, recalled, covered = map(sum, zip(*in_batches(counted, len(real), at_least_one(chunk), "row"), strict=True))
     return Coverage(
         precision=float(inside_a_real_ball.double().mean()),
         recall=recalled / len(real),
@@ -77,9 +80,12 @@ def coverage(real: Tensor, fake: Tensor, k: int = 5, chunk: int = 512) -> Covera
 
 def _radii(x: Tensor, k: int, chunk: int) -> Tensor:
     """Squared distance from each row to its k-th nearest other row."""
-    # Each item is its own nearest neighbour at distance 0, hence k + 1.
-    nearest = (_squares(x[part], x).topk(k + 1, dim=1, largest=False).values for part in slices(len(x), chunk))
-    return torch.cat([values[:, -1] for values in nearest])
+
+    def radii(low: int, high: int) -> Tensor:
+        # Each item is its own nearest neighbour at distance 0, hence k + 1.
+        return _squares(x[low:high], x).topk(k + 1, dim=1, largest=False).values[:, -1]
+
+    return torch.cat(in_batches(radii, len(x), at_least_one(chunk), "row"))
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import Data
+from ..memory import in_batches
 from .extractor import Features, need_images
-from .matrix import slices
 
 # Above this size an extractor takes time and memory for detail that it cannot use.
 LARGEST = 64
 BATCH = 256
+T = TypeVar("T")
 
 
 def downsampled_size(height: int, width: int) -> tuple[int, int]:
@@ -31,7 +33,7 @@ def downsample(x0: Tensor) -> Tensor:
 
 def downsampled_items(data: Data, index: Tensor) -> Tensor:
     """Downsample items of a data set batch by batch, so that the full-size images never all stand in memory."""
-    return torch.cat([downsample(data.x0(index[part])) for part in slices(len(index), BATCH)])
+    return torch.cat(in_batches(lambda low, high: downsample(data.x0(index[low:high])), len(index), BATCH, "image"))
 
 
 class DownsampledFeatures(Features):
@@ -42,20 +44,21 @@ class DownsampledFeatures(Features):
     """
 
     def __init__(self, inner: Features, shape: tuple[int, ...]):
-        self.inner, self.shape, self.accuracy = inner, shape, inner.accuracy
+        self.inner, self.shape, self.accuracy, self.trained_on = inner, shape, inner.accuracy, inner.trained_on
         self.size = downsampled_size(*shape[1:])
         self.name = f"at-{self.size[0]}x{self.size[1]}-{inner.name}"
 
     def __call__(self, x0: Tensor) -> Tensor:
-        return torch.cat([self.inner(part) for part in self._small(x0)])
+        return torch.cat(self._each(x0, self.inner))
 
     def classify(self, x0: Tensor) -> Tensor | None:
-        parts = [logits for part in self._small(x0) if (logits := self.inner.classify(part)) is not None]
+        parts = [logits for logits in self._each(x0, self.inner.classify) if logits is not None]
         return torch.cat(parts) if parts else None
 
-    def _small(self, x0: Tensor) -> Iterator[Tensor]:
+    def _each(self, x0: Tensor, measure: Callable[[Tensor], T]) -> list[T]:
+        """The results of `measure` for batches of small images."""
         if tuple(need_images(x0).shape[1:]) != self.shape:
             raise ValueError(
                 f"{self.name} was fitted to images of shape {list(self.shape)}; these have shape {list(x0.shape[1:])}"
             )
-        return (downsample(x0[part].cpu().float()) for part in slices(len(x0), BATCH))
+        return in_batches(lambda low, high: measure(downsample(x0[low:high].cpu().float())), len(x0), BATCH, "image")

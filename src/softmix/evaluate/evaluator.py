@@ -143,7 +143,9 @@ def evaluate_model(
     steps : the numbers of sampler steps, one row each.
     n : samples for each row.
     cache : the folder that caches the classifier of the features.
-    features : the kind of features, see `features_for`.
+    precision : of the network while it draws samples, see `softmix.sample`. The features and the latent spread are
+        always computed in full float32, and the distances in float64.
+    features : the kind of features, see `features_for`. A classifier is on the device of the denoiser.
     saved : rows that were measured earlier; new rows are added to them.
     weights : with `saved`, a text that names everything that decides the samples and is not an argument here: a hash
         of the weights, a wrap, the statistics of a sampler.
@@ -156,10 +158,10 @@ def evaluate_model(
     """
     if not steps:
         raise ValueError("no number of steps was given: name at least one, such as steps=(1, 4)")
-    reference = ReferenceSet(train, held_out, features_for(train, cache, features), seed)
+    draw = _SampleMaker(denoiser, sampler, seed, precision, train.is_image)
+    reference = ReferenceSet(train, held_out, features_for(train, cache, features, draw.device), seed)
     collector = _collector(reference, saved, on_row, title)
     collector.add_floor(n)
-    draw = _SampleMaker(denoiser, sampler, seed, precision, train.is_image)
     shown: dict[str, Tensor] = {}
     for k in steps:
         name = steps_name(k)
@@ -209,6 +211,7 @@ def evaluate_samples(
     n: int | None = None,
     seed: int = 0,
     cache: Path | None = None,
+    device: torch.device | str = "cpu",
     features: FeatureKind = "auto",
     saved: SavedRows | None = None,
     on_row: Callable[[EvaluationRow], None] = lambda row: None,
@@ -219,6 +222,7 @@ def evaluate_samples(
 
     samples : the samples; their generator must not have seen `held_out`.
     n : how many of the samples to use, a fixed random choice; None for all.
+    device : of the classifier of the features.
     The other arguments are those of `evaluate_model`.
 
     Raises ValueError for samples with another shape than the data, and for fewer than 8 samples or held-out items.
@@ -227,7 +231,7 @@ def evaluate_samples(
         raise ValueError(f"{samples.name} has items of shape {samples.shape}, and {train.name} of shape {train.shape}")
     count = min(n or len(samples), len(samples))
     chosen = choose(len(samples), count)
-    reference = ReferenceSet(train, held_out, features_for(train, cache, features), seed)
+    reference = ReferenceSet(train, held_out, features_for(train, cache, features, device), seed)
     collector = _collector(reference, saved, on_row, title)
     collector.add_floor(count)
     collector.add(
@@ -261,7 +265,9 @@ def _remarks(reference: ReferenceSet, n: int) -> dict[str, str]:
     if len(reference.train) < n:
         remarks["floor"] = f"all {len(reference.train)} training items; {n} were needed, so it is a little too high"
     if reference.features.accuracy is not None:
-        remarks["classifier"] = f"labels {reference.features.accuracy:.1%} of a tenth of the training items correctly"
+        place = f", trained on {reference.features.trained_on}" if reference.features.trained_on else ""
+        share = f"{reference.features.accuracy:.1%}"
+        remarks["classifier"] = f"labels {share} of a tenth of the training items correctly{place}"
     copies = float((reference.held_out_nearest == 0).double().mean())
     if copies:
         remarks["copies"] = f"{copies:.1%} of the held-out items are exact copies of training items"

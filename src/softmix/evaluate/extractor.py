@@ -15,10 +15,12 @@ class Features(ABC):
     name : printed beside every number, for example fashion-mnist-cnn-3f2a91. It ends with the first digits of the
         SHA-256 of the weights.
     accuracy : share of held-out images that a classifier labels correctly; None for other extractors.
+    trained_on : the device that trained a classifier, such as "cpu"; "" for other extractors, and if it is not known.
     """
 
     name: str
     accuracy: float | None = None
+    trained_on: str = ""
 
     @abstractmethod
     def __call__(self, x0: Tensor) -> Tensor:

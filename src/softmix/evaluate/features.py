@@ -11,12 +11,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..memory import in_batches
+from ..precision import full_fp32
 from ..rng import permutation
 from . import classifier
 from .downsample import DownsampledFeatures, downsample, downsampled_size
 from .extractor import Features, need_images
 from .files import read_weights, weights_hash, write_weights
-from .matrix import as_matrix, slices
+from .matrix import as_matrix
 
 BATCH = 256
 
@@ -44,15 +46,20 @@ class PixelFeatures(Features):
             raise ValueError(
                 f"{self.name} was fitted to images of {len(self.mean)} values; these have shape {list(x0.shape)}"
             )
-        parts = slices(len(x0), BATCH)
-        return torch.cat([(as_matrix(x0[part], "x0") - self.mean) @ self.components.T for part in parts])
+
+        def projected(low: int, high: int) -> Tensor:
+            return (as_matrix(x0[low:high], "x0") - self.mean) @ self.components.T
+
+        return torch.cat(in_batches(projected, len(x0), BATCH, "image"))
 
 
 class ClassifierFeatures(Features):
-    """The penultimate layer of a trained classifier."""
+    """The penultimate layer of a trained classifier, computed in full float32 on the device of its weights."""
 
-    def __init__(self, net: classifier.Classifier, name: str, shape: tuple[int, ...], accuracy: float):
-        self.net, self.shape, self.accuracy = net.eval(), shape, accuracy
+    def __init__(
+        self, net: classifier.Classifier, name: str, shape: tuple[int, ...], accuracy: float, trained_on: str = ""
+    ):
+        self.net, self.shape, self.accuracy, self.trained_on = net.eval(), shape, accuracy, trained_on
         self.name = f"{name}-cnn-{weights_hash(net.state_dict())[:6]}"
 
     def __call__(self, x0: Tensor) -> Tensor:
@@ -62,14 +69,20 @@ class ClassifierFeatures(Features):
         return self._last_layers(x0)[1]
 
     @torch.no_grad()
+    @full_fp32()
     def _last_layers(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         x0 = need_images(x0)
         if tuple(x0.shape[1:]) != self.shape:
             raise ValueError(
                 f"{self.name} was trained on images of shape {list(self.shape)}; these have shape {list(x0.shape[1:])}"
             )
-        features = torch.cat([self.net.features(x0[part].cpu().float()) for part in slices(len(x0), BATCH)])
-        return features.double(), cast(Tensor, self.net.head(features)).double()
+        device = self.net.head.weight.device
+
+        def penultimate(low: int, high: int) -> Tensor:
+            return self.net.features(x0[low:high].to(device, torch.float32))
+
+        features = torch.cat(in_batches(penultimate, len(x0), BATCH, "image"))
+        return features.cpu().double(), cast(Tensor, self.net.head(features)).cpu().double()
 
 
 def raw_features() -> Features:
@@ -112,7 +125,14 @@ def pixel_features(x0_reference: Tensor, dim: int = 64) -> Features:
 
 
 def classifier_features(
-    x0: Tensor, labels: Tensor, classes: int, *, name: str, seed: int = 0, cache: Path | None = None
+    x0: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    name: str,
+    seed: int = 0,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> Features:
     """Train a small classifier on real images and return its penultimate layer: 64 features per image.
 
@@ -124,62 +144,80 @@ def classifier_features(
     classes : the number of classes.
     name : the data set's name; the extractor is called <name>-cnn-<first 6 hex of SHA-256 of its weights>.
     seed : decides the initial weights, the order of images and the held-out tenth.
-    cache : a folder for the weights (safetensors). The file name is a hash of images, labels and settings. A complete
-        file replaces the training. A damaged file causes a warning, and the classifier is trained again.
+    cache : a folder for the weights (safetensors). The file name is a hash of images, labels and settings, and the
+        same for every device. A complete file replaces the training, also if it was trained on another device. A
+        damaged file causes a warning, and the classifier is trained again.
+    device : trains the classifier, if the cache has none, and computes the features. `trained_on` says the device of
+        the training.
 
     The same data, seed, torch build and kind of processor give the same bits and so the same name. The number of
     threads does not matter, because training uses one. On other machines the bits may differ. Then the name differs
-    too, and the numbers are not comparable. Training takes about 25 s on one CPU core for any number of images.
-    `accuracy` is measured on the held-out tenth. If it is low, do not use the features: the classifier cannot
-    distinguish the classes.
+    too, and the numbers are not comparable: to compare them, copy the file of one machine to the cache of the other.
+    From the same file, two devices give the same features up to the rounding of float32, without TF32. Training takes
+    about 25 s on one CPU core for any number of images. `accuracy` is measured on the held-out tenth. If it is low, do
+    not use the features: the classifier cannot distinguish the classes.
 
     Raises ValueError for sizes, labels or values outside these limits.
     """
     x0, labels = _labelled(x0, labels, classes)
     shape = tuple(x0.shape[1:])
     if downsampled_size(*shape[1:]) != shape[1:]:
-        inner = classifier_features(downsample(x0), labels, classes, name=name, seed=seed, cache=cache)
+        inner = classifier_features(downsample(x0), labels, classes, name=name, seed=seed, cache=cache, device=device)
         return DownsampledFeatures(inner, shape)
-    net = classifier.build(shape[0], classes, min(shape[1:]), seed)
-    if cache is None:
-        return ClassifierFeatures(net, name, shape, _train(net, x0, labels, seed))
-    path = cache / f"{name}-cnn-{_key(x0, labels, classes, seed)}.safetensors"
-    accuracy = _reload(net, path)
-    if accuracy is None:
-        # A file that failed while loading may have changed some weights already.
-        net = classifier.build(shape[0], classes, min(shape[1:]), seed)
-        accuracy = _train(net, x0, labels, seed)
-        _save(net, accuracy, path)
-    return ClassifierFeatures(net, name, shape, accuracy)
+    path = None if cache is None else cache / f"{name}-cnn-{_key(x0, labels, classes, seed)}.safetensors"
+
+    def fresh() -> classifier.Classifier:
+        return classifier.build(shape[0], classes, min(shape[1:]), seed)
+
+    saved = _reload(fresh(), path) if path is not None else None
+    if saved is not None:
+        net, notes = saved
+        return ClassifierFeatures(net.to(device), name, shape, float(notes["accuracy"]), notes.get("trained_on", ""))
+    net, trained_on = fresh().to(device), _name_of(torch.device(device))
+    accuracy = _train(net, x0, labels, seed)
+    if path is not None:
+        _save(net, {"accuracy": repr(accuracy), "trained_on": trained_on}, path)
+    return ClassifierFeatures(net, name, shape, accuracy, trained_on)
 
 
+def _name_of(device: torch.device) -> str:
+    """The kind of a device, for the report: "cpu", or the name of the card."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@full_fp32()
 def _train(net: classifier.Classifier, x0: Tensor, labels: Tensor, seed: int) -> float:
     """Train on nine tenths; return the accuracy on the rest."""
+    device = net.head.weight.device
     order = permutation(seed, len(x0), "classifier held out")
     unseen, seen = order[: len(x0) // 10], order[len(x0) // 10 :]
     classifier.fit(net, x0[seen], labels[seen], seed)
-    with torch.no_grad():
-        guesses = torch.cat([net(x0[part]).argmax(1) for part in torch.split(unseen, BATCH)])
-    return float((guesses == labels[unseen]).double().mean())
+
+    @torch.no_grad()
+    def guesses(low: int, high: int) -> Tensor:
+        return net(x0[unseen[low:high]].to(device)).argmax(1)
+
+    found = torch.cat(in_batches(guesses, len(unseen), BATCH, "image")).cpu()
+    return float((found == labels[unseen]).double().mean())
 
 
-def _reload(net: classifier.Classifier, path: Path) -> float | None:
-    """Load saved weights into the net and return their accuracy; None if there is no usable file."""
+def _reload(net: classifier.Classifier, path: Path) -> tuple[classifier.Classifier, dict[str, str]] | None:
+    """The net with the saved weights, and their notes; None if there is no usable file."""
     if not path.exists():
         return None
     try:
         weights, notes = read_weights(path)
-        accuracy = float(notes["accuracy"])
+        float(notes["accuracy"])
         net.load_state_dict(weights)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         warnings.warn(f"{path} cannot be used ({error}); the classifier is trained again", stacklevel=3)
         return None
-    return accuracy
+    return net, notes
 
 
-def _save(net: classifier.Classifier, accuracy: float, path: Path) -> None:
+def _save(net: classifier.Classifier, notes: dict[str, str], path: Path) -> None:
     try:
-        write_weights(path, net.state_dict(), {"accuracy": repr(accuracy)})
+        write_weights(path, net.state_dict(), notes)
     except OSError as error:
         # The features are valid without the cache; only the next run has to train again.
         warnings.warn(f"the classifier could not be saved as {path} ({error})", stacklevel=3)

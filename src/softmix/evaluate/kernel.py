@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..memory import in_batches
 from ..rng import permutation
 from .matrix import as_matrix, need_same_width
 
@@ -36,7 +37,8 @@ def kernel_distance(a: Tensor, b: Tensor, rng_seed: int, subsets: int = 20, size
         below 0 by about 2/N of the kernel's spread, because items are compared with themselves.
     rng_seed : decides the blocks, nothing else.
     subsets : number of blocks, at least 2. More blocks give a more precise standard error, and a larger one.
-    size : items per block, at least 2; None for as many as both sets allow. Memory is near 32 size^2 bytes.
+    size : items per block, at least 2; None for as many as both sets allow. Memory is near 32 size^2 bytes, or less:
+        if it is too small, the sums are computed row by row.
 
     The value has no floor: for two samples of one law it is 0 on average, so half of the values are below 0.
     Negative values are not clamped.
@@ -77,8 +79,17 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _unbiased(x: Tensor, y: Tensor) -> Tensor:
-    return _off_diagonal(_kernel(x, x)) + _off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean()
+    (xx, same_x), (yy, same_y), (xy, _) = _sums(x, x), _sums(y, y), _sums(x, y)
+    n = len(x)
+    return (xx - same_x) / (n * (n - 1)) + (yy - same_y) / (n * (n - 1)) - 2 * (xy / n**2)
 
 
-def _off_diagonal(gram: Tensor) -> Tensor:
-    return (gram.sum() - gram.trace()) / (len(gram) * (len(gram) - 1))
+def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of k(x_i, y_j) over all pairs and over i = j, in fewer rows at once if the memory is too small."""
+
+    def sums(low: int, high: int) -> Tensor:
+        gram = _kernel(x[low:high], y)
+        return torch.stack([gram.sum(), gram[:, low:high].trace()])
+
+    every, same = torch.stack(in_batches(sums, len(x), len(x), "row")).sum(0)
+    return every, same

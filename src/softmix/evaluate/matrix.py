@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -49,11 +47,11 @@ def need_same_width(a: Tensor, b: Tensor, names: str) -> None:
         )
 
 
-def slices(count: int, chunk: int) -> Iterator[slice]:
-    """Cut 0 .. count-1 into slices of at most `chunk`."""
+def at_least_one(chunk: int) -> int:
+    """Return the number of items in a chunk, or raise ValueError if it is below 1."""
     if chunk < 1:
         raise ValueError(f"a chunk of {chunk} items was asked for; give at least 1")
-    return (slice(start, min(start + chunk, count)) for start in range(0, count, chunk))
+    return chunk
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .matrix import as_flat, need_finite, need_same_width, slices
+from ..memory import in_batches
+from .matrix import as_flat, at_least_one, need_finite, need_same_width
 
 
 class Nearest(NamedTuple):
@@ -39,8 +40,8 @@ def nearest(fake: Tensor, train: Tensor, chunk: int = 2048) -> Nearest:
     Parameters
     ----------
     fake, train : images [N, C, H, W] and [M, C, H, W] (or any items of equal width), N, M >= 1.
-    chunk : images of each set compared at once: memory stays near 8 chunk (chunk + 2 C H W) bytes. The result depends
-        on it in the last bit only.
+    chunk : images of each set compared at once: memory stays near 8 chunk (chunk + 2 C H W) bytes. It is halved if the
+        memory is too small. The result depends on it in the last bit only.
 
     Distances are in units of x0: 2 is black against white, and a copy has distance exactly 0. If several images are
     equally near, one of them is returned.
@@ -51,11 +52,15 @@ def nearest(fake: Tensor, train: Tensor, chunk: int = 2048) -> Nearest:
     """
     fake, train = as_flat(fake, "the generated set"), as_flat(train, "the training set")
     need_same_width(fake, train, "the generated and the training set")
-    parts = list(slices(len(fake), chunk))
-    index = torch.cat([_indices(_doubles(fake, part, "the generated set"), train, chunk) for part in parts])
-    # The ranking expands the square, which is fast but rounds; the distance is computed from differences.
-    apart = (fake[part].double() - train[index[part]].double() for part in parts)
-    return Nearest(torch.cat([difference.square().mean(1).sqrt() for difference in apart]), index)
+
+    def found(low: int, high: int) -> Nearest:
+        part = _doubles(fake, low, high, "the generated set")
+        index = _indices(part, train, chunk)
+        # The ranking expands the square, which is fast but rounds; the distance is computed from differences.
+        return Nearest((part - train[index].double()).square().mean(1).sqrt(), index)
+
+    distance, index = zip(*in_batches(found, len(fake), at_least_one(chunk), "image"), strict=True)
+    return Nearest(torch.cat(distance), torch.cat(index))
 
 
 def memorisation(fake: Tensor, train: Tensor, held_out: Tensor, chunk: int = 2048) -> Memorisation:
@@ -82,18 +87,22 @@ def memorisation_of(ours: Tensor, unseen: Tensor) -> Memorisation:
     return Memorisation(generated, held_out, generated / held_out, copied)
 
 
-def _doubles(x: Tensor, part: slice, name: str) -> Tensor:
+def _doubles(x: Tensor, low: int, high: int, name: str) -> Tensor:
     # A whole training set in float64 may not fit into memory; a chunk fits.
-    return need_finite(x[part].to(torch.float64), name, part.start)
+    return need_finite(x[low:high].to(torch.float64), name, low)
 
 
 def _indices(fake: Tensor, train: Tensor, chunk: int) -> Tensor:
     best = torch.full((len(fake),), torch.inf, dtype=torch.float64, device=fake.device)
     index = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
-    for part in slices(len(train), chunk):
-        block = _doubles(train, part, "the training set")
+
+    def compare(low: int, high: int) -> None:
+        block = _doubles(train, low, high, "the training set")
         # |fake|^2 is the same for every training image, so the ranking does not need it.
         value, position = (block.square().sum(1) - 2 * fake @ block.T).min(1)
         nearer = value < best
-        best, index = torch.where(nearer, value, best), torch.where(nearer, position + part.start, index)
+        torch.where(nearer, value, best, out=best)
+        torch.where(nearer, position + low, index, out=index)
+
+    in_batches(compare, len(train), chunk, "image")
     return index

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..memory import in_batches
 from ..rng import Rng
-from .matrix import as_matrix, distances, need_same_width, slices
+from .matrix import as_matrix, at_least_one, distances, need_same_width
 
 
 class Modes(NamedTuple):
@@ -48,10 +49,13 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, *, seed: in
     directions = Rng(seed, projections, "sliced wasserstein").normal((projections, a.shape[1]), torch.float64)
     directions = directions / directions.norm(dim=1, keepdim=True)
     pick_a, pick_b, weight = _common_quantiles(len(a), len(b), a.device)
-    total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for part in slices(projections, max(1, (1 << 22) // len(weight))):
-        line_a, line_b = ((x @ directions[part].T).sort(0).values for x in (a, b))
-        total += (weight @ (line_a[pick_a] - line_b[pick_b]).abs()).sum()
+
+    def distance(low: int, high: int) -> Tensor:
+        line_a, line_b = ((x @ directions[low:high].T).sort(0).values for x in (a, b))
+        return (weight @ (line_a[pick_a] - line_b[pick_b]).abs()).sum()
+
+    parts = in_batches(distance, projections, max(1, (1 << 22) // len(weight)), "projection")
+    total = sum(parts, torch.zeros((), dtype=torch.float64, device=a.device))
     return float(total / projections)
 
 
@@ -109,12 +113,14 @@ def mode_statistics(
         raise ValueError(f"sd must be one positive number, or one for each of {len(means)} modes; it is {sd.tolist()}")
     if weights.shape != (len(means),):
         raise ValueError(f"there are {len(means)} modes, but the weights have shape {list(weights.shape)}")
-    labels, good = torch.empty(len(x), dtype=torch.int64, device=x.device), 0
-    for part in slices(len(x), 4096):
-        apart = distances(x[part], means)
-        labels[part] = apart.argmin(1)
-        good += int((apart <= within * sd).any(1).sum())
-    return Modes(good / len(x), histogram_tv(labels, weights), labels.bincount(minlength=len(means)))
+
+    def assigned(low: int, high: int) -> tuple[Tensor, int]:
+        apart = distances(x[low:high], means)
+        return apart.argmin(1), int((apart <= within * sd).any(1).sum())
+
+    nearest, good = zip(*in_batches(assigned, len(x), 4096, "item"), strict=True)
+    labels = torch.cat(nearest)
+    return Modes(sum(good) / len(x), histogram_tv(labels, weights), labels.bincount(minlength=len(means)))
 
 
 def histogram_tv(labels: Tensor, weights: Tensor) -> float:
@@ -155,4 +161,4 @@ def _common_quantiles(n: int, m: int, device: torch.device) -> tuple[Tensor, Ten
 
 
 def _total_distance(a: Tensor, b: Tensor, chunk: int) -> float:
-    return sum(float(distances(a[part], b).sum()) for part in slices(len(a), chunk))
+    return sum(in_batches(lambda low, high: float(distances(a[low:high], b).sum()), len(a), at_least_one(chunk), "row"))

@@ -31,7 +31,9 @@ MOST_NEAREST = 1_000
 MOST_PIXELS = 1_024
 
 
-def features_for(data: Data, cache: Path | None, kind: FeatureKind = "auto") -> Features:
+def features_for(
+    data: Data, cache: Path | None, kind: FeatureKind = "auto", device: torch.device | str = "cpu"
+) -> Features:
     """Fit a feature extractor to a data set.
 
     data : the data set.
@@ -40,6 +42,7 @@ def features_for(data: Data, cache: Path | None, kind: FeatureKind = "auto") -> 
         principal components of the pixels, for images of any size, fitted to at most 20,000 items. "pixels" is the
         pixel values, for small images. "auto" is the classifier if the data have two classes or more and it can be
         trained, otherwise "pca".
+    device : trains and evaluates a classifier. All other features are computed on the CPU.
 
     Points are always measured as they are. For images above 64 pixels, "classifier" and "pca" use averages
     (`downsample`), and the name of the extractor gives their size.
@@ -56,7 +59,8 @@ def features_for(data: Data, cache: Path | None, kind: FeatureKind = "auto") -> 
     if kind == "pca" or _no_classifier(data) or data.labels is None:
         return _downsampled(pixel_features(downsampled_items(data, choose(len(data), MOST_FITTED))), data)
     x0 = downsampled_items(data, torch.arange(len(data)))
-    return _downsampled(classifier_features(x0, data.labels, len(data.classes), name=data.name, cache=cache), data)
+    count = len(data.classes)
+    return _downsampled(classifier_features(x0, data.labels, count, name=data.name, cache=cache, device=device), data)
 
 
 def refusal(data: Data, kind: FeatureKind) -> str:

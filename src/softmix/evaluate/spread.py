@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..denoiser import Denoiser
+from ..memory import in_batches
 from ..posterior import HasMean, HasVariance, Implicit, need
 from ..posterior.implicit import spread
+from ..precision import full_fp32
 from ..rng import Rng
 
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
@@ -47,6 +49,7 @@ class LatentSpread:
 
 
 @torch.no_grad()
+@full_fp32()
 def latent_spread(
     denoiser: Denoiser,
     x0: Tensor,
@@ -69,7 +72,7 @@ def latent_spread(
     cond : the condition of each item.
     levels : the noise levels, as logsnr.
     m : draws for each item.
-    batch : items for each call of the model; the result does not depend on it.
+    batch : items for each call of the model, halved if the memory is too small; the result does not depend on it.
 
     Source: the collapse argument of `softmix.loss.PublishedSquare`.
     """
@@ -94,12 +97,12 @@ def _level(
 ) -> tuple[float, float]:
     """The spread and the true spread per element at one noise level."""
     t = denoiser.process.time(level)
-    spreads, truths = 0.0, 0.0
-    for start in range(0, len(x0), batch):
-        part = x0[start : start + batch]
+
+    def sums(low: int, high: int) -> tuple[float, float]:
+        part = x0[low:high]
         # The role keeps its earlier name: another one would change every number.
-        rng = Rng(seed, range(start, start + len(part)), f"carried.{level}", x0.device)
-        label = cond[start : start + batch] if cond is not None else None
+        rng = Rng(seed, range(low, high), f"carried.{level}", x0.device)
+        label = cond[low:high] if cond is not None else None
         noised = denoiser.process.noise(part, t, rng.child("noise"), label)
         posterior = denoiser(noised.xt, t, label)
         variances = (
@@ -107,13 +110,14 @@ def _level(
             if isinstance(posterior, Implicit | HasVariance)
             else torch.zeros(len(part), device=x0.device)
         )
-        spreads += float(variances.sum())
+        total = float(variances.sum())
         if oracle is not None:
             var = need(oracle(noised.xt, t, label), HasVariance, "the spread's oracle").var
-            truths += float(var.expand_as(part).sum())
-        elif isinstance(posterior, HasMean):
-            truths += float(((part - posterior.mean) ** 2).sum())
-        else:
-            mean = posterior.draws(m, rng).mean(0)
-            truths += float(((part - mean) ** 2).sum() - variances.sum() / m)
+            return total, float(var.expand_as(part).sum())
+        if isinstance(posterior, HasMean):
+            return total, float(((part - posterior.mean) ** 2).sum())
+        mean = posterior.draws(m, rng).mean(0)
+        return total, float(((part - mean) ** 2).sum() - variances.sum() / m)
+
+    spreads, truths = map(sum, zip(*in_batches(sums, len(x0), batch, "item"), strict=True))
     return spreads / x0.numel(), max(truths, 0.0) / x0.numel()

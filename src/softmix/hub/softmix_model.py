@@ -11,6 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from ..posterior import HasMean, need
+from ..precision import Precision
 from ..process import Gaussian, Table, unframed
 from ..train import build
 from ..train.record import run_of
@@ -53,6 +54,12 @@ class SoftmixModel(ModelMixin, ConfigMixin):
         wanted = {"device": device, "dtype": None if self._autocast_dtype else dtype}
         wanted = {name: value for name, value in wanted.items() if value is not None}
         return super().to(**wanted) if wanted else self
+
+    @property
+    def precision_name(self) -> Precision:
+        """The name of the precision, for `softmix.sample`."""
+        names: dict[torch.dtype | None, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names.get(self._autocast_dtype, "fp32")
 
     def precision(self, device: torch.device) -> torch.autocast:
         """The autocast context for the network."""

@@ -121,8 +121,9 @@ class SoftmixPipeline(DiffusionPipeline):
         if _identity(self.scheduler) == _identity(exported_scheduler(self.unet.network.process)):
             denoiser = self.unet.denoiser
             chosen = self.unet._run.config.task.suited(denoiser) if sampler is None else BY_NAME[sampler]
+            precision = self.unet.precision_name
             return lambda n, steps, seed, labels: sample(
-                denoiser, n, steps, sampler=chosen, seed=seed, cond=labels, device=self.device
+                denoiser, n, steps, sampler=chosen, seed=seed, cond=labels, device=self.device, precision=precision
             )
         if sampler is not None:
             raise HubError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cond import Cond
 from ..posterior import HasMean, HasVariance, need
+from ..precision import full_fp32
 from ..process import Gaussian, Table, one_clock
 from ..rng import Rng
 from ..sampler import Statistics
@@ -27,6 +28,7 @@ MAX_S = 4.0
 HALF_WIDTH = 0.02
 
 
+@full_fp32()
 def fit_statistics(
     denoiser: Denoiser,
     x0: Tensor,

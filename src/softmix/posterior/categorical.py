@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
 from ..rng import Rng
 from .ability import Combine, HasDensity, HasMean, HasVariance, Posterior
 from .mixture import draw_index
@@ -87,7 +88,7 @@ class _Finite(HasDensity):
             )
         p = self.probabilities
         # autocast would round these products to bf16
-        with torch.autocast(p.device.type, enabled=False):
+        with without_autocast(p.device):
             places = p.flatten(2) if p.ndim > 2 else p[..., None]
             mean = torch.einsum("bkl,kd->bdl", places, table.to(p).reshape(count, -1))
         return mean.reshape(len(p), *table.shape[1:], *p.shape[2:])

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
 from ..rng import Rng
 from .ability import HasDensity, HasVariance
 from .mixture import draw_index
@@ -37,7 +38,9 @@ class Empirical(HasVariance):
         return self._log_weights
 
     def _average(self, values: Tensor) -> Tensor:
-        return (self._log_weights.exp() @ values.flatten(1)).reshape(-1, *values.shape[1:])
+        # autocast would round the average of data
+        with without_autocast(values.device):
+            return (self._log_weights.exp() @ values.flatten(1)).reshape(-1, *values.shape[1:])
 
     @property
     def mean(self) -> Tensor:

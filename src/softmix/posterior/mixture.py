@@ -5,20 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
 from ..rng import Rng
 from .ability import HasDensity, HasVariance
 from .normal import factor_log_prob, gaussian_log_prob
+
+# the weights of up to so many values are rounded to 2^-30, those of more values to 2^-52
+_FEW = 1024
 
 
 def draw_index(log_weights: Tensor, rng: Rng) -> Tensor:
     """Sample an index of axis 1 by its log-weight, by inversion of the cumulative weights.
 
+        C_k = sum_{j <= k} w_j,   the index is the first k with u < C_k,   u uniform in (0, 1)
+
     log_weights : [B, K, ...], need not be normalised. Returns indices [B, 1, ...].
+
+    The weights are rounded to integers, w_j = round(2^30 p_j), and for float64 or many values round(2^52 p_j). The sums
+    are then exact. So the same weights and the same u give the same index on every device, in any order of the sum, and
+    a value of weight 0 is never drawn. If the weights of two devices differ by rounding, with cumulative sums C and C',
+    then
+
+        P(other index) <= E |index - index'| = sum_{k < K} |C_k - C'_k|
     """
-    # half precision has too few numbers between 0 and 1
-    cumulated = log_weights.to(torch.promote_types(log_weights.dtype, torch.float32)).softmax(1).cumsum(1)
-    u = rng.uniform((len(log_weights), 1, *log_weights.shape[2:]), cumulated.dtype).to(log_weights.device)
-    return (u * cumulated[:, -1:] > cumulated).sum(1, keepdim=True).clamp(max=log_weights.shape[1] - 1)
+    p = log_weights.to(torch.promote_types(log_weights.dtype, torch.float32)).softmax(1)
+    few = p.shape[1] <= _FEW and p.dtype == torch.float32
+    whole = torch.int32 if few else torch.int64
+    edges = p.mul(2.0**30 if few else 2.0**52).round_().to(whole).cumsum(1, dtype=whole)
+    real = torch.float32 if rng.device.type == "mps" else torch.float64
+    u = rng.uniform((len(p), 1, *p.shape[2:]), real).to(p.device)
+    below = (u.mul_(edges[:, -1:]).to(whole) >= edges).sum(1, keepdim=True, dtype=whole)
+    # in float32, u may be 1
+    return below.clamp_(max=p.shape[1] - 1).long()
 
 
 class Mixture(HasVariance, HasDensity):
@@ -126,8 +144,9 @@ class FullMixture(HasVariance, HasDensity):
         weights = self._log_weights.exp()
         centred = self._means - self.mean.flatten(1)[:, None]
         factors = self._factors.expand(*weights.shape, -1, -1)
-        own = torch.einsum("bk,bkde,bkfe->bdf", weights, factors, factors)
-        return own + torch.einsum("bk,bkd,bkf->bdf", weights, centred, centred)
+        with without_autocast(centred.device):
+            own = torch.einsum("bk,bkde,bkfe->bdf", weights, factors, factors)
+            return own + torch.einsum("bk,bkd,bkf->bdf", weights, centred, centred)
 
     def sample(self, rng: Rng) -> Tensor:
         choice = draw_index(self._log_weights, rng)[:, 0]
@@ -135,7 +154,8 @@ class FullMixture(HasVariance, HasDensity):
         mean = self._means[item, choice]
         factor = self._factors[item if len(self._factors) > 1 else 0, choice]
         z = rng.normal(mean.shape, mean.dtype).to(mean.device)
-        return (mean + torch.einsum("bde,be->bd", factor, z)).reshape(-1, *self._shape)
+        with without_autocast(mean.device):
+            return (mean + torch.einsum("bde,be->bd", factor, z)).reshape(-1, *self._shape)
 
     def log_prob(self, x0: Tensor) -> Tensor:
         each = factor_log_prob(x0.flatten(1)[:, None].expand_as(self._means), self._means, self._factors)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
+from ..precision import without_autocast
 from .frame import Framed
 from .gaussian import Gaussian
 
@@ -55,7 +56,9 @@ class InBasis(Framed):
                 f"a basis for axes of sizes {list(sizes)} was given, and the items have shape {list(x.shape[1:])}"
             )
         for axis, turn in zip(range(-len(turns), 0), turns, strict=True):
-            x = (x.movedim(axis, -1) @ turn.to(x)).movedim(-1, axis)
+            # a state stays in its own precision
+            with without_autocast(x.device):
+                x = (x.movedim(axis, -1) @ turn.to(x)).movedim(-1, axis)
         return x
 
 

@@ -8,8 +8,9 @@ Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and `
 
 from collections.abc import Sequence
 
+from ..precision import Precision
 from .contract import Ask, Sampler, SamplerError, Traits, label, traits
-from .drive import Precision, Step, drive, sample
+from .drive import Step, batch_for, drive, sample
 from .evodiff import evodiff
 from .invert import ColourEdit, NoiseCode, ddim_inversion, dpm_encoder, edit_friendly, replay
 from .latent import decoded, steered
@@ -55,6 +56,7 @@ __all__ = [
     "Traits",
     "adams",
     "ancestral",
+    "batch_for",
     "contraction",
     "ddim",
     "ddim_inversion",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ..cond import Cond
 from ..denoiser.frame import posterior_in_frame
-from ..memory import NotEnoughMemoryError, is_memory_error
+from ..memory import in_batches
 from ..posterior import HasMean, Posterior
+from ..precision import Precision, computing, full_fp32
 from ..process import Framed, Gaussian, Process, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from ..denoiser import Denoiser
 
 
-Precision = Literal["fp32", "bf16"]
 T = TypeVar("T")
+_BATCH = 256
+# a GPU is idle between the kernels of a small batch
+_BATCH_ON_GPU, _VALUES_ON_GPU = 2048, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,7 @@ def sample(
     grid: Tensor | None = None,
     start: Start | None = None,
     at: float = 1.0,
-    batch: int = 256,
+    batch: int | None = None,
     first: int = 0,
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
@@ -232,11 +235,16 @@ def sample(
     grid : falling times; by default those that suit the sampler.
     start : the law of x at time `at`, or at grid[0]; see `sampler.start`. The steps then go from there, even in logsnr.
     at : the time of the start.
-    batch : the number of items in one evaluation. It is halved, with a warning, if the memory is too small. The samples
-        do not depend on it.
+    batch : the number of items in one evaluation, by default `batch_for` the device. It is halved, with a warning, if
+        the memory is too small. The samples do not depend on it.
     device : of the samples and of the noise.
-    precision : of the network. With bf16 its products are rounded to 8 bits. Many machines are then several times as
-        fast, and an item depends a little on its batch. The arithmetic of the sampler does not change.
+    precision : of the network.
+        "fp32" : float32 with all its digits. On a GPU, TF32 is switched off inside.
+        "tf32" : float32, and a GPU may round the inputs of products and convolutions to 11 bits.
+        "bf16" : products are rounded to 8 bits. Many machines are then several times as fast, and an item depends a
+            little on its batch.
+        "fp16" : products are rounded to 11 bits, and numbers above 65504 are lost: for GPUs without bf16.
+        The states and the arithmetic of the sampler stay in float32.
     look : is called with each `Step`, again for a batch that is tried again.
 
     Raises ValueError for a missing shape and for a time `at` without a start, SamplerError for too few steps, and
@@ -261,6 +269,7 @@ def sample(
         grid = known.grid(cast(Gaussian, process), steps) if at == 1 else rest(process, steps, at)
     _check_falling(grid)
     starts = None
+    device = torch.device(device)
     if start is not None and n:
         pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
         given = (
@@ -268,37 +277,22 @@ def sample(
             if isinstance(process, Framed)
             else process
         )
-        starts = start(cast(Gaussian, given), (n, *shape), float(grid[0]), pure).to(device)
+        with full_fp32():
+            starts = start(cast(Gaussian, given), (n, *shape), float(grid[0]), pure).to(device)
 
     def draw(low: int, high: int) -> Tensor:
         rng = Rng(seed, range(first + low, first + high), "sample", device)
         part = cond if cond is None else take(cond, slice(low, high)).to(device)
         x = starts[low:high] if starts is not None else _pure_noise(process, (high - low, *shape), grid[0], rng, part)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return finish(drive(denoiser, sampler, x, grid, rng, part), look)
+        return finish(drive(denoiser, sampler, x, grid, rng, part), look)
 
-    done = _in_batches(draw, n, batch)
+    with computing(precision, device, denoiser):
+        done = in_batches(draw, n, batch or batch_for(device, shape), "sample")
     return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))
 
 
-def _in_batches(draw: Callable[[int, int], Tensor], n: int, batch: int) -> list[Tensor]:
-    """The items in batches, with half the batch size from the place of each lack of memory on."""
-    done: list[Tensor] = []
-    low = 0
-    while low < n:
-        high, problem = min(low + batch, n), ""
-        try:
-            done.append(draw(low, high))
-        except (RuntimeError, MemoryError) as error:
-            if not is_memory_error(error):
-                raise
-            problem = " ".join(str(error).split())
-        if not problem:
-            low = high
-        elif high - low == 1:
-            raise NotEnoughMemoryError(f"one sample at a time does not fit into the memory ({problem})")
-        else:
-            # outside the except block, so that the traceback no longer holds tensors
-            batch = (high - low + 1) // 2
-            warnings.warn(f"{high - low} samples at a time do not fit into the memory; now {batch}", stacklevel=3)
-    return done
+def batch_for(device: torch.device | str, shape: tuple[int, ...]) -> int:
+    """The number of items of this shape that `sample` evaluates at once: 256 on a CPU, up to 2,048 on a GPU."""
+    if torch.device(device).type == "cpu":
+        return _BATCH
+    return min(max(_VALUES_ON_GPU // math.prod(shape), _BATCH), _BATCH_ON_GPU)
