@@ -8,6 +8,7 @@ since those of numpy have other last bits. Many numbers are left to plain.py if 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ __all__ = ["child_keys", "item_keys", "normals", "uniforms", "words"]
 
 Words = NDArray[np.int64]
 
-# words of a block: its arrays fit into a cache of 1 MiB
-BLOCK = 1 << 15
+# words of a block: few enough for a cache, and many enough that calls of numpy cost little
+BLOCK = 1 << 16
 _UPPER = 1 if sys.byteorder == "little" else 0
 _SHIFTS = {by: np.uint64(by) for by in (30, 27, 31)}
 
@@ -37,6 +38,17 @@ def _mix(words: Words, spare: Words) -> None:
         np.bitwise_xor(words, spare, words)
         if factor != 1:
             np.multiply(words, factor, words)
+
+
+class _Scratch(threading.local):
+    """Memory of a block, which each thread uses again: new memory costs more than the operations on it."""
+
+    def __init__(self) -> None:
+        self.words = np.empty((2, BLOCK), np.int64)
+        self.reals = np.empty((4, BLOCK), np.float32)
+
+
+_scratch = _Scratch()
 
 
 class _Block(NamedTuple):
@@ -55,15 +67,14 @@ def _blocks(keys: Tensor, draw: int, count: int) -> Iterator[_Block]:
     steps = np.arange(1, count + 1, dtype=np.int64)
     np.multiply(steps, GAMMA, steps)
     height, width = min(items, max(1, BLOCK // count)), min(count, BLOCK)
-    space, other = np.empty((height, width), np.int64), np.empty((height, width), np.int64)
     for row in range(0, items, height):
         rows = slice(row, min(row + height, items))
         for column in range(0, count, width):
             columns = slice(column, min(column + width, count))
-            part = (slice(rows.stop - row), slice(columns.stop - column))
-            words = space[part]
+            shape = (rows.stop - row, columns.stop - column)
+            words, spare = (part[: shape[0] * shape[1]].reshape(shape) for part in _scratch.words)
             np.add(start[rows, None], steps[columns], words)
-            _mix(words, other[part])
+            _mix(words, spare)
             yield _Block(rows, columns, words)
 
 
@@ -96,13 +107,16 @@ def normals(keys: Tensor, draw: int, count: int, dtype: torch.dtype) -> Tensor:
     out = np.empty((len(keys), count), real)
     # an odd number of values has no sine of the last word
     cosines, sines = out[:, :half], out[:, half:]
+    scratch = _scratch.reals if real == np.float32 else np.empty((4, BLOCK), real)
     for rows, columns, words in _blocks(keys, draw, half):
-        halves = words.view(np.uint32)
-        radius, angle = halves[:, _UPPER::2].astype(real), halves[:, 1 - _UPPER :: 2].astype(real)
-        np.add(radius, 0.5, radius)
+        height, width = words.shape
+        halves = scratch[:2].reshape(-1)[: 2 * words.size].reshape(height, 2 * width)
+        radius, angle = (row[: words.size].reshape(height, width) for row in scratch[2:])
+        np.copyto(halves, words.view(np.uint32), casting="unsafe")
+        np.add(halves[:, _UPPER::2], 0.5, radius)
+        np.multiply(halves[:, 1 - _UPPER :: 2], TURN, angle)
         np.multiply(radius, 2.0**-32, radius)
         torch.from_numpy(radius).log_().mul_(-2).sqrt_()
-        np.multiply(angle, TURN, angle)
         turned = torch.from_numpy(angle)
         np.multiply(radius, turned.cos().numpy(), cosines[rows, columns])
         below = sines[rows, columns]

@@ -72,8 +72,9 @@ def normals(keys: Tensor, draw: int, count: int, dtype: torch.dtype) -> Tensor:
     r = sqrt(-2 log((h + 1/2) 2^-32)),   a = 2 pi 2^-32 l
     value k = r cos(a),   value ceil(count / 2) + k = r sin(a)
     """
-    real = working_dtype(dtype)
-    bits = words(keys, draw, (count + 1) // 2)
+    real, half = working_dtype(dtype), (count + 1) // 2
+    bits = words(keys, draw, half)
     radius = shifted(bits, 32).to(real).add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
     angle = bits.bitwise_and_(LOW).to(real).mul_(TURN)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].to(dtype)
+    # an odd number of values has no sine of the last word
+    return torch.cat([radius * angle.cos(), (radius * angle.sin())[:, : count - half]], dim=1).to(dtype)

@@ -278,6 +278,8 @@ def sample(
             return finish(drive(denoiser, sampler, x, grid, rng, part), look)
 
     done = _in_batches(draw, n, batch)
+    if len(done) == 1:
+        return done[0]
     return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))
 
 
