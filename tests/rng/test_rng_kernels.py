@@ -23,6 +23,8 @@ REALS = {"float32": torch.float32, "float64": torch.float64, "float16": torch.fl
 # items: one, several, and the ends of the range. Counts: none, one, odd, even, and more than a program computes
 NUMBERS = [[0], [1, 2, 3], [-5, 2**62, -(2**63), 2**63 - 1, 7]]
 WORDS = [0, 1, 16, -3, 2**31, 2**63 - 1, -(2**63), 123456789123456789]
+# items of which the first uniform number of word 1 lies in the middle of two neighbours of bfloat16
+TIES = [143504, 276041]
 COUNTS = [0, 1, 2, 3, 7, 16, 33, 1023]
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -43,7 +45,14 @@ def computed(file: Any, device: str = "cpu") -> dict[str, Tensor]:
                 for name, dtype in REALS.items():
                     results[f"uniforms {i} {word} {count} {name}"] = file.uniforms(keys, word, count, dtype)
                     results[f"normals {i} {word} {count} {name}"] = file.normals(keys, word, count, dtype)
+    ties = file.item_keys(torch.tensor(TIES, device=device), 1)
+    results["uniforms ties"] = file.uniforms(ties, 1, 1, torch.bfloat16)
     return results
+
+
+def test_the_ties_lie_between_two_neighbours() -> None:
+    bits = plain.uniforms(plain.item_keys(torch.tensor(TIES), 1), 1, 1, torch.float32)[:, 0].view(torch.int32)
+    assert (bits & 0xFFFF).tolist() == [0x8000, 0x8000] and ((bits >> 16) & 1).tolist() == [1, 0]
 
 
 def assert_as_the_plain_ones(results: dict[str, Tensor]) -> None:
