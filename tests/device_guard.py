@@ -37,7 +37,7 @@ FACTORIES = frozenset(_device_constructors())
 
 # (file, function): the reason. "*" stands for every function of the file.
 ALLOWED: dict[tuple[str, str], str] = {
-    ("rng.py", "Rng.__init__"): "the item numbers move to the device in the next line",
+    ("rng/stream.py", "Rng.__init__"): "the item numbers move to the device in the next line",
     ("process/grid.py", "*"): "a grid is a short list of times in float64; samplers read it one time after the other",
     (
         "evaluate/classifier.py",

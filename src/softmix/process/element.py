@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gaussian import Gaussian, as_float64
+from .gaussian import Gaussian
+from .numbers import as_float64
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ from torch import Tensor
 from ..cond import Cond
 from ..rng import Rng
 from ..shape import column, fits
-from .gaussian import Gaussian, is_number
+from .gaussian import Gaussian
 from .noised import Noised, Process
+from .numbers import is_number
 
 
 class Framed(ABC):

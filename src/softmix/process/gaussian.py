@@ -13,7 +13,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -24,23 +23,9 @@ from ..rng import Rng
 from ..shape import column
 from .grid import uniform
 from .noised import Noised
+from .numbers import as_float64, bridge_numbers, has_axes, is_number, level_numbers, plus
 
 LOGSNR_MIN = -20.0
-
-
-def as_float64(t: Tensor | float) -> Tensor:
-    """t in float64, or float32 on a device without it.
-
-    In float32 sigma^2 would round to 1, and alpha(1) to 0.
-    """
-    if not isinstance(t, Tensor):
-        return torch.tensor(t, dtype=torch.float64)
-    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
-
-
-def is_number(t: Tensor | float) -> bool:
-    """Whether t is one time for the whole batch."""
-    return not isinstance(t, Tensor) or t.ndim == 0
 
 
 def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
@@ -55,24 +40,6 @@ def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
         w = torch.zeros_like(value, requires_grad=True)
         (along,) = torch.autograd.grad(value, at, w, create_graph=True)
         return torch.autograd.grad(along.sum(), w)[0].detach()
-
-
-@lru_cache(maxsize=4096)
-def _between(process: Gaussian, t: float, s: float, eta: float) -> tuple[float, float, float] | None:
-    """The coefficients of the bridge as numbers, or None for a schedule per element.
-
-    Cached: a sampler needs the same few again and again, and a dozen operations on tensors of one element take longer
-    than the step itself. Arrays are not cached, since thousands of them would fill the memory.
-    """
-    if process.per_element:
-        return None
-    of_x0, of_xt, of_noise = process.shares(t, s, eta)
-    return float(of_x0), float(of_xt), float(of_noise)
-
-
-@lru_cache(maxsize=256)
-def _has_axes(process: Gaussian) -> bool:
-    return any(part(0.5).ndim > 0 for part in (process.alpha, process.sigma))
 
 
 class Gaussian(ABC):
@@ -96,10 +63,14 @@ class Gaussian(ABC):
     def time(self, logsnr: Tensor | float) -> Tensor:
         """The t with this log(alpha^2 / sigma^2)."""
 
+    def levels(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """alpha(t) and sigma(t). A subclass may share the operations that both have."""
+        return self.alpha(t), self.sigma(t)
+
     @property
     def per_element(self) -> bool:
         """Whether alpha and sigma are arrays with a number for each element of x."""
-        return _has_axes(self)
+        return has_axes(self)
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         """log(alpha(t)^2 / sigma(t)^2); +inf at t = 0."""
@@ -127,18 +98,24 @@ class Gaussian(ABC):
 
         t : one time for all items, or one for each, [B].
         """
-        t = as_float64(t).expand(len(x0))
         z = rng.normal(x0.shape, x0.dtype).to(x0.device)
-        return Noised(x0=x0, xt=self.state(x0, t, z), t=t, z=z, process=self, cond=cond)
+        times = as_float64(t).expand(len(x0))
+        return Noised(x0=x0, xt=self.state(x0, t, z), t=times, z=z, process=self, cond=cond)
 
     def state(self, x0: Tensor, t: Tensor | float, z: Tensor, cond: Cond | Tensor | None = None) -> Tensor:
         """x_t = alpha(t) x_0 + sigma(t) z for a given z [B, ...]. `cond` has no effect here."""
-        return column(self.alpha(t), x0) * x0 + column(self.sigma(t), x0) * z
+        # a tensor stays a tensor: it may be on another device, or have a derivative
+        numbers = None if isinstance(t, Tensor) else level_numbers(self, t)
+        if numbers is not None:
+            return plus(numbers[0] * x0, z, numbers[1])
+        alpha, sigma = self.levels(t)
+        return torch.addcmul(column(alpha, x0) * x0, column(sigma, x0), z)
 
     def prior(self, shape: Sequence[int], rng: Rng, cond: Cond | Tensor | None = None) -> Tensor:
         """x_1 ~ N(0, sigma(1)^2 I). The remaining signal of size alpha(1) is neglected."""
         z = rng.normal(shape)
-        return column(self.sigma(1.0), z) * z
+        numbers = level_numbers(self, 1.0)
+        return (column(self.sigma(1.0), z) if numbers is None else numbers[1]) * z
 
     def bridge(
         self,
@@ -163,7 +140,10 @@ class Gaussian(ABC):
         Source: Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, eq. 12 and 16.
         """
         mean, fresh = self.kernel(xt, x0, t, s, eta)
-        return mean if eta == 0 else mean + fresh * rng.normal(xt.shape, xt.dtype).to(xt.device)
+        if isinstance(fresh, Tensor):
+            return mean if eta == 0 else torch.addcmul(mean, fresh, rng.normal(xt.shape, xt.dtype).to(xt.device))
+        # a step to t = 0 has no fresh noise
+        return plus(mean, rng.normal(xt.shape, xt.dtype).to(xt.device), fresh) if fresh else mean
 
     def kernel(
         self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float, eta: float = 1.0
@@ -173,11 +153,13 @@ class Gaussian(ABC):
             raise ValueError(f"eta = {eta} was asked for; it runs from 0 (deterministic) to 1 (ancestral)")
         shares: tuple[Tensor | float, ...] | None = None
         if is_number(t) and is_number(s):
-            shares = _between(self, float(t), float(s), eta)
+            shares = bridge_numbers(self, float(t), float(s), eta)
         if shares is None:
             shares = tuple(column(share, xt) for share in self.shares(t, s, eta))
         of_x0, of_xt, of_noise = shares
-        return of_xt * xt + of_x0 * x0, of_noise
+        if isinstance(of_x0, Tensor):
+            return torch.addcmul(of_xt * xt, of_x0, x0), of_noise
+        return plus(of_xt * xt, x0, of_x0), of_noise
 
     def shares(self, t: Tensor | float, s: Tensor | float, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """The coefficients of x_0, of x_t and of fresh noise in the bridge; float64."""
@@ -222,6 +204,10 @@ class VP(Gaussian):
 
     def sigma(self, t: Tensor | float) -> Tensor:
         return self._noise_share(as_float64(t)).sqrt()
+
+    def levels(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        share = self._noise_share(as_float64(t))
+        return (1 - share).sqrt(), share.sqrt()
 
     def time(self, logsnr: Tensor | float) -> Tensor:
         share = (

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .gaussian import Gaussian, as_float64
+from .gaussian import Gaussian
+from .numbers import as_float64
 
 # the smallest alpha^2 of the clock, so that logsnr stays finite for a schedule that ends at no signal
 SMALLEST = 2.0**-24

@@ -288,6 +288,8 @@ def sample(
 
     with computing(precision, device, denoiser):
         done = in_batches(draw, n, batch or batch_for(device, shape), "sample")
+    if len(done) == 1:
+        return done[0]
     return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))
 
 

@@ -51,7 +51,9 @@ def renoise(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[A
     """
     for t, s in pairwise(grid):
         posterior = yield Ask(t, x)
-        x = process.noise(posterior.sample(rng), s, rng).xt
+        x, later = posterior.sample(rng), float(s)
+        # at t = 0 a process has no noise
+        x = process.noise(x, later, rng).xt if later > 0 else x
     return x
 
 
