@@ -43,9 +43,7 @@ class Implicit(Posterior):
         }
     )
 
-    def __init__(
-        self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, parts: Split | None = None
-    ):
+    def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, parts: Split | None = None):
         self.head, self._items, self._latent_shape, self._like = head, items, latent_shape, like
         self._parts = parts
 
