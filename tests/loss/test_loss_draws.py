@@ -1,4 +1,4 @@
-"""The work of several draws: each part of the network runs once for all draws, and the gradients are those of a loop."""
+"""Several draws: each part of the network runs once for all of them, and the gradients are those of a loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from softmix.loss.energy import energy, power
 from softmix.loss.pairs import all_pairs
 from softmix.net import DiTSpec, NetSpec, UNetSpec
 from softmix.net.base import SideInputs, repeat
-from softmix.posterior import Implicit, ImplicitMean
 from softmix.process import VP, Noised
 from softmix.rng import Rng
 
@@ -121,24 +120,6 @@ def test_the_groups_of_a_posterior_are_the_posteriors_of_the_groups(net: NetSpec
         alone = model(data.xt[rows], data.t[rows], labels[rows])
         assert torch.allclose(group.draws(2, rng.take(rows)), alone.draws(2, rng.take(rows)), atol=1e-12)
         assert torch.allclose(group.mean, alone.mean, atol=1e-12)  # type: ignore[attr-defined]
-
-
-def test_any_implicit_posterior_can_be_split() -> None:
-    """Without a function of its own, a group runs the head of the whole batch."""
-    x = Rng(0, 5).normal((5, 2))
-    whole = ImplicitMean(lambda eta: x + x * eta, 5, (2,), x, lambda: 3 * x)
-    eta = whole.latents(3, Rng(1, 5))
-    first, second = whole.split([2, 3])
-    assert torch.equal(first.head(eta[:, :2]), whole.head(eta)[:, :2])
-    assert torch.equal(second.head(eta[:, 2:]), whole.head(eta)[:, 2:])
-    assert isinstance(second, ImplicitMean) and torch.equal(second.mean, 3 * x[2:])
-    assert not isinstance(Implicit(whole.head, 5, (2,), x).split([5])[0], ImplicitMean)
-
-
-@pytest.mark.parametrize("sizes", [[2, 2], [6], []])
-def test_groups_of_another_sum_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"a posterior of 5 items was to be split"):
-        Implicit(lambda eta: eta, 5, (2,), torch.zeros(5, 2)).split(sizes)
 
 
 def test_the_side_inputs_of_groups() -> None:
@@ -285,10 +266,10 @@ def parts_apart(loss: FeatureEnergy, model: Network, data: Noised, extractor: Fe
     out = out + nn.functional.pad(w * (mean - near.x0).square().flatten(1).mean(1), (count - low, 0))
     ends = data.take(slice(0, at_1)).at(1.0)
     draws = one_by_one(model, ends, loss.m, rng.take(slice(0, at_1))).flatten(0, 1)
-    whole = loss.pixels * written_out(draws.flatten(1)[..., None], data.x0.flatten(1)[..., None])
+    whole = loss.pixels * all_pairs(draws.flatten(1)[..., None], data.x0.flatten(1)[..., None])
     scores = []
     for a, b in zip(extractor(draws), extractor(data.x0), strict=True):
-        scores.append((written_out(a, b) + written_out(a.mean(2, keepdim=True), b.mean(2, keepdim=True))) / 2)
+        scores.append((all_pairs(a, b) + all_pairs(a.mean(2, keepdim=True), b.mean(2, keepdim=True))) / 2)
     out = out + nn.functional.pad((whole + loss.features * torch.stack(scores).mean()).expand(at_1), (0, count - at_1))
     rows = slice(at_1, at_1 + high)
     above = data.take(rows)
@@ -311,14 +292,6 @@ def one_by_one(model: Network, data: Noised, m: int, rng: Rng) -> Tensor:
     return torch.stack([model(data.xt, data.t).head(one[None])[0] for one in eta])  # type: ignore[attr-defined]
 
 
-def written_out(draws: Tensor, truth: Tensor) -> Tensor:
-    """`all_pairs` by automatic differentiation, from differences."""
-    n = len(draws)
-    near = (draws[:, None] - truth[None]).square().mean(2).sqrt().mean()
-    pairs = [(draws[j] - draws[k]).square().mean(0).sqrt().mean() for j in range(n) for k in range(j)]
-    return near - torch.stack(pairs).mean() / 2
-
-
 @pytest.mark.parametrize("m", [2, 3])
 def test_the_feature_score_is_the_sum_of_its_parts_one_by_one(m: int) -> None:
     model, data = network(), noised(10)
@@ -328,42 +301,6 @@ def test_the_feature_score_is_the_sum_of_its_parts_one_by_one(m: int) -> None:
     assert torch.allclose(found, right, rtol=1e-9)
     weights = torch.linspace(0.5, 1.5, 10, dtype=F64)
     assert_close(gradients((weights * found).sum(), model), gradients((weights * right).sum(), model))
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 1), (7, 4, 5), (40, 30, 2)])
-def test_the_derivative_of_all_pairs(shape: tuple[int, int, int]) -> None:
-    draws = Rng(0, shape[0]).normal(shape, F64).requires_grad_()
-    truth = Rng(1, 6).normal((6, *shape[1:]), F64)
-    found, right = all_pairs(draws, truth), written_out(draws, truth)
-    assert float(found.detach()) == pytest.approx(float(right.detach()), rel=1e-9)
-    assert_close(*(torch.autograd.grad(3 * value, draws)[0] for value in (found, right)))
-
-
-def test_all_pairs_of_equal_draws_have_a_derivative() -> None:
-    """The distance of two equal draws is 0, and so is its derivative."""
-    draws = torch.ones(3, 2, 1, dtype=F64, requires_grad=True)
-    all_pairs(draws, torch.ones(2, 2, 1, dtype=F64)).backward()
-    assert draws.grad is not None and torch.equal(draws.grad, torch.zeros_like(draws))
-
-
-def test_all_pairs_in_half_precision_are_computed_in_float32() -> None:
-    draws, truth = Rng(0, 30).normal((30, 16, 3)).bfloat16(), Rng(1, 20).normal((20, 16, 3)).bfloat16()
-    one, other = draws.clone().requires_grad_(), draws.float().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
-        found = all_pairs(one, truth)
-    right = all_pairs(other, truth.float())
-    assert found.dtype == torch.float32 and float(found.detach()) == pytest.approx(float(right.detach()), rel=1e-6)
-    slopes = [torch.autograd.grad(value, x)[0].float() for value, x in ((found, one), (right, other))]
-    assert float((slopes[0] - slopes[1]).norm()) < 3e-3 * float(slopes[1].norm())
-
-
-@pytest.mark.parametrize("m", [2, 3, 5])
-def test_the_energy_score_compares_each_pair_of_draws_once(m: int) -> None:
-    draws, truth = Rng(0, m).normal((m, 4, 3), F64), Rng(1, 4).normal((4, 3), F64)
-    length = lambda d: d.abs().sum(2)  # noqa: E731
-    pairs = [length((draws[j] - draws[k])[None])[0] for j in range(m) for k in range(j)]
-    right = length(draws - truth).mean(0) - 0.35 * torch.stack(pairs).mean(0)
-    assert torch.allclose(energy(draws, truth, length, 0.7), right, rtol=1e-12)
 
 
 # a step without host synchronisation

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ class _Soft(nn.Module):
 
         W_h h is one product for all draws.
         """
-        first, act, second = self.g_local
+        first, act, second = cast(nn.Linear, self.g_local[0]), self.g_local[1], self.g_local[2]
         width = first.weight.shape[1] - self.local
         last = h if self.tokens else h.permute(0, 2, 3, 1)
         noise = local.unflatten(2, (*self.size, self.local)).to(h.dtype)
