@@ -242,7 +242,12 @@ def _length(difference: Tensor) -> Tensor:
 
 
 class FeatureExtractor(nn.Module):
-    """phi: the features of a network, those of each block divided by their standard deviation over some data."""
+    """phi: the features of a network, those of each block divided by their standard deviation over some data.
+
+    network : a copy that is trained no more. Its weights require no gradient from then on.
+    at : the time of the input.
+    x0 : some data, to measure the standard deviations.
+    """
 
     scale: Tensor
 
