@@ -57,3 +57,15 @@ def test_the_energy_score_compares_each_pair_of_draws_once(m: int) -> None:
     pairs = [length((draws[j] - draws[k])[None])[0] for j in range(m) for k in range(j)]
     right = length(draws - truth).mean(0) - 0.35 * torch.stack(pairs).mean(0)
     assert torch.allclose(energy(draws, truth, length, 0.7), right, rtol=1e-12)
+
+
+def test_autocast_does_not_change_the_derivative() -> None:
+    """The derivative is a difference of two large sums, far from the origin: half precision would lose it."""
+    draws, truth = 20 + Rng(0, 30).normal((30, 16, 3)), 20 + Rng(1, 20).normal((20, 16, 3))
+    slopes = []
+    for half in (False, True):
+        x = draws.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            value = all_pairs(x, truth)
+        slopes.append(torch.autograd.grad(value, x)[0])
+    assert torch.equal(*slopes)
