@@ -277,3 +277,14 @@ def test_a_mean_is_needed() -> None:
 
     with pytest.raises(TypeError, match="FeatureEnergy needs a mean"):
         FeatureEnergy().ask(Drawing(), given(), Rng(2, COUNT), Stage())
+
+
+def test_a_single_blank_item_is_left_out_and_the_others_keep_their_latents() -> None:
+    """One item has no pairs. Items 1 to 4 are drawn at high noise, with their own latents."""
+    noised = given()
+    found, _ = ask(FeatureEnergy(blank=0.05, high=0.2, mean=NONE, features=0.0, pixels=1.0), noised)
+    xt, _ = moved(noised, slice(1, 5), border(), 1.0)
+    draws = xt / 2 + Implicit(lambda eta: eta, 4, SHAPE, xt).draws(2, Rng(2, COUNT).take(torch.arange(1, 5)))
+    right = torch.stack([energy(draws[:, k], noised.x0[1 + k]) for k in range(4)])
+    assert torch.allclose(found[1:5], right, atol=1e-3)
+    assert not found[0].any() and not found[5:].any()

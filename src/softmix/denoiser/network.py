@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +49,13 @@ class Inputs:
         batch = len(self.xt)
         output = output.to(self.xt.dtype).reshape(-1, batch, *output.shape[1:])
         return (column(self.a, self.xt) * self.xt + column(self.b, self.xt) * output).flatten(0, 1)
+
+    def split(self, sizes: Sequence[int]) -> tuple[Inputs, ...]:
+        """The inputs of consecutive groups of items, of these sizes."""
+        names = ("x", "xt", "a", "b", "target")
+        columns = (getattr(self, name).split(list(sizes)) for name in names)
+        parts = zip(self.side.split(sizes), *columns, strict=True)
+        return tuple(replace(self, side=side, **dict(zip(names, part, strict=True))) for side, *part in parts)
 
 
 class Network(nn.Module):
@@ -147,7 +154,9 @@ class Network(nn.Module):
 
         x : the input, taken as an x_t at time t.
         """
-        t = self._times(t, x)
+        # a number becomes a tensor on the device of x by a kernel, without a copy from the host
+        real = torch.float32 if x.device.type == "mps" else torch.float64
+        t = self._times(t if isinstance(t, Tensor) else torch.full((), t, dtype=real, device=x.device), x)
         half = self.net.splits["decoder"]
         scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
         side = self.net.side(scaled, self._clock(t, x), hidden=range(half))

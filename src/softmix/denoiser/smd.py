@@ -7,9 +7,9 @@ Schaar, "Soft mixture denoising", ICLR 2024, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,40 +94,64 @@ class _Soft(nn.Module):
         self.latent_shape = (spec.latent + self.local * torch.Size(self.size).numel(),)
 
     def forward(self, net: Net, given: Inputs) -> Posterior:
-        side, size = given.side, net.size(given.x)
-        state = net.run(net.start(given.x, side), side, 0, self.split)
+        state = net.run(net.start(given.x, given.side), given.side, 0, self.split)
         # only the stem uses the image; without this every draw would hold a copy of it
-        side = replace(side, image=None)
+        return self._posterior(net, replace(given, side=replace(given.side, image=None)), state)
+
+    def _posterior(self, net: Net, given: Inputs, state: State) -> Implicit:
+        """The posterior after the trunk. Each draw and the mean run the other blocks.
+
+        state : the state at the block that eta enters.
+        """
+        side, size = given.side, net.size(given.x)
 
         def finish(state: State, side: SideInputs) -> Tensor:
             return given.x0(net.out(net.run(state, side, self.split, len(net.body)), side, size))
 
         def head(eta: Tensor) -> Tensor:
             m = len(eta)
-            several, side_m = repeat(state, m), side.repeat(m)
-            emb = side_m.emb
-            eta = self.spec.scale * eta.flatten(0, 1)
-            shared, local = eta.split([self.spec.latent, eta.shape[-1] - self.spec.latent], dim=1)
-            pooled = several[0] if not self.size else several[0].mean(1) if self.tokens else several[0].mean((2, 3))
-            z = self.g(torch.cat([shared.to(emb.dtype), pooled.to(emb.dtype), emb], dim=1))
-            if self.local:
-                several = (self._placed(several[0], local), *several[1:])
-            return finish(several, side_m.with_emb(emb + self.f(nn.functional.silu(z)))).unflatten(0, (m, -1))
+            shared, local = (self.spec.scale * eta).split([self.spec.latent, eta.shape[-1] - self.spec.latent], dim=2)
+            emb = side.emb + self.f(nn.functional.silu(self._z(shared, state[0], side.emb)))
+            entering = self._placed(state[0], local) if self.local else repeat(state[:1], m)[0]
+            return finish((entering, *repeat(state[1:], m)), side.repeat(m).with_emb(emb.flatten(0, 1))).unflatten(
+                0, (m, -1)
+            )
 
         def mean() -> Tensor:
             return finish(state, side.with_emb(side.emb + self.off))
 
+        def parts(sizes: Sequence[int]) -> tuple[Implicit, ...]:
+            states = zip(*(tensor.split(list(sizes)) for tensor in state), strict=True)
+            return tuple(
+                self._posterior(net, inputs, each) for inputs, each in zip(given.split(sizes), states, strict=True)
+            )
+
         if self.spec.mean == "none":
-            return Implicit(head, len(given.xt), self.latent_shape, given.xt)
-        return ImplicitMean(head, len(given.xt), self.latent_shape, given.xt, mean)
+            return Implicit(head, len(given.xt), self.latent_shape, given.xt, parts)
+        return ImplicitMean(head, len(given.xt), self.latent_shape, given.xt, mean, parts)
+
+    def _z(self, shared: Tensor, h: Tensor, emb: Tensor) -> Tensor:
+        """z = g(eta, mean of the state over places, emb), [m, B, E], for shared latents [m, B, latent]."""
+        pooled = h if not self.size else h.mean(1) if self.tokens else h.mean((2, 3))
+        given = torch.cat([pooled.to(emb.dtype), emb], dim=1)
+        z: Tensor = self.g(torch.cat([shared.to(emb.dtype), given.expand(len(shared), *given.shape)], dim=2))
+        return z
 
     def _placed(self, h: Tensor, local: Tensor) -> Tensor:
-        """h with its local latents mixed in, place by place."""
-        noise = local.reshape(len(h), *self.size, self.local).to(h.dtype)
-        if self.tokens:
-            return h + self.g_local(torch.cat([h, noise], dim=-1))
-        last = torch.cat([h.permute(0, 2, 3, 1), noise], dim=-1)
-        return h + self.g_local(last).permute(0, 3, 1, 2)
+        """The state of m draws [m B, ...]: h with their local latents [m, B, ...] mixed in, place by place.
+
+            h + g_local(h, local),   g_local = W_2 silu(W_h h + W_local local + b) + b_2
+
+        W_h h is one product for all draws.
+        """
+        first, act, second = cast(nn.Linear, self.g_local[0]), self.g_local[1], self.g_local[2]
+        width = first.weight.shape[1] - self.local
+        last = h if self.tokens else h.permute(0, 2, 3, 1)
+        noise = local.unflatten(2, (*self.size, self.local)).to(h.dtype)
+        hidden = nn.functional.linear(last, first.weight[:, :width], first.bias)
+        hidden = hidden + nn.functional.linear(noise, first.weight[:, width:])
+        mixed = (last + second(act(hidden))).flatten(0, 1)
+        return mixed if self.tokens else mixed.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

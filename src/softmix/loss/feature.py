@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..denoiser import Denoiser, Network, SoftAtHighNoise, SoftHead
-from ..posterior import HasMean, need
-from ..process import Noised, one_clock
+from ..posterior import HasMean, Implicit, Posterior, need
+from ..process import Gaussian, Noised, one_clock
 from ..rng import Rng
 from .contract import Stage
 from .energy import energy, power
+from .pairs import all_pairs
 from .square import squared_error
 from .weight import Weight
 
@@ -99,84 +102,159 @@ class FeatureEnergy:
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         if stage.frozen is None:
-            return self._mean(denoiser, noised)
-        extractor, count = cast(FeatureExtractor, stage.frozen), len(noised.t)
-        border = float(one_clock(noised.process, "FeatureEnergy").time(self.until))
-        # with classes, items at t = 1 do not all have one posterior
-        blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
-        # indices live on the CPU, since times may; `index_add` needs them on the device of the loss
-        items = torch.arange(count)
-        at_1, rest = items[: round(blank * count)], items[round(blank * count) :]
-        others, at_low = rest[: round(high * count)], items[count - round(self.mean * count) :]
-        loss = noised.x0.new_zeros(count)
-        if len(at_low):
-            moved = _moved(noised.take(at_low), 0.0, border)
-            loss = loss.index_add(0, at_low.to(loss.device), self._mean(denoiser, moved))
-        if len(at_1) > 1:
-            loss = loss.index_add(0, at_1.to(loss.device), self._blank(denoiser, noised, at_1, rng, extractor))
-        if len(others):
-            moved = _moved(noised.take(others), border, 1.0)
-            loss = loss.index_add(0, others.to(loss.device), self._each(denoiser, moved, rng.take(others), extractor))
+            return self._squared(denoiser(noised.xt, noised.t, noised.cond), noised)
+        extractor, groups = cast(FeatureExtractor, stage.frozen), self._groups(noised)
+        loss = noised.x0.new_zeros(groups.count)
+        if not groups.low + groups.drawn:
+            return loss
+        asked = groups.asked(noised, _border(one_clock(noised.process, "FeatureEnergy"), self.until))
+        # one call: the trunk of the network runs once for the mean and for all draws
+        to_mean, to_draw = _split(denoiser(asked.xt, asked.t, asked.cond), groups.low, groups.drawn)
+        if to_mean is not None:
+            squared = self._squared(to_mean, asked.take(slice(groups.low)))
+            loss = loss + _padded(squared, groups.count - groups.low, groups.count)
+        if to_draw is not None:
+            draws = to_draw.draws(self.m, rng.take(groups.draw_items))
+            loss = loss + _padded(self._scores(draws, noised.x0, groups, extractor), groups.first, groups.count)
         return loss
 
-    def _mean(self, denoiser: Denoiser, noised: Noised) -> Tensor:
-        mean = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "FeatureEnergy").mean
-        return squared_error(mean, noised, self.weight)
+    def _groups(self, noised: Noised) -> _Groups:
+        count = len(noised.t)
+        # with classes, items at t = 1 do not all have one posterior
+        blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
+        at_1 = round(blank * count)
+        # one item alone has no pairs
+        first, used = (0, at_1) if at_1 > 1 else (at_1, 0)
+        return _Groups(count, first, used, min(round(high * count), count - at_1), round(self.mean * count))
 
-    def _each(self, denoiser: Denoiser, noised: Noised, rng: Rng, extractor: FeatureExtractor) -> Tensor:
-        """The loss of m draws for each item on its own."""
-        draws = denoiser(noised.xt, noised.t, noised.cond).draws(self.m, rng)
-        loss = self.pixels * energy(draws, noised.x0, lambda difference: power(difference, 1.0))
-        if self.features:
-            pairs = zip(extractor(draws.flatten(0, 1)), extractor(noised.x0), strict=True)
-            parts = [energy(drawn.unflatten(0, draws.shape[:2]), truth, _length) for drawn, truth in pairs]
+    def _squared(self, posterior: Posterior, noised: Noised) -> Tensor:
+        return squared_error(need(posterior, HasMean, "FeatureEnergy").mean, noised, self.weight)
+
+    def _scores(self, draws: Tensor, x0: Tensor, groups: _Groups, extractor: FeatureExtractor) -> Tensor:
+        """The energy scores of draws [m, drawn, ...], one number for each drawn item. x0 : the whole batch."""
+        own, sizes = groups.high_items, [groups.at_1, groups.high]
+        compared = x0 if groups.at_1 else x0[own]
+        at_1, at_high = draws.split(sizes, dim=1)
+        pairs = self._features(draws, compared, extractor)
+        scores = []
+        if groups.at_1:
+            parts = [(drawn.split(sizes, dim=1)[0], truth) for drawn, truth in pairs]
+            scores.append(self._blank(at_1, x0, parts).expand(groups.at_1))
+        if groups.high:
+            rows = own if groups.at_1 else slice(None)
+            parts = [(drawn.split(sizes, dim=1)[1], truth[rows]) for drawn, truth in pairs]
+            scores.append(self._each(at_high, x0[own], parts))
+        return torch.cat(scores)
+
+    def _features(self, draws: Tensor, x0: Tensor, extractor: FeatureExtractor) -> list[tuple[Tensor, Tensor]]:
+        """For each block the features [m, drawn, places, C] of draws, and [k, places, C] of x0; none for weight 0."""
+        if not self.features:
+            return []
+        drawn, truth = extractor(draws.flatten(0, 1)), extractor(x0)
+        # channels last, as the network computes them
+        return [
+            (a.transpose(1, 2).unflatten(0, draws.shape[:2]), b.transpose(1, 2))
+            for a, b in zip(drawn, truth, strict=True)
+        ]
+
+    def _each(self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The score of m draws for each item on its own, [B]."""
+        loss = self.pixels * energy(draws, x0, lambda difference: power(difference, 1.0))
+        if features:
+            parts = [energy(drawn, truth, _length) for drawn, truth in features]
             loss = loss + self.features * torch.stack(parts).mean(0)
         return loss
 
-    def _blank(
-        self, denoiser: Denoiser, noised: Noised, items: Tensor, rng: Rng, extractor: FeatureExtractor
-    ) -> Tensor:
-        """The loss at t = 1 of m draws for each of these items, over all pairs."""
-        x0, last = noised.x0, noised.take(items).at(1.0)
-        posterior = denoiser(last.xt, last.t)
-        draws = posterior.draws(self.m, rng.take(items)).flatten(0, 1)
-        loss = self.pixels * _all_pairs(draws.flatten(1)[:, :, None], x0.flatten(1)[:, :, None])
-        if self.features:
-            pairs = list(zip(extractor(draws), extractor(x0), strict=True))
-            parts = [_all_pairs(a, b) + _all_pairs(a.mean(2, keepdim=True), b.mean(2, keepdim=True)) for a, b in pairs]
+    def _blank(self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The score of all draws at t = 1 against all x0, a number."""
+        loss = self.pixels * all_pairs(draws.flatten(2).flatten(0, 1)[:, :, None], x0.flatten(1)[:, :, None])
+        if features:
+            pairs = [(drawn.flatten(0, 1).transpose(1, 2), truth.transpose(1, 2)) for drawn, truth in features]
+            parts = [all_pairs(a, b) + all_pairs(a.mean(2, keepdim=True), b.mean(2, keepdim=True)) for a, b in pairs]
             loss = loss + self.features * torch.stack(parts).mean() / 2
-        return loss.expand(len(items))
+        return loss
 
 
-def _moved(noised: Noised, low: float, high: float) -> Noised:
-    """The same items and noise, with times mapped linearly from [0, 1] to [low, high]."""
-    return noised.at(low + (high - low) * noised.t)
+@dataclass(frozen=True)
+class _Groups:
+    """The items of a batch in the second part: consecutive groups, so that no index tensor is needed.
+
+    count : the batch size.
+    first : the first item with draws. Those at t = 1 come first, then those at high noise.
+    at_1, high : the numbers of items with draws at t = 1, and at high noise.
+    low : the number of items, the last ones, that teach the mean at low noise.
+    """
+
+    count: int
+    first: int
+    at_1: int
+    high: int
+    low: int
+
+    @property
+    def drawn(self) -> int:
+        return self.at_1 + self.high
+
+    @property
+    def draw_items(self) -> slice:
+        return slice(self.first, self.first + self.drawn)
+
+    @property
+    def high_items(self) -> slice:
+        return slice(self.first + self.at_1, self.first + self.drawn)
+
+    def asked(self, noised: Noised, border: float) -> Noised:
+        """The items of the mean and then those with draws, at their noise levels.
+
+        border : the time that divides low from high noise. Times are mapped linearly from [0, 1] to [0, border] or
+            [border, 1].
+        """
+        low, high = noised.t[self.count - self.low :], noised.t[self.high_items]
+        times = torch.cat([border * low, torch.ones_like(noised.t[: self.at_1]), border + (1 - border) * high])
+        items = torch.arange(self.count, device=noised.x0.device)
+        return noised.take(torch.cat([items[self.count - self.low :], items[self.draw_items]])).at(times)
+
+
+def _split(posterior: Posterior, low: int, drawn: int) -> tuple[Posterior | None, Posterior | None]:
+    """The posteriors of the first `low` items and of the others, None for a group without items."""
+    if not low or not drawn:
+        return (posterior, None) if low else (None, posterior)
+    to_mean, to_draw = need(posterior, Implicit, "FeatureEnergy").split([low, drawn])
+    return to_mean, to_draw
+
+
+def _padded(loss: Tensor, before: int, count: int) -> Tensor:
+    """The losses of consecutive items, with zeros for the other items of the batch."""
+    return nn.functional.pad(loss, (before, count - before - len(loss)))
+
+
+@lru_cache(maxsize=64)
+def _border(process: Gaussian, until: float) -> float:
+    """The time of logsnr = until. Cached, so that a training step reads no tensor."""
+    return float(process.time(until))
 
 
 def _length(difference: Tensor) -> Tensor:
-    """The length of a difference of features [m, B, C, places]: at each place, and of the mean over places."""
-    each = ((difference**2).mean(2) + 1e-6).sqrt().mean(2)
-    whole = ((difference.mean(3) ** 2).mean(2) + 1e-6).sqrt()
+    """The length of a difference of features [m, B, places, C]: at each place, and of the mean over places."""
+    each = ((difference**2).mean(3) + 1e-6).sqrt().mean(2)
+    whole = ((difference.mean(2) ** 2).mean(2) + 1e-6).sqrt()
     return (each + whole) / 2
 
 
-def _all_pairs(draws: Tensor, truth: Tensor) -> Tensor:
-    """E |truth - draw| - (1/2) E |draw - draw'| over all pairs of draws [n, C, places] and truths [k, C, places]."""
-    # half precision has too few digits for sums of squares
-    real = torch.promote_types(draws.dtype, torch.float32)
-    a, b = draws.permute(2, 0, 1).to(real), truth.permute(2, 0, 1).to(real)
-    n, unit = a.shape[1], a.shape[2] ** 0.5
-    return (torch.cdist(a, b).mean() - 0.5 * torch.cdist(a, a).sum() / (a.shape[0] * n * (n - 1))) / unit
-
-
 class FeatureExtractor(nn.Module):
-    """phi: the features of a network, those of each block divided by their standard deviation over some data."""
+    """phi: the features of a network, those of each block divided by their standard deviation over some data.
+
+    network : a copy that is trained no more. Its weights require no gradient from then on.
+    at : the time of the input.
+    x0 : some data, to measure the standard deviations.
+    """
 
     scale: Tensor
 
     def __init__(self, network: Network, at: float, x0: Tensor):
         super().__init__()
-        self.network, self.at = network, at
+        # no step computes gradients of these weights
+        self.network, self.at = network.requires_grad_(False), at
         with torch.no_grad():
             self.register_buffer("scale", torch.stack([h.float().std() for h in network.features(x0, at)]))
 

@@ -59,6 +59,12 @@ class SideInputs:
         )
         return replace(self, emb=emb, logsnr=logsnr, context=context, mask=mask, image=image)
 
+    def split(self, sizes: Sequence[int]) -> tuple[SideInputs, ...]:
+        """For consecutive groups of items of these sizes: [B, ...] -> [size, ...] each."""
+        names = [name for name in ("emb", "logsnr", "context", "mask", "image") if getattr(self, name) is not None]
+        parts = zip(*(getattr(self, name).split(list(sizes)) for name in names), strict=True)
+        return tuple(replace(self, **dict(zip(names, part, strict=True))) for part in parts)
+
 
 class Net(nn.Module):
     """A stem, blocks and an output layer: x [B, C, ...] -> [B, C_out, ...].
@@ -195,8 +201,16 @@ class Modulation(nn.Module):
 
 
 def repeat(state: State, m: int) -> State:
-    """Each tensor m times, draw by draw: [B, ...] -> [m B, ...]."""
-    return tuple(x.expand(m, *x.shape).reshape(m * x.shape[0], *x.shape[1:]) for x in state)
+    """Each tensor m times, draw by draw: [B, ...] -> [m B, ...]. A tensor with its channels last keeps this layout."""
+    return tuple(_repeated(x, m) for x in state)
+
+
+def _repeated(x: Tensor, m: int) -> Tensor:
+    # `reshape` of channels last would copy to channels first, and every convolution would then copy it back
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    h = x.permute(0, 2, 3, 1) if last else x
+    h = h.expand(m, *h.shape).reshape(m * h.shape[0], *h.shape[1:])
+    return h.permute(0, 3, 1, 2) if last else h
 
 
 def places(h: Tensor) -> Tensor:

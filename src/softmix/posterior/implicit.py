@@ -5,7 +5,7 @@ The trunk of a network runs once. `head` then turns each latent eta ~ N(0, I) in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,8 @@ from ..rng import Rng
 from .ability import SPREAD, Combine, HasDensity, HasMean, HasVariance, Posterior
 
 Head = Callable[[Tensor], Tensor]
+# from the sizes of consecutive groups of items to the posterior of each group
+Split = Callable[[Sequence[int]], "tuple[Implicit, ...]"]
 
 
 class Implicit(Posterior):
@@ -25,6 +27,7 @@ class Implicit(Posterior):
     items : the batch size B.
     latent_shape : of one latent.
     like : a tensor with the dtype and device of the draws.
+    parts : a function for `split`. Without it a group runs `head` on the whole batch.
 
     When to choose: for four evaluations and fewer.
     Source: Li, van Breugel & van der Schaar, "Soft mixture denoising", ICLR 2024, section 4.
@@ -40,8 +43,9 @@ class Implicit(Posterior):
         }
     )
 
-    def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor):
+    def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, parts: Split | None = None):
         self.head, self._items, self._latent_shape, self._like = head, items, latent_shape, like
+        self._parts = parts
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -62,6 +66,35 @@ class Implicit(Posterior):
 
     def sample(self, rng: Rng) -> Tensor:
         return self.draws(1, rng)[0]
+
+    def split(self, sizes: Sequence[int]) -> tuple[Implicit, ...]:
+        """The posteriors of consecutive groups of items, after one evaluation of the trunk for all of them.
+
+        sizes : the number of items of each group.
+
+        Raises ValueError for sizes with another sum than the batch size.
+        """
+        if sum(sizes) != self._items:
+            raise ValueError(
+                f"a posterior of {self._items} items was to be split into {list(sizes)}; give sizes with this sum"
+            )
+        if self._parts is not None:
+            return self._parts(sizes)
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        return tuple(self._group(start, start + size) for start, size in zip(starts, sizes, strict=True))
+
+    def _group(self, start: int, stop: int) -> Implicit:
+        return Implicit(self._head_of(start, stop), stop - start, self._latent_shape, self._like)
+
+    def _head_of(self, start: int, stop: int) -> Head:
+        """The head of items start .. stop - 1. The other items of the batch get latents of zeros."""
+
+        def head(eta: Tensor) -> Tensor:
+            before = eta.new_zeros(len(eta), start, *self._latent_shape)
+            after = eta.new_zeros(len(eta), self._items - stop, *self._latent_shape)
+            return self.head(torch.cat([before, eta, after], dim=1))[:, start:stop]
+
+        return head
 
     def combined(self, other: Posterior[Any], combine: Combine) -> Implicit | None:
         """combine(draw, draw of the other) with the same latent in both, and the same of the means if both have one."""
@@ -89,8 +122,16 @@ class ImplicitMean(Implicit, HasMean):
     When to choose: if samplers or losses need a mean beside the draws.
     """
 
-    def __init__(self, head: Head, items: int, latent_shape: tuple[int, ...], like: Tensor, mean: Callable[[], Tensor]):
-        super().__init__(head, items, latent_shape, like)
+    def __init__(
+        self,
+        head: Head,
+        items: int,
+        latent_shape: tuple[int, ...],
+        like: Tensor,
+        mean: Callable[[], Tensor],
+        parts: Split | None = None,
+    ):
+        super().__init__(head, items, latent_shape, like, parts)
         self._compute: Callable[[], Tensor] = mean
         self._mean: Tensor | None = None
 
@@ -99,6 +140,10 @@ class ImplicitMean(Implicit, HasMean):
         if self._mean is None:
             self._mean = self._compute()
         return self._mean
+
+    def _group(self, start: int, stop: int) -> ImplicitMean:
+        head = self._head_of(start, stop)
+        return ImplicitMean(head, stop - start, self._latent_shape, self._like, lambda: self.mean[start:stop])
 
 
 def spread(draws: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class Noised:
         """log(alpha^2 / sigma^2) at t, [B]."""
         return self.process.logsnr(self.t)
 
-    def take(self, items: Tensor) -> Noised:
+    def take(self, items: Tensor | slice) -> Noised:
         """The record of some of the items."""
-        at = items.to(self.t.device)
+        at = items.to(self.t.device) if isinstance(items, Tensor) else items
         return Noised(self.x0[items], self.xt[items], self.t[at], self.z[items], self.process, take(self.cond, items))
 
     def at(self, t: Tensor | float) -> Noised:
