@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..cond import PARTS, UNCONDITIONED, CondSpec
 from .base import Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
+from .kernels import normed
 from .tokens import TokenBlock, checked_heads
 
 
@@ -84,6 +85,6 @@ class DiT(Net):
         return (tokens + _positions(pixels.shape[-2], pixels.shape[-1], self.width, tokens),)
 
     def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
-        tokens = self.leave(self.norm(state[0]))
+        tokens = self.leave(normed(state[0], self.norm))
         pixels = rearrange(tokens, "b (y x) c -> b c y x", y=-(-size[0] // self.patch))
         return nn.functional.pixel_shuffle(pixels, self.patch)[..., : size[0], : size[1]]

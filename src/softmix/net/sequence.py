@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..cond import PARTS, UNCONDITIONED, CondSpec
 from .base import Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
+from .kernels import normed
 from .tokens import TokenBlock, checked_heads
 
 
@@ -70,5 +71,5 @@ class SequenceNet(Net):
         return (self.enter(x),)
 
     def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
-        leave: Tensor = self.leave(self.norm(state[0]))
+        leave: Tensor = self.leave(normed(state[0], self.norm))
         return leave

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, CrossAttention, angles_of, heads_for
 from .base import Modulation, SideInputs, State
+from .kernels import modulated
 
 
 def checked_heads(who: str, width: int, heads: int) -> int:
@@ -38,8 +39,8 @@ class TokenBlock(nn.Module):
 
     def forward(self, state: State, side: SideInputs) -> State:
         (h,) = state
-        scale, shift = (part[:, None] for part in self.modulation(side.emb))
-        y = self.enter(torch.addcmul(shift, self.norm(h), 1 + scale))
+        scale, shift = self.modulation.of(side)
+        y = self.enter(modulated(h, self.norm, scale, shift))
         q, k, v, u = y.split([*(self.width,) * 3, 4 * self.width], dim=-1)
         mixed = self.attention(q, k, v, angles=self._angles(h))
         h = h + self.leave(torch.cat([mixed, nn.functional.relu(u)], dim=-1))
