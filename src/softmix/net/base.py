@@ -34,6 +34,7 @@ class SideInputs:
     extra : by name, outputs of blocks for a loss, such as a balance of experts: side.put("balance", tensor).
     modulation : scale and shift of the block that runs, [B, parts * width], if `Net.run` has computed them for several
         blocks together. `Modulation.of` reads it.
+    angles : of rotary positions, [places, d / 2], if the net has computed them for all blocks.
 
     Records made by `with_emb` and `repeat` share the two dictionaries.
     """
@@ -47,6 +48,7 @@ class SideInputs:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, list[Tensor]] = field(default_factory=dict)
     modulation: Tensor | None = None
+    angles: Tensor | None = None
 
     def with_emb(self, emb: Tensor) -> SideInputs:
         return replace(self, emb=emb)

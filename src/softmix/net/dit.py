@@ -46,11 +46,11 @@ class DiTSpec:
 def _positions(height: int, wide: int, width: int, like: Tensor) -> Tensor:
     """Sines and cosines of row and column, [height * wide, width]. Computed for each size."""
     freqs = torch.exp(-math.log(1000.0) * torch.arange(width // 4, device=like.device) / (width // 4))
-    rows = torch.arange(height, device=like.device)[:, None] * freqs
-    columns = torch.arange(wide, device=like.device)[:, None] * freqs
-    row = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(height, wide, -1)
-    column = torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, wide, -1)
-    return torch.cat([row, column], -1).reshape(height * wide, -1).to(like.dtype)
+    phase = torch.arange(max(height, wide), device=like.device)[:, None] * freqs
+    waves = torch.cat([phase.sin(), phase.cos()], -1).to(like.dtype)
+    row = waves[:height, None].expand(height, wide, -1)
+    column = waves[None, :wide].expand(height, wide, -1)
+    return torch.cat([row, column], -1).flatten(0, 1)
 
 
 class DiT(Net):
