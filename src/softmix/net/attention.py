@@ -34,8 +34,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Te
 def written_out(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
     """`attend` by matrix products, differentiable in both modes and to any order.
 
-    On a CPU and for the few places of our nets, the backward pass of the fused kernel takes half of a training step, and
-    plain matrix products a tenth of that (docs/pitfalls.md).
+    On a CPU and for the few places of our nets, the backward pass of the fused kernel takes half of a training step.
+    Plain matrix products take a tenth of that (docs/pitfalls.md).
     """
     alike = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:

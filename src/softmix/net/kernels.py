@@ -23,9 +23,10 @@ def _in_its_dtype(h: Tensor) -> AbstractContextManager[object]:
     Autocast on CUDA computes every norm in float32. Then the whole state is converted before the norm and after it.
     The kernels of norms take sums in float32 for any dtype, so that this adds no accuracy. The CPU has no such rule.
     """
-    if on_cpu(h) or not torch.is_autocast_enabled(h.device.type):
+    device = h.device.type
+    if on_cpu(h) or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return nullcontext()
-    return torch.autocast(h.device.type, enabled=False)
+    return torch.autocast(device, enabled=False)
 
 
 def normed(h: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -57,11 +57,14 @@ def first(h: Tensor) -> Tensor:
     return h.permute(0, 3, 1, 2)
 
 
-def _doubled(h: Tensor) -> Tensor:
-    """Each place of h [B, C, H, W] four times, as 2 x 2 places, by one copy. The channels stay last in memory."""
-    batch, channels, height, width = h.shape
-    wide = last(h)[:, :, None, :, None].expand(batch, height, 2, width, 2, channels)
-    return first(wide.reshape(batch, 2 * height, 2 * width, channels))
+def _doubled(h: Tensor, height: int, width: int) -> Tensor:
+    """Nearest neighbour: each place of h [B, C, H, W] as 2 x 2 places, cropped to the given sides, by one copy.
+
+    The channels stay last in memory, also those of the gradient.
+    """
+    batch, channels, high, wide = h.shape
+    places = last(h)[:, :, None, :, None].expand(batch, high, 2, wide, 2, channels)
+    return first(places.reshape(batch, 2 * high, 2 * wide, channels)[:, :height, :width])
 
 
 def _folded(x: Tensor, patch: int) -> Tensor:
@@ -181,8 +184,7 @@ class _Decode(_Residual):
     def forward(self, state: State, side: SideInputs) -> State:
         h, left, *rest = state
         if h.shape[-2:] != left.shape[-2:]:
-            # nearest neighbour, cropped to the odd side of the skip connection
-            h = _doubled(h)[..., : left.shape[-2], : left.shape[-1]]
+            h = _doubled(h, left.shape[-2], left.shape[-1])
         h = self.res(torch.cat([h, left], dim=1), side)
         return (_attend_to_context(self.cross, h, side), *rest)
 
