@@ -65,7 +65,7 @@ def kernels_of(spec: NetSpec, shape: tuple[int, ...], backward: bool = True) -> 
     with counted() as kernels, torch.autocast("cpu", torch.bfloat16), AutocastOfCuda():
         y = net(x, logsnr)
         if backward:
-            y.sum().backward()
+            y.backward(torch.ones_like(y))
     return kernels
 
 
