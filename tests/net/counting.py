@@ -101,8 +101,9 @@ class AutocastOfCuda(TorchFunctionMode):
         if torch.is_autocast_enabled("cpu") and func in (nn.functional.layer_norm, Tensor.softmax, torch.softmax):
             args = tuple(each.float() if isinstance(each, Tensor) else each for each in args)
             kwargs = {name: each.float() if isinstance(each, Tensor) else each for name, each in kwargs.items()}
-        if func is nn.functional.layer_norm and len(args) > 2 and args[2] is not None:
-            assert args[2].dtype == args[0].dtype, "CUDA takes a norm and its weight in one dtype alone"
+        if func is nn.functional.layer_norm and kwargs["weight"] is not None:
+            # torch hands the weight to a mode by its name
+            assert kwargs["weight"].dtype == args[0].dtype, "CUDA takes a norm and its weight in one dtype alone"
         return func(*args, **kwargs)
 
 
