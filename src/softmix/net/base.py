@@ -213,7 +213,12 @@ def _modulations(blocks: Sequence[nn.Module], emb: Tensor) -> dict[nn.Module, Te
     """
     if on_cpu(emb):
         return {}
-    layers = {block: layer for block in blocks if (layer := _plain_modulation(block)) is not None}
+    # a loop: torch.compile breaks the graph at an assignment inside a comprehension
+    layers: dict[nn.Module, nn.Linear] = {}
+    for block in blocks:
+        layer = _plain_modulation(block)
+        if layer is not None:
+            layers[block] = layer
     if len(layers) < 2:
         return {}
     return dict(zip(layers, joined(list(layers.values()), nn.functional.silu(emb)), strict=True))
