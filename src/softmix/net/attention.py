@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from .kernels import normed, on_cpu
 
 
 def heads_for(width: int) -> int:
@@ -18,13 +21,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Te
     scale : 1 / sqrt(d) if it is None.
     mask : booleans that broadcast to [..., places of q, places of k]; False excludes a place of k.
 
-    Written out, because for the few places of our nets the backward pass of the fused kernel takes half of a training
-    step on a CPU, and plain matrix products a tenth of that (docs/pitfalls.md).
+    An accelerator computes it by `scaled_dot_product_attention`, in one kernel that stores no matrix of weights. The
+    CPU computes it by `written_out`. So does every device under forward-mode differentiation (`torch.func.jvp`), which
+    the fused kernels do not support. For second derivatives on an accelerator choose the backend MATH by
+    `torch.nn.attention.sdpa_kernel`.
+    """
+    if on_cpu(q) or any(_has_tangent(part) for part in (q, k, v)):
+        return written_out(q, k, v, scale, mask)
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, mask: Tensor | None = None) -> Tensor:
+    """`attend` by matrix products, differentiable in both modes and to any order.
+
+    On a CPU and for the few places of our nets, the backward pass of the fused kernel takes half of a training step.
+    Plain matrix products take a tenth of that (docs/pitfalls.md).
     """
     alike = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         alike = alike.masked_fill(~mask, -torch.inf)
     return alike.softmax(-1) @ v
+
+
+def _has_tangent(x: Tensor) -> bool:
+    """Whether x carries a derivative of forward-mode differentiation."""
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 class Attention(nn.Module):
@@ -63,7 +84,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         k, v = self.kv(context).chunk(2, dim=-1)
-        joined: Tensor = self.join(self.attention(self.q(self.norm(h)), k, v, mask))
+        joined: Tensor = self.join(self.attention(self.q(normed(h, self.norm)), k, v, mask))
         return h + joined
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..cond import Cond, CondError, CondSpec, Part, as_cond
 from .embedding import Embedding, with_given
+from .kernels import is_plain, joined, on_cpu
 
 State = tuple[Tensor, ...]
 Where = Literal["all", "decoder", "head"]
@@ -31,6 +32,9 @@ class SideInputs:
     wanted : the numbers of the blocks with states to be stored in `hidden`.
     hidden : by number, the first tensor of the state after a block.
     extra : by name, outputs of blocks for a loss, such as a balance of experts: side.put("balance", tensor).
+    modulation : scale and shift of the block that runs, [B, parts * width], if `Net.run` has computed them for several
+        blocks together. `Modulation.of` reads it.
+    angles : of rotary positions, [places, d / 2], if the net has computed them for all blocks.
 
     Records made by `with_emb` and `repeat` share the two dictionaries.
     """
@@ -43,6 +47,8 @@ class SideInputs:
     wanted: frozenset[int] = frozenset()
     hidden: dict[int, Tensor] = field(default_factory=dict)
     extra: dict[str, list[Tensor]] = field(default_factory=dict)
+    modulation: Tensor | None = None
+    angles: Tensor | None = None
 
     def with_emb(self, emb: Tensor) -> SideInputs:
         return replace(self, emb=emb)
@@ -140,8 +146,10 @@ class Net(nn.Module):
     def run(self, state: State, side: SideInputs, start: int, stop: int) -> State:
         """Run blocks start .. stop - 1."""
         # a slice of a ModuleList would be a new module at every call
-        for number, block in enumerate(islice(self.body, start, stop), start):
-            state = block(state, side)
+        blocks = list(islice(self.body, start, stop))
+        together = _modulations(blocks, side.emb)
+        for number, block in enumerate(blocks, start):
+            state = block(state, replace(side, modulation=together[block]) if block in together else side)
             if number in side.wanted:
                 side.hidden[number] = state[0]
         return state
@@ -198,6 +206,34 @@ class Modulation(nn.Module):
 
     def forward(self, emb: Tensor) -> tuple[Tensor, ...]:
         return self.linear(nn.functional.silu(emb)).chunk(self.parts, dim=1)
+
+    def of(self, side: SideInputs) -> tuple[Tensor, ...]:
+        """The parts for a block: those that `Net.run` has computed, or else those of the embedding."""
+        return self(side.emb) if side.modulation is None else side.modulation.chunk(self.parts, dim=1)
+
+
+def _modulations(blocks: Sequence[nn.Module], emb: Tensor) -> dict[nn.Module, Tensor]:
+    """The modulations of blocks by one matrix product, for the blocks that have a plain `modulation`.
+
+    Empty on a CPU. There a product of its own for each block is as fast, and copies no weights.
+    """
+    if on_cpu(emb):
+        return {}
+    # a loop: torch.compile breaks the graph at an assignment inside a comprehension
+    layers: dict[nn.Module, nn.Linear] = {}
+    for block in blocks:
+        layer = _plain_modulation(block)
+        if layer is not None:
+            layers[block] = layer
+    if len(layers) < 2:
+        return {}
+    return dict(zip(layers, joined(list(layers.values()), nn.functional.silu(emb)), strict=True))
+
+
+def _plain_modulation(block: nn.Module) -> nn.Linear | None:
+    """The linear layer of the modulation of a block, if both are as softmix made them."""
+    modulation = getattr(block, "modulation", None)
+    return modulation.linear if type(modulation) is Modulation and is_plain(modulation.linear) else None
 
 
 def repeat(state: State, m: int) -> State:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..cond import PARTS, UNCONDITIONED, CondSpec
 from .base import Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
+from .kernels import normed
 from .tokens import TokenBlock, checked_heads
 
 
@@ -45,11 +46,11 @@ class DiTSpec:
 def _positions(height: int, wide: int, width: int, like: Tensor) -> Tensor:
     """Sines and cosines of row and column, [height * wide, width]. Computed for each size."""
     freqs = torch.exp(-math.log(1000.0) * torch.arange(width // 4, device=like.device) / (width // 4))
-    rows = torch.arange(height, device=like.device)[:, None] * freqs
-    columns = torch.arange(wide, device=like.device)[:, None] * freqs
-    row = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(height, wide, -1)
-    column = torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, wide, -1)
-    return torch.cat([row, column], -1).reshape(height * wide, -1).to(like.dtype)
+    phase = torch.arange(max(height, wide), device=like.device)[:, None] * freqs
+    waves = torch.cat([phase.sin(), phase.cos()], -1).to(like.dtype)
+    row = waves[:height, None].expand(height, wide, -1)
+    column = waves[None, :wide].expand(height, wide, -1)
+    return torch.cat([row, column], -1).flatten(0, 1)
 
 
 class DiT(Net):
@@ -84,6 +85,6 @@ class DiT(Net):
         return (tokens + _positions(pixels.shape[-2], pixels.shape[-1], self.width, tokens),)
 
     def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
-        tokens = self.leave(self.norm(state[0]))
+        tokens = self.leave(normed(state[0], self.norm))
         pixels = rearrange(tokens, "b (y x) c -> b c y x", y=-(-size[0] // self.patch))
         return nn.functional.pixel_shuffle(pixels, self.patch)[..., : size[0], : size[1]]

@@ -60,9 +60,9 @@ class Embedding(nn.Module):
             if column is None:
                 row = torch.full_like(logsnr, count, dtype=torch.long)
             else:
-                row = torch.where(column < 0, count, column.long())
+                row = column.long().masked_fill(column < 0, count)
                 # an unknown class would read the row of another label; an index beyond the table raises on every device
-                row = torch.where(column >= count, table.num_embeddings, row)
+                row = row.masked_fill(column >= count, table.num_embeddings)
             vectors.append(table(row + first if first else row))
             first += count + 1
         return vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
@@ -138,8 +138,8 @@ def with_given(image: Tensor | None, x: Tensor, channels: int, axis: int) -> Ten
     shape[axis] = channels + 1
     if image is None:
         return x.new_zeros(shape)
-    given = ~image.isnan().any(axis, keepdim=True)
-    return torch.cat([torch.where(given, image, 0).to(x), given.to(x)], dim=axis)
+    lacking = image.isnan().any(axis, keepdim=True)
+    return torch.cat([image.masked_fill(lacking, 0).to(x), (~lacking).to(x)], dim=axis)
 
 
 def image_channels(cond: CondSpec) -> int:

@@ -13,6 +13,7 @@ from ..cond import UNCONDITIONED, CondError, CondSpec
 from .attention import CrossAttention
 from .base import Modulation, Net, SideInputs, State, at_least_one
 from .embedding import Embedding, waves
+from .kernels import modulated_silu
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class _Block(nn.Module):
 
     def forward(self, state: State, side: SideInputs) -> State:
         (h,) = state
-        scale, shift = self.modulation(side.emb)
-        h = h + self.second(nn.functional.silu(self.norm(self.first(h)) * (1 + scale) + shift))
+        scale, shift = self.modulation.of(side)
+        h = h + self.second(modulated_silu(self.first(h), self.norm, scale, shift))
         if self.cross is not None and side.context is not None:
             h = self.cross(h[:, None], side.context, side.mask)[:, 0]
         return (h,)

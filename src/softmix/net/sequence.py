@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from ..cond import PARTS, UNCONDITIONED, CondSpec
+from .attention import angles_of
 from .base import Net, SideInputs, State, at_least_one
 from .embedding import Embedding, image_channels
+from .kernels import normed
 from .tokens import TokenBlock, checked_heads
 
 
@@ -56,7 +58,7 @@ class SequenceNet(Net):
                 f"{heads} heads of {spec.width // heads} channels were asked for in a sequence net; rotary positions "
                 "turn pairs of channels: give a width that is a multiple of twice the heads"
             )
-        self.width = self.embed_width = spec.width
+        self.width, self.embed_width, self.heads = spec.width, spec.width, heads
         self.time = Embedding(self.embed_width, cond)
         self.enter = nn.Linear(channels + image_channels(cond), spec.width)
         self.body = nn.ModuleList(
@@ -69,6 +71,11 @@ class SequenceNet(Net):
     def stem(self, x: Tensor) -> State:
         return (self.enter(x),)
 
+    def run(self, state: State, side: SideInputs, start: int, stop: int) -> State:
+        """Run blocks start .. stop - 1. The angles of the positions are computed once."""
+        angles = angles_of(state[0].shape[1], self.width // self.heads, state[0])
+        return super().run(state, replace(side, angles=angles), start, stop)
+
     def out(self, state: State, side: SideInputs, size: tuple[int, ...]) -> Tensor:
-        leave: Tensor = self.leave(self.norm(state[0]))
+        leave: Tensor = self.leave(normed(state[0], self.norm))
         return leave

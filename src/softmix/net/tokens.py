@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, CrossAttention, angles_of, heads_for
 from .base import Modulation, SideInputs, State
+from .kernels import modulated
 
 
 def checked_heads(who: str, width: int, heads: int) -> int:
@@ -38,14 +39,16 @@ class TokenBlock(nn.Module):
 
     def forward(self, state: State, side: SideInputs) -> State:
         (h,) = state
-        scale, shift = (part[:, None] for part in self.modulation(side.emb))
-        y = self.enter(torch.addcmul(shift, self.norm(h), 1 + scale))
+        scale, shift = self.modulation.of(side)
+        y = self.enter(modulated(h, self.norm, scale, shift))
         q, k, v, u = y.split([*(self.width,) * 3, 4 * self.width], dim=-1)
-        mixed = self.attention(q, k, v, angles=self._angles(h))
+        mixed = self.attention(q, k, v, angles=self._angles(h, side))
         h = h + self.leave(torch.cat([mixed, nn.functional.relu(u)], dim=-1))
         if self.cross is not None and side.context is not None:
             h = self.cross(h, side.context, side.mask)
         return (h,)
 
-    def _angles(self, h: Tensor) -> Tensor | None:
-        return angles_of(h.shape[1], self.width // self.attention.heads, h) if self.rotary else None
+    def _angles(self, h: Tensor, side: SideInputs) -> Tensor | None:
+        if not self.rotary:
+            return None
+        return angles_of(h.shape[1], self.width // self.attention.heads, h) if side.angles is None else side.angles
