@@ -15,20 +15,9 @@ from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
 from softmix.recipe import Scale, VerdictRow, smd
 from softmix.recipe.frame import Numbers, rows_in, rows_of
-from softmix.recipe.images import (
-    COUNTS,
-    DATA_SETS,
-    TRAININGS,
-    arms,
-    base,
-    best,
-    best_variance,
-    by,
-    folder,
-    near,
-    real_images,
-)
+from softmix.recipe.images import DATA_SETS, arms, base, best, by, folder, real_images
 from softmix.recipe.smd import SOFT, silent
+from softmix.recipe.trainings import COUNTS, TRAININGS, best_variance, near
 from softmix.rng import Rng
 from softmix.train import Run, Trainer, facts_of
 
