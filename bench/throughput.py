@@ -117,9 +117,8 @@ def sampling(seconds: float) -> None:
         ):
             generator = torch.Generator().manual_seed(0)
             images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=generator)
-            network = (
-                build(Run(config, facts_of(make("noise", images, None, (), Report(read=64)), config))).eval().to(device)
-            )
+            run = Run(config, facts_of(make("noise", images, None, (), Report(read=64)), config))
+            network = build(run)["model"].eval().to(device)
 
             def ask(network: torch.nn.Module = network, drawn: bool = drawn) -> object:
                 with torch.inference_mode():
