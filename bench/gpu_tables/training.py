@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -130,7 +130,7 @@ def one_step(bench: Bench) -> Iterator[Row]:
         torch.compiler.reset()
         made = trainer(config)
         wall = bench.each(made.advance)
-        events = _profiled(made, steps := 2 if bench.quick else 5)
+        events = _profiled(made, steps := 2 if bench.quick else 5).events()
         busy = _busy(events) / steps
         count = {name: _calls(events, names) / steps for name, names in COUNTED.items()}
         yield {
@@ -148,8 +148,8 @@ def kernels(bench: Bench) -> Iterator[Row]:
     """The kernels that take most of the time of an eager step."""
     config = variants(bench.config(bench.batches[0]))["eager"]
     assert config is not None
-    events = _profiled(trainer(config), steps := 2 if bench.quick else 5)
-    for name, seconds, calls in _top(events, bench.gpu):
+    profiler = _profiled(trainer(config), steps := 2 if bench.quick else 5)
+    for name, seconds, calls in _top(profiler, bench.gpu):
         yield {"kernel": name, "ms in a step": 1000 * seconds / steps, "calls in a step": calls / steps}
 
 
@@ -172,13 +172,19 @@ def _profiled(made: Trainer, steps: int) -> Any:
     return profiler
 
 
+# spans of the profiler that hold kernels, and are none themselves
+ANNOTATIONS = ("Optimizer.", "ProfilerStep", "autograd::", "##", "Torch-Compiled Region", "CompiledFunction")
+
+
 def _on_gpu(event: Any) -> bool:
-    return str(event.device_type).endswith("CUDA")
+    """Whether an event of the profiler is a kernel or a copy."""
+    annotation = getattr(event, "is_user_annotation", False) or event.name.startswith(ANNOTATIONS)
+    return str(event.device_type).endswith("CUDA") and not annotation
 
 
-def _busy(profiler: Any) -> float:
+def _busy(events: Iterable[Any]) -> float:
     """The seconds in which at least one kernel or copy runs: the length of the union of their intervals."""
-    spans = sorted((event.time_range.start, event.time_range.end) for event in profiler.events() if _on_gpu(event))
+    spans = sorted((event.time_range.start, event.time_range.end) for event in events if _on_gpu(event))
     total = end = 0.0
     for start, stop in spans:
         total += max(0.0, stop - max(start, end))
@@ -186,18 +192,21 @@ def _busy(profiler: Any) -> float:
     return total / 1e6
 
 
-def _calls(profiler: Any, names: tuple[str, ...]) -> int:
-    return sum(event.name in names for event in profiler.events() if not _on_gpu(event))
+def _calls(events: Iterable[Any], names: tuple[str, ...]) -> int:
+    return sum(event.name in names for event in events)
 
 
 def _top(profiler: Any, gpu: bool, most: int = 12) -> list[tuple[str, float, int]]:
-    """The kernels that take most time of the GPU; without one, the operations that take most time of the CPU."""
+    """(name, seconds, calls) of the kernels that take most time of the GPU; without one, of operations on the CPU."""
     totals: dict[str, tuple[float, int]] = {}
-    for average in profiler.key_averages():
-        micro = average.self_device_time_total if gpu else average.self_cpu_time_total
-        totals[average.key] = (micro / 1e6, average.count)
+    if gpu:
+        for event in filter(_on_gpu, profiler.events()):
+            seconds, calls = totals.get(event.name, (0.0, 0))
+            totals[event.name] = (seconds + (event.time_range.end - event.time_range.start) / 1e6, calls + 1)
+    else:
+        totals = {each.key: (each.self_cpu_time_total / 1e6, each.count) for each in profiler.key_averages()}
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
-    return [(name[:NAME].replace("|", "/"), *value) for name, value in ranked[:most] if value[0] > 0]
+    return [(name[:NAME].replace("|", "/"), *value) for name, value in ranked[:most]]
 
 
 def _sync_warnings(made: Trainer) -> int:
@@ -236,7 +245,7 @@ def draws(bench: Bench) -> Iterator[Row]:
 
 
 def share(base: Config, where: str) -> float:
-    """The share s of the network that the latent enters: the operations are f(m) = f (1 + (m - 1) s), at m = 2 and 8."""
+    """The share s of the network that the latent enters, from the operations f (1 + (m - 1) s) at m = 2 and 8."""
     two, eight = (operations(trainer(soft(base, where, m))) for m in (2, 8))
     extra = (eight - two) / 6
     return extra / (two - extra)
