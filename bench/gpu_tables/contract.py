@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -57,6 +58,12 @@ class Bench:
     def each(self, call: Callable[[], object], warm: int = 3) -> float:
         """The seconds of a call."""
         return seconds_each(call, self.device, self.seconds, 1 if self.quick else warm)
+
+    def free(self) -> None:
+        """Give back the memory of trainers that are no longer used."""
+        gc.collect()
+        if self.gpu:
+            torch.cuda.empty_cache()
 
     def config(self, batch: int, **changes: Any) -> Config:
         """The plain configuration of the training tables."""
@@ -140,8 +147,7 @@ def measured(table: Table, bench: Bench, factor: float, say: Callable[[str], Non
                 break
     except Exception as error:  # one table that fails must not take the others with it
         outcome.problem = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    if bench.gpu:
-        torch.cuda.empty_cache()
+    bench.free()
     return outcome
 
 

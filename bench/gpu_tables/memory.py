@@ -30,7 +30,7 @@ def memory(bench: Bench) -> Iterator[Row]:
             ("feature score, second part", feature(base), True),
             ("energy score, decoder, m = 8", soft(base, "decoder", 8), False),
         ):
-            torch.cuda.empty_cache()
+            bench.free()
             torch.cuda.reset_peak_memory_stats()
             made = trainer(config, second=second)
             for _ in range(3):

@@ -19,8 +19,6 @@ from .contract import Bench, Row, Table, peer
 
 # the width at which each has about the parameters of softmix's U-Net of width 64 (1.8 million)
 WIDTHS = {"diffusers": 40, "denoising-diffusion-pytorch": 26}
-# an option of the configuration that captures a whole step
-CAPTURES = ("graph", "graphs", "cuda_graph", "cuda_graphs", "capture", "captured")
 # the largest batch that is tried
 LARGEST = 16_384
 # the longest name of a kernel in a table
@@ -29,13 +27,14 @@ NAME = 60
 
 def variants(config: Config) -> dict[str, Config | None]:
     """The ways to run a step. None for a way that this version of softmix does not have."""
-    known = {each.name: each for each in fields(Config)}
-    option = next((name for name in CAPTURES if name in known), None)
-    eager = config.but(**{option: False}) if option else config
+    if "graph" not in {each.name for each in fields(Config)}:
+        return {"eager": config, "compiled": config.but(compile=True), "recorded": None, "recorded, compiled": None}
+    eager = config.but(graph="off")
     return {
+        "recorded": config,
         "eager": eager,
         "compiled": eager.but(compile=True),
-        "captured": config.but(**{option: True}) if option else None,
+        "recorded, compiled": config.but(compile=True),
     }
 
 
@@ -54,6 +53,7 @@ def training(bench: Bench) -> Iterator[Row]:
             "first step, s": line.get("first"),
             "parameters": line.get("parameters"),
             "GB": line.get("memory"),
+            "remark": line.get("remark"),
             "diffusers compiled = 1": rate / reference if rate and reference else None,
         }
 
@@ -64,9 +64,9 @@ def _all_training(bench: Bench) -> Iterator[tuple[str, str, int, Row]]:
     # the ratio needs this row, so it comes first
     for library in WIDTHS:
         yield from _peer_rows(bench, library, modes, large)
-    yield from _own_rows(bench, large, modes)
+    yield from _own_rows(bench, large, (*modes, "recorded", *(() if bench.quick else ("recorded, compiled",))))
     for batch in smaller:
-        yield from _own_rows(bench, batch, ("eager",))
+        yield from _own_rows(bench, batch, ("eager", "recorded"))
         for library in WIDTHS:
             yield from _peer_rows(bench, library, ("eager",), batch)
     yield from _largest(bench, 2 * large)
@@ -88,7 +88,7 @@ def _own_rows(bench: Bench, batch: int, modes: tuple[str, ...]) -> Iterator[tupl
     for mode, config in variants(bench.config(batch)).items():
         if config is None:
             yield "softmix", mode, batch, {"problem": "not in this version"}
-        elif mode in modes or mode == "captured":
+        elif mode in modes:
             yield "softmix", mode, batch, speed(bench, config)
 
 
@@ -103,8 +103,12 @@ def speed(bench: Bench, config: Config) -> Row:
         took = bench.each(made[0].advance)
     except (torch.OutOfMemoryError, MemoryError):
         return {"problem": "does not fit into the memory"}
+    finally:
+        bench.free()
     row: Row = {"images_per_second": config.batch / took, "first": first}
     row["parameters"] = sum(weight.numel() for weight in made[0].model.parameters())
+    # a step that cannot be recorded runs without, and the trainer says why
+    row["remark"] = " ".join(getattr(made[0], "take_notes", tuple)())
     return row | ({"memory": torch.cuda.max_memory_allocated() / 1e9} if bench.gpu else {})
 
 
@@ -113,19 +117,17 @@ def _largest(bench: Bench, batch: int) -> Iterator[tuple[str, str, int, Row]]:
     before, most = 0.0, 2 * batch if bench.quick else LARGEST
     while batch <= most:
         line = speed(bench, bench.config(batch))
-        yield "softmix", "eager", batch, line
+        yield "softmix", "as it comes", batch, line
         if line.get("images_per_second", 0.0) < 1.02 * before or "problem" in line:
             break
         before, batch = line["images_per_second"], 2 * batch
-        if bench.gpu:
-            torch.cuda.empty_cache()
 
 
 def one_step(bench: Bench) -> Iterator[Row]:
     """One step under the profiler: the time of the GPU beside the time by the clock, launches and waits."""
     batch = bench.batches[0]
     for mode, config in variants(bench.config(batch)).items():
-        if config is None or (bench.quick and mode == "compiled"):
+        if config is None or (bench.quick and "compiled" in mode):
             continue
         torch.compiler.reset()
         made = trainer(config)
@@ -242,6 +244,7 @@ def draws(bench: Bench) -> Iterator[Row]:
         law = 1 + (m - 1) * shares[where] if where else None
         yield {"row": name, "m": m, "ms": 1000 * took, "plain = 1": took / first, "s": shares.get(where), "law": law}
         del made
+        bench.free()
 
 
 def share(base: Config, where: str) -> float:
@@ -255,8 +258,8 @@ TABLES = {
     "training": Table(
         "Training, images a second, 28 x 28, bf16",
         "Data on the device, fused optimiser, averages of the weights, for all. softmix draws its batch from the data "
-        "in each step; the other libraries get the same batch each time. `first step` includes the making of the "
-        "network and, where it is compiled, the compilation.",
+        "in each step; the other libraries get the same batch each time. A recorded step is a CUDA graph. `first step` "
+        "includes the making of the network and, where it is compiled, the compilation.",
         training,
         240,
     ),
