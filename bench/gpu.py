@@ -5,7 +5,7 @@
     python bench/gpu.py --quick                              # small networks, under a minute on a CPU: does it run?
     python bench/gpu.py --report gpu.json                    # the Markdown of a saved run
 
-The tables are Markdown on standard output, and JSON in the file `--out`, which is written after each table. Each table
+The tables are Markdown on standard output, and JSON in the file `--out`, which is written after each row. Each table
 has a budget of seconds. When it is over the table ends after its present row, and says so. An error ends one table and
 not the others. Without a GPU the same program measures the CPU, with its name. diffusers and
 denoising-diffusion-pytorch run in processes of their own (bench/peer.py), with the Python of `--peers-python`.
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch
 from clock import default_device
 from gpu_tables import checks, memory, sampling, training
-from gpu_tables.contract import Bench, Outcome, Table, measured
+from gpu_tables.contract import Bench, Outcome, Table, line_of, measured
 
 import softmix
 
@@ -83,15 +84,23 @@ def markdown(facts: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
 
 
 def run(bench: Bench, only: Sequence[str], factor: float, out: Path | None) -> list[Outcome]:
-    """Measure the tables. After each the file `out` is written."""
+    """Measure the tables. After each row the file `out` is written."""
     facts, outcomes = machine(bench.device), dict[str, Outcome]()
-    for name in only:
-        print(f"{name}: at most {factor * TABLES[name].budget:.0f} s", file=sys.stderr, flush=True)
-        outcomes[name] = measured(TABLES[name], bench, factor, lambda line: print(line, file=sys.stderr, flush=True))
+
+    def write(name: str, outcome: Outcome) -> None:
+        outcomes[name] = outcome
         if out is not None:
             record = {"machine": facts, "tables": {each: outcomes[each].record() for each in outcomes}}
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+
+    def show(name: str, outcome: Outcome) -> None:
+        print(line_of(outcome.rows[-1]), file=sys.stderr, flush=True)
+        write(name, outcome)
+
+    for name in only:
+        print(f"{name}: at most {factor * TABLES[name].budget:.0f} s", file=sys.stderr, flush=True)
+        write(name, measured(TABLES[name], bench, factor, partial(show, name)))
     return list(outcomes.values())
 
 

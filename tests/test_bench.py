@@ -45,15 +45,16 @@ def test_the_clock_gives_the_seconds_of_one_call() -> None:
 
 
 def test_a_table_ends_with_an_error_and_keeps_its_rows(quick: Any) -> None:
-    from gpu_tables.contract import Table, measured
+    from gpu_tables.contract import Table, line_of, measured
 
     def rows(bench: object) -> Iterator[dict[str, Any]]:
-        yield {"a": 1}
+        yield {"a": 1, "b": None}
         raise RuntimeError("no such\nkernel")
 
     said: list[str] = []
-    outcome = measured(Table("title", "note", rows), quick, 1.0, said.append)
-    assert outcome.rows == [{"a": 1}] and outcome.problem == "RuntimeError: no such kernel" and said == ["  a 1"]
+    outcome = measured(Table("title", "note", rows), quick, 1.0, lambda now: said.append(line_of(now.rows[-1])))
+    assert outcome.problem == "RuntimeError: no such kernel"
+    assert outcome.rows == [{"a": 1, "b": None}] and said == ["  a 1"]
 
 
 def test_a_table_ends_at_its_budget(quick: Any) -> None:
@@ -64,7 +65,7 @@ def test_a_table_ends_at_its_budget(quick: Any) -> None:
             time.sleep(0.01)
             yield {"k": k}
 
-    outcome = measured(Table("title", "note", rows, budget=0.1), quick, 0.3, lambda line: None)
+    outcome = measured(Table("title", "note", rows, budget=0.1), quick, 0.3, lambda now: None)
     assert 1 <= len(outcome.rows) <= 4 and "budget" in outcome.problem
 
 

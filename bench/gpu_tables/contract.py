@@ -131,17 +131,23 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def measured(table: Table, bench: Bench, factor: float, say: Callable[[str], None]) -> Outcome:
+def line_of(row: Row) -> str:
+    """A row as one line of progress."""
+    return "  " + ", ".join(f"{name} {cell(value)}" for name, value in row.items() if cell(value))
+
+
+def measured(table: Table, bench: Bench, factor: float, look: Callable[[Outcome], None]) -> Outcome:
     """Run a table. An error ends it with a sentence, and so does the end of its budget.
 
     factor : of the budget.
+    look : called after each row.
     """
     outcome, began, limit = Outcome(table.title, table.note), time.perf_counter(), table.budget * factor
     try:
         for row in table.rows(bench):
             outcome.rows.append(row)
             outcome.seconds = time.perf_counter() - began
-            say("  " + ", ".join(f"{name} {cell(value)}" for name, value in row.items() if cell(value)))
+            look(outcome)
             if outcome.seconds > limit:
                 outcome.problem = f"the budget of {limit:.0f} s ended after this row; more may follow"
                 break
