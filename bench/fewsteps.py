@@ -84,7 +84,7 @@ def tables(name: str, rows: Sequence[VerdictRow], where: str) -> None:
         seeds = max(each.seeds for (other, _), each in numbers.items() if other == arm)
         print(f"| {row} | {way} | {seeds} | " + " | ".join(cells) + " |")
     leaders(rows, counts)
-    for count in (1, 4, 8):
+    for count in sorted({1, 4, 8} & set(counts)):
         others(numbers, count)
 
 
@@ -165,8 +165,8 @@ def shares(jobs: int, workers: int) -> tuple[int, int]:
     return workers, max(1, cores // workers)
 
 
-def compute(options: argparse.Namespace) -> list[VerdictRow]:
-    """Train and measure the rows whose numbers are not saved. Returns all rows."""
+def compute(options: argparse.Namespace) -> None:
+    """Train and measure the rows whose numbers are not saved."""
     trained = [
         arms(
             *(name, options.data, options.out, options.images, options.n),
@@ -189,7 +189,7 @@ def compute(options: argparse.Namespace) -> list[VerdictRow]:
         for seed in options.seeds
     }
     with followed(logs):
-        return rows_of(runs, partial(print, flush=True), place, partial(in_processes, workers=workers, threads=threads))
+        rows_of(runs, partial(print, flush=True), place, partial(in_processes, workers=workers, threads=threads))
 
 
 def folder_of(options: argparse.Namespace) -> Path:
@@ -221,7 +221,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="samples for each cell")
     parser.add_argument("--workers", type=int, default=0, help="processes at a time; 0: a core each, on a GPU all rows")
     parser.add_argument("--out", type=Path, default=Path("runs/few"))
-    parser.add_argument("--save", type=Path, help="write the numbers of this run to one file of JSON")
+    parser.add_argument(
+        "--save", type=Path, help="write the numbers of these settings to one file of JSON, with --report too"
+    )
     parser.add_argument("--report", action="store_true", help="print the saved numbers, compute nothing")
     parser.add_argument("--saved", type=Path, help="with --report: print the numbers of a file of --save")
     options = parser.parse_args()
@@ -231,9 +233,10 @@ def main() -> None:
         tables(*saved(options.saved))
         return
     if not options.report:
-        rows = compute(options)
-        if options.save is not None:
-            save(options.save, folder_of(options).name, rows, options)
+        compute(options)
+    if options.save is not None:
+        # of a run that was cut off: the rows that ended
+        save(options.save, folder_of(options).name, rows_in(folder_of(options)), options)
     report(options.out)
 
 
