@@ -49,6 +49,8 @@ from softmix.train import find_device
 
 Numbers = Mapping[tuple[str, str], VerdictRow]
 METRICS = ("kernel", "precision", "recall", "class_tv", "nearest", "copied", "seconds")
+# the file of a folder of numbers that names the machine
+MACHINE = "machine.txt"
 # a process on a GPU holds a context of its own, of about half a gigabyte
 MOST_ON_GPU = 8
 
@@ -60,10 +62,16 @@ def machine() -> str:
     return f"{name}, torch {torch.__version__}"
 
 
+def machine_of(place: Path) -> str:
+    """The machine that measured the numbers of a folder; of this one if the folder does not say it."""
+    note = place / MACHINE
+    return note.read_text(encoding="utf-8").strip() if note.exists() else platform.machine()
+
+
 def report(out: Path) -> None:
     """Markdown of the numbers of each data set in a folder."""
     for place in sorted(path for path in out.iterdir() if path.is_dir() and list(path.glob("*.json"))):
-        tables(place.name, rows_in(place), platform.machine())
+        tables(place.name, rows_in(place), machine_of(place))
 
 
 def tables(name: str, rows: Sequence[VerdictRow], where: str) -> None:
@@ -181,6 +189,8 @@ def compute(options: argparse.Namespace) -> None:
     if any(run.saved(place) is None for run in runs):
         # the classifier of the features is trained here once, and not in every process
         reference(options.data, options.out)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / MACHINE).write_text(machine() + "\n", encoding="utf-8")
     workers, threads = shares(len(runs), options.workers)
     logs = {
         f"{name}, {seed}": training_folder(options.out, name, options.data, options.images, seed, options.batch)
@@ -196,10 +206,11 @@ def folder_of(options: argparse.Namespace) -> Path:
     return folder(options.out, options.data, options.images, options.batch)
 
 
-def save(path: Path, name: str, rows: Sequence[VerdictRow], options: argparse.Namespace) -> None:
-    """Write the rows, with the device and the settings, as one file of JSON."""
+def save(path: Path, place: Path, options: argparse.Namespace) -> None:
+    """Write the rows of a folder, with the machine and the settings, as one file of JSON."""
     settings = {key: getattr(options, key) for key in ("data", "images", "batch", "n", "seeds", "counts")}
-    record = {"name": name, "machine": machine(), "settings": settings, "rows": [asdict(row) for row in rows]}
+    rows = [asdict(row) for row in rows_in(place)]
+    record = {"name": place.name, "machine": machine_of(place), "settings": settings, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -236,7 +247,7 @@ def main() -> None:
         compute(options)
     if options.save is not None:
         # of a run that was cut off: the rows that ended
-        save(options.save, folder_of(options).name, rows_in(folder_of(options)), options)
+        save(options.save, folder_of(options), options)
     report(options.out)
 
 

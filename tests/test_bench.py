@@ -187,13 +187,19 @@ def test_each_row_is_compared_with_the_best(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.splitlines()[-2:] == ["| plain | 2.00 |", "| feature score | 1.00 |"]
 
 
-def test_the_numbers_of_a_run_are_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_numbers_of_a_run_are_one_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fewsteps
 
     options = argparse.Namespace(data="fashion28", images=2000, batch=512, n=100, seeds=[0], counts=[4])
-    fewsteps.save(tmp_path / "few.json", "fashion28-2000-batch512", rows(), options)
+    place = tmp_path / "fashion28-2000-batch512"
+    place.mkdir()
+    (place / "machine.txt").write_text("a card, torch 2\n")
+    monkeypatch.setattr(fewsteps, "rows_in", lambda folder: rows() if folder == place else [])
+    fewsteps.save(tmp_path / "few.json", place, options)
     name, saved, where = fewsteps.saved(tmp_path / "few.json")
-    assert (name, saved) == ("fashion28-2000-batch512", rows()) and torch.__version__ in where
+    assert (name, saved, where) == ("fashion28-2000-batch512", rows(), "a card, torch 2")
     fewsteps.tables(name, saved, where)
     assert "| feature score | soft-adams | 2 | 5±0.5 |" in capsys.readouterr().out
 
