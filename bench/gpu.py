@@ -104,10 +104,15 @@ def run(bench: Bench, only: Sequence[str], factor: float, out: Path | None) -> l
     return list(outcomes.values())
 
 
-def report(path: Path) -> str:
-    """The Markdown of a saved run."""
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return markdown(record["machine"], [Outcome(**each) for each in record["tables"].values()])
+def report(paths: Sequence[Path]) -> str:
+    """The Markdown of saved runs on one machine. Raises SystemExit if they are of several."""
+    records: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    facts = records[0]["machine"]
+    for path, record in zip(paths, records, strict=True):
+        if record["machine"] != facts:
+            raise SystemExit(f"{path} is of {record['machine']}, and {paths[0]} of {facts}: report each by itself")
+    tables = {name: table for record in records for name, table in record["tables"].items()}
+    return markdown(facts, [Outcome(**each) for each in tables.values()])
 
 
 def main() -> None:
@@ -119,7 +124,7 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, default=PEERS if PEERS.exists() else Path(sys.executable))
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu"), help="for the runs of the presets")
     parser.add_argument("--out", type=Path, help="a file for the numbers, JSON")
-    parser.add_argument("--report", type=Path, help="print the tables of such a file, measure nothing")
+    parser.add_argument("--report", type=Path, nargs="+", help="print the tables of such files, measure nothing")
     options = parser.parse_args()
     if options.report is not None:
         print(report(options.report))

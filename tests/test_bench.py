@@ -120,6 +120,14 @@ def test_a_library_that_is_missing_gives_a_row(quick: Any, monkeypatch: pytest.M
     assert list(contract.peer(quick, ("speeds", "diffusers"), 60)) == [{"mode": "eager"}, {"problem": "not installed"}]
 
 
+def test_a_program_that_fails_in_silence_gives_a_row(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_tables import contract
+
+    monkeypatch.setattr(contract, "PEER", quick.folder / "peer.py")
+    (quick.folder / "peer.py").write_text("raise SystemExit(3)\n")
+    assert list(contract.peer(quick, (), 60)) == [{"problem": "it ended with code 3"}]
+
+
 def test_a_library_that_takes_too_long_is_ended_and_its_rows_are_kept(
     quick: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +163,10 @@ def test_the_program_prints_and_saves_its_tables(tmp_path: Path) -> None:
     assert set(rates) == {"torch.randn", "Rng.normal"} and min(rates.values()) > 0
     import gpu
 
-    assert gpu.report(out) + "\n" == printed
+    assert gpu.report([out]) + "\n" == printed
+    (tmp_path / "other.json").write_text(out.read_text().replace(record["machine"]["torch"], "9.0"))
+    with pytest.raises(SystemExit, match=r"is of .*9\.0"):
+        gpu.report([out, tmp_path / "other.json"])
 
 
 # the table of few steps

@@ -163,10 +163,11 @@ def peer(bench: Bench, arguments: Sequence[object], seconds: float) -> Iterator[
     seconds : the program is ended after this time.
     """
     command = [str(bench.python), str(PEER), *map(str, arguments), "--device", str(bench.device)]
-    done = None
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-        output, problem = done.stdout, done.stderr if done.returncode else ""
+        output, problem = done.stdout, ""
+        if done.returncode:
+            problem = done.stderr.strip() or f"it ended with code {done.returncode}"
     except subprocess.TimeoutExpired as error:
         output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
         problem = f"ended after {seconds:.0f} s"

@@ -50,8 +50,10 @@ def little_memory(bench: Bench) -> Row:
     def draw(count: int, batch: int) -> torch.Tensor:
         return sample(denoiser, count, 1, sampler=model.sampler, batch=batch, device=bench.device)
 
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, LIMIT / total), bench.device)
+    bench.free()
+    # tensors that are there already do not count
+    allowed = (LIMIT + torch.cuda.memory_allocated(bench.device)) / total
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed), bench.device)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

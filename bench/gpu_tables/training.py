@@ -251,7 +251,7 @@ def draws(bench: Bench) -> Iterator[Row]:
         took = bench.each(made.advance)
         first = first or took
         if where and where not in shares:
-            shares[where] = share(base, where)
+            shares[where] = share(variants(base)["eager"] or base, where)
         law = 1 + (m - 1) * shares[where] if where else None
         yield {"row": name, "m": m, "ms": 1000 * took, "plain = 1": took / first, "s": shares.get(where), "law": law}
         del made
