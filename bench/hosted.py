@@ -25,8 +25,9 @@ from softmix.denoiser import Denoiser
 from softmix.posterior import HasMean, need
 from softmix.process import Gaussian
 from softmix.recipe.frame import Arms, ArmsRun, Results, rows_of
-from softmix.recipe.images import COUNTS, DATA_SETS, by, folder, reference, training_folder
+from softmix.recipe.images import DATA_SETS, by, folder, reference, training_folder
 from softmix.recipe.paper import Role
+from softmix.recipe.trainings import COUNTS
 from softmix.rng import Rng
 from softmix.train import load as load_run
 

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from clock import default_device, seconds_each, timed
 from peer import error, to_x
-from throughput import seconds_each, trainer
+from throughput import trainer
 
 import softmix
 from softmix.cli.common import cache
@@ -96,7 +97,7 @@ def throughput(python: Path, options: argparse.Namespace) -> None:
     ours = {"softmix, plain": plain, "softmix, energy score of 2 draws": soft}
     for name, config in ours.items():
         made = trainer(config)
-        rate = config.batch / seconds_each(made.advance, options.seconds)
+        rate = config.batch / seconds_each(made.advance, made.device, options.seconds)
         rows.append((name, rate, sum(p.numel() for p in made.model.parameters())))
     first = rows[0][1]
     print(f"\n28 x 28, batch 64, {torch.get_num_threads()} threads\n")
@@ -122,14 +123,14 @@ def overhead(python: Path, options: argparse.Namespace) -> None:
     print("\n| outside the network, per step of 64 images of 28 x 28 | microseconds |\n|---|---|")
     for name, seconds in theirs.items():
         print(f"| diffusers {name} | {1e6 * seconds:.0f} |")
-    still = Still()
-    grid, x = still.process.grid(20), torch.randn(64, *still.shape)
+    still, device = Still(), default_device()
+    grid, x = still.process.grid(20), torch.randn(64, *still.shape, device=device)
+
+    def run() -> None:
+        finish(drive(still, sampler, x, grid, Rng(0, 64, device=device)))
+
     for sampler in SAMPLERS:
-        best = float("inf")
-        for _ in range(5):
-            began = time.perf_counter()
-            finish(drive(still, sampler, x, grid, Rng(0, 64)))
-            best = min(best, (time.perf_counter() - began) / traits(sampler).evaluations(20))
+        best = min(timed(run, device) for _ in range(5)) / traits(sampler).evaluations(20)
         print(f"| softmix {traits(sampler).name} | {1e6 * best:.0f} |")
 
 

@@ -17,12 +17,11 @@ import argparse
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from clock import default_device, seconds_each
 from torch.utils.flop_counter import FlopCounterMode
 
 from softmix.data import Report
@@ -64,29 +63,19 @@ def trainer(config: Config, side: int = 28, second: bool = False) -> Trainer:
     return made
 
 
-def seconds_each(call: Callable[[], object], seconds: float) -> float:
-    """The time of one call, as the mean over at least this long."""
-    call()
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds or count < 3:
-        call()
-        count += 1
-    return (time.perf_counter() - began) / count
-
-
 def operations(made: Trainer) -> float:
     """Floating-point operations of matrix products and convolutions in one training step."""
-    lanes, made.run = made.run, replace(made.run, facts=replace(made.run.facts, lanes=1))
     with FlopCounterMode(display=False) as counter:
-        made.advance()
-    made.run = lanes
+        loss = made.losses(torch.arange(made.run.config.batch)).sum()
+        torch.autograd.grad(loss, list(made.model.parameters()), allow_unused=True)
     return float(counter.get_total_flops())
 
 
 def machine(seconds: float) -> float:
     """The rate of a product of two bf16 matrices of side 2048, in 10^9 operations a second."""
-    a = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    return 2 * 2048**3 / seconds_each(lambda: a @ a, seconds) / 1e9
+    device = default_device()
+    a = torch.randn(2048, 2048, dtype=torch.bfloat16, device=device)
+    return 2 * 2048**3 / seconds_each(lambda: a @ a, device, seconds) / 1e9
 
 
 def training(seconds: float) -> None:
@@ -100,7 +89,7 @@ def training(seconds: float) -> None:
         rows += [(f"energy score, {w}, m = {m}", soft(base, w, m), False) for w in ("decoder", "head") for m in (2, 8)]
         for label, config, second in rows:
             made = trainer(config, second=second)
-            took = seconds_each(made.advance, seconds)
+            took = seconds_each(made.advance, made.device, seconds)
             first = first or took
             done = operations(made) / took / 1e9
             count = sum(p.numel() for p in made.model.parameters())
@@ -114,7 +103,8 @@ def training(seconds: float) -> None:
 def sampling(seconds: float) -> None:
     print("\nSampling: one evaluation, 28 x 28, 64 images\n")
     print("| net | what is asked | ms | plain = 1 |\n" + "|---" * 4 + "|")
-    x, rng = torch.randn(64, 1, 28, 28), Rng(0, 64)
+    device = default_device()
+    x, rng = torch.randn(64, 1, 28, 28, device=device), Rng(0, 64, device=device)
     for name, net in NETS.items():
         first = 0.0
         for label, config, drawn in (
@@ -125,14 +115,15 @@ def sampling(seconds: float) -> None:
         ):
             generator = torch.Generator().manual_seed(0)
             images = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=generator)
-            network = build(Run(config, facts_of(make("noise", images, None, (), Report(read=64)), config))).eval()
+            run = Run(config, facts_of(make("noise", images, None, (), Report(read=64)), config))
+            network = build(run)["model"].eval().to(device)
 
             def ask(network: torch.nn.Module = network, drawn: bool = drawn) -> object:
                 with torch.inference_mode():
                     posterior = network(x, 0.5)
                     return posterior.sample(rng) if drawn else need(posterior, HasMean, "the bench").mean
 
-            took = seconds_each(ask, seconds)
+            took = seconds_each(ask, device, seconds)
             first = first or took
             print(f"| {name} | {label} | {1000 * took:.1f} | {took / first:.2f} |", flush=True)
 
@@ -158,8 +149,14 @@ MEMORY: dict[str, tuple[Callable[[Config], Config], bool]] = {
 
 
 def most_memory(label: str) -> float:
-    """By how much memory in use rises, at most, over some training steps, in MB. For Linux."""
+    """By how much memory in use rises, at most, over some training steps, in MB: on a GPU the memory of its tensors, on
+    a CPU the memory of the process, for Linux."""
     change, second = MEMORY[label]
+    if default_device().type == "cuda":
+        made = trainer(change(plain(NETS["U-Net 64"])), second=second)
+        for _ in range(5):
+            made.advance()
+        return torch.cuda.max_memory_allocated(made.device) / 2**20
     status, again = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def kilobytes(name: str) -> int:
@@ -187,7 +184,7 @@ def growth(seconds: float) -> None:
         cells, before = [], None
         for value in values:
             made = trainer(make_config(value), side(value))
-            took, done = seconds_each(made.advance, seconds / 2), operations(made)
+            took, done = seconds_each(made.advance, made.device, seconds / 2), operations(made)
             if before is None:
                 cells.append(f"{1000 * took:.0f}")
             else:
@@ -209,7 +206,7 @@ def main() -> None:
     if options.one:
         print(most_memory(options.one))
         return
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{default_device().type}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name in options.tables:
         {"training": training, "sampling": sampling, "memory": memory, "growth": growth}[name](options.seconds)
 

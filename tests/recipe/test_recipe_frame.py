@@ -240,6 +240,12 @@ def test_processes_have_one_thread_each_and_the_numbers_of_one_by_one(monkeypatc
     assert rows == {"threads": 1, "seed": 1} and torch.get_num_threads() == here
 
 
+def test_processes_may_have_several_threads() -> None:
+    runs = arm("a", "ours", threads, full={}, seeds=1).runs(Scale.full)
+    rows = rows_of(runs, quiet, execute=lambda work, jobs, say: in_processes(work, jobs, say, workers=1, threads=2))
+    assert {row.metric: row.value for row in rows}["threads"] == 2
+
+
 def test_runs_that_ended_before_a_failure_are_saved(tmp_path: Path) -> None:
     runs = arm("a", "ours", third_fails, full={}, seeds=4).runs(Scale.full)
     with pytest.raises(ArithmeticError, match="the third"):

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from softmix.data import Data, Report, load
 from softmix.data.store import make
-from softmix.denoiser import Network, wiener
+from softmix.denoiser import Denoiser, Network, wiener
 from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
 from softmix.process import VP, Flow, Gaussian
-from softmix.recipe import Scale, VerdictRow, smd
+from softmix.recipe import Scale, VerdictRow, images, smd
 from softmix.recipe.frame import Numbers, rows_in, rows_of
-from softmix.recipe.images import (
-    COUNTS,
-    DATA_SETS,
-    TRAININGS,
-    arms,
-    base,
-    best,
-    best_variance,
-    by,
-    folder,
-    near,
-    real_images,
-)
+from softmix.recipe.images import DATA_SETS, arms, base, best, by, folder, real_images
 from softmix.recipe.smd import SOFT, silent
+from softmix.recipe.trainings import COUNTS, TRAININGS, best_variance, near
 from softmix.rng import Rng
-from softmix.train import Run, Trainer, facts_of
+from softmix.train import Run, Trainer, facts_of, read_run
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +70,56 @@ def never(line: str) -> None:
 
 @pytest.mark.slow
 def test_a_training_is_measured_once_in_every_way(tmp_path: Path) -> None:
-    """A short run on the digits: every way at every count, the floor, and nothing the second time."""
-    each = [arms("plain, wider", "digits", tmp_path, 1280, 64, seeds=1), real_images("digits", tmp_path, 64)]
-    runs, out = [run for one in each for run in one.runs(Scale.full)], folder(tmp_path, "digits", 1280)
+    """A short run on the digits: every way at every count wanted, the floor, and nothing the second time."""
+    trained = arms("plain, wider", "digits", tmp_path, 1280, 64, seeds=1, batch=128, counts=(1, 4, 32))
+    each = [trained, real_images("digits", tmp_path, 64)]
+    runs, out = [run for one in each for run in one.runs(Scale.full)], folder(tmp_path, "digits", 1280, 128)
     rows = rows_of(runs, lambda line: None, out)
     assert rows_of(runs, never, out) == rows
     numbers = Numbers(rows)
     for way in TRAININGS["plain, wider"].ways:
         counts = [count for count in COUNTS if (by("plain, wider", way.name), f"frechet@{count}") in numbers]
-        assert counts == [count for count in COUNTS if count <= way.most]
+        assert counts == [count for count in (1, 4, 32) if count <= way.most]
         assert all(numbers[by("plain, wider", way.name), f"frechet@{count}"] > 0 for count in counts)
     assert numbers["plain, wider", "parameters"] > 0 and numbers["plain, wider", "training seconds"] > 0
     assert numbers["real images", "copied"] == 0.01
     by_name = {(row.name, row.metric): row for row in rows}
     assert {(row.name, row.metric): row for row in rows_in(out)} == by_name
     assert (out / "plain--wider-0" / "log.txt").read_text().startswith("plain, wider")
+    config = read_run(out / "plain--wider-0" / "run").config
+    assert (config.batch, config.steps) == (128, 10)
+
+
+def test_the_batch_and_the_counts_are_settings_of_the_numbers(tmp_path: Path) -> None:
+    """The settings of a run with defaults are those of earlier versions, so that its saved numbers are found."""
+    plain = arms("plain", "digits", tmp_path, 1280, 64)
+    assert plain.full == {"images": 1280, "n": 64} and folder(tmp_path, "digits", 1280) == tmp_path / "digits-1280"
+    other = arms("plain", "digits", tmp_path, 1280, 64, batch=512, counts=(1, 4))
+    assert other.full == {"images": 1280, "n": 64, "batch": 512, "counts": (1, 4)}
+    assert folder(tmp_path, "digits", 1280, 512) == tmp_path / "digits-1280-batch512"
+    one, two = (each.runs(Scale.full)[0].file(tmp_path) for each in (plain, other))
+    assert one != two
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_training_is_measured_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+    plain = images.sample
+
+    def sample(denoiser: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+        devices.append((images.device_of(denoiser).type, torch.device(kwargs["device"]).type))
+        return plain(denoiser, *args, **kwargs)
+
+    monkeypatch.setattr(images, "sample", sample)
+    results = images.train_and_measure("plain", "digits", tmp_path, 0, 1280, 64, 128, (1, 4))
+    assert set(devices) == {("cuda", "cuda")} and results[by("plain", "best variance"), "frechet@4"] > 0
+
+
+def test_the_device_of_a_denoiser_is_that_of_its_weights() -> None:
+    network = Network(VP(), MLPSpec(width=8, depth=1), SOFT, (2,))
+    assert images.device_of(network) == next(network.parameters()).device
+    assert images.device_of(network.to("meta")) == torch.device("meta")
+    assert images.device_of(wiener(VP(), torch.zeros(1), torch.eye(1))) == torch.device("cpu")
 
 
 def written(out: Path, numbers: dict[str, float], recall: float = 0.4, slow: float = 4.0) -> None:

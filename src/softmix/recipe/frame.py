@@ -150,11 +150,17 @@ def one_by_one(work: Callable[[Job], Result], jobs: Sequence[Job], progress: Pro
 
 
 def in_processes(
-    work: Callable[[Job], Result], jobs: Sequence[Job], progress: Progress, workers: int | None = None
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    progress: Progress,
+    workers: int | None = None,
+    threads: int = 1,
 ) -> Iterator[tuple[Job, Result]]:
     """Each job with its result, in the order in which they end.
 
-    workers : the number of processes, each with one thread; by default the number of threads of torch.
+    workers : the number of processes; by default the number of threads of torch.
+    threads : the threads of each process on the CPU. Choose more than one if the jobs share a GPU, because there are
+        then fewer jobs than cores.
 
     Work and jobs are sent to other processes: `work` must be a function at the top of its file.
     """
@@ -163,7 +169,8 @@ def in_processes(
     # several processes whose threads spin while they wait take the cores from each other
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     began, workers = time.perf_counter(), workers or max(1, torch.get_num_threads())
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    workers, spawn = min(workers, len(jobs)), get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (threads,)) as pool:
         futures = {pool.submit(work, job): job for job in jobs}
         try:
             for count, future in enumerate(as_completed(futures), 1):
@@ -175,10 +182,6 @@ def in_processes(
             # else the pool would finish every job that waits before the error is seen
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def rows_of(

@@ -45,6 +45,7 @@ from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from . import images
 from .frame import Arms, Numbers, Progress, arm, in_processes, judged, rows_of
 from .paper import Outcome, Paper, Role, Scale, Verdict, VerdictRow
+from .trainings import TRAININGS
 
 PAPER = Paper.of(
     "smd",
@@ -291,7 +292,7 @@ def on_images(seeds: int, count: int, out: Path, progress: Progress) -> list[Ver
 
 def _least(value: Numbers, *roles: Role) -> dict[int, float]:
     """The least distance of the trainings in these roles, at each count."""
-    names = [name for name in IMAGE_ROWS if images.TRAININGS[name].role in roles]
+    names = [name for name in IMAGE_ROWS if TRAININGS[name].role in roles]
     return {k: min(value[name, f"frechet@{k}"] for name in names) for k in IMAGE_COUNTS}
 
 

@@ -1,0 +1,1 @@
+"""The tables of bench/gpu.py, a file for each subject."""
