@@ -23,7 +23,11 @@ hypothesis.settings.load_profile("fixed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
-    parser.addoption("--device", default="cpu", help="the device of the tensors that tests make, for example cuda")
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="the device of the tensors that tests make: cpu, cuda, or pretend (see tests/pretend_device.py)",
+    )
     parser.addoption("--device-guard", action="store_true", help="run every test with the fixture on_device")
     parser.addoption(
         "--no-device-guard", action="store_true", help="allow tensors that the library makes without a device"
@@ -35,28 +39,50 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
         return
     for item in items:
-        if item.path.name != "test_device_guard.py":
-            item.add_marker(pytest.mark.usefixtures("on_device"))
-            item.fixturenames.append("on_device")  # type: ignore[attr-defined]
+        if item.path.name in ("test_device_guard.py", "test_pretend_device.py"):
+            continue
+        item.add_marker(pytest.mark.usefixtures("on_device"))
+        item.fixturenames.append("on_device")  # type: ignore[attr-defined]
+    if config.getoption("--device") == "pretend":
+        skip_where_pretend_cannot(items)
+
+
+def skip_where_pretend_cannot(items: list[pytest.Item]) -> None:
+    """Skip the tests that the device "pretend" cannot run, with the reason."""
+    from pretend_device import NOT_HERE
+
+    for item in items:
+        for (file, name), reason in NOT_HERE.items():
+            if item.path.as_posix().endswith(file) and item.name.startswith(name):
+                item.add_marker(pytest.mark.skip(reason=f"on the device 'pretend': {reason}"))
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device of the option --device; the test is skipped if this machine has none."""
-    device = torch.device(request.config.getoption("--device"))
+    name = request.config.getoption("--device")
     try:
+        if name == "pretend":
+            from pretend_device import install
+
+            install()
+        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        pytest.skip(f"--device {device} was asked for, and this machine has none: {error}")
+        pytest.skip(f"--device {name} was asked for, and this machine has none: {error}")
     return device
 
 
 @pytest.fixture
 def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[None]:
-    """Make all tensors of the test on `device`, and refuse tensors that the library makes without a device."""
+    """Make all tensors of the test on `device`, and refuse tensors that the library makes without a device.
+
+    The device "pretend" refuses the use of such a tensor, so the making is only refused with --device-guard.
+    """
     from device_guard import on_device
 
-    with on_device(device, refuse=not request.config.getoption("--no-device-guard")):
+    refuse = device.type != "pretend" or request.config.getoption("--device-guard")
+    with on_device(device, refuse=refuse and not request.config.getoption("--no-device-guard")):
         yield
 
 
