@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.name in ("test_device_guard.py", "test_pretend_device.py"):
             continue
         item.add_marker(pytest.mark.usefixtures("on_device"))
-        item.fixturenames.append("on_device")  # type: ignore[attr-defined]
+        # first, so that the fixtures of a test file make their tensors on the device too
+        item.fixturenames.insert(0, "on_device")  # type: ignore[attr-defined]
     if config.getoption("--device") == "pretend":
         skip_where_pretend_cannot(items)
 
@@ -80,10 +81,23 @@ def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[
     The device "pretend" refuses the use of such a tensor, so the making is only refused with --device-guard.
     """
     from device_guard import on_device
+    from device_move import constants_on
 
     refuse = device.type != "pretend" or request.config.getoption("--device-guard")
-    with on_device(device, refuse=refuse and not request.config.getoption("--no-device-guard")):
+    refuse = refuse and not request.config.getoption("--no-device-guard")
+    with constants_on(device), on_device(device, refuse=refuse):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Move the parameters of a test, and the values of its fixtures, to the device."""
+    from device_move import moved
+
+    arguments: dict[str, object] = getattr(item, "funcargs", {})
+    device = arguments.get("device")
+    if "on_device" in arguments and isinstance(device, torch.device) and device.type != "cpu":
+        arguments.update(moved(arguments, device))
 
 
 @pytest.fixture(scope="session", autouse=True)

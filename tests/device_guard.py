@@ -8,8 +8,10 @@ possible callers:
   fault, because the tensor is then combined with data on `device`. With `refuse=True` the call raises `NoDeviceError`
   at once. So the fault is also found if `device` is the CPU.
 
-A tensor without axes is allowed: torch combines a CPU scalar with data on any device. The tensors of a module under
-construction are allowed too: they move with the module. `ALLOWED` lists the functions of the library that make other
+A module that a test builds is made on `device`, with its tensors, as under `with torch.device(device)`.
+
+A tensor without axes is allowed: torch combines a CPU scalar with data on any device. The tensors of a module that the
+library builds are allowed too: they move with the module. `ALLOWED` lists the functions of the library that make other
 tensors on the CPU on purpose, with the reason. `torch.from_numpy` is not a factory call for torch, so it is not seen.
 
 `Rng` takes its device as an argument with the default "cpu". `OnDevice` replaces this default for tests only.
@@ -66,7 +68,7 @@ class OnDevice(TorchFunctionMode):
             return func(*args, **kwargs)
         frame = sys._getframe(1)
         origin = library_caller(frame)
-        if origin is None:
+        if origin is None or built_by_a_test(frame):
             return self._for_a_test(func, args, kwargs)
         made = func(*args, **kwargs)
         refused = self.refuse and isinstance(made, Tensor) and made.ndim and not allowed(*origin[:2])
@@ -82,7 +84,7 @@ class OnDevice(TorchFunctionMode):
         if isinstance(kwargs.get("generator"), torch.Generator):
             # torch makes the numbers on the device of the generator.
             return func(*args, **kwargs).to(self.device)
-        return func(*args, **kwargs, device=self.device)
+        return func(*args, **{**kwargs, "device": self.device})
 
 
 def library_caller(frame: FrameType | None) -> tuple[str, str, int] | None:
@@ -109,11 +111,23 @@ def allowed(file: str, function: str) -> bool:
 
 def builds_a_module(frame: FrameType | None) -> bool:
     """Whether the call is inside the constructor of a module."""
+    return outermost_constructor(frame) is not None
+
+
+def built_by_a_test(frame: FrameType | None) -> bool:
+    """Whether the call is inside the constructor of a module that a test calls, as under `with torch.device(...)`."""
+    constructor = outermost_constructor(frame)
+    return constructor is not None and library_caller(constructor.f_back) is None
+
+
+def outermost_constructor(frame: FrameType | None) -> FrameType | None:
+    """The frame of the outermost constructor of a module around the call; None outside of all constructors."""
+    found = None
     while frame is not None:
         if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), nn.Module):
-            return True
+            found = frame
         frame = frame.f_back
-    return False
+    return found
 
 
 @contextmanager
