@@ -14,11 +14,13 @@ A tensor without axes is allowed: torch combines a CPU scalar with data on any d
 library builds are allowed too: they move with the module. `ALLOWED` lists the functions of the library that make other
 tensors on the CPU on purpose, with the reason. `torch.from_numpy` is not a factory call for torch, so it is not seen.
 
-`Rng` takes its device as an argument with the default "cpu". `OnDevice` replaces this default for tests only.
+`Rng` takes its device as an argument with the default "cpu", and `sample` takes it from the weights of the denoiser.
+`on_device` replaces the default "cpu", and the CPU for a denoiser without weights, for calls of tests only.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +34,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 import softmix
+from softmix.denoiser import Denoiser
 from softmix.rng import Rng
 
 LIBRARY = Path(softmix.__file__).parent
+drive = importlib.import_module("softmix.sampler.drive")  # the package has a function of this name
 FACTORIES = frozenset(_device_constructors())
 
 # (file, function): the reason. "*" stands for every function of the file.
@@ -47,6 +51,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ): "a network for the CPU: its features do not depend on the device",
     ("net/embedding.py", "Embedding.__init__"): "a buffer: it moves with the module",
 }
+
+# The rooms of functions that build a module, such as `UNetSpec.build`.
+BUILDERS = ("net/", "denoiser/")
 
 
 class NoDeviceError(AssertionError):
@@ -115,9 +122,19 @@ def builds_a_module(frame: FrameType | None) -> bool:
 
 
 def built_by_a_test(frame: FrameType | None) -> bool:
-    """Whether the call is inside the constructor of a module that a test calls, as under `with torch.device(...)`."""
-    constructor = outermost_constructor(frame)
-    return constructor is not None and library_caller(constructor.f_back) is None
+    """Whether a test builds the module under construction, itself or by functions of `BUILDERS`.
+
+    This is as under `with torch.device(...)`.
+    """
+    frame = outermost_constructor(frame)
+    if frame is None:
+        return False
+    caller = library_caller(frame.f_back)
+    while caller is not None and caller[0].startswith(BUILDERS):
+        frame = frame.f_back
+        assert frame is not None
+        caller = library_caller(frame.f_back)
+    return caller is None
 
 
 def outermost_constructor(frame: FrameType | None) -> FrameType | None:
@@ -133,16 +150,22 @@ def outermost_constructor(frame: FrameType | None) -> FrameType | None:
 @contextmanager
 def on_device(device: torch.device, refuse: bool = False) -> Iterator[None]:
     """Inside, tests make their tensors and their `Rng` on `device`."""
-    plain = Rng.__init__
+    plain, of_weights = Rng.__init__, drive.device_of
 
     def init(self: Rng, *args: Any, **kwargs: Any) -> None:
         if len(args) < 4 and "device" not in kwargs and library_caller(sys._getframe(1)) is None:
             kwargs["device"] = device
         plain(self, *args, **kwargs)
 
+    def sample_device(denoiser: Denoiser) -> torch.device:
+        of_a_test = library_caller(sys._getframe(2)) is None and not hasattr(denoiser, "parameters")
+        return device if of_a_test else of_weights(denoiser)
+
     Rng.__init__ = init  # type: ignore[method-assign]
+    drive.device_of = sample_device  # type: ignore[attr-defined]
     try:
         with OnDevice(device, refuse):
             yield
     finally:
         Rng.__init__ = plain  # type: ignore[method-assign]
+        drive.device_of = of_weights  # type: ignore[attr-defined]

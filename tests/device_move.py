@@ -10,13 +10,14 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-TESTS = Path(__file__).parent
+FOLDER = str(Path(__file__).parent)
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -57,20 +58,25 @@ def _moved_fields(value: Any, device: torch.device) -> Any:
     return made
 
 
+@cache
+def moved_names(module: str, device: torch.device) -> dict[str, Any]:
+    """The names of an imported module with tensors, and their values on `device`."""
+    names = {name: value for name, value in vars(sys.modules[module]).items() if not name.startswith("__")}
+    new = {name: moved(value, device) for name, value in names.items()}
+    return {name: value for name, value in new.items() if value is not names[name]}
+
+
 @contextmanager
 def constants_on(device: torch.device) -> Iterator[None]:
     """Inside, the constants of all imported test modules are on `device`."""
     saved: list[tuple[dict[str, Any], str, Any]] = []
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file is None or TESTS not in Path(file).parents:
+    for key, module in list(sys.modules.items()):
+        if not (getattr(module, "__file__", None) or "").startswith(FOLDER):
             continue
         names = vars(module)
-        for name, value in list(names.items()):
-            new = value if name.startswith("__") else moved(value, device)
-            if new is not value:
-                saved.append((names, name, value))
-                names[name] = new
+        for name, new in moved_names(key, device).items():
+            saved.append((names, name, names[name]))
+            names[name] = new
     try:
         yield
     finally:

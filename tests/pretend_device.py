@@ -34,6 +34,7 @@ from torch import Tensor
 
 NAME = "pretend"
 SOURCE = Path(__file__).with_suffix(".cpp")
+HEADER = SOURCE.with_name("pretend_call.h")
 
 # (the end of a test's file, the beginning of its name): the reason. It is a property of the device, not of the library.
 NOT_HERE: dict[tuple[str, str], str] = {}
@@ -58,7 +59,7 @@ def install() -> torch.device:
 
 def compiled() -> Path:
     """The compiled library of the device. It stays in the folder of temporary files."""
-    key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    key = hashlib.sha256(SOURCE.read_bytes() + HEADER.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     library = Path(tempfile.gettempdir()) / f"softmix-pretend-{key}.so"
     with open(library.with_suffix(".lock"), "w") as lock:  # several processes of pytest-xdist start at once
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
+from ..denoiser.contract import device_of
 from ..denoiser.frame import posterior_in_frame
 from ..memory import NotEnoughMemoryError, is_memory_error
 from ..posterior import HasMean, Posterior
@@ -214,7 +215,7 @@ def sample(
     at: float = 1.0,
     batch: int = 256,
     first: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     precision: Precision = "fp32",
     look: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -234,7 +235,7 @@ def sample(
     at : the time of the start.
     batch : the number of items in one evaluation. It is halved, with a warning, if the memory is too small. The samples
         do not depend on it.
-    device : of the samples and of the noise.
+    device : of the samples and of the noise. By default that of the weights of the denoiser; the CPU without weights.
     precision : of the network. With bf16 its products are rounded to 8 bits. Many machines are then several times as
         fast, and an item depends a little on its batch. The arithmetic of the sampler does not change.
     look : is called with each `Step`, again for a batch that is tried again.
@@ -248,7 +249,7 @@ def sample(
             f"a {type(denoiser).__name__} has no shape: give shape=(C, H, W) or shape=(D,), or, for a model from "
             "softmix.load, its denoiser: sample(model.denoiser)"
         )
-    process = denoiser.process
+    process, device = denoiser.process, device_of(denoiser) if device is None else device
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     known = traits(sampler)
