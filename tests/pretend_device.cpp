@@ -206,7 +206,7 @@ void seed_default(int64_t seed) { at::Generator(default_generator()).set_current
 
 // torch has forms of these in other operations, which do not know the device. Their CPU kernels serve.
 constexpr const char* kOfTheCpu[] = {
-    "convolution", "convolution_backward", "copy_"};
+    "convolution", "convolution_backward", "copy_", "native_group_norm", "native_layer_norm"};
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
