@@ -24,6 +24,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +40,7 @@ from softmix.rng import Rng
 
 LIBRARY = Path(softmix.__file__).parent
 drive = importlib.import_module("softmix.sampler.drive")  # the package has a function of this name
+TORCH = str(Path(torch.__file__).parent)
 FACTORIES = frozenset(_device_constructors())
 
 # (file, function): the reason. "*" stands for every function of the file.
@@ -99,16 +101,20 @@ def library_caller(frame: FrameType | None) -> tuple[str, str, int] | None:
 
     Files of torch and this file are skipped. Other packages count as tests.
     """
-    torch_folder = str(Path(torch.__file__).parent)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if file != __file__ and not file.startswith(torch_folder) and not file.startswith("<"):
-            path = Path(file)
-            if LIBRARY not in path.parents:
-                return None
-            return path.relative_to(LIBRARY).as_posix(), frame.f_code.co_qualname.split(".<")[0], frame.f_lineno
+        file = library_file(frame.f_code.co_filename)
+        if file is not None:
+            return (file, frame.f_code.co_qualname.split(".<")[0], frame.f_lineno) if file else None
         frame = frame.f_back
     return None
+
+
+@cache
+def library_file(path: str) -> str | None:
+    """The path below src/softmix; "" for a file of a test, None for a file of torch and for this file."""
+    if path == __file__ or path.startswith((TORCH, "<")):
+        return None
+    return Path(path).relative_to(LIBRARY).as_posix() if LIBRARY in Path(path).parents else ""
 
 
 def allowed(file: str, function: str) -> bool:
@@ -126,15 +132,14 @@ def built_by_a_test(frame: FrameType | None) -> bool:
 
     This is as under `with torch.device(...)`.
     """
-    frame = outermost_constructor(frame)
-    if frame is None:
-        return False
-    caller = library_caller(frame.f_back)
-    while caller is not None and caller[0].startswith(BUILDERS):
-        frame = frame.f_back
-        assert frame is not None
-        caller = library_caller(frame.f_back)
-    return caller is None
+    constructor = outermost_constructor(frame)
+    outer = None if constructor is None else constructor.f_back
+    while outer is not None:
+        file = library_file(outer.f_code.co_filename)
+        if file is not None and not file.startswith(BUILDERS):
+            return file == ""
+        outer = outer.f_back
+    return False
 
 
 def outermost_constructor(frame: FrameType | None) -> FrameType | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from device_guard import on_device
+from softmix.evaluate import classifier
 from softmix.train.make import find_device
 from test_device_guard import library_function
 
@@ -201,6 +202,12 @@ def test_threads_run_backward_at_once() -> None:
 
 def test_a_run_finds_the_device() -> None:
     assert find_device() == torch.device("pretend")
+
+
+def test_building_a_classifier_leaves_the_random_state_of_the_device() -> None:
+    before = torch.get_device_module("pretend").get_rng_state()
+    classifier.build(1, 4, 8, seed=3)
+    assert torch.equal(torch.get_device_module("pretend").get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
