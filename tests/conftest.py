@@ -22,13 +22,18 @@ hypothesis.settings.load_profile("fixed")
 
 # they choose their devices themselves, or test settings of the process on the CPU
 _ON_THE_CPU = frozenset(
-    f"test_{name}.py" for name in ("device_guard", "agreement", "deterministic", "precision", "evaluate_memory")
+    f"test_{name}.py"
+    for name in ("device_guard", "pretend_device", "agreement", "deterministic", "precision", "evaluate_memory")
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
-    parser.addoption("--device", default="cpu", help="the device of the tensors that tests make, for example cuda")
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="the device of the tensors that tests make: cpu, cuda, or pretend (see tests/pretend_device.py)",
+    )
     parser.addoption("--device-guard", action="store_true", help="run every test with the fixture on_device")
     parser.addoption(
         "--no-device-guard", action="store_true", help="allow tensors that the library makes without a device"
@@ -40,29 +45,65 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
         return
     for item in items:
-        if item.path.name not in _ON_THE_CPU:
-            item.add_marker(pytest.mark.usefixtures("on_device"))
-            item.fixturenames.append("on_device")  # type: ignore[attr-defined]
+        if item.path.name in _ON_THE_CPU:
+            continue
+        item.add_marker(pytest.mark.usefixtures("on_device"))
+        # first, so that the fixtures of a test file make their tensors on the device too
+        item.fixturenames.insert(0, "on_device")  # type: ignore[attr-defined]
+    if config.getoption("--device") == "pretend":
+        skip_where_pretend_cannot(items)
+
+
+def skip_where_pretend_cannot(items: list[pytest.Item]) -> None:
+    """Skip the tests that the device "pretend" cannot run, with the reason."""
+    from pretend_device import NOT_HERE
+
+    for item in items:
+        for (file, name), reason in NOT_HERE.items():
+            if item.path.as_posix().endswith(file) and item.name.startswith(name):
+                item.add_marker(pytest.mark.skip(reason=f"on the device 'pretend': {reason}"))
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device of the option --device; the test is skipped if this machine has none."""
-    device = torch.device(request.config.getoption("--device"))
+    name = request.config.getoption("--device")
     try:
+        if name == "pretend":
+            from pretend_device import install
+
+            install()
+        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        pytest.skip(f"--device {device} was asked for, and this machine has none: {error}")
+        pytest.skip(f"--device {name} was asked for, and this machine has none: {error}")
     return device
 
 
 @pytest.fixture
 def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[None]:
-    """Make all tensors of the test on `device`, and refuse tensors that the library makes without a device."""
-    from device_guard import on_device
+    """Make all tensors of the test on `device`, and refuse tensors that the library makes without a device.
 
-    with on_device(device, refuse=not request.config.getoption("--no-device-guard")):
+    The device "pretend" refuses the use of such a tensor, so the making is only refused with --device-guard.
+    """
+    from device_guard import on_device
+    from device_move import constants_on
+
+    refuse = device.type != "pretend" or request.config.getoption("--device-guard")
+    refuse = refuse and not request.config.getoption("--no-device-guard")
+    with constants_on(device), on_device(device, refuse=refuse):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Move the parameters of a test, and the values of its fixtures, to the device."""
+    from device_move import moved
+
+    arguments: dict[str, object] = getattr(item, "funcargs", {})
+    device = arguments.get("device")
+    if "on_device" in arguments and isinstance(device, torch.device) and device.type != "cpu":
+        arguments.update(moved(arguments, device))
 
 
 @pytest.fixture(scope="session", autouse=True)

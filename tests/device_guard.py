@@ -8,18 +8,23 @@ possible callers:
   fault, because the tensor is then combined with data on `device`. With `refuse=True` the call raises `NoDeviceError`
   at once. So the fault is also found if `device` is the CPU.
 
-A tensor without axes is allowed: torch combines a CPU scalar with data on any device. The tensors of a module under
-construction are allowed too: they move with the module. `ALLOWED` lists the functions of the library that make other
+A module that a test builds is made on `device`, with its tensors, as under `with torch.device(device)`.
+
+A tensor without axes is allowed: torch combines a CPU scalar with data on any device. The tensors of a module that the
+library builds are allowed too: they move with the module. `ALLOWED` lists the functions of the library that make other
 tensors on the CPU on purpose, with the reason. `torch.from_numpy` is not a factory call for torch, so it is not seen.
 
-`Rng` takes its device as an argument with the default "cpu". `OnDevice` replaces this default for tests only.
+`Rng` takes its device as an argument with the default "cpu", and `sample` takes it from the weights of the denoiser.
+`on_device` replaces the default "cpu", and the CPU for a denoiser without weights, for calls of tests only.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,9 +35,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 import softmix
+from softmix.denoiser import Denoiser
 from softmix.rng import Rng
 
 LIBRARY = Path(softmix.__file__).parent
+drive = importlib.import_module("softmix.sampler.drive")  # the package has a function of this name
+TORCH = str(Path(torch.__file__).parent)
 FACTORIES = frozenset(_device_constructors())
 
 # (file, function): the reason. "*" stands for every function of the file.
@@ -54,6 +62,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("sampler/pndm.py", "chain"): "a grid of times, as in process/grid.py",
 }
 
+# The rooms of functions that build a module, such as `UNetSpec.build`.
+BUILDERS = ("net/", "denoiser/")
+
 
 class NoDeviceError(AssertionError):
     """The library made a tensor without a device."""
@@ -74,7 +85,7 @@ class OnDevice(TorchFunctionMode):
             return func(*args, **kwargs)
         frame = sys._getframe(1)
         origin = library_caller(frame)
-        if origin is None:
+        if origin is None or built_by_a_test(frame):
             return self._for_a_test(func, args, kwargs)
         made = func(*args, **kwargs)
         refused = self.refuse and isinstance(made, Tensor) and made.ndim and not allowed(*origin[:2])
@@ -90,7 +101,7 @@ class OnDevice(TorchFunctionMode):
         if isinstance(kwargs.get("generator"), torch.Generator):
             # torch makes the numbers on the device of the generator.
             return func(*args, **kwargs).to(self.device)
-        return func(*args, **kwargs, device=self.device)
+        return func(*args, **{**kwargs, "device": self.device})
 
 
 def library_caller(frame: FrameType | None) -> tuple[str, str, int] | None:
@@ -98,16 +109,20 @@ def library_caller(frame: FrameType | None) -> tuple[str, str, int] | None:
 
     Files of torch and this file are skipped. Other packages count as tests.
     """
-    torch_folder = str(Path(torch.__file__).parent)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if file != __file__ and not file.startswith(torch_folder) and not file.startswith("<"):
-            path = Path(file)
-            if LIBRARY not in path.parents:
-                return None
-            return path.relative_to(LIBRARY).as_posix(), frame.f_code.co_qualname.split(".<")[0], frame.f_lineno
+        file = library_file(frame.f_code.co_filename)
+        if file is not None:
+            return (file, frame.f_code.co_qualname.split(".<")[0], frame.f_lineno) if file else None
         frame = frame.f_back
     return None
+
+
+@cache
+def library_file(path: str) -> str | None:
+    """The path below src/softmix; "" for a file of a test, None for a file of torch and for this file."""
+    if path == __file__ or path.startswith((TORCH, "<")):
+        return None
+    return Path(path).relative_to(LIBRARY).as_posix() if LIBRARY in Path(path).parents else ""
 
 
 def allowed(file: str, function: str) -> bool:
@@ -117,26 +132,53 @@ def allowed(file: str, function: str) -> bool:
 
 def builds_a_module(frame: FrameType | None) -> bool:
     """Whether the call is inside the constructor of a module."""
+    return outermost_constructor(frame) is not None
+
+
+def built_by_a_test(frame: FrameType | None) -> bool:
+    """Whether a test builds the module under construction, itself or by functions of `BUILDERS`.
+
+    This is as under `with torch.device(...)`.
+    """
+    constructor = outermost_constructor(frame)
+    outer = None if constructor is None else constructor.f_back
+    while outer is not None:
+        file = library_file(outer.f_code.co_filename)
+        if file is not None and not file.startswith(BUILDERS):
+            return file == ""
+        outer = outer.f_back
+    return False
+
+
+def outermost_constructor(frame: FrameType | None) -> FrameType | None:
+    """The frame of the outermost constructor of a module around the call; None outside of all constructors."""
+    found = None
     while frame is not None:
         if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), nn.Module):
-            return True
+            found = frame
         frame = frame.f_back
-    return False
+    return found
 
 
 @contextmanager
 def on_device(device: torch.device, refuse: bool = False) -> Iterator[None]:
     """Inside, tests make their tensors and their `Rng` on `device`."""
-    plain = Rng.__init__
+    plain, of_weights = Rng.__init__, drive.device_of
 
     def init(self: Rng, *args: Any, **kwargs: Any) -> None:
         if len(args) < 4 and "device" not in kwargs and library_caller(sys._getframe(1)) is None:
             kwargs["device"] = device
         plain(self, *args, **kwargs)
 
+    def sample_device(denoiser: Denoiser) -> torch.device:
+        of_a_test = library_caller(sys._getframe(2)) is None and not hasattr(denoiser, "parameters")
+        return device if of_a_test else of_weights(denoiser)
+
     Rng.__init__ = init  # type: ignore[method-assign]
+    drive.device_of = sample_device  # type: ignore[attr-defined]
     try:
         with OnDevice(device, refuse):
             yield
     finally:
         Rng.__init__ = plain  # type: ignore[method-assign]
+        drive.device_of = of_weights  # type: ignore[attr-defined]

@@ -357,7 +357,7 @@ def test_a_network_takes_arrays() -> None:
 
 def test_weights_of_arrays_are_those_of_each_element() -> None:
     ends = [0.05, 1.0, 3.0]
-    arrays = [torch.tensor(part, dtype=F64)[None].numpy() for part in ([-0.1, -2.0, -3.0], [0.0, 0.0, 0.0], ends)]
+    arrays = [torch.tensor(part, dtype=F64)[None].cpu().numpy() for part in ([-0.1, -2.0, -3.0], [0.0, 0.0, 0.0], ends)]
     found = weights((arrays[0], arrays[1]), arrays[2], 2.0)
     for k, end in enumerate(ends):
         alone = weights((float(arrays[0][0, k]), 0.0), end, 2.0)

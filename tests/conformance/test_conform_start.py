@@ -223,7 +223,7 @@ def test_the_optimal_map_is_an_optimal_assignment() -> None:
     z = Rng(1, 512).uniform((512, 2))
     taken = optimal.index(z)
     cost = (z[:, None] - points[taken]).square().sum(-1)
-    rows, columns = linear_sum_assignment(cost.numpy())
+    rows, columns = linear_sum_assignment(cost.cpu().numpy())
     best = float(cost[rows, columns].mean())
     assert float(cost.diagonal().mean()) == pytest.approx(best, rel=1e-5)
     assert float(cost.diagonal(1).mean()) > 1.5 * best

@@ -19,7 +19,7 @@ def normal(count: int, dim: int, seed: int) -> torch.Tensor:
 
 def textbook(a: Moments, b: Moments) -> float:
     """The formula as printed, with scipy's matrix square root: for covariances of full rank."""
-    cross = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real
+    cross = scipy.linalg.sqrtm(a.covariance.cpu().numpy() @ b.covariance.cpu().numpy()).real
     return float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * np.trace(cross))
 
 

@@ -115,7 +115,8 @@ def test_draws_have_their_probabilities_at_each_place(places: tuple[int, ...]) -
 
     def least(law: Tensor) -> float:
         return min(
-            float(stats.chisquare(c.numpy(), (p * 4000).numpy()).pvalue) for c, p in zip(counts, law, strict=True)
+            float(stats.chisquare(c.cpu().numpy(), (p * 4000).cpu().numpy()).pvalue)
+            for c, p in zip(counts, law, strict=True)
         )
 
     assert least(right) > 1e-5
@@ -129,7 +130,7 @@ def test_places_are_drawn_independently() -> None:
     found = torch.zeros(4, 4, dtype=F64).index_put_((drawn[:, 0], drawn[:, 1]), torch.tensor(1.0, dtype=F64), True)
     p = Categorical(given).probabilities[0]
     right = p[:, 0, None] * p[None, :, 1] * 20_000
-    assert stats.chisquare(found.flatten().numpy(), right.flatten().numpy()).pvalue > 1e-3
+    assert stats.chisquare(found.flatten().cpu().numpy(), right.flatten().cpu().numpy()).pvalue > 1e-3
 
 
 def test_impossible_values_are_never_drawn() -> None:
@@ -143,7 +144,7 @@ def test_half_precision_logits_do_not_bias_the_draws() -> None:
     """bfloat16 has 128 numbers between 1/2 and 1: of 600 equal values a third would never be drawn."""
     belief = Categorical(torch.zeros(6000, 600, dtype=torch.bfloat16))
     counts = belief.sample(Rng(0, 6000)).bincount(minlength=600)
-    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    assert stats.chisquare(counts.cpu().numpy()).pvalue > 1e-3
     assert float(belief.entropy[0]) == pytest.approx(math.log(600), rel=1e-5)
 
 

@@ -115,16 +115,18 @@ class ByLevels:
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-        off = xt[:, None].double() - alpha * self.values[:, None]
-        return ValuedCategorical(self.chances.log()[:, None] - 0.5 * (off / sigma) ** 2, self.values)
+        values, chances = self.values.to(xt.device), self.chances.to(xt.device)
+        off = xt[:, None].double() - alpha * values[:, None]
+        return ValuedCategorical(chances.log()[:, None] - 0.5 * (off / sigma) ** 2, values)
 
 
 class ByRows(ByLevels):
     """The same posterior for both pixels at once, as one of nine known items."""
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Posterior:
-        rows = torch.cartesian_prod(self.values, self.values)
-        chances = torch.cartesian_prod(self.chances, self.chances).log().sum(1)
+        values, chances = self.values.to(xt.device), self.chances.to(xt.device)
+        rows = torch.cartesian_prod(values, values)
+        chances = torch.cartesian_prod(chances, chances).log().sum(1)
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         return Empirical(chances - 0.5 * (((xt[:, None].double() - alpha * rows) / sigma) ** 2).sum(2), rows)
 
@@ -145,10 +147,10 @@ def test_ancestral_sampling_with_levels_reaches_their_law(steps: int) -> None:
     """
     x = sample(ByLevels(), 100_000, steps, sampler=ancestral, batch=100_000)  # type: ignore[arg-type]
     index = (x + 1).round().long()
-    assert torch.allclose(ByLevels.values[index], x.double())
+    assert torch.allclose(ByLevels.values.to(x.device)[index], x.double())
     counts = (3 * index[:, 0] + index[:, 1]).bincount(minlength=9)
     chances = torch.cartesian_prod(ByLevels.chances, ByLevels.chances).prod(1)
-    assert stats.chisquare(counts.numpy(), (100_000 * chances).numpy()).pvalue > 1e-3
+    assert stats.chisquare(counts.cpu().numpy(), (100_000 * chances).cpu().numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda each: traits(each).name)

@@ -174,4 +174,4 @@ def test_noised_take_works_with_conditions_that_are_not_tensors() -> None:
 
 
 def test_ve_keeps_its_signal_in_every_element() -> None:
-    assert torch.equal(PerElement(VE(), PACES).alpha(0.3), torch.ones(1, 3, 1, 1, dtype=F64))
+    assert torch.equal(PerElement(VE(), PACES).alpha(torch.tensor(0.3)), torch.ones(1, 3, 1, 1, dtype=F64))

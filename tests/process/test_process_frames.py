@@ -136,11 +136,11 @@ def test_a_shift_of_another_rank_is_refused() -> None:
 
 def test_cosines_are_an_orthonormal_basis_from_low_to_high() -> None:
     for n in (1, 2, 7, 28):
-        rows = cosine(n)
+        rows = cosine(n).to(torch.zeros(()).device)
         assert rows.dtype == F64 and torch.allclose(rows @ rows.mT, torch.eye(n, dtype=F64), atol=1e-12)
         turns = (rows[:, 1:] * rows[:, :-1] < 0).sum(1)
         assert turns.tolist() == list(range(n))
-    assert torch.allclose(cosine(4)[0], torch.full((4,), 0.5, dtype=F64))
+    assert torch.allclose(cosine(4)[0].cpu(), torch.full((4,), 0.5, dtype=F64).cpu())
 
 
 def spectral(base: Gaussian) -> InBasis:
@@ -150,7 +150,7 @@ def spectral(base: Gaussian) -> InBasis:
 def test_a_basis_transforms_the_last_axes_of_an_image_and_back() -> None:
     x = Rng(0, 2).normal((2, 4, 3, 5), F64)
     y = spectral(VP()).enter(x, 0.3)
-    assert torch.allclose(y, torch.einsum("ui,vj,bcij->bcuv", cosine(3), cosine(5), x))
+    assert torch.allclose(y, torch.einsum("ui,vj,bcij->bcuv", cosine(3).to(x), cosine(5).to(x), x))
     assert torch.allclose(spectral(VP()).leave(y, 0.3), x, rtol=1e-12)
     assert torch.allclose(y.norm(), x.norm())
     # a constant image has one frequency

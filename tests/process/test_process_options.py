@@ -48,7 +48,7 @@ def test_the_list_of_processes() -> None:
     ddpm = PROCESSES[5]
     assert isinstance(ddpm, Table) and ddpm.steps == 1000
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=F64)
-    assert torch.allclose(ddpm.alphas_cumprod, (1 - betas).cumprod(0), rtol=1e-4)
+    assert torch.allclose(ddpm.alphas_cumprod, (1 - betas).cumprod(0).cpu(), rtol=1e-4)
 
 
 @EVERY

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from softmix.denoiser import Network, PointHead, device_of, guided
+from softmix.net import MLPSpec
 from softmix.posterior import Implicit, Point, Posterior
 from softmix.posterior.implicit import ImplicitMean
 from softmix.process import VE, VP, Flow, Gaussian
@@ -63,3 +65,10 @@ def test_a_code_is_on_the_device_of_its_images(encoder: Sampler) -> None:
     x0, rng = torch.empty(3, 2, 2, device=META), Rng(0, 3, "code", META)
     code = finish(drive(Half(VP(), False), encoder, x0, torch.linspace(1, 0, 6, dtype=torch.float64), rng))
     assert {code.noise.device, code.path.device, code.start(2).device} == {META}
+
+
+def test_samples_are_by_default_on_the_device_of_the_weights() -> None:
+    """A denoiser without weights is sampled on the CPU."""
+    net = Network(VP(), MLPSpec(16, 1), PointHead(), (2,)).to(META)
+    assert device_of(net) == device_of(guided(2.0)(net)) == META
+    assert device_of(Half(VP(), False)) == torch.device("cpu")

@@ -4,7 +4,7 @@ A denoiser is a network with a parameterisation and a head (`Network`), a closed
 a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 """
 
-from .contract import Denoiser, Suits, Wrap
+from .contract import Denoiser, Suits, Wrap, device_of
 from .exact import ExactData, ExactMixture, wiener
 from .frame import in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
@@ -35,6 +35,7 @@ __all__ = [
     "affine",
     "autoguided",
     "averaged",
+    "device_of",
     "guided",
     "in_frame",
     "mean_only",

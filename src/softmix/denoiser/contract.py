@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..cond import Cond
@@ -33,3 +34,9 @@ class Denoiser(Protocol):
 
 
 Wrap = Callable[[Denoiser], Denoiser]
+
+
+def device_of(denoiser: Denoiser) -> torch.device:
+    """The device of the weights of a denoiser; the CPU for a denoiser without weights."""
+    weights = getattr(denoiser, "parameters", lambda: iter(()))()
+    return next((weight.device for weight in weights), torch.device("cpu"))

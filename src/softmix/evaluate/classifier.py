@@ -83,7 +83,7 @@ class Classifier(nn.Module):
 def build(channels: int, classes: int, size: int, seed: int) -> Classifier:
     """Build a network with weights that depend on the arguments only. Torch's random state does not change."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerator too
         return Classifier(channels, classes, size)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import Data
 from ..data.store import choose
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, device_of
 from ..sampler import Precision, Sampler, Step, ancestral, label, sample, traits
 from .evaluation import Evaluation, EvaluationRow, Pictures
 from .nearest import nearest
@@ -89,8 +89,7 @@ class _SampleMaker:
 
     @property
     def device(self) -> torch.device:
-        weights = getattr(self.denoiser, "parameters", lambda: iter(()))()
-        return next((weight.device for weight in weights), torch.device("cpu"))
+        return device_of(self.denoiser)
 
     @property
     def classes(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
+from ..denoiser.contract import device_of
 from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
@@ -217,7 +218,7 @@ def sample(
     at: float = 1.0,
     batch: int | None = None,
     first: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     precision: Precision = "fp32",
     look: Callable[[Step], None] | None = None,
 ) -> Tensor:
@@ -237,7 +238,7 @@ def sample(
     at : the time of the start.
     batch : the number of items in one evaluation, by default `batch_for` the device. It is halved, with a warning, if
         the memory is too small. The samples do not depend on it.
-    device : of the samples and of the noise.
+    device : of the samples and of the noise. By default that of the weights of the denoiser; the CPU without weights.
     precision : of the network.
         "fp32" : float32 with all its digits. On a GPU, TF32 is switched off inside.
         "tf32" : float32, and a GPU may round the inputs of products and convolutions to 11 bits.
@@ -256,7 +257,7 @@ def sample(
             f"a {type(denoiser).__name__} has no shape: give shape=(C, H, W) or shape=(D,), or, for a model from "
             "softmix.load, its denoiser: sample(model.denoiser)"
         )
-    process = denoiser.process
+    process, device = denoiser.process, device_of(denoiser) if device is None else device
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     known = traits(sampler)

@@ -95,7 +95,7 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
 def build(run: Run) -> nn.ModuleDict:
     """The modules of a run, with the weights of its seed. The caller's random state does not change."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.config.seed)
+        torch.default_generator.manual_seed(run.config.seed)  # torch.manual_seed would reseed the accelerator too
         return run.config.task.build(run.facts)
 
 
