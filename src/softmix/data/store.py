@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -124,16 +125,26 @@ class Data:
 
         index : numbers of items, or a slice; None for all.
         Returns float32: pixel / 127.5 - 1 for uint8, unchanged for other values. Tokens are int64.
+        The bits are the same on every device.
         """
         values = self.values if index is None else self.values[index]
         if self.vocabulary:
             return values.long()
-        return values.float() / 127.5 - 1 if self.values.dtype == torch.uint8 else values
+        if self.values.dtype != torch.uint8:
+            return values
+        # CUDA multiplies by the rounded reciprocal of a Python number, but divides by a tensor
+        half = torch.full((), 127.5, device=values.device)
+        return values.float().div_(half).sub_(1)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
         """Return (x0 [B, *shape], labels if there are any). Nothing is random."""
         index = index.to(self.values.device)
         return self.x0(index), None if self.labels is None else Cond(label=self.labels[index])
+
+    def with_storage(self, change: Callable[[Tensor], Tensor]) -> Data:
+        """The same data with `change` applied to values and labels, both [N, ...]: see `contract.Stored`."""
+        labels = None if self.labels is None else change(self.labels)
+        return replace(self, values=change(self.values), labels=labels)
 
     def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Data:
         """Some items as a new data set.

@@ -41,6 +41,9 @@ class FromDataset:
     report : notes on the meaning of the items.
     """
 
+    # Transforms draw from the generators of the process.
+    reads_alone = True
+
     def __init__(self, dataset: MapStyle, name: str, classes: tuple[str, ...], values: Values | None):
         self.dataset, self.name, self.classes = dataset, name, classes
         if not len(dataset):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
@@ -141,8 +141,7 @@ class Denoise(Task):
     def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:
         """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only."""
         rng = batch.rng
-        x0, cond = source.batch(batch.index, rng.child("source"))
-        x0, cond = x0.to(batch.device), None if cond is None else cond.to(batch.device)
+        x0, cond = batch.read(source)
         if self.flip:
             x0, cond = mirrored(x0, cond, rng.child("flip"))
         cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
@@ -218,9 +217,8 @@ def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None
 
 
 def times(task: Denoise, batch: Batch) -> Tensor:
-    """The times of these examples, float64 [B]: a golden-ratio sequence."""
-    start = float(Rng(batch.seed, 1, f"times.{batch.attempt}").uniform((1,), torch.float64))
-    u = (start + batch.items.double() * _GOLDEN) % 1.0
+    """The times of these examples, float64 [B], on the device of `batch.items`: a golden-ratio sequence."""
+    u = (_start(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0
     chosen = task.times
     if chosen.by == "t":
         return chosen.low + (1 - chosen.low) * u
@@ -228,5 +226,17 @@ def times(task: Denoise, batch: Batch) -> Tensor:
     if chosen.by == "normal":
         # the ends of the sequence would be infinite
         logsnr = low + high * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
-        return task.process.time(logsnr.clamp(min=float(task.process.logsnr(1.0)))).clamp(max=1.0)
+        return task.process.time(logsnr.clamp(min=_last_logsnr(task.process))).clamp(max=1.0)
     return task.process.time(low + (high - low) * u).clamp(max=1.0)
+
+
+@lru_cache(maxsize=64)
+def _start(seed: int, attempt: int) -> float:
+    """The first point of the sequence, another after each rollback."""
+    return float(Rng(seed, 1, f"times.{attempt}").uniform((1,), torch.float64))
+
+
+@lru_cache(maxsize=64)
+def _last_logsnr(process: Gaussian) -> float:
+    """The log-SNR at t = 1."""
+    return float(process.logsnr(1.0))
