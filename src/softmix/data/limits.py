@@ -35,6 +35,8 @@ def free_on(device: torch.device) -> int | None:
     """The free memory of an accelerator in bytes; None if torch does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     try:
         return int(torch.accelerator.get_memory_info(device)[0])
     except (AttributeError, RuntimeError, NotImplementedError):

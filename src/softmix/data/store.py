@@ -143,8 +143,8 @@ class Data:
 
     def with_storage(self, change: Callable[[Tensor], Tensor]) -> Data:
         """The same data with `change` applied to values and labels, both [N, ...]: see `contract.Stored`."""
-        labels = None if self.labels is None else change(self.labels)
-        return replace(self, values=change(self.values), labels=labels)
+        values = change(self.values)
+        return replace(self, values=values, labels=None if self.labels is None else change(self.labels))
 
     def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Data:
         """Some items as a new data set.

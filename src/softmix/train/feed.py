@@ -13,7 +13,7 @@ from ..data.delivered import Delivered, Gathered
 from ..data.resident import fits, resident, works_on
 from ..rng import Rng
 from .examples import ItemOrder, example_rng, item_index, source_rng
-from .stage import BatchReader, RowReader, Stage
+from .step_buffers import BatchReader, RowReader, StepBuffers
 
 
 @dataclass(frozen=True)
@@ -104,25 +104,28 @@ class DeviceFeed(Feed):
         self.numbers = torch.device("cpu") if device.type == "mps" else device
         self.device, self._batch = device, batch
         self._order = ItemOrder(seed, max(len(source), 1), batch, device)
-        self._stage: Stage | None = None
+        self._buffers: StepBuffers | None = None
         whole = works_on(source, device)
         there = resident(source, device) if whole and fits(source, device) else None
         if there is not None:
             self.source = there
         elif whole:
-            self.source, self._stage = Gathered(source, device), Stage(RowReader(source, seed, batch, device))
+            self.source, self._buffers = Gathered(source, device), StepBuffers(RowReader(source, seed, batch, device))
         else:
-            self.source, self._stage = Delivered(source, device), Stage(BatchReader(source, seed, batch, device))
+            self.source, self._buffers = (
+                Delivered(source, device),
+                StepBuffers(BatchReader(source, seed, batch, device)),
+            )
 
     @property
     def version(self) -> int:
-        return 0 if self._stage is None else self._stage.version
+        return 0 if self._buffers is None else self._buffers.version
 
     def prepare(self, step: int, attempt: int = 0, places: Tensor | None = None) -> None:
         first = step * self._batch
         self._order.prepare(first, first + self._batch - 1)
-        if self._stage is not None:
-            self._stage.prepare(step, attempt, places)
+        if self._buffers is not None:
+            self._buffers.prepare(step, attempt, places)
 
     def index(self, items: Tensor) -> Tensor:
         if items.device.type == "cpu":
@@ -130,7 +133,7 @@ class DeviceFeed(Feed):
         return self._order.index(items)
 
     def staged(self, items: Tensor) -> StagedItems | None:
-        held = None if self._stage is None else self._stage.items(items)
+        held = None if self._buffers is None else self._buffers.items(items)
         return None if held is None else StagedItems(*held)
 
     def explain(self, items: Tensor, attempt: int = 0) -> None:
@@ -138,12 +141,12 @@ class DeviceFeed(Feed):
         self.host.batch(index, source_rng(example_rng(self.seed, items, attempt)))
 
     def settle(self) -> None:
-        if self._stage is not None:
-            self._stage.settle()
+        if self._buffers is not None:
+            self._buffers.settle()
 
     def close(self) -> None:
-        if self._stage is not None:
-            self._stage.close()
+        if self._buffers is not None:
+            self._buffers.close()
 
 
 def feed_for(source: Source, seed: int, batch: int, device: torch.device) -> Feed:

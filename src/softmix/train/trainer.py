@@ -111,7 +111,7 @@ class Trainer:
         Raises NotEnoughMemoryError, with nothing changed, if the loss or its gradient does not fit into memory.
         """
         rate = self.rate() if rate is None else rate
-        self.feed.prepare(self.step, self.attempt)
+        self.feed.prepare(self.step, self.attempt, self._places())
         total = norm = 0.0
         with self.optimisers.undoable() as undo:
             for turn in self.optimisers.turns:
@@ -143,10 +143,18 @@ class Trainer:
 
     def _backward(self, turn: str) -> float:
         batch, lanes = self.run.config.batch, self.run.facts.lanes
-        items, pieces = torch.arange(self.step * batch, (self.step + 1) * batch), self.run.parts(self.step) * lanes
+        items = torch.arange(self.step * batch, (self.step + 1) * batch, device=self.feed.numbers)
+        pieces = self.run.parts(self.step) * lanes
         if self.parallel is not None:
             return self.parallel.backward(items, pieces, turn)
         return self._lanes.backward(self.losses, items, pieces, lanes, turn)
+
+    def _places(self) -> Tensor | None:
+        """The places in a batch that this process computes. None: all."""
+        if self.parallel is None:
+            return None
+        pieces = self.run.parts(self.step) * self.run.facts.lanes
+        return torch.cat(self.parallel.share(torch.arange(self.run.config.batch), pieces))
 
     def freeze(self) -> nn.Module:
         """The task's frozen copy of the model, with the averaged weights."""

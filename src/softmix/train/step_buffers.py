@@ -1,4 +1,4 @@
-"""`Stage`: the items of one step in buffers on the device, while those of the next steps are read."""
+"""`StepBuffers`: the items of one step in buffers on the device, while those of the next steps are read."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ class BatchReader(StepReader):
         return few.with_storage(Tensor.pin_memory) if self.pins else few
 
 
-class Stage:
+class StepBuffers:
     """The items of one step in buffers on the device.
 
-    `prepare` fills the buffers in place. The items of the next two steps are read meanwhile, in a thread. Every batch is
-    a function of the step, so a step that was not expected, after a rollback, is read at once.
+    `prepare` fills the buffers in place. The items of the next two steps are read meanwhile, in a thread. Every batch
+    is a function of the step, so a step that was not expected, after a rollback, is read at once.
 
     reader : reads the examples of a step.
     version : grows when a buffer is replaced, because its shape has changed.
@@ -111,8 +111,11 @@ class Stage:
         self._ahead = 0 if reads_alone(reader.source) else _AHEAD
         self._prefetcher: Prefetcher[StepKey, Sent] = Prefetcher(reader)
         self._key: StepKey | None = None
+        self._places: tuple[int, ...] | None = None
         self._source: Source | None = None
         self._rows = torch.arange(self._batch, device=self._device)
+        # which places of the batch are in the buffers, on the host
+        self._held = torch.ones(self._batch, dtype=torch.bool, device="cpu")
 
     def prepare(self, step: int, attempt: int, places: Tensor | None) -> None:
         """Bring the items of a step into the buffers. Raises any error of the source."""
@@ -121,10 +124,9 @@ class Stage:
             return
         following = [replace(key, step=step + ahead) for ahead in range(1, self._ahead + 1)]
         sent = self._prefetcher.get(key, following)
-        if self._key is None or key.places != self._key.places:
-            self._rows.copy_(self._rows_of(key))
         self._key = None
         self._fill(sent)
+        self._set_places(key)
         self._key = key
 
     def items(self, items: Tensor) -> tuple[Source, Tensor] | None:
@@ -146,17 +148,22 @@ class Stage:
         """End the thread."""
         self._prefetcher.close()
 
-    def _rows_of(self, key: StepKey) -> Tensor:
-        """The row of each place in the batch; 0 for places of other processes."""
-        found = torch.zeros(self._batch, dtype=torch.int64, device="cpu")
-        places = torch.arange(self._batch, device="cpu") if key.places is None else torch.tensor(key.places)
-        found[places] = torch.arange(len(places), device="cpu")
-        return found
+    def _set_places(self, key: StepKey) -> None:
+        if key.places == self._places:
+            return
+        places = (
+            torch.arange(self._batch, device="cpu") if key.places is None else torch.tensor(key.places, device="cpu")
+        )
+        rows = torch.zeros(self._batch, dtype=torch.int64, device="cpu")
+        rows[places] = torch.arange(len(places), device="cpu")
+        self._held = torch.zeros_like(self._held).index_fill(0, places, True)
+        self._rows.copy_(rows)
+        self._places = key.places
 
     def _holds(self, items: Tensor, key: StepKey) -> bool:
-        places = range(self._batch) if key.places is None else key.places
-        here = {key.step * self._batch + place for place in places}
-        return here.issuperset(items.tolist())
+        """Whether the buffers have these examples, which are on the CPU."""
+        places = items - key.step * self._batch
+        return bool(((places >= 0) & (places < self._batch)).all()) and bool(self._held[places].all())
 
     def _fill(self, sent: Sent) -> None:
         if sent.done is not None:
