@@ -23,11 +23,11 @@ from softmix.data.delivered import Delivered, Gathered
 from softmix.data.resident import NoHostReads
 from softmix.data.store import make
 from softmix.rng import Rng
-from softmix.train import Config, Denoise, TrainingError, preset, training
+from softmix.train import Config, Denoise, preset, training
 from softmix.train import feed as feeds
 from softmix.train import trainer as trainers
 from softmix.train.denoise import times
-from softmix.train.examples import ItemOrder, example_rng, item_index, source_rng
+from softmix.train.examples import ItemOrder, example_rng, item_index
 from softmix.train.feed import DeviceFeed, Feed, StagedItems, feed_for
 from softmix.train.preset import MODELS
 from softmix.train.task import Batch
@@ -480,8 +480,8 @@ def test_an_accelerator_has_a_device_feed(monkeypatch: pytest.MonkeyPatch) -> No
     made: list[tuple[Any, ...]] = []
     monkeypatch.setattr(feeds, "DeviceFeed", lambda *args: made.append(args))
     source = pictures()
-    feed_for(source, SEED, BATCH, torch.device("meta"))
-    assert made == [(source, SEED, BATCH, torch.device("meta"))]
+    feed_for(source, SEED, BATCH, torch.device("cuda"))
+    assert made == [(source, SEED, BATCH, torch.device("cuda"))]
 
 
 # no reads of the device

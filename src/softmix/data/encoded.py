@@ -179,7 +179,7 @@ class Encoded:
     def _all(self, storage: Storage) -> Data:
         values = storage.empty(self.name, (len(self), *self.shape), "float32")
         for at in storage.progress(range(0, len(self), _BATCH), "latents"):
-            index = torch.arange(at, min(at + _BATCH, len(self)))
+            index = torch.arange(at, min(at + _BATCH, len(self)), device="cpu")
             values[at : at + _BATCH] = self.batch(index, _rng(index))[0].cpu().numpy()
         return make(self.name, torch.from_numpy(values), None, (), Report(len(self)))
 

@@ -98,7 +98,7 @@ def works_on(source: Source, device: torch.device) -> bool:
 
     It does not, if it shows no stored tensors, or if a measurement or a codec has tensors of its own on the host.
     """
-    index = torch.arange(min(_TRIED, len(source)))
+    index = torch.arange(min(_TRIED, len(source)), device="cpu")
     rng = Rng(0, index, "softmix.data.resident")
     there = with_storage(source, lambda tensor: tensor[: len(index)].to(device))
     if there is None:

@@ -184,7 +184,7 @@ def divided(
             f"{name}: a share of {held_out} of {total} items was to be held out, which leaves "
             f"{total - count} and {count}; give a share with at least one item on either side"
         )
-    out = torch.zeros(total, dtype=torch.bool)
+    out = torch.zeros(total, dtype=torch.bool, device="cpu")
     out[_held_out(labels, total, count, seed)] = True
     how = f"of {total} by split(held_out={held_out:.6g}, seed={seed})"
     train = (~out).nonzero()[:, 0], f"{total - count} kept {how}"
@@ -216,7 +216,7 @@ def choose(count: int, limit: int | None) -> Tensor:
     Returns the numbers of the items, int64.
     """
     if limit is None or limit >= count:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu")
     return permutation(0, count, "softmix.data.limit")[:limit].sort().values
 
 

@@ -175,12 +175,12 @@ class Denoise(Task):
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
     def check(self, result: Any, device: torch.device) -> None:
-        cond = _unknown(result.cond, result.shape, 1)
+        cond = _unknown(result.cond, result.shape, 1, device)
         sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
         """16 samples of 4 steps. The class labels count up; other conditions are those of items of the data."""
-        cond_spec, items = cast(CondSpec, result.cond), torch.arange(16)
+        cond_spec, items = cast(CondSpec, result.cond), torch.arange(16, device="cpu")
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
         if cond is not None:
@@ -200,19 +200,18 @@ def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
 
 
-def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
+def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu") -> Cond | None:
     """A condition of n items with nothing given; None for a model without conditions."""
     if not cond_spec.parts:
         return None
-    label = (
-        torch.full((n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels)), -1) if cond_spec.labels else None
-    )
+    columns = (n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels))
+    label = torch.full(columns, -1, device=device) if cond_spec.labels else None
     # images have their channels first, sequences last
     size = (shape[0], cond_spec.image) if len(shape) == 2 else (cond_spec.image, *shape[1:])
-    image = torch.full((n, *size), torch.nan) if cond_spec.image else None
-    value = torch.full((n, cond_spec.values), torch.nan) if cond_spec.values else None
-    context = torch.zeros(n, 1, cond_spec.context) if cond_spec.context else None
-    mask = torch.zeros(n, 1, dtype=torch.bool) if cond_spec.context else None
+    image = torch.full((n, *size), torch.nan, device=device) if cond_spec.image else None
+    value = torch.full((n, cond_spec.values), torch.nan, device=device) if cond_spec.values else None
+    context = torch.zeros(n, 1, cond_spec.context, device=device) if cond_spec.context else None
+    mask = torch.zeros(n, 1, dtype=torch.bool, device=device) if cond_spec.context else None
     return Cond(label, image, value, context, mask)
 
 

@@ -151,4 +151,7 @@ class DeviceFeed(Feed):
 
 def feed_for(source: Source, seed: int, batch: int, device: torch.device) -> Feed:
     """The feed for a device."""
-    return Feed(source, seed) if device.type == "cpu" else DeviceFeed(source, seed, batch, device)
+    # tensors on the device "meta" have no numbers
+    if device.type in ("cpu", "meta"):
+        return Feed(source, seed)
+    return DeviceFeed(source, seed, batch, device)
