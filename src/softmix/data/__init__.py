@@ -17,6 +17,7 @@ Files of this room:
     paired, load_pairs, degraded, encoded, target, derived   sources made from other sources
     torch_dataset, torch_item                a torch Dataset as a source
     cache, storage, disk_storage, file_state, limits         data larger than memory
+    resident, delivered, prefetch            sources on an accelerator
     report, origin           the items that were left out, and the way to read the same items again
     augment, toys            random flips, and known distributions
 """

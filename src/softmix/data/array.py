@@ -107,7 +107,7 @@ def _are_pictures(name: str, array: NDArray[Any], request: Request) -> bool:
 
 def _finite(array: NDArray[Any], chosen: Tensor) -> Tensor:
     """Whether each chosen item is finite in float32."""
-    good = torch.ones(len(chosen), dtype=torch.bool)
+    good = torch.ones(len(chosen), dtype=torch.bool, device="cpu")
     if array.dtype.kind == "f":
         index = chosen.numpy()
         with np.errstate(over="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -43,4 +44,21 @@ class Source(Protocol):
         rng : serves B items and is not advanced. Every random value is a function of it, item by item, so that a batch
             of k equals k batches of one.
         Returns x0 [B, *shape], float32, or int64 for tokens; and the condition, or None if there is none.
+        """
+
+
+@runtime_checkable
+class Stored(Source, Protocol):
+    """A source that shows its stored tensors. Training on an accelerator then keeps them on the device.
+
+    Without this method a source works too: each batch is read on the host, and copied. A source may also have the
+    attribute `reads_alone`: if it is True, its batches are never read in another thread, because its items draw from
+    the global generators of torch, numpy or random.
+    """
+
+    def with_storage(self, change: Callable[[Tensor], Tensor]) -> Source | None:
+        """The same source with `change` applied to each stored tensor [N, ...], always in the same order.
+
+        `change` moves a tensor to a device, or takes some of its rows. With these, `batch` makes the same items on the
+        device of the tensors, and item k is row k. Returns None if a part of the source shows no tensors.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -11,16 +12,18 @@ from ..cond import Cond
 from ..rng import Rng
 from .contract import Source
 from .derived import (
+    checked_x0,
     class_names,
     condition_part,
     part_name,
     probe_items,
-    require_finite,
+    reads_alone,
     require_itemwise,
     text_fingerprint,
     value_fingerprint,
     with_condition,
     with_part,
+    with_storage,
 )
 from .report import DataError
 
@@ -40,7 +43,7 @@ class Degraded:
     """
 
     def __init__(self, data: Source, measurement: Callable[[Tensor, Rng], Tensor]):
-        self.data, self.measurement = data, measurement
+        self.data, self.measurement, self.reads_alone = data, measurement, reads_alone(data)
         name = part_name(measurement)
         self.name, who = f"{data.name}, measured by {name}", f"the measurement {name}"
         if not len(data):
@@ -64,11 +67,20 @@ class Degraded:
     def __len__(self) -> int:
         return len(self.data)
 
+    def with_storage(self, change: Callable[[Tensor], Tensor]) -> Degraded | None:
+        """The same source with the stored tensors of `data` changed; None if it shows none."""
+        data = with_storage(self.data, change)
+        if data is None:
+            return None
+        result = copy.copy(self)
+        result.data = data
+        return result
+
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """Return (x0, its condition with the measurement)."""
+        """Return (x0, its condition with the measurement). They are on the device of `data`."""
         x0, cond = self.data.batch(index, rng.child("x0"))
-        y = self._measured(x0, rng.child("measurement"))
+        y = self._measured(x0, rng.child("measurement").to(x0.device))
         if tuple(y.shape) != (len(x0), *self._size):
             raise DataError(f"{self.name}: {list(y.shape)} was measured, and before {list(self._size)} of each item")
-        y = require_finite(y, index, self.name).to(x0.device, torch.float32)
-        return x0, with_part(cond, self._part, y)
+        x0 = checked_x0(x0, y, index, self.name)
+        return x0, with_part(cond, self._part, y.to(x0.device, torch.float32))

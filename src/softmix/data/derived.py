@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cond import Cond, CondSpec, Part
 from ..rng import Rng
+from ..shape import column
 from .contract import Source
 from .report import DataError
 from .store import choose
@@ -95,6 +96,36 @@ def _again(rng: Rng) -> Rng:
 
 def _bad(values: Tensor) -> int:
     return int((~torch.isfinite(values)).flatten(1).any(1).sum())
+
+
+def with_storage(source: Source, change: Callable[[Tensor], Tensor]) -> Source | None:
+    """The source with its stored tensors changed (`contract.Stored`). None if it shows none."""
+    method = getattr(source, "with_storage", None)
+    changed: Source | None = None if method is None else method(change)
+    return changed
+
+
+def reads_alone(*sources: Source) -> bool:
+    """Whether one of these sources must not be read in another thread (`contract.Stored`)."""
+    return any(getattr(source, "reads_alone", False) for source in sources)
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Whether reading a number of a tensor on this device waits for the work of the device."""
+    return device.type != "cpu"
+
+
+def checked_x0(x0: Tensor, values: Tensor, index: Tensor, who: str) -> Tensor:
+    """x0, after a check that the values computed from it are finite.
+
+    On a CPU it raises DataError as `require_finite` does. On an accelerator this would wait for the device in each
+    batch. There x0 becomes NaN for these items, so that no loss is finite.
+    """
+    if not (reading_waits(values.device) and x0.is_floating_point()):
+        require_finite(values, index, who)
+        return x0
+    good = torch.isfinite(values).flatten(1).all(1)
+    return torch.where(column(good, x0).bool(), x0, torch.nan)
 
 
 def require_finite(values: Tensor, index: Tensor, who: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +18,14 @@ from .cache import through_cache
 from .contract import Source
 from .derived import (
     PROBE,
+    checked_x0,
     class_names,
     part_name,
-    require_finite,
+    reads_alone,
     require_itemwise,
     text_fingerprint,
     value_fingerprint,
+    with_storage,
 )
 from .file_state import FileState
 from .report import DataError, Report
@@ -58,6 +61,10 @@ class LatentScale:
         sd = rows.std(1, correction=0)
         return LatentScale(rows.mean(1).float(), torch.where(sd > 0, sd, 1.0).float())
 
+    def to(self, device: torch.device) -> LatentScale:
+        """The same scale on another device."""
+        return LatentScale(self.mean.to(device), self.sd.to(device))
+
     def scaled(self, latents: Tensor) -> Tensor:
         """z of latents."""
         return (latents - _along(self.mean, latents)) / _along(self.sd, latents)
@@ -91,6 +98,10 @@ class Encoded:
     def __init__(self, data: Source, codec: Encodes, scale: LatentScale | None = None):
         self.data, self.codec = data, codec
         self._latents: Tensor | None = None
+        # the source of the conditions, once the latents are known
+        self._beside = data
+        self._scales: dict[torch.device, LatentScale] = {}
+        self.reads_alone = reads_alone(data)
         name = part_name(codec)
         self.name, self._who = f"{data.name}, encoded by {name}", f"the codec {name}"
         if not len(data):
@@ -122,13 +133,23 @@ class Encoded:
         return len(self.data)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
-        """Return (latents z [B, *shape], the condition of the items)."""
-        x0, cond = self.data.batch(index, rng)
-        if cond is not None and cond.image is not None:
-            cond = replace(cond, image=self._z(cond.image, index))
-        if self._latents is not None:
-            return self._latents[index.to(self._latents.device)], cond
-        return self._z(x0, index), cond
+        """Return (latents z [B, *shape], the condition of the items). They are on the device of `data`."""
+        x0, cond = self._beside.batch(index, rng)
+        z = self._z(x0, index) if self._latents is None else self._latents[index.to(self._latents.device)]
+        if cond is None or cond.image is None:
+            return z, cond
+        image = self._z(cond.image, index)
+        return checked_x0(z, image, index, self._who), replace(cond, image=image)
+
+    def with_storage(self, change: Callable[[Tensor], Tensor]) -> Encoded | None:
+        """The same source with the stored tensors of `data`, and the known latents, changed; None if it shows none."""
+        beside = with_storage(self._beside, change)
+        if beside is None:
+            return None
+        result = copy.copy(self)
+        result._beside = beside
+        result._latents = None if self._latents is None else change(self._latents)
+        return result
 
     def decode(self, z: Tensor) -> Tensor:
         """The items of latents z, for example of samples."""
@@ -150,12 +171,15 @@ class Encoded:
             )[0].values
         result = copy.copy(self)
         result._latents = values
+        if isinstance(self.data, Data):
+            # its items are not needed again, only its labels
+            result._beside = replace(self.data, values=self.data.values.flatten(1)[:, :0])
         return result
 
     def _all(self, storage: Storage) -> Data:
         values = storage.empty(self.name, (len(self), *self.shape), "float32")
         for at in storage.progress(range(0, len(self), _BATCH), "latents"):
-            index = torch.arange(at, min(at + _BATCH, len(self)))
+            index = torch.arange(at, min(at + _BATCH, len(self)), device="cpu")
             values[at : at + _BATCH] = self.batch(index, _rng(index))[0].cpu().numpy()
         return make(self.name, torch.from_numpy(values), None, (), Report(len(self)))
 
@@ -170,12 +194,17 @@ class Encoded:
 
     def _z(self, x0: Tensor, index: Tensor) -> Tensor:
         raw = self._raw(x0, index)
-        return raw if self.scale is None else self.scale.scaled(raw)
+        if self.scale is None:
+            return raw
+        if raw.device not in self._scales:
+            self._scales[raw.device] = self.scale.to(raw.device)
+        return self._scales[raw.device].scaled(raw)
 
     def _raw(self, x0: Tensor, index: Tensor) -> Tensor:
         with torch.no_grad():
             latents = self.codec.encode(x0)
-        return require_finite(latents, index, self._who).to(x0.device, torch.float32)
+        latents = checked_x0(latents, latents, index, self._who)
+        return latents.to(x0.device, torch.float32)
 
 
 def _rng(index: Tensor) -> Rng:

@@ -57,7 +57,7 @@ def labels_from_names(names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
         return labels_from_array("labels", np.array([int(text) for text in names], np.int64), len(names))
     classes = sorted(set(names))
     number = {text: i for i, text in enumerate(classes)}
-    return torch.tensor([number[text] for text in names]), tuple(map(printable, classes))
+    return torch.tensor([number[text] for text in names], device="cpu"), tuple(map(printable, classes))
 
 
 def known_classes(name: str, labels: Tensor, classes: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from .report import DataError
 
 # Real data are compressed 2 to 20 times. A file of zeros is compressed 1000 times, and may be an attack.
@@ -26,6 +28,18 @@ def free_bytes() -> int | None:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
+        return None
+
+
+def free_on(device: torch.device) -> int | None:
+    """The free memory of an accelerator in bytes; None if torch does not report it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        return int(torch.accelerator.get_memory_info(device)[0])
+    except (AttributeError, RuntimeError, NotImplementedError):
         return None
 
 

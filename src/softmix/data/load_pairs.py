@@ -81,7 +81,7 @@ def _key(name: str) -> str:
 def _both(read: tuple[Data, list[str]], usable: set[str], request: Request) -> Data:
     """The items that have a readable partner."""
     data, names = read
-    keep = torch.tensor([_key(name) in usable for name in names])
+    keep = torch.tensor([_key(name) in usable for name in names], device="cpu")
     if keep.all():
         return data
     lost = tuple((name, "its partner cannot be used") for name in names if _key(name) not in usable)

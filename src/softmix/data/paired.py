@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor
@@ -9,7 +11,15 @@ from torch import Tensor
 from ..cond import Cond
 from ..rng import Rng
 from .contract import Source
-from .derived import class_names, condition_part, text_fingerprint, with_condition, with_part
+from .derived import (
+    class_names,
+    condition_part,
+    reads_alone,
+    text_fingerprint,
+    with_condition,
+    with_part,
+    with_storage,
+)
 from .origin import Origin
 from .report import DataError, Report
 from .storage import MEMORY, Storage
@@ -44,6 +54,7 @@ class Paired:
         self.shape, self.is_image, self.classes = first.shape, first.is_image, class_names(first)
         self.fingerprint = text_fingerprint("pairs", first.fingerprint, second.fingerprint)
         self.report = report or self._by_number()
+        self.reads_alone = reads_alone(first, second)
 
     def _by_number(self) -> Report:
         notes = [f"pairs of {self.first.name} and {self.second.name}, by their numbers"]
@@ -59,6 +70,15 @@ class Paired:
         x0, cond = self.first.batch(index, rng.child("first"))
         other, _ = self.second.batch(index, rng.child("second"))
         return x0, with_part(cond, self._part, other.to(x0.device))
+
+    def with_storage(self, change: Callable[[Tensor], Tensor]) -> Paired | None:
+        """The same pairs with the stored tensors of both sources changed; None if one shows none."""
+        first, second = with_storage(self.first, change), with_storage(self.second, change)
+        if first is None or second is None:
+            return None
+        result = copy.copy(self)
+        result.first, result.second = first, second
+        return result
 
     def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Paired:
         """The pairs at `index` (int64 [M]). Raises DataError if one source is not a `Data`."""

@@ -119,7 +119,7 @@ def _build(scan: _Scan, part: Part, request: Request, labelled: _Labelling) -> t
     if not numbers:
         raise scan.nothing()
     report = Report(len(numbers), tuple(scan.skipped), tuple(scan.converted), tuple(scan.notes))
-    labels, classes = (labelling[0][torch.tensor(numbers)], labelling[1]) if labelling else (None, ())
+    labels, classes = (labelling[0][torch.tensor(numbers, device="cpu")], labelling[1]) if labelling else (None, ())
     names = [scan.candidates[number][0].name for number in numbers]
     return make(scan.name, torch.from_numpy(pixels), labels, classes, report), names
 
@@ -226,7 +226,7 @@ def _by_folder(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:
     names = [top for top in tops if top]
     classes = tuple(sorted(set(names)))
     number = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([number[name] for name in names]), classes
+    return torch.tensor([number[name] for name in names], device="cpu"), classes
 
 
 def _by_label(scan: _Scan) -> tuple[Tensor, tuple[str, ...]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -124,16 +125,26 @@ class Data:
 
         index : numbers of items, or a slice; None for all.
         Returns float32: pixel / 127.5 - 1 for uint8, unchanged for other values. Tokens are int64.
+        The bits are the same on every device.
         """
         values = self.values if index is None else self.values[index]
         if self.vocabulary:
             return values.long()
-        return values.float() / 127.5 - 1 if self.values.dtype == torch.uint8 else values
+        if self.values.dtype != torch.uint8:
+            return values
+        # CUDA multiplies by the rounded reciprocal of a Python number, but divides by a tensor
+        half = torch.full((), 127.5, device=values.device)
+        return values.float().div_(half).sub_(1)
 
     def batch(self, index: Tensor, rng: Rng) -> tuple[Tensor, Cond | None]:
         """Return (x0 [B, *shape], labels if there are any). Nothing is random."""
         index = index.to(self.values.device)
         return self.x0(index), None if self.labels is None else Cond(label=self.labels[index])
+
+    def with_storage(self, change: Callable[[Tensor], Tensor]) -> Data:
+        """The same data with `change` applied to values and labels, both [N, ...]: see `contract.Stored`."""
+        values = change(self.values)
+        return replace(self, values=values, labels=None if self.labels is None else change(self.labels))
 
     def take(self, index: Tensor, note: str, storage: Storage = MEMORY) -> Data:
         """Some items as a new data set.
@@ -173,7 +184,7 @@ def divided(
             f"{name}: a share of {held_out} of {total} items was to be held out, which leaves "
             f"{total - count} and {count}; give a share with at least one item on either side"
         )
-    out = torch.zeros(total, dtype=torch.bool)
+    out = torch.zeros(total, dtype=torch.bool, device="cpu")
     out[_held_out(labels, total, count, seed)] = True
     how = f"of {total} by split(held_out={held_out:.6g}, seed={seed})"
     train = (~out).nonzero()[:, 0], f"{total - count} kept {how}"
@@ -205,7 +216,7 @@ def choose(count: int, limit: int | None) -> Tensor:
     Returns the numbers of the items, int64.
     """
     if limit is None or limit >= count:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu")
     return permutation(0, count, "softmix.data.limit")[:limit].sort().values
 
 

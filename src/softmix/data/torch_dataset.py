@@ -41,6 +41,9 @@ class FromDataset:
     report : notes on the meaning of the items.
     """
 
+    # Transforms draw from the generators of the process.
+    reads_alone = True
+
     def __init__(self, dataset: MapStyle, name: str, classes: tuple[str, ...], values: Values | None):
         self.dataset, self.name, self.classes = dataset, name, classes
         if not len(dataset):
@@ -91,7 +94,7 @@ class FromDataset:
         x0 = torch.stack([_in_model_units(each.x0, self._values) for each in given])
         if not self.cond.parts:
             return x0, None
-        labels = None if given[0].label is None else torch.tensor([each.label for each in given])
+        labels = None if given[0].label is None else torch.tensor([each.label for each in given], device=x0.device)
         images = [_in_model_units(each.image, self._of_images) for each in given if each.image is not None]
         values = [each.value for each in given if each.value is not None]
         context, mask = _padded([each.context for each in given if each.context is not None])
@@ -215,7 +218,7 @@ def _padded(contexts: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
     """Return (contexts [B, L, D] padded with zeros, their mask). The mask is None if all lengths are equal."""
     if not contexts:
         return None, None
-    lengths = torch.tensor([len(each) for each in contexts])
     padded = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True)
-    mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
+    lengths = torch.tensor([len(each) for each in contexts], device=padded.device)
+    mask = torch.arange(padded.shape[1], device=padded.device)[None] < lengths[:, None]
     return padded, None if mask.all() else mask

@@ -141,25 +141,30 @@ def _serves(n: int, rng: Rng) -> None:
 def _round(name: str, means: Tensor, sd: float) -> ToyMixture:
     """A mixture of equal weights and equal round components."""
     k, d = means.shape
-    return ToyMixture(name, torch.full((k,), 1 / k, dtype=_F64), means, (sd * torch.eye(d, dtype=_F64)).repeat(k, 1, 1))
+    return ToyMixture(
+        name,
+        torch.full((k,), 1 / k, dtype=_F64, device=means.device),
+        means,
+        (sd * torch.eye(d, dtype=_F64, device=means.device)).repeat(k, 1, 1),
+    )
 
 
 def mode_grid(side: int = 7, spacing: float = 0.5, sd: float = 0.05) -> ToyMixture:
     """side x side equal round components, centred at 0. With the defaults the variance of each axis is 1.0025."""
-    line = (torch.arange(side, dtype=_F64) - (side - 1) / 2) * spacing
+    line = (torch.arange(side, dtype=_F64, device="cpu") - (side - 1) / 2) * spacing
     return _round("grid", torch.cartesian_prod(line, line), sd)
 
 
 def ring(k: int = 8, radius: float = 1.4, sd: float = 0.1) -> ToyMixture:
     """k equal round components, evenly on a circle. The variance of each axis is radius^2 / 2 + sd^2 (k > 2)."""
-    angle = torch.arange(k, dtype=_F64) * (2 * math.pi / k)
+    angle = torch.arange(k, dtype=_F64, device="cpu") * (2 * math.pi / k)
     return _round("ring", radius * torch.stack([angle.cos(), angle.sin()], dim=1), sd)
 
 
 def _slanted(rng: Rng, k: int, dim: int, most: float, least: float) -> Tensor:
     """Covariances [k, dim, dim] in random directions, with sds in equal ratios from `most` to `least`."""
     turn: Tensor = torch.linalg.qr(rng.normal((1, k, dim, dim), dtype=_F64)[0]).Q
-    sds = torch.logspace(math.log10(most), math.log10(least), dim, dtype=_F64)
+    sds = torch.logspace(math.log10(most), math.log10(least), dim, dtype=_F64, device="cpu")
     return turn @ (sds.square()[:, None] * turn.mT)
 
 
@@ -168,7 +173,7 @@ def correlated(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
     rng = Rng(seed, 1, "softmix.toys.correlated")
     means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
     factors = torch.linalg.cholesky(_slanted(rng, k, dim, 0.4, 0.04))
-    return ToyMixture("correlated", torch.full((k,), 1 / k, dtype=_F64), means, factors)
+    return ToyMixture("correlated", torch.full((k,), 1 / k, dtype=_F64, device=means.device), means, factors)
 
 
 def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
@@ -178,9 +183,9 @@ def unequal(dim: int = 2, k: int = 4, seed: int = 0) -> ToyMixture:
     """
     rng = Rng(seed, 1, "softmix.toys.unequal")
     means = 0.9 * rng.normal((1, k, dim), dtype=_F64)[0]
-    sizes = torch.logspace(0, -2, k, base=2, dtype=_F64)
+    sizes = torch.logspace(0, -2, k, base=2, dtype=_F64, device="cpu")
     factors = sizes[:, None, None] * torch.linalg.cholesky(_slanted(rng, k, dim, 0.5, 0.1))
-    weights = 0.5 ** torch.arange(k, dtype=_F64)
+    weights = 0.5 ** torch.arange(k, dtype=_F64, device="cpu")
     return ToyMixture("unequal", weights / weights.sum(), means, factors)
 
 
@@ -217,9 +222,9 @@ def checkerboard(cells: int = 4) -> ToyWithoutDensity:
 
 def rings(radii: tuple[float, ...] = (0.6, 1.2, 1.8), sd: float = 0.05) -> ToyWithoutDensity:
     """Concentric circles of equal probability, with noise of the given sd in both coordinates."""
-    lengths = torch.tensor(radii, dtype=_F64)
 
     def draw(n: int, rng: Rng) -> Tensor:
+        lengths = torch.tensor(radii, dtype=_F64, device=rng.device)
         radius = lengths[rng.integers(len(lengths), (n,))]
         angle = 2 * math.pi * rng.uniform((n,), dtype=_F64)
         circle = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)

@@ -63,6 +63,12 @@ class Rng:
         """The same stream, at the same draw, for some of the items."""
         return self._with(self._key[index], self.draws)
 
+    def to(self, device: torch.device | str) -> Rng:
+        """The same stream, at the same draw, on another device."""
+        other = self._with(self._key.to(device), self.draws)
+        other.device = torch.device(device)
+        return other
+
     def _with(self, key: Tensor, draws: int) -> Rng:
         other = object.__new__(Rng)
         other.device, other._key, other.draws = self.device, key, draws
@@ -98,6 +104,6 @@ class Rng:
         return (plain.shifted(self.bits(shape), 33) * high) >> 31
 
 
-def permutation(seed: int, count: int, role: str) -> Tensor:
-    """A random order of 0 .. count-1, a function of (seed, role) alone."""
-    return Rng(seed, 1, role).bits((1, count))[0].argsort(stable=True)
+def permutation(seed: int, count: int, role: str, device: torch.device | str = "cpu") -> Tensor:
+    """A random order of 0 .. count-1, a function of (seed, role) alone. It is the same on every device."""
+    return Rng(seed, 1, role, device).bits((1, count))[0].argsort(stable=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
@@ -141,8 +141,7 @@ class Denoise(Task):
     def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:
         """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only."""
         rng = batch.rng
-        x0, cond = source.batch(batch.index, rng.child("source"))
-        x0, cond = x0.to(batch.device), None if cond is None else cond.to(batch.device)
+        x0, cond = batch.read(source)
         if self.flip:
             x0, cond = mirrored(x0, cond, rng.child("flip"))
         cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
@@ -176,12 +175,12 @@ class Denoise(Task):
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
     def check(self, result: Any, device: torch.device) -> None:
-        cond = _unknown(result.cond, result.shape, 1)
+        cond = _unknown(result.cond, result.shape, 1, device)
         sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
         """16 samples of 4 steps. The class labels count up; other conditions are those of items of the data."""
-        cond_spec, items = cast(CondSpec, result.cond), torch.arange(16)
+        cond_spec, items = cast(CondSpec, result.cond), torch.arange(16, device="cpu")
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
         if cond is not None:
@@ -201,26 +200,24 @@ def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
 
 
-def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int) -> Cond | None:
+def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu") -> Cond | None:
     """A condition of n items with nothing given; None for a model without conditions."""
     if not cond_spec.parts:
         return None
-    label = (
-        torch.full((n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels)), -1) if cond_spec.labels else None
-    )
+    columns = (n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels))
+    label = torch.full(columns, -1, device=device) if cond_spec.labels else None
     # images have their channels first, sequences last
     size = (shape[0], cond_spec.image) if len(shape) == 2 else (cond_spec.image, *shape[1:])
-    image = torch.full((n, *size), torch.nan) if cond_spec.image else None
-    value = torch.full((n, cond_spec.values), torch.nan) if cond_spec.values else None
-    context = torch.zeros(n, 1, cond_spec.context) if cond_spec.context else None
-    mask = torch.zeros(n, 1, dtype=torch.bool) if cond_spec.context else None
+    image = torch.full((n, *size), torch.nan, device=device) if cond_spec.image else None
+    value = torch.full((n, cond_spec.values), torch.nan, device=device) if cond_spec.values else None
+    context = torch.zeros(n, 1, cond_spec.context, device=device) if cond_spec.context else None
+    mask = torch.zeros(n, 1, dtype=torch.bool, device=device) if cond_spec.context else None
     return Cond(label, image, value, context, mask)
 
 
 def times(task: Denoise, batch: Batch) -> Tensor:
-    """The times of these examples, float64 [B]: a golden-ratio sequence."""
-    start = float(Rng(batch.seed, 1, f"times.{batch.attempt}").uniform((1,), torch.float64))
-    u = (start + batch.items.double() * _GOLDEN) % 1.0
+    """The times of these examples, float64 [B], on the device of `batch.items`: a golden-ratio sequence."""
+    u = (_start(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0
     chosen = task.times
     if chosen.by == "t":
         return chosen.low + (1 - chosen.low) * u
@@ -228,5 +225,17 @@ def times(task: Denoise, batch: Batch) -> Tensor:
     if chosen.by == "normal":
         # the ends of the sequence would be infinite
         logsnr = low + high * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))
-        return task.process.time(logsnr.clamp(min=float(task.process.logsnr(1.0)))).clamp(max=1.0)
+        return task.process.time(logsnr.clamp(min=_last_logsnr(task.process))).clamp(max=1.0)
     return task.process.time(low + (high - low) * u).clamp(max=1.0)
+
+
+@lru_cache(maxsize=64)
+def _start(seed: int, attempt: int) -> float:
+    """The first point of the sequence, another after each rollback."""
+    return float(Rng(seed, 1, f"times.{attempt}").uniform((1,), torch.float64))
+
+
+@lru_cache(maxsize=64)
+def _last_logsnr(process: Gaussian) -> float:
+    """The log-SNR at t = 1."""
+    return float(process.logsnr(1.0))

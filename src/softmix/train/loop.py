@@ -166,6 +166,8 @@ def training(
                 f"{out} could not be written after step {trainer.step}: {why}, and run the same command again. "
                 f"It continues from the checkpoint of step {trainer.saved}"
             ) from error
+        finally:
+            trainer.feed.close()
 
 
 def _restore(trainer: Trainer, request: ResumeRequest, say: Say, from_first: Callable[[Run], Run]) -> tuple[str, ...]:
@@ -306,6 +308,7 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     """Apply the policy for a loss or gradient that is not finite. Returns a sentence about it."""
     policy, first = trainer.run.nonfinite(trainer.step), trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
+    trainer.feed.explain(items, trainer.attempt)
     module = trainer.modules[trainer.turn]
     worst = {name: float(gathered(p.detach()).abs().max()) for name, p in module.named_parameters()}
     name = max(worst, key=lambda key: worst[key] if worst[key] == worst[key] else float("inf"))

@@ -53,16 +53,19 @@ class ParallelBatch:
         wrap = _sharded if shard else _replicated
         self.losses = {turn: wrap(trainer, turn) for turn in trainer.optimisers.turns}
 
+    def share(self, items: Tensor, pieces: int) -> tuple[Tensor, ...]:
+        """The pieces of a batch for this process, equally many for each: an exchange of gradients needs all of them."""
+        size = self.processes.size
+        pieces = min(-(-pieces // size) * size, len(items) // size * size)
+        return items.tensor_split(pieces)[self.processes.rank :: size]
+
     def backward(self, items: Tensor, pieces: int, turn: str = "model") -> float:
         """Add the gradient of the mean loss of these items to the parameters of a turn, or to their local parts.
 
         pieces : the number of pieces of the batch, rounded up to a multiple of the number of processes.
         Returns the mean loss over all processes.
         """
-        size = self.processes.size
-        # equally many for each process, since each exchange of gradients needs all of them
-        pieces = min(-(-pieces // size) * size, len(items) // size * size)
-        mine = items.tensor_split(pieces)[self.processes.rank :: size]
+        size, mine = self.processes.size, self.share(items, pieces)
         losses, total = self.losses[turn], 0.0
         with self.processes.communication():
             for k, piece in enumerate(mine):

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, CondSpec
+from ..cond import UNCONDITIONED, Cond, CondSpec
 from ..data import Source
 from ..loss import Group
 from ..rng import Rng
+from .examples import source_rng
 
 if TYPE_CHECKING:
+    from .feed import StagedItems
     from .record import Facts
 
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 class Batch:
     """Some of the training examples of one step.
 
-    items : numbers of the examples, counted from the start of the run, [B].
+    items : numbers of the examples, counted from the start of the run, [B]. In a step they are on the device of the
+        loss (on mps, which has no float64, on the CPU).
     index : the item of the source of each example, [B].
     rng : the random stream of each example, on the device of the loss.
     seed : the seed of the run.
@@ -31,6 +34,8 @@ class Batch:
     progress : the finished share of the run, in [0, 1].
     frozen : the task's frozen copy of its model (`Task.freeze`), or None.
     turn : the module to be trained, if several take turns.
+    staged : the items of data that are too large for the device, if they were brought there before the step; see
+        `read`.
     """
 
     items: Tensor
@@ -41,10 +46,20 @@ class Batch:
     progress: float = 0.0
     frozen: nn.Module | None = None
     turn: str = "model"
+    staged: StagedItems | None = None
 
     @property
     def device(self) -> torch.device:
         return self.rng.device
+
+    def read(self, source: Source) -> tuple[Tensor, Cond | None]:
+        """x0 and the conditions of these examples, on the device of the loss.
+
+        It does not wait for the device. `source.batch(index, rng)` waits if the data are too large for the device.
+        """
+        rng = source_rng(self.rng)
+        x0, cond = source.batch(self.index, rng) if self.staged is None else self.staged.batch(rng)
+        return x0.to(self.device), None if cond is None else cond.to(self.device)
 
 
 class Task(ABC):

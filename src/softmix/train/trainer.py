@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..data import Source
 from ..memory import NotEnoughMemoryError, is_memory_error
-from ..rng import Rng
 from . import checkpoint
 from .ema import Ema
-from .examples import item_index
+from .examples import example_rng
+from .feed import feed_for
 from .lanes import Lanes
 from .make import TrainingError, build, compile_blocks, find_device, require_fits, restore_frozen, some_items
 from .optimise import Optimisers
@@ -49,6 +49,7 @@ class Trainer:
         self.task, self.device = run.config.task, find_device()
         require_fits(run)
         self.modules: nn.ModuleDict = build(run).to(self.device)
+        self.feed = feed_for(source, run.config.seed, run.config.batch, self.device)
         self.total, self.step, self.saved, self.attempt = run.facts.steps, 0, -1, 0
         self.frozen: nn.Module | None = None
         # the module of the last loss
@@ -75,16 +76,16 @@ class Trainer:
 
     def batch(self, items: Tensor, turn: str = "model") -> Batch:
         """The training examples with these numbers, counted from the start of the run."""
-        seed = self.run.config.seed
-        rng = Rng(seed, items, f"train.{self.attempt}", self.device)
-        index = item_index(seed, len(self.source), items)
-        return Batch(items, index, rng, seed, self.attempt, self.progress, self.frozen, turn)
+        seed, index, staged = self.run.config.seed, self.feed.index(items), self.feed.staged(items)
+        items = self.feed.placed(items)
+        rng = example_rng(seed, items, self.attempt, self.device)
+        return Batch(items, index, rng, seed, self.attempt, self.progress, self.frozen, turn, staged)
 
     def losses(self, items: Tensor, turn: str = "model") -> Tensor:
         """The loss of each of these examples: [len(items)]."""
         half = self.run.facts.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-            losses = self.task.losses(self.modules, self.source, self.batch(items, turn))
+            losses = self.task.losses(self.modules, self.feed.source, self.batch(items, turn))
         if losses.shape != items.shape:
             raise ValueError(
                 f"a loss gives one number for each item, here {list(items.shape)}; found the shape {list(losses.shape)}"
@@ -110,6 +111,7 @@ class Trainer:
         Raises NotEnoughMemoryError, with nothing changed, if the loss or its gradient does not fit into memory.
         """
         rate = self.rate() if rate is None else rate
+        self.feed.prepare(self.step, self.attempt, self._places())
         total = norm = 0.0
         with self.optimisers.undoable() as undo:
             for turn in self.optimisers.turns:
@@ -141,15 +143,23 @@ class Trainer:
 
     def _backward(self, turn: str) -> float:
         batch, lanes = self.run.config.batch, self.run.facts.lanes
-        items, pieces = torch.arange(self.step * batch, (self.step + 1) * batch), self.run.parts(self.step) * lanes
+        items = torch.arange(self.step * batch, (self.step + 1) * batch, device=self.feed.numbers)
+        pieces = self.run.parts(self.step) * lanes
         if self.parallel is not None:
             return self.parallel.backward(items, pieces, turn)
         return self._lanes.backward(self.losses, items, pieces, lanes, turn)
 
+    def _places(self) -> Tensor | None:
+        """The places in a batch that this process computes. None: all."""
+        if self.parallel is None:
+            return None
+        pieces = self.run.parts(self.step) * self.run.facts.lanes
+        return torch.cat(self.parallel.share(torch.arange(self.run.config.batch), pieces))
+
     def freeze(self) -> nn.Module:
         """The task's frozen copy of the model, with the averaged weights."""
         model = self.averaged()
-        data = some_items(self.source, 512, first=self.run.facts.shown == "first").to(self.device)
+        data = some_items(self.feed.source, 512, first=self.run.facts.shown == "first").to(self.device)
         return self.task.freeze(model, data).requires_grad_(False).eval()
 
     def averaged(self) -> nn.Module:
