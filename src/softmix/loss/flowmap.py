@@ -56,9 +56,7 @@ class Consistency:
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         process = one_clock(noised.process, "consistency")
-        doublings = max(math.log2(self.last / self.first), 0.0)
-        count = self.first * 2 ** min(int(stage.progress * (doublings + 1)), int(doublings))
-        r = self.before(process, noised.t, count)
+        r = self.before(process, noised.t, self.phase(stage.progress))
         here = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "consistency").mean
         with torch.no_grad():
             earlier = noised.at(r)
@@ -70,6 +68,11 @@ class Consistency:
         distance = (((here - target) ** 2).flatten(1).sum(1) + c**2).sqrt() - c
         high, low = (-process.logsnr(noised.t) / 2).exp(), (-process.logsnr(r) / 2).exp()
         return (1 / (high - low)).to(distance) * distance / math.sqrt(size)
+
+    def phase(self, progress: float) -> int:
+        """N, the number of steps of the grid at this progress of training."""
+        doublings = max(math.log2(self.last / self.first), 0.0)
+        return self.first * 2 ** min(int(progress * (doublings + 1)), int(doublings))
 
     @staticmethod
     def before(process: Gaussian, t: Tensor, count: int, rho: float = 7.0, top: float = 80.0) -> Tensor:
