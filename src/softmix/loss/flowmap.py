@@ -84,6 +84,29 @@ class Consistency:
         return torch.where(back > low, r, torch.zeros_like(r)).minimum(t)
 
 
+def chosen_pairs(u: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The items of a pair of times, chosen with probability `share` each: booleans [B], and their numbers.
+
+    On a CPU these are the items with u < share. Elsewhere the host would have to wait for their count. There the
+    numbers have a fixed length, six standard deviations above the mean count, and end with items without a pair. Pairs
+    beyond it, in one batch of a thousand million, are left out.
+
+    u : uniform numbers in (0, 1), [B].
+    """
+    paired = u < share
+    if u.device.type == "cpu":
+        return paired, paired.nonzero()[:, 0]
+    return packed(paired, share)
+
+
+def packed(paired: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """See `chosen_pairs`: the result for a device that the host does not wait for."""
+    count = len(paired)
+    room = min(count, math.ceil(share * count + 6 * math.sqrt(share * (1 - share) * count)))
+    chosen = paired.byte().argsort(descending=True, stable=True)[:room]
+    return paired & torch.zeros_like(paired).index_fill(0, chosen, True), chosen
+
+
 @dataclass(frozen=True)
 class MeanFlow:
     """The MeanFlow loss:
@@ -140,14 +163,13 @@ class MeanFlow:
     def velocities(self, denoiser: Denoiser, noised: Noised, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """(x_t, u, u_tgt), the last without gradient. For the true map u - u_tgt has mean 0 at every x_t."""
         other = self._other(len(noised.t), rng).to(noised.t)
-        paired = rng.child("pair").uniform((len(noised.t),)).to(noised.t.device) < self.pairs
+        paired, chosen = chosen_pairs(rng.child("pair").uniform((len(noised.t),)).to(noised.t.device), self.pairs)
         t, r = torch.maximum(noised.t, other), torch.minimum(noised.t, other)
         t, r = torch.where(paired, t, noised.t), torch.where(paired, r, noised.t)
         xt, v = noised.at(t).xt, noised.z - noised.x0
         u = self._velocity(denoiser, noised.cond)(xt, t, r)
         target = v.clone()
-        if paired.any():
-            chosen = paired.nonzero()[:, 0]
+        if len(chosen):
             moved = self._moved(denoiser, noised.take(chosen), xt[chosen], t[chosen], r[chosen], v[chosen])
             target[chosen] = v[chosen] - column(t[chosen] - r[chosen], moved) * moved
         return xt, u, target

@@ -237,7 +237,7 @@ class Trainer:
 
     def wait(self) -> None:
         """Wait until the device has done all its work, to measure time."""
-        if self.device_step is not None:
+        if self.device.type not in ("cpu", "meta"):
             torch.accelerator.synchronize()
 
     def freeze(self) -> nn.Module:

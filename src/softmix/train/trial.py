@@ -73,9 +73,10 @@ def trial_run(trainer: Trainer, say: Say) -> Run:
 
 @contextmanager
 def _restored_buffers(trainer: Trainer) -> Iterator[None]:
-    before = buffers_of(trainer.modules)
+    before, scale = buffers_of(trainer.modules), trainer.scale
     yield
     restore_buffers(trainer.modules, before)
+    trainer.scale = scale
 
 
 def _trial_run(trainer: Trainer, say: Say) -> Run:
