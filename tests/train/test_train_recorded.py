@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from standin import record
 from torch import nn
 
 from softmix.cond import CondSpec
@@ -28,8 +29,6 @@ from softmix.train import training as plain_training
 from softmix.train.device_step import DeviceStep, StepNumbers, device_step
 from softmix.train.loop import training
 from softmix.train.recording import NotRecordableError, RecordedWork, Recorder, record_cuda_graph, undeclared
-
-from standin import record
 
 TRAINER = sys.modules["softmix.train.trainer"]
 
@@ -255,7 +254,7 @@ def test_a_loss_that_is_never_finite_is_given_up_after_as_many_tries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, *range(4, 25))
-    with decided(None), pytest.raises(TrainingError, match="step 13: loss inf.*10 tries with nonfinite = skip"):
+    with decided(None), pytest.raises(TrainingError, match=r"step 13: loss inf.*10 tries with nonfinite = skip"):
         list(training(points(), small(nonfinite="skip"), tmp_path / "run"))
 
 
