@@ -1,12 +1,12 @@
 """A stand-in for a CUDA graph, on the CPU.
 
-`record(work)` has the contract of `softmix.train.recording.record_cuda_graph`. It runs the work, then records every aten
-call of a second run, with its arguments and the memory of its results, and undoes the second run. A replay makes the
-same calls and writes into the same memory. So numbers of Python are frozen, as in a CUDA graph.
+`record(work)` has the contract of `softmix.train.recording.record_cuda_graph`. It runs the work, then records every
+aten call of a second run, with its arguments and the memory of its results, and undoes the second run. A replay makes
+the same calls and writes into the same memory. So numbers of Python are frozen, as in a CUDA graph.
 
-As on a card, these are refused while it records: a read of a tensor by the host, and a result with a size that depends
-on the values of a tensor. A tensor that was made in the recording, without another tensor, is a constant of the host and
-may be read.
+As on a card, these are refused while it records: a read of a tensor by the host, a copy between host and device, and a
+result with a size that depends on the values of a tensor. A tensor that was made in the recording, without another
+tensor, is a constant of the host and may be read.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Recording(TorchDispatchMode):
         # other references to the same memory: autograd marks the results themselves
         kept = [each.detach() if isinstance(each, Tensor) else each for each in flat]
         out = func(*args, **(kwargs or {}))
+        self._refuse_a_copy(func, [*inputs, *(each for each in tree_flatten(out)[0] if isinstance(each, Tensor))])
         results = [each for each in tree_flatten(out)[0] if isinstance(each, Tensor)]
         known = {_storage(each) for each in inputs}
         # the zeros of forward-mode derivatives have no memory, and are always 0
@@ -99,11 +100,15 @@ class Recording(TorchDispatchMode):
         if name in ("index", "index_put", "index_put_") and any(each.dtype == torch.bool for each in inputs[1:]):
             raise HostReadError(f"operation not permitted when stream is capturing: {name} by booleans")
 
+    def _refuse_a_copy(self, func: Any, tensors: list[Tensor]) -> None:
+        if func._schema.name in ("aten::_to_copy", "aten::copy_") and len({each.device.type for each in tensors}) > 1:
+            raise HostReadError("operation not permitted when stream is capturing: a copy between host and device")
+
     def _save(self, written: Iterable[Tensor]) -> None:
         for each in written:
             place = _storage(each)
             if place not in self._new and place not in self._before:
-                whole = torch.empty(0, dtype=torch.uint8).set_(each.untyped_storage())
+                whole = torch.empty(0, dtype=torch.uint8, device=each.device).set_(each.untyped_storage())
                 self._before[place] = whole, whole.clone()
 
     def undo(self) -> None:
