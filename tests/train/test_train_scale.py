@@ -27,7 +27,7 @@ TRAINER = sys.modules["softmix.train.trainer"]
 
 
 def points() -> Data:
-    values = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), device="cpu")
     return make("points", values, None, (), Report(300))
 
 

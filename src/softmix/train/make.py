@@ -117,9 +117,15 @@ def restore_frozen(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the blocks of a network that has blocks, and the whole of any other model."""
+    """Compile the parts of a network that has blocks, and the whole of any other model.
+
+    The parts are the first layer, the blocks, the last layer, and the embedding of the noise level.
+    """
     inner = getattr(model, "net", None)
-    if inner is not None and hasattr(inner, "run"):
-        inner.run = torch.compile(inner.run, dynamic=False)
-    else:
+    if inner is None or not hasattr(inner, "run"):
         model.forward = torch.compile(model.forward, dynamic=False)
+        return
+    inner.run = torch.compile(inner.run, dynamic=False)
+    for part, name in ((inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
+        if hasattr(part, name):
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
