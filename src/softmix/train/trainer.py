@@ -17,7 +17,7 @@ from ..deferred import Number
 from ..memory import NotEnoughMemoryError, is_memory_error
 from ..rng import Rng
 from . import checkpoint
-from .device_step import Failure, device_step
+from .device_step import DeviceStep, Failure, device_step
 from .ema import Ema
 from .examples import item_index
 from .lanes import Lanes
@@ -61,17 +61,17 @@ class Trainer:
         self.frozen: nn.Module | None = None
         # the module of the last loss
         self.turn = "model"
+        self.scale = LossScale() if run.facts.precision == "fp16" else None
+        # whether a loss has read `Batch.progress`
+        self.progress_was_read = self._told = False
+        self._failure: Failure | None = None
+        self.device_step: DeviceStep | None = None
         self.optimisers = Optimisers(self.modules, run.config.optimiser, self.task.groups())
         # FSDP2 replaces the weights, so this comes before all parts that hold them
         self.parallel = ParallelBatch(self, shard) if processes.size > 1 else None
         self.optimisers.begin()
         self._lanes = Lanes(self.optimisers)
         self.ema = Ema(self.model, run.config.ema)
-        self.scale = LossScale() if run.facts.precision == "fp16" else None
-        # whether a loss has read `Batch.progress`
-        self.progress_was_read = False
-        self._failure: Failure | None = None
-        self._told = False
         self.device_step = device_step(self)
         if run.config.compile:
             compile_blocks(self.model)
