@@ -374,19 +374,19 @@ def test_a_loss_in_phases_is_recorded_once_a_phase() -> None:
 
 def test_a_rollback_other_parts_and_cleared_moments_are_recorded_anew() -> None:
     """Each changes a number or a tensor that a recording holds."""
-    host, there = reference(small(), points()), trainer(small(), points(), record)
+    host, there = reference(small(steps=60), points()), trainer(small(steps=60), points(), record)
 
     def both(change: Callable[[Trainer], None]) -> None:
         for one in (host, there):
             change(one)
-        assert numbers(host, 6) == numbers(there, 6)
+        assert numbers(host, 9) == numbers(there, 9)
         there.settle()
         assert same(everything(host), everything(there))
         assert there.device_step is not None and there.device_step.recorded._replay is not None
 
     both(lambda one: None)
     both(lambda one: setattr(one, "attempt", 1))
-    both(lambda one: setattr(one, "run", replace(one.run, facts=replace(one.run.facts, parts=((12, 4),)))))
+    both(lambda one: setattr(one, "run", replace(one.run, facts=replace(one.run.facts, parts=((22, 4),)))))
     both(lambda one: one.optimisers.clear_moments())
 
 
