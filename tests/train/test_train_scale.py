@@ -165,6 +165,15 @@ def test_a_run_in_fp16_resumes_with_the_same_bits(tmp_path: Path, monkeypatch: p
         assert torch.equal(tensor, states[1].tensors["model"][name])
 
 
+def test_a_checkpoint_holds_the_scale(tmp_path: Path) -> None:
+    one, other = trainer(small()), trainer(small())
+    one.out = other.out = tmp_path
+    one.scale = LossScale(8.0, 3)
+    one.save()
+    other.load()
+    assert other.scale == LossScale(8.0, 3)
+
+
 @pytest.mark.parametrize(("able", "precision"), [(True, "bf16"), (False, "fp16")])
 def test_a_card_without_bf16_takes_fp16(able: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def supported(including_emulation: bool = True) -> bool:
