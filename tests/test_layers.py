@@ -17,7 +17,9 @@ import softmix
 
 SRC = Path(softmix.__file__).parent
 
-GROUND = frozenset({"rng", "shape", "bibliography", "cond", "config", "memory", "picture", "precision", "version"})
+GROUND = frozenset(
+    {"rng", "shape", "bibliography", "cond", "config", "deferred", "memory", "picture", "precision", "version"}
+)
 CORE = frozenset({"process", "posterior", "denoiser"})
 WHOLE = CORE | {"net", "codec", "loss", "sampler", "measure", "info", "data", "oracle"}
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from ..deferred import Deferred
 from ..denoiser import Denoiser, Network
 from ..posterior import Posterior
 from ..process import Noised
@@ -24,7 +25,7 @@ class Stage:
     turn : the module to be trained by this loss, "model" or a rival.
     """
 
-    progress: float = 0.0
+    progress: Deferred = Deferred(0.0)  # noqa: RUF009
     frozen: nn.Module | None = None
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     turn: str = "model"

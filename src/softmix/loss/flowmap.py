@@ -56,9 +56,7 @@ class Consistency:
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         process = one_clock(noised.process, "consistency")
-        doublings = max(math.log2(self.last / self.first), 0.0)
-        count = self.first * 2 ** min(int(stage.progress * (doublings + 1)), int(doublings))
-        r = self.before(process, noised.t, count)
+        r = self.before(process, noised.t, self.phase(stage.progress))
         here = need(denoiser(noised.xt, noised.t, noised.cond), HasMean, "consistency").mean
         with torch.no_grad():
             earlier = noised.at(r)
@@ -71,6 +69,11 @@ class Consistency:
         high, low = (-process.logsnr(noised.t) / 2).exp(), (-process.logsnr(r) / 2).exp()
         return (1 / (high - low)).to(distance) * distance / math.sqrt(size)
 
+    def phase(self, progress: float) -> int:
+        """N, the number of steps of the grid at this progress of training."""
+        doublings = max(math.log2(self.last / self.first), 0.0)
+        return self.first * 2 ** min(int(progress * (doublings + 1)), int(doublings))
+
     @staticmethod
     def before(process: Gaussian, t: Tensor, count: int, rho: float = 7.0, top: float = 80.0) -> Tensor:
         """r < t, one step back on a grid of `count` equal steps of (sigma/alpha)^(1/rho) up to `top`; 0 at its end."""
@@ -79,6 +82,29 @@ class Consistency:
         back = place - (top ** (1 / rho) - low) / count
         r = process.time(-2 * rho * back.clamp(min=low).log())
         return torch.where(back > low, r, torch.zeros_like(r)).minimum(t)
+
+
+def chosen_pairs(u: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The items of a pair of times, chosen with probability `share` each: booleans [B], and their numbers.
+
+    On a CPU these are the items with u < share. Elsewhere the host would have to wait for their count. There the
+    numbers have a fixed length, six standard deviations above the mean count, and end with items without a pair. Pairs
+    beyond it, in one batch of a thousand million, are left out.
+
+    u : uniform numbers in (0, 1), [B].
+    """
+    paired = u < share
+    if u.device.type == "cpu":
+        return paired, paired.nonzero()[:, 0]
+    return packed(paired, share)
+
+
+def packed(paired: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """See `chosen_pairs`: the result for a device that the host does not wait for."""
+    count = len(paired)
+    room = min(count, math.ceil(share * count + 6 * math.sqrt(share * (1 - share) * count)))
+    chosen = paired.byte().argsort(descending=True, stable=True)[:room]
+    return paired & torch.zeros_like(paired).index_fill(0, chosen, True), chosen
 
 
 @dataclass(frozen=True)
@@ -137,14 +163,13 @@ class MeanFlow:
     def velocities(self, denoiser: Denoiser, noised: Noised, rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """(x_t, u, u_tgt), the last without gradient. For the true map u - u_tgt has mean 0 at every x_t."""
         other = self._other(len(noised.t), rng).to(noised.t)
-        paired = rng.child("pair").uniform((len(noised.t),)).to(noised.t.device) < self.pairs
+        paired, chosen = chosen_pairs(rng.child("pair").uniform((len(noised.t),)).to(noised.t.device), self.pairs)
         t, r = torch.maximum(noised.t, other), torch.minimum(noised.t, other)
         t, r = torch.where(paired, t, noised.t), torch.where(paired, r, noised.t)
         xt, v = noised.at(t).xt, noised.z - noised.x0
         u = self._velocity(denoiser, noised.cond)(xt, t, r)
         target = v.clone()
-        if paired.any():
-            chosen = paired.nonzero()[:, 0]
+        if len(chosen):
             moved = self._moved(denoiser, noised.take(chosen), xt[chosen], t[chosen], r[chosen], v[chosen])
             target[chosen] = v[chosen] - column(t[chosen] - r[chosen], moved) * moved
         return xt, u, target

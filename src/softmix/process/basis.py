@@ -36,7 +36,11 @@ class InBasis(Framed):
             raise ValueError("a basis needs an orthogonal matrix for at least one axis of x, such as (cosine(n),)")
         for turn in self.axes:
             square = turn.ndim == 2 and turn.shape[0] == turn.shape[1]
-            if not square or float((turn @ turn.mT - torch.eye(len(turn), dtype=turn.dtype, device=turn.device)).abs().max()) > 1e-4:
+            if (
+                not square
+                or float((turn @ turn.mT - torch.eye(len(turn), dtype=turn.dtype, device=turn.device)).abs().max())
+                > 1e-4
+            ):
                 raise ValueError(
                     f"a basis is an orthogonal matrix [n, n] for each of the last axes of x; one of shape "
                     f"{list(turn.shape)} is not orthogonal: its rows must have length 1 and be at right angles, as in "

@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data import Source
+from ..deferred import unread
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .ema import Ema
@@ -80,7 +81,10 @@ def _update(bar: tqdm[None], step: TrainStep) -> None:
         bar.total = step.total
     if bar.n == 0 and step.step > 1:
         bar.initial = bar.n = step.step - 1
-    bar.update(step.step - bar.n)
+    shown = bar.update(step.step - bar.n)
+    if callable(unread(step, "loss")) and not shown:
+        # to read the loss of each step would be to wait for the device
+        return
     bar.set_postfix(loss=f"{step.loss:.4f}", images=f"{step.images_per_second:.0f}/s", refresh=False)
 
 

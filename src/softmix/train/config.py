@@ -63,8 +63,11 @@ class Config:
     steps, minutes : the length of the run: one of the two. With minutes the number of steps is set once, from the speed
         of a few trial steps, and written to config.json, so that a resumed run ends at the same step.
     ema : relative widths of the averages of the weights. Sampling takes the first.
-    precision : bf16 autocast, float32, or by default bf16 if the machine computes in it.
+    precision : bf16 or fp16 autocast, or float32. By default bf16 if the machine computes in it; fp16 on a CUDA card
+        without bf16. In fp16 the loss is scaled (`softmix.train.scale`).
     compile : use torch.compile.
+    graph : on a CUDA card, record a step once as a CUDA graph, and replay it with one launch. "off" saves its memory,
+        about that of one more batch. Elsewhere it has no effect.
     seed : of all random numbers of the run.
     save, show : steps between checkpoints and between pictures of samples (0: a tenth of the run).
     keep : the number of checkpoints on disk.
@@ -80,8 +83,9 @@ class Config:
     steps: int | None = None
     minutes: float | None = None
     ema: tuple[float, ...] = (0.05, 0.1)
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     compile: bool = False
+    graph: Literal["auto", "off"] = "auto"
     seed: int = 0
     save: int = 0
     show: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
+from ..deferred import unread
 from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
@@ -104,6 +105,10 @@ class Denoise(Task):
     def freeze_at(self) -> float | None:
         return getattr(self.loss, "freeze_at", None)
 
+    def phase(self, progress: float) -> Hashable:
+        phase: Callable[[float], Hashable] | None = getattr(self.loss, "phase", None)
+        return None if phase is None else phase(progress)
+
     def cond_spec(self, source: Source) -> CondSpec:
         offered = source.cond
         if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian):
@@ -135,7 +140,11 @@ class Denoise(Task):
         network = cast(Network, modules["model"])
         noised, rng = self.examples(source, batch, network.cond)
         return loss_of(
-            self.loss, network, noised, rng, Stage(batch.progress, batch.frozen, dict(modules.items()), batch.turn)
+            self.loss,
+            network,
+            noised,
+            rng,
+            Stage(unread(batch, "progress"), batch.frozen, dict(modules.items()), batch.turn),
         )
 
     def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:

@@ -105,6 +105,43 @@ class Ema:
             current = [local_part(each).to(mean.dtype) for each, mean in zip(self._parameters, averages, strict=True)]
             torch._foreach_lerp_([local_part(mean) for mean in averages], current, share)
 
+    def share(self, width: float, step: int) -> float:
+        """The share of the parameters in the average of this width after step `step`: 1 - beta."""
+        return 1 - beta(self._gammas[name_of(width)], step)
+
+    def room(self) -> list[Tensor]:
+        """Memory for `update_by`, an element for each element of an average. The elements have no value yet."""
+        means = [local_part(mean) for mean in next(iter(self._averages.values()), [])]
+        room: list[Tensor] = []
+        flat, used = dict[torch.dtype, Tensor](), dict[torch.dtype, int]()
+        for mean in means:
+            kind = mean.dtype
+            if kind not in flat:
+                flat[kind] = mean.new_empty(sum(each.numel() for each in means if each.dtype == kind))
+            at = used.get(kind, 0)
+            # the fast step needs equal strides
+            room.append(flat[kind].as_strided(mean.shape, mean.stride(), at))
+            used[kind] = at + mean.numel()
+        return room
+
+    @torch.no_grad()
+    def update_by(self, shares: Tensor, room: list[Tensor]) -> None:
+        """Update the averages by shares that are on the device. A share of 0 changes nothing.
+
+        The bits are those of `update`. The shares are first spread over `room`, because torch has no fast step for many
+        tensors and one share that is on the device.
+
+        shares : one for each width, [widths].
+        room : memory from `room()`.
+        """
+        flats = {id(each._base): each._base for each in room}.values()
+        for averages, share in zip(self._averages.values(), shares, strict=True):
+            for flat in flats:
+                assert flat is not None
+                flat.copy_(share)
+            current = [local_part(each).to(mean.dtype) for each, mean in zip(self._parameters, averages, strict=True)]
+            torch._foreach_lerp_([local_part(mean) for mean in averages], current, room)
+
     @torch.no_grad()
     def tensors(self, width: float) -> dict[str, Tensor]:
         """Name -> tensor, under the names of the module's state_dict: the averages, and its buffers as they are now.

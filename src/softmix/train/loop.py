@@ -14,7 +14,7 @@ import errno
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,12 +24,14 @@ from ..config import dumps, loads
 from ..data import Source
 from ..memory import NotEnoughMemoryError, is_memory_error
 from .config import Config
+from .device_step import Failure
 from .log import LOG, SPEED, append, drop_after, log_of, write_atomically
 from .make import TrainingError
 from .model import Model, RunError
 from .model import load as load_model
 from .pictures import save_picture
 from .processes import LostProcessError, Processes, gathered, join_processes
+from .progress import FailureCount, StopRequest, TrainStep, writing_due
 from .record import Run, read
 from .resume import ResumeRequest, record_changes, require_same_weights, resolve_run, start_folder
 from .signals import StoppedError
@@ -40,27 +42,6 @@ from .trial import Say, check_parts, halve_parts, memory_error, trial_run
 _WARM = 5
 # failed steps in a row before a run gives up
 _TRIES = 10
-
-
-@dataclass(frozen=True)
-class TrainStep:
-    """The report of one step.
-
-    step : its number, from 1.
-    total : the length of the run; None until it is known.
-    loss, norm : the mean loss, and the norm of its gradient before clipping, before the update.
-    rate : learning rate of the next step.
-    images_per_second : the speed; 0 in the first steps.
-    notes : sentences for the reader.
-    """
-
-    step: int
-    total: int | None
-    loss: float
-    norm: float
-    rate: float
-    images_per_second: float
-    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -238,39 +219,47 @@ def _sentence(source: Source) -> Iterator[None]:
 
 
 def _steps(trainer: Trainer, notes: tuple[str, ...], stop: Callable[[], int]) -> Iterator[TrainStep]:
-    config, processes = trainer.run.config, trainer.processes
+    config, request, count = trainer.run.config, StopRequest(trainer.processes, stop), FailureCount(trainer.step)
     clock, began = time.perf_counter(), trainer.step
-    failures, worst = 0, -1
     while trainer.total is None or trainer.step < trainer.total:
         before = trainer.step
         try:
             loss, norm = trainer.advance()
+            certain = trainer.device_step is None or bool(notes) or writing_due(trainer).any
+            failure = trainer.settle() if certain or trainer.step != before + 1 else None
         except NotEnoughMemoryError as error:
-            notes += (_in_more_parts(trainer, error),)
+            # an earlier step may have failed
+            failure = trainer.settle()
+            if failure is None:
+                notes += (_in_more_parts(trainer, error),)
+                continue
+        if failure is not None:
+            count.fail(trainer.step)
+            notes += (_failed(trainer, failure, count.failures),)
+            count.go_on(trainer.step)
             continue
-        if trainer.step == before:
-            failures, worst = failures + 1, max(worst, before)
-            notes += (_failed(trainer, loss, norm, failures),)
+        if trainer.step != before + 1:
+            # the loss scale was halved, and the run goes back to the step that overflowed
             continue
-        # after a rollback, success before the failed step does not reset the count
-        failures = failures if trainer.step <= worst else 0
+        if certain:
+            count.succeed(trainer.step)
         now = time.perf_counter()
         if trainer.step - began == _WARM:
             clock = now
         done = trainer.step - began - _WARM
         speed = done * config.batch / (now - clock) if done > 0 else 0.0
         report = TrainStep(trainer.step, trainer.total, loss, norm, trainer.rate(), speed, notes)
-        warning = _record(trainer, report)
-        yield report if not warning else replace(report, notes=(*notes, warning))
+        unlogged = (*_record(trainer, report), *trainer.take_notes())
+        yield report if not unlogged else replace(report, notes=(*notes, *unlogged))
         notes = ()
-        number = stop()
-        # all processes stop after the same step
-        numbers, stopping = processes.total([number, bool(number)])
-        if stopping and trainer.step != trainer.total:
+        number = request.number()
+        if number and trainer.step != trainer.total:
+            request.end()
             trainer.save()
             length = f" of {trainer.total}" if trainer.total else ""
             sentence = f"stopped after step {trainer.step}{length}, and saved: the same command continues from there"
-            raise StoppedError(sentence, round(numbers / stopping))
+            raise StoppedError(sentence, number)
+    request.end()
     # the last step may have been skipped
     trainer.save()
 
@@ -283,20 +272,19 @@ def _in_more_parts(trainer: Trainer, error: NotEnoughMemoryError) -> str:
     return sentence
 
 
-def _record(trainer: Trainer, step: TrainStep) -> str:
+def _record(trainer: Trainer, step: TrainStep) -> tuple[str, ...]:
     """Write log, pictures and checkpoints that are due. Returns a sentence if a picture could not be made."""
-    config, tenth = trainer.run.config, max((trainer.total or 10**9) // 10, 1)
-    last, warning = step.step == trainer.total, ""
-    if step.step % 10 == 0 or last or step.notes:
+    due, warning = writing_due(trainer), ""
+    if due.line or step.notes:
         line = {"step": step.step, "loss": step.loss, "norm": step.norm, "rate": step.rate}
         _log(trainer, LOG, line | ({"notes": list(step.notes)} if step.notes else {}))
         if step.images_per_second:
             _log(trainer, SPEED, {"step": step.step, "images_per_second": round(step.images_per_second, 1)})
-    if last or step.step % (config.show or tenth) == 0:
+    if due.picture:
         warning = save_picture(trainer)
-    if last or step.step % (config.save or tenth) == 0:
+    if due.checkpoint:
         trainer.save()
-    return warning
+    return (warning,) if warning else ()
 
 
 def _log(trainer: Trainer, name: str, line: dict[str, object]) -> None:
@@ -304,7 +292,7 @@ def _log(trainer: Trainer, name: str, line: dict[str, object]) -> None:
         append(trainer.out, name, line)
 
 
-def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
+def _failed(trainer: Trainer, failure: Failure, failures: int) -> str:
     """Apply the policy for a loss or gradient that is not finite. Returns a sentence about it."""
     policy, first = trainer.run.nonfinite(trainer.step), trainer.step * trainer.run.config.batch
     items = torch.arange(first, first + trainer.run.config.batch)
@@ -314,8 +302,9 @@ def _failed(trainer: Trainer, loss: float, norm: float, failures: int) -> str:
     name = max(worst, key=lambda key: worst[key] if worst[key] == worst[key] else float("inf"))
     of = "" if trainer.turn == "model" else f" of {trainer.turn}"
     report = (
-        f"step {trainer.step + 1}: loss {loss}{of}, gradient norm {norm}; items {first} to {first + len(items) - 1}, "
-        f"{trainer.task.describe(trainer.batch(items))}; largest weight {worst[name]:.3g} in {name}"
+        f"step {trainer.step + 1}: loss {failure.loss}{of}, gradient norm {failure.norm}; "
+        f"items {first} to {first + len(items) - 1}, {trainer.task.describe(trainer.batch(items))}; "
+        f"largest weight {worst[name]:.3g} in {name}"
     )
     _log(trainer, LOG, {"step": trainer.step + 1, "nonfinite": report, "policy": policy})
     if policy == "stop" or failures >= _TRIES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +44,15 @@ def require_fits(run: Run) -> None:
 
 
 def find_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return (
-        torch.accelerator.current_accelerator() or torch.device("cpu")
-        if torch.accelerator.is_available()
-        else torch.device("cpu")
-    )
+    """The accelerator of this process if there is one, else the CPU.
+
+    A CUDA device has its number (LOCAL_RANK in a run of several processes). Without a number it would be another card
+    in another thread.
+    """
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
 
 
 def some_items(source: Source, count: int, first: bool = False) -> Tensor:
@@ -70,8 +74,7 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
         cond_spec = config.task.cond_spec(source)
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    bf16 = find_device().type == "cuda" or torch.cpu._is_amx_tile_supported()
-    precision = config.precision if config.precision != "auto" else "bf16" if bf16 else "fp32"
+    precision = config.precision if config.precision != "auto" else suitable_precision(find_device())
     lanes = torch.get_num_threads() * processes if find_device().type == "cpu" and source.is_image else 1
     x0 = some_items(source, 10000)
     return Facts(
@@ -92,6 +95,13 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
     )
 
 
+def suitable_precision(device: torch.device) -> Literal["bf16", "fp16", "fp32"]:
+    """The fastest precision that the device computes in by itself. fp16 needs a loss scale, so bf16 comes first."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
 def build(run: Run) -> nn.ModuleDict:
     """The modules of a run, with the weights of its seed. The caller's random state does not change."""
     with torch.random.fork_rng(devices=[]):
@@ -107,9 +117,15 @@ def restore_frozen(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the blocks of a network that has blocks, and the whole of any other model."""
+    """Compile the parts of a network that has blocks, and the whole of any other model.
+
+    The parts are the first layer, the blocks, the last layer, and the embedding of the noise level.
+    """
     inner = getattr(model, "net", None)
-    if inner is not None and hasattr(inner, "run"):
-        inner.run = torch.compile(inner.run, dynamic=False)
-    else:
+    if inner is None or not hasattr(inner, "run"):
         model.forward = torch.compile(model.forward, dynamic=False)
+        return
+    inner.run = torch.compile(inner.run, dynamic=False)
+    for part, name in ((inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
+        if hasattr(part, name):
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))

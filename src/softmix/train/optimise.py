@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..loss import Group
 from ..memory import NotEnoughMemoryError
 from .config import Optimiser
-from .processes import gathered, sharded_like
+from .processes import gathered, local_part, sharded_like
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 # the name of a module is also the name of its file in a checkpoint, so the names of other files are taken
@@ -53,6 +53,8 @@ class Optimisers:
         beside = [name for name, group in groups.items() if not group.rival and self._trained(name)]
         self._names = {turn: [turn] for turn in rivals} | {"model": ["model", *beside]}
         self._parameters: dict[str, list[nn.Parameter]] = {}
+        # the number of times that moments were replaced by others: a recorded step writes into the old ones
+        self.generation = 0
         self._made: dict[str, torch.optim.AdamW] = {}
 
     def begin(self) -> None:
@@ -66,6 +68,8 @@ class Optimisers:
                 betas=group.betas,
                 weight_decay=group.weight_decay,
                 fused=True,
+                # a fused step is capturable anyway; torch refuses to record one without this setting
+                capturable=self._trained(name)[0].device.type == "cuda",
             )
             for name, group in self._groups.items()
             if self._trained(name)
@@ -89,16 +93,33 @@ class Optimisers:
             if part is not None:
                 parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
 
+    def unscale(self, turn: str, scale: float | Tensor) -> None:
+        """Divide the gradients of this turn by a power of two."""
+        gradients = [p.grad for p in self.parameters(turn) if p.grad is not None]
+        with torch.no_grad():
+            torch._foreach_mul_(gradients, 1 / scale)
+
     def clip(self, turn: str) -> float:
         """Clip the gradient of each module. Returns the norm before, of the first module of the turn.
 
         If the norm of any module is not finite, it is returned instead.
         """
-        norms = [
-            torch.nn.utils.clip_grad_norm_(self._trained(name), self._groups[name].clip) for name in self._names[turn]
-        ]
-        numbers = [float(gathered(norm)) for norm in norms]
+        numbers = [float(norm) for norm in self._clipped(turn)]
         return next((number for number in numbers if not number < float("inf")), numbers[0])
+
+    def clip_unread(self, turn: str) -> Tensor:
+        """The same. The norm stays on its device, as a float64 without axes."""
+        norms = torch.stack(self._clipped(turn)).double()
+        # argmax gives the first of equal values: the first norm that is not finite, or the first of all
+        first = (~(norms < float("inf"))).byte().argmax(0, keepdim=True)
+        return norms.gather(0, first)[0]
+
+    def _clipped(self, turn: str) -> list[Tensor]:
+        """Clip the gradient of each module of the turn. Returns the norms before."""
+        return [
+            gathered(torch.nn.utils.clip_grad_norm_(self._trained(name), self._groups[name].clip))
+            for name in self._names[turn]
+        ]
 
     def step(self, turn: str, rate: float, peak: float) -> None:
         """Update the modules of this turn.
@@ -106,20 +127,52 @@ class Optimisers:
         rate : learning rate of the model in this step.
         peak : the highest rate of the model. A module with a rate of its own uses rate_own rate / peak.
         """
-        for name in self._names[turn]:
-            own = self._groups[name].rate
+        for name, own in self.rates(turn, rate, peak).items():
             for group in self._made[name].param_groups:
-                group["lr"] = rate if own is None or own == peak else own * rate / peak
+                group["lr"] = own
             self._made[name].step()
         self.clear_gradients()
+
+    def step_unless(self, failed: Tensor, turn: str, rates: Mapping[str, Tensor]) -> None:
+        """Update the modules of this turn on their device if `failed` is 0. If it is 1 nothing changes.
+
+        failed : float32 without axes.
+        rates : the learning rate of each module of the turn, a tensor without axes.
+        """
+        for name in self._names[turn]:
+            optimiser = self._made[name]
+            for group in optimiser.param_groups:
+                group["lr"] = rates[name]
+            # torch's fused step reads this attribute, as GradScaler sets it
+            optimiser.found_inf = failed  # type: ignore[attr-defined]
+            optimiser.step()
+            del optimiser.found_inf  # type: ignore[attr-defined]
+        self.clear_gradients()
+
+    def rates(self, turn: str, rate: float, peak: float) -> dict[str, float]:
+        """The learning rate of each module of this turn; the arguments are those of `step`."""
+        rates = {}
+        for name in self._names[turn]:
+            own = self._groups[name].rate
+            rates[name] = rate if own is None or own == peak else own * rate / peak
+        return rates
 
     def clear_gradients(self) -> None:
         for optimiser in self._made.values():
             optimiser.zero_grad(set_to_none=True)
 
     def clear_moments(self) -> None:
+        self.generation += 1
         for optimiser in self._made.values():
             optimiser.state.clear()
+
+    def drop_unused_moments(self) -> None:
+        """Remove the moments that no step has updated. A step that was not taken on an accelerator has made them."""
+        for optimiser in self._made.values():
+            unused = [p for p, state in optimiser.state.items() if float(local_part(state["step"])) == 0]
+            for parameter in unused:
+                del optimiser.state[parameter]
+            self.generation += bool(unused)
 
     @contextmanager
     def undoable(self) -> Iterator[Callable[[], None]]:
@@ -167,6 +220,7 @@ class Optimisers:
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from the result of `state`."""
+        self.generation += 1
         for name, optimiser in self._made.items():
             entry = tensors[_entry(name)]
             optimiser.state.clear()

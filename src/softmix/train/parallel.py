@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,6 +51,7 @@ class ParallelBatch:
             )
         if self.batch < self.processes.size:
             raise ValueError(f"a batch of {self.batch} items was to be divided among {self.processes.size} processes")
+        self.shard = shard
         wrap = _sharded if shard else _replicated
         self.losses = {turn: wrap(trainer, turn) for turn in trainer.optimisers.turns}
 
@@ -59,22 +61,38 @@ class ParallelBatch:
         pieces = min(-(-pieces // size) * size, len(items) // size * size)
         return items.tensor_split(pieces)[self.processes.rank :: size]
 
-    def backward(self, items: Tensor, pieces: int, turn: str = "model") -> float:
+    def backward(self, items: Tensor, pieces: int, turn: str = "model", scale: float | None = None) -> float:
         """Add the gradient of the mean loss of these items to the parameters of a turn, or to their local parts.
 
         pieces : the number of pieces of the batch, rounded up to a multiple of the number of processes.
+        scale : a factor of the gradient, but not of the result; None for 1.
         Returns the mean loss over all processes.
         """
-        size, mine = self.processes.size, self.share(items, pieces)
-        losses, total = self.losses[turn], 0.0
+        total = 0.0
         with self.processes.communication():
-            for k, piece in enumerate(mine):
-                with _exchange(losses, last=k + 1 == len(mine)):
-                    # gradients are averaged over processes, and a sum is needed
-                    loss = losses(piece).sum() / self.batch
-                    (size * loss).backward()
-                    total += float(loss.detach())
+            for loss in self._pieces(items, pieces, turn, scale):
+                total += float(loss)
         return self.processes.total([total])[0]
+
+    def backward_unread(self, items: Tensor, pieces: int, turn: str, scale: Tensor | None) -> Tensor:
+        """The same on an accelerator. The mean loss over all processes stays there, as a float64 without axes."""
+        total = torch.zeros((), dtype=torch.float64, device=items.device)
+        with self.processes.communication():
+            for loss in self._pieces(items, pieces, turn, scale):
+                total = total + loss.double()
+            # ordered with the other work of the device; the host does not wait
+            dist.all_reduce(total)
+        return total
+
+    def _pieces(self, items: Tensor, pieces: int, turn: str, scale: float | Tensor | None) -> Iterator[Tensor]:
+        """Add the gradient of each piece of this process, and yield its share of the mean loss."""
+        size, mine, losses = self.processes.size, self.share(items, pieces), self.losses[turn]
+        for k, piece in enumerate(mine):
+            with _exchange(losses, last=k + 1 == len(mine)):
+                # gradients are averaged over processes, and a sum is needed
+                loss = losses(piece).sum() / self.batch
+                (size * loss if scale is None else size * loss * scale).backward()
+            yield loss.detach()
 
 
 def _loss_module(trainer: Trainer, turn: str) -> tuple[_LossModule, list[nn.Parameter]]:
@@ -86,8 +104,11 @@ def _loss_module(trainer: Trainer, turn: str) -> tuple[_LossModule, list[nn.Para
 def _replicated(trainer: Trainer, turn: str) -> nn.Module:
     losses, parameters = _loss_module(trainer, turn)
     gradient = torch.autograd.grad(losses(torch.arange(2)).sum(), parameters, allow_unused=True)
-    # a loss need not use the whole network: while the mean is trained, the latent has no gradient
-    return DistributedDataParallel(losses, find_unused_parameters=any(g is None for g in gradient))
+    # A loss need not use the whole network: while the mean is trained, the latent has no gradient. In the second stage
+    # it has, so the graph is not static. `device_ids` stays None: the items are numbers, and may stay on the CPU.
+    unused = any(g is None for g in gradient)
+    # the gradients lie in the memory of the exchange, and are not copied
+    return DistributedDataParallel(losses, find_unused_parameters=unused, gradient_as_bucket_view=True)
 
 
 def _sharded(trainer: Trainer, turn: str) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,10 +44,26 @@ class Processes:
         """The sum of each value over all processes. Every process must call it, with equally many values."""
         if self.size == 1:
             return list(values)
+        return self.begin_total(values)()
+
+    def begin_total(self, values: Sequence[float]) -> Callable[[], list[float]]:
+        """Begin to add up each value over all processes. Returns a function that waits for the sums.
+
+        Every process must call both, with equally many values. Between them a process may work.
+        """
+        if self.size == 1:
+            return lambda: list(values)
         sums = torch.tensor(values, dtype=torch.float64)
         with self.communication():
-            dist.all_reduce(sums)
-        return list(sums.tolist())
+            # tensors of the CPU go by gloo, so that no accelerator is waited for
+            work = dist.all_reduce(sums, async_op=True)
+
+        def end() -> list[float]:
+            with self.communication():
+                work.wait()
+            return list(sums.tolist())
+
+        return end
 
     def broadcast(self, text: str) -> str:
         """The text of the first process, in all of them. Every process must call it, and waits for the first."""
@@ -90,9 +106,29 @@ def join_processes() -> Processes:
         return SINGLE_PROCESS
     if not dist.is_initialized():
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+            card = card_of(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
+            torch.cuda.set_device(card)
+            # with its card known, nccl connects at once, and a fault shows here and not in the first step
+            dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_TIMEOUT, device_id=card)
+        else:
+            dist.init_process_group("gloo", timeout=_TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def card_of(rank: int, cards: int) -> torch.device:
+    """The CUDA card of a process: that with its number among the processes of its machine.
+
+    rank : LOCAL_RANK of torchrun.
+    cards : the number of cards of the machine.
+
+    Raises ValueError for more processes than cards: nccl needs a card for each.
+    """
+    if rank >= cards:
+        raise ValueError(
+            f"process {rank} of this machine needs a card of its own, and there are {cards}: start torchrun with "
+            f"--nproc-per-node={cards}"
+        )
+    return torch.device("cuda", rank)
 
 
 def leave_processes() -> None:

@@ -65,7 +65,7 @@ class Facts:
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
     data_sd: float
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["bf16", "fp16", "fp32"]
     steps: int | None
     version: str
     lanes: int = 1

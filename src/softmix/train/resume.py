@@ -21,7 +21,7 @@ from .writable import require_writable
 
 OWN_FILES = ("config.json.tmp", ".lock")
 # settings that may change when a run is resumed, beside optimiser.rate
-_FREE = ("nonfinite", "save", "show", "keep")
+_FREE = ("nonfinite", "save", "show", "keep", "graph")
 
 
 @dataclass(frozen=True)

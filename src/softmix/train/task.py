@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..cond import UNCONDITIONED, Cond, CondSpec
 from ..data import Source
+from ..deferred import Deferred
 from ..loss import Group
 from ..rng import Rng
 from .examples import source_rng
@@ -43,7 +44,7 @@ class Batch:
     rng: Rng
     seed: int = 0
     attempt: int = 0
-    progress: float = 0.0
+    progress: Deferred = Deferred(0.0)  # noqa: RUF009
     frozen: nn.Module | None = None
     turn: str = "model"
     staged: StagedItems | None = None
@@ -80,6 +81,15 @@ class Task(ABC):
     @property
     def freeze_at(self) -> float | None:
         """The share of the run after which a copy of the model is frozen, for a second stage. None: never."""
+        return None
+
+    def phase(self, progress: float) -> Hashable:
+        """The part of `Batch.progress` that the losses depend on, for example a number of noise levels.
+
+        On a CUDA card a step is recorded once and replayed. A number that the host computes from the progress is
+        frozen in the recording. Two steps with equal phases may share one. None: the losses do not use the progress, or
+        their steps are not to be recorded.
+        """
         return None
 
     def cond_spec(self, source: Source) -> CondSpec:

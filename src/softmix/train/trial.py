@@ -73,9 +73,10 @@ def trial_run(trainer: Trainer, say: Say) -> Run:
 
 @contextmanager
 def _restored_buffers(trainer: Trainer) -> Iterator[None]:
-    before = buffers_of(trainer.modules)
+    before, scale = buffers_of(trainer.modules), trainer.scale
     yield
     restore_buffers(trainer.modules, before)
+    trainer.scale = scale
 
 
 def _trial_run(trainer: Trainer, say: Say) -> Run:
@@ -99,6 +100,8 @@ def _trial_run(trainer: Trainer, say: Say) -> Run:
                 took.append(_seconds(trainer, first, 60 * minutes * _SHARE))
         if timed:
             say(f"a step takes {took[-1]:.3g} s")
+        # a trial that was not taken has gone back to its step
+        trainer.settle()
         trainer.step = step
     if took:
         mean = freeze_at * took[0] + (1 - freeze_at) * took[-1]
@@ -187,6 +190,7 @@ def _fits(trainer: Trainer, say: Say) -> float:
         except NotEnoughMemoryError as error:
             say(halve_parts(trainer, error))
             continue
+        trainer.wait()
         return time.perf_counter() - began
 
 
@@ -242,11 +246,24 @@ def _seconds(trainer: Trainer, first: float, limit: float) -> float:
     first : seconds of the first step, which includes one-time work; it counts only if it alone exceeds the limit.
     """
     took = [first] if first >= limit else []
+    if not took:
+        _record_step(trainer)
     while _more(trainer, took, limit):
         began = time.perf_counter()
         trainer.advance(0.0)
+        trainer.wait()
         took.append(time.perf_counter() - began)
     return sum(took) / len(took)
+
+
+def _record_step(trainer: Trainer) -> None:
+    """Take steps until they are recorded, if they will be: the steps before are no measure of the later ones."""
+    step = trainer.device_step
+    for _ in range(_STEPS):
+        if step is None or step.recorded.settled:
+            return
+        trainer.advance(0.0)
+    trainer.wait()
 
 
 def _more(trainer: Trainer, took: list[float], limit: float) -> bool:
