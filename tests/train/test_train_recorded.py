@@ -24,7 +24,19 @@ from softmix.data.store import make
 from softmix.denoiser import PointHead, SoftHead
 from softmix.loss import Energy, Square, Stage, flowmap
 from softmix.net import DiTSpec, MLPSpec, UNetSpec
-from softmix.train import Config, Denoise, Optimiser, Run, Trainer, TrainingError, TrainStep, facts_of, log_of, preset
+from softmix.train import (
+    Config,
+    Denoise,
+    Optimiser,
+    Run,
+    Trainer,
+    TrainingError,
+    TrainStep,
+    checkpoint,
+    facts_of,
+    log_of,
+    preset,
+)
 from softmix.train import training as plain_training
 from softmix.train.device_step import DeviceStep, StepNumbers, device_step
 from softmix.train.loop import training
@@ -287,6 +299,21 @@ def test_nothing_changes_from_the_failed_step_on(monkeypatch: pytest.MonkeyPatch
     failure = one.settle()
     assert failure is not None and failure.loss == float("inf") and one.step == 3
     assert one.settle() is None
+
+
+def test_a_checkpoint_is_of_the_step_before_a_failure_that_nobody_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking(monkeypatch, 4)
+    one = trainer(small(), points())
+    one.out = tmp_path
+    for _ in range(6):
+        one.advance()
+    assert one.step == 6
+    one.save()
+    assert one.saved == 3
+    latest = checkpoint.latest(tmp_path / "checkpoints")
+    assert latest is not None and latest.state["step"] == 3
 
 
 def test_a_first_step_that_fails_leaves_no_moments(monkeypatch: pytest.MonkeyPatch) -> None:
