@@ -40,6 +40,7 @@ from softmix.train import (
     read_run,
     training,
 )
+from softmix.train.device_step import Failure
 from softmix.train.record import EarlierSettings, StartingRun, read
 
 RING = load_data("toy:ring", limit=300)
@@ -194,6 +195,7 @@ def test_a_run_that_gives_up_has_tried_ten_times(tmp_path: Path, monkeypatch: py
         if rate == 0.0:
             return 1.0, 1.0
         tried.append(self.step)
+        self._failure = Failure(float("nan"), 1.0)
         return float("nan"), 1.0
 
     monkeypatch.setattr(Trainer, "advance", failing)
@@ -517,6 +519,7 @@ def test_defaults_have_the_documented_values() -> None:
         "keep": 2,
         "nonfinite": "stop",
         "flip": False,
+        "graph": "auto",
     }
 
 

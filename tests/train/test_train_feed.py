@@ -22,7 +22,8 @@ from softmix.data import Data, DataError, Degraded, Encoded, Paired, Report, Sou
 from softmix.data.delivered import Delivered, Gathered
 from softmix.data.resident import NoHostReads
 from softmix.data.store import make
-from softmix.rng import Rng
+from softmix.rng import Rng, stream
+from softmix.rng import plain as by_torch
 from softmix.train import Config, Denoise, preset, training
 from softmix.train import feed as feeds
 from softmix.train import trainer as trainers
@@ -512,6 +513,8 @@ def test_examples_are_made_without_a_read_of_the_device(
     model: str, source: Source, memory: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory(monkeypatch)
+    # the numbers of a CPU come from numpy, those of a device do not
+    monkeypatch.setattr(stream, "cpu", by_torch)
     monkeypatch.setattr(derived, "reading_waits", lambda device: True)
     feed = OnDevice(source, SEED, BATCH, CPU)
     task = config_of(model, source).task

@@ -24,6 +24,7 @@ from softmix.data.store import make
 from softmix.denoiser import PointHead, SoftHead
 from softmix.loss import Energy, Square, Stage, flowmap
 from softmix.net import DiTSpec, MLPSpec, UNetSpec
+from softmix.rng import plain, stream
 from softmix.train import (
     Config,
     Denoise,
@@ -77,6 +78,12 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "DiT": lambda: of_images("plain").but(net=DiTSpec(width=16, depth=1, heads=2)),
     "parts of a batch": lambda: of_images("plain").but(optimiser=Optimiser(accumulate=3, weight_decay=0.1)),
 }
+
+
+@pytest.fixture(autouse=True)
+def numbers_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device. The numbers of a CPU come from numpy, which the stand-in cannot record."""
+    monkeypatch.setattr(stream, "cpu", plain)
 
 
 @pytest.fixture

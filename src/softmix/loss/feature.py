@@ -211,7 +211,8 @@ class _Groups:
         """
         low, high = noised.t[self.count - self.low :], noised.t[self.high_items]
         times = torch.cat([border * low, torch.ones_like(noised.t[: self.at_1]), border + (1 - border) * high])
-        items = torch.arange(self.count, device=noised.x0.device)
+        # times may be on the CPU, for an accelerator without float64
+        items = torch.arange(self.count, device=noised.t.device)
         return noised.take(torch.cat([items[self.count - self.low :], items[self.draw_items]])).at(times)
 
 
