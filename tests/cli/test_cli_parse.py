@@ -210,7 +210,13 @@ def test_options_show_plain_types() -> None:
     assert "{None}" not in out
     assert "default: None" not in out
     assert "(default: )" not in out
-    for option in ("--eta FLOAT", "--interval FLOAT FLOAT", "--sampler STR", "--precision {fp32,bf16}", "--label NAME"):
+    for option in (
+        "--eta FLOAT",
+        "--interval FLOAT FLOAT",
+        "--sampler STR",
+        "--precision {fp32,tf32,bf16,fp16}",
+        "--label NAME",
+    ):
         assert option in out
     assert "--no-dry-run" not in out
 
