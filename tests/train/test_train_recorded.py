@@ -355,6 +355,23 @@ def test_the_frozen_copy_waits_for_the_steps_before(monkeypatch: pytest.MonkeyPa
     assert failure is not None and failure.loss != failure.loss
 
 
+def test_a_recording_that_fails_leaves_no_gradients() -> None:
+    host, one = trainer(small(), points(), device=False), trainer(small(), points())
+
+    def failing(work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        with pytest.MonkeyPatch.context() as here:
+            here.setattr(one.optimisers, "clip_unread", lambda turn: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                work()
+        raise NotRecordableError("a reason")
+
+    one.device_step = DeviceStep(one, failing)
+    assert numbers(one, 8) == numbers(host, 8)
+    assert one.device_step.recorded.reason == "a reason"
+    assert same(everything(one), everything(host))
+
+
 # when a step is recorded anew, and when not at all
 
 

@@ -245,7 +245,7 @@ def sample(
         "bf16" : products are rounded to 8 bits. Many machines are then several times as fast, and an item depends a
             little on its batch.
         "fp16" : products are rounded to 11 bits, and numbers above 65504 are lost: for GPUs without bf16.
-        The states and the arithmetic of the sampler stay in float32.
+        The states and the arithmetic of the sampler stay in float32. An autocast of the caller is off inside.
     look : is called with each `Step`, again for a batch that is tried again.
 
     Raises ValueError for a missing shape and for a time `at` without a start, SamplerError for too few steps, and

@@ -140,10 +140,15 @@ class DeviceStep:
         """A step, without a number that the host reads or changes from step to step."""
         optimisers, before = trainer.optimisers, self._failed.clone()
         buffers = _BuffersBefore(trainer)
-        total = trainer.gradients_unread(self.items, self._scale)
-        if self._scale is not None:
-            optimisers.unscale("model", self._scale)
-        norm = optimisers.clip_unread("model")
+        try:
+            total = trainer.gradients_unread(self.items, self._scale)
+            if self._scale is not None:
+                optimisers.unscale("model", self._scale)
+            norm = optimisers.clip_unread("model")
+        except Exception:
+            # a recording that fails would leave its gradients, and the next step would add its own to them
+            optimisers.clear_gradients()
+            raise
         bad = ~(total.isfinite() & norm.isfinite())
         # the memory is taken before the first change, so that an error leaves all as it was
         room = trainer.ema.room()
