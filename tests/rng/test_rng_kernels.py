@@ -97,6 +97,32 @@ def test_the_interpreted_kernels_give_the_plain_numbers(tmp_path: Path) -> None:
     assert_as_the_plain_ones(load_file(file))
 
 
+@needs_triton
+@pytest.mark.parametrize("word", ["i32", "i64"])
+def test_the_kernels_compile_for_a_card(word: str) -> None:
+    """Triton compiles for a card that is not there. The interpreter accepts names that the compiler refuses."""
+    from triton.backends.compiler import GPUTarget  # type: ignore[import-not-found,unused-ignore]
+    from triton.compiler import ASTSource  # type: ignore[import-not-found,unused-ignore]
+    from triton.compiler import compile as compiled
+
+    from softmix.rng import kernels
+
+    def check(kernel: Any, numbers: dict[str, str], **constants: Any) -> None:
+        constants["BLOCK"] = kernels.BLOCK
+        signature = {**numbers, **dict.fromkeys(constants, "constexpr")}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        assert compiled(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+    keys = {"keys": "*i64", "out": "*i64", "draw": word, "n": "i32"}
+    for numbers in (True, False):
+        check(kernels._keys_kernel, {"source": "*i64", "out": "*i64", "word": word, "n": "i32"}, NUMBERS=numbers)
+    check(kernels._words_kernel, {**keys, "count": "i32"})
+    for out, float64, bf16 in (("*fp64", True, False), ("*fp32", False, False), ("*i16", False, True)):
+        check(kernels._uniforms_kernel, {**keys, "out": out, "count": "i32"}, FLOAT64=float64, BF16=bf16)
+    for out, bf16 in (("*fp32", False), ("*fp16", False), ("*i16", True)):
+        check(kernels._normals_kernel, {**keys, "out": out, "half": "i32", "count": "i32"}, BF16=bf16)
+
+
 @needs_cuda
 def test_the_numbers_on_a_card_are_those_of_the_cpu() -> None:
     results: dict[str, Tensor] = computed(

@@ -181,7 +181,8 @@ def labels_in_classes(train: Data, held_out: Data) -> Tensor | None:
         return held_out.labels
     if not set(held_out.classes) <= set(train.classes):
         return None
-    return torch.tensor([train.classes.index(name) for name in held_out.classes])[held_out.labels]
+    numbers = [train.classes.index(name) for name in held_out.classes]
+    return torch.tensor(numbers, device=held_out.labels.device)[held_out.labels]
 
 
 def _random_items(x: Tensor, most: int) -> Tensor:

@@ -29,7 +29,7 @@ BLOCK = 512
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _mix(bits: Any) -> Any:
+def _mix(bits: tl.tensor) -> tl.tensor:
     # the shift of a signed integer is arithmetic, and the mask makes it logical
     bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * _MUL_1
     bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * _MUL_2
@@ -37,13 +37,13 @@ def _mix(bits: Any) -> Any:
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _word(keys: Any, draw: Any, item: Any, k: Any, inside: Any) -> Any:
+def _word(keys: tl.tensor, draw: tl.tensor, item: tl.tensor, k: tl.tensor, inside: tl.tensor) -> tl.tensor:
     start = _mix(tl.load(keys + item, mask=inside, other=0) + draw)
     return _mix(start + (k + 1) * _GAMMA)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-def _store(place: Any, value: Any, inside: Any, BF16: tl.constexpr) -> None:
+def _store(place: tl.tensor, value: tl.tensor, inside: tl.tensor, BF16: tl.constexpr) -> None:
     if BF16:
         # the upper half of float32, rounded to nearest even; the interpreter of Triton would cut it off
         bits = value.to(tl.int32, bitcast=True)
@@ -54,7 +54,9 @@ def _store(place: Any, value: Any, inside: Any, BF16: tl.constexpr) -> None:
 
 
 @triton.jit(do_not_specialize=["word", "n"])  # type: ignore[untyped-decorator,unused-ignore]
-def _keys_kernel(source: Any, out: Any, word: Any, n: Any, NUMBERS: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def _keys_kernel(
+    source: tl.tensor, out: tl.tensor, word: tl.tensor, n: tl.tensor, NUMBERS: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     keys = tl.load(source + at, mask=inside, other=0)
@@ -64,7 +66,9 @@ def _keys_kernel(source: Any, out: Any, word: Any, n: Any, NUMBERS: tl.constexpr
 
 
 @triton.jit(do_not_specialize=["draw", "n", "count"])  # type: ignore[untyped-decorator,unused-ignore]
-def _words_kernel(keys: Any, out: Any, draw: Any, n: Any, count: Any, BLOCK: tl.constexpr) -> None:
+def _words_kernel(
+    keys: tl.tensor, out: tl.tensor, draw: tl.tensor, n: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr
+) -> None:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     item = at // count
@@ -73,7 +77,14 @@ def _words_kernel(keys: Any, out: Any, draw: Any, n: Any, count: Any, BLOCK: tl.
 
 @triton.jit(do_not_specialize=["draw", "n", "count"])  # type: ignore[untyped-decorator,unused-ignore]
 def _uniforms_kernel(
-    keys: Any, out: Any, draw: Any, n: Any, count: Any, FLOAT64: tl.constexpr, BF16: tl.constexpr, BLOCK: tl.constexpr
+    keys: tl.tensor,
+    out: tl.tensor,
+    draw: tl.tensor,
+    n: tl.tensor,
+    count: tl.tensor,
+    FLOAT64: tl.constexpr,
+    BF16: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
@@ -89,7 +100,14 @@ def _uniforms_kernel(
 
 @triton.jit(do_not_specialize=["draw", "n", "half", "count"])  # type: ignore[untyped-decorator,unused-ignore]
 def _normals_kernel(
-    keys: Any, out: Any, draw: Any, n: Any, half: Any, count: Any, BF16: tl.constexpr, BLOCK: tl.constexpr
+    keys: tl.tensor,
+    out: tl.tensor,
+    draw: tl.tensor,
+    n: tl.tensor,
+    half: tl.tensor,
+    count: tl.tensor,
+    BF16: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
