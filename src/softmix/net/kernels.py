@@ -17,6 +17,12 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator,unused-ignore]
+def _has_autocast(device: str) -> bool:
+    """Whether a type of device knows autocast. torch.compile of torch 2.11 cannot look into the question."""
+    return torch.amp.is_autocast_available(device)
+
+
 def _in_its_dtype(h: Tensor) -> AbstractContextManager[object]:
     """A context in which a norm is computed in the dtype of h.
 
@@ -24,7 +30,7 @@ def _in_its_dtype(h: Tensor) -> AbstractContextManager[object]:
     The kernels of norms take sums in float32 for any dtype, so that this adds no accuracy. The CPU has no such rule.
     """
     device = h.device.type
-    if on_cpu(h) or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if on_cpu(h) or not _has_autocast(device) or not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
