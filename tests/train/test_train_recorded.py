@@ -22,7 +22,7 @@ from softmix.cond import CondSpec
 from softmix.data import Data, Report
 from softmix.data.store import make
 from softmix.denoiser import PointHead, SoftHead
-from softmix.loss import Energy, Square, Stage, flowmap
+from softmix.loss import Energy, FeatureEnergy, Square, Stage, flowmap
 from softmix.net import DiTSpec, MLPSpec, UNetSpec
 from softmix.rng import plain, stream
 from softmix.train import (
@@ -71,6 +71,7 @@ def of_images(name: str) -> Config:
 CONFIGS: dict[str, Callable[[], Config]] = {
     "plain": lambda: of_images("plain"),
     "smd, with its second stage": lambda: of_images("smd"),
+    "the score in features": lambda: of_images("smd").but(loss=FeatureEnergy()),
     "consistency": lambda: of_images("consistency"),
     "meanflow": lambda: of_images("meanflow"),
     "mixture": lambda: of_images("mixture"),

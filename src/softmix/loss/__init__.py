@@ -10,6 +10,7 @@ denoiser themselves: `FeatureEnergy`, `Consistency`, `MeanFlow`.
 
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
+from .drift import FeatureDrift
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
@@ -18,13 +19,16 @@ from .square import PublishedSquare, Square
 from .weight import WEIGHTS, Weight, weight
 
 LOSSES = (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
-LossSpec = Square | PublishedSquare | Energy | Importance | Likelihood | FeatureEnergy | Consistency | MeanFlow
+LossSpec = (
+    Square | PublishedSquare | Energy | Importance | Likelihood | FeatureEnergy | FeatureDrift | Consistency | MeanFlow
+)
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
     "Consistency",
     "Energy",
+    "FeatureDrift",
     "FeatureEnergy",
     "FeatureExtractor",
     "Group",

@@ -83,6 +83,11 @@ class FeatureEnergy:
     def proper(self) -> bool:
         return self.pixels > 0
 
+    @property
+    def uses_features(self) -> bool:
+        """Whether a step computes features."""
+        return self.features > 0
+
     def fits(self, head: object, process: object) -> None:
         if not (isinstance(head, SoftHead) and head.mean == "own"):
             raise ValueError(
@@ -147,8 +152,8 @@ class FeatureEnergy:
         return torch.cat(scores)
 
     def _features(self, draws: Tensor, x0: Tensor, extractor: FeatureExtractor) -> list[tuple[Tensor, Tensor]]:
-        """For each block the features [m, drawn, places, C] of draws, and [k, places, C] of x0; none for weight 0."""
-        if not self.features:
+        """For each block the features [m, drawn, places, C] of draws, and [k, places, C] of x0; none if not used."""
+        if not self.uses_features:
             return []
         drawn, truth = extractor(draws.flatten(0, 1)), extractor(x0)
         # channels last, as the network computes them

@@ -21,7 +21,7 @@ from ..denoiser import (
     averaged,
     mean_only,
 )
-from ..loss import Energy, FeatureEnergy, Importance, Likelihood, PublishedSquare
+from ..loss import Energy, FeatureDrift, FeatureEnergy, Importance, Likelihood, PublishedSquare
 from ..net import UNetSpec
 from ..posterior import Normal, Point, Posterior, need
 from ..process import Gaussian, uniform
@@ -138,6 +138,20 @@ def as_preset(name: str) -> Change:
     return make
 
 
+def drifting(scale: float = 1.0) -> Change:
+    """A soft mixture by drift. Of a large batch only 128 items are drawn from t = 1: a comparison needs a number of
+    draws, and not a share of the batch.
+
+    scale : of the latent; 0 for the control.
+    """
+
+    def make(config: Config, shape: tuple[int, ...]) -> Config:
+        loss = FeatureDrift(blank=min(FeatureDrift.blank, 128 / config.batch))
+        return config.but(head=replace(OWN, scale=scale), loss=loss)
+
+    return make
+
+
 def near(process: Gaussian, n: int) -> torch.Tensor:
     """A second grid for plain models, so that they are not judged by a single one: t = 1, then even steps of logsnr
     from -5, which stands for t = 1, to 4, then t = 0."""
@@ -187,6 +201,8 @@ TRAININGS: dict[str, Training] = {
     "feature score, twice the images": Training("ours", change(head=OWN, loss=FeatureEnergy()), SOFT, longer=2.0),
     "feature score, eta = 0": Training("control", change(head=replace(OWN, scale=0.0), loss=FeatureEnergy()), SOFT),
     "feature score, pixels only": Training("control", change(head=OWN, loss=FeatureEnergy(features=0.0)), SOFT),
+    "feature drift": Training("ours", drifting(), SOFT),
+    "feature drift, eta = 0": Training("control", drifting(0.0), SOFT),
     "consistency": Training(
         "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8))
     ),

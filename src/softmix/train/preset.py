@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
-from ..loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
+from ..loss import Consistency, Energy, FeatureDrift, Likelihood, MeanFlow, PublishedSquare, Square
 from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
 from ..process import VE, Flow
 from .config import Config, Optimiser
@@ -24,7 +24,7 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
     The models:
 
     smd : soft mixture. Points and sequences learn by the energy score; images learn the mean first, and then, at high
-        noise, the energy score in pixels and features (`FeatureEnergy`).
+        noise, by drift in features and the energy score in pixels (`FeatureDrift`).
     plain : the usual diffusion model, a learned mean.
     published : SMD with the published head and loss, which collapses.
     mixture : an explicit Gaussian mixture.
@@ -46,7 +46,7 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
     if len(shape) == 1:
         base = base.but(optimiser=replace(ease, rate=2e-3), precision="fp32")
     if len(shape) == 3:
-        base = base.but(head=SoftHead(), loss=FeatureEnergy())
+        base = base.but(head=SoftHead(), loss=FeatureDrift())
     if model == "plain":
         return base.but(head=PointHead(), loss=Square("v"))
     if model == "published":

@@ -1,0 +1,144 @@
+"""Drifting: draws move to data and away from each other, in features of the network that learned the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .feature import FeatureEnergy
+from .pairs import all_pairs
+
+# a force of this size or less is none: the square root of the clamp of the paper's normalisation
+_NO_FORCE = 1e-12
+
+
+@dataclass(frozen=True)
+class FeatureDrift(FeatureEnergy):
+    """`FeatureEnergy` with the drift in features (`drift_loss`) in the place of the energy score at t = 1.
+
+        pixels S(x0) + drift L(phi(x0))
+
+    At t = 1 all items have one posterior, so that all draws are compared with all x0 of a batch. The features of each
+    block are compared three times: at each cell of a coarse grid of `cells` x `cells` means, as one mean over the
+    image, and as the whole grid. L is the mean over the three and over the blocks. Draws at other times have one true
+    x0 each, and the energy scores of `FeatureEnergy`.
+
+    drift : the weight of L. L has a size of its own, so that a small weight is needed.
+    radii : the radii R of `drift_loss`.
+    cells : the side of the grid of means. A larger one costs more and was no better (docs/experiments.md).
+
+    The other parameters are those of `FeatureEnergy`.
+
+    The loss is not proper: L is smallest for other laws too. The energy score of pixels beside it is strictly proper,
+    and keeps the law near the true one.
+    Sources: Deng et al., "Generative modeling via drifting", 2026, for the drift. The features of the network's own
+    first half, and t = 1 of a soft mixture as the generator: softmix, docs/experiments.md.
+    When to choose: for soft mixtures of images; the preset smd takes it. At 1 to 4 evaluations its samples are nearer
+    to the data than those of `FeatureEnergy`.
+    """
+
+    drift: float = 0.02
+    radii: tuple[float, ...] = (0.02, 0.05, 0.2)
+    cells: int = 4
+    cites: ClassVar[tuple[str, ...]] = ("drifting", "scoring_rules", "distributional")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drift <= 0 or self.cells < 1 or not self.radii or min(self.radii) <= 0:
+            raise ValueError(
+                "FeatureDrift needs a weight drift > 0, at least one cell and radii above 0 (FeatureEnergy is the loss "
+                f"without drift); found drift = {self.drift}, cells = {self.cells}, radii = {self.radii}"
+            )
+
+    @property
+    def proper(self) -> bool:
+        return False
+
+    @property
+    def uses_features(self) -> bool:
+        return True
+
+    def _blank(self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The loss of all draws at t = 1 against all x0, a number."""
+        energy = all_pairs(draws.flatten(2).flatten(0, 1)[:, :, None], x0.flatten(1)[:, :, None])
+        drifts = [self._block(drawn.flatten(0, 1), truth) for drawn, truth in features]
+        return self.pixels * energy + self.drift * torch.stack(drifts).mean()
+
+    def _block(self, drawn: Tensor, truth: Tensor) -> Tensor:
+        """L of one block, for features [n, places, C] of draws and [k, places, C] of x0."""
+        grids = [means_of_cells(h, self.cells) for h in (drawn, truth)]
+        views = (
+            [grid.transpose(0, 1) for grid in grids],
+            [h.mean(1)[None] for h in (drawn, truth)],
+            [grid.flatten(1)[None] for grid in grids],
+        )
+        return torch.stack([drift_loss(a, b, self.radii) for a, b in views]).mean()
+
+
+def means_of_cells(h: Tensor, cells: int) -> Tensor:
+    """The means of features [B, places, C] over the cells of a coarse grid, [B, cells^2, C].
+
+    The places are those of a square image. Places that are not, and those of a small image, stay as they are.
+    """
+    side = round(h.shape[1] ** 0.5)
+    if side <= cells or side**2 != h.shape[1]:
+        return h
+    # torch's pooling has no deterministic derivative on a GPU
+    cell, place = torch.arange(cells, device=h.device)[:, None], torch.arange(side, device=h.device)
+    inside = (place >= cell * side // cells) & (place * cells < (cell + 1) * side)
+    weights = inside.to(h.dtype) / inside.sum(1, keepdim=True)
+    both = torch.kron(weights, weights)
+    return both @ h
+
+
+def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float]) -> Tensor:
+    """The drifting loss of generated features against those of data; a number.
+
+        d_ij = |g_i - y_j| / mean of |g - y|,   y = (g, p),   d_ii = infinity
+        A    = (softmax over j of -d/R * softmax over i of -d/R)^(1/2)
+        V_i  = sum_k A_ik[g] sum_j A_ij[p] p_j - sum_k A_ik[p] sum_j A_ij[g] g_j
+        L    = mean |g - stopgrad(g + sum over R of V / rms(V))|^2,   in units of (mean of |g - y|) / sqrt(C)
+
+    drawn : the generated features g, [places, n, C], n at least 2. Each place is compared by itself.
+    truth : the features p of data, [places, k, C]. They get no gradient.
+    radii : the radii R, in units of the mean distance.
+
+    A draw goes to near data and away from near draws, since the two sums of weights are exchanged: the weights of
+    both parts have the same sum. The size of L says nothing, since every V is divided by its own size; its gradient
+    gives the direction. For equal laws V is 0 in the mean. V = 0 does not imply equal laws.
+    Sums are taken in float32 at least.
+    """
+    real = torch.promote_types(drawn.dtype, torch.float32)
+    g, p = drawn.to(real), truth.detach().to(real)
+    with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
+        distance, scale = _distances(g, p)
+        force = torch.zeros_like(g)
+        for radius in radii:
+            own, data = _weights(distance, radius).split([g.shape[1], p.shape[1]], dim=2)
+            pulled = own.sum(2, keepdim=True) * (data @ p) - data.sum(2, keepdim=True) * (own @ g)
+            force += pulled / pulled.square().mean((1, 2), keepdim=True).sqrt().clamp_min(_NO_FORCE)
+        unit = g.shape[2] ** 0.5 / scale
+        goal = g * unit + force
+    return (g * unit - goal).square().mean()
+
+
+def _distances(g: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """d [places, n, n + k], infinite between a draw and itself; the mean distance of each place, [places, 1, 1]."""
+    n, k = g.shape[1], p.shape[1]
+    distance = torch.cdist(g, torch.cat([g, p], 1))
+    itself = distance[:, :, :n].diagonal(dim1=1, dim2=2)
+    itself.zero_()
+    scale = (distance.sum((1, 2), keepdim=True) / (n * (n - 1 + k))).clamp_min(_NO_FORCE)
+    distance /= scale
+    itself.fill_(torch.inf)
+    return distance, scale
+
+
+def _weights(distance: Tensor, radius: float) -> Tensor:
+    """A of `drift_loss`: the geometric mean of the softmax over the columns and over the rows."""
+    logits = distance / -radius
+    return (logits - (logits.logsumexp(2, keepdim=True) + logits.logsumexp(1, keepdim=True)) / 2).exp()
