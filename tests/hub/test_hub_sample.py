@@ -69,7 +69,7 @@ def refused(capsys: Any, *words: object) -> str:
 
 
 def pixels(x: torch.Tensor) -> np.ndarray:
-    return to_uint8(x.clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
+    return to_uint8(x.clamp(-1, 1)).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def test_the_command_gives_the_same_images_as_python(plain: Path, tmp_path: Path) -> None:
