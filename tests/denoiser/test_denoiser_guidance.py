@@ -79,7 +79,7 @@ def test_the_scale_applies_to_the_dropped_parts_only(
     drop: str | tuple[str, ...] | None, dropped: Tensor, scale: float
 ) -> None:
     whole = TOP + SHOE + VALUE + CONTEXT
-    assert torch.allclose(said(guided(scale, drop=drop)(Sum())), whole - dropped + scale * dropped)
+    assert torch.allclose(said(guided(scale, drop=drop)(Sum())), whole + (scale - 1) * dropped.to(whole))
 
 
 def test_wraps_of_several_parts_combine() -> None:
