@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from device_move import moved
 from torch import Tensor
+
+from device_move import moved
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -30,7 +30,9 @@ def attention_kernels(monkeypatch: pytest.MonkeyPatch | None, *given: Any) -> tu
     q, k, v = (random(2, 3, 9, 8, role=role, dtype=torch.float32).to(device).requires_grad_() for role in "qkv")
     with counted() as kernels:
         out = attend(q, k, v, *(each.to(device) if isinstance(each, Tensor) else each for each in given))
-        grads = torch.autograd.grad((out * random(2, 3, 9, 8, role="along", dtype=torch.float32).to(device)).sum(), (q, k, v))
+        grads = torch.autograd.grad(
+            (out * random(2, 3, 9, 8, role="along", dtype=torch.float32).to(device)).sum(), (q, k, v)
+        )
     return [each.cpu() for each in (out, *grads)], any("scaled_dot_product" in call.name for call in kernels.calls)
 
 
