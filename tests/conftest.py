@@ -23,7 +23,15 @@ hypothesis.settings.load_profile("fixed")
 # they choose their devices themselves, or test settings of the process on the CPU
 _ON_THE_CPU = frozenset(
     f"test_{name}.py"
-    for name in ("device_guard", "pretend_device", "agreement", "deterministic", "precision", "evaluate_memory")
+    for name in (
+        "device_guard",
+        "pretend_device",
+        "agreement",
+        "deterministic",
+        "precision",
+        "evaluate_memory",
+        "net_kernels",
+    )
 )
 
 

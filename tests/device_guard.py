@@ -51,6 +51,17 @@ ALLOWED: dict[tuple[str, str], str] = {
         "evaluate/classifier.py",
         "Classifier.__init__",
     ): "it is built on the CPU, so that its first weights are the same for every device, and then moved",
+    ("cli/guidance_interval.py", "*"): "noise levels of a grid, to compare with two numbers",
+    ("hub/beta_timesteps.py", "*"): "the times of a schedule are a short list, as in process/grid.py",
+    ("hub/cond_keywords.py", "*"): "move_arguments moves the keywords to the data in the next line",
+    ("hub/drawing.py", "*"): "labels of a command; `sample` moves them to the data",
+    ("hub/flow_timesteps.py", "*"): "the times of a schedule are a short list, as in process/grid.py",
+    ("hub/model_conventions.py", "*"): "the table of a process; `Table` reads it at the times",
+    ("hub/sampler_run.py", "*"): "the trial run of one number, which finds the times of a schedule",
+    ("hub/sigma_spacing.py", "*"): "the times of a schedule are a short list, as in process/grid.py",
+    ("hub/softmix_model.py", "betas_of"): "the table of a process",
+    ("hub/softmix_pipeline.py", "*"): "labels of a call; `sample` moves them to the data",
+    ("hub/softmix_scheduler.py", "*"): "the times of a schedule are a short list, as in process/grid.py",
     ("net/embedding.py", "Embedding.__init__"): "a buffer: it moves with the module",
     ("data/toys.py", "*"): "the parameters of a law, in float64; its methods move them to the data",
     ("oracle/compare.py", "order"): "a few Python numbers",
@@ -61,6 +72,9 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("process/basis.py", "cosine"): "a constant of a process; `InBasis` moves it to the data",
     ("sampler/pndm.py", "chain"): "a grid of times, as in process/grid.py",
 }
+
+# diffusers makes its tensors where torch decides: the tables of a scheduler are on the CPU
+OTHER = "diffusers"
 
 # The rooms of functions that build a module, such as `UNetSpec.build`.
 BUILDERS = ("net/", "denoiser/")
@@ -84,6 +98,8 @@ class OnDevice(TorchFunctionMode):
         if func not in FACTORIES or kwargs.get("device") is not None or any(isinstance(arg, Tensor) for arg in args):
             return func(*args, **kwargs)
         frame = sys._getframe(1)
+        if caller_file(frame) == OTHER and not built_by_a_test(frame):
+            return func(*args, **kwargs)
         origin = library_caller(frame)
         if origin is None or built_by_a_test(frame):
             return self._for_a_test(func, args, kwargs)
@@ -112,16 +128,29 @@ def library_caller(frame: FrameType | None) -> tuple[str, str, int] | None:
     while frame is not None:
         file = library_file(frame.f_code.co_filename)
         if file is not None:
-            return (file, frame.f_code.co_qualname.split(".<")[0], frame.f_lineno) if file else None
+            inside = file not in ("", OTHER)
+            return (file, frame.f_code.co_qualname.split(".<")[0], frame.f_lineno) if inside else None
+        frame = frame.f_back
+    return None
+
+
+def caller_file(frame: FrameType | None) -> str | None:
+    """`library_file` of the innermost caller outside of torch."""
+    while frame is not None:
+        file = library_file(frame.f_code.co_filename)
+        if file is not None:
+            return file
         frame = frame.f_back
     return None
 
 
 @cache
 def library_file(path: str) -> str | None:
-    """The path below src/softmix; "" for a file of a test, None for a file of torch and for this file."""
+    """The path below src/softmix; "" for a file of a test, OTHER for diffusers, None for torch and for this file."""
     if path == __file__ or path.startswith((TORCH, "<")):
         return None
+    if "/site-packages/diffusers/" in path:
+        return OTHER
     return Path(path).relative_to(LIBRARY).as_posix() if LIBRARY in Path(path).parents else ""
 
 
@@ -154,7 +183,8 @@ def outermost_constructor(frame: FrameType | None) -> FrameType | None:
     """The frame of the outermost constructor of a module around the call; None outside of all constructors."""
     found = None
     while frame is not None:
-        if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), nn.Module):
+        # diffusers wraps constructors in functions of the other name
+        if frame.f_code.co_name in ("__init__", "inner_init") and isinstance(frame.f_locals.get("self"), nn.Module):
             found = frame
         frame = frame.f_back
     return found

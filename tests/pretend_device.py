@@ -46,6 +46,14 @@ NOT_HERE: dict[tuple[str, str], str] = {
         "conformance/test_conform_conditions.py",
         "test_an_unknown_class_is_refused_with_the_name_of_its_label",
     ): "labels on an accelerator are not checked, since the check would wait for the accelerator",
+    (
+        "net/test_net_attention.py",
+        "test_the_fused_attention_is_the_written_out_one",
+    ): "torch has no fused kernel of attention for it",
+    (
+        "hub/test_hub_model_calls.py",
+        "test_a_denoiser_equals_a_direct_call_of_its_model[AnyFlow",
+    ): "the model calls FlexAttention, which refuses other devices than a GPU and a CPU",
     ("train/test_train_device.py", ""): "it replaces the accelerator by the device meta",
     ("sampler/test_sampler_device.py", ""): "it uses the device meta",
     ("cli/test_cli_device.py", ""): "it replaces the accelerator by the device meta",

@@ -232,7 +232,7 @@ def test_features_are_the_states_of_the_first_half_at_unit_size(spec: object, sh
     network = Network(process, spec, PointHead(), shape, data_sd=sd).double()  # type: ignore[arg-type]
     x, net, t = x_of(shape), network.net, 0.3
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
-    emb = net.time(process.logsnr(t).expand(3))
+    emb = net.time(process.logsnr(torch.tensor(t, dtype=F64)).expand(3))
     state = net.stem(x / math.sqrt(alpha**2 * sd**2 + sigma**2))
     found = network.features(x, t)
     assert len(found) == net.splits["decoder"] > 0

@@ -144,8 +144,8 @@ def test_class_labels_and_no_class_mean_the_same_as_in_softmix(
     models: Callable[[str], Model], folders: Callable[[str], Path], name: str
 ) -> None:
     """So guidance works on an exported folder as it stands. At t = 0.4 the soft mixture is its mean alone too."""
-    native, read = models(name).denoiser, from_diffusers(folders(name))
     x, labels = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 9, -1])
+    native, read = models(name).denoiser.to(x.device), from_diffusers(folders(name)).to(x.device)
     right: Any = native(x, 0.4, labels)
     # measured: 3e-7 here and 1e-6 with guidance
     assert (read(x, 0.4, labels).mean - right.mean).abs().max() < 1e-5

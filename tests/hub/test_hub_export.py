@@ -30,7 +30,7 @@ def soft(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path) -> Any:
-    pipe = SoftmixPipeline.from_pretrained(folder)
+    pipe = SoftmixPipeline.from_pretrained(folder).to(torch.zeros(()).device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -61,6 +61,7 @@ def test_a_list_of_generators_and_labels_go_together(trained: Trained, tmp_path:
 def test_a_replaced_scheduler_takes_the_steps(trained: Trained, soft: Path) -> None:
     """It runs on the posterior mean, from the noise of the seed."""
     model, pipe = trained("smd"), opened(soft)
+    model.denoiser.to(pipe.device)
     usual = pipe(2, 6, seed=5, output_type="pt").images
     assert (usual - sample(model.denoiser, 2, 6, sampler=model.sampler, seed=5)).abs().max() < 1e-5
     exported = pipe.scheduler
@@ -98,7 +99,7 @@ def test_softmix_export_writes_a_folder_that_gives_the_same_images(
     assert "wrote" in capsys.readouterr().out and [each.name for each in tmp_path.iterdir()] == ["there"]
     x = opened(folder)(2, 2, seed=4, output_type="pt").images
     model = trained("smd")
-    right = sample(softmix.load(run, "model").denoiser, 2, 2, sampler=model.sampler, seed=4)
+    right = sample(softmix.load(run, "model").denoiser.to(x.device), 2, 2, sampler=model.sampler, seed=4)
     assert (x - right).abs().max() < 1e-5
 
 

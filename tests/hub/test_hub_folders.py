@@ -35,7 +35,7 @@ def pipeline(**more: Any) -> Any:
 
 
 def mean(source: Any, **more: Any) -> Tensor:
-    return from_diffusers(source, **more)(X, 0.3).mean
+    return from_diffusers(source, **more).to(X.device)(X, 0.3).mean
 
 
 def test_loaded_weights_are_aligned_copies(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_drawing_a_folder_of_a_pixel_model(tmp_path: Path) -> None:
         None,
     )
     assert "UNet2DModel without conditions, of pixels [3, 8, 8], Table(1000 steps" in found.what
-    x = found.pixels(sample(found.denoiser, 2, 3))
+    x = found.pixels(sample(found.denoiser.to(X.device), 2, 3))
     assert torch.equal(x, sample(from_diffusers(pipeline()), 2, 3))
     with pytest.raises(HubError, match="a prompt was given, and this model takes no condition"):
         drawing(tmp_path / "plain", prompt="a boat")
@@ -167,6 +167,7 @@ def test_drawing_a_folder_of_a_latent_model_with_classes(tmp_path: Path) -> None
         1,
         1,
     ]
+    found.denoiser.to(X.device)
     z = sample(found.denoiser, 2, 3, cond=found.cond(2, 0))
     pictures = found.pixels(z)
     with torch.no_grad():

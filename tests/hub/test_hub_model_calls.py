@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from device_move import moved
+
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -116,8 +118,9 @@ def with_more(**more: Any) -> Callable[[Any, Tensor, Tensor, dict[str, Any]], Te
     """The same keywords and further ones."""
 
     def call(model: Any, x: Tensor, time: Tensor, condition: dict[str, Any]) -> Tensor:
+        further = moved(more, x.device)
         return model(
-            x, **{name_of_time(model): time}, **{k: v for k, v in condition.items() if k != "channels"}, **more
+            x, **{name_of_time(model): time}, **{k: v for k, v in condition.items() if k != "channels"}, **further
         )[0]
 
     return call
@@ -584,7 +587,8 @@ def built(name: str) -> Any:
     for each in model.parameters():
         if not each.any():
             torch.nn.init.normal_(each.data, std=0.2)
-    return model
+    # diffusers makes some parameters on the CPU always
+    return model.to(torch.zeros(()).device)
 
 
 def flow() -> Any:

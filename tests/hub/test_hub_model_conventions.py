@@ -171,7 +171,7 @@ def test_the_ratio_timestep_of_wuerstchen(scaler: float) -> None:
     scheduler = diffusers.DDPMWuerstchenScheduler(scaler=scaler)
     denoiser = from_diffusers(RecordingModel(), scheduler)
     for ratio in (0.2, 0.5, 0.8):
-        kept = float(scheduler._alpha_cumprod(torch.tensor([ratio]), "cpu"))
+        kept = float(scheduler._alpha_cumprod(torch.tensor([ratio], device="cpu"), "cpu"))
         t = denoiser.process.time(math.log(kept / (1 - kept)))
         model_output = RecordingModel()(X, ratio)[0]
         right = (X - math.sqrt(1 - kept) * model_output) / math.sqrt(kept)
@@ -193,7 +193,7 @@ def test_flow_matching_with_and_without_inverted_sigmas(inverted: bool) -> None:
 
 def test_the_ancestral_scheduler_of_ltx_is_flow_matching() -> None:
     scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=0.0)
-    scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.5, 0.2, 0.0])
+    scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.5, 0.2, 0.0], device=X.device)
     right = diffusers_loop(scheduler, X, scheduler.timesteps[:-1])
     assert alike(softmix_loop(scheduler, X, scheduler.sigmas.double()), right)
 

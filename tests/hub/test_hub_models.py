@@ -61,7 +61,7 @@ def noise(*shape: int) -> Tensor:
 @torch.no_grad()
 def diffusers_loop(scheduler: Any, model: Any, x: Tensor, n: int, **condition: Any) -> tuple[Tensor, Tensor]:
     """The end of diffusers' own loop from x, and its timesteps."""
-    scheduler.set_timesteps(n)
+    scheduler.set_timesteps(n, device=x.device)
     for k in scheduler.timesteps:
         inner = scheduler.scale_model_input(x, k) if hasattr(scheduler, "scale_model_input") else x
         output = model(inner, k, **condition).sample
@@ -114,7 +114,7 @@ def test_euler_steps_of_flow_matching_and_edm_are_ddim() -> None:
     assert near(finish(drive(denoiser, ddim, x, flow.sigmas.double(), Rng(0, 2))), right)
     for says in ("epsilon", "v_prediction"):
         edm = diffusers.EDMEulerScheduler(prediction_type=says)
-        edm.set_timesteps(8)
+        edm.set_timesteps(8, device=x.device)
         right, _ = diffusers_loop(edm, model, x * edm.init_noise_sigma, 8)
         denoiser = from_diffusers(model, edm)
         assert isinstance(denoiser.process, VE)
@@ -178,7 +178,7 @@ def test_a_pipeline_and_its_folders_give_the_same_denoiser(tmp_path: Path) -> No
     x = noise(2, 3, 8, 8)
     right = from_diffusers(pipeline)(x, 0.3).mean
     for source in (tmp_path / "whole", str(tmp_path / "whole"), tmp_path / "whole" / "unet"):
-        assert torch.equal(from_diffusers(source)(x, 0.3).mean, right)
+        assert torch.equal(from_diffusers(source).to(x.device)(x, 0.3).mean, right)
     assert not torch.equal(from_diffusers(pipeline, diffusers.DDPMScheduler(beta_end=0.05))(x, 0.3).mean, right)
     with pytest.raises(HubError, match="neither model_index"):
         from_diffusers(tmp_path)
@@ -241,14 +241,17 @@ def test_a_pipeline_with_a_softmix_scheduler_gives_the_samplers_images(tmp_path:
         found = pipeline(
             batch_size=2, num_inference_steps=6, generator=torch.Generator().manual_seed(3), output_type="np"
         ).images
-        x = diffusers.utils.torch_utils.randn_tensor((2, 3, 8, 8), generator=torch.Generator().manual_seed(3))
+        x = noise(2, 3, 8, 8)
+        x = diffusers.utils.torch_utils.randn_tensor(
+            (2, 3, 8, 8), generator=torch.Generator().manual_seed(3), device=x.device
+        )
         pipeline.save_pretrained(tmp_path / kind.__name__)
         again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / kind.__name__)
         assert type(again.scheduler) is kind
-        denoiser = from_diffusers(tmp_path / kind.__name__)
+        denoiser = from_diffusers(tmp_path / kind.__name__).to(x.device)
         assert torch.equal(denoiser(noise(1, 3, 8, 8), 0.5).mean, from_diffusers(pipeline)(noise(1, 3, 8, 8), 0.5).mean)
         mine = finish(drive(denoiser, sampler, x, pipeline.scheduler._grid, Rng(0, 2)))
-        assert np.abs(found - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()).max() < 1e-5
+        assert np.abs(found - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()).max() < 1e-5
 
 
 def test_the_model_keeps_its_mode_and_gradients() -> None:
@@ -328,17 +331,18 @@ def test_diffusers_loads_an_exported_mean(trained: Callable[..., Model], tmp_pat
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     times = torch.linspace(1, 0, 11, dtype=torch.float64)
     cond = torch.tensor([1, 1]) if classes else None
-    mine = finish(drive(model.denoiser, ddim, x, times, Rng(0, 2), cond))
-    assert (found - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)).abs().max() < 1e-4
+    denoiser = model.denoiser.to(x.device)
+    mine = finish(drive(denoiser, ddim, x, times, Rng(0, 2), cond))
+    assert (found.to(x.device) - (mine / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)).abs().max() < 1e-4
 
 
 def test_an_exported_soft_mixture_keeps_its_draws(trained: Callable[..., Model], tmp_path: Path) -> None:
     model = trained("smd")
     export(model, tmp_path / "soft")
-    mine = sample(model.denoiser, 3, 2, sampler=model.sampler, seed=4)
+    mine = sample(model.denoiser.to(torch.zeros(()).device), 3, 2, sampler=model.sampler, seed=4)
     # with accelerate diffusers fills networks without storage, without accelerate initialised ones
     for empty in (False, True):
-        pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "soft", low_cpu_mem_usage=empty)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "soft", low_cpu_mem_usage=empty).to(mine.device)
         assert isinstance(pipe, SoftmixPipeline)
         pipe.set_progress_bar_config(disable=True)
         assert (pipe(3, 2, seed=4, output_type="pt").images - mine).abs().max() < 1e-5
@@ -355,7 +359,7 @@ def test_an_exported_soft_mixture_keeps_its_draws(trained: Callable[..., Model],
             diffusers.DiffusionPipeline.from_pretrained(tmp_path / "soft", torch_dtype=dtype),
             diffusers.DiffusionPipeline.from_pretrained(tmp_path / "soft").to(dtype),
         ):
-            each.set_progress_bar_config(disable=True)
+            each.to(mine.device).set_progress_bar_config(disable=True)
             gap = (each(3, 2, seed=4, output_type="pt").images - mine).abs().max()
             assert 0 < gap < 0.1 and each.unet(torch.zeros(1, 1, 8, 8, dtype=dtype), 10).sample.dtype == dtype
     # its mean runs in any pipeline of diffusers
@@ -376,6 +380,7 @@ def test_export_refuses_other_processes_and_points(trained: Callable[..., Model]
 def test_an_exported_head_without_a_mean_raises_a_type_error(trained: Callable[..., Model], tmp_path: Path) -> None:
     model = trained("smd", head=SoftHead(mean="none"), loss=softmix.loss.Energy(m=2))
     export(model, tmp_path / "none")
-    pipe = SoftmixPipeline.from_pretrained(tmp_path / "none")
+    x = torch.zeros(1, 1, 8, 8)
+    pipe = SoftmixPipeline.from_pretrained(tmp_path / "none").to(x.device)
     with pytest.raises(TypeError, match="needs a mean"):
-        pipe.unet(torch.zeros(1, 1, 8, 8), 10)
+        pipe.unet(x, 10)

@@ -62,7 +62,7 @@ def ours(denoiser: Any, x: Tensor, sigmas: Tensor, cond: Any) -> Tensor:
 def test_sd3_with_guidance_equals_its_own_loop() -> None:
     model, scheduler = sd3(), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     x, yes, no = noise(2, 4, 8, 8), random_condition(2, 1, 64), random_condition(1, 2, 64)
-    scheduler.set_timesteps(6)
+    scheduler.set_timesteps(6, device=x.device)
     right = x
     for t in scheduler.timesteps:
         # as in the pipeline: one batch of both, the unconditional half first
@@ -88,7 +88,7 @@ def test_flux_with_packed_latents_and_guidance_equals_its_own_loop() -> None:
     x, yes, no = noise(2, 4, 8, 6), random_condition(2, 1, 32), random_condition(2, 2, 32)
     places = torch.tensor([[0.0, row, column] for row in range(4) for column in range(3)])
     same = {"img_ids": places, "txt_ids": torch.zeros(L, 3), "guidance": torch.full((2,), 3.5)}
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=0.7)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=0.7, device=x.device)
     packed = x.view(2, 4, 4, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).reshape(2, 12, 16)
     for t in scheduler.timesteps:
         time = t.expand(2) / 1000

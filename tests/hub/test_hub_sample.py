@@ -68,26 +68,33 @@ def refused(capsys: Any, *words: object) -> str:
     return str(capsys.readouterr().err)
 
 
+def opened(place: Path, **more: Any) -> Any:
+    """The drawing of a folder, with its model on the device on which the command runs."""
+    found = drawing(place, **more)
+    found.denoiser.to(torch.zeros(()).device)
+    return found
+
+
 def pixels(x: torch.Tensor) -> np.ndarray:
-    return to_uint8(x.clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
+    return to_uint8(x.clamp(-1, 1)).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def test_the_command_gives_the_same_images_as_python(plain: Path, tmp_path: Path) -> None:
     options = ["--n", 3, "--steps", 4, "--seed", 2, "--first", 5, "--sampler", "dpm-solver-2m"]
     run("sample", plain, "--out", tmp_path / "x.npy", *options)
-    right = sample(drawing(plain).denoiser, 3, 4, sampler=dpm_solver_2m, seed=2, first=5)
+    right = sample(opened(plain).denoiser, 3, 4, sampler=dpm_solver_2m, seed=2, first=5)
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(right))
 
 
 def test_eta_reaches_the_sampler(plain: Path, tmp_path: Path) -> None:
     run("sample", plain, "--out", tmp_path / "x.npy", "--n", 2, "--sampler", "ancestral", "--eta", 0.5)
-    right = sample(drawing(plain).denoiser, 2, 4, sampler=partial(ancestral, eta=0.5))
+    right = sample(opened(plain).denoiser, 2, 4, sampler=partial(ancestral, eta=0.5))
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(right))
 
 
 def test_precision_reaches_the_network(plain: Path, tmp_path: Path) -> None:
     run("sample", plain, "--out", tmp_path / "x.npy", "--n", 2, "--steps", 2, "--precision", "bf16")
-    rough, fine = (sample(drawing(plain).denoiser, 2, 2, sampler=adams, precision=each) for each in ("bf16", "fp32"))
+    rough, fine = (sample(opened(plain).denoiser, 2, 2, sampler=adams, precision=each) for each in ("bf16", "fp32"))
     assert np.array_equal(np.load(tmp_path / "x.npy"), pixels(rough))
     assert not np.array_equal(pixels(rough), pixels(fine))
 
@@ -120,7 +127,7 @@ def test_guidance_by_a_prompt_uses_the_unconditional_embedding() -> None:
 def test_a_class_by_name_with_guidance_in_an_interval(classes: Path, tmp_path: Path) -> None:
     words = ["--n", 2, "--steps", 3, "--label", "fox", "--guidance", 3, "--interval", -4, 2]
     run("sample", classes, "--out", tmp_path / "x.npz", *words)
-    found = drawing(classes, label=2)
+    found = opened(classes, label=2)
     z = sample(within(-4, 2, guided(3.0))(found.denoiser), 2, 3, sampler=adams, cond=found.cond(2, 0))
     kept = np.load(tmp_path / "x.npz")
     assert np.array_equal(kept["arr_0"], pixels(found.pixels(z)))

@@ -203,7 +203,7 @@ def sd3_loop(net: Any, scheduler: Any, n: int) -> Tensor:
     """The loop of StableDiffusion3Pipeline: no times of its own, guidance in two halves."""
     generator = torch.Generator().manual_seed(0)
     x, text, pooled = (torch.randn(size, generator=generator) for size in ((1, 4, 8, 8), (2, 5, 32), (2, 16)))
-    scheduler.set_timesteps(n, device="cpu")
+    scheduler.set_timesteps(n, device=x.device)
     for k in scheduler.timesteps:
         both = torch.cat([x] * 2)
         output = net(both, timestep=k.expand(2), encoder_hidden_states=text, pooled_projections=pooled).sample
@@ -221,7 +221,7 @@ def flux_loop(net: Any, scheduler: Any, n: int) -> Tensor:
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     mu = 16 * slope + config.base_shift - slope * config.base_image_seq_len
     assert not config.get("use_flow_sigmas")  # else it would give no times
-    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / n, n).numpy(), device="cpu", mu=mu)
+    scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / n, n).cpu().numpy(), device=x.device, mu=mu)
     scheduler.set_begin_index(0)
     for k in scheduler.timesteps:
         places = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))

@@ -138,5 +138,5 @@ def test_add_noise_uses_the_exact_level_of_a_run() -> None:
     assert torch.allclose(scheduler.add_noise(x, z, k), other.add_noise(x, z, k), rtol=1e-5)
     free = DPMSolver2MScheduler(**SD, use_karras_sigmas=True)
     free.set_timesteps(10)
-    alpha = free.alphas_cumprod[k]
+    alpha = free.alphas_cumprod[k].to(x.device)
     assert torch.allclose(free.add_noise(x, z, k).mean(), (1 - alpha).sqrt())

@@ -26,11 +26,14 @@ def attention_kernels(monkeypatch: pytest.MonkeyPatch | None, *given: Any) -> tu
     """The output of attention and its gradients, and whether a fused kernel gave them."""
     if monkeypatch is not None:
         as_on_an_accelerator(monkeypatch)
-    q, k, v = (random(2, 3, 9, 8, role=role, dtype=torch.float32).requires_grad_() for role in "qkv")
+    device = "cpu" if monkeypatch is None else torch.zeros(()).device
+    q, k, v = (random(2, 3, 9, 8, role=role, dtype=torch.float32).to(device).requires_grad_() for role in "qkv")
     with counted() as kernels:
-        out = attend(q, k, v, *given)
-        grads = torch.autograd.grad((out * random(2, 3, 9, 8, role="along", dtype=torch.float32)).sum(), (q, k, v))
-    return [out, *grads], any("scaled_dot_product" in call.name for call in kernels.calls)
+        out = attend(q, k, v, *(each.to(device) if isinstance(each, Tensor) else each for each in given))
+        grads = torch.autograd.grad(
+            (out * random(2, 3, 9, 8, role="along", dtype=torch.float32).to(device)).sum(), (q, k, v)
+        )
+    return [each.cpu() for each in (out, *grads)], any("scaled_dot_product" in call.name for call in kernels.calls)
 
 
 @pytest.mark.parametrize("scale", [None, 0.1])

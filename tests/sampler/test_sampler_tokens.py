@@ -159,9 +159,15 @@ def distance(x: Tensor, law: Tensor) -> float:
     return 0.5 * float((found - law).abs().sum())
 
 
+def drawn_rows(law: Tensor, n: int, seed: int) -> Tensor:
+    """The numbers of n rows drawn from a law, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(law.cpu(), n, replacement=True, generator=generator).to(law.device)
+
+
 def floor(law: Tensor) -> float:
     """The distance of as many exact draws: mean and four spreads of 20 sets (0.017 + 4 0.0018 for the chain)."""
-    drawn = torch.multinomial(law, 20 * DRAWN, replacement=True, generator=torch.Generator().manual_seed(0))
+    drawn = drawn_rows(law, 20 * DRAWN, seed=0)
     apart = torch.tensor([distance(rows(SYMBOLS)[part], law) for part in drawn.reshape(20, DRAWN)])
     return float(apart.mean() + 4 * apart.std())
 
@@ -232,7 +238,7 @@ def test_whole_rows_are_exact_in_any_number_of_steps(n: int) -> None:
 @pytest.mark.parametrize("at", [0.25, 0.75])
 def test_ancestral_from_half_hidden_rows_ends_at_the_joint_law(at: float) -> None:
     """Exact rows, masked up to a time and then sampled: each row changes, and all have the law again."""
-    x0 = rows(SYMBOLS)[torch.multinomial(chain(), DRAWN, replacement=True, generator=torch.Generator().manual_seed(1))]
+    x0 = rows(SYMBOLS)[drawn_rows(chain(), DRAWN, seed=1)]
     believer = WholeRows(whole())
     x = tokens(believer, DRAWN, grid=torch.tensor([at, at / 2, 0], dtype=F64), start=noised(x0), at=at)  # type: ignore[arg-type]
     assert x.dtype == torch.int64 and distance(x, chain()) < floor(chain())
@@ -289,7 +295,7 @@ class PairDenoiser:
 
     def __call__(self, xt: Mapping[str, Tensor], t: Tensor, cond: Tensor | None = None) -> Posterior[Any]:
         centre, var = torch.tensor([-1.0, 1.0], dtype=F64), 0.01
-        alpha, sigma = self.process.line.alpha(t), self.process.line.sigma(t)
+        alpha, sigma = (part(t).to(centre.device) for part in (self.process.line.alpha, self.process.line.sigma))
         total = alpha**2 * var + sigma**2
         weights = torch.tensor([0.3, 0.7], dtype=F64).log() - 0.5 * (xt["line"] - alpha * centre) ** 2 / total
         other = torch.nn.functional.one_hot(1 - xt["label"].clamp(max=1), 2).bool()

@@ -34,7 +34,8 @@ def levels(process: Gaussian, *clock: float) -> Tensor:
 def test_its_grid_goes_from_a_logsnr_of_minus_8_8_to_n_and_at_most_6(process: Gaussian, n: int) -> None:
     times = statistics_grid(process, n)
     # VE's own end is at -8.76
-    right = torch.linspace(max(-8.8, float(process.logsnr(1.0))), min(6.0, n), n, dtype=F64)
+    first, last = max(-8.8, float(process.logsnr(1.0))), min(6.0, n)
+    right = torch.linspace(first, last, n, dtype=F64, device="cpu")  # grids are on the CPU
     assert len(times) == n + 1 and times[-1] == 0 and traits(dpm_solver_v3).grid is statistics_grid
     assert (process.logsnr(times[:-1]) - right).abs().max() < 1e-6
 
@@ -43,7 +44,7 @@ def test_its_grid_of_one_step_and_of_a_process_that_ends_early() -> None:
     assert torch.equal(statistics_grid(VP(), 1), uniform(VP(), 1))
     bright = Table(torch.linspace(0.999, 0.99, 50, dtype=F64))
     first = float(bright.logsnr(1.0))
-    right = torch.linspace(first, first + 1, 3, dtype=F64)
+    right = torch.linspace(first, first + 1, 3, dtype=F64, device="cpu")
     assert (bright.logsnr(statistics_grid(bright, 3)[:-1]) - right).abs().max() < 1e-6
 
 

@@ -66,7 +66,7 @@ LONGCAT_WORDS = 512
 
 def longcat(x: Tensor, keywords: dict[str, Any], model: Any) -> dict[str, Any]:
     """Image ids that begin after the text ids."""
-    start = torch.tensor([1.0, LONGCAT_WORDS, LONGCAT_WORDS]).to(x)
+    start = x.new_tensor([1.0, LONGCAT_WORDS, LONGCAT_WORDS])
     places = _image_ids(x.shape[-2] // 2, x.shape[-1] // 2, x) + start
     return {"img_ids": places, "txt_ids": _counted_text_ids(keywords, x)}
 

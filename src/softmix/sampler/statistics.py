@@ -28,7 +28,8 @@ class Statistics:
     b: Tensor
 
     def at(self, clock: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """l, s and b at these values of the clock, each [n, ...]."""
+        """l, s and b at these values of the clock, each [n, ...], on the device of the statistics."""
+        clock = clock.to(self.clock.device)
         inside = clock.clamp(float(self.clock[0]), float(self.clock[-1]))
         upper = torch.searchsorted(self.clock, inside).clamp(1, len(self.clock) - 1)
         low, high = self.clock[upper - 1], self.clock[upper]
