@@ -157,7 +157,7 @@ def test_consistency_at_the_end_of_the_path_is_the_data() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most"), [("consistency", 0.25), ("meanflow", 0.55)])
+@pytest.mark.parametrize(("name", "most"), [("consistency", 0.25), ("meanflow", 0.55), ("imm", 0.35)])
 def test_flow_maps_learn_the_monotone_map(name: str, most: float, tmp_path: Path) -> None:
     """A mixture of three on the line: after 600 steps, one evaluation against F_0^-1 o F_1, mean error.
 
