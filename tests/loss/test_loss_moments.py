@@ -345,7 +345,7 @@ def test_the_gradient_is_zero_at_the_exact_map(process: Gaussian) -> None:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    right = InductiveMomentMatching(group=4, decrement=160 / 4096, power=1.0, shift=5.0, clean=0.25, top=160.0)
+    right = InductiveMomentMatching(group=4, decrement=160 / 4096, power=2.0, shift=5.0, clean=0.25, top=160.0)
     assert InductiveMomentMatching() == right and right.whole and not right.proper
 
 

@@ -68,7 +68,7 @@ class InductiveMomentMatching:
     group : M, at least 1. With M = 1 it is a consistency loss. With M = 4 the paper is stable.
     decrement : of eta, from t to r. The paper has 160 / 2^12 and 160 / 2^15, and noise with the standard deviation of
         the data.
-    power, shift : a and b of the weight.
+    power, shift : a and b of the weight. The paper has power 1 and 2. On 8 x 8 digits 2 is better at 1 to 8 evaluations.
     clean : the share of the groups with s = 0.
     top : the largest eta at which a step to r begins.
 
@@ -80,7 +80,7 @@ class InductiveMomentMatching:
 
     group: int = 4
     decrement: float = 160 / 2**12
-    power: float = 1.0
+    power: float = 2.0
     shift: float = 5.0
     clean: float = 0.25
     top: float = 160.0
