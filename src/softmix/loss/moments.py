@@ -68,7 +68,7 @@ class InductiveMomentMatching:
     group : M, at least 1. With M = 1 it is a consistency loss. With M = 4 the paper is stable.
     decrement : of eta, from t to r. The paper has 160 / 2^12 and 160 / 2^15, and noise with the standard deviation of
         the data.
-    power, shift : a and b of the weight. The paper has power 1 and 2. On 8 x 8 digits 2 is better at 1 to 8 evaluations.
+    power, shift : a and b of the weight. The paper has 1 and 2. On 8 x 8 digits 2 is better at 1 to 8 evaluations.
     clean : the share of the groups with s = 0.
     top : the largest eta at which a step to r begins.
 
@@ -151,13 +151,12 @@ class InductiveMomentMatching:
 
     def groups_mmd(self, here: Tensor, target: Tensor, bandwidth: Tensor) -> Tensor:
         """The squared discrepancy of each group, at each of its items, [B]."""
-        even = len(here) // self.group * self.group
-        sizes = [(slice(0, even), self.group), (slice(even, None), len(here) - even)]
+        whole = len(here) // self.group * self.group
         values = []
-        for items, size in sizes:
-            if size and len(here[items]):
+        for items, size in ((slice(0, whole), self.group), (slice(whole, None), len(here) - whole)):
+            if len(here[items]):
                 a, b = (x[items].unflatten(0, (-1, size)) for x in (here, target))
-                values.append(mmd(a, b, bandwidth[items][::size]).repeat_interleave(size, output_size=len(here[items])))
+                values.append(mmd(a, b, bandwidth[items][::size])[:, None].expand(-1, size).flatten())
         return torch.cat(values)
 
     @staticmethod
