@@ -247,7 +247,7 @@ def _parts() -> Iterator[Part]:
     }
     for name, wrap in wraps.items():
         yield Part("wrap", name, partial(of_wrap, wrap), 1e-5)
-    names = ("smd", "plain", "published", "mixture", "normal", "consistency", "meanflow")
+    names = ("smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm")
     tasks: dict[str, Any] = {f"{name} (preset)": preset(name, SHAPE).task for name in names}
     tasks["Energy"] = replace(tasks["smd (preset)"], loss=Energy())
     tasks["Importance"] = replace(tasks["normal (preset)"], loss=Importance())

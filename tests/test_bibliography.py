@@ -101,6 +101,7 @@ def test_every_name_that_a_part_gives_is_in_the_bibliography() -> None:
         ("mixture", {"gmflow"}),
         ("consistency", {"consistency", "improved_consistency", "score_sde", "edm"}),
         ("meanflow", {"meanflow", "flow_matching"}),
+        ("imm", {"imm", "flow_matching"}),
         ("published", {"smd"}),
     ],
 )

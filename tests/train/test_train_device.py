@@ -18,7 +18,8 @@ from softmix.train.pictures import picture
 
 META = torch.device("meta")
 TRAINER = sys.modules["softmix.train.trainer"]
-# meanflow asks on the way which items have two times, and "meta" has no answer
+# "meta" has no answer to two questions. meanflow asks which items have two times. imm moves its draws to the times of
+# the items, which are on the CPU here.
 PRESETS = ["smd", "plain", "published", "mixture", "normal", "consistency"]
 
 

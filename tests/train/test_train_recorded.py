@@ -74,6 +74,7 @@ CONFIGS: dict[str, Callable[[], Config]] = {
     "the score in features": lambda: of_images("smd").but(loss=FeatureEnergy()),
     "consistency": lambda: of_images("consistency"),
     "meanflow": lambda: of_images("meanflow"),
+    "imm": lambda: of_images("imm"),
     "mixture": lambda: of_images("mixture"),
     "classes, flip, drop": lambda: of_images("plain").but(classes=True, flip=True, drop=0.5),
     "DiT": lambda: of_images("plain").but(net=DiTSpec(width=16, depth=1, heads=2)),

@@ -18,7 +18,16 @@ from softmix.config import dumps
 from softmix.data import Data, Report
 from softmix.data.store import make
 from softmix.denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftAtHighNoise, SoftHead
-from softmix.loss import Consistency, Energy, FeatureEnergy, Likelihood, MeanFlow, PublishedSquare, Square
+from softmix.loss import (
+    Consistency,
+    Energy,
+    FeatureEnergy,
+    InductiveMomentMatching,
+    Likelihood,
+    MeanFlow,
+    PublishedSquare,
+    Square,
+)
 from softmix.memory import NotEnoughMemoryError, is_memory_error
 from softmix.net import MLPSpec, SequenceSpec, UNetSpec
 from softmix.process import VE, VP, Flow
@@ -577,6 +586,7 @@ def test_presets_have_the_documented_settings() -> None:
         "normal": NormalHead,
         "consistency": PointHead,
         "meanflow": MapHead,
+        "imm": MapHead,
     }
     assert {name: type(config.task.loss) for name, config in kinds.items()} == {
         "smd": FeatureEnergy,
@@ -586,10 +596,10 @@ def test_presets_have_the_documented_settings() -> None:
         "normal": Likelihood,
         "consistency": Consistency,
         "meanflow": MeanFlow,
+        "imm": InductiveMomentMatching,
     }
-    assert {type(config.task.process) for name, config in kinds.items() if name not in ("consistency", "meanflow")} == {
-        VP
-    }
+    own = ("consistency", "meanflow", "imm")
+    assert {type(config.task.process) for name, config in kinds.items() if name not in own} == {VP}
     assert isinstance(kinds["consistency"].task.process, VE) and isinstance(kinds["meanflow"].task.process, Flow)
     assert (kinds["consistency"].task.output, kinds["meanflow"].task.output, kinds["plain"].task.output) == (
         "edm",
@@ -597,6 +607,8 @@ def test_presets_have_the_documented_settings() -> None:
         "v",
     )
     assert kinds["consistency"].task.times.logsnr == (1.5, 4.0) and kinds["meanflow"].task.times.logsnr == (0.8, 2.0)
+    assert kinds["imm"].task.process == Flow(end=1 / 160) and kinds["imm"].task.output == "flow"
+    assert kinds["imm"].task.times == Denoise().times
     assert kinds["smd"].task.head == SoftHead() and kinds["plain"].task.loss == Square("v")
     assert kinds["mixture"].task.head == MixtureHead(8, "pixel") and kinds["mixture"].task.loss == Likelihood(0.5)
     assert preset("mixture", point).task.head == MixtureHead(64, "item") and preset(
@@ -656,7 +668,7 @@ def test_the_sampler_suits_the_model() -> None:
     suited = {name: preset(name, (1, 8, 8)).task.suited() for name in MODELS}
     assert suited["plain"] is adams
     assert suited["mixture"] is ancestral and suited["normal"] is ancestral and suited["published"] is ancestral
-    assert suited["consistency"] is renoise and suited["meanflow"] is ddim
+    assert suited["consistency"] is renoise and suited["meanflow"] is ddim and suited["imm"] is ddim
     soft = suited["smd"]
     assert soft.func is ancestral and soft.keywords == {"eta": 0.0}  # type: ignore[attr-defined]
     run = Run(staged(), facts_of(images(), staged()))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..sampler import Sampler
     from ..train import Model
 
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 INT64 = 2**63 - 1

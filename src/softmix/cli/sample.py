@@ -56,7 +56,7 @@ class Sample(Verb):
     sampler: str | None = None
     """A name from docs/choose-a-sampler.md, such as adams, ancestral, ddim, unipc, evodiff. By default the one that
     suits the model: soft-adams for a soft mixture of images, ancestral for other models that draw, adams for a plain
-    model, renoise for consistency, ddim for meanflow."""
+    model, renoise for consistency, ddim for meanflow and imm."""
     eta: float | None = None
     """The share of fresh noise of ancestral and ddim, from 0 to 1. By default 0 for ddim and for soft mixtures, else
     1."""

@@ -43,7 +43,7 @@ class Train(Verb):
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
-    (explicit Gaussian mixture), normal (one Gaussian), consistency or meanflow (flow maps for few steps). By
+    (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps). By
     default smd, or the model of the run in --out, --config or --start."""
     minutes: float | None = None
     """Training time. A few trial steps before the first one decide the number of steps, for good."""

@@ -53,7 +53,7 @@ class MapHead:
 
     This defines x0 for any process and any output of the table. For s = t it is the mean of the posterior. For s = 0 it
     is the end of the path, as in a consistency model. With `Flow`, (x_t - x0) / t is the average velocity of MeanFlow.
-    When to choose: for MeanFlow, and other flow maps of two times.
+    When to choose: for MeanFlow, inductive moment matching, and other flow maps of two times.
     """
 
     suits: ClassVar[Suits] = ("ddim", {})

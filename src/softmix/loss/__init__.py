@@ -5,7 +5,7 @@ rule for a posterior that is known by its draws: its one optimum is then the tru
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
 Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`. Objectives that call the
-denoiser themselves: `FeatureEnergy`, `Consistency`, `MeanFlow`.
+denoiser themselves: `FeatureEnergy`, `Consistency`, `MeanFlow`, `InductiveMomentMatching`.
 """
 
 from .collapse import mixture_gain, mixture_learnable
@@ -15,12 +15,22 @@ from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
 from .likelihood import Importance, Likelihood
+from .moments import InductiveMomentMatching
 from .square import PublishedSquare, Square
 from .weight import WEIGHTS, Weight, weight
 
 LOSSES = (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
 LossSpec = (
-    Square | PublishedSquare | Energy | Importance | Likelihood | FeatureEnergy | FeatureDrift | Consistency | MeanFlow
+    Square
+    | PublishedSquare
+    | Energy
+    | Importance
+    | Likelihood
+    | FeatureEnergy
+    | FeatureDrift
+    | Consistency
+    | MeanFlow
+    | InductiveMomentMatching
 )
 
 __all__ = [
@@ -33,6 +43,7 @@ __all__ = [
     "FeatureExtractor",
     "Group",
     "Importance",
+    "InductiveMomentMatching",
     "Likelihood",
     "Loss",
     "LossSpec",

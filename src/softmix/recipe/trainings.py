@@ -207,4 +207,5 @@ TRAININGS: dict[str, Training] = {
         "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8))
     ),
     "meanflow": Training("rival", as_preset("meanflow"), (Sampling("ddim", ddim),)),
+    "moment matching": Training("rival", as_preset("imm"), (Sampling("ddim", ddim),)),
 }

@@ -7,14 +7,23 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
-from ..loss import Consistency, Energy, FeatureDrift, Likelihood, MeanFlow, PublishedSquare, Square
+from ..loss import (
+    Consistency,
+    Energy,
+    FeatureDrift,
+    InductiveMomentMatching,
+    Likelihood,
+    MeanFlow,
+    PublishedSquare,
+    Square,
+)
 from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
 from ..process import VE, Flow
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
 
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 
 
@@ -29,7 +38,7 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
     published : SMD with the published head and loss, which collapses.
     mixture : an explicit Gaussian mixture.
     normal : one Gaussian.
-    consistency, meanflow : flow maps for few steps, the rivals of smd.
+    consistency, meanflow, imm : flow maps for few steps, the rivals of smd. imm is inductive moment matching.
 
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
@@ -64,6 +73,11 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
         # logit(t) ~ N(-0.4, 1): logsnr is -2 logit(t)
         times = Times("normal", logsnr=(0.8, 2.0))
         return base.but(process=Flow(), head=MapHead(), loss=MeanFlow(), output="flow", times=times)
+    if model == "imm":
+        # sigma / alpha up to 160, as in the paper, and t uniform
+        return base.but(
+            process=Flow(end=1 / 160), head=MapHead(), loss=InductiveMomentMatching(), output="flow", times=Times()
+        )
     if model == "normal":
         return base.but(head=NormalHead(), loss=Likelihood())
     return base
