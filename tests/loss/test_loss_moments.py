@@ -82,13 +82,13 @@ def test_mmd_has_a_finite_gradient_for_equal_items() -> None:
 
 
 def test_a_small_discrepancy_keeps_its_digits_in_float32() -> None:
-    """784 elements that differ by about 1e-3: the kernels are 1 - 4e-5, and their sum has lost half of its digits."""
+    """784 elements that differ by about 1e-3 have kernels of 1 - 4e-5. Measured: 2e-4; by the sum of kernels 1.1e-3."""
     a = normal(4, 4, 784)
     b = a + 1e-3 * normal(4, 4, 784, role="b")
     c = torch.full((4,), 1.0, dtype=F64)
     exact = mmd(a, b, c)
     found = mmd(a.float(), b.float(), c).double()
-    assert float(((found - exact) / exact).abs().max()) < 2e-3
+    assert float(((found - exact) / exact).abs().max()) < 5e-4
 
 
 # the times
@@ -132,7 +132,7 @@ def test_the_end_of_the_step_is_zero_for_a_share_and_else_uniform() -> None:
     """10,000 groups, within five standard errors."""
     n = 40_000
     t = 0.1 + 0.9 * Rng(3, n).uniform((n,), F64)
-    s, _, t = InductiveMomentMatching(clean=0.3).times(VP(), t, Rng(2, n))
+    s, _, t = InductiveMomentMatching(group=4, clean=0.3).times(VP(), t, Rng(2, n))
     share = (s / t)[::4]
     inside = share[share > 0]
     assert float((share == 0).double().mean()) == pytest.approx(0.3, abs=5 * math.sqrt(0.3 * 0.7 / 10_000))
@@ -345,7 +345,7 @@ def test_the_gradient_is_zero_at_the_exact_map(process: Gaussian) -> None:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    right = InductiveMomentMatching(group=4, decrement=160 / 4096, power=2.0, shift=5.0, clean=0.25, top=160.0)
+    right = InductiveMomentMatching(group=16, decrement=160 / 4096, power=2.0, shift=5.0, clean=0.25, top=160.0)
     assert InductiveMomentMatching() == right and right.whole and not right.proper
 
 
