@@ -26,6 +26,23 @@ _ON_THE_CPU = frozenset(
     for name in ("device_guard", "pretend_device", "agreement", "deterministic", "precision", "evaluate_memory")
 )
 
+# they make data for runs: data live on the host, and a run takes them to its device itself
+_DATA_ON_THE_HOST = frozenset(
+    f"test_train_{name}.py"
+    for name in (
+        "changes",
+        "checkpoint",
+        "feature",
+        "feed",
+        "modules",
+        "progress_bar",
+        "recorded",
+        "resume",
+        "step",
+        "trial",
+    )
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
@@ -46,6 +63,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if item.path.name in _ON_THE_CPU:
+            continue
+        if item.path.name in _DATA_ON_THE_HOST and config.getoption("--device") != "cpu":
+            # not on_device: only the run itself is on the device
+            item.fixturenames.insert(0, "device")  # type: ignore[attr-defined]
             continue
         item.add_marker(pytest.mark.usefixtures("on_device"))
         # first, so that the fixtures of a test file make their tensors on the device too

@@ -46,11 +46,11 @@ def check_parts(trainer: Trainer) -> None:
 def _check(trainer: Trainer) -> None:
     if trainer.parallel is not None:
         for turn in trainer.optimisers.turns:
-            trainer.parallel.backward(torch.arange(trainer.processes.size), trainer.processes.size, turn)
+            trainer.parallel.backward(torch.arange(trainer.processes.size, device="cpu"), trainer.processes.size, turn)
             trainer.optimisers.clear_gradients()
         return
     for turn in trainer.optimisers.turns:
-        loss = trainer.losses(torch.arange(2), turn)
+        loss = trainer.losses(torch.arange(2, device="cpu"), turn)
         torch.autograd.grad(loss.sum(), trainer.optimisers.parameters(turn), allow_unused=True)
     result = trainer.task.result(trainer.model, trainer.run.facts, 0)
     trainer.task.check(result, trainer.device)
@@ -207,7 +207,7 @@ def _plan(trainer: Trainer, say: Say) -> float:
     count, parameters = min(_FEW, trainer.run.config.batch), trainer.optimisers.parameters()
     try:
         began = time.perf_counter()
-        loss, held = saved_for_backward(lambda: trainer.losses(torch.arange(count)).sum(), parameters)
+        loss, held = saved_for_backward(lambda: trainer.losses(torch.arange(count, device="cpu")).sum(), parameters)
         torch.autograd.grad(loss, parameters, allow_unused=True)
         took = (time.perf_counter() - began) / count
     except (RuntimeError, MemoryError) as error:
@@ -230,7 +230,9 @@ def _likely(trainer: Trainer) -> float:
     """The seconds that a step is likely to take, estimated from a few items after the first ones."""
     count = min(_FEW, trainer.run.config.batch)
     began = time.perf_counter()
-    torch.autograd.grad(trainer.losses(torch.arange(count)).sum(), trainer.optimisers.parameters(), allow_unused=True)
+    torch.autograd.grad(
+        trainer.losses(torch.arange(count, device="cpu")).sum(), trainer.optimisers.parameters(), allow_unused=True
+    )
     return (time.perf_counter() - began) / count * trainer.run.config.batch / trainer.run.facts.lanes
 
 
