@@ -26,20 +26,21 @@ _ON_THE_CPU = frozenset(
     for name in ("device_guard", "pretend_device", "agreement", "deterministic", "precision", "evaluate_memory")
 )
 
-# they make data for runs: data live on the host, and a run takes them to its device itself
+# they make data for runs, which live on the host: a run takes them to its device itself. An edit runs on the CPU.
 _DATA_ON_THE_HOST = frozenset(
-    f"test_train_{name}.py"
+    f"test_{name}.py"
     for name in (
-        "changes",
-        "checkpoint",
-        "feature",
-        "feed",
-        "modules",
-        "progress_bar",
-        "recorded",
-        "resume",
-        "step",
-        "trial",
+        "cli_edit",
+        "train_changes",
+        "train_checkpoint",
+        "train_feature",
+        "train_feed",
+        "train_modules",
+        "train_progress_bar",
+        "train_recorded",
+        "train_resume",
+        "train_step",
+        "train_trial",
     )
 )
 
