@@ -34,6 +34,24 @@ _ON_THE_CPU = frozenset(
     )
 )
 
+# they make data for runs, which live on the host: a run takes them to its device itself. An edit runs on the CPU.
+_DATA_ON_THE_HOST = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "cli_edit",
+        "train_changes",
+        "train_checkpoint",
+        "train_feature",
+        "train_feed",
+        "train_modules",
+        "train_progress_bar",
+        "train_recorded",
+        "train_resume",
+        "train_step",
+        "train_trial",
+    )
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--contracts", action="store_true", help="check shapes at every call of a contract method")
@@ -54,6 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if item.path.name in _ON_THE_CPU:
+            continue
+        if item.path.name in _DATA_ON_THE_HOST and config.getoption("--device") != "cpu":
+            # not on_device: only the run itself is on the device
+            item.fixturenames.insert(0, "device")  # type: ignore[attr-defined]
             continue
         item.add_marker(pytest.mark.usefixtures("on_device"))
         # first, so that the fixtures of a test file make their tensors on the device too

@@ -31,6 +31,7 @@ from softmix.evaluate import ReferenceSet, evaluator, features_for, text
 from softmix.info import fit_statistics
 from softmix.rng import Rng
 from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
+from softmix.train import find_device
 from softmix.train import load as load_run
 
 TINY = ["--set", "net.width=8", "batch=8", "optimiser.warmup=1"]
@@ -103,9 +104,11 @@ def truth(place: Path, x: Tensor, seed: int = 0, features: str = "auto") -> dict
 
 
 def drawn(run: Path, n: int, steps: int, **options: Any) -> Tensor:
+    """Samples on the device of the command, returned on the CPU."""
     model = load_run(run, options.pop("weights", None))
+    model.denoiser.to(find_device())
     wrap = options.pop("wrap", lambda denoiser: denoiser)
-    return sample(wrap(model.denoiser), n, steps, **({"sampler": model.sampler} | options))
+    return sample(wrap(model.denoiser), n, steps, **({"sampler": model.sampler} | options)).cpu()
 
 
 # Runs.

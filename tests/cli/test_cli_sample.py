@@ -19,6 +19,7 @@ from softmix.cli.guidance_interval import noise_levels
 from softmix.data import to_uint8
 from softmix.denoiser import averaged, guided, within
 from softmix.sampler import BY_NAME, adams, ancestral, ddim, heun, traits
+from softmix.train import find_device
 
 TINY = ["--set", "net.width=8", "batch=16", "optimiser.warmup=2", "precision=fp32"]
 NAMES = ("10", "cat", "ox")
@@ -55,7 +56,7 @@ def drawn(run: Path, out: Path, *more: object) -> np.ndarray:
 
 
 def pixels(x: Tensor) -> np.ndarray:
-    return to_uint8(x).numpy()
+    return to_uint8(x.cpu()).numpy()
 
 
 # One option each: the samples equal those of Python, and differ from the samples without the option.
@@ -91,6 +92,7 @@ def test_each_option_does_what_it_says(
     more: list[object], changed: dict[str, Any], wrap: Any, runs: Path, tmp_path: Path
 ) -> None:
     model = softmix.load(runs / "classes")
+    model.denoiser.to(find_device())
     denoiser = wrap(model.denoiser) if wrap else model.denoiser
     kept = dict(zip(map(str, more[::2]), more[1::2], strict=False)) if "--interval" not in more else {}
     start: list[object] = [
@@ -238,7 +240,7 @@ def test_an_npz_without_classes_has_one_array(runs: Path, tmp_path: Path) -> Non
 
 def test_points_are_written_as_they_are(runs: Path, tmp_path: Path) -> None:
     model = softmix.load(runs / "ring")
-    right = softmix.sample(model.denoiser, 5, 2, sampler=model.sampler).numpy()
+    right = softmix.sample(model.denoiser.to(find_device()), 5, 2, sampler=model.sampler).cpu().numpy()
     for name in ("x.npy", "x.npz"):
         assert call("sample", runs / "ring", "--out", tmp_path / name, "--n", 5, "--steps", 2)[0] == 0
     assert np.array_equal(np.load(tmp_path / "x.npy"), right)

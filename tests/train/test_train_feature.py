@@ -65,7 +65,7 @@ def test_the_score_of_blanks_is_the_energy_score_with_less_noise(digits: softmix
     """At t = 1, with draws that do not depend on x_t: the same mean over batches as the item-wise score."""
     one = trainer(digits, small(), tmp_path)
     one.step = 12
-    eyes = one.freeze()
+    eyes = one.freeze().cpu()
 
     class Free:
         process = VP()
@@ -138,7 +138,7 @@ def test_a_scale_of_0_is_a_mixture_of_one(digits: softmix.data.Data, tmp_path: P
     control = trainer(digits, small(head=SoftHead(mean="own", scale=0.0)), tmp_path).model
     soft = trainer(digits, small(), tmp_path).model
     assert [p.shape for p in control.parameters()] == [p.shape for p in soft.parameters()]
-    xt = torch.randn(3, 1, 8, 8)
+    xt = torch.randn(3, 1, 8, 8).to(next(soft.parameters()).device)
     alike, unlike = (net(xt, 0.9).draws(4, Rng(0, 3)) for net in (control, soft))
     assert torch.equal(alike[0], alike[3]) and float((unlike[0] - unlike[3]).detach().abs().mean()) > 1e-3
 

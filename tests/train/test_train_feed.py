@@ -337,6 +337,7 @@ def stored(source: Source) -> list[Tensor]:
 
 
 def test_buffers_of_another_shape_have_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch)
     feed = OnDevice(pictures(), SEED, BATCH, CPU)
     assert feed.version == 0
     large(monkeypatch)

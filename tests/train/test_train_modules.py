@@ -84,7 +84,7 @@ class Fit(Task):
         self.seen.append((batch.turn, float(sum(p.detach().sum() for p in modules.parameters()))))
         if batch.turn != "model":
             return (modules[batch.turn](x) - 3).square().sum(1)
-        beside = sum(((modules[name](x) - 100).square().sum(1) for name in self.beside), torch.zeros(len(x)))
+        beside = sum(((modules[name](x) - 100).square().sum(1) for name in self.beside), x.new_zeros(len(x)))
         return (modules["model"](x) + 1).square().sum(1) + beside
 
     def result(self, model: nn.Module, facts: Facts, step: int) -> nn.Module:
@@ -247,7 +247,7 @@ def test_the_frozen_copy_is_used_and_not_trained_before_a_kill_and_after(
     for kept in (one.frozen, other.frozen):
         assert not any(module.training for module in kept.modules())
         assert not any(parameter.requires_grad for parameter in kept.parameters())
-    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).to(one.device)
     assert torch.equal(one.frozen(x), other.frozen(x))
 
 

@@ -73,7 +73,7 @@ def test_a_picture_is_sixteen_samples_of_the_first_average_with_classes_in_turn(
     shown = picture(one)
     made = {}
     for width in (0.1, 0.25):
-        network = build(one.run)["model"].eval()
+        network = build(one.run)["model"].eval().to(one.device)
         network.load_state_dict(one.ema.tensors(width))
         cond = torch.arange(16) % 4
         made[width] = sample(network, 16, 4, sampler=config.task.suited(network), seed=3, cond=cond)

@@ -41,6 +41,7 @@ from softmix.train import (
 from softmix.train import training as plain_training
 from softmix.train.device_step import DeviceStep, StepNumbers, device_step
 from softmix.train.loop import training
+from softmix.train.make import find_device
 from softmix.train.recording import NotRecordableError, RecordedWork, Recorder, record_cuda_graph, undeclared
 
 TRAINER = sys.modules["softmix.train.trainer"]
@@ -105,6 +106,11 @@ def reference(config: Config, data: Data) -> Trainer:
     """The steps of the host on a CPU. On a card these have a learning rate of other digits: there the sent steps."""
     one = trainer(config, data, device=False)
     return one if one.device.type == "cpu" else trainer(config, data)
+
+
+def by_the_host() -> contextlib.AbstractContextManager[object]:
+    """In it, the steps of new trainers are the reference: see `reference`. On a card they are those of a CUDA graph."""
+    return contextlib.nullcontext() if find_device().type in ("cpu", "cuda") else decided(None)
 
 
 @contextlib.contextmanager
@@ -227,8 +233,8 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("recorder", [None, record], ids=["sent", "recorded"])
 def test_a_run_writes_the_same_files(tmp_path: Path, recorder: Recorder | None) -> None:
-    for _ in plain_training(points(), small(), tmp_path / "host"):
-        pass
+    with by_the_host():
+        list(plain_training(points(), small(), tmp_path / "host"))
     run(tmp_path / "device", small(), recorder)
     assert files(tmp_path / "host") == files(tmp_path / "device")
 
@@ -253,7 +259,8 @@ def breaking(monkeypatch: pytest.MonkeyPatch, *steps: int, attempts: int = 1) ->
         bad = torch.zeros_like(items, dtype=torch.bool)
         for step in steps if self.attempt < attempts else ():
             bad = bad | (items == (step - 1) * 16 + 3)
-        return torch.where(bad, torch.inf, right(self, items, turn))
+        losses = right(self, items, turn)
+        return torch.where(bad.to(losses.device), torch.inf, losses)
 
     monkeypatch.setattr(Trainer, "losses", broken)
 
@@ -268,7 +275,7 @@ def test_a_failed_step_ends_in_the_same_files(
     breaking(monkeypatch, *steps)
     sentences = []
     for name in ("host", "device"):
-        with decided(recorder) if name == "device" else contextlib.nullcontext():
+        with decided(recorder) if name == "device" else by_the_host():
             try:
                 for _ in training(points(), small(nonfinite=policy), tmp_path / name):
                     pass
@@ -291,7 +298,7 @@ def test_a_loss_that_is_never_finite_is_given_up_after_as_many_tries(
 def test_nothing_changes_from_the_failed_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
     breaking(monkeypatch, 4)
     one = trainer(small(), points())
-    one.model.register_buffer("mean", torch.zeros(()))
+    one.model.register_buffer("mean", torch.zeros((), device=one.device))
     right = Trainer.losses
 
     def counting(self: Trainer, items: torch.Tensor, turn: str = "model") -> torch.Tensor:
@@ -358,7 +365,7 @@ def test_the_frozen_copy_waits_for_the_steps_before(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_recording_that_fails_leaves_no_gradients() -> None:
-    host, one = trainer(small(), points(), device=False), trainer(small(), points())
+    host, one = reference(small(), points()), trainer(small(), points())
 
     def failing(work: Callable[[], None]) -> Callable[[], None]:
         work()
@@ -453,7 +460,8 @@ def test_a_loss_that_the_host_reads_goes_on_without_a_recording(tmp_path: Path) 
     config = small(loss=Reading())
     with decided(record):
         steps = list(training(points(), config, tmp_path / "device", parts=(Reading,)))
-    list(plain_training(points(), config, tmp_path / "host", parts=(Reading,)))
+    with by_the_host():
+        list(plain_training(points(), config, tmp_path / "host", parts=(Reading,)))
     assert files(tmp_path / "host") == files(tmp_path / "device")
     notes = [note for step in steps for note in step.notes]
     assert len(notes) == 1 and "not as a CUDA graph" in notes[0] and "_local_scalar_dense" in notes[0]
@@ -503,7 +511,8 @@ def test_the_loss_of_a_step_is_read_when_it_is_asked_for(tmp_path: Path, monkeyp
     steps = run(tmp_path / "run", small(), None)
     # the lines of steps 10, 20 and 24
     assert len(reads) == 6
-    host = list(plain_training(points(), small(), tmp_path / "host"))
+    with by_the_host():
+        host = list(plain_training(points(), small(), tmp_path / "host"))
     assert [(step.loss, step.norm, step.rate) for step in steps] == [(step.loss, step.norm, step.rate) for step in host]
 
 

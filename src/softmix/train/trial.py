@@ -207,7 +207,7 @@ def _plan(trainer: Trainer, say: Say) -> float:
     count, parameters = min(_FEW, trainer.run.config.batch), trainer.optimisers.parameters()
     try:
         began = time.perf_counter()
-        loss, held = saved_for_backward(lambda: trainer.losses(torch.arange(count)).sum(), parameters)
+        loss, held = saved_for_backward(lambda: trainer.losses(torch.arange(count, device="cpu")).sum(), parameters)
         torch.autograd.grad(loss, parameters, allow_unused=True)
         took = (time.perf_counter() - began) / count
     except (RuntimeError, MemoryError) as error:
@@ -230,7 +230,9 @@ def _likely(trainer: Trainer) -> float:
     """The seconds that a step is likely to take, estimated from a few items after the first ones."""
     count = min(_FEW, trainer.run.config.batch)
     began = time.perf_counter()
-    torch.autograd.grad(trainer.losses(torch.arange(count)).sum(), trainer.optimisers.parameters(), allow_unused=True)
+    torch.autograd.grad(
+        trainer.losses(torch.arange(count, device="cpu")).sum(), trainer.optimisers.parameters(), allow_unused=True
+    )
     return (time.perf_counter() - began) / count * trainer.run.config.batch / trainer.run.facts.lanes
 
 
