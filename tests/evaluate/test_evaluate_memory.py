@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from softmix.data.report import Report
 from softmix.data.store import Data, make
 from softmix.evaluate import classifier as classifier_file
 from softmix.evaluate import (
+    Features,
     classifier_features,
     coverage,
     energy_distance,
@@ -57,8 +59,16 @@ def spread() -> Any:
 
 
 A, B = points(120, "a"), points(100, "b")
-FEATURES = classifier_features(images(40), torch.arange(40) % 2, 2, name="small")
-LARGE = classifier_features(images(20, 70), torch.arange(20) % 2, 2, name="large")
+
+
+@cache
+def classifier_of(count: int, size: int) -> Features:
+    """Trained in the first test that needs it. A backward pass while pytest imports this file would start torch's
+    autograd before `--device pretend` adds its device.
+    """
+    return classifier_features(images(count, size), torch.arange(count) % 2, 2, name="noise")
+
+
 PCA = pixel_features(images(40), 8)
 
 
@@ -77,9 +87,9 @@ CASES: dict[str, tuple[Callable[[], Any], str, Callable[..., int]]] = {
     "energy_distance": (lambda: energy_distance(A, B), "softmix.evaluate.points.distances", FIRST),
     "mode_statistics": (lambda: mode_statistics(A, B[:3], 1.0), "softmix.evaluate.points.distances", FIRST),
     "latent_spread": (spread, "softmix.evaluate.spread.spread", SECOND),
-    "features": (lambda: FEATURES(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
-    "large features": (lambda: LARGE(images(90, 70)), "softmix.evaluate.downsample.downsample", FIRST),
-    "classes": (lambda: FEATURES.classify(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
+    "features": (lambda: classifier_of(40, 8)(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
+    "large features": (lambda: classifier_of(20, 70)(images(90, 70)), "softmix.evaluate.downsample.downsample", FIRST),
+    "classes": (lambda: classifier_of(40, 8).classify(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
     "pca": (lambda: PCA(images(90)), "softmix.evaluate.features.as_matrix", FIRST),
     "downsampled_items": (
         lambda: downsampled_items(sizes(images(90, 70)), torch.arange(90)),

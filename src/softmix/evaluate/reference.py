@@ -58,7 +58,7 @@ def features_for(
         return image_features()
     if kind == "pca" or _no_classifier(data) or data.labels is None:
         return _downsampled(pixel_features(downsampled_items(data, choose(len(data), MOST_FITTED))), data)
-    x0 = downsampled_items(data, torch.arange(len(data)))
+    x0 = downsampled_items(data, torch.arange(len(data), device=data.values.device))
     count = len(data.classes)
     return _downsampled(classifier_features(x0, data.labels, count, name=data.name, cache=cache, device=device), data)
 
@@ -181,7 +181,8 @@ def labels_in_classes(train: Data, held_out: Data) -> Tensor | None:
         return held_out.labels
     if not set(held_out.classes) <= set(train.classes):
         return None
-    return torch.tensor([train.classes.index(name) for name in held_out.classes])[held_out.labels]
+    numbers = [train.classes.index(name) for name in held_out.classes]
+    return torch.tensor(numbers, device=held_out.labels.device)[held_out.labels]
 
 
 def _random_items(x: Tensor, most: int) -> Tensor:
