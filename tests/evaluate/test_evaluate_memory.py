@@ -13,7 +13,6 @@ from torch import Tensor
 
 from softmix.data.report import Report
 from softmix.data.store import Data, make
-from softmix.evaluate import classifier as classifier_file
 from softmix.evaluate import (
     Features,
     classifier_features,
@@ -27,6 +26,7 @@ from softmix.evaluate import (
     pixel_features,
     sliced_wasserstein,
 )
+from softmix.evaluate import classifier as classifier_file
 from softmix.evaluate.downsample import downsampled_items
 from softmix.memory import NotEnoughMemoryError, in_batches
 from softmix.oracle import gaussian
@@ -89,7 +89,11 @@ CASES: dict[str, tuple[Callable[[], Any], str, Callable[..., int]]] = {
     "latent_spread": (spread, "softmix.evaluate.spread.spread", SECOND),
     "features": (lambda: classifier_of(40, 8)(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
     "large features": (lambda: classifier_of(20, 70)(images(90, 70)), "softmix.evaluate.downsample.downsample", FIRST),
-    "classes": (lambda: classifier_of(40, 8).classify(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
+    "classes": (
+        lambda: classifier_of(40, 8).classify(images(90)),
+        "softmix.evaluate.classifier.Classifier.features",
+        SECOND,
+    ),
     "pca": (lambda: PCA(images(90)), "softmix.evaluate.features.as_matrix", FIRST),
     "downsampled_items": (
         lambda: downsampled_items(sizes(images(90, 70)), torch.arange(90)),
@@ -119,7 +123,11 @@ def test_a_measure_halves_its_batch(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(owner, function, small_memory(getattr(owner, function), 20, rows))
     with pytest.warns(UserWarning, match=r"\d+ \w+s at a time do not fit into the memory; now \d+"):
         parts = numbers(measure())
-    assert torch.allclose(parts, whole, rtol=1e-6, atol=1e-9)
+    if name in ("features", "large features", "classes"):
+        # they are float32, and some processors take other kernels of convolution for another batch size
+        assert float((parts - whole).norm()) <= 1e-5 * float(whole.norm())
+    else:
+        assert torch.allclose(parts, whole, rtol=1e-6, atol=1e-9)
 
 
 def test_sliced_wasserstein_halves_its_projections(monkeypatch: pytest.MonkeyPatch) -> None:
