@@ -46,11 +46,11 @@ def check_parts(trainer: Trainer) -> None:
 def _check(trainer: Trainer) -> None:
     if trainer.parallel is not None:
         for turn in trainer.optimisers.turns:
-            trainer.parallel.backward(torch.arange(trainer.processes.size), trainer.processes.size, turn)
+            trainer.parallel.backward(torch.arange(trainer.processes.size, device="cpu"), trainer.processes.size, turn)
             trainer.optimisers.clear_gradients()
         return
     for turn in trainer.optimisers.turns:
-        loss = trainer.losses(torch.arange(2), turn)
+        loss = trainer.losses(torch.arange(2, device="cpu"), turn)
         torch.autograd.grad(loss.sum(), trainer.optimisers.parameters(turn), allow_unused=True)
     result = trainer.task.result(trainer.model, trainer.run.facts, 0)
     trainer.task.check(result, trainer.device)
