@@ -111,7 +111,7 @@ def build(run: Run) -> nn.ModuleDict:
 
 def restore_frozen(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
     """The task's frozen copy, from the tensors of a checkpoint."""
-    frozen = run.config.task.freeze(build(run)["model"], torch.zeros(2, *run.facts.shape))
+    frozen = run.config.task.freeze(build(run)["model"], torch.zeros(2, *run.facts.shape, device="cpu"))
     frozen.load_state_dict(tensors)
     return frozen.requires_grad_(False).eval()
 
