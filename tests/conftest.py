@@ -5,6 +5,7 @@ Two processes with two threads each on two cores are far slower than two process
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,17 +21,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fixed")
 
-# they choose their devices themselves, or test settings of the process on the CPU
 _ON_THE_CPU = frozenset(
     f"test_{name}.py"
     for name in (
-        "device_guard",
-        "pretend_device",
-        "agreement",
-        "deterministic",
-        "precision",
-        "evaluate_memory",
+        # they choose their devices themselves, or test settings of the process on the CPU
+        *("device_guard", "pretend_device", "agreement", "deterministic", "precision", "evaluate_memory"),
+        # it counts kernels with a stand-in for an accelerator
         "net_kernels",
+        # a source reads and stores its items on the host
+        *("data_load", "data_resident", "data_sources", "data_torch_dataset"),
     )
 )
 
@@ -64,6 +63,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-device-guard", action="store_true", help="allow tensors that the library makes without a device"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the device "pretend" known before any backward pass: torch starts a thread for each device in the first."""
+    if config.getoption("--device") == "pretend":
+        from pretend_device import NoCompilerError, install
+
+        with contextlib.suppress(NoCompilerError):  # the fixture `device` skips the tests
+            install()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

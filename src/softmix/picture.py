@@ -37,12 +37,8 @@ def tile(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
     n, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    sheet = torch.full(
-        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap),
-        255,
-        dtype=torch.uint8,
-        device=images.device,
-    )
+    size = (channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
+    sheet = torch.full(size, 255, dtype=torch.uint8, device=images.device)
     for k, image in enumerate(images):
         top, left = gap + (k // columns) * (height + gap), gap + (k % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = image

@@ -165,10 +165,11 @@ def test_the_exact_data_posterior_is_bayes_rule(process: Gaussian, shape: tuple[
 
 
 @EVERY
-def test_wiener_is_the_linear_formula(process: Gaussian) -> None:
+def test_wiener_is_the_linear_formula(process: Gaussian, device: torch.device) -> None:
     """m = mu + U diag(alpha^2 l / (alpha^2 l + sigma^2)) U^T (x / alpha - mu)."""
     problem = gaussian((4,), process)
-    mean, covariance = problem.law.mean, problem.law.covariance
+    law = problem.law.to(device)
+    mean, covariance = law.mean, law.covariance
     spread, vectors = torch.linalg.eigh(covariance)
     for t in (0.05, 0.5, 0.95):
         alpha, sigma = process.alpha(t), process.sigma(t)

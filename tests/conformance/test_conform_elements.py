@@ -97,9 +97,12 @@ def independent(base: Gaussian) -> MixtureProblem:
 
 def flow(problem: MixtureProblem, x: Tensor, t: float, s: float) -> Tensor:
     """x_i at s = alpha_i m_i + sqrt(v_i(s) / v_i(t)) (x_i - alpha_i m_i), v = alpha^2 l + sigma^2, for each element."""
-    process, mean, var = problem.process, problem.law.mean, problem.law.covariance.diagonal()
-    before, after = (process.alpha(at) ** 2 * var + process.sigma(at) ** 2 for at in (t, s))
-    return process.alpha(s) * mean + (after / before).sqrt() * (x - process.alpha(t) * mean)
+    mean, var = problem.law.mean, problem.law.covariance.diagonal()
+    (alpha, sigma), (alpha_s, sigma_s) = (
+        (problem.process.alpha(at).to(x), problem.process.sigma(at).to(x)) for at in (t, s)
+    )
+    before, after = alpha**2 * var + sigma**2, alpha_s**2 * var + sigma_s**2
+    return alpha_s * mean + (after / before).sqrt() * (x - alpha * mean)
 
 
 @ODE
@@ -392,4 +395,4 @@ def test_an_inversion_begins_with_each_elements_signal() -> None:
     sure = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: Point(x0))
     times = torch.tensor([0.6, 0.3, 0.0], dtype=F64)
     found = run(sure, ddim_inversion, x0, times)
-    assert torch.allclose(found, problem.process.alpha(0.6) * x0, rtol=1e-9)
+    assert torch.allclose(found, problem.process.alpha(0.6).to(x0) * x0, rtol=1e-9)

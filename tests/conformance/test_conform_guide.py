@@ -27,8 +27,12 @@ class Classes:
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: Tensor | None = None) -> FullMixture:
         label = -1 if cond is None else int(cond[0])
-        keep = torch.ones(3, dtype=torch.bool) if label < 0 else torch.arange(3) == label
-        law = self.law
+        keep = (
+            torch.ones(3, dtype=torch.bool, device=xt.device)
+            if label < 0
+            else torch.arange(3, device=xt.device) == label
+        )
+        law = self.law.to(xt.device)
         return ExactMixture(VP(), law.weights[keep], law.means[keep], law.covariances[keep])(xt, t)
 
 

@@ -330,7 +330,7 @@ def test_the_threshold_is_dsnr_times_spread_times_k_minus_one() -> None:
     snr = process.logsnr(grid).exp()
     truth = [(float(snr[i + 1]) - float(snr[i])) * float(spread[i]) for i in range(4)]
     gains = mixture_gain(process, grid, spread)
-    assert torch.allclose(gains, torch.tensor(truth, dtype=F64)) and gains[-1] == math.inf
+    assert torch.allclose(gains, torch.tensor(truth, dtype=F64, device=gains.device)) and gains[-1] == math.inf
     for k in (2, 3, 50):
         edge = 1 / ((k - 1) * (snr[1:] - snr[:-1])[:-1])
         assert mixture_learnable(process, grid[:-1], 1.01 * edge, k).all()

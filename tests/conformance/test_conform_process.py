@@ -305,8 +305,8 @@ def test_trailing_takes_integer_steps_from_the_noisy_end(n: int) -> None:
 
 
 def test_trailing_with_another_number_of_training_steps() -> None:
-    assert torch.equal(trailing(VP(), 1000), torch.arange(1000, -1, -1, dtype=F64) / 1000)
-    assert torch.equal(trailing(VP(), 3, 8) * 8, torch.tensor([8.0, 5, 3, 0], dtype=F64))
+    assert torch.equal(trailing(VP(), 1000), torch.arange(1000, -1, -1, dtype=F64, device="cpu") / 1000)
+    assert torch.equal(trailing(VP(), 3, 8) * 8, torch.tensor([8.0, 5, 3, 0], dtype=F64, device="cpu"))
     with pytest.raises(ValueError, match="1001 steps"):
         trailing(VP(), 1001)
 
@@ -319,7 +319,7 @@ def test_karras_spacing(process: Gaussian) -> None:
     ratio = process.sigma(grid) / process.alpha(grid)
     high, low = float(ratio[0]) ** (1 / 7), math.exp(-4) ** (1 / 7)
     truth = [(high + i / (n - 1) * (low - high)) ** 7 for i in range(n)]
-    assert torch.allclose(ratio, torch.tensor(truth, dtype=F64), rtol=1e-6)
+    assert torch.allclose(ratio, torch.tensor(truth, dtype=F64, device=ratio.device), rtol=1e-6)
     clock = process.logsnr(uniform_logsnr(process, n, last=8.0)[:-1])
     assert (clock.diff() - (8 - float(process.logsnr(1.0))) / (n - 1)).abs().max() < 1e-6
 

@@ -104,7 +104,7 @@ class Jittered(Listed):
     def __getitem__(self, index: int) -> Any:
         import random
 
-        return self.items[index] + torch.rand(()) + np.random.rand() + random.random()
+        return self.items[index] + torch.rand((), device="cpu") + np.random.rand() + random.random()
 
 
 def dataset_of(folder: Path, change: int) -> Source:

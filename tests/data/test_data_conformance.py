@@ -38,7 +38,10 @@ def same(a: Cond | None, b: Cond | None) -> bool:
 def same_tokens(a: Cond, b: Cond) -> bool:
     if a.context is None or b.context is None:
         return a.context is b.context
-    masks = [c.mask if c.mask is not None else torch.ones(c.context.shape[:2]).bool() for c in (a, b)]  # type: ignore[union-attr]
+    masks = [
+        c.mask if c.mask is not None else torch.ones(c.context.shape[:2], dtype=torch.bool, device=c.context.device)
+        for c in (a, b)
+    ]  # type: ignore[union-attr]
     return torch.equal(a.context[masks[0]], b.context[masks[1]])
 
 

@@ -105,12 +105,12 @@ def test_rows_are_copies() -> None:
     assert int(data.values[0].max()) == 255
 
 
-def test_every_pixel_becomes_the_nearest_float_of_the_equation() -> None:
-    values = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
+def test_every_pixel_becomes_the_nearest_float_of_the_equation(device: torch.device) -> None:
+    values = torch.arange(256, dtype=torch.uint8, device=device).reshape(256, 1, 1, 1)
     data = make("grey", values, None, (), Report(256))
     pixel = np.arange(256, dtype=np.float32)
     wanted = pixel / np.float32(127.5) - np.float32(1)
-    assert torch.equal(data.x0().flatten(), torch.from_numpy(wanted))
+    assert torch.equal(data.x0().flatten().cpu(), torch.from_numpy(wanted))
     assert data.values.dtype == torch.uint8
     assert int(data.values.max()) == 255
 
@@ -283,21 +283,22 @@ class Identity:
         lambda x: x.clone().index_put_((x > 1,), x[:1]),
     ],
 )
-def test_a_read_from_the_host_is_refused(read: object) -> None:
-    x = torch.arange(3.0)
-    with NoHostReads(CPU), pytest.raises(HostReadError):
+def test_a_read_from_the_host_is_refused(read: object, device: torch.device) -> None:
+    x = torch.arange(3.0, device=device)
+    with NoHostReads(x.device), pytest.raises(HostReadError):
         read(x)  # type: ignore[operator]
 
 
-def test_a_copy_to_another_device_is_refused() -> None:
-    with NoHostReads(CPU), pytest.raises(HostReadError, match="copies a tensor from cpu to meta"):
-        torch.zeros(3).to("meta")
+def test_a_copy_to_another_device_is_refused(device: torch.device) -> None:
+    x = torch.zeros(3, device=device)
+    with NoHostReads(x.device), pytest.raises(HostReadError, match=f"copies a tensor from {x.device} to meta"):
+        x.to("meta")
 
 
-def test_tensor_operations_are_allowed() -> None:
-    x = torch.arange(3.0)
-    with NoHostReads(CPU):
-        found = torch.where(x > 1, x, -x)[torch.tensor([2, 0])].sum()
+def test_tensor_operations_are_allowed(device: torch.device) -> None:
+    x, index = torch.arange(3.0, device=device), torch.tensor([2, 0], device=device)
+    with NoHostReads(x.device):
+        found = torch.where(x > 1, x, -x)[index].sum()
     assert float(found) == 2.0
 
 

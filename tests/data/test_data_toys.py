@@ -27,9 +27,10 @@ MIXTURES = {
 
 def deviations(x: Tensor, law: ToyMixture) -> float:
     """The largest deviation of the mean and the second moments of x from those of the toy, in standard errors."""
+    law = law.to(x.device)
     off = x - law.mean
     products = torch.cat([off, (off[:, :, None] * off[:, None, :]).flatten(1)], dim=1)
-    truth = torch.cat([torch.zeros(law.dim, dtype=x.dtype), law.covariance.flatten()])
+    truth = torch.cat([torch.zeros_like(law.mean), law.covariance.flatten()])
     errors = (products.mean(0) - truth) / (products.std(0) / math.sqrt(len(x)))
     return float(errors.abs().max())
 
@@ -53,12 +54,12 @@ def test_moments_test_can_fail() -> None:
 @pytest.mark.parametrize("name", MIXTURES)
 def test_density_against_scipy(name: str) -> None:
     law = MIXTURES[name]
-    x = law.sample(50, Rng(2, 50)) * 1.1
+    x, on_host = law.sample(50, Rng(2, 50)) * 1.1, law.to(torch.device("cpu"))
     density = sum(
-        float(weight) * multivariate_normal(mean.numpy(), covariance.numpy()).pdf(x.numpy())
-        for weight, mean, covariance in zip(law.weights, law.means, law.covariances, strict=True)
+        float(weight) * multivariate_normal(mean.numpy(), covariance.numpy()).pdf(x.cpu().numpy())
+        for weight, mean, covariance in zip(on_host.weights, on_host.means, on_host.covariances, strict=True)
     )
-    assert torch.allclose(law.log_prob(x).exp(), torch.as_tensor(density).reshape(-1), rtol=1e-9)
+    assert torch.allclose(law.log_prob(x).exp(), torch.as_tensor(density).to(x).reshape(-1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["grid", "ring", "correlated", "unequal"])
@@ -73,8 +74,8 @@ def test_density_integrates_to_one(name: str) -> None:
     assert total * step**2 == pytest.approx(1, abs=1e-4)
 
 
-def test_the_grid_has_the_promised_parameters() -> None:
-    law = toys.mode_grid()
+def test_the_grid_has_the_promised_parameters(device: torch.device) -> None:
+    law = toys.mode_grid().to(device)
     assert len(law.weights) == 49
     assert law.scale == pytest.approx(0.05)
     assert torch.allclose(law.covariance, 1.0025 * torch.eye(2, dtype=torch.float64), atol=1e-12)
@@ -82,8 +83,8 @@ def test_the_grid_has_the_promised_parameters() -> None:
     assert float(torch.pdist(law.means).min()) == pytest.approx(0.5)
 
 
-def test_ring_variance() -> None:
-    law = toys.ring(k=5, radius=2.0, sd=0.3)
+def test_ring_variance(device: torch.device) -> None:
+    law = toys.ring(k=5, radius=2.0, sd=0.3).to(device)
     assert torch.allclose(law.covariance, (2 + 0.09) * torch.eye(2, dtype=torch.float64), atol=1e-12)
 
 
@@ -99,8 +100,8 @@ def test_correlated_is_correlated_and_unequal_is_unequal() -> None:
     assert torch.equal(toys.correlated(seed=0).means, correlated.means)
 
 
-def test_nearest_counts_in_sds() -> None:
-    law = toys.unequal(dim=3, k=5, seed=1)
+def test_nearest_counts_in_sds(device: torch.device) -> None:
+    law = toys.unequal(dim=3, k=5, seed=1).to(device)
     direction = torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
     x = law.means + 0.01 * (law.factors @ direction)
     index, distance = law.nearest(x)
@@ -114,7 +115,7 @@ def test_samples_share_components_by_weight() -> None:
     law = toys.unequal(dim=6, k=3)
     index, distance = law.nearest(law.sample(20_000, Rng(0, 20_000)))
     share = torch.bincount(index, minlength=3) / 20_000
-    assert torch.allclose(share.double(), law.weights, atol=0.02)
+    assert torch.allclose(share.double(), law.weights.to(share.device), atol=0.02)
     # The distance to the own component is chi with 6 degrees of freedom, and the nearest is at most that.
     assert float(distance.square().mean()) <= 6.1
 

@@ -141,7 +141,7 @@ def test_class_labels_go_round_in_turn():
     assert plain.labels_seen[0] is None
 
 
-def test_facts_name_features_counts_sampler_and_seed():
+def test_facts_name_features_counts_sampler_and_seed(device):
     found = evaluated(facts={"data": "noise"}, seed=7)
     assert found.title == "toy"
     assert found.facts == {
@@ -154,8 +154,9 @@ def test_facts_name_features_counts_sampler_and_seed():
     assert evaluated(n=80).facts["floor"].startswith("all 70 training items; 80 were needed")
     assert "floor" not in evaluated(n=70).facts
     labelled = evaluated(train=images(70, 0, 2), held_out=images(40, 1, 2)).facts
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     assert re.fullmatch(
-        r"labels \d+\.\d% of a tenth of the training items correctly, trained on cpu", labelled["classifier"]
+        rf"labels \d+\.\d% of a tenth of the training items correctly, trained on {name}", labelled["classifier"]
     )
 
 
@@ -171,8 +172,8 @@ def test_pictures_are_real_ones_samples_and_the_nearest_to_the_last():
     assert [p.caption for p in found] == ["real", "1 step", "4 steps", "nearest training image to each at 4 steps"]
     real, one, four, near = (p.images for p in found)
     assert torch.equal(real, HELD_OUT.x0(choose(40, 32)))
-    torch.testing.assert_close(one, drawn(40, 1).clamp(-1, 1)[:32])
-    torch.testing.assert_close(four, drawn(40, 4).clamp(-1, 1)[:32])
+    torch.testing.assert_close(one, drawn(40, 1).cpu().clamp(-1, 1)[:32])
+    torch.testing.assert_close(four, drawn(40, 4).cpu().clamp(-1, 1)[:32])
     assert torch.equal(near, TRAIN.x0(nearest(four, TRAIN.x0()).train_index))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from softmix.data.report import Report
 from softmix.data.store import Data, make
-from softmix.evaluate import classifier as classifier_file
 from softmix.evaluate import (
+    Features,
     classifier_features,
     coverage,
     energy_distance,
@@ -25,6 +26,7 @@ from softmix.evaluate import (
     pixel_features,
     sliced_wasserstein,
 )
+from softmix.evaluate import classifier as classifier_file
 from softmix.evaluate.downsample import downsampled_items
 from softmix.memory import NotEnoughMemoryError, in_batches
 from softmix.oracle import gaussian
@@ -57,8 +59,16 @@ def spread() -> Any:
 
 
 A, B = points(120, "a"), points(100, "b")
-FEATURES = classifier_features(images(40), torch.arange(40) % 2, 2, name="small")
-LARGE = classifier_features(images(20, 70), torch.arange(20) % 2, 2, name="large")
+
+
+@cache
+def classifier_of(count: int, size: int) -> Features:
+    """Trained in the first test that needs it. A backward pass while pytest imports this file would start torch's
+    autograd before `--device pretend` adds its device.
+    """
+    return classifier_features(images(count, size), torch.arange(count) % 2, 2, name="noise")
+
+
 PCA = pixel_features(images(40), 8)
 
 
@@ -77,9 +87,13 @@ CASES: dict[str, tuple[Callable[[], Any], str, Callable[..., int]]] = {
     "energy_distance": (lambda: energy_distance(A, B), "softmix.evaluate.points.distances", FIRST),
     "mode_statistics": (lambda: mode_statistics(A, B[:3], 1.0), "softmix.evaluate.points.distances", FIRST),
     "latent_spread": (spread, "softmix.evaluate.spread.spread", SECOND),
-    "features": (lambda: FEATURES(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
-    "large features": (lambda: LARGE(images(90, 70)), "softmix.evaluate.downsample.downsample", FIRST),
-    "classes": (lambda: FEATURES.classify(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
+    "features": (lambda: classifier_of(40, 8)(images(90)), "softmix.evaluate.classifier.Classifier.features", SECOND),
+    "large features": (lambda: classifier_of(20, 70)(images(90, 70)), "softmix.evaluate.downsample.downsample", FIRST),
+    "classes": (
+        lambda: classifier_of(40, 8).classify(images(90)),
+        "softmix.evaluate.classifier.Classifier.features",
+        SECOND,
+    ),
     "pca": (lambda: PCA(images(90)), "softmix.evaluate.features.as_matrix", FIRST),
     "downsampled_items": (
         lambda: downsampled_items(sizes(images(90, 70)), torch.arange(90)),
@@ -109,7 +123,11 @@ def test_a_measure_halves_its_batch(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(owner, function, small_memory(getattr(owner, function), 20, rows))
     with pytest.warns(UserWarning, match=r"\d+ \w+s at a time do not fit into the memory; now \d+"):
         parts = numbers(measure())
-    assert torch.allclose(parts, whole, rtol=1e-6, atol=1e-9)
+    if name in ("features", "large features", "classes"):
+        # they are float32, and some processors take other kernels of convolution for another batch size
+        assert float((parts - whole).norm()) <= 1e-5 * float(whole.norm())
+    else:
+        assert torch.allclose(parts, whole, rtol=1e-6, atol=1e-9)
 
 
 def test_sliced_wasserstein_halves_its_projections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ def test_pixels_are_the_values():
     data = images(12, shape=(3, 4, 5))
     features = features_for(data, None, "pixels")
     assert features.name == "pixels"
-    assert torch.equal(features(data.x0()), data.x0().flatten(1).double())
+    assert torch.equal(features(data.x0()), data.x0().flatten(1).double().cpu())
 
 
 def test_components_are_fitted_to_a_random_choice(monkeypatch):

@@ -199,9 +199,10 @@ def chain(length: int = 4) -> TokenProblem:
 def _all(problem: TokenProblem) -> tuple[Tensor, Tensor]:
     """Every sequence [K^L, L] and its probability, as the product of the chain's own numbers."""
     every = torch.cartesian_prod(*[torch.arange(problem.mask)] * problem.length)
-    p = problem.first[every[:, 0]]
+    first, steps = problem.first.to(every.device), problem.steps.to(every.device)
+    p = first[every[:, 0]]
     for l in range(problem.length - 1):  # noqa: E741
-        p = p * problem.steps[every[:, l], every[:, l + 1]]
+        p = p * steps[every[:, l], every[:, l + 1]]
     return every, p
 
 
@@ -293,8 +294,8 @@ def test_log_z_and_moments_of_a_target_are_a_quadrature_in_the_plane(name: str) 
     assert problem.log_z == pytest.approx(float(torch.logsumexp(logs, 0)) + math.log(area), abs=1e-5)
     weights = logs.softmax(0)
     mean = weights @ points
-    assert torch.allclose(problem.mean, mean, atol=1e-5)
-    assert torch.allclose(problem.var, weights @ (points - mean).square(), rtol=1e-4)
+    assert torch.allclose(problem.mean.to(mean), mean, atol=1e-5)
+    assert torch.allclose(problem.var.to(mean), weights @ (points - mean).square(), rtol=1e-4)
 
 
 def test_a_mixture_target_leaves_out_the_factor_of_two_pi() -> None:
@@ -308,9 +309,9 @@ def test_a_mixture_target_leaves_out_the_factor_of_two_pi() -> None:
 def test_draws_of_a_target_have_its_moments(name: str) -> None:
     problem, n = TARGETS[name][0](), 40_000
     x, _ = problem.draw(n, Rng(0, n))
-    off = x - problem.mean
+    off = x - problem.mean.to(x)
     assert float((off.mean(0) / (off.std(0) / math.sqrt(n))).abs().max()) < 4.5
-    squares = off.square() - problem.var
+    squares = off.square() - problem.var.to(x)
     assert float((squares.mean(0) / (squares.std(0) / math.sqrt(n))).abs().max()) < 4.5
 
 

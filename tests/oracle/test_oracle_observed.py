@@ -25,6 +25,7 @@ def lattice() -> tuple[Tensor, float]:
 
 
 def log_density(law: ToyMixture, x: Tensor) -> Tensor:
+    law = law.to(x.device)
     parts = [
         weight.log() + torch.distributions.MultivariateNormal(mean, scale_tril=factor).log_prob(x)
         for weight, mean, factor in zip(law.weights, law.means, law.factors, strict=True)

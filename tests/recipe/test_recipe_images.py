@@ -61,7 +61,7 @@ def test_the_second_grid_falls_from_1_to_0(process: Gaussian) -> None:
         grid = near(process, n)
         assert len(grid) == n + 1 and grid[0] == 1 and grid[-1] == 0 and bool((grid.diff() < 0).all())
     ends = process.logsnr(near(process, 4))[1:-1]
-    assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64))
+    assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64, device="cpu"))
 
 
 def never(line: str) -> None:

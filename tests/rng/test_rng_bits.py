@@ -46,7 +46,7 @@ def key_of(seed: int, item: int, role: str) -> int:
 def test_words_are_the_steps_of_splitmix(file: type[plain]) -> None:
     for draw in DRAWS:
         right = [[step_of_splitmix(key, draw, k) for k in range(1, 6)] for key in KEYS.tolist()]
-        assert file.words(KEYS, draw, 5).tolist() == right
+        assert file.words(KEYS.cpu(), draw, 5).tolist() == right
 
 
 @pytest.mark.parametrize("seed", [0, -3, 2**70])
@@ -78,17 +78,18 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8, 9, 16, 33, 100])
 def test_the_numbers_of_the_cpu_are_the_plain_ones_bit_for_bit(form: str, count: int) -> None:
-    assert torch.equal(cpu.words(KEYS, 5, count), plain.words(KEYS, 5, count))
+    keys = KEYS.cpu()
+    assert torch.equal(cpu.words(keys, 5, count), plain.words(keys, 5, count))
     for dtype in REALS:
         for name in ("uniforms", "normals"):
-            found, right = (getattr(file, name)(KEYS, 5, count, dtype) for file in (cpu, plain))
+            found, right = (getattr(file, name)(keys, 5, count, dtype) for file in (cpu, plain))
             assert found.dtype == right.dtype == dtype and torch.equal(found, right)
 
 
 def test_many_words_are_computed_in_blocks_and_equal_the_plain_ones() -> None:
     """More words than a block has, in one item and in many."""
     for n, count in ((1, 2 * cpu.BLOCK + 6001), (cpu.BLOCK // 50, 150)):
-        keys = plain.item_keys(torch.arange(n), 3)
+        keys = plain.item_keys(torch.arange(n, device="cpu"), 3)
         assert torch.equal(cpu.normals(keys, 9, count, torch.float32), plain.normals(keys, 9, count, torch.float32))
 
 
@@ -101,7 +102,7 @@ def box_and_muller(bits: Tensor, count: int) -> Tensor:
 
 def test_normals_follow_their_equation() -> None:
     """In float64 to 1e-14, in float32 to 4e-6 (measured below 2e-6): a float32 angle has an error of 2.4e-7."""
-    keys = plain.item_keys(torch.arange(40), 3)
+    keys = plain.item_keys(torch.arange(40, device="cpu"), 3)
     right = box_and_muller(plain.words(keys, 9, 51), 101)
     assert (cpu.normals(keys, 9, 101, torch.float64) - right).abs().max() < 1e-14
     assert (cpu.normals(keys, 9, 101, torch.float32).double() - right).abs().max() < 4e-6
@@ -110,7 +111,7 @@ def test_normals_follow_their_equation() -> None:
 def test_uniforms_are_the_centres_of_cells() -> None:
     bits = plain.words(KEYS, 9, 11)
     right = [[((z & MASK) >> 12) * 2.0**-52 + 2.0**-53 for z in row] for row in bits.tolist()]
-    assert cpu.uniforms(KEYS, 9, 11, torch.float64).tolist() == right
+    assert cpu.uniforms(KEYS.cpu(), 9, 11, torch.float64).tolist() == right
 
 
 def test_draws_have_no_memory_in_common() -> None:

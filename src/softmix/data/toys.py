@@ -63,6 +63,11 @@ class ToyMixture:
     def dim(self) -> int:
         return self.means.shape[1]
 
+    def to(self, device: torch.device) -> ToyMixture:
+        """The same law with its parameters on `device`."""
+        weights, means, factors = (part.to(device) for part in (self.weights, self.means, self.factors))
+        return ToyMixture(self.name, weights, means, factors)
+
     @property
     def covariances(self) -> Tensor:
         """The covariances of the components, [K, D, D]."""

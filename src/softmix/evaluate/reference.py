@@ -58,7 +58,7 @@ def features_for(
         return image_features()
     if kind == "pca" or _no_classifier(data) or data.labels is None:
         return _downsampled(pixel_features(downsampled_items(data, choose(len(data), MOST_FITTED))), data)
-    x0 = downsampled_items(data, torch.arange(len(data)))
+    x0 = downsampled_items(data, torch.arange(len(data), device=data.values.device))
     count = len(data.classes)
     return _downsampled(classifier_features(x0, data.labels, count, name=data.name, cache=cache, device=device), data)
 

@@ -247,6 +247,11 @@ def _length(difference: Tensor) -> Tensor:
     return (each + whole) / 2
 
 
+def _in_full(h: Tensor) -> Tensor:
+    """Half precision has too few digits for sums of squares."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
 class FeatureExtractor(nn.Module):
     """phi: the features of a network, those of each block divided by their standard deviation over some data.
 
@@ -262,7 +267,7 @@ class FeatureExtractor(nn.Module):
         # no step computes gradients of these weights
         self.network, self.at = network.requires_grad_(False), at
         with torch.no_grad():
-            self.register_buffer("scale", torch.stack([h.float().std() for h in network.features(x0, at)]))
+            self.register_buffer("scale", torch.stack([_in_full(h).std() for h in network.features(x0, at)]))
 
     def forward(self, x0: Tensor) -> list[Tensor]:
         states = self.network.features(x0, self.at)

@@ -93,7 +93,8 @@ def angles_of(places: int, d: int, like: Tensor) -> Tensor:
 
     Source: Su et al., "RoFormer: Enhanced transformer with rotary position embedding", 2021, eq. 15.
     """
-    freqs = 10000.0 ** (-torch.arange(0, d, 2, device=like.device, dtype=torch.float32) / d)
+    real = torch.promote_types(like.dtype, torch.float32)
+    freqs = 10000.0 ** (-torch.arange(0, d, 2, device=like.device, dtype=real) / d)
     return torch.arange(places, device=like.device)[:, None] * freqs
 
 

@@ -21,11 +21,11 @@ def standardised(x: Tensor, law: ToyMixture) -> float:
     It is the largest of D + D (D + 1) / 2 nearly normal numbers: for exact samples rarely above 4. Values that are not
     finite give infinity.
     """
-    x = x.flatten(1).double()
+    x, law = x.flatten(1).double(), law.to(x.device)
     off = x - law.mean
-    rows, columns = torch.triu_indices(law.dim, law.dim)
+    rows, columns = torch.triu_indices(law.dim, law.dim, device=x.device)
     products = torch.cat([off, off[:, rows] * off[:, columns]], dim=1)
-    truth = torch.cat([torch.zeros(law.dim, dtype=x.dtype), law.covariance[rows, columns]])
+    truth = torch.cat([torch.zeros(law.dim, dtype=x.dtype, device=x.device), law.covariance[rows, columns]])
     error = (products.mean(0) - truth) / (products.std(0) / math.sqrt(len(x)))
     return float(error.nan_to_num(nan=math.inf).abs().max())
 
@@ -36,17 +36,16 @@ def ks(x: Tensor, law: ToyMixture, directions: int = 8) -> float:
     F is the exact distribution function of the law along a direction, so that no second sample is needed. P(> 2) is
     about 0.0007 for each direction and any law. Values that are not finite give infinity.
     """
-    x = x.flatten(1).double()
+    x, law = x.flatten(1).double(), law.to(x.device)
     if not x.isfinite().all():
         return math.inf
     axes = Rng(0, directions, "softmix.oracle.ks", x.device).normal((directions, law.dim), torch.float64)
-    weights, means, factors = (part.to(x.device) for part in (law.weights, law.means, law.factors))
     n, worst = len(x), 0.0
     steps = torch.arange(n + 1, dtype=torch.float64, device=x.device) / n
     for axis in axes:
         line = (x @ axis).sort().values
-        mean, sd = means @ axis, (factors.mT @ axis).norm(dim=1)
-        true = torch.special.ndtr((line[:, None] - mean) / sd) @ weights
+        mean, sd = law.means @ axis, (law.factors.mT @ axis).norm(dim=1)
+        true = torch.special.ndtr((line[:, None] - mean) / sd) @ law.weights
         gap = torch.maximum((true - steps[:-1]).abs().max(), (true - steps[1:]).abs().max())
         worst = max(worst, float(gap) * math.sqrt(n))
     return worst

@@ -57,10 +57,9 @@ class MixtureProblem:
 
     def at(self, t: float) -> ToyMixture:
         """The law of x_t, flattened: sum_k w_k N(alpha mu_k, alpha S_k alpha + sigma^2 I), alpha and sigma diagonal."""
-        alpha, sigma = (
-            part(t).expand(1, *self.shape).flatten() if self.process.per_element else part(t)
-            for part in (self.process.alpha, self.process.sigma)
-        )
+        alpha, sigma = (part(t).to(self.law.means.device) for part in (self.process.alpha, self.process.sigma))
+        if self.process.per_element:
+            alpha, sigma = (part.expand(1, *self.shape).flatten() for part in (alpha, sigma))
         seen = alpha.reshape(-1, 1) * self.law.covariances * alpha
         total = seen + sigma**2 * torch.eye(self.law.dim, dtype=torch.float64, device=seen.device)
         return ToyMixture(
@@ -78,12 +77,13 @@ class MixtureProblem:
                 f"the flow of {self.name} has no closed form by {type(self.process).__name__}, which has an alpha for "
                 "each element: take a process whose alpha and sigma are numbers"
             )
-        if len(self.law.weights) == 1:
-            moved = gaussian_flow(self.process, self.law.mean, self.law.covariance, x.flatten(1), t, s)
-            return moved.reshape(x.shape)
-        if self.law.dim > 1:
+        law = self.law.to(x.device)
+        if len(law.weights) == 1:
+            return gaussian_flow(self.process, law.mean, law.covariance, x.flatten(1), t, s).reshape(x.shape)
+        if law.dim > 1:
             raise ValueError(f"the flow of {self.name} has no closed form: take one Gaussian, or one dimension")
-        before, after = self.at(t), self.at(s)
+        here = replace(self, law=law)
+        before, after = here.at(t), here.at(s)
         reach = float(x.abs().max()) + 20 * max(float(before.means.abs().max()), float(after.means.abs().max()), 1.0)
         return monotone_flow(_distribution(before), _distribution(after), x, -reach, reach)
 
@@ -127,8 +127,8 @@ def grid_of_modes(process: Gaussian | None = None) -> MixtureProblem:
 def eight(process: Gaussian | None = None) -> MixtureProblem:
     """Eight narrow round components in 16 dimensions, sd 0.1, a few sds apart. Errors of solvers differ most on it."""
     means = 0.5 * Rng(7, 8, "softmix.oracle.eight").normal((8, 16), torch.float64)
-    factors = 0.1 * torch.eye(16, dtype=torch.float64).repeat(8, 1, 1)
-    law = ToyMixture("eight", torch.full((8,), 1 / 8, dtype=torch.float64), means, factors)
+    factors = 0.1 * torch.eye(16, dtype=torch.float64, device="cpu").repeat(8, 1, 1)
+    law = ToyMixture("eight", torch.full((8,), 1 / 8, dtype=torch.float64, device="cpu"), means, factors)
     return MixtureProblem("eight", law, process or VP(), (16,))
 
 

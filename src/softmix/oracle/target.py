@@ -106,6 +106,6 @@ def phi4(sites: int = 8, mass: float = -2.0, coupling: float = 0.5) -> TargetPro
     var = each[0].exp() @ points.square() - mean.square()
 
     def exact(n: int, rng: Rng) -> Tensor:
-        return points[paths(first, steps, evidence, rng)]
+        return points[paths(first, steps, evidence, rng)].to(rng.device)
 
     return TargetProblem("phi4", (sites,), log_density, float(log_z) + sites * math.log(spacing), mean, var, exact)

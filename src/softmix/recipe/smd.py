@@ -75,7 +75,7 @@ class Silent:
 
 def _silenced(posterior: Posterior) -> ImplicitMean:
     assert isinstance(posterior, Implicit)
-    return posterior.averaged(torch.zeros(1, *posterior.latent_shape))
+    return posterior.averaged(torch.zeros(1, *posterior.latent_shape, device="cpu"))
 
 
 def silent(denoiser: Denoiser) -> Denoiser:

@@ -155,7 +155,7 @@ def drifting(scale: float = 1.0) -> Change:
 def near(process: Gaussian, n: int) -> torch.Tensor:
     """A second grid for plain models, so that they are not judged by a single one: t = 1, then even steps of logsnr
     from -5, which stands for t = 1, to 4, then t = 0."""
-    inner = process.time(torch.linspace(-5, 4, n, dtype=torch.float64))
+    inner = process.time(torch.linspace(-5, 4, n, dtype=torch.float64, device="cpu"))
     return torch.cat([inner.new_ones(1), inner[1:], inner.new_zeros(1)])
 
 
