@@ -70,17 +70,17 @@ def test_a_start_from_the_true_law_is_exact(process: Gaussian, n: int) -> None:
     assert ks(wrong, mixture.law) > 2.5 and ks(none, mixture.law) > 2.5
 
 
-def test_the_divergence_of_pure_noise() -> None:
+def test_the_divergence_of_pure_noise(device: torch.device) -> None:
     """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, 1)) in nats, against that of torch. It is 0 at t = 1 and grows as
     noise falls.
     """
-    problem = gaussian((3,))
-    fit = GaussianFit(problem.law.mean, problem.law.covariance)
+    data = gaussian((3,)).law.to(device)
+    fit = GaussianFit(data.mean, data.covariance)
     found = []
     for t in (1.0, 0.9, 0.5, 0.2):
         alpha, sigma = VP().alpha(t), VP().sigma(t)
         law = torch.distributions.MultivariateNormal(
-            alpha * problem.law.mean, alpha**2 * problem.law.covariance + sigma**2 * torch.eye(3, dtype=F64)
+            alpha * data.mean, alpha**2 * data.covariance + sigma**2 * torch.eye(3, dtype=F64)
         )
         noise = torch.distributions.MultivariateNormal(
             torch.zeros(3, dtype=F64), VP().sigma(1.0) ** 2 * torch.eye(3, dtype=F64)
@@ -120,13 +120,14 @@ class Line:
     points = torch.tensor([0.3, -1.2, 0.9, -0.1, 2.0, 0.5, -0.6, 1.4])[:, None]
 
 
-def test_the_optimal_map_on_the_line_is_monotone() -> None:
+def test_the_optimal_map_on_the_line_is_monotone(device: torch.device) -> None:
     """The k-th eighth of the noise goes to the k-th target."""
-    optimal = SemiDiscreteOT(Line.points).fit(Rng(0, 1), steps=600, draws=4000)
+    points = Line.points.to(device)
+    optimal = SemiDiscreteOT(points).fit(Rng(0, 1), steps=600, draws=4000)
     z = (torch.arange(800)[:, None] + 0.5) / 800
-    target = Line.points[optimal.index(z)][:, 0]
+    target = points[optimal.index(z)][:, 0]
     assert bool((target[1:] >= target[:-1]).all())
-    right = Line.points[:, 0].sort().values[torch.arange(800) // 100]
+    right = points[:, 0].sort().values[torch.arange(800) // 100]
     assert float((target == right).float().mean()) > 0.95
     assert float((SemiDiscreteOT(Line.points).shares(Rng(1, 1), 20_000) - 1 / 8).abs().sum()) > 0.5
 
@@ -190,12 +191,12 @@ def _mean(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Point:
     return Point(posterior.mean)
 
 
-def test_the_best_start_is_the_level_below_which_the_model_is_worse() -> None:
+def test_the_best_start_is_the_level_below_which_the_model_is_worse(device: torch.device) -> None:
     """The start is pure noise. The denoiser is exact above logsnr -3 and wrong by 0.5 in each element below. The best
     level is -3, and the gain there is the integral of the extra error of the start, in closed form.
     """
     problem = gaussian((4,))
-    law, exact = problem.law, problem.denoiser()
+    law, exact = problem.law.to(device), problem.denoiser()
 
     def wrong_below(posterior: Posterior, xt: Tensor, t: Tensor | float) -> Point:
         return Point(_mean(posterior, xt, t).mean + (0.5 if VP().logsnr(t) < -3.05 else 0.0))
