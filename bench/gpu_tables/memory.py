@@ -53,13 +53,14 @@ def little_memory(bench: Bench) -> Row:
     bench.free()
     # tensors that are there already do not count
     allowed = (LIMIT + torch.cuda.memory_allocated(bench.device)) / total
-    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed), bench.device)
+    # this function of torch refuses a device without a number
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed), torch.cuda.current_device())
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             x = draw(n, n)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
+        torch.cuda.set_per_process_memory_fraction(1.0, torch.cuda.current_device())
     numbers = [re.search(r"now (\d+)", str(each.message)) for each in caught]
     found = [int(match[1]) for match in numbers if match]
     apart = float((x[:256] - draw(256, 256)).abs().max())
