@@ -5,14 +5,15 @@
     python bench/fewsteps.py --report --out runs/few
 
     python bench/fewsteps.py --data fashion28 --images 2000000 --batch 512 --seeds 0 --n 5000 --counts 1 2 4 8 16 32 \\
-        --rows plain "feature score" "feature score, eta = 0" "energy score" consistency meanflow \\
-        --out runs/few --save docs/data/fewsteps.json                          # one GPU
-    python bench/fewsteps.py --report --saved docs/data/fewsteps.json
+        --rows plain "feature drift" "feature drift, eta = 0" "moment matching" consistency meanflow \\
+               "feature score" "feature score, eta = 0" "energy score" \\
+        --workers 6 --out runs/few --save docs/data/gpu-fewsteps.json          # one GPU
+    python bench/fewsteps.py --report --saved docs/data/gpu-fewsteps.json
 
 Rows whose numbers are saved are not computed again. A training that was cut off continues from its last checkpoint.
 The rows are trained in `--workers` processes at a time. On a CPU each process has one thread, and there is one for each
-core. On a GPU all rows train at once on the one device, and divide the cores among them. The rows are defined in
-`softmix.recipe.trainings`.
+core. On a GPU the rows train at once on the one device, at most eight, and divide the cores among them. The rows are
+defined in `softmix.recipe.trainings`.
 """
 
 from __future__ import annotations
