@@ -139,12 +139,15 @@ def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[
 
 
 @pytest.fixture
-def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_accelerator() -> Iterator[None]:
     """`softmix.train.find_device` returns the CPU, under every name that a module imports it by.
 
     A process that the test starts needs CUDA_VISIBLE_DEVICES="".
     """
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    # not the fixture monkeypatch, because a test may undo that
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr(torch.accelerator, "is_available", lambda: False)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)
