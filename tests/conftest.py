@@ -33,21 +33,23 @@ _ON_THE_CPU = frozenset(
     )
 )
 
+# They test the steps that the host decides, and the lanes of a batch, which are those of a CPU. Their trainings run on
+# the CPU on every machine. test_train_recorded.py and test_deterministic.py test the steps that a card decides.
+_TRAININGS_ON_THE_CPU = frozenset(
+    f"test_train_{name}.py" for name in ("changes", "feature", "modules", "resume", "step", "trial")
+)
+
 # they make data for runs, which live on the host: a run takes them to its device itself. An edit runs on the CPU.
-_DATA_ON_THE_HOST = frozenset(
+_DATA_ON_THE_HOST = _TRAININGS_ON_THE_CPU | frozenset(
     f"test_{name}.py"
     for name in (
         "cli_edit",
-        "train_changes",
         "train_checkpoint",
-        "train_feature",
+        # it replaces the accelerator by the device meta, and the items of a step are then numbers of the host
+        "train_device",
         "train_feed",
-        "train_modules",
         "train_progress_bar",
         "train_recorded",
-        "train_resume",
-        "train_step",
-        "train_trial",
     )
 )
 
@@ -76,6 +78,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --device-guard, or on another device than the CPU, every test uses the fixture on_device."""
+    for item in items:
+        if item.path.name in _TRAININGS_ON_THE_CPU:
+            item.fixturenames.insert(0, "no_accelerator")  # type: ignore[attr-defined]
     if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
         return
     for item in items:
@@ -130,6 +135,18 @@ def on_device(request: pytest.FixtureRequest, device: torch.device) -> Iterator[
     refuse = device.type != "pretend" or request.config.getoption("--device-guard")
     refuse = refuse and not request.config.getoption("--no-device-guard")
     with constants_on(device), on_device(device, refuse=refuse):
+        yield
+
+
+@pytest.fixture
+def no_accelerator() -> Iterator[None]:
+    """`softmix.train.find_device` returns the CPU, under every name that a module imports it by.
+
+    A process that the test starts needs CUDA_VISIBLE_DEVICES="".
+    """
+    # not the fixture monkeypatch, because a test may undo that
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr(torch.accelerator, "is_available", lambda: False)
         yield
 
 

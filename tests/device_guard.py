@@ -21,6 +21,7 @@ tensors on the CPU on purpose, with the reason. `torch.from_numpy` is not a fact
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ from softmix.rng import Rng
 LIBRARY = Path(softmix.__file__).parent
 drive = importlib.import_module("softmix.sampler.drive")  # the package has a function of this name
 TORCH = str(Path(torch.__file__).parent)
+# it is optional, and its import is slow
+DIFFUSERS = next(iter(getattr(importlib.util.find_spec("diffusers"), "submodule_search_locations", None) or ()), None)
 FACTORIES = frozenset(_device_constructors())
 
 # (file, function): the reason. "*" stands for every function of the file.
@@ -149,7 +152,7 @@ def library_file(path: str) -> str | None:
     """The path below src/softmix; "" for a file of a test, OTHER for diffusers, None for torch and for this file."""
     if path == __file__ or path.startswith((TORCH, "<")):
         return None
-    if "/site-packages/diffusers/" in path:
+    if DIFFUSERS is not None and path.startswith(f"{DIFFUSERS}/"):
         return OTHER
     return Path(path).relative_to(LIBRARY).as_posix() if LIBRARY in Path(path).parents else ""
 

@@ -39,10 +39,6 @@ HEADER = SOURCE.with_name("pretend_call.h")
 # (the end of a test's file, the beginning of its name): the reason. It is no fault of the library.
 NOT_HERE: dict[tuple[str, str], str] = {
     (
-        "train/test_train_modules.py",
-        "test_a_batch_that_is_compared_has_one_lane",
-    ): "lanes are threads of the CPU, and a run on an accelerator has one",
-    (
         "conformance/test_conform_conditions.py",
         "test_an_unknown_class_is_refused_with_the_name_of_its_label",
     ): "labels on an accelerator are not checked, since the check would wait for the accelerator",

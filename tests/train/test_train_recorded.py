@@ -1,12 +1,14 @@
-"""Steps that the device decides, and recorded steps, are the steps that the host decides: bit for bit, on the CPU.
+"""Steps that the device decides, and recorded steps, are the steps that the host decides: bit for bit.
 
-A stand-in for the CUDA graph (`standin`) freezes the numbers of Python and refuses reads by the host, as a card does.
+On a machine with a CUDA card the runs are on the card, and are recorded as CUDA graphs. On the CPU a stand-in for the
+CUDA graph (`standin`) freezes the numbers of Python and refuses reads by the host, as a card does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -42,9 +44,11 @@ from softmix.train import training as plain_training
 from softmix.train.device_step import DeviceStep, StepNumbers, device_step
 from softmix.train.loop import training
 from softmix.train.make import find_device
-from softmix.train.recording import NotRecordableError, RecordedWork, Recorder, record_cuda_graph, undeclared
+from softmix.train.recording import NotRecordableError, RecordedWork, Recorder, Work, record_cuda_graph, undeclared
 
 TRAINER = sys.modules["softmix.train.trainer"]
+# cuBLAS reads it when the first product runs
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def images() -> Data:
@@ -89,11 +93,24 @@ def numbers_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "cpu", plain)
 
 
+@pytest.fixture(autouse=True)
+def fixed_order() -> Iterator[None]:
+    """On a card, sums of a backward pass have a fixed order only with deterministic algorithms."""
+    torch.use_deterministic_algorithms(find_device().type == "cuda")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses take the ways that they take on a card."""
     monkeypatch.setattr(flowmap, "chosen_pairs", lambda u, share: flowmap.packed(u < share, share))
     monkeypatch.setattr(CondSpec, "_labels", lambda self, label: None)
+
+
+def recorder_here(work: Work) -> Work:
+    """The CUDA graph for runs on a card, else its stand-in. The stand-in does not see the Triton kernels of a card."""
+    return record_cuda_graph(work) if find_device().type == "cuda" else record(work)
 
 
 def trainer(config: Config, data: Data, recorder: Recorder | None = None, device: bool = True) -> Trainer:
@@ -201,7 +218,7 @@ def test_a_constant_of_the_host_may_be_read() -> None:
 def test_recorded_steps_are_the_steps_of_the_host(name: str, as_on_a_card: None) -> None:
     """24 steps with a learning rate that rises and falls, and averages; the second stage of smd begins at step 12."""
     config, data = CONFIGS[name](), images()
-    host, there = reference(config, data), trainer(config, data, record)
+    host, there = reference(config, data), trainer(config, data, recorder_here)
     assert numbers(host, 24) == numbers(there, 24)
     assert there.settle() is None and there.step == 24
     assert same(everything(host), everything(there))
@@ -210,7 +227,7 @@ def test_recorded_steps_are_the_steps_of_the_host(name: str, as_on_a_card: None)
 
 
 def test_another_rate_changes_the_bits() -> None:
-    one, other = trainer(small(), points(), record), trainer(small(), points(), record)
+    one, other = trainer(small(), points(), recorder_here), trainer(small(), points(), recorder_here)
     for step in range(8):
         one.advance()
         other.advance(1e-3 if step == 7 else None)
@@ -231,7 +248,7 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(place.relative_to(out)): place.read_bytes() for place in places}
 
 
-@pytest.mark.parametrize("recorder", [None, record], ids=["sent", "recorded"])
+@pytest.mark.parametrize("recorder", [None, recorder_here], ids=["sent", "recorded"])
 def test_a_run_writes_the_same_files(tmp_path: Path, recorder: Recorder | None) -> None:
     with by_the_host():
         list(plain_training(points(), small(), tmp_path / "host"))
@@ -242,9 +259,9 @@ def test_a_run_writes_the_same_files(tmp_path: Path, recorder: Recorder | None) 
 @pytest.mark.parametrize("left", [5, 15])
 def test_a_run_that_was_left_continues_with_the_same_files(tmp_path: Path, left: int) -> None:
     """The moments are read from a file, and the first steps after it are sent and not replayed."""
-    run(tmp_path / "whole", small(keep=1), record)
-    assert [step.step for step in run(tmp_path / "left", small(keep=1), record, until=left)][-1] == left
-    assert run(tmp_path / "left", small(keep=1), record)[0].step == left + 1
+    run(tmp_path / "whole", small(keep=1), recorder_here)
+    assert [step.step for step in run(tmp_path / "left", small(keep=1), recorder_here, until=left)][-1] == left
+    assert run(tmp_path / "left", small(keep=1), recorder_here)[0].step == left + 1
     assert files(tmp_path / "whole") == files(tmp_path / "left")
 
 
@@ -260,12 +277,12 @@ def breaking(monkeypatch: pytest.MonkeyPatch, *steps: int, attempts: int = 1) ->
         for step in steps if self.attempt < attempts else ():
             bad = bad | (items == (step - 1) * 16 + 3)
         losses = right(self, items, turn)
-        return torch.where(bad.to(losses.device), torch.inf, losses)
+        return losses.masked_fill(bad.to(losses.device), torch.inf)
 
     monkeypatch.setattr(Trainer, "losses", broken)
 
 
-@pytest.mark.parametrize("recorder", [None, record], ids=["sent", "recorded"])
+@pytest.mark.parametrize("recorder", [None, recorder_here], ids=["sent", "recorded"])
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
 @pytest.mark.parametrize("steps", [(1,), (7, 8, 15), (10,), (24,)], ids=str)
 def test_a_failed_step_ends_in_the_same_files(
@@ -413,7 +430,7 @@ class Phased(Annealed):
 
 def test_a_loss_of_the_progress_is_not_recorded() -> None:
     config = small(loss=Annealed())
-    host, there = reference(config, points()), trainer(config, points(), record)
+    host, there = reference(config, points()), trainer(config, points(), recorder_here)
     assert numbers(host, 24) == numbers(there, 24)
     assert there.device_step is not None and there.device_step.recorded.settled
     assert "progress" in there.device_step.recorded.reason and same(everything(host), everything(there))
@@ -424,7 +441,7 @@ def test_a_loss_in_phases_is_recorded_once_a_phase() -> None:
 
     def counting(work: Callable[[], None]) -> Callable[[], None]:
         made.append(1)
-        return record(work)
+        return recorder_here(work)
 
     config = small(loss=Phased())
     host, there = reference(config, points()), trainer(config, points(), counting)
@@ -434,7 +451,7 @@ def test_a_loss_in_phases_is_recorded_once_a_phase() -> None:
 
 def test_a_rollback_other_parts_and_cleared_moments_are_recorded_anew() -> None:
     """Each changes a number or a tensor that a recording holds."""
-    host, there = reference(small(steps=60), points()), trainer(small(steps=60), points(), record)
+    host, there = reference(small(steps=60), points()), trainer(small(steps=60), points(), recorder_here)
 
     def both(change: Callable[[Trainer], None]) -> None:
         for one in (host, there):
@@ -458,13 +475,16 @@ def test_a_loss_that_the_host_reads_goes_on_without_a_recording(tmp_path: Path) 
             return loss * (2.0 if float(loss.detach().mean()) > 0.5 else 1.0)
 
     config = small(loss=Reading())
-    with decided(record):
+    with decided(recorder_here):
         steps = list(training(points(), config, tmp_path / "device", parts=(Reading,)))
     with by_the_host():
         list(plain_training(points(), config, tmp_path / "host", parts=(Reading,)))
     assert files(tmp_path / "host") == files(tmp_path / "device")
     notes = [note for step in steps for note in step.notes]
-    assert len(notes) == 1 and "not as a CUDA graph" in notes[0] and "_local_scalar_dense" in notes[0]
+    assert len(notes) == 1
+    # on a card this is one of two sentences of CUDA: the first error of the capture, or that of its end
+    assert "not as a CUDA graph" in notes[0] and "captur" in notes[0]
+    assert "_local_scalar_dense" in notes[0] or find_device().type == "cuda"
 
 
 def test_a_class_of_the_caller_says_whether_it_can_be_recorded() -> None:
@@ -496,7 +516,9 @@ def test_rivals_and_divided_weights_are_decided_by_the_host() -> None:
     assert device_step(SimpleNamespace(device=card, optimisers=turns)) is None  # type: ignore[arg-type]
     alone, shard = SimpleNamespace(turns=("model",)), SimpleNamespace(shard=True)
     assert device_step(SimpleNamespace(device=card, optimisers=alone, parallel=shard)) is None  # type: ignore[arg-type]
-    assert device_step(trainer(small(), points())) is None
+    on_the_cpu = trainer(small(), points())
+    on_the_cpu.device = torch.device("cpu")
+    assert device_step(on_the_cpu) is None
 
 
 def test_the_loss_of_a_step_is_read_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,7 +570,8 @@ def test_a_module_beside_the_model_is_clipped_and_counted() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a card")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_cuda_graph_is_the_eager_step(name: str) -> None:
-    """The same kernels run in the same order, so the numbers agree up to atomic sums of the backward pass."""
+    """With the settings of a user. The same kernels run, so the numbers agree up to the order of atomic sums."""
+    torch.use_deterministic_algorithms(False)
     config, data = CONFIGS[name](), images()
     eager, graph = (
         Trainer(Run(each, facts_of(data, each)), data, Path()) for each in (config.but(graph="off"), config)
@@ -569,8 +592,17 @@ def test_a_read_in_a_cuda_graph_is_not_recordable() -> None:
     assert float(x) == 1
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a card")
+def test_torch_draws_on_a_card_after_a_recording_that_failed() -> None:
+    """A loss that the host reads goes on without a recording, and its dropout draws from the generator of torch."""
+    x = torch.ones(1000, device="cuda")
+    with pytest.raises(NotRecordableError):
+        record_cuda_graph(lambda: float(nn.functional.dropout(x).sum()) and None)  # type: ignore[arg-type, return-value]
+    assert 0 < float((nn.functional.dropout(x) == 0).float().mean()) < 1
+
+
 def test_the_energy_of_points_is_recorded() -> None:
     config = small(head=SoftHead(mean="none"), loss=Energy(m=2))
-    host, there = reference(config, points()), trainer(config, points(), record)
+    host, there = reference(config, points()), trainer(config, points(), recorder_here)
     assert numbers(host, 12) == numbers(there, 12) and there.settle() is None
     assert same(everything(host), everything(there))

@@ -36,7 +36,8 @@ def command(out: Path) -> list[str]:
 
 
 def quiet() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    """The environment of a run on the CPU with one thread."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def weights(run: Path) -> dict[str, dict[str, torch.Tensor]]:

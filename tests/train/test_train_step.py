@@ -405,6 +405,13 @@ def test_the_network_computes_in_the_precision_of_the_run(precision: str) -> Non
     assert torch.bfloat16 in seen if precision == "bf16" else set(seen) == {torch.float32}
 
 
+def test_the_steps_of_this_file_are_decided_by_the_host() -> None:
+    """On a machine with an accelerator too: see the fixture no_accelerator."""
+    one = trainer(small())
+    assert one.device == CPU
+    assert one.device_step is None
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_the_precision_is_the_setting_or_that_of_the_machine(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: able)
