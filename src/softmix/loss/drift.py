@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..cond import Cond
+from .energy import energy, power
 from .feature import FeatureEnergy
 from .pairs import all_pairs
 
@@ -22,10 +24,14 @@ class FeatureDrift(FeatureEnergy):
 
         pixels S(x0) + drift L(phi(x0))
 
-    At t = 1 all items have one posterior, so that all draws are compared with all x0 of a batch. The features of each
-    block are compared three times: at each cell of a coarse grid of `cells` x `cells` means, as one mean over the
-    image, and as the whole grid. L is the mean over the three and over the blocks. Draws at other times have one true
-    x0 each, and the energy scores of `FeatureEnergy`.
+    At t = 1 all items have one posterior, so that all draws are compared with all x0 of a batch. With labels all items
+    of one class have one: a draw is compared with the draws and the x0 of its class, and a draw without a label (-1)
+    with all x0. (The score of pixels then compares each item with its own draws.) With other conditions each item has
+    a posterior of its own, and none is drawn at t = 1.
+
+    The features of each block are compared three times: at each cell of a coarse grid of `cells` x `cells` means, as
+    one mean over the image, and as the whole grid. L is the mean over the three and over the blocks. Draws at other
+    times have one true x0 each, and the energy scores of `FeatureEnergy`.
 
     drift : the weight of L. L has a size of its own, so that a small weight is needed.
     radii : the radii R of `drift_loss`.
@@ -62,13 +68,25 @@ class FeatureDrift(FeatureEnergy):
     def uses_features(self) -> bool:
         return True
 
-    def _blank(self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """The loss of all draws at t = 1 against all x0, a number."""
-        energy = all_pairs(draws.flatten(2).flatten(0, 1)[:, :, None], x0.flatten(1)[:, :, None])
-        drifts = [self._block(drawn.flatten(0, 1), truth) for drawn, truth in features]
-        return self.pixels * energy + self.drift * torch.stack(drifts).mean()
+    def compares(self, cond: Cond | Tensor | None) -> bool:
+        """Whether items share a posterior at t = 1: without a condition all, with labels those of one class."""
+        return cond is None or isinstance(cond, Tensor) or cond.parts == ("label",)
 
-    def _block(self, drawn: Tensor, truth: Tensor) -> Tensor:
+    def _blank(
+        self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]], cond: Cond | Tensor | None
+    ) -> Tensor:
+        """The loss of all draws at t = 1 against all x0, a number."""
+        labels = cond.label if isinstance(cond, Cond) else cond
+        if labels is None:
+            score = all_pairs(draws.flatten(2).flatten(0, 1)[:, :, None], x0.flatten(1)[:, :, None])
+            apart = None
+        else:
+            score = energy(draws, x0[: draws.shape[1]], lambda difference: power(difference, 1.0)).mean()
+            apart = other_class(labels, draws.shape[1], draws.shape[0])
+        drifts = [self._block(drawn.flatten(0, 1), truth, apart) for drawn, truth in features]
+        return self.pixels * score + self.drift * torch.stack(drifts).mean()
+
+    def _block(self, drawn: Tensor, truth: Tensor, apart: Tensor | None) -> Tensor:
         """L of one block, for features [n, places, C] of draws and [k, places, C] of x0."""
         grids = [means_of_cells(h, self.cells) for h in (drawn, truth)]
         views = (
@@ -76,7 +94,7 @@ class FeatureDrift(FeatureEnergy):
             [h.mean(1)[None] for h in (drawn, truth)],
             [grid.flatten(1)[None] for grid in grids],
         )
-        return torch.stack([drift_loss(a, b, self.radii) for a, b in views]).mean()
+        return torch.stack([drift_loss(a, b, self.radii, apart) for a, b in views]).mean()
 
 
 def means_of_cells(h: Tensor, cells: int) -> Tensor:
@@ -95,7 +113,22 @@ def means_of_cells(h: Tensor, cells: int) -> Tensor:
     return both @ h
 
 
-def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float]) -> Tensor:
+def other_class(labels: Tensor, drawn: int, m: int) -> Tensor:
+    """The pairs of draws, and of a draw and an x0, that are not compared; booleans [m drawn, m drawn + B].
+
+    labels : of the batch, [B] or [B, K]; -1 for a label that the denoiser does not get. A draw without a label is
+        compared with every x0, and with the draws without one.
+    drawn : the number of items with draws, the first of the batch.
+    m : draws of each, in the order of `draws.flatten(0, 1)`.
+    """
+    labels = labels.reshape(len(labels), -1)
+    own = labels[:drawn].repeat(m, 1)
+    to_draws = (own[:, None] != own).any(2)
+    to_data = ((own[:, None] != labels) & (own[:, None] >= 0)).any(2)
+    return torch.cat([to_draws, to_data], 1)
+
+
+def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float], apart: Tensor | None = None) -> Tensor:
     """The drifting loss of generated features against those of data; a number.
 
         d_ij = |g_i - y_j| / mean of |g - y|,   y = (g, p),   d_ii = infinity
@@ -106,6 +139,8 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float]) -> Tensor:
     drawn : the generated features g, [places, n, C], n at least 2. Each place is compared by itself.
     truth : the features p of data, [places, k, C]. They get no gradient.
     radii : the radii R, in units of the mean distance.
+    apart : the pairs that are not compared, booleans [n, n + k], draws before data; their d is infinite. Each draw is
+        compared with another draw and with data at least once.
 
     A draw goes to near data and away from near draws, since the two sums of weights are exchanged: the weights of
     both parts have the same sum. The size of L says nothing, since every V is divided by its own size; its gradient
@@ -115,7 +150,7 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float]) -> Tensor:
     real = torch.promote_types(drawn.dtype, torch.float32)
     g, p = drawn.to(real), truth.detach().to(real)
     with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
-        distance, scale = _distances(g, p)
+        distance, scale = _distances(g, p, apart)
         force = torch.zeros_like(g)
         for radius in radii:
             own, data = _weights(distance, radius).split([g.shape[1], p.shape[1]], dim=2)
@@ -126,19 +161,19 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float]) -> Tensor:
     return (g * unit - goal).square().mean()
 
 
-def _distances(g: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """d [places, n, n + k], infinite between a draw and itself; the mean distance of each place, [places, 1, 1]."""
+def _distances(g: Tensor, p: Tensor, apart: Tensor | None) -> tuple[Tensor, Tensor]:
+    """d [places, n, n + k], infinite for pairs that are not compared; the mean distance of a place, [places, 1, 1]."""
     n, k = g.shape[1], p.shape[1]
-    distance = torch.cdist(g, torch.cat([g, p], 1))
-    itself = distance[:, :, :n].diagonal(dim1=1, dim2=2)
-    itself.zero_()
-    scale = (distance.sum((1, 2), keepdim=True) / (n * (n - 1 + k))).clamp_min(_NO_FORCE)
-    distance /= scale
-    itself.fill_(torch.inf)
-    return distance, scale
+    itself = torch.eye(n, n + k, dtype=torch.bool, device=g.device)
+    left_out = itself if apart is None else itself | apart
+    distance = torch.cdist(g, torch.cat([g, p], 1)).masked_fill_(left_out, 0)
+    scale = (distance.sum((1, 2), keepdim=True) / (~left_out).sum()).clamp_min(_NO_FORCE)
+    return (distance / scale).masked_fill_(left_out, torch.inf), scale
 
 
 def _weights(distance: Tensor, radius: float) -> Tensor:
     """A of `drift_loss`: the geometric mean of the softmax over the columns and over the rows."""
     logits = distance / -radius
-    return (logits - (logits.logsumexp(2, keepdim=True) + logits.logsumexp(1, keepdim=True)) / 2).exp()
+    weights = (logits - (logits.logsumexp(2, keepdim=True) + logits.logsumexp(1, keepdim=True)) / 2).exp()
+    # data of a class without a draw have a column without any pair
+    return weights.masked_fill_(distance.isinf(), 0)

@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from ..cond import Cond
 from ..denoiser import Denoiser, Network, SoftAtHighNoise, SoftHead
 from ..posterior import HasMean, Implicit, Posterior, need
 from ..process import Gaussian, Noised, one_clock
@@ -120,13 +121,17 @@ class FeatureEnergy:
             loss = loss + _padded(squared, groups.count - groups.low, groups.count)
         if to_draw is not None:
             draws = to_draw.draws(self.m, rng.take(groups.draw_items))
-            loss = loss + _padded(self._scores(draws, noised.x0, groups, extractor), groups.first, groups.count)
+            loss = loss + _padded(self._scores(draws, noised, groups, extractor), groups.first, groups.count)
         return loss
+
+    def compares(self, cond: Cond | Tensor | None) -> bool:
+        """Whether draws at t = 1 are compared with other items than their own. With a condition the items do not all
+        have one posterior there."""
+        return cond is None
 
     def _groups(self, noised: Noised) -> _Groups:
         count = len(noised.t)
-        # with classes, items at t = 1 do not all have one posterior
-        blank, high = (0.0, self.blank + self.high) if noised.cond is not None else (self.blank, self.high)
+        blank, high = (self.blank, self.high) if self.compares(noised.cond) else (0.0, self.blank + self.high)
         at_1 = round(blank * count)
         # one item alone has no pairs
         first, used = (0, at_1) if at_1 > 1 else (at_1, 0)
@@ -135,8 +140,9 @@ class FeatureEnergy:
     def _squared(self, posterior: Posterior, noised: Noised) -> Tensor:
         return squared_error(need(posterior, HasMean, "FeatureEnergy").mean, noised, self.weight)
 
-    def _scores(self, draws: Tensor, x0: Tensor, groups: _Groups, extractor: FeatureExtractor) -> Tensor:
-        """The energy scores of draws [m, drawn, ...], one number for each drawn item. x0 : the whole batch."""
+    def _scores(self, draws: Tensor, noised: Noised, groups: _Groups, extractor: FeatureExtractor) -> Tensor:
+        """The energy scores of draws [m, drawn, ...], one number for each drawn item. noised : the whole batch."""
+        x0 = noised.x0
         own, sizes = groups.high_items, [groups.at_1, groups.high]
         compared = x0 if groups.at_1 else x0[own]
         at_1, at_high = draws.split(sizes, dim=1)
@@ -144,7 +150,7 @@ class FeatureEnergy:
         scores = []
         if groups.at_1:
             parts = [(drawn.split(sizes, dim=1)[0], truth) for drawn, truth in pairs]
-            scores.append(self._blank(at_1, x0, parts).expand(groups.at_1))
+            scores.append(self._blank(at_1, x0, parts, noised.cond).expand(groups.at_1))
         if groups.high:
             rows = own if groups.at_1 else slice(None)
             parts = [(drawn.split(sizes, dim=1)[1], truth[rows]) for drawn, truth in pairs]
@@ -170,7 +176,9 @@ class FeatureEnergy:
             loss = loss + self.features * torch.stack(parts).mean(0)
         return loss
 
-    def _blank(self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _blank(
+        self, draws: Tensor, x0: Tensor, features: Sequence[tuple[Tensor, Tensor]], cond: Cond | Tensor | None
+    ) -> Tensor:
         """The score of all draws at t = 1 against all x0, a number."""
         loss = self.pixels * all_pairs(draws.flatten(2).flatten(0, 1)[:, :, None], x0.flatten(1)[:, :, None])
         if features:
