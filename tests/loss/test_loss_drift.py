@@ -220,7 +220,7 @@ def test_the_field_of_a_class_is_that_of_its_own_pairs() -> None:
 
 
 def test_draws_of_a_class_go_to_the_data_of_their_class() -> None:
-    """The classes of the data lie at -2 and 2, and all draws begin at 0. Measured: each gets 0.72 of the way at least."""
+    """The classes lie at -2 and 2, and all draws begin at 0. Measured: each gets 0.72 of the way at least."""
     labels = torch.arange(40) % 2
     data, g = 0.2 * values(1, 40, 2) + 4.0 * labels[:, None] - 2, 0.1 * values(3, 80, 2)
     for _ in range(200):
