@@ -208,12 +208,14 @@ def test_pairs_of_different_classes_are_left_out() -> None:
 def test_of_several_labels_all_must_agree() -> None:
     apart = other_class(torch.tensor([[0, 1], [0, 2], [0, -1]]), 3, 1)
     assert apart[:, 3:].tolist() == [[False, True, True], [True, False, True], [False, False, False]]
+    assert torch.equal(apart[:, :3], ~torch.eye(3, dtype=torch.bool))
 
 
-def test_the_field_of_a_class_is_that_of_its_own_pairs() -> None:
-    """By the sums written out, with data of a class without a draw."""
+@pytest.mark.parametrize("labels", [[0, 1, -1, 1, 2], [0, 1, 1, 2, 2]])
+def test_the_field_of_a_class_is_that_of_its_own_pairs(labels: list[int]) -> None:
+    """By the sums written out. In the second case no draw is compared with the data of class 2."""
     g, p, radii = values(0, 1, 6, 3).requires_grad_(), values(1, 1, 5, 3), (0.3, 1.0)
-    apart = other_class(torch.tensor([0, 1, -1, 1, 2]), 3, 2)
+    apart = other_class(torch.tensor(labels), 3, 2)
     (slope,) = torch.autograd.grad(drift_loss(g, p, radii, apart), g)
     force, unit = force_by_sums(g.detach()[0], p[0], radii, apart)
     assert torch.allclose(slope[0], -2 * force / unit / g.numel(), rtol=1e-9, atol=1e-12)

@@ -148,7 +148,7 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float], apart: Tens
     Sums are taken in float32 at least.
     """
     real = torch.promote_types(drawn.dtype, torch.float32)
-    g, p = drawn.to(real), truth.detach().to(real)
+    g, p = drawn.to(real), truth.to(real)
     with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
         distance, scale = _distances(g, p, apart)
         force = torch.zeros_like(g)
