@@ -156,7 +156,7 @@ def test_the_log_evidence_is_too_low_by_the_variance_over_2_m() -> None:
 def test_the_likelihood_at_the_mean_lacks_the_variance_of_the_posterior() -> None:
     """One Gaussian: N(y; A mean, sd^2) in the place of N(y; A mean, A C A^T + sd^2)."""
     one = case(gaussian())
-    weights, centre, var = components(one)
+    _, centre, var = components(one)
     at_mean = one.likelihood(one.mean)[0].exp()
     assert at_mean == pytest.approx(float(normal(one.y[0, 0], centre[0], SD**2)))
     ratio = normal(one.y[0, 0], centre[0], SD**2) / normal(one.y[0, 0], centre[0], var[0] + SD**2)
