@@ -157,10 +157,10 @@ def test_the_likelihood_at_the_mean_lacks_the_variance_of_the_posterior() -> Non
     """One Gaussian: N(y; A mean, sd^2) in the place of N(y; A mean, A C A^T + sd^2)."""
     one = case(gaussian())
     _, centre, var = components(one)
-    at_mean = one.likelihood(one.mean)[0].exp()
+    at_mean = float(one.likelihood(one.mean)[0].exp())
     assert at_mean == pytest.approx(float(normal(one.y[0, 0], centre[0], SD**2)))
     ratio = normal(one.y[0, 0], centre[0], SD**2) / normal(one.y[0, 0], centre[0], var[0] + SD**2)
-    assert float(at_mean) / evidence(one) == pytest.approx(float(ratio)) and abs(float(ratio) - 1) > 0.05
+    assert at_mean / evidence(one) == pytest.approx(float(ratio)) and abs(float(ratio) - 1) > 0.05
 
 
 # E[x0 | x_t, y]
