@@ -8,7 +8,7 @@ gradient  : |estimate - exact| / |exact| of grad log p(y | x_t), sums over the i
 adams     : the energy distance of samples after 20 steps of adams to exact draws of p(x0 | y), times 1000
 ancestral : the same for 20 ancestral steps
 
-The rows by the mean are at the best of ten scales for each column. "norm" is the likelihood -|y - A(x0)|, the step of
+The rows by the mean are at the best of 13 scales for each column. "norm" is the likelihood -|y - A(x0)|, the step of
 DPS. Draws against draws is the floor. "through" has the gradient through 16 draws of each of the three components.
 """
 
@@ -37,7 +37,7 @@ from softmix.sampler.drive import finish
 
 F64 = torch.float64
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)
-SCALES = (0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5)
+SCALES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0)
 DRAWS = (1, 4, 16, 64)
 STEPS, SD = 20, 0.3
 Operator = Callable[[Tensor], Tensor]
