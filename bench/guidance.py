@@ -1,0 +1,227 @@
+"""Guidance by draws beside guidance by the mean, on mixtures of Gaussians with an exact posterior given y.
+
+    python bench/guidance.py
+
+Each seed has its own y. The columns are the mean and the spread over seeds:
+
+gradient  : |estimate - exact| / |exact| of grad log p(y | x_t), sums over the items, the mean over noise levels
+adams     : the energy distance of samples after 20 steps of adams to exact draws of p(x0 | y), times 1000
+ancestral : the same for 20 ancestral steps
+
+The rows by the mean are at the best of 13 scales for each column. "norm" is the likelihood -|y - A(x0)|, the step of
+DPS. Draws against draws is the floor. "through" has the gradient through 16 draws of each of the three components.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmix import Cond, Rng, oracle
+from softmix.denoiser import Denoiser
+from softmix.denoiser.wrap import Wrapped
+from softmix.evaluate import energy_distance
+from softmix.measure import Likelihood, gaussian_likelihood, guided_by_draws, guided_by_mean
+from softmix.oracle.observed import regression
+from softmix.posterior import Empirical, HasMean, Point, need
+from softmix.process import few
+from softmix.sampler import Sampler, adams, ancestral, drive
+from softmix.sampler.drive import finish
+
+F64 = torch.float64
+LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)
+SCALES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0)
+DRAWS = (1, 4, 16, 64)
+STEPS, SD = 20, 0.3
+Operator = Callable[[Tensor], Tensor]
+# the values of one row: its three columns
+Values = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A mixture, one y, and the exact posterior.
+
+    operator : A, from x0 [B, D] to [B, K].
+    exact : the denoiser of q(x0 | x_t, y).
+    draw : n exact draws of p(x0 | y).
+    """
+
+    problem: oracle.MixtureProblem
+    y: Tensor
+    operator: Operator
+    exact: Denoiser
+    draw: Callable[[int, Rng], Tensor]
+
+    @property
+    def likelihood(self) -> Likelihood:
+        return gaussian_likelihood(self.y, SD, self.operator)
+
+    def norm(self, x0: Tensor) -> Tensor:
+        """-|y - A(x0)|."""
+        return -(self.y - self.operator(x0)).norm(dim=1)
+
+
+def linear(problem: oracle.MixtureProblem, matrix: Tensor, seed: int) -> Task:
+    """y = A x0 + sd z."""
+    observed = oracle.ObservedProblem(problem, matrix, SD)
+    y = observed.draw(1, Rng(seed, 1, "truth"))[1].value
+    assert y is not None
+    known = observed.denoiser()
+    exact = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: known(xt, t, Cond(value=y.expand(len(xt), -1))))
+    return Task(problem, y, lambda x0: x0 @ matrix.T, exact, lambda n, rng: observed.given(y.expand(n, -1)).sample(rng))
+
+
+def squared_length(problem: oracle.MixtureProblem, seed: int) -> Task:
+    """y = |x0|^2 + sd z in the plane. Truth is a sum over a grid with a distance of 0.06."""
+    operator: Operator = lambda x0: x0.square().sum(1, keepdim=True)  # noqa: E731
+    y = operator(problem.sample(1, Rng(seed, 1, "truth")))
+    y = y + SD * Rng(seed, 1, "noise").normal(y.shape, F64)
+    line = torch.linspace(-3.6, 3.6, 121, dtype=F64)
+    points = torch.cartesian_prod(line, line)
+    logs = problem.law.log_prob(points) + gaussian_likelihood(y, SD, operator)(points)
+    # points that matter: the others have less than 1e-9 of the largest weight
+    points, logs = (part[logs > logs.max() - 20] for part in (points, logs))
+
+    def exact(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: object) -> Empirical:
+        alpha, sigma = (float(part(t)) for part in (problem.process.alpha, problem.process.sigma))
+        return Empirical(logs - torch.cdist(xt, alpha * points).square() / (2 * sigma**2), points)
+
+    def draw(n: int, rng: Rng) -> Tensor:
+        on_grid = Empirical(logs.expand(n, -1), points).sample(rng)
+        return on_grid + (line[1] - line[0]) * (rng.uniform((n, 2), F64) - 0.5)
+
+    return Task(problem, y, operator, Wrapped(problem.denoiser(), exact), draw)
+
+
+def tasks() -> dict[str, Callable[[int], Task]]:
+    plane, large = oracle.correlated(), oracle.correlated((16,))
+    of_large = Rng(3, 4).normal((4, 16), F64) / 4
+    return {
+        "plane, y = x_1 + x_2": lambda seed: linear(plane, torch.ones(1, 2, dtype=F64), seed),
+        "16 dimensions, 4 measured": lambda seed: linear(large, of_large, seed),
+        "plane, y = \\|x0\\|^2": lambda seed: squared_length(plane, seed),
+    }
+
+
+def mean_of(denoiser: Denoiser, xt: Tensor, t: float) -> Tensor:
+    return need(denoiser(xt, t), HasMean, "bench/guidance.py").mean.detach()
+
+
+def gradient_error(task: Task, denoiser: Denoiser, n: int, seed: int) -> float:
+    """The gradients are alpha / sigma^2 times the changes of the mean by y, so that the ratio is that of changes."""
+    process, errors = task.problem.process, []
+    for level in LEVELS:
+        t = float(process.time(level))
+        xt = process.noise(task.draw(n, Rng(seed, n, "x0")), t, Rng(seed, n, f"xt {level}")).xt
+        free, exact = mean_of(task.problem.denoiser(), xt, t), mean_of(task.exact, xt, t)
+        off = mean_of(denoiser, xt, t) - exact
+        errors.append(float(off.norm(dim=1).mean() / (exact - free).norm(dim=1).mean()))
+    return statistics.mean(errors)
+
+
+def distance(task: Task, denoiser: Denoiser, sampler: Sampler, n: int, seed: int) -> float:
+    process, dim = task.problem.process, task.problem.law.dim
+    noise = process.prior((n, dim), Rng(seed, n, "prior")).double()
+    x = finish(drive(denoiser, sampler, noise, few(process, STEPS), Rng(seed, n, "sampler")))
+    if not x.isfinite().all():
+        return float("inf")
+    return 1000 * energy_distance(x, task.draw(n, Rng(seed, n, "exact")))
+
+
+def values(task: Task, denoiser: Denoiser, n: int, seed: int) -> Values:
+    samples = (distance(task, denoiser, sampler, n, seed) for sampler in (adams, ancestral))
+    return (gradient_error(task, denoiser, n // 4, seed), *samples)  # type: ignore[return-value]
+
+
+def floor(task: Task, n: int, seed: int) -> float:
+    return 1000 * energy_distance(task.draw(n, Rng(seed, n, "exact")), task.draw(n, Rng(seed, n, "other")))
+
+
+def rows(make: Callable[[int], Task], n: int, seeds: Sequence[int]) -> Iterator[tuple[str, list[list[float]]]]:
+    """The rows of one problem: a name, and for each column its values over seeds."""
+    made = [make(seed) for seed in seeds]
+    pairs = list(zip(made, seeds, strict=True))
+
+    def of(denoiser: Callable[[Task, int], Denoiser]) -> list[list[float]]:
+        return [list(column) for column in zip(*(values(t, denoiser(t, s), n, s) for t, s in pairs), strict=True)]
+
+    def best(likelihood: Callable[[Task], Likelihood], scales: Sequence[float]) -> list[list[float]]:
+        found = [of(lambda t, s, k=k: guided_by_mean(likelihood(t), k)(t.problem.denoiser())) for k in scales]  # type: ignore[misc]
+        return [min((each[column] for each in found), key=statistics.mean) for column in range(3)]
+
+    at_least = [floor(t, n, s) for t, s in pairs]
+    yield "exact draws (floor)", [[], at_least, at_least]
+    yield "exact posterior given y", of(lambda t, s: t.exact)
+    yield "no guidance", of(lambda t, s: t.problem.denoiser())
+    yield "by the mean, scale 1", of(lambda t, s: guided_by_mean(t.likelihood)(t.problem.denoiser()))
+    yield "by the mean, best scale", best(lambda t: t.likelihood, SCALES)
+    yield "by the mean, norm, best scale", best(lambda t: t.norm, [5 * scale for scale in SCALES])
+    for m in DRAWS:
+        yield f"by draws, m = {m}", of(lambda t, s, m=m: by_draws(t, m, s))  # type: ignore[misc]
+    yield "through 16 draws of each component", of(lambda t, s: through_components(t, 16, s))
+
+
+def by_draws(task: Task, m: int, seed: int) -> Denoiser:
+    """Guidance for batches of the two sizes that the columns use."""
+
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Any:
+        return guided_by_draws(task.likelihood, m, Rng(seed, len(xt), "draws"))(inner)(xt, t)
+
+    return Wrapped(task.problem.denoiser(), call)
+
+
+def through_components(task: Task, m: int, seed: int) -> Denoiser:
+    """The gradient through draws: of log sum_k w_k (1/m) sum_j p(y | m_k + F_k z_j), with m draws of each component.
+
+    The choice of a component is not differentiable, and its weight is.
+    """
+    process, law = task.problem.process, task.problem.law
+
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Point:
+        alpha, sigma = (float(part(t)) for part in (process.alpha, process.sigma))
+        eye, noise = torch.eye(law.dim, dtype=F64)[None], torch.full((1, law.dim), sigma**2, dtype=F64)
+        z = Rng(seed, len(xt), f"components {float(t)}").normal((len(xt), m, len(law.weights), law.dim), F64)
+        with torch.enable_grad():
+            x = xt.detach().requires_grad_()
+            logs, means, factors = regression(law, alpha * eye, noise, x)
+            draws = means[:, None] + torch.einsum("kde,bmke->bmkd", factors[0], z)
+            each = task.likelihood(draws.flatten(0, 2)).reshape(draws.shape[:3]) + logs.log_softmax(1)[:, None]
+            (slope,) = torch.autograd.grad(each.flatten(1).logsumexp(1).sum(), x)
+        return Point(mean_of(inner, xt, float(t)) + sigma**2 / alpha * slope)
+
+    return Wrapped(task.problem.denoiser(), call)
+
+
+def cell(found: Sequence[float], digits: int) -> str:
+    if not found:
+        return ""
+    mean = statistics.mean(found)
+    return f"{mean:.{digits}f}±{statistics.pstdev(found):.{digits}f}" if mean < float("inf") else "diverges"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n", type=int, default=600)
+    parser.add_argument("--only", type=int, nargs="+", default=[0, 1, 2], help="the problems, by their numbers")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    begun = time.process_time()
+    print("| problem | posterior given y | gradient | adams | ancestral |\n|---|---|---|---|---|")
+    for name, make in [list(tasks().items())[k] for k in options.only]:
+        for row, (gradient, by_adams, by_ancestral) in rows(make, options.n, options.seeds):
+            cells = (cell(gradient, 2), cell(by_adams, 1), cell(by_ancestral, 1))
+            print(f"| {name} | {row} | {' | '.join(cells)} |", flush=True)
+    print(f"\n{time.process_time() - begun:.0f} s of one thread, {options.n} samples, seeds {options.seeds}")
+
+
+if __name__ == "__main__":
+    main()
