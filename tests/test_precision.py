@@ -23,6 +23,7 @@ from softmix.precision import computing, full_fp32
 from softmix.process import VP, InBasis, cosine
 from softmix.rng import Rng
 from softmix.sampler import ddim, noised, sample
+from softmix.shape import cell_shares
 
 CPU = torch.device("cpu")
 
@@ -290,8 +291,6 @@ def test_autocast_rounds_no_statistic(statistic: Callable[[], Tensor]) -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(7, 7), (8, 8), (9, 4), (16, 13), (5, 6)])
 def test_pooling_on_a_gpu_is_that_of_the_cpu(rows: int, columns: int) -> None:
-    from softmix.evaluate.classifier import _cells
-
     x = Rng(0, 3).normal((3, 2, rows, columns), torch.float64)
-    left, right = _cells(rows, 4, CPU).double(), _cells(columns, 4, CPU).double()
+    left, right = (cell_shares(size, 4, CPU, torch.float64) for size in (rows, columns))
     assert torch.allclose(left @ x @ right.T, Pool(4)(x), atol=1e-12)

@@ -1,4 +1,4 @@
-"""Ground floor: multiply a tensor of items by a number for each item, or for each element."""
+"""Ground floor: a number for each item beside a tensor of items, and means over the cells of a coarse grid."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ def take(cond: T, items: Tensor | slice) -> T:
         index = items.to(cond.device) if isinstance(items, Tensor) else items
         return cond[index]  # type: ignore[return-value]
     return cond if cond is None else cond.take(items)  # type: ignore[attr-defined, no-any-return]
+
+
+def cell_shares(size: int, cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The share of each place in the mean of each cell, [cells, size], as in adaptive average pooling.
+
+    Cell c has the places from floor(c size / cells) to ceil((c + 1) size / cells) - 1. A product with this matrix has a
+    deterministic derivative on a GPU, which the pooling of torch has not.
+    """
+    place, cell = torch.arange(size, device=device), torch.arange(cells, device=device)[:, None]
+    inside = (place >= cell * size // cells) & (place * cells < (cell + 1) * size)
+    return inside.to(dtype) / inside.sum(1, keepdim=True)

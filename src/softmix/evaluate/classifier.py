@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..memory import is_memory_error
 from ..precision import full_fp32
 from ..rng import permutation
+from ..shape import cell_shares
 
 WIDTH = 64
 GRID = 4
@@ -31,16 +32,8 @@ class Pool(nn.AdaptiveAvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
             return super().forward(x)
-        rows, columns = (_cells(size, GRID, x.device, x.dtype) for size in x.shape[-2:])
+        rows, columns = (cell_shares(size, GRID, x.device, x.dtype) for size in x.shape[-2:])
         return rows @ x @ columns.T
-
-
-def _cells(size: int, cells: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The share of each place in the average of each cell, [cells, size]."""
-    place, cell = torch.arange(size, device=device), torch.arange(cells, device=device)[:, None]
-    first, end = cell * size // cells, -(-(cell + 1) * size // cells)
-    inside = ((place >= first) & (place < end)).to(dtype)
-    return inside / inside.sum(1, keepdim=True)
 
 
 class Classifier(nn.Module):

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
+from ..shape import cell_shares
 from .energy import energy, power
 from .feature import FeatureEnergy
 from .pairs import all_pairs
 
-# a force of this size or less is none: the square root of the clamp of the paper's normalisation
-_NO_FORCE = 1e-12
+# a force or a distance below this size counts as 0, so that equal draws give no nan
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class FeatureDrift(FeatureEnergy):
     and keeps the law near the true one.
     Sources: Deng et al., "Generative modeling via drifting", 2026, for the drift. The features of the network's own
     first half, and t = 1 of a soft mixture as the generator: softmix, docs/experiments.md.
-    When to choose: for soft mixtures of images; the preset smd takes it. At 1 to 4 evaluations its samples are nearer
-    to the data than those of `FeatureEnergy`.
+    When to choose: for soft mixtures of images; the preset smd takes it. On digits its samples were nearer to the data
+    at 1 to 4 evaluations than those of `FeatureEnergy` (docs/benchmarks.md).
     """
 
     drift: float = 0.02
@@ -105,12 +106,8 @@ def means_of_cells(h: Tensor, cells: int) -> Tensor:
     side = round(h.shape[1] ** 0.5)
     if side <= cells or side**2 != h.shape[1]:
         return h
-    # torch's pooling has no deterministic derivative on a GPU
-    cell, place = torch.arange(cells, device=h.device)[:, None], torch.arange(side, device=h.device)
-    inside = (place >= cell * side // cells) & (place * cells < (cell + 1) * side)
-    weights = inside.to(h.dtype) / inside.sum(1, keepdim=True)
-    both = torch.kron(weights, weights)
-    return both @ h
+    shares = cell_shares(side, cells, h.device, h.dtype)
+    return torch.kron(shares, shares) @ h
 
 
 def other_class(labels: Tensor, drawn: int, m: int) -> Tensor:
@@ -155,7 +152,7 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float], apart: Tens
         for radius in radii:
             own, data = _weights(distance, radius).split([g.shape[1], p.shape[1]], dim=2)
             pulled = own.sum(2, keepdim=True) * (data @ p) - data.sum(2, keepdim=True) * (own @ g)
-            force += pulled / pulled.square().mean((1, 2), keepdim=True).sqrt().clamp_min(_NO_FORCE)
+            force += pulled / pulled.square().mean((1, 2), keepdim=True).sqrt().clamp_min(_NOTHING)
         unit = g.shape[2] ** 0.5 / scale
         goal = g * unit + force
     return (g * unit - goal).square().mean()
@@ -167,7 +164,7 @@ def _distances(g: Tensor, p: Tensor, apart: Tensor | None) -> tuple[Tensor, Tens
     itself = torch.eye(n, n + k, dtype=torch.bool, device=g.device)
     left_out = itself if apart is None else itself | apart
     distance = torch.cdist(g, torch.cat([g, p], 1)).masked_fill_(left_out, 0)
-    scale = (distance.sum((1, 2), keepdim=True) / (~left_out).sum()).clamp_min(_NO_FORCE)
+    scale = (distance.sum((1, 2), keepdim=True) / (~left_out).sum()).clamp_min(_NOTHING)
     return (distance / scale).masked_fill_(left_out, torch.inf), scale
 
 
