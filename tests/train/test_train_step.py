@@ -18,7 +18,7 @@ import softmix
 from softmix.data import Data, Report, mirrored
 from softmix.data.store import make
 from softmix.denoiser import PointHead
-from softmix.loss import Consistency, Square
+from softmix.loss import Consistency, FeatureDrift, FeatureEnergy, Square
 from softmix.net import MLPSpec, UNetSpec
 from softmix.process import Noised
 from softmix.rng import Rng
@@ -430,6 +430,18 @@ def test_images_are_trained_in_a_lane_for_each_core(monkeypatch: pytest.MonkeyPa
     assert facts_of(images(), small()).lanes == 3
     assert facts_of(images(), small(), processes=2).lanes == 6
     assert facts_of(points(), small()).lanes == 1
+
+
+@pytest.mark.parametrize("loss", [FeatureEnergy(), FeatureDrift()])
+def test_images_that_are_compared_are_not_divided_among_cores(
+    monkeypatch: pytest.MonkeyPatch, loss: FeatureEnergy
+) -> None:
+    monkeypatch.setattr(MAKE, "find_device", lambda: CPU)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    compared = preset("smd", (1, 8, 8)).but(loss=loss)
+    assert facts_of(images(), compared).lanes == 1
+    # several processes divide the batch, whoever continues the run
+    assert facts_of(images(), compared, processes=2).lanes == 2
 
 
 def test_the_facts_of_the_data() -> None:

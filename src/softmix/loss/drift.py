@@ -40,9 +40,9 @@ class FeatureDrift(FeatureEnergy):
 
     The other parameters are those of `FeatureEnergy`.
 
-    Only the items of one piece of a batch are compared: those of a lane (a thread of the CPU), of a process, or of a
-    part. Fewer are compared with more pieces, and samples are then farther from the data at few evaluations. Enlarge
-    the batch with the number of pieces, or train on one thread (docs/pitfalls.md).
+    Only the items of one piece of a batch are compared: those of a process, or of a part (`accumulate`). Fewer are
+    compared with more pieces, and samples are then farther from the data at few evaluations. Enlarge the batch with the
+    number of pieces (docs/pitfalls.md).
 
     The loss is not proper: L is smallest for other laws too. The energy score of pixels beside it is strictly proper,
     and keeps the law near the true one.

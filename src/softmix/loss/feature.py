@@ -70,6 +70,8 @@ class FeatureEnergy:
     features: float = 0.1
     at: float = 0.05
     weight: Weight = "v"
+    # the more draws and x0 are compared at t = 1, the less noise has the gradient
+    together: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("scoring_rules", "distributional")
 
     def __post_init__(self) -> None:

@@ -102,6 +102,10 @@ class Denoise(Task):
         return bool(getattr(self.loss, "whole", False))
 
     @property
+    def together(self) -> bool:
+        return self.whole or bool(getattr(self.loss, "together", False))
+
+    @property
     def freeze_at(self) -> float | None:
         return getattr(self.loss, "freeze_at", None)
 

@@ -75,7 +75,8 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
     except ValueError as error:
         raise TrainingError(str(error)) from error
     precision = config.precision if config.precision != "auto" else suitable_precision(find_device())
-    lanes = torch.get_num_threads() * processes if find_device().type == "cpu" and source.is_image else 1
+    threads = 1 if config.task.together else torch.get_num_threads()
+    lanes = threads * processes if find_device().type == "cpu" and source.is_image else 1
     x0 = some_items(source, 10000)
     return Facts(
         source.name,

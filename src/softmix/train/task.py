@@ -79,6 +79,12 @@ class Task(ABC):
         return False
 
     @property
+    def together(self) -> bool:
+        """True for a loss that learns more from a batch in one piece. Its batch is divided among processes, and where
+        the memory is too small, and not among the threads of a CPU."""
+        return self.whole
+
+    @property
     def freeze_at(self) -> float | None:
         """The share of the run after which a copy of the model is frozen, for a second stage. None: never."""
         return None
