@@ -5,6 +5,7 @@ the feature extractors (`features_for`), the evaluation of a model (`evaluate_mo
 (`evaluate_samples`), and the report (`write_report`).
 """
 
+from .calibration import Calibration, calibration, crps
 from .coverage import Coverage, coverage
 from .evaluation import Evaluation, EvaluationRow, Pictures
 from .evaluator import evaluate_model, evaluate_samples
@@ -21,6 +22,7 @@ from .spread import LatentSpread, latent_spread
 from .text import row_line, spread_table, table
 
 __all__ = [
+    "Calibration",
     "Coverage",
     "Evaluation",
     "EvaluationRow",
@@ -35,8 +37,10 @@ __all__ = [
     "ReferenceSet",
     "SavedRows",
     "SavedRowsError",
+    "calibration",
     "classifier_features",
     "coverage",
+    "crps",
     "energy_distance",
     "evaluate_model",
     "evaluate_samples",

@@ -127,7 +127,7 @@ def train_and_measure(
     at, trained = training_folder(out, name, data, images, seed, batch), TRAININGS[name]
     known = reference(data, out)
     results: dict[tuple[str, str], float] = {}
-    with _logged(at):
+    with logged(at):
         shape = known.train.shape
         config = trained.change(base(shape, DATA_SETS[data][2], round(images * trained.longer), seed, batch), shape)
         for step in training(known.train, config, at / "run"):
@@ -140,13 +140,13 @@ def train_and_measure(
                 values = _measured(way, count, denoiser, known, seed, n)
                 results |= {(by(name, way.name), f"{metric}@{count}"): value for metric, value in values.items()}
                 print(f"{name}, {way.name}, {count}: {values['frechet']:.2f}", flush=True)
-    results[name, "training seconds"] = _seconds(at / "run", config.batch)
+    results[name, "training seconds"] = training_seconds(at / "run", config.batch)
     results[name, "parameters"] = sum(p.numel() for p in denoiser.parameters())
     return results
 
 
 @contextmanager
-def _logged(at: Path) -> Iterator[None]:
+def logged(at: Path) -> Iterator[None]:
     """Output goes to log.txt of the folder."""
     at.mkdir(parents=True, exist_ok=True)
     with open(at / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
@@ -161,7 +161,7 @@ def _floor(data: str, out: Path, seed: int, n: int) -> Mapping[str, float]:
     return values | {"nearest": float(known.held_out_nearest.quantile(0.5)), "copied": 0.01}
 
 
-def _seconds(run: Path, batch: int) -> float:
+def training_seconds(run: Path, batch: int) -> float:
     """The duration of a training, from its log: the sum over interruptions."""
     lines = log_of(run, "speed.jsonl")
     steps = [later["step"] - earlier["step"] for earlier, later in pairwise([{"step": 0}, *lines])]

@@ -1,0 +1,97 @@
+"""Restoration: draws of the posterior given a measurement, by every head and loss, at a few evaluations.
+
+    python bench/restoration.py --data digits --images 60000 --out runs/restoration
+    python bench/restoration.py --report --out runs/restoration
+
+Every row is a network of one size with the measurement as its condition (`softmix.recipe.restoration`). The numbers of
+each row and seed are saved in a folder below --out; a run that was interrupted continues. On a CPU each process has one
+thread, and there is one for each core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from softmix.recipe import VerdictRow
+from softmix.recipe.frame import ArmsRun, in_processes, rows_in, rows_of
+from softmix.recipe.images import DATA_SETS, folder, reference
+from softmix.recipe.restoration import COUNTS, KNOWN, TRAININGS, arms, exact_arms, measurements
+
+METRICS = {
+    "crps": "CRPS",
+    "energy": "energy score",
+    "inside 50": "inside 50 %",
+    "inside 90": "inside 90 %",
+    "spread/error": "spread / error",
+    "unevenness": "unevenness of ranks",
+    "psnr": "PSNR of the mean",
+    "frechet": "Fréchet distance",
+    "energy distance": "energy distance",
+}
+
+
+def tables(rows: Sequence[VerdictRow], counts: Sequence[int] = COUNTS) -> None:
+    """Markdown: a table for each measurement, a line for each row, sampler and number of evaluations."""
+    numbers = {(row.name, row.metric): row for row in rows}
+    for kind in (each.name for each in measurements(8)):
+        metrics = [metric for metric in METRICS if any(row.metric.startswith(f"{kind} {metric}@") for row in rows)]
+        print(f"\n{kind}:\n\n| row | sampler | evaluations | {' | '.join(METRICS[metric] for metric in metrics)} |")
+        print("|---|---|---|" + "---|" * len(metrics))
+        for arm in dict.fromkeys(row.name for row in rows):
+            for count in counts:
+                found = [numbers.get((arm, f"{kind} {metric}@{count}")) for metric in metrics]
+                if any(found):
+                    row, _, way = arm.partition(" by ")
+                    print(f"| {row} | {way} | {count} | {' | '.join(map(cell, found))} |")
+
+
+def cell(row: VerdictRow | None) -> str:
+    """A number with its standard deviation."""
+    if row is None:
+        return ""
+    return f"{row.value:.3g}" + (f"±{row.spread:.1g}" if row.seeds > 1 else "")
+
+
+def save(path: Path, place: Path, options: argparse.Namespace) -> None:
+    """Write the rows of a folder, with the settings, as one file of JSON."""
+    settings = {key: getattr(options, key) for key in ("data", "images", "n", "seeds")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"name": place.name, "settings": settings, "rows": [asdict(row) for row in rows_in(place)]}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=[*DATA_SETS, KNOWN], default="digits")
+    parser.add_argument("--images", type=int, default=60_000, help="training images of each row")
+    parser.add_argument("--n", type=int, default=120, help="held-out images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=TRAININGS, default=list(TRAININGS), help="by default all")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--out", type=Path, default=Path("runs/restoration"))
+    parser.add_argument("--save", type=Path, help="write the numbers to one file of JSON")
+    parser.add_argument("--report", action="store_true", help="print the saved numbers, compute nothing")
+    options = parser.parse_args()
+    place = folder(options.out, options.data, options.images)
+    if not options.report:
+        each = [arms(name, options.data, options.out, options.images, options.n) for name in options.rows]
+        if options.data == KNOWN:
+            each = [exact_arms(options.n), *each]
+        else:
+            # the classifier of the features is trained here once, and not in every process
+            reference(options.data, options.out)
+        runs = [ArmsRun(arm, seed, arm.full or {}) for seed in options.seeds for arm in each]
+        rows_of(runs, partial(print, flush=True), place, partial(in_processes, workers=options.workers))
+    if options.save is not None:
+        save(options.save, place, options)
+    tables(rows_in(place))
+
+
+if __name__ == "__main__":
+    main()
