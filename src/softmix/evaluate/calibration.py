@@ -134,13 +134,13 @@ def evenness(counts: Tensor) -> float:
     It is right for independent ranks: of items, and not of the elements of one item. With fewer than five expected in
     a cell, neighbouring cells are added up.
     """
-    total, cells = int(counts.sum()), len(counts)
-    cells = max(min(cells, total // 5), 2)
-    expected = torch.tensor([len(part) for part in counts.tensor_split(cells)]).double() * total / len(counts)
-    found = torch.stack([part.sum() for part in counts.tensor_split(cells)]).double().cpu()
+    total = int(counts.sum())
+    groups = counts.cpu().double().tensor_split(max(min(len(counts), total // 5), 2))
+    found = torch.stack([group.sum() for group in groups])
+    expected = found.new_tensor([len(group) * total / len(counts) for group in groups])
     statistic = ((found - expected).square() / expected).sum()
-    # the upper tail of chi-squared with cells - 1 degrees of freedom
-    return float(torch.special.gammaincc(torch.tensor((cells - 1) / 2).double(), statistic / 2))
+    # the upper tail of chi-squared with one degree of freedom less than groups
+    return float(torch.special.gammaincc(found.new_tensor((len(groups) - 1) / 2), statistic / 2))
 
 
 def _length(difference: Tensor) -> Tensor:
