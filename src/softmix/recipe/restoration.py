@@ -34,6 +34,7 @@ from ..sampler import adams, ancestral, ddim, sample, soft_adams, traits
 from ..shape import cell_shares
 from ..train import Times, find_device
 from ..train import load as load_run
+from ..train.make import suitable_precision
 from .contest import steps_for
 from .frame import Arms, Results
 from .images import BATCH, DATA_SETS, base, by, folder, logged, reference, training_folder, training_seconds
@@ -159,7 +160,7 @@ class OwnNoise(FeatureEnergy):
 
 
 STEPWISE = Sampling("draws", partial(ancestral, eta=0.0), most=8)
-FIRST = (Sampling("soft-adams", soft_adams, most=8), Sampling("mean, adams", adams, most=16))
+FIRST = (Sampling("soft-adams", soft_adams, most=8), Sampling("mean, adams", adams, most=8))
 SILENT = replace(OWN, scale=0.0)
 # a step of `OwnNoise` runs the whole network for each draw
 TRAININGS: dict[str, Training] = {
@@ -341,8 +342,16 @@ def _drawn(way: Sampling, count: int, denoiser: Denoiser, kind: Measurement, y: 
     assert isinstance(process, Gaussian)
     grid = (way.grid or traits(way.sampler).grid)(process, steps)
     cond = Cond(image=kind.image(y)).repeat(DRAWS)
+    device = device_of(denoiser)
     x = sample(
-        denoiser, len(cond), steps, sampler=way.sampler, seed=seed, cond=cond, grid=grid, device=device_of(denoiser)
+        *(denoiser, len(cond), steps),
+        sampler=way.sampler,
+        seed=seed,
+        cond=cond,
+        grid=grid,
+        device=device,
+        # as in training; its rounding is a tenth of BLUR
+        precision=suitable_precision(device),
     )
     return x.cpu().unflatten(0, (DRAWS, len(y)))
 
