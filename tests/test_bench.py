@@ -227,7 +227,7 @@ def test_the_last_line_of_each_log_is_printed(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_program_of_guidance_knows_the_ends_of_its_scale() -> None:
-    """The exact posterior has no error of the gradient and samples of the right law; without guidance the error is 1."""
+    """The exact posterior has gradients without error and samples of the right law; without guidance the error is 1."""
     import guidance
 
     for make in guidance.tasks().values():

@@ -112,7 +112,8 @@ def test_the_control_gives_each_draw_of_an_item_its_own_noise() -> None:
 
 
 def test_the_score_of_the_control_is_that_of_its_draws() -> None:
-    loss, (items, stage), seen = OwnNoise(m=2, features=0.0, pixels=1.0, mean=0.5, high=0.0, blank=1.0), noised(), Seen()
+    loss = OwnNoise(m=2, features=0.0, pixels=1.0, mean=0.5, high=0.0, blank=1.0)
+    (items, stage), seen = noised(), Seen()
     value = loss_of(loss, seen, items, Rng(4, 10), stage)  # type: ignore[arg-type]
     (low, t, _), (first, _, _), (second, _, _) = seen.asked
     x0 = items.x0  # type: ignore[attr-defined]
@@ -154,7 +155,7 @@ def test_a_row_is_trained_and_measured_and_continues(tmp_path: Path, monkeypatch
     assert expected <= {metric for name, metric in found if name == arm}
     assert all(math.isfinite(value) for value in found.values())
     again = restoration.train_and_measure("energy score", "digits", tmp_path, 0, 128, 8)
-    assert {key: value for key, value in again.items()} == found
+    assert dict(again) == found
 
 
 @pytest.mark.parametrize("name", list(restoration.TRAININGS))
@@ -164,3 +165,14 @@ def test_every_row_is_a_configuration_of_a_conditional_model(name: str) -> None:
     assert config.task.cond_spec(source).image == 2
     eta = getattr(config.task.head, "scale", None)
     assert (eta == 0.0) == ("eta = 0" in name or "own noise" in name)
+
+
+def test_what_is_compared_has_noise_of_its_own() -> None:
+    """Of perfect draws of a black image: without the noise nothing could be ranked."""
+    n = 200
+    black = -torch.ones(n, 1, 4, 4)
+    found = restoration._scores(black.expand(restoration.DRAWS, n, 1, 4, 4), black, Rng(3, n))
+    assert found["crps"] == pytest.approx(restoration.BLUR / math.sqrt(math.pi), rel=0.05)
+    assert found["inside 50"] == pytest.approx(0.5, abs=0.04) and found["inside 90"] == pytest.approx(0.9, abs=0.02)
+    assert found["spread/error"] == pytest.approx(1, abs=0.04) and found["unevenness"] < 0.04
+    assert found["uniform"] > 1e-4 and found["psnr"] == math.inf

@@ -49,7 +49,12 @@ class Calibration:
     @property
     def psnr(self) -> float:
         """The peak signal-to-noise ratio of the mean of the draws in decibel, for values in [-1, 1]."""
-        return 20 * math.log10(2 / self.error) if self.error else math.inf
+        return psnr(self.error)
+
+
+def psnr(error: float) -> float:
+    """The peak signal-to-noise ratio in decibel of a root mean squared error, for values in [-1, 1]."""
+    return 20 * math.log10(2 / error) if error else math.inf
 
 
 def calibration(draws: Tensor, truth: Tensor, rng: Rng, shares: Sequence[float] = SHARES) -> Calibration:

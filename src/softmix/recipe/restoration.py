@@ -9,8 +9,7 @@ The data are images, or a mixture of Gaussians fitted to digits, for which the e
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..data.store import make
 from ..data.toys import ToyMixture
 from ..denoiser import Denoiser, MixtureHead, SoftHead
 from ..evaluate import calibration, energy_distance
+from ..evaluate.calibration import psnr
 from ..loss import Energy, FeatureEnergy, FeatureExtractor, Likelihood, Stage
 from ..oracle import MixtureProblem, ObservedProblem
 from ..process import VP, Gaussian, Noised, one_clock
@@ -37,7 +37,7 @@ from ..train import load as load_run
 from ..train.make import suitable_precision
 from .contest import steps_for
 from .frame import Arms, Results
-from .images import BATCH, DATA_SETS, base, by, folder, logged, reference, training_folder, training_seconds
+from .images import DATA_SETS, base, by, logged, reference, training_folder, training_seconds
 from .trainings import OWN, Sampling, Training, change, device_of
 
 # with 19 draws the central intervals of 50 and 90 % lie between two of them
@@ -288,7 +288,7 @@ EXACT = "exact posterior"
 
 def _exact(seed: int, n: int) -> Results:
     truth = KnownLaw()
-    results = {}
+    results: dict[tuple[str, str], float] = {}
     for kind, x0, y, rng in _questions(truth, seed, n):
         values = _scores(truth.exact(DRAWS, kind, y, seed + 1000), x0, rng)
         values |= truth.compare(truth.exact(DRAWS, kind, y, seed + 2000), kind, y, seed)
@@ -371,5 +371,5 @@ def _scores(draws: Tensor, x0: Tensor, rng: Rng) -> dict[str, float]:
         # 0 for flat ranks, 1 if all are equal
         "unevenness": float((ranks / ranks.sum() - 1 / len(ranks)).abs().sum() / (2 - 2 / len(ranks))),
         "uniform": found.uniform,
-        "psnr": 20 * math.log10(2 / float((draws.mean(0) - x0).square().mean().sqrt())),
+        "psnr": psnr(float((draws.mean(0) - x0).square().mean().sqrt())),
     }
