@@ -176,3 +176,5 @@ def test_what_is_compared_has_noise_of_its_own() -> None:
     assert found["inside 50"] == pytest.approx(0.5, abs=0.04) and found["inside 90"] == pytest.approx(0.9, abs=0.02)
     assert found["spread/error"] == pytest.approx(1, abs=0.04) and found["unevenness"] < 0.04
     assert found["uniform"] > 1e-4 and found["psnr"] == math.inf
+    far = restoration._scores(black.expand(restoration.DRAWS, n, 1, 4, 4) + 5, black, Rng(3, n))
+    assert far["unevenness"] == pytest.approx(1, abs=1e-12)
