@@ -15,10 +15,11 @@ from softmix.denoiser import Network, SoftHead
 from softmix.loss import FeatureEnergy, FeatureExtractor, Stage, loss_of
 from softmix.loss.square import squared_error
 from softmix.net import UNetSpec
-from softmix.posterior import ImplicitMean
+from softmix.posterior import ImplicitMean, Point
 from softmix.process import VP
 from softmix.recipe import restoration
 from softmix.recipe.restoration import KnownLaw, OneOfThree, OwnNoise, measurements
+from softmix.train import Denoise, read_run
 
 F64 = torch.float64
 
@@ -154,6 +155,8 @@ def test_a_row_is_trained_and_measured_and_continues(tmp_path: Path, monkeypatch
     expected = {f"{kind.name} crps@{count}" for kind in measurements(8) for count in (1, 2)}
     assert expected <= {metric for name, metric in found if name == arm}
     assert all(math.isfinite(value) for value in found.values())
+    task = read_run(restoration.training_folder(tmp_path, "energy score", "digits", 128, 0) / "run").config.task
+    assert isinstance(task, Denoise) and task.drop == 0
     again = restoration.train_and_measure("energy score", "digits", tmp_path, 0, 128, 8)
     assert dict(again) == found
 
@@ -178,3 +181,22 @@ def test_what_is_compared_has_noise_of_its_own() -> None:
     assert found["uniform"] > 1e-4 and found["psnr"] == math.inf
     far = restoration._scores(black.expand(restoration.DRAWS, n, 1, 4, 4) + 5, black, Rng(3, n))
     assert far["unevenness"] == pytest.approx(1, abs=1e-12)
+
+
+class Answer:
+    """A denoiser whose x0 is the image of its condition."""
+
+    process, shape = VP(), (1, 8, 8)
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Point:
+        assert isinstance(cond, Cond) and cond.image is not None
+        return Point(cond.image[:, :1])
+
+
+def test_each_draw_belongs_to_its_measurement() -> None:
+    way = restoration.TRAININGS["plain"].ways[0]
+    for kind in measurements(8):
+        y = kind.observe(images(7).float(), Rng(0, 7))
+        draws = restoration._drawn(way, 2, Answer(), kind, y, 0)
+        assert draws.shape == (restoration.DRAWS, 7, 1, 8, 8)
+        assert torch.allclose(draws, kind.shown(y).expand_as(draws), atol=1e-5)
