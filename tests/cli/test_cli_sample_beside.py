@@ -56,6 +56,13 @@ def expected(place: Path, cond: Cond | None, scale: float = 1.0, first: int = 0)
     return to_uint8(x).squeeze(1).numpy()
 
 
+def test_the_soft_mixture_of_pairs_learns_a_posterior_for_each(place: Path, tmp_path: Path) -> None:
+    """Its draws are compared with their own picture, so that drift over a batch is not its loss."""
+    for more, kind in (([], "FeatureDrift"), (["--beside", place / "colour"], "FeatureEnergy")):
+        code, out, err = call("train", place / "grey", "--out", tmp_path / "run", "--steps", 4, "--dry-run", *more)
+        assert code == 0 and f'"{kind}"' in out, err
+
+
 def test_a_picture_is_the_condition_of_all_samples(place: Path, tmp_path: Path) -> None:
     found = drawn(place, tmp_path, "--n", 3, "--beside", place / "colour" / "04.png")
     assert np.array_equal(found, expected(place, condition(place, 4, 4, 4)))

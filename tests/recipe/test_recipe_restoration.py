@@ -150,14 +150,14 @@ def test_the_known_law_is_that_of_digits_and_its_posterior_is_calibrated() -> No
 
 def test_a_row_is_trained_and_measured_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restoration, "COUNTS", (1, 2))
-    found = restoration.train_and_measure("energy score", "digits", tmp_path, 0, 128, 8)
-    arm = "energy score by draws"
+    found = restoration.train_and_measure("soft mixture", "digits", tmp_path, 0, 128, 8)
+    arm = "soft mixture by soft-adams"
     expected = {f"{kind.name} crps@{count}" for kind in measurements(8) for count in (1, 2)}
     assert expected <= {metric for name, metric in found if name == arm}
     assert all(math.isfinite(value) for value in found.values())
-    task = read_run(restoration.training_folder(tmp_path, "energy score", "digits", 128, 0) / "run").config.task
+    task = read_run(restoration.training_folder(tmp_path, "soft mixture", "digits", 128, 0) / "run").config.task
     assert isinstance(task, Denoise) and task.drop == 0
-    again = restoration.train_and_measure("energy score", "digits", tmp_path, 0, 128, 8)
+    again = restoration.train_and_measure("soft mixture", "digits", tmp_path, 0, 128, 8)
     assert dict(again) == found
 
 
@@ -167,7 +167,7 @@ def test_every_row_is_a_configuration_of_a_conditional_model(name: str) -> None:
     config = restoration.TRAININGS[name].change(restoration.base(source.shape, UNetSpec(), 640, 0), source.shape)
     assert config.task.cond_spec(source).image == 2
     eta = getattr(config.task.head, "scale", None)
-    assert (eta == 0.0) == ("eta = 0" in name or "own noise" in name)
+    assert (eta == 0.0) == ("eta = 0" in name)
 
 
 def test_what_is_compared_has_noise_of_its_own() -> None:

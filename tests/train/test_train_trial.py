@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import softmix
+from softmix.cond import CondSpec
 from softmix.config import dumps
 from softmix.data import Data, Report
 from softmix.data.store import make
@@ -621,6 +622,12 @@ def test_presets_have_the_documented_settings() -> None:
     assert preset("mixture", point).task.head == MixtureHead(64, "item") and preset(
         "mixture", point
     ).task.loss == Likelihood(0.9)
+    given = CondSpec(image=3)
+    assert preset("smd", picture, given).task.loss == FeatureEnergy(m=4, pixels=1.0, features=0.3)
+    assert preset("smd", picture, CondSpec(values=2)).task.loss == preset("smd", picture, given).task.loss
+    assert preset("smd", picture, CondSpec((("class", 10),))) == kinds["smd"]
+    assert all(preset(name, picture, given) == kinds[name] for name in MODELS if name != "smd")
+    assert preset("smd", point, given) == preset("smd", point)
     ring = preset("smd", point)
     assert ring.task.loss == Energy(m=2, weight="v") and ring.task.head == SoftHead(mean="none")
     assert (ring.batch, ring.optimiser.rate, ring.precision) == (256, 2e-3, "fp32")

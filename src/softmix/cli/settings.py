@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .common import ModelName, UsageError, load_data
 
 if TYPE_CHECKING:
-    from ..data import Data
+    from ..data import Data, Source
     from ..train import Config, Run
 
 
@@ -82,14 +82,14 @@ def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) ->
 
 
 def configuration(
-    base: BaseRun | None, model: ModelName | None, shape: tuple[int, ...], changes: tuple[tuple[str, ...], ...]
+    base: BaseRun | None, model: ModelName | None, items: Source, changes: tuple[tuple[str, ...], ...]
 ) -> Config:
     """The configuration of the run: that of the base run or of a preset, with the changes of each --set."""
     from ..config import from_json, to_json
     from ..train import Config, preset
 
     if base is None:
-        config = preset(model or "smd", shape)
+        config = preset(model or "smd", items.shape, items.cond)
     else:
         config, facts = base.run.config, base.run.facts
         if base.role == "config" and facts.first_end is not None:

@@ -105,7 +105,7 @@ class Train(Verb):
         require_length(self.steps, self.minutes, needed=needed)
         reading = {name: getattr(self, name) for name in _READING}
         items = items_of(self.data, base, reading | {"max_pixels": LARGEST if base is None else None})
-        config = configuration(base, self.model, items.shape, self.set)
+        config = configuration(base, self.model, items, self.set)
         if self.steps is not None or self.minutes is not None:
             config = replace(config, steps=self.steps, minutes=self.minutes)
         config = with_values(

@@ -10,7 +10,7 @@ The data are images, or a mixture of Gaussians fitted to digits, for which the e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, cast
@@ -23,10 +23,10 @@ from ..cond import Cond
 from ..data import Data, Degraded, Report, load
 from ..data.store import make
 from ..data.toys import ToyMixture
-from ..denoiser import Denoiser, MixtureHead, SoftHead
+from ..denoiser import Denoiser, MixtureHead
 from ..evaluate import calibration, energy_distance
 from ..evaluate.calibration import psnr
-from ..loss import Energy, FeatureEnergy, FeatureExtractor, Likelihood, Stage
+from ..loss import FeatureEnergy, FeatureExtractor, Likelihood, Stage
 from ..oracle import MixtureProblem, ObservedProblem
 from ..process import VP, Gaussian, Noised, one_clock
 from ..rng import Rng
@@ -35,6 +35,7 @@ from ..shape import cell_shares
 from ..train import Times, find_device
 from ..train import load as load_run
 from ..train.make import suitable_precision
+from ..train.preset import POSTERIOR_GIVEN_Y
 from .contest import steps_for
 from .frame import Arms, Results
 from .images import DATA_SETS, base, by, logged, reference, training_folder, training_seconds
@@ -159,11 +160,10 @@ class OwnNoise(FeatureEnergy):
         return loss + torch.cat([scores, scores.new_zeros(groups.count - groups.drawn)])
 
 
-STEPWISE = Sampling("draws", partial(ancestral, eta=0.0), most=8)
 FIRST = (Sampling("soft-adams", soft_adams, most=8), Sampling("mean, adams", adams, most=8))
 SILENT = replace(OWN, scale=0.0)
-# a step of `OwnNoise` runs the whole network for each draw
 TRAININGS: dict[str, Training] = {
+    # at t = 1 the best mean given x_1 and y is that given y
     "regression": Training("baseline", change(times=Times(low=0.999)), (Sampling("mean", ddim, most=1),)),
     "plain": Training(
         "baseline",
@@ -173,13 +173,9 @@ TRAININGS: dict[str, Training] = {
     "explicit mixture": Training(
         "ours", change(head=MixtureHead(8, "pixel"), loss=Likelihood(0.5)), (Sampling("draws", ancestral, most=16),)
     ),
-    "energy score": Training("ours", change(head=SoftHead(mean="none"), loss=Energy(m=2, weight="v")), (STEPWISE,)),
-    "energy score, eta = 0": Training(
-        "control", change(head=SoftHead(mean="none", scale=0.0), loss=Energy(m=2, weight="v")), (STEPWISE,)
-    ),
-    "feature score": Training("ours", change(head=OWN, loss=FeatureEnergy()), FIRST),
-    "feature score, eta = 0": Training("control", change(head=SILENT, loss=FeatureEnergy()), FIRST),
-    "feature score, own noise": Training("control", change(head=SILENT, loss=OwnNoise()), FIRST),
+    "soft mixture": Training("ours", change(head=OWN, loss=POSTERIOR_GIVEN_Y), FIRST),
+    "soft mixture, eta = 0": Training("control", change(head=SILENT, loss=POSTERIOR_GIVEN_Y), FIRST),
+    "own noise, eta = 0": Training("control", change(head=SILENT, loss=OwnNoise(**asdict(POSTERIOR_GIVEN_Y))), FIRST),
 }
 
 

@@ -6,11 +6,13 @@ import math
 from dataclasses import replace
 from typing import Literal, get_args
 
+from ..cond import UNCONDITIONED, CondSpec
 from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import (
     Consistency,
     Energy,
     FeatureDrift,
+    FeatureEnergy,
     InductiveMomentMatching,
     Likelihood,
     MeanFlow,
@@ -25,15 +27,19 @@ from .make import TrainingError, require_trainable
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
+# With an image or numbers as condition each item has a posterior of its own, and its draws are compared with one x0.
+# They then need the full weight of the energy score, and more draws (docs/experiments.md).
+POSTERIOR_GIVEN_Y = FeatureEnergy(m=4, pixels=1.0, features=0.3)
 
 
-def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
+def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIONED) -> Config:
     """A good first configuration for items of this shape, on an ordinary machine.
 
     The models:
 
     smd : soft mixture. Points and sequences learn by the energy score; images learn the mean first, and then, at high
-        noise, by drift in features and the energy score in pixels (`FeatureDrift`).
+        noise, by drift in features and the energy score in pixels (`FeatureDrift`). Images with a condition other than
+        labels (restoration) learn to draw by the energy score in pixels and features (`FeatureEnergy`).
     plain : the usual diffusion model, a learned mean.
     published : SMD with the published head and loss, which collapses.
     mixture : an explicit Gaussian mixture.
@@ -43,6 +49,7 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
     shape : of one item: [C, H, W], [L, D] or [D].
+    cond : the conditions that the data offer (`source.cond`). Only smd depends on them.
 
     Raises TrainingError for an unknown model, and for a shape that no network accepts.
     """
@@ -55,7 +62,8 @@ def preset(model: ModelName, shape: tuple[int, ...]) -> Config:
     if len(shape) == 1:
         base = base.but(optimiser=replace(ease, rate=2e-3), precision="fp32")
     if len(shape) == 3:
-        base = base.but(head=SoftHead(), loss=FeatureDrift())
+        own = {"image", "value", "context"} & set(cond.parts)
+        base = base.but(head=SoftHead(), loss=POSTERIOR_GIVEN_Y if own else FeatureDrift())
     if model == "plain":
         return base.but(head=PointHead(), loss=Square("v"))
     if model == "published":
