@@ -1,5 +1,7 @@
 """Guidance by draws beside guidance by the mean, on mixtures of Gaussians with an exact posterior given y.
 
+The last three problems are images: a mixture fitted to digits of 8 x 8, measured as in `softmix.recipe.restoration`.
+
     python bench/guidance.py
 
 Each seed has its own y. The columns are the mean and the spread over seeds:
@@ -8,7 +10,7 @@ gradient  : |estimate - exact| / |exact| of grad log p(y | x_t), sums over the i
 adams     : the energy distance of samples after 20 steps of adams to exact draws of p(x0 | y), times 1000
 ancestral : the same for 20 ancestral steps
 
-The rows by the mean are at the best of 13 scales for each column. "norm" is the likelihood -|y - A(x0)|, the step of
+The rows by the mean are at the best of 15 scales for each column. "norm" is the likelihood -|y - A(x0)|, the step of
 DPS. Draws against draws is the floor. "through" has the gradient through 16 draws of each of the three components.
 """
 
@@ -19,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,13 +34,14 @@ from softmix.evaluate import energy_distance
 from softmix.measure import Likelihood, gaussian_likelihood, guided_by_draws, guided_by_mean
 from softmix.oracle.observed import regression
 from softmix.posterior import Empirical, HasMean, Point, need
-from softmix.process import few
+from softmix.process import VP, few
+from softmix.recipe.restoration import KNOWN, Measurement, law_of_digits, measurements
 from softmix.sampler import Sampler, adams, ancestral, drive
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)
-SCALES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0)
+SCALES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0)
 DRAWS = (1, 4, 16, 64)
 STEPS, SD = 20, 0.3
 Operator = Callable[[Tensor], Tensor]
@@ -50,6 +54,7 @@ class Task:
     """A mixture, one y, and the exact posterior.
 
     operator : A, from x0 [B, D] to [B, K].
+    sd : of the noise of y.
     exact : the denoiser of q(x0 | x_t, y).
     draw : n exact draws of p(x0 | y).
     """
@@ -57,26 +62,29 @@ class Task:
     problem: oracle.MixtureProblem
     y: Tensor
     operator: Operator
+    sd: float
     exact: Denoiser
     draw: Callable[[int, Rng], Tensor]
 
     @property
     def likelihood(self) -> Likelihood:
-        return gaussian_likelihood(self.y, SD, self.operator)
+        return gaussian_likelihood(self.y, self.sd, self.operator)
 
     def norm(self, x0: Tensor) -> Tensor:
         """-|y - A(x0)|."""
         return -(self.y - self.operator(x0)).norm(dim=1)
 
 
-def linear(problem: oracle.MixtureProblem, matrix: Tensor, seed: int) -> Task:
+def linear(problem: oracle.MixtureProblem, matrix: Tensor, seed: int, sd: float = SD) -> Task:
     """y = A x0 + sd z."""
-    observed = oracle.ObservedProblem(problem, matrix, SD)
+    observed = oracle.ObservedProblem(problem, matrix, sd)
     y = observed.draw(1, Rng(seed, 1, "truth"))[1].value
     assert y is not None
     known = observed.denoiser()
     exact = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: known(xt, t, Cond(value=y.expand(len(xt), -1))))
-    return Task(problem, y, lambda x0: x0 @ matrix.T, exact, lambda n, rng: observed.given(y.expand(n, -1)).sample(rng))
+    return Task(
+        problem, y, lambda x0: x0 @ matrix.T, sd, exact, lambda n, rng: observed.given(y.expand(n, -1)).sample(rng)
+    )
 
 
 def squared_length(problem: oracle.MixtureProblem, seed: int) -> Task:
@@ -98,7 +106,13 @@ def squared_length(problem: oracle.MixtureProblem, seed: int) -> Task:
         on_grid = Empirical(logs.expand(n, -1), points).sample(rng)
         return on_grid + (line[1] - line[0]) * (rng.uniform((n, 2), F64) - 0.5)
 
-    return Task(problem, y, operator, Wrapped(problem.denoiser(), exact), draw)
+    return Task(problem, y, operator, SD, Wrapped(problem.denoiser(), exact), draw)
+
+
+def of_digits(kind: Measurement, seed: int) -> Task:
+    """A measurement of an image of 8 x 8 pixels, from the mixture of 20 Gaussians fitted to digits."""
+    problem = oracle.MixtureProblem(KNOWN, law_of_digits(), VP(), (64,))
+    return linear(problem, kind.matrix, seed, kind.sd)
 
 
 def tasks() -> dict[str, Callable[[int], Task]]:
@@ -108,7 +122,7 @@ def tasks() -> dict[str, Callable[[int], Task]]:
         "plane, y = x_1 + x_2": lambda seed: linear(plane, torch.ones(1, 2, dtype=F64), seed),
         "16 dimensions, 4 measured": lambda seed: linear(large, of_large, seed),
         "plane, y = \\|x0\\|^2": lambda seed: squared_length(plane, seed),
-    }
+    } | {f"digits of 8 x 8, {kind.name}": partial(of_digits, kind) for kind in measurements(8)}
 
 
 def mean_of(denoiser: Denoiser, xt: Tensor, t: float) -> Tensor:
@@ -211,7 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n", type=int, default=600)
-    parser.add_argument("--only", type=int, nargs="+", default=[0, 1, 2], help="the problems, by their numbers")
+    parser.add_argument(
+        "--only", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="the problems, by their numbers"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.process_time()
