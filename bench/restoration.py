@@ -30,25 +30,27 @@ METRICS = {
     "inside 90": "inside 90 %",
     "spread/error": "spread / error",
     "unevenness": "unevenness of ranks",
+    "uniform": "test of uniform ranks",
     "psnr": "PSNR of the mean",
     "frechet": "Fréchet distance",
     "energy distance": "energy distance",
 }
 
 
-def tables(rows: Sequence[VerdictRow], counts: Sequence[int] = COUNTS) -> None:
-    """Markdown: a table for each measurement, a line for each row, sampler and number of evaluations."""
+def tables(rows: Sequence[VerdictRow], counts: Sequence[int]) -> None:
+    """Markdown: a table for each metric, with the measurements and the numbers of evaluations as columns."""
     numbers = {(row.name, row.metric): row for row in rows}
-    for kind in (each.name for each in measurements(8)):
-        metrics = [metric for metric in METRICS if any(row.metric.startswith(f"{kind} {metric}@") for row in rows)]
-        print(f"\n{kind}:\n\n| row | sampler | evaluations | {' | '.join(METRICS[metric] for metric in metrics)} |")
-        print("|---|---|---|" + "---|" * len(metrics))
+    columns = [(kind.name, count) for kind in measurements(8) for count in counts]
+    for metric, title in METRICS.items():
+        heads = [f"{kind}: {count}" if count == counts[0] else str(count) for kind, count in columns]
+        lines = []
         for arm in dict.fromkeys(row.name for row in rows):
-            for count in counts:
-                found = [numbers.get((arm, f"{kind} {metric}@{count}")) for metric in metrics]
-                if any(found):
-                    row, _, way = arm.partition(" by ")
-                    print(f"| {row} | {way} | {count} | {' | '.join(map(cell, found))} |")
+            cells = [cell(numbers.get((arm, f"{kind} {metric}@{count}"))) for kind, count in columns]
+            row, _, way = arm.partition(" by ")
+            lines += [f"| {row} | {way} | {' | '.join(cells)} |"] if any(cells) else []
+        if lines:
+            print(f"\n{title}:\n\n| row | sampler | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
+            print("\n".join(lines))
 
 
 def cell(row: VerdictRow | None) -> str:
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/restoration"))
     parser.add_argument("--save", type=Path, help="write the numbers to one file of JSON")
+    parser.add_argument("--counts", type=int, nargs="+", choices=COUNTS, default=[1, 2, 4, 8], help="to print")
     parser.add_argument("--report", action="store_true", help="print the saved numbers, compute nothing")
     options = parser.parse_args()
     place = folder(options.out, options.data, options.images)
@@ -90,7 +93,7 @@ def main() -> None:
         rows_of(runs, partial(print, flush=True), place, partial(in_processes, workers=options.workers))
     if options.save is not None:
         save(options.save, place, options)
-    tables(rows_in(place))
+    tables(rows_in(place), options.counts)
 
 
 if __name__ == "__main__":
