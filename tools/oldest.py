@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # The extras that the tests need; the others are tools for developers.
-EXTRAS = ("report", "diffusers", "test")
+EXTRAS = ("report", "diffusers", "photographs", "test")
 
 
 def oldest(project: dict[str, object]) -> list[str]:

@@ -37,8 +37,8 @@ class Train(Verb):
 
     data: Positional[str | None] = None
     """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; or
-    digits, fashion-mnist, toy:NAME. May be left out for a run that exists, and with --config: then the data of that
-    run are read again."""
+    digits, fashion-mnist, photographs, toy:NAME. May be left out for a run that exists, and with --config: then the
+    data of that run are read again."""
     out: Path
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | None = None

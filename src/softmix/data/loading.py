@@ -16,6 +16,7 @@ from .mnist import from_idx, from_idx_folder, is_idx_folder
 from .npy import from_npy, from_npz
 from .origin import Layout, Origin, Tokens, Values
 from .paired import Paired
+from .photographs import photographs
 from .picture_folder import from_folder, from_list, from_zip
 from .picture_list import LIST_SUFFIXES
 from .report import DataError, printable
@@ -25,7 +26,7 @@ from .store import Data, divided
 from .text import from_text
 from .toys import TOYS
 
-_NAMED = {"digits": digits, "fashion-mnist": fashion_mnist}
+_NAMED = {"digits": digits, "fashion-mnist": fashion_mnist, "photographs": photographs}
 _IDX_NAME = re.compile(r"(\.idx|ubyte)(\.gz)?$|idx\d?.*\.gz$")
 _KINDS = "a folder of pictures, a .zip, .npy, .npz or IDX file, or a .csv, .txt or .jsonl that lists pictures"
 
@@ -73,7 +74,7 @@ def load(
     """Load a data set from a name or a path.
 
     source : one of these.
-        A name: `digits`, `fashion-mnist` or `toy:NAME`. Write ./digits for a folder of that name.
+        A name: `digits`, `fashion-mnist`, `photographs` or `toy:NAME`. Write ./digits for a folder of that name.
         A folder or .zip of pictures.
         A .csv, .tsv, .txt or .jsonl file that lists pictures.
         A folder of MNIST's IDX files or of CIFAR's python files.
@@ -259,7 +260,7 @@ def _from_text(path: Path, request: Request) -> Data:
 
 
 def _path(source: str | Path) -> Path:
-    known = f"digits, fashion-mnist, {', '.join(f'toy:{name}' for name in TOYS)}, or the path of {_KINDS}"
+    known = f"digits, fashion-mnist, photographs, {', '.join(f'toy:{name}' for name in TOYS)}, or the path of {_KINDS}"
     shown = printable(str(source))
     try:
         path = Path(source).expanduser()

@@ -11,7 +11,7 @@ from typing import Literal
 Values = Literal["0..1", "-1..1", "0..255", "as-is"]
 Layout = Literal["channels-first", "channels-last"]
 Tokens = Literal["characters", "bytes"] | int
-_NAMED = ("digits", "fashion-mnist")
+_NAMED = ("digits", "fashion-mnist", "photographs")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Origin:
     """The arguments of `load`. `load(origin.source, **origin.options())` gives the same items for the same
     files.
 
-    source : a name that softmix knows (digits, fashion-mnist, toy:NAME), or a path. A path is absolute in memory. In
-        the config.json of a run it is relative to the run folder, if both are in one tree, so that both can be moved.
+    source : a name that softmix knows (digits, fashion-mnist, photographs, toy:NAME), or a path. A path is absolute in
+        memory. In the config.json of a run it is relative to the run folder, if both are in one tree, so that both can
+        be moved.
     beside, cache : paths, stored in the same way.
     The other fields are the keywords of `load`.
     """
