@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_the_control_gives_each_draw_of_an_item_its_own_noise() -> None:
 
 
 def test_the_score_of_the_control_is_that_of_its_draws() -> None:
-    loss = OwnNoise(m=2, features=0.0, pixels=1.0, mean=0.5, high=0.0, blank=1.0)
+    loss = OwnNoise(m=2, features=0.0, pixels=1.0, high=0.0, blank=1.0)
     (items, stage), seen = noised(), Seen()
     value = loss_of(loss, seen, items, Rng(4, 10), stage)  # type: ignore[arg-type]
     (low, t, _), (first, _, _), (second, _, _) = seen.asked
@@ -136,7 +137,7 @@ def test_the_known_law_is_that_of_digits_and_its_posterior_is_calibrated() -> No
     digits = load("digits").x0().flatten(1).double()
     law = restoration.law_of_digits()
     assert torch.allclose(law.mean, digits.mean(0), atol=0.05)
-    for kind, of, y, rng in restoration._questions(truth, 0, n):
+    for kind, of, y, rng in restoration._held_out_pairs(truth, 0, n):
         assert torch.equal(of, x0)
         draws = truth.exact(restoration.DRAWS, kind, y, 1)
         found = restoration._scores(draws, x0, rng)
@@ -175,7 +176,7 @@ def test_what_is_compared_has_noise_of_its_own() -> None:
     n = 200
     black = -torch.ones(n, 1, 4, 4)
     found = restoration._scores(black.expand(restoration.DRAWS, n, 1, 4, 4), black, Rng(3, n))
-    assert found["crps"] == pytest.approx(restoration.BLUR / math.sqrt(math.pi), rel=0.05)
+    assert found["crps"] == pytest.approx(restoration.NOISE / math.sqrt(math.pi), rel=0.05)
     assert found["inside 50"] == pytest.approx(0.5, abs=0.04) and found["inside 90"] == pytest.approx(0.9, abs=0.02)
     assert found["spread/error"] == pytest.approx(1, abs=0.04) and found["unevenness"] < 0.04
     assert found["uniform"] > 1e-4 and found["psnr"] == math.inf
@@ -200,3 +201,20 @@ def test_each_draw_belongs_to_its_measurement() -> None:
         draws = restoration._drawn(way, 2, Answer(), kind, y, 0)
         assert draws.shape == (restoration.DRAWS, 7, 1, 8, 8)
         assert torch.allclose(draws, kind.shown(y).expand_as(draws), atol=1e-5)
+
+
+def test_the_control_is_refused_where_it_would_not_do_what_it_says() -> None:
+    (items, stage), seen = noised(), Seen()
+    with pytest.raises(ValueError, match="a condition and mean = 1"):
+        loss_of(OwnNoise(mean=0.5), seen, items, Rng(4, 10), stage)  # type: ignore[arg-type]
+    without = replace(items, cond=None)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="a condition and mean = 1"):
+        loss_of(OwnNoise(), seen, without, Rng(4, 10), stage)  # type: ignore[arg-type]
+
+
+def test_held_out_images_are_not_those_that_settings_were_chosen_on(tmp_path: Path) -> None:
+    case = restoration.OfImages("digits", tmp_path)
+    real = load("digits", split="test").x0()
+    assert torch.equal(case.held_out(120), real[240:])
+    with pytest.raises(ValueError, match="361 held-out images were asked for, and digits has 360"):
+        case.held_out(361)
