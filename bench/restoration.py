@@ -1,11 +1,11 @@
-"""Restoration: draws of the posterior given a measurement, by every head and loss, at a few evaluations.
+"""Restoration: draws of the posterior given a measurement, by several heads and losses, at a few evaluations.
 
     python bench/restoration.py --data digits --images 60000 --out runs/restoration
     python bench/restoration.py --report --out runs/restoration
 
-Every row is a network of one size with the measurement as its condition (`softmix.recipe.restoration`). The numbers of
-each row and seed are saved in a folder below --out; a run that was interrupted continues. On a CPU each process has one
-thread, and there is one for each core.
+Every row is a network with one trunk and the measurement as its condition (`softmix.recipe.restoration`). The numbers
+of each row and seed are saved in a folder below --out; a run that was interrupted continues. On a CPU each process has
+one thread, and there is one for each core.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from softmix.recipe import VerdictRow
 from softmix.recipe.frame import ArmsRun, in_processes, rows_in, rows_of
-from softmix.recipe.images import DATA_SETS, folder, reference
-from softmix.recipe.restoration import COUNTS, KNOWN, TRAININGS, arms, exact_arms, measurements
+from softmix.recipe.images import folder, reference
+from softmix.recipe.restoration import COUNTS, GREY, KNOWN, TRAININGS, arms, exact_arms, measurements
 
 METRICS = {
     "crps": "CRPS",
@@ -30,8 +30,7 @@ METRICS = {
     "inside 90": "inside 90 %",
     "spread/error": "spread / error",
     "unevenness": "unevenness of ranks",
-    "uniform": "test of uniform ranks",
-    "psnr": "PSNR of the mean",
+    "psnr": "PSNR of the mean of the 19 draws",
     "frechet": "Fréchet distance",
     "energy distance": "energy distance",
 }
@@ -60,17 +59,34 @@ def cell(row: VerdictRow | None) -> str:
     return f"{row.value:.3g}" + (f"±{row.spread:.1g}" if row.seeds > 1 else "")
 
 
-def save(path: Path, place: Path, options: argparse.Namespace) -> None:
-    """Write the rows of a folder, with the settings, as one file of JSON."""
-    settings = {key: getattr(options, key) for key in ("data", "images", "n", "seeds")}
+def save(path: Path, place: Path) -> None:
+    """Write the rows of a folder, with the settings that they were measured with, as one file of JSON."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(place.glob("*.json"))]
+    settings = {json.dumps({"n": record["settings"]["n"]}) for record in records}
+    if len(settings) != 1:
+        raise SystemExit(
+            f"{place} has numbers of different settings, {', '.join(sorted(settings))}: take one folder each"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"name": place.name, "settings": settings, "rows": [asdict(row) for row in rows_in(place)]}
+    record = {
+        "name": place.name,
+        "settings": json.loads(settings.pop()),
+        "rows": [asdict(row) for row in rows_in(place)],
+    }
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def sizes(rows: Sequence[VerdictRow]) -> None:
+    """Markdown: the parameters of each row and the duration of its training."""
+    numbers = {(row.name, row.metric): row for row in rows}
+    print("\n| row | parameters | training, s |\n|---|---|---|")
+    for name in dict.fromkeys(row.name for row in rows if row.metric == "parameters"):
+        print(f"| {name} | {numbers[name, 'parameters'].value:,.0f} | {numbers[name, 'training seconds'].value:.0f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=[*DATA_SETS, KNOWN], default="digits")
+    parser.add_argument("--data", choices=[*GREY, KNOWN], default="digits")
     parser.add_argument("--images", type=int, default=60_000, help="training images of each row")
     parser.add_argument("--n", type=int, default=120, help="held-out images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -92,8 +108,9 @@ def main() -> None:
         runs = [ArmsRun(arm, seed, arm.full or {}) for seed in options.seeds for arm in each]
         rows_of(runs, partial(print, flush=True), place, partial(in_processes, workers=options.workers))
     if options.save is not None:
-        save(options.save, place, options)
+        save(options.save, place)
     tables(rows_in(place), options.counts)
+    sizes(rows_in(place))
 
 
 if __name__ == "__main__":

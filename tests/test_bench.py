@@ -257,6 +257,7 @@ def test_the_program_of_restoration_prints_what_it_saved(
     for seed, value in ((0, 0.2), (1, 0.4)):
         each = arms("plain", "digits", tmp_path, 640, 8)
         numbers = {("plain by ddim", f"half crps@{count}"): value * count for count in (1, 2)}
+        numbers |= {("plain", "parameters"): 1234.0, ("plain", "training seconds"): 10 * value}
         ArmsRun(each, seed, each.full or {}).save(place, numbers)
     line = ["restoration.py", "--report", "--images", "640", "--counts", "1", "2", "--out", str(tmp_path)]
     line += ["--save", str(tmp_path / "a.json")]
@@ -266,4 +267,8 @@ def test_the_program_of_restoration_prints_what_it_saved(
     assert "CRPS:\n\n| row | sampler | half: 1 | 2 | coarse: 1 | 2 | blurred: 1 | 2 |" in said and "energy" not in said
     assert "| plain | ddim | 0.3±0.1 | 0.6±0.3 |  |  |  |  |" in said
     saved = json.loads((tmp_path / "a.json").read_text())
-    assert saved["settings"]["images"] == 640 and len(saved["rows"]) == 2
+    assert saved["settings"] == {"n": 8} and len(saved["rows"]) == 4 and "| plain | 1,234 | 3 |" in said
+    other = arms("plain", "digits", tmp_path, 640, 9)
+    ArmsRun(other, 2, other.full or {}).save(place, {("plain by ddim", "half crps@1"): 1.0})
+    with pytest.raises(SystemExit, match="different settings"):
+        restoration.main()

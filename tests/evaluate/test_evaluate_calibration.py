@@ -8,7 +8,7 @@ from torch import Tensor
 
 from softmix import Rng, oracle
 from softmix.evaluate import Calibration, calibration, crps
-from softmix.evaluate.calibration import SHARES, evenness, ranks_among, ranks_of_items
+from softmix.evaluate.calibration import SHARES, _distances, ranks_among, ranks_of_items, uniformity
 
 pytestmark = pytest.mark.usefixtures("on_device")
 
@@ -72,7 +72,7 @@ def test_draws_of_the_true_law_are_right_in_every_number() -> None:
     # measured over 40 seeds: inside 0.5 +- 0.008 and 0.9 +- 0.005, spread / error 1 +- 0.012
     assert all(one.inside == pytest.approx(SHARES, abs=0.032) for one in found)
     assert all(one.spread_skill == pytest.approx(1, abs=0.05) for one in found)
-    assert min(one.uniform for one in found) > 1e-4 and max(one.uniform for one in found) > 0.1
+    assert min(one.p_value for one in found) > 1e-4 and max(one.p_value for one in found) > 0.1
     expected = 600 * 6 / (M + 1)
     # a count has a standard deviation of 13
     assert all(abs(count - expected) < 65 for one in found for count in one.ranks)
@@ -87,7 +87,7 @@ def test_too_sure_too_wide_and_shifted_draws_are_told() -> None:
     assert sure.spread_skill == pytest.approx(0.6, abs=0.03) and wide.spread_skill == pytest.approx(1.6, abs=0.08)
     assert off.error > 1.15 * right.error and off.spread == pytest.approx(right.spread, rel=1e-9)
     for wrong in (sure, wide, off):
-        assert wrong.crps > right.crps and wrong.energy > right.energy and wrong.uniform < 1e-6
+        assert wrong.crps > right.crps and wrong.energy > right.energy and wrong.p_value < 1e-6
     # a U, a hill, and a slope
     ends, middle = (lambda one: one.ranks[0] + one.ranks[-1]), (lambda one: one.ranks[M // 2] + one.ranks[M // 2 + 1])
     assert ends(sure) > 2 * ends(right) and middle(wide) > 1.3 * middle(right)
@@ -119,10 +119,10 @@ def test_the_exact_posterior_of_a_measurement_is_calibrated_and_its_prior_is_not
     prior = measured(torch.stack([problem.sample(n, Rng(seed, n)) for seed in range(10, 10 + M)]), x0)
     for one in (exact, prior):
         # neither depends on y alone: calibration is not sharpness
-        assert one.inside == pytest.approx(SHARES, abs=0.04) and one.uniform > 1e-4
+        assert one.inside == pytest.approx(SHARES, abs=0.04) and one.p_value > 1e-4
     assert exact.crps < 0.9 * prior.crps and exact.energy < 0.9 * prior.energy
     narrow = measured(given.mean + 0.5 * (given.draws(M, Rng(2, n)) - given.mean), x0)
-    assert narrow.crps > exact.crps and narrow.energy > exact.energy and narrow.uniform < 1e-6
+    assert narrow.crps > exact.crps and narrow.energy > exact.energy and narrow.p_value < 1e-6
 
 
 def test_a_wrong_dependence_is_seen_by_whole_items_alone() -> None:
@@ -133,7 +133,7 @@ def test_a_wrong_dependence_is_seen_by_whole_items_alone() -> None:
     truth = torch.randn(n, size, generator=generator, dtype=F64)
     wrong, right = measured(draws, truth), measured(*gaussian(n))
     assert wrong.inside == pytest.approx(SHARES, abs=0.03) and wrong.crps == pytest.approx(right.crps, abs=0.02)
-    assert wrong.uniform < 1e-6 and wrong.energy > 1.05 * right.energy
+    assert wrong.p_value < 1e-6 and wrong.energy > 1.05 * right.energy
 
 
 def test_equal_values_are_ranked_at_random() -> None:
@@ -141,31 +141,31 @@ def test_equal_values_are_ranked_at_random() -> None:
     draws, truth = gaussian(4000, size=1)
     for scale in (1.0, 1e-9):
         ranks = ranks_among((scale * draws).round(), (scale * truth).round(), Rng(4, 4000))
-        assert evenness(ranks.flatten().bincount(minlength=M + 1)) > 1e-3
+        assert uniformity(ranks.flatten().bincount(minlength=M + 1)) > 1e-3
     assert torch.equal(ranks_among(draws, truth, Rng(4, 4000)), (draws < truth).sum(0))
 
 
 def test_the_rank_of_an_item_that_is_far_from_its_draws_is_m() -> None:
     draws, truth = gaussian(20)
-    assert ranks_of_items(draws, truth + 100, Rng(0, 20)).tolist() == [M] * 20
-    assert ranks_of_items(draws, draws.mean(0), Rng(0, 20)).float().mean() < 1
+    assert ranks_of_items(_distances(draws, truth + 100), Rng(0, 20)).tolist() == [M] * 20
+    assert ranks_of_items(_distances(draws, draws.mean(0)), Rng(0, 20)).float().mean() < 1
 
 
-def test_evenness_is_pearsons_test() -> None:
+def test_uniformity_is_pearsons_test() -> None:
     from scipy.stats import chisquare
 
     counts = torch.tensor([30, 44, 25, 41, 38])
-    assert evenness(counts) == pytest.approx(chisquare(counts.numpy()).pvalue, rel=1e-9)
+    assert uniformity(counts) == pytest.approx(chisquare(counts.numpy()).pvalue, rel=1e-9)
     # 40 counts in 20 cells: 8 groups, of 3, 3, 3, 3, 2, 2, 2, 2 cells
     few = torch.tensor([2, 1, 3] * 4 + [4, 0] * 4)
     groups, expected = torch.tensor([6, 6, 6, 6, 4, 4, 4, 4]), 2.0 * torch.tensor([3.0] * 4 + [2.0] * 4)
-    assert evenness(few) == pytest.approx(chisquare(groups.numpy(), expected.numpy()).pvalue, rel=1e-6)
+    assert uniformity(few) == pytest.approx(chisquare(groups.numpy(), expected.numpy()).pvalue, rel=1e-6)
 
 
-def test_the_test_of_evenness_rejects_as_often_as_it_says() -> None:
+def test_the_test_of_uniformity_rejects_as_often_as_it_says() -> None:
     generator = torch.Generator(device="cpu").manual_seed(0)
     counts = [torch.randint(0, 20, (200,), generator=generator).bincount(minlength=20) for _ in range(1000)]
-    values = torch.tensor([evenness(each) for each in counts])
+    values = torch.tensor([uniformity(each) for each in counts])
     # 100 and 500 expected, with standard deviations of 9.5 and 16
     assert 60 < int((values < 0.1).sum()) < 140 and 430 < int((values < 0.5).sum()) < 570
 
@@ -178,9 +178,12 @@ def test_an_item_does_not_depend_on_its_batch() -> None:
 
 def test_shares_that_the_number_of_draws_cannot_have_are_named() -> None:
     draws, truth = gaussian(4)
-    with pytest.raises(ValueError, match=r"between two of 4 draws lie central intervals of the shares 0.6, 0.2"):
+    with pytest.raises(ValueError, match=r"with 4 draws a central interval can have the shares 3/5, 1/5; 0.5 was"):
         calibration(draws[:4], truth, Rng(0, 4))
     assert calibration(draws[:4], truth, Rng(0, 4), shares=(0.6,)).shares == (0.6,)
+    for m in (2, 10, 19):
+        for k in range(1, m // 2 + 1):
+            assert calibration(draws[:m], truth, Rng(0, 4), shares=((m + 1 - 2 * k) / (m + 1),)).m == m
     for share in (0.0, 1.0, 0.51):
         with pytest.raises(ValueError, match="was asked for"):
             calibration(draws, truth, Rng(0, 4), shares=(share,))
@@ -193,3 +196,19 @@ def test_other_shapes_and_values_are_refused() -> None:
             measured(*pair)
     with pytest.raises(ValueError, match="not finite"):
         measured(torch.where(draws > 1, torch.nan, draws), truth)
+
+
+def test_items_of_one_number_and_images_give_the_same_as_flat_items() -> None:
+    draws, truth = gaussian(40)
+    flat = measured(draws, truth)
+    assert measured(draws.reshape(M, 40, 1, 2, 3), truth.reshape(40, 1, 2, 3)) == flat
+    single = measured(draws[:, :, 0], truth[:, 0])
+    assert single == measured(draws[:, :, :1], truth[:, :1])
+    # of single numbers the ranks of items say how far out the truth is
+    assert single.crps == pytest.approx(single.energy, abs=1e-12)
+    with pytest.raises(ValueError, match=r"draws \[m, \[1, 3\]\] were expected"):
+        crps(draws[:, :5, :3], truth[:1, :3])
+
+
+def test_few_items_have_no_test() -> None:
+    assert math.isnan(uniformity(torch.tensor([4, 5]))) and not math.isnan(uniformity(torch.tensor([4, 6])))

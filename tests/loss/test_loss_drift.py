@@ -9,12 +9,13 @@ import torch
 from test_loss_feature import COUNT, F64, NONE, SHAPE, P, ask, eyes, given, pairs
 from torch import Tensor
 
-from softmix.cond import Cond
+from softmix.cond import Cond, CondSpec
 from softmix.loss import FeatureDrift, FeatureEnergy
 from softmix.loss.drift import drift_loss, means_of_cells, other_class
 from softmix.loss.pairs import all_pairs
 from softmix.posterior import Implicit
 from softmix.rng import Rng
+from softmix.train import preset
 
 RADII = (0.02, 0.05, 0.2)
 
@@ -252,6 +253,22 @@ def test_with_other_conditions_no_item_is_drawn_at_t_1() -> None:
     found, believing = ask(FeatureDrift(blank=0.4, high=0.1, mean=NONE), given(cond))
     right, _ = ask(FeatureEnergy(blank=0.4, high=0.1, mean=NONE), given(cond))
     assert torch.equal(found, right) and bool((believing.asked[0][1] < 1).all())
+
+
+@pytest.mark.parametrize("spec", [CondSpec(image=1), CondSpec(values=2), CondSpec((("class", 3),), context=4)])
+def test_a_training_with_other_conditions_is_refused(spec: CondSpec) -> None:
+    """No draw would drift, and the settings of drift would have no effect."""
+
+    class Offers:
+        name, shape, is_image, vocabulary, cond = "data", (1, 8, 8), True, 0, spec
+
+    config = preset("smd", (1, 8, 8)).but(classes=True)
+    with pytest.raises(ValueError, match="preset\\('smd', source.shape, source.cond\\) does"):
+        config.task.cond_spec(Offers())  # type: ignore[arg-type]
+    assert preset("smd", (1, 8, 8), spec).but(classes=True).task.cond_spec(Offers()) == spec  # type: ignore[arg-type]
+    labels = CondSpec((("class", 3),))
+    Offers.cond = labels
+    assert config.task.cond_spec(Offers()) == labels  # type: ignore[arg-type]
 
 
 def test_other_times_keep_the_energy_scores() -> None:

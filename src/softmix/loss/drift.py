@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..cond import Cond
+from ..cond import Cond, CondSpec
 from ..shape import cell_shares
 from .energy import energy, power
 from .feature import FeatureEnergy
@@ -27,8 +27,8 @@ class FeatureDrift(FeatureEnergy):
 
     At t = 1 all items have one posterior, so that all draws are compared with all x0 of a batch. With labels all items
     of one class have one: a draw is compared with the draws and the x0 of its class, and a draw without a label (-1)
-    with all x0. (The score of pixels then compares each item with its own draws.) With other conditions each item has
-    a posterior of its own, and none is drawn at t = 1.
+    with all x0. (The score of pixels then compares each item with its own draws.) Other conditions are refused: with
+    them each item has a posterior of its own.
 
     The features of each block are compared three times: at each cell of a coarse grid of `cells` x `cells` means, as
     one mean over the image, and as the whole grid. L is the mean over the three and over the blocks. Draws at other
@@ -48,7 +48,8 @@ class FeatureDrift(FeatureEnergy):
     and keeps the law near the true one.
     Sources: Deng et al., "Generative modeling via drifting", 2026, for the drift. The features of the network's own
     first half, and t = 1 of a soft mixture as the generator: softmix, docs/experiments.md.
-    When to choose: for soft mixtures of images; the preset smd takes it. On digits its samples were nearer to the data
+    When to choose: for soft mixtures of images, without a condition or with labels; the preset smd takes it. On digits
+    its samples were nearer to the data
     at 1 to 4 evaluations than those of `FeatureEnergy` (docs/benchmarks.md).
     """
 
@@ -72,6 +73,14 @@ class FeatureDrift(FeatureEnergy):
     @property
     def uses_features(self) -> bool:
         return True
+
+    def fits_cond(self, spec: CondSpec) -> None:
+        """Raises ValueError for conditions with which no draw would drift: any but labels."""
+        if set(spec.parts) - {"label"}:
+            raise ValueError(
+                f"FeatureDrift compares the items of a batch, and with {spec} as condition each has a posterior of its "
+                "own: take FeatureEnergy, as preset('smd', source.shape, source.cond) does"
+            )
 
     def compares(self, cond: Cond | Tensor | None) -> bool:
         """Whether items share a posterior at t = 1: without a condition all, with labels those of one class."""

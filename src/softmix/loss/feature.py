@@ -45,8 +45,9 @@ class FeatureEnergy:
     high : a further share, at times uniform between that of `until` and 1.
     mean : the share of the items that goes on to teach the mean, at logsnr > `until`.
     m : draws for each item, at least 2.
-    pixels, features : the weights of the two energy scores. They are small beside that of the mean, since the error of
-        the mean dominates from eight evaluations on, and the draws learn as fast with it (docs/experiments.md).
+    pixels, features : the weights of the two energy scores. By default they are small beside that of the mean, since
+        the error of the mean dominates from eight evaluations on, and draws that are compared with all x0 of a batch
+        learn as fast with it. With a condition each draw has one x0, and needs larger weights (docs/experiments.md).
     at : the time of the feature extractor.
     weight : of the squared error.
 
@@ -57,7 +58,7 @@ class FeatureEnergy:
     For `SoftHead(mean="own")`. Sources: the energy score, Gneiting & Raftery 2007; scoring rules in learned features,
     Aiello et al. 2023 (MMD in Inception features, for the samples of a sampler); the rest: softmix,
     docs/experiments.md.
-    When to choose: for soft mixtures of images; the preset smd takes it.
+    When to choose: for soft mixtures of images with a condition other than labels; the preset smd takes it for them.
     """
 
     share: float = 0.5

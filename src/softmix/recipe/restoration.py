@@ -47,6 +47,8 @@ COUNTS = (1, 2, 4, 8, 16, 64)
 # Pixels of the background are exactly black, and a rank among nearly black draws says nothing. So truth and draws get
 # noise of this standard deviation (half a grey level of digits has 0.06) before they are compared.
 NOISE = 0.05
+# the measurements are of images with one channel
+GREY = ("digits", "fashion14", "fashion28")
 # the name of the data with a known law, and the shape of its items
 KNOWN = "digits, Gaussian mixture"
 SHAPE = (1, 8, 8)
@@ -277,7 +279,7 @@ def case_of(data: str, out: Path) -> Case:
 def arms(name: str, data: str, out: Path, images: int, n: int, seeds: int = 3) -> Arms:
     """A training as arms of the frame: one for each way to sample it, and one for the training itself.
 
-    data   : a name of `softmix.recipe.images.DATA_SETS`, or `KNOWN`.
+    data   : one of `GREY`, or `KNOWN`.
     images : the number of training images (with repetition).
     n      : the number of held-out images.
     """
@@ -380,6 +382,5 @@ def _scores(draws: Tensor, x0: Tensor, rng: Rng) -> dict[str, float]:
         "spread/error": found.spread_skill,
         # 0 for flat ranks, 1 if all are equal
         "unevenness": float((ranks / ranks.sum() - 1 / len(ranks)).abs().sum() / (2 - 2 / len(ranks))),
-        "uniform": found.uniform,
         "psnr": psnr(float((draws.mean(0) - x0).square().mean().sqrt())),
     }

@@ -126,7 +126,11 @@ class Denoise(Task):
             )
         if self.flip and not source.is_image:
             raise ValueError(f"flip was asked for, and {source.name} holds no images to be mirrored; leave `flip` off")
-        return offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
+        spec = offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
+        fits = getattr(self.loss, "fits_cond", None)
+        if fits is not None:
+            fits(spec)
+        return spec
 
     def build(self, facts: Facts) -> nn.ModuleDict:
         network = Network(self.process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)

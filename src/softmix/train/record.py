@@ -48,7 +48,8 @@ class Facts:
     steps : the length of the run; None until it is known.
     version : of softmix.
     lanes : pieces of a batch that are computed at the same time, one on each core. It decides the order of sums, and
-        the pairs of items in a loss over pairs. 1 for points and on an accelerator.
+        the pairs of items in a loss over pairs. 1 for points, on an accelerator, and for a loss that wants its batch
+        in one piece (`Task.together`).
     origin : place of the data, and the options of their loading; None for data not made by `softmix.data.load`.
     ends : earlier lengths of a run that was made longer. From each on the learning rate rises and falls anew.
     parts : (step, number): from this step on a batch is computed in so many parts, one after another, because the

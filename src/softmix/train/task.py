@@ -80,8 +80,8 @@ class Task(ABC):
 
     @property
     def together(self) -> bool:
-        """True for a loss that learns more from a batch in one piece. Its batch is divided among processes, and where
-        the memory is too small, and not among the threads of a CPU."""
+        """True for a loss that learns more from a batch in one piece. A new run divides its batch among processes, and
+        where the memory is too small, and not among the threads of a CPU."""
         return self.whole
 
     @property

@@ -172,7 +172,7 @@ def _parted(trainer: Trainer) -> str:
     batch, parts = trainer.run.config.batch, trainer.run.parts(trainer.step)
     warning = (
         ""
-        if trainer.task.freeze_at is None
+        if not trainer.task.together
         else "; its loss compares the items of a part with each other, now fewer of them"
     )
     return (
