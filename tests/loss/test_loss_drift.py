@@ -262,13 +262,13 @@ def test_a_training_with_other_conditions_is_refused(spec: CondSpec) -> None:
     class Offers:
         name, shape, is_image, vocabulary, cond = "data", (1, 8, 8), True, 0, spec
 
-    config = preset("smd", (1, 8, 8)).but(classes=True)
-    with pytest.raises(ValueError, match="preset\\('smd', source.shape, source.cond\\) does"):
+    config = preset("smd", (1, 8, 8)).but(classes=bool(spec.labels))
+    with pytest.raises(ValueError, match="FeatureDrift compares the items of a batch, and with .* take FeatureEnergy"):
         config.task.cond_spec(Offers())  # type: ignore[arg-type]
-    assert preset("smd", (1, 8, 8), spec).but(classes=True).task.cond_spec(Offers()) == spec  # type: ignore[arg-type]
-    labels = CondSpec((("class", 3),))
-    Offers.cond = labels
-    assert config.task.cond_spec(Offers()) == labels  # type: ignore[arg-type]
+    given = preset("smd", (1, 8, 8), spec).but(classes=bool(spec.labels))
+    assert given.task.cond_spec(Offers()) == spec  # type: ignore[arg-type]
+    Offers.cond = CondSpec((("class", 3),))
+    assert config.but(classes=True).task.cond_spec(Offers()) == Offers.cond  # type: ignore[arg-type]
 
 
 def test_other_times_keep_the_energy_scores() -> None:
