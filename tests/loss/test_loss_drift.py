@@ -263,7 +263,7 @@ def test_a_training_with_other_conditions_is_refused(spec: CondSpec) -> None:
         name, shape, is_image, vocabulary, cond = "data", (1, 8, 8), True, 0, spec
 
     config = preset("smd", (1, 8, 8)).but(classes=bool(spec.labels))
-    with pytest.raises(ValueError, match="FeatureDrift compares the items of a batch, and with .* take FeatureEnergy"):
+    with pytest.raises(ValueError, match=r"FeatureDrift compares the items of a batch, and with .* take FeatureEnergy"):
         config.task.cond_spec(Offers())  # type: ignore[arg-type]
     given = preset("smd", (1, 8, 8), spec).but(classes=bool(spec.labels))
     assert given.task.cond_spec(Offers()) == spec  # type: ignore[arg-type]
