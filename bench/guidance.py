@@ -11,7 +11,7 @@ adams     : the energy distance of samples after 20 steps of adams to exact draw
 ancestral : the same for 20 ancestral steps
 
 The rows by the mean are at the best of 15 scales for each column. "norm" is the likelihood -|y - A(x0)|, the step of
-DPS. Draws against draws is the floor. "through" has the gradient through 16 draws of each of the three components.
+DPS. Draws against draws is the floor. "through" has the gradient through 16 draws of each component.
 """
 
 from __future__ import annotations
