@@ -227,7 +227,7 @@ def test_an_archive_of_arrays_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["no-such-thing", "", "a\0b", "~nobody-of-that-name/x", "x" * 5000, Path("digits")])
 def test_unknown_sources_name_what_exists(source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="digits, fashion-mnist, toy:grid"):
+    with pytest.raises(DataError, match="digits, fashion-mnist, photographs, toy:grid"):
         load(source)
 
 
