@@ -159,7 +159,7 @@ def test_docstrings_keep_their_columns_and_need_no_markup() -> None:
 
 def test_the_oldest_versions_are_those_of_the_requirements() -> None:
     oldest = tool("oldest").oldest
-    extras = {"report": ["b>=2"], "diffusers": [], "test": ["softmix[report]", "c>=0.3.1"]}
+    extras = {"report": ["b>=2"], "diffusers": [], "photographs": [], "test": ["softmix[report]", "c>=0.3.1"]}
     assert oldest({"dependencies": ["torch>=2.6,<3", "A>=1,<3"], "optional-dependencies": extras}) == [
         *("A==1", "b==2", "c==0.3.1"),
     ]

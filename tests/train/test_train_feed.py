@@ -499,7 +499,7 @@ class NoLists(TorchFunctionMode):
 
 
 def config_of(model: Any, source: Source) -> Config:
-    config = preset(model, source.shape).but(batch=BATCH, seed=SEED)
+    config = preset(model, source.shape, source.cond).but(batch=BATCH, seed=SEED)
     return config.but(task=replace(config.task, classes="label" in source.cond.parts, flip=source.is_image))
 
 

@@ -31,14 +31,14 @@ def command(out: Path, processes: int, *more: str) -> list[str]:
     return [sys.executable, *launch, "-m", "softmix", *RUN, "--out", str(out), *more, *SET]
 
 
-def env(threads: int = 1) -> dict[str, str]:
+def env() -> dict[str, str]:
     # torch takes MKL's number where the environment has one
-    count = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    count = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return os.environ | count | {"OMP_WAIT_POLICY": "passive", "PYTHONWARNINGS": "ignore"}
 
 
-def run(out: Path, processes: int, *more: str, threads: int = 1) -> None:
-    done = subprocess.run(command(out, processes, *more), env=env(threads), capture_output=True, text=True, check=False)
+def run(out: Path, processes: int, *more: str) -> None:
+    done = subprocess.run(command(out, processes, *more), env=env(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -56,9 +56,9 @@ def apart(a: Path, b: Path, entry: str = "model") -> float:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process with two pieces at a time, as two processes have."""
+    """One process with two pieces of each batch, as two processes have."""
     out = tmp_path_factory.mktemp("one") / "run"
-    run(out, 1, threads=2)
+    run(out, 1, "--set", "optimiser.accumulate=2")
     return out
 
 

@@ -154,9 +154,8 @@ class OwnNoise(FeatureEnergy):
         if stage.frozen is None:
             return super().ask(denoiser, noised, rng, stage)
         if self.mean < 1 or self.compares(noised.cond):
-            raise ValueError(
-                f"OwnNoise is for items with a condition and mean = 1; found {noised.cond} and {self.mean}"
-            )
+            given = "no condition" if noised.cond is None else "a condition"
+            raise ValueError(f"OwnNoise is for items with a condition and mean = 1; found {given} and {self.mean:g}")
         process, groups = one_clock(noised.process, "OwnNoise"), self._groups(noised)
         border = float(process.time(self.until))
         low = noised.at(border * noised.t)
