@@ -58,7 +58,7 @@ SHAPE = (1, 8, 8)
 class Measurement:
     """y = A x0 + sd n for square images [B, 1, S, S], with y shown on the grid of the image.
 
-    matrix : A [K, S^2], float64.
+    matrix : A [K, S^2], float64, on the CPU; it is brought to the device of x0.
     sd     : of the noise.
     shown  : y [B, K] -> [B, 1, S, S]; 0 at places that are not seen.
     seen   : 1 at places that are seen and 0 at the others, [S, S].
@@ -84,8 +84,8 @@ class Measurement:
 def half(size: int) -> Measurement:
     """The upper half of the image."""
     rows = (size + 1) // 2
-    matrix = torch.eye(size**2, dtype=torch.float64)[: rows * size]
-    seen = (torch.arange(size)[:, None] < rows).double().expand(size, size)
+    matrix = torch.eye(size**2, dtype=torch.float64, device="cpu")[: rows * size]
+    seen = (torch.arange(size, device="cpu")[:, None] < rows).double().expand(size, size)
 
     def shown(y: Tensor) -> Tensor:
         return torch.cat([y, y.new_zeros(len(y), size**2 - y.shape[1])], 1).reshape(-1, 1, size, size)
@@ -97,17 +97,17 @@ def coarse(size: int) -> Measurement:
     """Means over cells of about 4 x 4 pixels."""
     cells = round(size / 4)
     shares = cell_shares(size, cells, torch.device("cpu"), torch.float64)
-    nearest = torch.arange(size) * cells // size
+    nearest = torch.arange(size, device="cpu") * cells // size
 
     def shown(y: Tensor) -> Tensor:
         return y.reshape(-1, 1, cells, cells)[:, :, nearest[:, None], nearest]
 
-    return Measurement("coarse", torch.kron(shares, shares), 0.05, shown, torch.ones(size, size))
+    return Measurement("coarse", torch.kron(shares, shares), 0.05, shown, torch.ones(size, size, device="cpu"))
 
 
 def blurred(size: int) -> Measurement:
     """A Gaussian blur with a standard deviation of an eighth of the side, at least a pixel, and stronger noise."""
-    place = torch.arange(size, dtype=torch.float64)
+    place = torch.arange(size, dtype=torch.float64, device="cpu")
     weights = (-((place[:, None] - place) ** 2) / (2 * max(size / 8, 1.0) ** 2)).exp()
     weights = weights / weights.sum(1, keepdim=True)
     return Measurement(
@@ -115,7 +115,7 @@ def blurred(size: int) -> Measurement:
         torch.kron(weights, weights),
         0.1,
         lambda y: y.reshape(-1, 1, size, size),
-        torch.ones(size, size),
+        torch.ones(size, size, device="cpu"),
     )
 
 
@@ -368,11 +368,11 @@ def _drawn(way: Sampling, count: int, denoiser: Denoiser, kind: Measurement, y: 
 
 
 def _scores(draws: Tensor, x0: Tensor, rng: Rng) -> dict[str, float]:
-    """The calibration of draws [m, n, ...] with noise, and the errors of a single draw and of their mean."""
+    """The calibration of draws [m, n, ...] with noise, and the PSNR of their mean without it."""
     noise = [NOISE * rng.child(f"noise.{k}").normal(x0.shape) for k in range(len(draws) + 1)]
     found = calibration(draws + torch.stack(noise[1:]), x0 + noise[0], rng)
     low, high = found.inside
-    ranks = torch.tensor(found.ranks, dtype=torch.float64)
+    ranks = torch.tensor(found.ranks, dtype=torch.float64, device="cpu")
     return {
         "crps": found.crps,
         "energy": found.energy,
