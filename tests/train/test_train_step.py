@@ -440,6 +440,8 @@ def test_images_that_are_compared_are_not_divided_among_cores(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     compared = preset("smd", (1, 8, 8)).but(loss=loss)
     assert facts_of(images(), compared).lanes == 1
+    # a batch that is never divided is in one piece as well
+    assert preset("imm", (1, 8, 8)).task.together and not preset("plain", (1, 8, 8)).task.together
     # several processes divide the batch, whoever continues the run
     assert facts_of(images(), compared, processes=2).lanes == 2
 
