@@ -181,6 +181,7 @@ def compute(options: argparse.Namespace) -> None:
             *(name, options.data, options.out, options.images, options.n),
             batch=options.batch,
             counts=options.counts,
+            compile=options.compile,
         )
         for name in options.rows or TRAININGS
     ]
@@ -209,7 +210,7 @@ def folder_of(options: argparse.Namespace) -> Path:
 
 def save(path: Path, place: Path, options: argparse.Namespace) -> None:
     """Write the rows of a folder, with the machine and the settings, as one file of JSON."""
-    settings = {key: getattr(options, key) for key in ("data", "images", "batch", "n", "seeds", "counts")}
+    settings = {key: getattr(options, key) for key in ("data", "images", "batch", "compile", "n", "seeds", "counts")}
     rows = [asdict(row) for row in rows_in(place)]
     record = {"name": place.name, "machine": machine_of(place), "settings": settings, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--data", choices=DATA_SETS, default="fashion14")
     parser.add_argument("--images", type=int, default=100_000, help="training images of each row")
     parser.add_argument("--batch", type=int, default=BATCH, help="of the trainings; take 512 on a GPU")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile; take it on a GPU")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=TRAININGS, help="by default all")
     parser.add_argument("--counts", type=int, nargs="+", choices=COUNTS, default=COUNTS, help="evaluations")

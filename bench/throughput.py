@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from softmix.data import Report
 from softmix.data.store import make
 from softmix.denoiser import PointHead, SoftHead
-from softmix.loss import Energy, FeatureEnergy, Square
+from softmix.loss import Energy, FeatureDrift, Square
 from softmix.net import DiTSpec, NetSpec, UNetSpec
 from softmix.posterior import HasMean, need
 from softmix.rng import Rng
@@ -47,8 +47,9 @@ def soft(base: Config, where: str, m: int) -> Config:
     return base.but(head=SoftHead(where, mean="none"), loss=Energy(m=m, weight="v"))  # type: ignore[arg-type]
 
 
-def feature(base: Config) -> Config:
-    return base.but(head=SoftHead(), loss=FeatureEnergy())
+def smd(base: Config, share: float = FeatureDrift.blank) -> Config:
+    """The preset smd with the network of `base`. share : of the items of a batch, those with draws from t = 1."""
+    return base.but(head=SoftHead(), loss=FeatureDrift(blank=share))
 
 
 def trainer(config: Config, side: int = 28, second: bool = False) -> Trainer:
@@ -84,8 +85,8 @@ def training(seconds: float) -> None:
     print("| net | row | images/s | time, plain = 1 | GFLOP/s | of the machine's | parameters |\n" + "|---" * 7 + "|")
     for name, net in NETS.items():
         base, first = plain(net), 0.0
-        rows = [("plain", base, False), ("feature score, first part", feature(base), False)]
-        rows += [("feature score, second part", feature(base), True)]
+        rows = [("plain", base, False), ("smd, first part", smd(base), False)]
+        rows += [("smd, second part", smd(base), True)]
         rows += [(f"energy score, {w}, m = {m}", soft(base, w, m), False) for w in ("decoder", "head") for m in (2, 8)]
         for label, config, second in rows:
             made = trainer(config, second=second)
@@ -109,7 +110,7 @@ def sampling(seconds: float) -> None:
         first = 0.0
         for label, config, drawn in (
             ("plain: the mean", plain(net), False),
-            ("soft mixture: the mean", feature(plain(net)), False),
+            ("soft mixture: the mean", smd(plain(net)), False),
             ("soft mixture, decoder: a draw", soft(plain(net), "decoder", 2), True),
             ("soft mixture, head: a draw", soft(plain(net), "head", 2), True),
         ):
@@ -141,7 +142,7 @@ def memory(seconds: float) -> None:
 
 MEMORY: dict[str, tuple[Callable[[Config], Config], bool]] = {
     "plain": (lambda base: base, False),
-    "feature score, second part": (feature, True),
+    "smd, second part": (smd, True),
     "energy score, decoder, m = 2": (lambda base: soft(base, "decoder", 2), False),
     "energy score, decoder, m = 8": (lambda base: soft(base, "decoder", 8), False),
     "energy score, head, m = 8": (lambda base: soft(base, "head", 8), False),

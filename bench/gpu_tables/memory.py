@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from throughput import feature, soft, trainer
+from throughput import smd, soft, trainer
 
 import softmix
 from softmix.sampler import sample
@@ -27,7 +27,7 @@ def memory(bench: Bench) -> Iterator[Row]:
         base = bench.config(batch)
         for name, config, second in (
             ("plain", base, False),
-            ("feature score, second part", feature(base), True),
+            ("smd, second part", smd(base), True),
             ("energy score, decoder, m = 8", soft(base, "decoder", 8), False),
         ):
             bench.free()

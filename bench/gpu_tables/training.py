@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from clock import timed, wait_for
-from throughput import feature, operations, soft, trainer
+from throughput import operations, smd, soft, trainer
 from torch.profiler import ProfilerActivity, profile
 
 from softmix.train import Config, Trainer
@@ -242,9 +242,12 @@ def draws(bench: Bench) -> Iterator[Row]:
         for m in (2, 8):
             makers.append((f"energy score, {where}", partial(trainer, soft(base, where, m)), m, where))
     makers += [
-        ("feature score, first part", partial(trainer, feature(base)), 1, ""),
-        ("feature score, second part", partial(trainer, feature(base), second=True), 2, ""),
+        ("smd, first part", partial(trainer, smd(base)), 1, ""),
+        ("smd, second part", partial(trainer, smd(base), second=True), 2, ""),
     ]
+    for items in (128, 256) if base.batch >= 512 else ():
+        few = smd(base, items / base.batch)
+        makers.append((f"smd, second part, {items} items from t = 1", partial(trainer, few, second=True), 2, ""))
     shares: dict[str, float] = {}
     for name, make, m, where in makers:
         made = make()
@@ -289,7 +292,7 @@ TABLES = {
     "draws": Table(
         "A step with m draws",
         "The law is 1 + (m - 1) s for a latent that enters the last share s of the network, counted in operations. "
-        "The second part of the feature score draws for a part of the batch, and has no such law.",
+        "The second part of smd draws for a part of the batch, and has no such law.",
         draws,
         40,
     ),

@@ -21,7 +21,7 @@ def written_out(draws: Tensor, truth: Tensor) -> Tensor:
     return near - torch.stack(pairs).mean() / 2
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 1), (7, 4, 5), (40, 30, 2)])
+@pytest.mark.parametrize("shape", [(2, 3, 1), (7, 4, 5), (40, 30, 2), (2, 1, 1), (9, 1, 4)])
 def test_the_derivative_of_all_pairs(shape: tuple[int, int, int]) -> None:
     draws = Rng(0, shape[0]).normal(shape, F64).requires_grad_()
     truth = Rng(1, 6).normal((6, *shape[1:]), F64)
@@ -37,6 +37,24 @@ def test_all_pairs_of_equal_draws_have_a_derivative() -> None:
     draws = torch.ones(3, 2, 1, dtype=F64, requires_grad=True)
     all_pairs(draws, torch.ones(2, 2, 1, dtype=F64)).backward()
     assert draws.grad is not None and torch.equal(draws.grad, torch.zeros_like(draws))
+
+
+def test_equal_numbers_have_no_derivative_in_each_other() -> None:
+    """The slope of |a - b| is the sign of a - b, and 0 where they are equal. Numbers take a path of their own."""
+    draws = torch.tensor([[0.0, 1], [2, 1], [0, 3], [2, 3]], dtype=F64)[:, None].requires_grad_()
+    truth = torch.tensor([[0.0, 1], [1, 1], [2, 2]], dtype=F64)[:, None]
+    value = all_pairs(draws, truth)
+    (slope,) = torch.autograd.grad(value, draws)
+    a, b = draws.detach(), truth
+    near, apart = a[:, None] - b, a[:, None] - a
+    assert float(value.detach()) == pytest.approx(float(near.abs().mean() - apart.abs().sum() / (2 * 4 * 3 * 2)))
+    assert torch.allclose(slope, near.sign().mean(1) / (4 * 2) - apart.sign().sum(1) / (4 * 3 * 2), rtol=1e-12)
+
+
+def test_numbers_far_from_zero_keep_their_digits() -> None:
+    draws, truth = Rng(0, 30).normal((30, 1, 8)), Rng(1, 20).normal((20, 1, 8))
+    near, far = (float(all_pairs(draws + shift, truth + shift)) for shift in (0, 1024))
+    assert far == pytest.approx(near, rel=2e-4)
 
 
 def test_all_pairs_in_half_precision_are_computed_in_float32() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,3 +202,30 @@ def test_a_loss_without_its_head_is_refused_by_the_configuration() -> None:
             small().but(**change)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs a MapHead"):
         preset("meanflow", (1, 8, 8)).but(process=VP())
+
+
+def test_with_compile_the_extractor_of_features_is_compiled_too(
+    digits: softmix.data.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def compile(function: Callable[..., object], dynamic: bool) -> Callable[..., object]:
+        def compiled(*args: object) -> object:
+            calls.append(function.__name__)
+            return function(*args)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile)
+    one = trainer(digits, small(compile=True), tmp_path / "run")
+    one.frozen = one.freeze()
+    assert isinstance(one.frozen, FeatureExtractor)
+    calls.clear()
+    one.frozen(torch.zeros(2, 1, 8, 8))
+    assert set(calls) == {"start", "run", "forward"}
+    one.save()
+    again = trainer(digits, small(compile=True), tmp_path / "run")
+    again.load()
+    calls.clear()
+    again.frozen(torch.zeros(2, 1, 8, 8))  # type: ignore[misc]
+    assert set(calls) == {"start", "run", "forward"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -97,18 +99,39 @@ class FeatureDrift(FeatureEnergy):
         else:
             score = energy(draws, x0[: draws.shape[1]], lambda difference: power(difference, 1.0)).mean()
             apart = other_class(labels, draws.shape[1], draws.shape[0])
-        drifts = [self._block(drawn.flatten(0, 1), truth, apart) for drawn, truth in features]
-        return self.pixels * score + self.drift * torch.stack(drifts).mean()
+        return self.pixels * score + self.drift * self._drifts(features, apart)
 
-    def _block(self, drawn: Tensor, truth: Tensor, apart: Tensor | None) -> Tensor:
-        """L of one block, for features [n, places, C] of draws and [k, places, C] of x0."""
-        grids = [means_of_cells(h, self.cells) for h in (drawn, truth)]
-        views = (
-            [grid.transpose(0, 1) for grid in grids],
-            [h.mean(1)[None] for h in (drawn, truth)],
-            [grid.flatten(1)[None] for grid in grids],
-        )
-        return torch.stack([drift_loss(a, b, self.radii, apart) for a, b in views]).mean()
+    def _drifts(self, features: Sequence[tuple[Tensor, Tensor]], apart: Tensor | None) -> Tensor:
+        """L, a number.
+
+        Views of several blocks with one number of channels are compared in one call: on a GPU the time of a small
+        product is that of its launch.
+        """
+        views = [self._views(drawn.flatten(0, 1), truth) for drawn, truth in features]
+        same: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for view in chain.from_iterable(views):
+            same.setdefault(view[0].shape[2], []).append(view)
+        total = features[0][0].new_zeros((), dtype=torch.float32)
+        for group in same.values():
+            drawn, truth = (torch.cat(each) for each in zip(*group, strict=True))
+            # each view counts once, however many places it has
+            shares = [1 / len(each) for each, _ in group for _ in range(len(each))]
+            each = _drifts_of_places(drawn, truth, self.radii, apart)
+            total = total + (each * _constant(tuple(shares), each.device, each.dtype)).sum()
+        return total / (3 * len(views))
+
+    def _views(self, drawn: Tensor, truth: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What is compared of one block, of features [n, places, C] of draws and [k, places, C] of x0: the cells, the
+        mean over the image, and the grid of cells as a whole."""
+        a, b = (means_of_cells(h, self.cells) for h in (drawn, truth))
+        whole = a.flatten(1)[None], b.flatten(1)[None]
+        return [(a.transpose(0, 1), b.transpose(0, 1)), (drawn.mean(1)[None], truth.mean(1)[None]), whole]
+
+
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Cached, so that a training step copies nothing from the host."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def means_of_cells(h: Tensor, cells: int) -> Tensor:
@@ -157,6 +180,11 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float], apart: Tens
     gives the direction. For equal laws V is 0 in the mean. V = 0 does not imply equal laws.
     Sums are taken in float32 at least.
     """
+    return _drifts_of_places(drawn, truth, radii, apart).mean()
+
+
+def _drifts_of_places(drawn: Tensor, truth: Tensor, radii: Sequence[float], apart: Tensor | None) -> Tensor:
+    """`drift_loss` of each place, [places]."""
     real = torch.promote_types(drawn.dtype, torch.float32)
     g, p = drawn.to(real), truth.to(real)
     with torch.no_grad(), torch.autocast(g.device.type, enabled=False):
@@ -168,7 +196,7 @@ def drift_loss(drawn: Tensor, truth: Tensor, radii: Sequence[float], apart: Tens
             force += pulled / pulled.square().mean((1, 2), keepdim=True).sqrt().clamp_min(_NOTHING)
         unit = g.shape[2] ** 0.5 / scale
         goal = g * unit + force
-    return (g * unit - goal).square().mean()
+    return (g * unit - goal).square().mean((1, 2))
 
 
 def _distances(g: Tensor, p: Tensor, apart: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -43,11 +43,13 @@ DATA_SETS: dict[str, tuple[str, int, NetSpec]] = {
 REAL = "real images"
 
 
-def base(shape: tuple[int, ...], net: NetSpec, images: int, seed: int, batch: int = BATCH) -> Config:
+def base(
+    shape: tuple[int, ...], net: NetSpec, images: int, seed: int, batch: int = BATCH, compile: bool = False
+) -> Config:
     """The plain configuration."""
     steps = images // batch
     # ten checkpoints, so that a training that is cut off loses little
-    config = preset("plain", shape).but(net=net, batch=batch, steps=steps, seed=seed, show=steps)
+    config = preset("plain", shape).but(net=net, batch=batch, steps=steps, seed=seed, show=steps, compile=compile)
     assert isinstance(config.task.head, PointHead) and isinstance(config.task.loss, Square)
     return config
 
@@ -71,6 +73,7 @@ def arms(
     seeds: int = 3,
     batch: int = BATCH,
     counts: Sequence[int] = COUNTS,
+    compile: bool = False,
 ) -> Arms:
     """A training as arms of the frame: one for each way to sample it, and one for the training itself.
 
@@ -78,6 +81,7 @@ def arms(
     n      : the number of samples for each measurement.
     batch  : the batch size of the training. Choose a large one on a GPU.
     counts : the numbers of evaluations to measure.
+    compile : train with torch.compile. Numbers then differ by rounding. Choose it on a GPU.
 
     The run of each seed stays in a folder below `folder(out, data, images)`: an interrupted training continues.
     """
@@ -88,6 +92,7 @@ def arms(
     settings: dict[str, Any] = {"images": images, "n": n}
     settings |= {"batch": batch} if batch != BATCH else {}
     settings |= {"counts": tuple(counts)} if tuple(counts) != COUNTS else {}
+    settings |= {"compile": True} if compile else {}
     return Arms(roles, measure, f"{data}, {name}", full=settings, seeds=seeds)
 
 
@@ -118,6 +123,7 @@ def train_and_measure(
     n: int,
     batch: int = BATCH,
     counts: Sequence[int] = COUNTS,
+    compile: bool = False,
 ) -> Results:
     """Train one configuration, or continue its training, and measure every way to sample it, on the GPU if there is
     one.
@@ -130,7 +136,11 @@ def train_and_measure(
     results: dict[tuple[str, str], float] = {}
     with logged(at):
         shape = known.train.shape
-        config = trained.change(base(shape, DATA_SETS[data][2], round(images * trained.longer), seed, batch), shape)
+        seen = round(images * trained.longer)
+        config = trained.change(base(shape, DATA_SETS[data][2], seen, seed, batch, compile), shape)
+        if compile:
+            # torch compiles a function anew at most eight times in a process, and this one may train several models
+            torch.compiler.reset()
         for step in training(known.train, config, at / "run"):
             if step.step % 250 == 0:
                 speed = f"{step.images_per_second:,.0f} images/s"

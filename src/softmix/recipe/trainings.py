@@ -33,6 +33,8 @@ from .paper import Role
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 Wrapping = Callable[[Denoiser, Data, torch.Tensor], Denoiser]
 Change = Callable[[Config, tuple[int, ...]], Config]
+# items with draws from t = 1, at most, in the rows of drift
+DRAWN = 128
 
 
 def device_of(denoiser: Denoiser) -> torch.device:
@@ -132,21 +134,23 @@ def as_preset(name: str) -> Change:
     """A preset with the network and the training images of the table."""
 
     def make(config: Config, shape: tuple[int, ...]) -> Config:
-        same = {key: getattr(config, key) for key in ("steps", "batch", "seed", "show", "save", "precision")}
+        same = {
+            key: getattr(config, key) for key in ("steps", "batch", "seed", "show", "save", "precision", "compile")
+        }
         return preset(name, shape).but(net=config.task.net, **same)  # type: ignore[arg-type]
 
     return make
 
 
 def drifting(scale: float = 1.0) -> Change:
-    """A soft mixture by drift. Of a large batch only 128 items are drawn from t = 1: a comparison needs a number of
-    draws, and not a share of the batch.
+    """A soft mixture by drift. Of a large batch only `DRAWN` items are drawn from t = 1: a comparison needs a number
+    of draws, and not a share of the batch.
 
     scale : of the latent; 0 for the control.
     """
 
     def make(config: Config, shape: tuple[int, ...]) -> Config:
-        loss = FeatureDrift(blank=min(FeatureDrift.blank, 128 / config.batch))
+        loss = FeatureDrift(blank=min(FeatureDrift.blank, DRAWN / config.batch))
         return config.but(head=replace(OWN, scale=scale), loss=loss)
 
     return make
@@ -207,5 +211,8 @@ TRAININGS: dict[str, Training] = {
         "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8))
     ),
     "meanflow": Training("rival", as_preset("meanflow"), (Sampling("ddim", ddim),)),
+    "consistency, twice the images": Training(
+        "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8)), longer=2.0
+    ),
     "moment matching": Training("rival", as_preset("imm"), (Sampling("ddim", ddim),)),
 }

@@ -118,15 +118,14 @@ def restore_frozen(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the parts of a network that has blocks, and the whole of any other model.
+    """Compile the parts of each network that has blocks, and the whole of a model without one.
 
     The parts are the first layer, the blocks, the last layer, and the embedding of the noise level.
     """
-    inner = getattr(model, "net", None)
-    if inner is None or not hasattr(inner, "run"):
+    with_blocks = [each for each in model.modules() if hasattr(each, "run")]
+    if not with_blocks:
         model.forward = torch.compile(model.forward, dynamic=False)
-        return
-    inner.run = torch.compile(inner.run, dynamic=False)
-    for part, name in ((inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
-        if hasattr(part, name):
-            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    for inner in with_blocks:
+        for part, name in ((inner, "run"), (inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
+            if hasattr(part, name):
+                setattr(part, name, torch.compile(getattr(part, name), dynamic=False))

@@ -74,8 +74,7 @@ class Trainer:
         self._lanes = Lanes(self.optimisers)
         self.ema = Ema(self.model, run.config.ema)
         self.device_step = device_step(self)
-        if run.config.compile:
-            compile_blocks(self.model)
+        self._compile(self.model)
 
     @property
     def model(self) -> nn.Module:
@@ -255,7 +254,13 @@ class Trainer:
         """The task's frozen copy of the model, with the averaged weights."""
         model = self.averaged()
         data = some_items(self.feed.source, 512, first=self.run.facts.shown == "first").to(self.device)
-        return self.task.freeze(model, data).requires_grad_(False).eval()
+        return self._compile(self.task.freeze(model, data).requires_grad_(False).eval())
+
+    def _compile(self, module: nn.Module) -> nn.Module:
+        """The module, compiled in place if the configuration says so."""
+        if self.run.config.compile:
+            compile_blocks(module)
+        return module
 
     def averaged(self) -> nn.Module:
         """A copy of the model with the averaged weights."""
@@ -300,7 +305,7 @@ class Trainer:
             ) from error
         self.ema.load(latest.tensors)
         frozen = latest.tensors.get("kept")
-        self.frozen = None if frozen is None else restore_frozen(self.run, frozen).to(self.device)
+        self.frozen = None if frozen is None else self._compile(restore_frozen(self.run, frozen).to(self.device))
         self.step, self.attempt = int(str(latest.state["step"])), int(str(latest.state["attempt"]))
         self.saved = self.step
         if self.scale is not None:
