@@ -32,7 +32,7 @@ WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 def classifier(bench: Bench) -> Iterator[Row]:
     """Seconds to train the classifier of the metric."""
     data = bench.images(128, 14) if bench.quick else bench.images()
-    took = timed(lambda: features_for(data, None, "classifier"), bench.device)
+    took = timed(lambda: features_for(data, None, "classifier", bench.device), bench.device)
     yield {"classifier of the metric": data.name, "images": len(data), "seconds": took}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -136,7 +137,9 @@ def test_ve_and_flow_follow_their_formulas() -> None:
 @EVERY
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3, 3, 3), (4, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_noise_records_its_draw(process: Gaussian, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_noise_records_its_draw(
+    process: Gaussian, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
     x0 = Rng(0, shape[0], "x0").normal(shape, dtype)
     t = torch.linspace(0.1, 1, shape[0], dtype=F64)
     label = torch.arange(shape[0])
@@ -148,7 +151,9 @@ def test_noise_records_its_draw(process: Gaussian, shape: tuple[int, ...], dtype
         item = float(process.alpha(t[k])) * x0[k].double() + float(process.sigma(t[k])) * noised.z[k].double()
         assert (noised.xt[k].double() - item).abs().max() < 1e-6 * (1 + float(item.abs().max()))
         alone = process.noise(x0[k : k + 1], float(t[k]), Rng(1, [k]))
-        assert torch.equal(alone.xt[0], noised.xt[k])
+        # a number is a float on the CPU, and a tensor is computed where it is: a card rounds a cosine otherwise
+        same = torch.equal if device.type == "cpu" else partial(torch.allclose, rtol=1e-14, atol=1e-14)
+        assert same(alone.xt[0], noised.xt[k])
 
 
 @EVERY

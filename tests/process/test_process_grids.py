@@ -15,6 +15,7 @@ from softmix.process import (
     Flow,
     Gaussian,
     Table,
+    after_draw,
     even_logsnr,
     few,
     karras,
@@ -43,7 +44,7 @@ def same(found: Tensor, right: Tensor) -> bool:
 
 
 def test_the_list_of_grids() -> None:
-    assert (uniform, uniform_logsnr, few, karras, trailing) == GRIDS
+    assert (uniform, uniform_logsnr, few, after_draw, karras, trailing) == GRIDS
 
 
 @WIDE
@@ -77,6 +78,25 @@ def test_few_begins_at_the_end_of_a_process_that_ends_above_minus_6() -> None:
     first = float(stable.logsnr(1.0))
     assert -6 < first < -5
     assert same(levels(stable, few(stable, 9)[:-1]), even(first, 6.0, 9))
+
+
+@WIDE
+@pytest.mark.parametrize(
+    ("n", "right"), [(2, [2.0]), (3, [0.5, 3]), (4, [-1, 1.5, 4]), (6, [-2, 0, 2, 4, 6]), (7, [-2, -0.4, 1.2, 2.8, 4.4, 6])]
+)
+def test_after_a_draw_no_step_is_longer_than_2_5(process: Gaussian, n: int, right: list[float]) -> None:
+    times = after_draw(process, n)
+    assert len(times) == n + 1 and times[0] == 1 and times[-1] == 0
+    assert same(levels(process, times[1:-1]), torch.tensor(right, dtype=F64, device="cpu"))
+
+
+def test_the_second_time_may_be_chosen() -> None:
+    assert same(levels(VP(), after_draw(VP(), 6, second=-1.0)[1:-1]), even(-1.0, 6.0, 5))
+
+
+@pytest.mark.parametrize(("process", "n"), [(VP(), 1), (VP(), 8), (VE(), 20), (BRIGHT, 4)])
+def test_without_a_draw_it_is_few(process: Gaussian, n: int) -> None:
+    assert torch.equal(after_draw(process, n), few(process, n))
 
 
 @WIDE

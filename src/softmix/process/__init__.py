@@ -6,7 +6,7 @@ clock logsnr = log(alpha^2 / sigma^2).
 
 Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `InBasis` and the
 base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame). Grids of times: `uniform`,
-`uniform_logsnr`, `few`, `karras`, `trailing`, `rest`, `even_logsnr`.
+`uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`, `even_logsnr`.
 """
 
 import torch
@@ -15,13 +15,13 @@ from .basis import InBasis, cosine
 from .element import PerElement
 from .frame import Framed, Shifted, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
-from .grid import even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
+from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
 from .table import Table
 
 # DDPM's chain of 1000 steps, as it is trained
 PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow(), Table.of_betas(torch.linspace(1e-4, 0.02, 1000)))
-GRIDS = (uniform, uniform_logsnr, few, karras, trailing)
+GRIDS = (uniform, uniform_logsnr, few, after_draw, karras, trailing)
 
 __all__ = [
     "GRIDS",
@@ -37,6 +37,7 @@ __all__ = [
     "Process",
     "Shifted",
     "Table",
+    "after_draw",
     "cosine",
     "even_logsnr",
     "few",

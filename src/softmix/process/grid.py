@@ -79,6 +79,24 @@ def few(process: Process, n: int) -> Tensor:
     return _from_one(even_logsnr(process, n, first, max(min(6.0, n), first + 1)))
 
 
+def after_draw(process: Process, n: int, second: float = -2.0) -> Tensor:
+    """t = 1, then equal steps of logsnr from `second` to min(n, 6), then t = 0. From n = 8 on it is `few`, and for a
+    process with logsnr(1) above `second`.
+
+    No step is longer than 2.5, so that with 2, 3 and 4 steps the second time is at logsnr 2, 0.5 and -1.
+
+    When to choose: if the first step draws x0 from t = 1, as `soft_adams` does with fewer than 8 steps. At the second
+    time of `few`, a logsnr of -2.7 with 4 steps, the mean decides again what the draw has decided. Later it refines
+    the draw. Good draws gain much, and more with second = -1. Draws of a model that was trained for a short time lose
+    some: take `few` for them (measurements: docs/experiments.md).
+    """
+    if _checked(n) == 1 or n >= 8 or float(process.logsnr(1.0)) > second:
+        return few(process, n)
+    end = min(6.0, n)
+    inner = even_logsnr(process, n - 1, max(second, end - 2.5 * (n - 2)), end)
+    return torch.cat([inner.new_ones(1), inner])
+
+
 def karras(process: Process, n: int, last: float = 10.0, rho: float = 7.0) -> Tensor:
     """Equal steps of (sigma/alpha)^(1/rho) from t = 1 to logsnr = `last`, then t = 0.
 

@@ -36,6 +36,14 @@ class Table(Gaussian):
         # alpha^2 at t = 0, 1 / T, ..., 1
         self._squares = torch.cat([table.new_ones(1), table])
         self.ratio = ((1 - self._squares) / self._squares.clamp(min=SMALLEST)).sqrt()
+        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """alpha^2 and sigma / alpha at the integer times, copied once to each device: a solver asks at each step."""
+        if device not in self._copies:
+            real = torch.float32 if device.type == "mps" else torch.float64
+            self._copies[device] = self._squares.to(device, real), self.ratio.to(device, real)
+        return self._copies[device]
 
     @classmethod
     def of_betas(cls, betas: Tensor) -> Table:
@@ -67,13 +75,13 @@ class Table(Gaussian):
         points = min(5, self.steps + 1)
         first = (place.round().long() - points // 2).clamp(0, self.steps + 1 - points)
         nodes = torch.arange(points, device=place.device)
-        squares = self._squares.to(place)[first[..., None] + nodes]
+        squares = self._on(place.device)[0][first[..., None] + nodes]
         slope = (squares * _slopes(place - first, points)).sum(-1) * self.steps
         return slope / (2 * self.alpha(t)), -slope / (2 * self.sigma(t))
 
     def time(self, logsnr: Tensor | float) -> Tensor:
         ratio = (-as_float64(logsnr) / 2).exp()
-        ratios = self.ratio.to(ratio.device)
+        ratios = self._on(ratio.device)[1]
         upper = torch.searchsorted(ratios, ratio.contiguous()).clamp(1, self.steps)
         share = (ratio - ratios[upper - 1]) / (ratios[upper] - ratios[upper - 1])
         return (upper - 1 + share.clamp(0, 1)) / self.steps
@@ -83,7 +91,7 @@ class Table(Gaussian):
         place = (t * self.steps).clamp(0, self.steps)
         near = place.round()
         low = place.floor().clamp(max=self.steps - 1).long()
-        squares, ratios = self._squares.to(t.device), self.ratio.to(t.device)
+        squares, ratios = self._on(t.device)
         line = 1 / (1 + torch.lerp(ratios[low], ratios[low + 1], place - low) ** 2)
         return torch.where((place - near).abs() < 1e-9, squares[near.long()] + (line - line.detach()), line)
 

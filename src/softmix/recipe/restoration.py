@@ -28,7 +28,7 @@ from ..evaluate import ReferenceSet, calibration, energy_distance, frechet
 from ..evaluate.calibration import psnr
 from ..loss import FeatureEnergy, FeatureExtractor, Likelihood, Stage
 from ..oracle import MixtureProblem, ObservedProblem
-from ..process import VP, Gaussian, Noised, one_clock
+from ..process import VP, Gaussian, Noised, few, one_clock
 from ..rng import Rng
 from ..sampler import adams, ancestral, ddim, sample, soft_adams, traits
 from ..shape import cell_shares
@@ -169,7 +169,7 @@ class OwnNoise(FeatureEnergy):
 
 
 # from 8 steps on soft-adams is adams
-FIRST = (Sampling("soft-adams", soft_adams, most=4), Sampling("mean, adams", adams, most=8))
+FIRST = (Sampling("soft-adams", soft_adams, most=4, grid=few), Sampling("mean, adams", adams, most=8))
 SILENT = replace(OWN, scale=0.0)
 TRAININGS: dict[str, Training] = {
     # at t = 1 the best mean given x_1 and y is that given y

@@ -24,7 +24,7 @@ from ..denoiser import (
 from ..loss import Energy, FeatureDrift, FeatureEnergy, Importance, Likelihood, PublishedSquare
 from ..net import UNetSpec
 from ..posterior import Normal, Point, Posterior, need
-from ..process import Gaussian, uniform
+from ..process import Gaussian, few, uniform
 from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, heun, renoise, soft_adams
 from ..train import Config, preset
@@ -175,7 +175,12 @@ SOLVERS = (
     Sampling("ancestral", ancestral),
 )
 OWN = SoftHead(mean="own")
-SOFT = (Sampling("soft-adams", soft_adams, most=16), Sampling("mean, adams", adams, most=16))
+SOFT = (
+    Sampling("soft-adams", soft_adams, most=16, grid=few),
+    # at 1, 2, and 8 and more the two grids are one
+    Sampling("soft-adams, after a draw", soft_adams, most=4),
+    Sampling("mean, adams", adams, most=16),
+)
 TRAININGS: dict[str, Training] = {
     "plain": Training("baseline", change(), (*SOLVERS, Sampling("best variance", ancestral, best_variance, 16))),
     "plain, twice the images": Training("baseline", change(), FEW, longer=2.0),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..posterior import HasMean, Point, Posterior, need
-from ..process import Gaussian, few
+from ..process import Gaussian, after_draw, few
 from ..rng import Rng
 from .average import Level, as_factor, averaged, clock_of, is_infinite
 from .contract import Ask, declare
@@ -176,7 +176,7 @@ def adams(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask
     return (yield from _multistep(process, x, grid, rng, "adams", MultistepRule(corrects=ALL)))
 
 
-@declare("soft-adams", order=None, needs=Posterior, grid=few, per_element=True, cites=("sa_solver",))
+@declare("soft-adams", order=None, needs=Posterior, grid=after_draw, per_element=True, cites=("sa_solver",))
 def soft_adams(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, below: int = 8
 ) -> Generator[Ask, Posterior, Tensor]:
