@@ -193,6 +193,9 @@ def test_draws_at_t_1_drift_in_three_views_of_each_block(m: int, pixels: float) 
     assert len(believing.asked) == 1
 
 
+# the side of the image of features and the channels of three blocks
+BLOCKS = ((0, 6, 2), (1, 3, 2), (2, 7, 5))
+
 # labels
 
 
@@ -277,3 +280,18 @@ def test_other_times_keep_the_energy_scores() -> None:
     drift, _ = ask(FeatureDrift(**shares), noised)  # type: ignore[arg-type]
     energy, _ = ask(FeatureEnergy(**shares), noised)
     assert torch.equal(drift, energy) and bool(drift[:8].all())
+
+
+def test_each_view_of_each_block_counts_once() -> None:
+    """The cells, the mean over the image and the whole grid of three blocks, two of which have as many channels. A mean
+    over cells that overlap is not the mean over the image."""
+    loss = FeatureDrift()
+    features = [(values(seed, 2, 3, side**2, width), values(seed + 9, 5, side**2, width)) for seed, side, width in BLOCKS]
+    right = []
+    for drawn, truth in features:
+        g, p = drawn.flatten(0, 1), truth
+        a, b = means_of_cells(g, 4), means_of_cells(p, 4)
+        pairs = [(a.transpose(0, 1), b.transpose(0, 1)), (g.mean(1)[None], p.mean(1)[None])]
+        pairs.append((a.flatten(1)[None], b.flatten(1)[None]))
+        right += [float(drift_loss(one, other, loss.radii)) for one, other in pairs]
+    assert float(loss._drifts(features, None)) == pytest.approx(sum(right) / len(right), rel=1e-9)

@@ -13,14 +13,15 @@ from softmix.data.store import make
 from softmix.denoiser import Denoiser, Network, wiener
 from softmix.net import MLPSpec
 from softmix.posterior import Normal, Point
-from softmix.process import VP, Flow, Gaussian
+from softmix.process import VP, Flow, Gaussian, after_draw, few
 from softmix.recipe import Scale, VerdictRow, images, smd
 from softmix.recipe.frame import Numbers, rows_in, rows_of
 from softmix.recipe.images import DATA_SETS, arms, base, best, by, folder, real_images
 from softmix.recipe.smd import SOFT, silent
 from softmix.recipe.trainings import COUNTS, TRAININGS, best_variance, near
 from softmix.rng import Rng
-from softmix.train import Run, Trainer, facts_of, read_run
+from softmix.sampler import traits
+from softmix.train import Config, Run, Trainer, facts_of, read_run
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,33 @@ def test_the_batch_and_the_counts_are_settings_of_the_numbers(tmp_path: Path) ->
     assert folder(tmp_path, "digits", 1280, 512) == tmp_path / "digits-1280-batch512"
     one, two = (each.runs(Scale.full)[0].file(tmp_path) for each in (plain, other))
     assert one != two
+
+
+@pytest.mark.parametrize("name", ["plain", "consistency", "feature drift"])
+def test_a_training_is_compiled_if_asked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, resets = [], []
+
+    class Enough(Exception):
+        pass
+
+    def training(data: Data, config: Config, out: Path) -> None:
+        asked.append(config.compile)
+        raise Enough
+
+    monkeypatch.setattr(images, "training", training)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(True))
+    for compile in (False, True):
+        trained = arms(name, "digits", tmp_path, 1280, 64, compile=compile)
+        assert (trained.full or {}).get("compile", False) == compile
+        with pytest.raises(Enough):
+            trained.runs(Scale.full)[0]()
+    assert asked == [False, True] and resets == [True]
+
+
+def test_the_rows_of_few_keep_their_grid_and_the_grid_after_a_draw_has_its_own() -> None:
+    first, second, *_ = TRAININGS["feature drift"].ways
+    assert (first.name, first.grid) == ("soft-adams", few)
+    assert second.grid is None and traits(second.sampler).grid is after_draw
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -584,6 +584,44 @@ def test_a_cuda_graph_is_the_eager_step(name: str) -> None:
     assert max(float((x - y).abs().max()) for x, y in pairs if x.is_floating_point()) < 2e-2
 
 
+def test_after_a_recording_that_failed_the_generator_has_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch leaves the generator in the state of a recording: the next draw would be refused."""
+
+    class Generator:
+        state = "of before"
+
+        def clone_state(self) -> str:
+            return self.state
+
+        def graphsafe_set_state(self, state: str) -> None:
+            self.state = state
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            pass
+
+    @contextlib.contextmanager
+    def graph(*args: object, **kwargs: object) -> Iterator[None]:
+        generator.state = "of a recording"
+        yield
+        raise RuntimeError("the work waits for the card")
+
+    generator = Generator()
+    for name, value in {
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "CUDAGraph": object,
+        "default_generators": [generator],
+        "current_device": lambda: 0,
+        "graph": graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(NotRecordableError, match="waits for the card"):
+        record_cuda_graph(lambda: None)
+    assert generator.state == "of before"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a card")
 def test_a_read_in_a_cuda_graph_is_not_recordable() -> None:
     x = torch.ones(1, device="cuda")
