@@ -204,9 +204,7 @@ def test_the_numbers_of_a_run_are_one_file(
 ) -> None:
     import fewsteps
 
-    options = argparse.Namespace(
-        data="fashion28", images=2000, batch=512, compile=True, n=100, seeds=[0], counts=[4]
-    )
+    options = argparse.Namespace(data="fashion28", images=2000, batch=512, compile=True, n=100, seeds=[0], counts=[4])
     place = tmp_path / "fashion28-2000-batch512"
     place.mkdir()
     (place / "machine.txt").write_text("a card, torch 2\n")

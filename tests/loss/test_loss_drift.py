@@ -286,7 +286,9 @@ def test_each_view_of_each_block_counts_once() -> None:
     """The cells, the mean over the image and the whole grid of three blocks, two of which have as many channels. A mean
     over cells that overlap is not the mean over the image."""
     loss = FeatureDrift()
-    features = [(values(seed, 2, 3, side**2, width), values(seed + 9, 5, side**2, width)) for seed, side, width in BLOCKS]
+    features = [
+        (values(seed, 2, 3, side**2, width), values(seed + 9, 5, side**2, width)) for seed, side, width in BLOCKS
+    ]
     right = []
     for drawn, truth in features:
         g, p = drawn.flatten(0, 1), truth

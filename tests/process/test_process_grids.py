@@ -82,7 +82,8 @@ def test_few_begins_at_the_end_of_a_process_that_ends_above_minus_6() -> None:
 
 @WIDE
 @pytest.mark.parametrize(
-    ("n", "right"), [(2, [2.0]), (3, [0.5, 3]), (4, [-1, 1.5, 4]), (6, [-2, 0, 2, 4, 6]), (7, [-2, -0.4, 1.2, 2.8, 4.4, 6])]
+    ("n", "right"),
+    [(2, [2.0]), (3, [0.5, 3]), (4, [-1, 1.5, 4]), (6, [-2, 0, 2, 4, 6]), (7, [-2, -0.4, 1.2, 2.8, 4.4, 6])],
 )
 def test_after_a_draw_no_step_is_longer_than_2_5(process: Gaussian, n: int, right: list[float]) -> None:
     times = after_draw(process, n)

@@ -134,9 +134,7 @@ def as_preset(name: str) -> Change:
     """A preset with the network and the training images of the table."""
 
     def make(config: Config, shape: tuple[int, ...]) -> Config:
-        same = {
-            key: getattr(config, key) for key in ("steps", "batch", "seed", "show", "save", "precision", "compile")
-        }
+        same = {key: getattr(config, key) for key in ("steps", "batch", "seed", "show", "save", "precision", "compile")}
         return preset(name, shape).but(net=config.task.net, **same)  # type: ignore[arg-type]
 
     return make
