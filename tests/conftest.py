@@ -77,14 +77,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --device-guard, or on another device than the CPU, every test uses the fixture on_device."""
+    """With --device-guard, or on another device than the CPU, every test uses the fixture on_device, and those of the
+    commands always: they reach tensors through every room."""
     for item in items:
         if item.path.name in _TRAININGS_ON_THE_CPU:
             item.fixturenames.insert(0, "no_accelerator")  # type: ignore[attr-defined]
-    if config.getoption("--device") == "cpu" and not config.getoption("--device-guard"):
-        return
+    every = config.getoption("--device") != "cpu" or config.getoption("--device-guard")
     for item in items:
-        if item.path.name in _ON_THE_CPU:
+        if item.path.name in _ON_THE_CPU or not (every or item.path.parent.name == "cli"):
             continue
         if item.path.name in _DATA_ON_THE_HOST and config.getoption("--device") != "cpu":
             # not on_device: only the run itself is on the device
