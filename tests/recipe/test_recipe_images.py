@@ -20,7 +20,6 @@ from softmix.recipe.images import DATA_SETS, arms, base, best, by, folder, real_
 from softmix.recipe.smd import SOFT, silent
 from softmix.recipe.trainings import COUNTS, TRAININGS, best_variance, near
 from softmix.rng import Rng
-from softmix.sampler import traits
 from softmix.train import Config, Run, Trainer, facts_of, read_run
 
 
@@ -126,7 +125,7 @@ def test_a_training_is_compiled_if_asked(name: str, tmp_path: Path, monkeypatch:
 def test_the_rows_of_few_keep_their_grid_and_the_grid_after_a_draw_has_its_own() -> None:
     first, second, *_ = TRAININGS["feature drift"].ways
     assert (first.name, first.grid) == ("soft-adams", few)
-    assert second.grid is None and traits(second.sampler).grid is after_draw
+    assert (second.name, second.grid) == ("soft-adams, after a draw", after_draw)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -141,6 +140,14 @@ def test_a_training_is_measured_on_the_gpu(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(images, "sample", sample)
     results = images.train_and_measure("plain", "digits", tmp_path, 0, 1280, 64, 128, (1, 4))
     assert set(devices) == {("cuda", "cuda")} and results[by("plain", "best variance"), "frechet@4"] > 0
+
+
+@pytest.mark.parametrize(("count", "n"), [(12, 4), (11, 5), (11_517, 5000), (3, 9), (7, 7)])
+def test_the_floor_has_items_from_everywhere(count: int, n: int) -> None:
+    items = images._spread_out(count, n)
+    assert len(items) == min(n, count) and items[0] == 0 and len(items.unique()) == len(items)
+    gaps = torch.diff(torch.cat([items, torch.tensor([count])]))
+    assert int(gaps.max()) - int(gaps.min()) <= 1
 
 
 def test_the_device_of_a_denoiser_is_that_of_its_weights() -> None:

@@ -167,9 +167,15 @@ def logged(at: Path) -> Iterator[None]:
 def _floor(data: str, out: Path, seed: int, n: int) -> Mapping[str, float]:
     known = reference(data, out)
     train = known.train
-    values = known.compare(train.x0(torch.arange(len(train))[:: max(len(train) // n, 1)][:n]))
+    values = known.compare(train.x0(_spread_out(len(train), n)))
     # unseen real images: an honest model's samples are as near to the training set as these
     return values | {"nearest": float(known.held_out_nearest.quantile(0.5)), "copied": 0.01}
+
+
+def _spread_out(count: int, n: int) -> torch.Tensor:
+    """n of `count` items at equal distances, from the first to the last: data may be in the order of their classes."""
+    n = min(n, count)
+    return torch.arange(n, device="cpu") * count // n
 
 
 def training_seconds(run: Path, batch: int) -> float:

@@ -24,7 +24,7 @@ from ..denoiser import (
 from ..loss import Energy, FeatureDrift, FeatureEnergy, Importance, Likelihood, PublishedSquare
 from ..net import UNetSpec
 from ..posterior import Normal, Point, Posterior, need
-from ..process import Gaussian, few, uniform
+from ..process import Gaussian, after_draw, few, uniform
 from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, heun, renoise, soft_adams
 from ..train import Config, preset
@@ -176,7 +176,7 @@ OWN = SoftHead(mean="own")
 SOFT = (
     Sampling("soft-adams", soft_adams, most=16, grid=few),
     # at 1, 2, and 8 and more the two grids are one
-    Sampling("soft-adams, after a draw", soft_adams, most=4),
+    Sampling("soft-adams, after a draw", soft_adams, most=4, grid=after_draw),
     Sampling("mean, adams", adams, most=16),
 )
 TRAININGS: dict[str, Training] = {
