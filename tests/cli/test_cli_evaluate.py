@@ -29,8 +29,9 @@ from softmix.data.store import choose
 from softmix.denoiser import averaged
 from softmix.evaluate import ReferenceSet, evaluator, features_for, text
 from softmix.info import fit_statistics
+from softmix.process import karras
 from softmix.rng import Rng
-from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, sample
+from softmix.sampler import Statistics, adams, ancestral, ddim, dpm_solver_v3, on_grid, sample
 from softmix.train import find_device
 from softmix.train import load as load_run
 
@@ -150,6 +151,7 @@ def test_a_run_is_measured_on_its_own_data_from_anywhere(place: Path, tmp_path: 
         (["--seed", 5], {"seed": 5}),
         (["--sampler", "ddim", "--average", 3], {"sampler": ddim, "wrap": averaged(3)}),
         (["--sampler", "ancestral", "--eta", 0.5], {"sampler": partial(ancestral, eta=0.5)}),
+        (["--sampler", "ancestral", "--grid", "karras"], {"sampler": on_grid(ancestral, karras)}),
         (["--weights", "model"], {"weights": "model"}),
         (["--weights", "ema-0.100"], {"weights": "ema-0.100"}),
         (["--precision", "bf16"], {"precision": "bf16"}),
@@ -384,8 +386,8 @@ def test_options_without_effect_are_refused(place: Path, tmp_path: Path) -> None
     assert "points are measured as they are" in refused("evaluate", place / "points", "--features", "pca", *out)
     assert "was named twice" in refused("evaluate", place / "smd", "--beside", place / "plain" / ".." / "smd", *out)
     np.save(tmp_path / "s.npy", np.zeros((20, 8, 8), dtype=np.uint8))
-    for option in ("--steps", "--sampler", "--eta", "--weights", "--average", "--precision"):
-        value = {"--sampler": "ddim", "--weights": "model", "--precision": "fp32"}.get(option, 1)
+    for option in ("--steps", "--sampler", "--eta", "--grid", "--weights", "--average", "--precision"):
+        value = {"--sampler": "ddim", "--grid": "few", "--weights": "model", "--precision": "fp32"}.get(option, 1)
         assert option in refused("evaluate", tmp_path / "s.npy", place / "photos", option, value, *out)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["s.npy"]
 

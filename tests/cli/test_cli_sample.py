@@ -18,6 +18,7 @@ import softmix
 from softmix.cli.guidance_interval import noise_levels
 from softmix.data import to_uint8
 from softmix.denoiser import averaged, guided, within
+from softmix.process import few, karras, uniform_logsnr
 from softmix.sampler import BY_NAME, adams, ancestral, ddim, heun, traits
 from softmix.train import find_device
 
@@ -80,6 +81,13 @@ PLAIN: dict[str, Any] = {"n": 4, "steps": 3, "seed": 0, "sampler": adams, "cond"
         (["--sampler", "ancestral"], {"sampler": ancestral}, None),
         (["--sampler", "ancestral", "--eta", 0.5], {"sampler": lambda *a: ancestral(*a, eta=0.5)}, None),
         (["--sampler", "ddim", "--eta", 1], {"sampler": lambda *a: ddim(*a, eta=1)}, None),
+        (["--grid", "karras"], {"grid": karras}, None),
+        (["--sampler", "ddim", "--grid", "uniform-logsnr"], {"sampler": ddim, "grid": uniform_logsnr}, None),
+        (
+            ["--sampler", "ddim", "--eta", 1, "--grid", "few"],
+            {"sampler": lambda *a: ddim(*a, eta=1), "grid": few},
+            None,
+        ),
         (["--label", "cat"], {"cond": torch.full((4,), 1)}, None),
         (["--label", 2], {"cond": torch.full((4,), 2)}, None),
         (["--guidance", 4], {}, guided(4.0)),
@@ -99,7 +107,9 @@ def test_each_option_does_what_it_says(
         word for name, value in (("--n", 4), ("--steps", 3)) if name not in kept for word in (name, value)
     ]
     settings = PLAIN | changed
-    if "sampler" in changed and callable(changed["sampler"]) and changed["sampler"].__name__ == "<lambda>":
+    if "grid" in changed:
+        settings["grid"] = changed["grid"](model.process, 3)
+    elif "sampler" in changed and callable(changed["sampler"]) and changed["sampler"].__name__ == "<lambda>":
         settings["grid"] = model.process.grid(3)
     right = pixels(softmix.sample(denoiser, **settings))
     found = drawn(runs / "classes", tmp_path, *start, *more)
@@ -143,6 +153,7 @@ def test_the_recipe_holds_every_option(runs: Path, tmp_path: Path) -> None:
     more = (
         *("--n", 2, "--steps", 6, "--sampler", "ancestral", "--eta", 0.25, "--seed", 9, "--label", "ox"),
         *("--guidance", 1.5, "--interval", -3, 2, "--weights", "model", "--first", 4, "--precision", "bf16"),
+        *("--grid", "uniform"),
     )
     assert call("sample", runs / "classes", "--out", tmp_path / "x.png", *more)[0] == 0
     recipe = json.loads(Image.open(tmp_path / "x.png").info["softmix"])
@@ -152,6 +163,7 @@ def test_the_recipe_holds_every_option(runs: Path, tmp_path: Path) -> None:
         "steps": 6,
         "sampler": "ancestral",
         "eta": 0.25,
+        "grid": "uniform",
         "seed": 9,
         "label": 2,
         "guidance": 1.5,
@@ -168,7 +180,7 @@ def test_the_recipe_holds_every_option(runs: Path, tmp_path: Path) -> None:
         "data": model.facts.data,
         "fingerprint": model.facts.fingerprint,
         "weights_fingerprint": model.fingerprint,
-        "sampler": "ancestral, eta 0.25",
+        "sampler": "ancestral, grid uniform, eta 0.25",
         "form": "grid",
         "softmix": softmix.__version__,
     }
@@ -327,6 +339,11 @@ def test_images_that_are_not_square_are_sampled_edited_and_repeated(runs: Path, 
         (["--eta", "nan", "--sampler", "ddim"], "runs from 0 to 1"),
         (["--weights", "best"], "this run keeps model, ema-0.050"),
         (["--sampler", "euler"], "there are"),
+        (
+            ["--grid", "even"],
+            "the grid 'even' was asked for; there are uniform, uniform-logsnr, few, after-draw, karras",
+        ),
+        (["--sampler", "plms", "--steps", 8, "--grid", "few"], "plms leaves the data's range on any grid but its own"),
         (["--out", "x.gif"], "write to a .png, .jpg"),
         (["--out", "/proc/x.npy"], "cannot be written"),
         (["--out", "n" * 300 + ".png"], "File name too long"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from softmix.denoiser import wiener
 from softmix.posterior import HasMean, Normal, Point, Posterior
-from softmix.process import VE, VP, Flow, Gaussian, few, rest
+from softmix.process import VE, VP, Flow, Gaussian, few, karras, rest, uniform
 from softmix.rng import Rng
 from softmix.sampler import (
     Sampler,
@@ -25,6 +26,7 @@ from softmix.sampler import (
     ddim,
     drive,
     label,
+    on_grid,
     plms,
     renoise,
     sample,
@@ -321,6 +323,18 @@ def test_traits_are_those_declared_and_others_have_defaults() -> None:
     known = traits(partial(partial(mine), x=1))
     assert (known.name, known.needs, known.stochastic, known.least) == ("noisy", Posterior, True, 5)
     assert known.evaluations(3) == 6 and known.grid is few
+
+
+def test_a_sampler_on_another_grid_differs_by_its_grid_alone() -> None:
+    model = wiener(VP(), torch.zeros(2), torch.eye(2))
+    for sampler in (adams, partial(ancestral, eta=0.5), on_grid(adams, uniform)):
+        other, known = on_grid(sampler, karras), traits(sampler)
+        assert traits(other) == replace(known, grid=karras)
+        right = sample(model, 5, 3, sampler=sampler, shape=(2,), grid=karras(VP(), 3), seed=2)
+        assert torch.equal(sample(model, 5, 3, sampler=other, shape=(2,), seed=2), right)
+        assert not torch.equal(sample(model, 5, 3, sampler=sampler, shape=(2,), seed=2), right)
+    assert label(on_grid(partial(ancestral, eta=0.5), karras)) == "ancestral, grid karras, eta 0.5"
+    assert label(on_grid(adams, karras)) == "adams, grid karras"
 
 
 def test_a_label_is_the_name_with_the_fixed_arguments() -> None:

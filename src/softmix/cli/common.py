@@ -68,7 +68,7 @@ def repeat_warnings(items: Data) -> None:
 
 
 def load_for_sampling(
-    run: Path, sampler: str | None, eta: float | None, weights: str | None, average: int
+    run: Path, sampler: str | None, eta: float | None, weights: str | None, average: int, grid: str | None = None
 ) -> tuple[Model, Any, Sampler]:
     """The model, its denoiser (averaged if asked), and the chosen sampler or the one that suits the model."""
     from ..denoiser import averaged
@@ -84,7 +84,7 @@ def load_for_sampling(
     chosen = choose_sampler(sampler, eta, model.sampler)
     if chosen is dpm_solver_v3 and statistics_path(model).is_file():
         chosen = partial(dpm_solver_v3, statistics=Statistics.load(statistics_path(model)))
-    return model, denoiser, chosen
+    return model, denoiser, choose_grid(grid, chosen)
 
 
 def require_sampler(name: str | None) -> None:
@@ -106,6 +106,22 @@ def choose_sampler(name: str | None, eta: float | None, default: Sampler) -> Sam
     if plain not in (ancestral, ddim) or not 0 <= eta <= 1:
         raise UsageError(f"--eta {eta} was asked for; it runs from 0 to 1, and only ancestral and ddim have one")
     return partial(plain, eta=eta)
+
+
+def choose_grid(name: str | None, sampler: Sampler) -> Sampler:
+    """The sampler on the grid of this name. None: on its own."""
+    from ..process import GRIDS
+    from ..sampler import on_grid, traits
+
+    if name is None:
+        return sampler
+    by_name = {grid.__name__.replace("_", "-"): grid for grid in GRIDS}
+    if name not in by_name:
+        raise UsageError(f"the grid {name!r} was asked for; there are {', '.join(by_name)}")
+    known = traits(sampler)
+    if known.least > 1:
+        raise UsageError(f"--grid {name} was asked for; {known.name} leaves the data's range on any grid but its own")
+    return on_grid(sampler, by_name[name])
 
 
 def _require_draws(model: Model, average: int) -> None:

@@ -35,6 +35,8 @@ class Evaluate(Verb):
     """As in `softmix sample`."""
     eta: float | None = None
     """As in `softmix sample`."""
+    grid: str | None = None
+    """As in `softmix sample`."""
     beside: tuple[Path, ...] = ()
     """Other runs on the same data, or other samples, for the same report."""
     features: Literal["auto", "pixels", "pca", "classifier"] = "auto"
@@ -63,7 +65,7 @@ class Evaluate(Verb):
         if is_run(self.run):
             evaluate_runs(self, report)
             return
-        for name in self.given("steps", "sampler", "eta", "weights", "average", "precision"):
+        for name in self.given("steps", "sampler", "eta", "grid", "weights", "average", "precision"):
             raise UsageError(
                 f"{self.run} is not a run folder: it has no config.json. Samples are measured as they are, without "
                 f"{option(name)}"

@@ -131,7 +131,7 @@ def _require_numbers(asked: Evaluate, steps: tuple[int, ...]) -> None:
 def _candidate(asked: Evaluate, place: Path) -> _Candidate:
     if not is_run(place):
         raise UsageError(f"--beside {place} is not a run folder: it has no config.json; runs are compared with runs")
-    parts = load_for_sampling(place, asked.sampler, asked.eta, asked.weights, asked.average)
+    parts = load_for_sampling(place, asked.sampler, asked.eta, asked.weights, asked.average, asked.grid)
     return _Candidate(*parts, asked.average)
 
 

@@ -60,6 +60,9 @@ class Sample(Verb):
     eta: float | None = None
     """The share of fresh noise of ancestral and ddim, from 0 to 1. By default 0 for ddim and for soft mixtures, else
     1."""
+    grid: str | None = None
+    """The times of the steps: uniform, uniform-logsnr, few, after-draw, karras or trailing, see
+    docs/choose-a-sampler.md. By default those that suit the sampler."""
     seed: int = 0
     """Seed of the noise. Image k depends on the seed and k alone."""
     label: Annotated[str | int | None, arg(metavar="NAME")] = None
@@ -112,7 +115,9 @@ class Sample(Verb):
         from ..cond import Cond
         from ..train import find_device
 
-        model, denoiser, sampler = load_for_sampling(self.run, self.sampler, self.eta, self.weights, self.average)
+        model, denoiser, sampler = load_for_sampling(
+            self.run, self.sampler, self.eta, self.weights, self.average, self.grid
+        )
         require_form(self.out, self.n, model.facts.shape)
         label = class_number(model, self.label, "label")
         labels = self._labels(model, label)

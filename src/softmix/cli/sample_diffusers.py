@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import UsageError, choose_sampler, interrupted, require_sampler
+from .common import UsageError, choose_grid, choose_sampler, interrupted, require_sampler
 from .guidance_interval import require_steps_inside
 from .samples import draw, require_finite, require_form, write
 
@@ -21,6 +21,7 @@ _ARGUMENTS = (
     "steps",
     "sampler",
     "eta",
+    "grid",
     "seed",
     "label",
     "guidance",
@@ -53,7 +54,7 @@ def sample_diffusers(asked: Sample) -> None:
         raise UsageError(str(error)) from error
     from ..sampler import adams
 
-    sampler = choose_sampler(asked.sampler, asked.eta, adams)
+    sampler = choose_grid(asked.grid, choose_sampler(asked.sampler, asked.eta, adams))
     try:
         _draw(asked, drawing(asked.run, prompt=asked.prompt, label=asked.label), sampler)
     except HubError as error:

@@ -1,15 +1,16 @@
 """Samplers: coroutines that step from noise to data.
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
-driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers, `traits` their properties.
-Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise
-(`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the image (`steered`).
+driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers, `traits` their properties,
+and `on_grid` gives one another grid. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and
+`replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
+image (`steered`).
 """
 
 from collections.abc import Sequence
 
 from ..precision import Precision
-from .contract import Ask, Sampler, SamplerError, Traits, label, traits
+from .contract import Ask, Sampler, SamplerError, Traits, label, on_grid, traits
 from .drive import Step, batch_for, drive, sample
 from .evodiff import evodiff
 from .invert import ColourEdit, NoiseCode, ddim_inversion, dpm_encoder, edit_friendly, replay
@@ -76,6 +77,7 @@ __all__ = [
     "label",
     "multistep",
     "noised",
+    "on_grid",
     "plms",
     "renoise",
     "replay",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -103,10 +103,37 @@ def declare(
     return mark
 
 
+@dataclass(frozen=True)
+class OnGrid:
+    """A sampler that takes another grid by default. `on_grid` makes one."""
+
+    sampler: Callable[..., Generator[Ask, Posterior, Tensor]]
+    grid: Callable[[Gaussian, int], Tensor]
+
+    def __call__(
+        self, process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, **fixed: Any
+    ) -> Generator[Ask, Posterior, Tensor]:
+        return self.sampler(process, x, grid, rng, **fixed)
+
+
+def on_grid(sampler: Sampler, grid: Callable[[Gaussian, int], Tensor]) -> Sampler:
+    """The sampler with another default grid, for functions that choose the grid by its traits.
+
+    grid : one of `softmix.process.GRIDS`, or a function of the process and n.
+
+    `sample(..., grid=times)` takes the times themselves.
+    """
+    if isinstance(sampler, partial):
+        return partial(OnGrid(sampler.func, grid), *sampler.args, **sampler.keywords)
+    return OnGrid(sampler, grid)
+
+
 def traits(sampler: object) -> Traits:
     """The declared traits of a sampler; of a `functools.partial`, those of its function."""
     while isinstance(sampler, partial):
         sampler = sampler.func
+    if isinstance(sampler, OnGrid):
+        return replace(traits(sampler.sampler), grid=sampler.grid)
     return _TRAITS.get(sampler, Traits(getattr(sampler, "__name__", "sampler"), None))
 
 
@@ -118,7 +145,9 @@ def names_with(condition: Callable[[Traits], bool]) -> str:
 def label(sampler: object) -> str:
     """The name of a sampler with the arguments that a `functools.partial` fixes: "ancestral, eta 0"."""
     fixed = sampler.keywords if isinstance(sampler, partial) else {}
-    return ", ".join([traits(sampler).name, *(_argument(name, value) for name, value in fixed.items())])
+    plain = sampler.func if isinstance(sampler, partial) else sampler
+    grid = [f"grid {plain.grid.__name__}"] if isinstance(plain, OnGrid) else []
+    return ", ".join([traits(sampler).name, *grid, *(_argument(name, value) for name, value in fixed.items())])
 
 
 def _argument(name: str, value: object) -> str:
