@@ -195,7 +195,9 @@ def compute(options: argparse.Namespace) -> None:
         (place / MACHINE).write_text(machine() + "\n", encoding="utf-8")
     workers, threads = shares(len(runs), options.workers)
     logs = {
-        f"{name}, {seed}": training_folder(options.out, name, options.data, options.images, seed, options.batch)
+        f"{name}, {seed}": training_folder(
+            options.out, name, options.data, options.images, seed, options.batch, options.compile
+        )
         / "log.txt"
         for name in options.rows or TRAININGS
         for seed in options.seeds
@@ -205,7 +207,7 @@ def compute(options: argparse.Namespace) -> None:
 
 
 def folder_of(options: argparse.Namespace) -> Path:
-    return folder(options.out, options.data, options.images, options.batch)
+    return folder(options.out, options.data, options.images, options.batch, options.compile)
 
 
 def save(path: Path, place: Path, options: argparse.Namespace) -> None:

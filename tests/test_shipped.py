@@ -13,10 +13,15 @@ from softmix.cli import main
 from softmix.data import DataError
 from softmix.denoiser import SoftAtHighNoise
 from softmix.evaluate import frechet, pixel_features
+from softmix.process import after_draw
 from softmix.train.model import SHIPPED, folder_of
 
 # twice the values of three seeds: 16.4 to 16.5 at one step, 6.9 to 8.1 at four; real images have 3.0
 MOST_AT_1, MOST_AT_4 = 33.0, 16.0
+# the same of the model with classes, in one and in four steps after a draw
+WITH_CLASSES = (0.0, 0.0)
+# a share of samples: that of unseen pictures is 0.0
+ITS_CLASS = 0.0
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
@@ -58,3 +63,23 @@ def test_samples_of_the_model_are_near_unseen_pictures() -> None:
         assert floor < frechet(real, features(x)) < most
     assert x.flatten(1).unique(dim=0).shape[0] == 500
     assert torch.isfinite(x).all()
+
+
+def test_the_model_with_classes_makes_the_class_that_is_asked_for() -> None:
+    """By the class of the nearest of 5,000 real pictures, in principal components, and by the Fréchet distance."""
+    try:
+        data, unseen = softmix.data.load("fashion-mnist"), softmix.data.load("fashion-mnist", split="test")
+    except DataError as error:
+        pytest.skip(str(error))
+    model = softmix.load("fashion-classes")
+    assert model.denoiser.classes == 10 and isinstance(model.denoiser, SoftAtHighNoise)
+    assert data.labels is not None
+    features, known, asked = pixel_features(data.x0(slice(0, 5000))), data.labels[:5000], torch.arange(500) % 10
+    real, places = features(unseen.x0()), features(data.x0(slice(0, 5000)))
+    for steps, most in zip((1, 4), WITH_CLASSES, strict=True):
+        x = softmix.sample(
+            model.denoiser, 500, steps, model.sampler, cond=asked, grid=after_draw(model.process, steps)
+        ).clamp(-1, 1)
+        drawn = features(x)
+        assert frechet(real, drawn) < most
+        assert float((known[torch.cdist(drawn, places).argmin(1)] == asked).float().mean()) > ITS_CLASS

@@ -103,23 +103,24 @@ def test_the_batch_and_the_counts_are_settings_of_the_numbers(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["plain", "consistency", "feature drift"])
 def test_a_training_is_compiled_if_asked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, resets = [], []
+    asked, places = [], []
 
     class Enough(Exception):
         pass
 
     def training(data: Data, config: Config, out: Path) -> None:
         asked.append(config.compile)
+        places.append(out)
         raise Enough
 
     monkeypatch.setattr(images, "training", training)
-    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(True))
     for compile in (False, True):
         trained = arms(name, "digits", tmp_path, 1280, 64, compile=compile)
         assert (trained.full or {}).get("compile", False) == compile
         with pytest.raises(Enough):
             trained.runs(Scale.full)[0]()
-    assert asked == [False, True] and resets == [True]
+    assert asked == [False, True] and places[0] != places[1]
+    assert places[1].is_relative_to(folder(tmp_path, "digits", 1280, compile=True))
 
 
 def test_the_rows_of_few_keep_their_grid_and_the_grid_after_a_draw_has_its_own() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import softmix
 from softmix.config import dumps, loads
 from softmix.data import load as load_data
 from softmix.denoiser import SoftAtHighNoise, SoftHead, mean_only
-from softmix.loss import Energy, FeatureEnergy, FeatureExtractor, Stage, loss_of
+from softmix.loss import Energy, FeatureDrift, FeatureEnergy, FeatureExtractor, Stage, loss_of
 from softmix.loss.pairs import all_pairs
 from softmix.net import UNetSpec
 from softmix.posterior import Implicit, Point
@@ -229,3 +230,25 @@ def test_with_compile_the_extractor_of_features_is_compiled_too(
     calls.clear()
     again.frozen(torch.zeros(2, 1, 8, 8))  # type: ignore[misc]
     assert set(calls) == {"start", "run", "forward"}
+
+
+@pytest.mark.slow
+def test_every_kind_of_input_of_a_run_is_compiled(
+    digits: softmix.data.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch runs a function uncompiled, with a warning alone, if it gets more kinds of input than a limit."""
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(len(inputs))
+        return graph.forward  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch.compiler.reset()
+    softmix.train(digits, small(compile=True, loss=FeatureDrift(), steps=4), tmp_path / "first")
+    first = len(graphs)
+    softmix.train(digits, small(compile=True, loss=FeatureDrift(), steps=4, seed=1), tmp_path / "second")
+    # both parts, and the features of draws and of x0, each by three functions, and two by a fourth
+    assert first >= 14 and len(graphs) == first
+    torch.compiler.reset()

@@ -32,7 +32,7 @@ class Edit(Verb):
     """
 
     run: Positional[Path]
-    """A run folder, or a model that comes with softmix: fashion."""
+    """A run folder, or a model that comes with softmix: fashion, fashion-classes."""
     image: Positional[Path]
     """A picture. It is brought to the size and the number of channels of the model."""
     out: Path

@@ -24,7 +24,8 @@ class Evaluate(Verb):
     """
 
     run: Positional[Path]
-    """A run folder, or a model that comes with softmix: fashion; or samples: a folder or a .zip of pictures, a .npy."""
+    """A run folder, or a model that comes with softmix: fashion, fashion-classes; or samples: a folder or a .zip of
+    pictures, a .npy."""
     data: Positional[str | None] = None
     """Of a run, its training data, if they have moved; of samples, the data to compare them with."""
     steps: tuple[int, ...] | None = None

@@ -23,7 +23,7 @@ class Export(Verb):
     """
 
     run: Positional[Path]
-    """A run folder, or a model that comes with softmix: fashion."""
+    """A run folder, or a model that comes with softmix: fashion, fashion-classes."""
     folder: Positional[Path]
     """The new folder. It must be empty or not be there."""
     weights: str | None = None

@@ -45,7 +45,7 @@ class Sample(Verb):
     """
 
     run: Positional[Path]
-    """A run folder, a model that comes with softmix (fashion), or a folder that diffusers wrote."""
+    """A run folder, a model that comes with softmix (fashion, fashion-classes), or a folder that diffusers wrote."""
     out: Path
     """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), or a folder
     (single PNGs; a folder with pictures gets new ones with free numbers)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import ClassVar
 
@@ -114,10 +113,9 @@ class FeatureDrift(FeatureEnergy):
         total = features[0][0].new_zeros((), dtype=torch.float32)
         for group in same.values():
             drawn, truth = (torch.cat(each) for each in zip(*group, strict=True))
+            of_places = _drifts_of_places(drawn, truth, self.radii, apart)
             # each view counts once, however many places it has
-            shares = [1 / len(each) for each, _ in group for _ in range(len(each))]
-            each = _drifts_of_places(drawn, truth, self.radii, apart)
-            total = total + (each * _constant(tuple(shares), each.device, each.dtype)).sum()
+            total = total + torch.stack([view.mean() for view in of_places.split([len(a) for a, _ in group])]).sum()
         return total / (3 * len(views))
 
     def _views(self, drawn: Tensor, truth: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -126,12 +124,6 @@ class FeatureDrift(FeatureEnergy):
         a, b = (means_of_cells(h, self.cells) for h in (drawn, truth))
         whole = a.flatten(1)[None], b.flatten(1)[None]
         return [(a.transpose(0, 1), b.transpose(0, 1)), (drawn.mean(1)[None], truth.mean(1)[None]), whole]
-
-
-@lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Cached, so that a training step copies nothing from the host."""
-    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def means_of_cells(h: Tensor, cells: int) -> Tensor:

@@ -59,9 +59,9 @@ def by(name: str, way: str) -> str:
     return f"{name} by {way}"
 
 
-def folder(out: Path, data: str, images: int, batch: int = BATCH) -> Path:
-    """The folder of all runs on one data set with one number of training images and one batch size."""
-    return out / (f"{data}-{images}" + (f"-batch{batch}" if batch != BATCH else ""))
+def folder(out: Path, data: str, images: int, batch: int = BATCH, compile: bool = False) -> Path:
+    """The folder of all runs on one data set with one number of training images and one batch size, compiled or not."""
+    return out / (f"{data}-{images}" + (f"-batch{batch}" if batch != BATCH else "") + ("-compiled" if compile else ""))
 
 
 def arms(
@@ -98,13 +98,16 @@ def arms(
 
 def real_images(data: str, out: Path, n: int) -> Arms:
     """The floor: the distance of n training images from all of them, and the nearest neighbours of unseen images."""
-    return arm(REAL, "floor", partial(_floor, data, out), data, full={"n": n}, seeds=1)
+    # "even" parts these numbers from those of earlier versions, which left out the last items of some sets
+    return arm(REAL, "floor", partial(_floor, data, out), data, full={"n": n, "chosen": "even"}, seeds=1)
 
 
-def training_folder(out: Path, name: str, data: str, images: int, seed: int, batch: int = BATCH) -> Path:
+def training_folder(
+    out: Path, name: str, data: str, images: int, seed: int, batch: int = BATCH, compile: bool = False
+) -> Path:
     """The folder of one training."""
     readable = "".join(c if c.isalnum() else "-" for c in name).strip("-")
-    return folder(out, data, images, batch) / f"{readable}-{seed}"
+    return folder(out, data, images, batch, compile) / f"{readable}-{seed}"
 
 
 def reference(data: str, out: Path) -> ReferenceSet:
@@ -131,16 +134,13 @@ def train_and_measure(
     Returns values by (arm, metric@evaluations), and the seconds and parameters of the training. Lines of progress go to
     log.txt in its folder.
     """
-    at, trained = training_folder(out, name, data, images, seed, batch), TRAININGS[name]
+    at, trained = training_folder(out, name, data, images, seed, batch, compile), TRAININGS[name]
     known = reference(data, out)
     results: dict[tuple[str, str], float] = {}
     with logged(at):
         shape = known.train.shape
         seen = round(images * trained.longer)
         config = trained.change(base(shape, DATA_SETS[data][2], seen, seed, batch, compile), shape)
-        if compile:
-            # torch compiles a function anew at most eight times in a process, and this one may train several models
-            torch.compiler.reset()
         for step in training(known.train, config, at / "run"):
             if step.step % 250 == 0:
                 speed = f"{step.images_per_second:,.0f} images/s"
@@ -164,7 +164,7 @@ def logged(at: Path) -> Iterator[None]:
         yield
 
 
-def _floor(data: str, out: Path, seed: int, n: int) -> Mapping[str, float]:
+def _floor(data: str, out: Path, seed: int, n: int, chosen: str = "even") -> Mapping[str, float]:
     known = reference(data, out)
     train = known.train
     values = known.compare(train.x0(_spread_out(len(train), n)))
@@ -173,7 +173,7 @@ def _floor(data: str, out: Path, seed: int, n: int) -> Mapping[str, float]:
 
 
 def _spread_out(count: int, n: int) -> torch.Tensor:
-    """n of `count` items at equal distances, from the first to the last: data may be in the order of their classes."""
+    """n of `count` items at equal distances, from everywhere: data may be in the order of their classes."""
     n = min(n, count)
     return torch.arange(n, device="cpu") * count // n
 

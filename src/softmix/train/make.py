@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Source
 from ..data.store import choose
+from ..net import Net
 from ..rng import Rng
 from ..version import __version__
 from .config import Config
@@ -117,15 +118,28 @@ def restore_frozen(run: Run, tensors: dict[str, Tensor]) -> nn.Module:
     return frozen.requires_grad_(False).eval()
 
 
+# torch compiles a function for at most eight kinds of input, and runs it uncompiled for later ones. A run with a loss
+# in two parts has six, and a process may train several models.
+_KINDS = 64
+
+
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the parts of each network that has blocks, and the whole of a model without one.
+    """Compile the parts of a network that has blocks, and the whole of any other model.
 
     The parts are the first layer, the blocks, the last layer, and the embedding of the noise level.
     """
-    with_blocks = [each for each in model.modules() if hasattr(each, "run")]
-    if not with_blocks:
+    if not compile_net(model):
         model.forward = torch.compile(model.forward, dynamic=False)
-    for inner in with_blocks:
-        for part, name in ((inner, "run"), (inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
-            if hasattr(part, name):
-                setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+
+
+def compile_net(model: nn.Module) -> bool:
+    """Compile the parts of a `Network`, or of the one that a `FeatureExtractor` holds. False for another module."""
+    inner = getattr(getattr(model, "network", model), "net", None)
+    if not isinstance(inner, Net):
+        return False
+    # the older name of `recompile_limit`, which every version has
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _KINDS)
+    for part, name in ((inner, "run"), (inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
+        if hasattr(part, name):
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    return True

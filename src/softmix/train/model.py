@@ -91,7 +91,8 @@ SHIPPED = Path(__file__).parent.parent / "shipped"
 
 
 def folder_of(name: str | Path) -> Path:
-    """The run folder of this name: the folder itself, or a model that comes with softmix ("fashion")."""
+    """The run folder of this name: the folder itself, or a model that comes with softmix ("fashion",
+    "fashion-classes")."""
     folder = Path(name)
     shipped = SHIPPED / folder
     # Path.exists raises for a name that is too long, and os.path.exists returns False

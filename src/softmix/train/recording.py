@@ -41,9 +41,11 @@ def record_cuda_graph(work: Work) -> Work:
         # other threads may use the card: a progress bar, a loader of data
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             work()
-    except Exception as error:  # torch raises errors of many types
+    except BaseException as error:  # torch raises errors of many types
         # the generator of torch would believe that it is still being recorded, and refuse to draw
         generator.graphsafe_set_state(state)
+        if not isinstance(error, Exception):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NotRecordableError(reason) from error
     return graph.replay

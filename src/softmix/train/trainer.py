@@ -21,7 +21,16 @@ from .ema import Ema
 from .examples import example_rng
 from .feed import feed_for
 from .lanes import Lanes
-from .make import TrainingError, build, compile_blocks, find_device, require_fits, restore_frozen, some_items
+from .make import (
+    TrainingError,
+    build,
+    compile_blocks,
+    compile_net,
+    find_device,
+    require_fits,
+    restore_frozen,
+    some_items,
+)
 from .optimise import Optimisers
 from .parallel import ParallelBatch
 from .processes import SINGLE_PROCESS, Processes, gathered, load_weights
@@ -74,7 +83,8 @@ class Trainer:
         self._lanes = Lanes(self.optimisers)
         self.ema = Ema(self.model, run.config.ema)
         self.device_step = device_step(self)
-        self._compile(self.model)
+        if run.config.compile:
+            compile_blocks(self.model)
 
     @property
     def model(self) -> nn.Module:
@@ -254,13 +264,13 @@ class Trainer:
         """The task's frozen copy of the model, with the averaged weights."""
         model = self.averaged()
         data = some_items(self.feed.source, 512, first=self.run.facts.shown == "first").to(self.device)
-        return self._compile(self.task.freeze(model, data).requires_grad_(False).eval())
+        return self._compiled(self.task.freeze(model, data).requires_grad_(False).eval())
 
-    def _compile(self, module: nn.Module) -> nn.Module:
-        """The module, compiled in place if the configuration says so."""
+    def _compiled(self, frozen: nn.Module) -> nn.Module:
+        """The frozen copy, its network compiled in place if the configuration says so."""
         if self.run.config.compile:
-            compile_blocks(module)
-        return module
+            compile_net(frozen)
+        return frozen
 
     def averaged(self) -> nn.Module:
         """A copy of the model with the averaged weights."""
@@ -305,7 +315,7 @@ class Trainer:
             ) from error
         self.ema.load(latest.tensors)
         frozen = latest.tensors.get("kept")
-        self.frozen = None if frozen is None else self._compile(restore_frozen(self.run, frozen).to(self.device))
+        self.frozen = None if frozen is None else self._compiled(restore_frozen(self.run, frozen).to(self.device))
         self.step, self.attempt = int(str(latest.state["step"])), int(str(latest.state["attempt"]))
         self.saved = self.step
         if self.scale is not None:
