@@ -18,10 +18,10 @@ from softmix.train.model import SHIPPED, folder_of
 
 # twice the values of three seeds: 16.4 to 16.5 at one step, 6.9 to 8.1 at four; real images have 3.0
 MOST_AT_1, MOST_AT_4 = 33.0, 16.0
-# the same of the model with classes, in one and in four steps after a draw
-WITH_CLASSES = (0.0, 0.0)
-# a share of samples: that of unseen pictures is 0.0
-ITS_CLASS = 0.0
+# the same of the model with classes, which has 9.5 to 10.2 at one step, and 7.3 to 7.6 at four after a draw
+WITH_CLASSES = (20.0, 15.0)
+# the share of samples whose nearest picture has their class; three seeds have 0.79 to 0.83, and unseen pictures 0.80
+ITS_CLASS = 0.7
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
@@ -78,7 +78,7 @@ def test_the_model_with_classes_makes_the_class_that_is_asked_for() -> None:
     real, places = features(unseen.x0()), features(data.x0(slice(0, 5000)))
     for steps, most in zip((1, 4), WITH_CLASSES, strict=True):
         x = softmix.sample(
-            model.denoiser, 500, steps, model.sampler, cond=asked, grid=after_draw(model.process, steps)
+            model.denoiser, 500, steps, sampler=model.sampler, cond=asked, grid=after_draw(model.process, steps)
         ).clamp(-1, 1)
         drawn = features(x)
         assert frechet(real, drawn) < most

@@ -48,8 +48,8 @@ WAYS = (
 )
 # the same rule for the noise: DPM-Solver-v3 with the statistics of a noise prediction
 NOISE = Statistics(
-    torch.tensor([-20.0, 20.0], dtype=torch.float64),
-    *(torch.full((2, 1), value, dtype=torch.float64) for value in (0.0, -1.0, 0.0)),
+    torch.tensor([-20.0, 20.0], dtype=torch.float64, device="cpu"),
+    *(torch.full((2, 1), value, dtype=torch.float64, device="cpu") for value in (0.0, -1.0, 0.0)),
 )
 GUIDED = (
     Way.of("guided, 2M", "ours", dpm_solver_2m),
