@@ -35,7 +35,9 @@ def main() -> None:
         for k in options.steps:
             images = softmix.sample(model.denoiser, options.n, k, sampler=sampler, cond=cond)
             rows.append((f"{run.name}, {k} step{'s' if k > 1 else ''}", to_uint8(images)))
-    save_png(options.out, labelled(rows), {"runs": [str(run.name) for run in options.runs], "seed": 0})
+    save_png(
+        options.out, labelled(rows), {"runs": [str(run.name) for run in options.runs], "grid": options.grid, "seed": 0}
+    )
     print(f"wrote {options.out}")
 
 

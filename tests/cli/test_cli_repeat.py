@@ -48,13 +48,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample = ("sample", folder / "plain", "--steps", 2)
     for out, n in (("grid.png", 5), ("grid.jpg", 5), ("grid.webp", 5), ("single", 2)):
         assert call(*sample, "--n", n, "--out", folder / out)[0] == 0
+    assert call(*sample, "--n", 5, "--grid", "karras", "--out", folder / "karras.png")[0] == 0
     edit = ("edit", folder / "plain", folder / "single" / "000000.png", "--shift", 1, 0, "--steps", 4)
     for out in ("edit.png", "edit.webp"):
         assert call(*edit, "--out", folder / out)[0] == 0
     return folder
 
 
-@pytest.mark.parametrize("name", ["grid.png", "grid.jpg", "grid.webp", "single/000000.png", "edit.png", "edit.webp"])
+@pytest.mark.parametrize(
+    "name", ["grid.png", "grid.jpg", "grid.webp", "karras.png", "single/000000.png", "edit.png", "edit.webp"]
+)
 def test_pictures_of_every_form_are_made_again(name: str, runs: Path, tmp_path: Path) -> None:
     copy = tmp_path / f"again{Path(name).suffix}"
     code, out, err = call("repeat", runs / name, "--run", runs / "plain", "--out", copy)
@@ -93,6 +96,15 @@ def forged(runs: Path, out: Path, name: str, change: Callable[[Any], object], te
 
 def argument(**values: object) -> Callable[[Any], None]:
     return lambda recipe: recipe["arguments"].update(values)
+
+
+def test_a_picture_from_before_there_were_grids_is_made_again(runs: Path, tmp_path: Path) -> None:
+    def earlier(recipe: Any) -> None:
+        del recipe["arguments"]["grid"]
+
+    picture = forged(runs, tmp_path, "grid.png", earlier)
+    code, out, err = call("repeat", picture, "--run", runs / "plain", "--out", tmp_path / "again.png")
+    assert code == 0 and "are the same" in out, err
 
 
 UNUSABLE = "cannot be used"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from softmix.denoiser import wiener
 from softmix.posterior import HasMean, Normal, Point, Posterior
-from softmix.process import VE, VP, Flow, Gaussian, few, karras, rest, uniform
+from softmix.process import VE, VP, Flow, Gaussian, after_draw, few, karras, rest, uniform
 from softmix.rng import Rng
 from softmix.sampler import (
     Sampler,
@@ -335,6 +335,9 @@ def test_a_sampler_on_another_grid_differs_by_its_grid_alone() -> None:
         assert not torch.equal(sample(model, 5, 3, sampler=sampler, shape=(2,), seed=2), right)
     assert label(on_grid(partial(ancestral, eta=0.5), karras)) == "ancestral, grid karras, eta 0.5"
     assert label(on_grid(adams, karras)) == "adams, grid karras"
+    assert label(on_grid(adams, partial(after_draw, second=-1.0))) == "adams, grid after_draw second -1"
+    with pytest.raises(ValueError, match="a lambda, and the label"):
+        on_grid(adams, lambda process, n: few(process, n))
 
 
 def test_a_label_is_the_name_with_the_fixed_arguments() -> None:

@@ -16,7 +16,7 @@ from softmix.data import load as load_data
 from softmix.denoiser import SoftAtHighNoise, SoftHead, mean_only
 from softmix.loss import Energy, FeatureDrift, FeatureEnergy, FeatureExtractor, Stage, loss_of
 from softmix.loss.pairs import all_pairs
-from softmix.net import UNetSpec
+from softmix.net import Net, UNetSpec
 from softmix.posterior import Implicit, Point
 from softmix.process import VP, Noised
 from softmix.rng import Rng
@@ -230,6 +230,17 @@ def test_with_compile_the_extractor_of_features_is_compiled_too(
     calls.clear()
     again.frozen(torch.zeros(2, 1, 8, 8))  # type: ignore[misc]
     assert set(calls) == {"start", "run", "forward"}
+
+
+def test_the_net_of_a_head_is_compiled_too(
+    digits: softmix.data.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: asked.append(function) or function)
+    published = preset("published", (1, 8, 8)).but(net=UNetSpec(width=16, depth=1, patch=2), batch=4, compile=True)
+    model = trainer(digits, published, tmp_path / "run").model
+    nets = [each for each in model.modules() if isinstance(each, Net)]
+    assert len(nets) == 2 and {function.__self__ for function in asked} >= set(nets)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

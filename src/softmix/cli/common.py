@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,7 +111,7 @@ def choose_sampler(name: str | None, eta: float | None, default: Sampler) -> Sam
 def choose_grid(name: str | None, sampler: Sampler) -> Sampler:
     """The sampler on the grid of this name. None: on its own."""
     from ..process import GRIDS
-    from ..sampler import on_grid, traits
+    from ..sampler import Traits, on_grid, traits
 
     if name is None:
         return sampler
@@ -119,9 +119,18 @@ def choose_grid(name: str | None, sampler: Sampler) -> Sampler:
     if name not in by_name:
         raise UsageError(f"the grid {name!r} was asked for; there are {', '.join(by_name)}")
     known = traits(sampler)
-    if known.least > 1:
+    if known.least > 1 and known.grid is not Traits.grid:
         raise UsageError(f"--grid {name} was asked for; {known.name} leaves the data's range on any grid but its own")
-    return on_grid(sampler, by_name[name])
+    grid = by_name[name]
+
+    @wraps(grid)
+    def checked(process: Any, n: int) -> Any:
+        try:
+            return grid(process, n)
+        except ValueError as error:
+            raise UsageError(f"--grid {name} was asked for: {error}") from None
+
+    return on_grid(sampler, checked)
 
 
 def _require_draws(model: Model, average: int) -> None:

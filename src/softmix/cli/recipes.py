@@ -26,6 +26,10 @@ EDIT_PANELS = 3
 _NOT_SAVED = ("run", "image", "out", "prompt", "beside", "dry_run")
 
 
+# options that came later, with the value that earlier pictures were drawn with
+_LATER: Mapping[str, Any] = {"grid": None}
+
+
 class Unfit(Exception):
     """A value that does not have the type of its option. The message shows the value."""
 
@@ -123,6 +127,8 @@ def _refuse_constant(constant: str) -> None:
 def _arguments(verb: type[Verb], values: object, version: object) -> Mapping[str, Any]:
     """The arguments in a recipe, each with the type of the option of the verb."""
     hints, names = typing.get_type_hints(verb), saved_options(verb)
+    if isinstance(values, dict):
+        values = {name: value for name, value in _LATER.items() if name in names} | values
     if not isinstance(values, dict) or set(values) != set(names):
         raise Unfit(f"it is of another softmix ({str(version)[:40]}) or was altered")
     return {name: fit_type(hints[name], values[name], name) for name in names}

@@ -87,8 +87,8 @@ def after_draw(process: Process, n: int, second: float = -2.0) -> Tensor:
 
     When to choose: for `soft_adams` with 3 to 7 steps, if the draws of the model are good; measure it against `few`. At
     the second time of `few`, a logsnr of -2.7 with 4 steps, the mean decides again what the draw has decided. Later it
-    refines the draw. A model of 1.6 million images gained 30 to 48 %. Models of 150,000 images gained with 3 steps and
-    lost up to 22 % with more (docs/experiments.md).
+    refines the draw. With 4 to 6 steps a model of 1.6 million images gained 30 to 47 %, and models of 150,000 lost up
+    to 22 %; with 3 steps all gained (docs/experiments.md).
     """
     if _checked(n) == 1 or n >= 8 or float(process.logsnr(1.0)) > second:
         return few(process, n)

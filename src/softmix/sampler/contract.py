@@ -111,18 +111,21 @@ class OnGrid:
     grid: Callable[[Gaussian, int], Tensor]
 
     def __call__(
-        self, process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, **fixed: Any
+        self, process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, *more: Any, **fixed: Any
     ) -> Generator[Ask, Posterior, Tensor]:
-        return self.sampler(process, x, grid, rng, **fixed)
+        return self.sampler(process, x, grid, rng, *more, **fixed)
 
 
 def on_grid(sampler: Sampler, grid: Callable[[Gaussian, int], Tensor]) -> Sampler:
     """The sampler with another default grid, for functions that choose the grid by its traits.
 
-    grid : one of `softmix.process.GRIDS`, or a function of the process and n.
+    grid : one of `softmix.process.GRIDS`, or a function of the process and n with a name, or a partial of one. The name
+        is part of the sampler's label, by which saved rows of an evaluation are found.
 
-    `sample(..., grid=times)` takes the times themselves.
+    `sample(..., grid=times)` takes the times themselves. Raises ValueError for a lambda, which has no name.
     """
+    if _name_of(grid) == "<lambda>":
+        raise ValueError("on_grid was given a lambda, and the label of the sampler has the name of its grid: use def")
     if isinstance(sampler, partial):
         return partial(OnGrid(sampler.func, grid), *sampler.args, **sampler.keywords)
     return OnGrid(sampler, grid)
@@ -143,11 +146,19 @@ def names_with(condition: Callable[[Traits], bool]) -> str:
 
 
 def label(sampler: object) -> str:
-    """The name of a sampler with the arguments that a `functools.partial` fixes: "ancestral, eta 0"."""
+    """The name of a sampler with its grid, if it is another than its own, and the arguments that a `functools.partial`
+    fixes: "ancestral, grid karras, eta 0"."""
     fixed = sampler.keywords if isinstance(sampler, partial) else {}
     plain = sampler.func if isinstance(sampler, partial) else sampler
-    grid = [f"grid {plain.grid.__name__}"] if isinstance(plain, OnGrid) else []
+    grid = [f"grid {_name_of(plain.grid)}"] if isinstance(plain, OnGrid) else []
     return ", ".join([traits(sampler).name, *grid, *(_argument(name, value) for name, value in fixed.items())])
+
+
+def _name_of(grid: object) -> str:
+    """The name of a grid, with the arguments that a `functools.partial` fixes."""
+    if not isinstance(grid, partial):
+        return str(getattr(grid, "__qualname__", grid)).split(".")[-1]
+    return " ".join([_name_of(grid.func), *(_argument(name, value) for name, value in grid.keywords.items())])
 
 
 def _argument(name: str, value: object) -> str:

@@ -189,9 +189,9 @@ def soft_adams(
     the image, which a mean cannot. At low noise the posterior is narrow, and a mean with a good solver is more exact.
     While it draws, the marginals are as exact as those of `ancestral`. For points alone it is `adams`.
 
-    With 3 to 7 steps the grid `after_draw` was better by 30 to 48 % for a model of 1.6 million images, and worse for
-    models that were trained for a short time. Compare the two: on_grid(soft_adams, after_draw), or `softmix evaluate
-    RUN --grid after-draw`.
+    With 4 to 6 steps the grid `after_draw` was 30 to 47 % better for a model of 1.6 million images, and up to 22 %
+    worse for models of 150,000; with 3 steps it was better for all. Compare the two: on_grid(soft_adams, after_draw),
+    or `softmix evaluate RUN --grid after-draw`.
     """
     solved: type[Posterior] = HasMean if len(grid) > below else Point
     return (yield from _multistep(process, x, grid, rng, "adams", MultistepRule(corrects=ALL), solved))

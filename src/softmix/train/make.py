@@ -124,7 +124,7 @@ _KINDS = 64
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the parts of a network that has blocks, and the whole of any other model.
+    """Compile the parts of the nets of a `Network`, and the whole of any other model.
 
     The parts are the first layer, the blocks, the last layer, and the embedding of the noise level.
     """
@@ -133,13 +133,16 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def compile_net(model: nn.Module) -> bool:
-    """Compile the parts of a `Network`, or of the one that a `FeatureExtractor` holds. False for another module."""
-    inner = getattr(getattr(model, "network", model), "net", None)
-    if not isinstance(inner, Net):
+    """Compile the parts of the nets of a `Network`, or of the one that a `FeatureExtractor` holds. False for another
+    module."""
+    owner = getattr(model, "network", model)
+    if not isinstance(getattr(owner, "net", None), Net):
         return False
     # the older name of `recompile_limit`, which every version has
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _KINDS)
-    for part, name in ((inner, "run"), (inner, "start"), (inner, "out"), (getattr(inner, "time", None), "forward")):
-        if hasattr(part, name):
-            setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    # a head may have a net of its own, as that of `PublishedSMD`
+    for net in [each for each in owner.modules() if isinstance(each, Net)]:
+        for part, name in ((net, "run"), (net, "start"), (net, "out"), (getattr(net, "time", None), "forward")):
+            if hasattr(part, name):
+                setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
     return True

@@ -39,10 +39,16 @@ def check_parts(trainer: Trainer) -> None:
 
     Each of several processes tries one item, and no sample.
     """
-    # two items are a kind of input of their own, which no step has
-    eager = torch.compiler.set_stance("force_eager") if trainer.run.config.compile else nullcontext()
-    with _restored_buffers(trainer), eager:
+    with _restored_buffers(trainer), _uncompiled(trainer):
         _check(trainer)
+
+
+@contextmanager
+def _uncompiled(trainer: Trainer) -> Iterator[None]:
+    """Run compiled parts as they are: two items are a kind of input of their own, which no step has."""
+    # a stance begins when it is made
+    with torch.compiler.set_stance("force_eager") if trainer.run.config.compile else nullcontext():
+        yield
 
 
 def _check(trainer: Trainer) -> None:
