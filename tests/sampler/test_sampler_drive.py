@@ -338,6 +338,8 @@ def test_a_sampler_on_another_grid_differs_by_its_grid_alone() -> None:
     assert label(on_grid(adams, partial(after_draw, second=-1.0))) == "adams, grid after_draw second -1"
     with pytest.raises(ValueError, match="a lambda, and the label"):
         on_grid(adams, lambda process, n: few(process, n))
+    with pytest.raises(ValueError, match="a lambda, and the label"):
+        on_grid(adams, partial(lambda process, n, last: few(process, n), last=1))
 
 
 def test_a_label_is_the_name_with_the_fixed_arguments() -> None:

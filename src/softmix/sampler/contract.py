@@ -124,7 +124,7 @@ def on_grid(sampler: Sampler, grid: Callable[[Gaussian, int], Tensor]) -> Sample
 
     `sample(..., grid=times)` takes the times themselves. Raises ValueError for a lambda, which has no name.
     """
-    if _name_of(grid) == "<lambda>":
+    if "<lambda>" in _name_of(grid):
         raise ValueError("on_grid was given a lambda, and the label of the sampler has the name of its grid: use def")
     if isinstance(sampler, partial):
         return partial(OnGrid(sampler.func, grid), *sampler.args, **sampler.keywords)
