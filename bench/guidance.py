@@ -1,12 +1,15 @@
 """Guidance by draws beside guidance by the mean, on mixtures of Gaussians with an exact posterior given y.
 
-The last three problems are images: a mixture fitted to digits of 8 x 8, measured as in `softmix.recipe.restoration`.
+Problems 3 to 5 are images: a mixture fitted to digits of 8 x 8, measured as in `softmix.recipe.restoration`. Problems 6
+to 8 are the same with networks that were trained on draws of the mixture, in the place of its exact posterior.
 
     python bench/guidance.py
+    python bench/guidance.py --only 6 7 8 --n 100 --out runs/guidance
 
 Each seed has its own y. The columns are the mean and the spread over seeds:
 
-gradient  : |estimate - exact| / |exact| of grad log p(y | x_t), sums over the items, the mean over noise levels
+gradient  : |estimate - exact| / |exact| of grad log p(y | x_t), sums over the items, the mean over noise levels. For a
+            network without guidance it is 1
 adams     : the energy distance of samples after 20 steps of adams to exact draws of p(x0 | y), times 1000
 ancestral : the same for 20 ancestral steps
 
@@ -18,35 +21,49 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softmix import Cond, Rng, oracle
-from softmix.denoiser import Denoiser
+from softmix import Cond, Rng, oracle, training
+from softmix.denoiser import Denoiser, SoftHead
 from softmix.denoiser.wrap import Wrapped
 from softmix.evaluate import energy_distance
-from softmix.measure import Likelihood, gaussian_likelihood, guided_by_draws, guided_by_mean
+from softmix.loss import Energy
+from softmix.measure import (
+    Likelihood,
+    gaussian_likelihood,
+    guided_by_draws,
+    guided_by_mean,
+    guided_through_draws,
+)
 from softmix.oracle.observed import regression
 from softmix.posterior import Empirical, HasMean, Point, need
 from softmix.process import VP, few
-from softmix.recipe.restoration import KNOWN, Measurement, law_of_digits, measurements
+from softmix.recipe.images import DATA_SETS, base
+from softmix.recipe.restoration import KNOWN, SHAPE, KnownLaw, Measurement, law_of_digits, measurements
 from softmix.sampler import Sampler, adams, ancestral, drive
 from softmix.sampler.drive import finish
+from softmix.train import load as load_run
 
 F64 = torch.float64
+# a network with a mean, and a soft mixture with draws at all noise levels
+LEARNED: dict[str, dict[str, Any]] = {"plain": {}, "soft": {"head": SoftHead(), "loss": Energy(m=4, weight="v")}}
 LEVELS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0)
 SCALES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5, 4.0)
 DRAWS = (1, 4, 16, 64)
 STEPS, SD = 20, 0.3
 Operator = Callable[[Tensor], Tensor]
-# the values of one row: its three columns
+# the three columns of one row for one seed, and for all seeds
 Values = tuple[float, float, float]
+Columns = list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,8 @@ class Task:
     operator : A, from x0 [B, D] to [B, K].
     sd : of the noise of y.
     exact : the denoiser of q(x0 | x_t, y).
-    draw : n exact draws of p(x0 | y).
+    draw : n exact draws of p(x0 | y), [n, D].
+    prior : the denoiser of q(x0 | x_t) to be guided: the exact one, or a network.
     """
 
     problem: oracle.MixtureProblem
@@ -65,6 +83,7 @@ class Task:
     sd: float
     exact: Denoiser
     draw: Callable[[int, Rng], Tensor]
+    prior: Denoiser
 
     @property
     def likelihood(self) -> Likelihood:
@@ -82,9 +101,14 @@ def linear(problem: oracle.MixtureProblem, matrix: Tensor, seed: int, sd: float 
     assert y is not None
     known = observed.denoiser()
     exact = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: known(xt, t, Cond(value=y.expand(len(xt), -1))))
-    return Task(
-        problem, y, lambda x0: x0 @ matrix.T, sd, exact, lambda n, rng: observed.given(y.expand(n, -1)).sample(rng)
-    )
+
+    def operator(x0: Tensor) -> Tensor:
+        return x0.flatten(1) @ matrix.T.to(x0)
+
+    def draw(n: int, rng: Rng) -> Tensor:
+        return observed.given(y.expand(n, -1)).sample(rng).flatten(1)
+
+    return Task(problem, y, operator, sd, exact, draw, problem.denoiser())
 
 
 def squared_length(problem: oracle.MixtureProblem, seed: int) -> Task:
@@ -106,16 +130,28 @@ def squared_length(problem: oracle.MixtureProblem, seed: int) -> Task:
         on_grid = Empirical(logs.expand(n, -1), points).sample(rng)
         return on_grid + (line[1] - line[0]) * (rng.uniform((n, 2), F64) - 0.5)
 
-    return Task(problem, y, operator, SD, Wrapped(problem.denoiser(), exact), draw)
+    return Task(problem, y, operator, SD, Wrapped(problem.denoiser(), exact), draw, problem.denoiser())
 
 
 def of_digits(kind: Measurement, seed: int) -> Task:
     """A measurement of an image of 8 x 8 pixels, from the mixture of 20 Gaussians fitted to digits."""
-    problem = oracle.MixtureProblem(KNOWN, law_of_digits(), VP(), (64,))
+    problem = oracle.MixtureProblem(KNOWN, law_of_digits(), VP(), SHAPE)
     return linear(problem, kind.matrix, seed, kind.sd)
 
 
+def learned(name: str, seed: int, out: Path) -> Denoiser:
+    """A network of `LEARNED`, trained on 60,000 draws of the mixture, or read from its folder in `out`."""
+    source, at = KnownLaw().train, out / f"{name}-{seed}"
+    for step in training(source, base(SHAPE, DATA_SETS["digits"][2], 60_000, seed).but(**LEARNED[name]), at):
+        if step.step % 250 == 0:
+            print(f"{name}, seed {seed}: step {step.step} of {step.total}", file=sys.stderr, flush=True)
+    # the tasks are in double precision, and networks are not
+    network = load_run(at).denoiser
+    return Wrapped(network, lambda inner, xt, t, cond: inner(xt.float(), t, cond))
+
+
 def tasks() -> dict[str, Callable[[int], Task]]:
+    """The problems, each as a function from the seed of its y."""
     plane, large = oracle.correlated(), oracle.correlated((16,))
     of_large = Rng(3, 4).normal((4, 16), F64) / 4
     return {
@@ -125,6 +161,11 @@ def tasks() -> dict[str, Callable[[int], Task]]:
     } | {f"digits of 8 x 8, {kind.name}": partial(of_digits, kind) for kind in measurements(8)}
 
 
+def tasks_of_networks() -> dict[str, Callable[[int], Task]]:
+    """The problems of digits once more, for networks."""
+    return {f"digits of 8 x 8, {kind.name}, learned": partial(of_digits, kind) for kind in measurements(8)}
+
+
 def mean_of(denoiser: Denoiser, xt: Tensor, t: float) -> Tensor:
     return need(denoiser(xt, t), HasMean, "bench/guidance.py").mean.detach()
 
@@ -132,22 +173,24 @@ def mean_of(denoiser: Denoiser, xt: Tensor, t: float) -> Tensor:
 def gradient_error(task: Task, denoiser: Denoiser, n: int, seed: int) -> float:
     """The gradients are alpha / sigma^2 times the changes of the mean by y, so that the ratio is that of changes."""
     process, errors = task.problem.process, []
+    exact_prior = task.problem.denoiser()
     for level in LEVELS:
         t = float(process.time(level))
-        xt = process.noise(task.draw(n, Rng(seed, n, "x0")), t, Rng(seed, n, f"xt {level}")).xt
-        free, exact = mean_of(task.problem.denoiser(), xt, t), mean_of(task.exact, xt, t)
-        off = mean_of(denoiser, xt, t) - exact
-        errors.append(float(off.norm(dim=1).mean() / (exact - free).norm(dim=1).mean()))
+        x0 = task.draw(n, Rng(seed, n, "x0")).unflatten(1, task.problem.shape)
+        xt = process.noise(x0, t, Rng(seed, n, f"xt {level}")).xt
+        right = mean_of(task.exact, xt, t) - mean_of(exact_prior, xt, t)
+        off = mean_of(denoiser, xt, t) - mean_of(task.prior, xt, t) - right
+        errors.append(float(off.flatten(1).norm(dim=1).mean() / right.flatten(1).norm(dim=1).mean()))
     return statistics.mean(errors)
 
 
 def distance(task: Task, denoiser: Denoiser, sampler: Sampler, n: int, seed: int) -> float:
-    process, dim = task.problem.process, task.problem.law.dim
-    noise = process.prior((n, dim), Rng(seed, n, "prior")).double()
+    process = task.problem.process
+    noise = process.prior((n, *task.problem.shape), Rng(seed, n, "prior")).double()
     x = finish(drive(denoiser, sampler, noise, few(process, STEPS), Rng(seed, n, "sampler")))
     if not x.isfinite().all():
         return float("inf")
-    return 1000 * energy_distance(x, task.draw(n, Rng(seed, n, "exact")))
+    return 1000 * energy_distance(x.flatten(1), task.draw(n, Rng(seed, n, "exact")))
 
 
 def values(task: Task, denoiser: Denoiser, n: int, seed: int) -> Values:
@@ -159,40 +202,86 @@ def floor(task: Task, n: int, seed: int) -> float:
     return 1000 * energy_distance(task.draw(n, Rng(seed, n, "exact")), task.draw(n, Rng(seed, n, "other")))
 
 
-def rows(make: Callable[[int], Task], n: int, seeds: Sequence[int]) -> Iterator[tuple[str, list[list[float]]]]:
+def rows(make: Callable[[int], Task], n: int, seeds: Sequence[int]) -> Iterator[tuple[str, Columns]]:
     """The rows of one problem: a name, and for each column its values over seeds."""
     made = [make(seed) for seed in seeds]
-    pairs = list(zip(made, seeds, strict=True))
-
-    def of(denoiser: Callable[[Task, int], Denoiser]) -> list[list[float]]:
-        return [list(column) for column in zip(*(values(t, denoiser(t, s), n, s) for t, s in pairs), strict=True)]
-
-    def best(likelihood: Callable[[Task], Likelihood], scales: Sequence[float]) -> list[list[float]]:
-        found = [of(lambda t, s, k=k: guided_by_mean(likelihood(t), k)(t.problem.denoiser())) for k in scales]  # type: ignore[misc]
-        return [min((each[column] for each in found), key=statistics.mean) for column in range(3)]
-
-    at_least = [floor(t, n, s) for t, s in pairs]
-    yield "exact draws (floor)", [[], at_least, at_least]
-    yield "exact posterior given y", of(lambda t, s: t.exact)
-    yield "no guidance", of(lambda t, s: t.problem.denoiser())
-    yield "by the mean, scale 1", of(lambda t, s: guided_by_mean(t.likelihood)(t.problem.denoiser()))
-    yield "by the mean, best scale", best(lambda t: t.likelihood, SCALES)
-    yield "by the mean, norm, best scale", best(lambda t: t.norm, [5 * scale for scale in SCALES])
+    table = Table(made, seeds, n)
+    yield from table.truth()
+    yield from table.by_mean()
     for m in DRAWS:
-        yield f"by draws, m = {m}", of(lambda t, s, m=m: by_draws(t, m, s))  # type: ignore[misc]
-    yield "through 16 draws of each component", of(lambda t, s: through_components(t, 16, s))
+        yield f"by draws, m = {m}", table.of(partial(by_draws, m))
+    yield "through 16 draws of each component", table.of(partial(through_components, 16))
 
 
-def by_draws(task: Task, m: int, seed: int) -> Denoiser:
+def rows_of_networks(
+    make: Callable[[int], Task], n: int, seeds: Sequence[int], out: Path
+) -> Iterator[tuple[str, Columns]]:
+    """The same with networks in the place of the exact q(x0 | x_t)."""
+    made = [make(seed) for seed in seeds]
+    yield from Table(made, seeds, n).truth()
+    for name in LEARNED:
+        tasks = [replace(task, prior=learned(name, seed, out)) for task, seed in zip(made, seeds, strict=True)]
+        table = Table(tasks, seeds, n)
+        yield from ((f"{name}, {row}", columns) for row, columns in table.by_mean())
+        if name == "soft":
+            for m in DRAWS[1:]:
+                yield f"soft, by draws, m = {m}", table.of(partial(by_draws, m))
+            yield "soft, through 16 draws", table.of(partial(through_draws, 16))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The tasks of some seeds, measured with n samples."""
+
+    tasks: Sequence[Task]
+    seeds: Sequence[int]
+    n: int
+
+    def of(self, make: Callable[[Task, int], Denoiser]) -> Columns:
+        """The columns of a denoiser for each task and seed."""
+        each = [values(task, make(task, s), self.n, s) for task, s in zip(self.tasks, self.seeds, strict=True)]
+        return [list(column) for column in zip(*each, strict=True)]
+
+    def truth(self) -> Iterator[tuple[str, Columns]]:
+        at_least = [floor(task, self.n, s) for task, s in zip(self.tasks, self.seeds, strict=True)]
+        yield "exact draws (floor)", [[], at_least, at_least]
+        yield "exact posterior given y", self.of(lambda task, _: task.exact)
+
+    def by_mean(self) -> Iterator[tuple[str, Columns]]:
+        """Without guidance, and by the mean."""
+        yield "no guidance", self.of(lambda task, _: task.prior)
+        yield "by the mean, scale 1", self.of(lambda task, _: guided_by_mean(task.likelihood)(task.prior))
+        yield "by the mean, best scale", self.best(lambda task: task.likelihood, SCALES)
+        yield "by the mean, norm, best scale", self.best(lambda task: task.norm, [5 * scale for scale in SCALES])
+
+    def best(self, likelihood: Callable[[Task], Likelihood], scales: Sequence[float]) -> Columns:
+        """The best scale for each column."""
+
+        def guided(scale: float) -> Columns:
+            return self.of(lambda task, _: guided_by_mean(likelihood(task), scale)(task.prior))
+
+        return [min(each, key=statistics.mean) for each in zip(*map(guided, scales), strict=True)]
+
+
+def by_draws(m: int, task: Task, seed: int) -> Denoiser:
     """Guidance for batches of the two sizes that the columns use."""
 
     def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Any:
         return guided_by_draws(task.likelihood, m, Rng(seed, len(xt), "draws"))(inner)(xt, t)
 
-    return Wrapped(task.problem.denoiser(), call)
+    return Wrapped(task.prior, call)
 
 
-def through_components(task: Task, m: int, seed: int) -> Denoiser:
+def through_draws(m: int, task: Task, seed: int) -> Denoiser:
+    """The same by the gradient through draws."""
+
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Any:
+        return guided_through_draws(task.likelihood, m, Rng(seed, len(xt), "draws"))(inner)(xt, t)
+
+    return Wrapped(task.prior, call)
+
+
+def through_components(m: int, task: Task, seed: int) -> Denoiser:
     """The gradient through draws: of log sum_k w_k (1/m) sum_j p(y | m_k + F_k z_j), with m draws of each component.
 
     The choice of a component is not differentiable, and its weight is.
@@ -204,14 +293,14 @@ def through_components(task: Task, m: int, seed: int) -> Denoiser:
         eye, noise = torch.eye(law.dim, dtype=F64)[None], torch.full((1, law.dim), sigma**2, dtype=F64)
         z = Rng(seed, len(xt), f"components {float(t)}").normal((len(xt), m, len(law.weights), law.dim), F64)
         with torch.enable_grad():
-            x = xt.detach().requires_grad_()
+            x = xt.detach().flatten(1).requires_grad_()
             logs, means, factors = regression(law, alpha * eye, noise, x)
             draws = means[:, None] + torch.einsum("kde,bmke->bmkd", factors[0], z)
             each = task.likelihood(draws.flatten(0, 2)).reshape(draws.shape[:3]) + logs.log_softmax(1)[:, None]
             (slope,) = torch.autograd.grad(each.flatten(1).logsumexp(1).sum(), x)
-        return Point(mean_of(inner, xt, float(t)) + sigma**2 / alpha * slope)
+        return Point(mean_of(inner, xt, float(t)) + sigma**2 / alpha * slope.reshape(xt.shape))
 
-    return Wrapped(task.problem.denoiser(), call)
+    return Wrapped(task.prior, call)
 
 
 def cell(found: Sequence[float], digits: int) -> str:
@@ -228,12 +317,18 @@ def main() -> None:
     parser.add_argument(
         "--only", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="the problems, by their numbers"
     )
+    parser.add_argument("--out", type=Path, default=Path("runs/guidance"), help="the folder of the networks")
     options = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.process_time()
     print("| problem | posterior given y | gradient | adams | ancestral |\n|---|---|---|---|---|")
-    for name, make in [list(tasks().items())[k] for k in options.only]:
-        for row, (gradient, by_adams, by_ancestral) in rows(make, options.n, options.seeds):
+    exact, networks = tasks(), tasks_of_networks()
+    for name in [[*exact, *networks][k] for k in options.only]:
+        if name in exact:
+            found = rows(exact[name], options.n, options.seeds)
+        else:
+            found = rows_of_networks(networks[name], options.n, options.seeds, options.out)
+        for row, (gradient, by_adams, by_ancestral) in found:
             cells = (cell(gradient, 2), cell(by_adams, 1), cell(by_ancestral, 1))
             print(f"| {name} | {row} | {' | '.join(cells)} |", flush=True)
     print(f"\n{time.process_time() - begun:.0f} s of one thread, {options.n} samples, seeds {options.seeds}")

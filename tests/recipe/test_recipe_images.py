@@ -1,4 +1,4 @@
-"""Trainings on images as arms, and the checks of smd on them."""
+"""Trainings on images as arms."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from softmix.data import Data, Report, load
 from softmix.data.store import make
 from softmix.denoiser import Denoiser, Network, wiener
 from softmix.net import MLPSpec
-from softmix.posterior import Normal, Point
+from softmix.posterior import Normal
 from softmix.process import VP, Flow, Gaussian, after_draw, few
-from softmix.recipe import Scale, VerdictRow, images, smd
+from softmix.recipe import Scale, VerdictRow, images
 from softmix.recipe.frame import Numbers, rows_in, rows_of
 from softmix.recipe.images import DATA_SETS, arms, base, best, by, folder, real_images
-from softmix.recipe.smd import SOFT, silent
+from softmix.recipe.smd_grid import SOFT
 from softmix.recipe.trainings import COUNTS, TRAININGS, best_variance, near
 from softmix.rng import Rng
 from softmix.train import Config, Run, Trainer, facts_of, read_run
@@ -158,67 +158,7 @@ def test_the_device_of_a_denoiser_is_that_of_its_weights() -> None:
     assert images.device_of(wiener(VP(), torch.zeros(1), torch.eye(1))) == torch.device("cpu")
 
 
-def written(out: Path, numbers: dict[str, float], recall: float = 0.4, slow: float = 4.0) -> None:
-    """Saved numbers in which each training has one distance at all counts by its first way to sample, and 99 by the
-    others."""
-    place = folder(out, "fashion14", 1000)
-    for name, distance in numbers.items():
-        ways = TRAININGS[name].ways
-        for run in arms(name, "fashion14", out, 1000, 1000, seeds=2).runs(Scale.full):
-            results = {(name, "parameters"): 1.0}
-            for way, count in [(each, count) for each in ways for count in each.counts]:
-                first = way is ways[0]
-                results[by(name, way.name), f"frechet@{count}"] = distance + run.seed if first else 99.0
-                results[by(name, way.name), f"recall@{count}"] = recall if first else 1.0
-            if name == "plain":
-                results[by(name, "ddim"), "frechet@64"] = slow
-            run.save(place, results)
-    (floor,) = real_images("fashion14", out, 1000).runs(Scale.full)
-    floor.save(place, {("real images", "frechet"): 0.4})
-
-
-@pytest.mark.parametrize(
-    ("changed", "refuted"),
-    [
-        ({}, ()),
-        ({"feature score, eta = 0": 2.0}, ("with eta = 0",)),
-        ({"consistency": 5.0}, ("at 4 their",)),
-        ({"meanflow": 1.0}, ("soft mixtures are ahead", "at 4 their")),
-        ({"feature score": 5.0}, ("at 8 it is",)),
-    ],
-)
-def test_the_checks_on_images_follow_the_numbers(
-    changed: dict[str, float], refuted: tuple[str, ...], tmp_path: Path
-) -> None:
-    numbers = dict.fromkeys(smd.IMAGE_ROWS, 20.0) | {"feature score": 3.0} | changed
-    written(tmp_path, numbers)
-    rows = smd.on_images(2, 1000, tmp_path, never)
-    value = Numbers(rows)
-    false = [text for text, true in smd.of_images(value).items() if not true]
-    assert len(false) == len(refuted) and all(
-        text.startswith(start) for text, start in zip(false, refuted, strict=True)
-    )
-    assert smd.pays(value) == ("feature score, eta = 0" not in changed and "meanflow" not in changed)
-    row = next(row for row in rows if row.name == "feature score" and row.metric == "frechet@4")
-    assert row.value == numbers["feature score"] + 0.5 and row.seeds == 2 and row.role == "ours"
-    assert best(rows_in(folder(tmp_path, "fashion14", 1000)), "plain", 4, "recall").value == 0.4
-    assert {row.data for row in rows} == {"Fashion-MNIST, 14 x 14"}
-    floor = next(row for row in rows if row.name == "real images")
-    assert (floor.metric, floor.value, floor.role, floor.seeds) == ("frechet@1", 0.4, "floor", 1)
-
-
 # controls with a mean only
-
-
-def test_the_silent_network_has_the_mean_at_a_latent_of_zero() -> None:
-    network = Network(VP(), MLPSpec(width=32, depth=2), SOFT, (2,))
-    x = Rng(0, 5).normal((5, 2))
-    with torch.no_grad():
-        belief, right = (
-            silent(network)(x, 0.4),
-            network(x, 0.4).head(torch.zeros(1, 5, *network(x, 0.4).latent_shape))[0],
-        )
-    assert type(belief) is Point and torch.equal(belief.mean, right)
 
 
 def test_the_best_variance_of_a_gaussian_is_that_of_its_posterior() -> None:

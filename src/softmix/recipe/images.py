@@ -203,9 +203,11 @@ def _measured(
     return known.compare(x) | {"seconds": seconds}
 
 
-def best(rows: Sequence[VerdictRow], name: str, count: int, metric: str = "frechet") -> VerdictRow:
-    """A metric of the best way to sample a training: the one with the least mean Fréchet distance at this count."""
+def best(
+    rows: Sequence[VerdictRow], name: str, count: int, metric: str = "frechet", least: str = "frechet"
+) -> VerdictRow:
+    """A metric of the best way to sample a training: the one with the smallest mean of `least` at this count."""
     start = by(name, "")
     own = [row for row in rows if row.name.startswith(start)]
-    least = min((row for row in own if row.metric == f"frechet@{count}"), key=lambda row: row.value)
-    return next(row for row in own if row.name == least.name and row.metric == f"{metric}@{count}")
+    chosen = min((row for row in own if row.metric == f"{least}@{count}"), key=lambda row: row.value)
+    return next(row for row in own if row.name == chosen.name and row.metric == f"{metric}@{count}")
