@@ -40,7 +40,7 @@ class RecordingDenoiser:
 
 def test_the_defaults_are_the_documented_ones() -> None:
     assert Consistency() == Consistency(first=10, last=160) and not Consistency().proper
-    assert MeanFlow() == MeanFlow(pairs=0.25, power=1.0, mean=-0.4, sd=1.0) and not MeanFlow().proper
+    assert MeanFlow() == MeanFlow(pairs=0.25, power=1.0, mean=-0.4, sd=1.0, direction="item") and not MeanFlow().proper
 
 
 @THREE
@@ -170,6 +170,27 @@ def test_the_target_is_the_velocity_less_the_change_along_the_path() -> None:
     found = loss.velocities(Map(), given, Rng(2, n))
     for mine, right in zip(found, (x, u, target), strict=True):
         assert torch.allclose(mine, right, rtol=1e-8, atol=1e-8)
+
+
+def test_the_mean_direction_is_the_velocity_of_the_network_itself() -> None:
+    """u(x_t, t, t) in the place of v in the change, by hand; the rest of the target and its times are the same."""
+    given, n = given_for_map(), 400
+    x, u, target = MeanFlow(pairs=0.6, direction="mean").velocities(Map(), given, Rng(2, n))
+    ask = Map()
+    _, other_u, usual = MeanFlow(pairs=0.6).velocities(ask, given, Rng(2, n))
+    t, r = (each[:, None] for each in ask.asked[0][:2])
+    a, own = 0.3 * t + 0.7 * r**2, (1 - 0.3 * t - 0.7 * t**2) * x / t
+    moved = (1 - a) * own / t - 0.3 * x / t - (1 - a) * x / t**2
+    assert torch.equal(u, other_u) and torch.allclose(
+        target, given.z - given.x0 - (t - r) * moved, rtol=1e-8, atol=1e-8
+    )
+    # where r = t both are v
+    assert torch.equal((target - usual).abs().sum(1) == 0, (t == r)[:, 0])
+
+
+def test_an_unknown_direction_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 'own'"):
+        MeanFlow(direction="own")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.7, 1.0])

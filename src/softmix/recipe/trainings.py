@@ -21,7 +21,7 @@ from ..denoiser import (
     averaged,
     mean_only,
 )
-from ..loss import Energy, FeatureDrift, FeatureEnergy, Importance, Likelihood, PublishedSquare
+from ..loss import Energy, FeatureDrift, FeatureEnergy, Importance, Likelihood, MeanFlow, PublishedSquare
 from ..net import UNetSpec
 from ..posterior import Normal, Point, Posterior, need
 from ..process import Gaussian, after_draw, few, uniform
@@ -140,6 +140,11 @@ def as_preset(name: str) -> Change:
     return make
 
 
+def improved_meanflow(config: Config, shape: tuple[int, ...]) -> Config:
+    """MeanFlow with the mean direction."""
+    return as_preset("meanflow")(config, shape).but(loss=MeanFlow(direction="mean"))
+
+
 def drifting(scale: float = 1.0) -> Change:
     """A soft mixture by drift. Of a large batch only `DRAWN` items are drawn from t = 1: a comparison needs a number
     of draws, and not a share of the batch.
@@ -214,6 +219,7 @@ TRAININGS: dict[str, Training] = {
         "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8))
     ),
     "meanflow": Training("rival", as_preset("meanflow"), (Sampling("ddim", ddim),)),
+    "improved meanflow": Training("rival", improved_meanflow, (Sampling("ddim", ddim),)),
     "consistency, twice the images": Training(
         "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8)), longer=2.0
     ),
