@@ -13,7 +13,7 @@ from softmix.denoiser import Network
 from softmix.net import MLPSpec
 from softmix.posterior import Point
 from softmix.process import VP
-from softmix.recipe import Scale, images, restoration, smd
+from softmix.recipe import Scale, VerdictRow, images, restoration, smd
 from softmix.recipe.frame import Numbers
 from softmix.recipe.images import by
 from softmix.recipe.smd_grid import SOFT, silent
@@ -100,6 +100,12 @@ def test_the_goals_must_hold_at_every_count(tmp_path: Path) -> None:
     first, second, *others = smd.of_images(once).items()
     assert first[0].endswith("at 1, 4, 8, 16 evaluations (1, 2 and 4 at least)") and not first[1]
     assert "0.17, 1.03, 0.17 of the best" in second[0] and not second[1] and all(true for _, true in others)
+
+
+@pytest.mark.parametrize(("own", "other", "clear"), [(0.1, 0.1, True), (0.6, 0.1, False), (0.1, 0.6, False)])
+def test_the_row_that_varies_more_decides_what_is_clear(own: float, other: float, clear: bool) -> None:
+    rows = [VerdictRow("a", "ours", "m", 2.0, own, 3), VerdictRow("b", "control", "m", 3.0, other, 3)]
+    assert smd.clearly(Numbers(rows), "m", "a", "b") == clear and not smd.clearly(Numbers(rows), "m", "b", "a")
 
 
 def given_y(out: Path, cells: dict[tuple[str, str], float]) -> Numbers:

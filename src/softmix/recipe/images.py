@@ -38,6 +38,7 @@ DATA_SETS: dict[str, tuple[str, int, NetSpec]] = {
     "digits": ("digits", 8, UNetSpec(width=32, depth=1, patch=1)),
     "fashion14": ("fashion-mnist", 14, UNetSpec(width=48, depth=1, patch=2)),
     "fashion28": ("fashion-mnist", 28, UNetSpec(width=64, depth=1, patch=2)),
+    "photographs16": ("photographs", 16, UNetSpec(width=48, depth=1, patch=2)),
     "photographs32": ("photographs", 32, UNetSpec(width=64, depth=1, patch=2)),
 }
 REAL = "real images"
