@@ -11,6 +11,7 @@ import torch
 from softmix.data import Data, Report, load
 from softmix.data.store import make
 from softmix.denoiser import Denoiser, Network, wiener
+from softmix.loss import MeanFlow
 from softmix.net import MLPSpec
 from softmix.posterior import Normal
 from softmix.process import VP, Flow, Gaussian, after_draw, few
@@ -53,6 +54,12 @@ def test_controls_have_as_many_parameters(digits: Data, tmp_path: Path) -> None:
     assert parameters("feature score, eta = 0") == parameters("feature score")
     assert parameters("plain, wider") == pytest.approx(parameters("feature score"), rel=0.12)
     assert parameters("plain") < 0.9 * parameters("feature score")
+
+
+def test_improved_meanflow_differs_from_meanflow_by_its_direction(digits: Data) -> None:
+    plain = base(digits.shape, DATA_SETS["digits"][2], 640, 0)
+    usual, improved = (TRAININGS[name].change(plain, digits.shape) for name in ("meanflow", "improved meanflow"))
+    assert usual.task.loss == MeanFlow() and improved == usual.but(loss=MeanFlow(direction="mean"))
 
 
 @pytest.mark.parametrize("process", [VP(), Flow()], ids=str)

@@ -145,6 +145,8 @@ def test_all_cells_given_y_are_counted(tmp_path: Path) -> None:
         ("half inside 90@1", 0.92, 9, 9),
         ("half inside 90@1", 0.91, 9, 8),
         ("blurred crps@2", 0.05, 8, 9),
+        ("blurred crps@4", 0.113, 8, 9),
+        ("blurred inside 90@4", 0.88, 9, 8),
     ],
 )
 @pytest.mark.parametrize(("place", "other"), [(0, smd.GIVEN_Y_SILENT), (1, "plain"), (2, smd.OWN_NOISE)])
