@@ -17,6 +17,7 @@ from .frame import Framed, Shifted, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
+from .residual import RDDM, Fading, Halved, Resfusion, Residual
 from .table import Table
 
 # DDPM's chain of 1000 steps, as it is trained
@@ -26,15 +27,20 @@ GRIDS = (uniform, uniform_logsnr, few, after_draw, karras, trailing)
 __all__ = [
     "GRIDS",
     "PROCESSES",
+    "RDDM",
     "VE",
     "VP",
+    "Fading",
     "Flow",
     "Framed",
     "Gaussian",
+    "Halved",
     "InBasis",
     "Noised",
     "PerElement",
     "Process",
+    "Resfusion",
+    "Residual",
     "Shifted",
     "Table",
     "after_draw",

@@ -1,0 +1,180 @@
+"""Residual processes: x_t leads from the clean item of a pair, x0, to its other item, x_in, with noise.
+
+    x_t = alpha(t) x_0 + k(t) x_in + sigma(t) z,   R = x_in - x_0 the residual
+
+x_in is the condition: its image, or its value for items of one axis. The frame y = x - k x_in is a Gaussian process, so
+that every sampler and every posterior serves. The papers have no signal of x_0 at t = 1: sampling starts from x_in and
+noise. Here logsnr(1) = -20, as in the other processes, so that every parameterisation and every solver has finite
+numbers there.
+
+The published chains keep more of the noise from step to step than Bayes' rule for the frame's own chain does. All laws
+q(x_t | x_0, x_in) are the same. Their fresh noise at eta = 1 is the published one (`Gaussian.fresh`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..cond import Cond
+from .frame import Shifted
+from .gaussian import LOGSNR_MIN, VP, Gaussian
+from .numbers import as_float64
+
+# alpha / sigma at t = 1
+_END = math.exp(LOGSNR_MIN / 2)
+
+
+# a at t = 1, which solves (2 a - 1)^2 = _END^2 (1 - a^2), as log(a^2 / (1 - a^2))
+_A = (2 + _END * math.sqrt(3 + _END**2)) / (4 + _END**2)
+_LAST = math.log(_A**2 / (1 - _A**2))
+
+
+class _Chain(Gaussian):
+    """A Gaussian process with the ancestral step of a published chain."""
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        """By bisection, to the last digits."""
+        aim = as_float64(logsnr)
+        low, high = torch.zeros_like(aim), torch.ones_like(aim)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.logsnr(middle) > aim
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return (low + high) / 2
+
+    def fresh(self, t: Tensor, s: Tensor) -> Tensor:
+        return 1 - (self.kept(t) / self.kept(s) * self.sigma(s) / self.sigma(t)) ** 2
+
+    @abstractmethod
+    def kept(self, t: Tensor) -> Tensor:
+        """m(t): a step of the published chain from s to t multiplies the noise in x_s by m(t) / m(s)."""
+
+
+@dataclass(frozen=True)
+class Fading(_Chain):
+    """alpha = (1 - t)^fade, lifted to 4.5e-5 sigma(1) at t = 1, and sigma = noise t^rise: the process of RDDM in its
+    frame.
+
+    See `RDDM` for the numbers.
+    """
+
+    fade: float = 2.0
+    rise: float = 1.0
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.fade > 0 and self.rise > 0 and self.noise > 0):
+            raise ValueError(
+                f"fade, rise and noise are above 0; found {self.fade:g}, {self.rise:g} and {self.noise:g}. For almost "
+                "no noise take a small one, such as 0.01"
+            )
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        end = _END * self.noise
+        return end + (1 - end) * (1 - as_float64(t)) ** self.fade
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return self.noise * as_float64(t) ** self.rise
+
+    def kept(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Halved(_Chain):
+    """alpha = 2 a - 1, sigma = sqrt(1 - a^2) with a from 1 to 1/2 + 2e-5: the process of Resfusion in its frame.
+
+    a is alpha of VP(schedule), of which the part up to this end becomes [0, 1].
+    """
+
+    schedule: Literal["cosine", "linear", "sigmoid"] = "linear"
+
+    def a(self, t: Tensor | float) -> Tensor:
+        """sqrt(alpha_bar) of the published chain."""
+        vp, t = VP(self.schedule), as_float64(t)
+        return vp.alpha(t * vp.time(_LAST).to(t.device))
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return 2 * self.a(t) - 1
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return (1 - self.a(t) ** 2).sqrt()
+
+    def kept(self, t: Tensor) -> Tensor:
+        return self.a(t)
+
+
+class Residual(Shifted):
+    """x_t = alpha x_0 + k x_in + sigma z, with x_in from the condition.
+
+    A condition that is not given (None, or nan) counts as x_in = 0, so that the same process serves generation.
+    """
+
+    def u(self, cond: Any) -> Tensor:
+        x_in = (cond.image if cond.image is not None else cond.value) if isinstance(cond, Cond) else None
+        if x_in is None:
+            raise ValueError(
+                f"{type(self).__name__} leads to the other item of a pair, and the condition has neither an image nor "
+                "a value: give pairs, such as Cond(image=x_in)"
+            )
+        return x_in.nan_to_num(0.0)
+
+
+@dataclass(frozen=True)
+class RDDM(Residual):
+    """The residual denoising diffusion model: x_t = x_0 + abar(t) R + bbar(t) z, two schedules that are independent.
+
+        abar(t) = 1 - (1 - t)^fade,   bbar(t) = noise t^rise
+
+    fade : 2 is the paper's a_t, which falls linearly; 1 is a constant one.
+    rise : 1 is the paper's b_t^2, which rises linearly; 1/2 is a constant one.
+    noise : bbar(1). 1 as in the paper's experiments, 0.1 where hardly any noise is wanted.
+
+    x_1 = x_in + noise z. The first answer is E[x_0 | x_in], as a regression gives it.
+
+    When to choose: restoration and translation from pairs in 2 to 10 steps.
+    Source: Liu et al., "Residual denoising diffusion models", CVPR 2024, eq. 7 to 13; for any number of steps T the
+    schedules of the code, in the limit of large T.
+    """
+
+    fade: float = 2.0
+    rise: float = 1.0
+    noise: float = 1.0
+    cites: ClassVar[tuple[str, ...]] = ("rddm",)
+
+    @property
+    def base(self) -> Gaussian:  # type: ignore[override]
+        return Fading(self.fade, self.rise, self.noise)
+
+    def k(self, t: Tensor | float) -> Tensor:
+        return 1 - self.base.alpha(t)
+
+
+@dataclass(frozen=True)
+class Resfusion(Residual):
+    """Resfusion: x_t = a x_0 + (1 - a) R + sqrt(1 - a^2) z = (2 a - 1) x_0 + (1 - a) x_in + sqrt(1 - a^2) z.
+
+    At a = 1/2 nothing of x_0 is left, and sampling starts there: x_1 = x_in / 2 + sqrt(3) / 2 z.
+
+    schedule : a(t) is alpha of VP(schedule), from 1 to 1/2.
+
+    When to choose: restoration from pairs in about 5 steps.
+    Source: Shi et al., "Resfusion: denoising diffusion probabilistic models for image restoration based on prior
+    residual noise", NeurIPS 2024, eq. 5 to 10; the published table in the limit of many steps.
+    """
+
+    schedule: Literal["cosine", "linear", "sigmoid"] = "linear"
+    cites: ClassVar[tuple[str, ...]] = ("resfusion",)
+
+    @property
+    def base(self) -> Gaussian:  # type: ignore[override]
+        return Halved(self.schedule)
+
+    def k(self, t: Tensor | float) -> Tensor:
+        return 1 - Halved(self.schedule).a(t)
