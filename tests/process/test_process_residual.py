@@ -19,7 +19,7 @@ from softmix.sampler import adams, ancestral, ddim, drive
 from softmix.sampler.drive import finish
 
 F64 = torch.float64
-EACH = [RDDM(), RDDM(1.0, 0.5), RDDM(noise=0.1), Resfusion(), Resfusion("cosine")]
+EACH = [RDDM(), RDDM(1.0, 0.5), RDDM(sd=0.1), Resfusion(), Resfusion("cosine")]
 RESIDUAL = pytest.mark.parametrize("process", EACH, ids=str)
 
 
@@ -56,7 +56,7 @@ def test_the_schedules_of_rddm_are_those_of_its_code_for_many_steps() -> None:
     i = torch.arange(1, 1001, dtype=F64)
     for variance in (1.0, 0.01):
         a, b = (1001 - i) / i.sum(), variance * i / i.sum()
-        process = RDDM(noise=math.sqrt(variance))
+        process = RDDM(sd=math.sqrt(variance))
         assert float((process.k(i / 1000) - a.cumsum(0)).abs().max()) < 3e-4
         assert float((process.base.sigma(i / 1000) - b.cumsum(0).sqrt()).abs().max()) < 5e-4 * math.sqrt(variance)
     constant = RDDM(1.0, 0.5)
@@ -84,18 +84,18 @@ def published_rddm(t: Tensor, s: Tensor, process: RDDM) -> tuple[Tensor, ...]:
 STEPS = [(1.0, 0.8), (0.9, 0.1), (0.5, 0.499), (0.3, 0.0)]
 
 
-@pytest.mark.parametrize("noise", [1.0, 0.1])
+@pytest.mark.parametrize("sd", [1.0, 0.1])
 @pytest.mark.parametrize(("t", "s"), STEPS)
-def test_the_step_of_rddm_is_its_posterior(t: float, s: float, noise: float) -> None:
+def test_the_step_of_rddm_is_its_posterior(t: float, s: float, sd: float) -> None:
     """mean = bbar_s^2 / bbar_t^2 x_t + (b^2 abar_s - bbar_s^2 a) / bbar_t^2 R + b^2 / bbar_t^2 x0, and its variance."""
-    process = RDDM(noise=noise)
+    process = RDDM(sd=sd)
     x, x0, x_in, cond = rows()
     at, before, high, low = published_rddm(torch.tensor(t, dtype=F64), torch.tensor(s, dtype=F64), process)
     a, b = at - before, high - low
     right = low / high * x + (b * before - low * a) / high * (x_in - x0) + b / high * x0
-    mean, sd = process.base.kernel(process.enter(x, t, cond), x0, t, s, eta=1.0)
+    mean, found = process.base.kernel(process.enter(x, t, cond), x0, t, s, eta=1.0)
     assert torch.allclose(process.leave(mean, s, cond), right, rtol=1e-10, atol=1e-10)
-    assert float(sd) == pytest.approx(math.sqrt(float(b * low / high)), abs=1e-12)
+    assert float(found) == pytest.approx(math.sqrt(float(b * low / high)), abs=1e-12)
 
 
 @pytest.mark.parametrize(("t", "s"), STEPS)
@@ -192,7 +192,7 @@ def test_a_condition_that_is_not_given_is_no_shift() -> None:
         Resfusion().enter(x, 0.5, None)
 
 
-@pytest.mark.parametrize("wrong", [{"fade": 0.0}, {"rise": -1.0}, {"noise": 0.0}])
+@pytest.mark.parametrize("wrong", [{"fade": 0.0}, {"rise": -1.0}, {"sd": 0.0}])
 def test_numbers_of_rddm_are_above_0(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="are above 0"):
         Fading(**wrong)

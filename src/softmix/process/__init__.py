@@ -13,7 +13,7 @@ import torch
 
 from .basis import InBasis, cosine
 from .element import PerElement
-from .frame import Framed, Shifted, one_clock, unframed
+from .frame import Framed, Shifted, clock_of, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
@@ -44,6 +44,7 @@ __all__ = [
     "Shifted",
     "Table",
     "after_draw",
+    "clock_of",
     "cosine",
     "even_logsnr",
     "few",

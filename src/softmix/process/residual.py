@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..cond import Cond
+from ..cond import Cond, CondError, CondSpec
 from .frame import Shifted
 from .gaussian import LOGSNR_MIN, VP, Gaussian
 from .numbers import as_float64
@@ -58,7 +58,7 @@ class _Chain(Gaussian):
 
 @dataclass(frozen=True)
 class Fading(_Chain):
-    """alpha = (1 - t)^fade, lifted to 4.5e-5 sigma(1) at t = 1, and sigma = noise t^rise: the process of RDDM in its
+    """alpha = (1 - t)^fade, lifted to 4.5e-5 sigma(1) at t = 1, and sigma = sd t^rise: the process of RDDM in its
     frame.
 
     See `RDDM` for the numbers.
@@ -66,21 +66,21 @@ class Fading(_Chain):
 
     fade: float = 2.0
     rise: float = 1.0
-    noise: float = 1.0
+    sd: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.fade > 0 and self.rise > 0 and self.noise > 0):
+        if not (self.fade > 0 and self.rise > 0 and self.sd > 0):
             raise ValueError(
-                f"fade, rise and noise are above 0; found {self.fade:g}, {self.rise:g} and {self.noise:g}. For almost "
+                f"fade, rise and sd are above 0; found {self.fade:g}, {self.rise:g} and {self.sd:g}. For almost "
                 "no noise take a small one, such as 0.01"
             )
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        end = _END * self.noise
+        end = _END * self.sd
         return end + (1 - end) * (1 - as_float64(t)) ** self.fade
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return self.noise * as_float64(t) ** self.rise
+        return self.sd * as_float64(t) ** self.rise
 
     def kept(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -125,18 +125,26 @@ class Residual(Shifted):
             )
         return x_in.nan_to_num(0.0)
 
+    def require_pair(self, cond: CondSpec, name: str) -> None:
+        """Raises CondError for data without x_in."""
+        if not (cond.image or cond.values):
+            raise CondError(
+                f"{type(self).__name__} leads from x0 to the other item of a pair, and {name} has no pairs: give them, as "
+                "in `load(clean, beside=degraded)` or `Degraded(data, measurement)`"
+            )
+
 
 @dataclass(frozen=True)
 class RDDM(Residual):
     """The residual denoising diffusion model: x_t = x_0 + abar(t) R + bbar(t) z, two schedules that are independent.
 
-        abar(t) = 1 - (1 - t)^fade,   bbar(t) = noise t^rise
+        abar(t) = 1 - (1 - t)^fade,   bbar(t) = sd t^rise
 
     fade : 2 is the paper's a_t, which falls linearly; 1 is a constant one.
     rise : 1 is the paper's b_t^2, which rises linearly; 1/2 is a constant one.
-    noise : bbar(1). 1 as in the paper's experiments, 0.1 where hardly any noise is wanted.
+    sd : bbar(1). 1 as in the paper's experiments, 0.1 where hardly any noise is wanted.
 
-    x_1 = x_in + noise z. The first answer is E[x_0 | x_in], as a regression gives it.
+    x_1 = x_in + sd z. The first answer is E[x_0 | x_in], as a regression gives it.
 
     When to choose: restoration and translation from pairs in 2 to 10 steps.
     Source: Liu et al., "Residual denoising diffusion models", CVPR 2024, eq. 7 to 13; for any number of steps T the
@@ -145,12 +153,12 @@ class RDDM(Residual):
 
     fade: float = 2.0
     rise: float = 1.0
-    noise: float = 1.0
+    sd: float = 1.0
     cites: ClassVar[tuple[str, ...]] = ("rddm",)
 
     @property
     def base(self) -> Gaussian:  # type: ignore[override]
-        return Fading(self.fade, self.rise, self.noise)
+        return Fading(self.fade, self.rise, self.sd)
 
     def k(self, t: Tensor | float) -> Tensor:
         return 1 - self.base.alpha(t)

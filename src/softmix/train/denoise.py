@@ -18,7 +18,7 @@ from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Outp
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
-from ..process import VE, VP, Flow, Gaussian, Noised
+from ..process import RDDM, VE, VP, Flow, Framed, Gaussian, Noised, Resfusion
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -77,7 +77,7 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
@@ -115,7 +115,7 @@ class Denoise(Task):
 
     def cond_spec(self, source: Source) -> CondSpec:
         offered = source.cond
-        if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian):
+        if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian | Framed):
             raise ValueError(
                 f"{source.name} holds tokens, and {self.process} adds noise to numbers: give a process for tokens, or "
                 "embeddings of them"
@@ -127,6 +127,9 @@ class Denoise(Task):
         if self.flip and not source.is_image:
             raise ValueError(f"flip was asked for, and {source.name} holds no images to be mirrored; leave `flip` off")
         spec = offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
+        require_pair = getattr(self.process, "require_pair", None)
+        if require_pair is not None:
+            require_pair(spec, source.name)
         fits = getattr(self.loss, "fits_cond", None)
         if fits is not None:
             fits(spec)
@@ -253,6 +256,6 @@ def _start(seed: int, attempt: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def _last_logsnr(process: Gaussian) -> float:
+def _last_logsnr(process: Gaussian | Framed) -> float:
     """The log-SNR at t = 1."""
     return float(process.logsnr(1.0))
