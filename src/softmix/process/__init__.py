@@ -18,6 +18,7 @@ from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .noised import Noised, Process
 from .residual import RDDM, Fading, Halved, Resfusion, Residual
+from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
 from .table import Table
 
 # DDPM's chain of 1000 steps, as it is trained
@@ -35,14 +36,18 @@ __all__ = [
     "Framed",
     "Gaussian",
     "Halved",
+    "ImageShift",
     "InBasis",
+    "LabelShift",
     "Noised",
     "PerElement",
     "Process",
     "Resfusion",
     "Residual",
+    "ShiftDDPM",
     "Shifted",
     "Table",
+    "WithShift",
     "after_draw",
     "clock_of",
     "cosine",

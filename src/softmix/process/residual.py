@@ -129,8 +129,8 @@ class Residual(Shifted):
         """Raises CondError for data without x_in."""
         if not (cond.image or cond.values):
             raise CondError(
-                f"{type(self).__name__} leads from x0 to the other item of a pair, and {name} has no pairs: give them, as "
-                "in `load(clean, beside=degraded)` or `Degraded(data, measurement)`"
+                f"{type(self).__name__} leads from x0 to the other item of a pair, and {name} has no pairs: give them, "
+                "as in `load(clean, beside=degraded)` or `Degraded(data, measurement)`"
             )
 
 

@@ -18,7 +18,7 @@ from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Outp
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
-from ..process import RDDM, VE, VP, Flow, Framed, Gaussian, Noised, Resfusion
+from ..process import RDDM, VE, VP, Flow, Framed, Gaussian, Noised, Process, Resfusion, ShiftDDPM
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -77,7 +77,7 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow | RDDM | Resfusion = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
@@ -149,7 +149,7 @@ class Denoise(Task):
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         network = cast(Network, modules["model"])
-        noised, rng = self.examples(source, batch, network.cond)
+        noised, rng = self.examples(source, batch, network.cond, network.process)
         return loss_of(
             self.loss,
             network,
@@ -158,15 +158,20 @@ class Denoise(Task):
             Stage(unread(batch, "progress"), batch.frozen, dict(modules.items()), batch.turn),
         )
 
-    def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:
-        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only."""
+    def examples(
+        self, source: Source, batch: Batch, cond_spec: CondSpec, process: Process | None = None
+    ) -> tuple[Noised, Rng]:
+        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only.
+
+        process : that of the network, which may have parameters; by default that of the task.
+        """
         rng = batch.rng
         x0, cond = batch.read(source)
         if self.flip:
             x0, cond = mirrored(x0, cond, rng.child("flip"))
         cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
-        t = times(self, batch)
-        return self.process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
+        t, process = times(self, batch), self.process if process is None else process
+        return process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
 
     def _dropped(self, cond: Cond, rng: Rng) -> Cond:
         """Drop each condition of each item with probability `drop`, independently."""
