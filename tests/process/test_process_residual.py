@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from softmix import Cond
+from softmix.cond import CondSpec
+from softmix.denoiser import MixtureHead, Network, NormalHead, Output, PointHead, SoftHead
+from softmix.denoiser.head import HeadSpec
+from softmix.denoiser.parameterise import affine_with_shift
+from softmix.net import MLPSpec
 from softmix.oracle import PairedProblem, pairs
-from softmix.posterior import FullMixture
-from softmix.process import RDDM, Fading, Flow, Halved, Resfusion, Shifted
+from softmix.posterior import FullMixture, HasMean, need
+from softmix.process import RDDM, VP, Fading, Flow, Gaussian, Halved, Residual, Resfusion, Shifted
 from softmix.rng import Rng
 from softmix.sampler import adams, ancestral, ddim, drive
 from softmix.sampler.drive import finish
@@ -196,3 +201,47 @@ def test_a_condition_that_is_not_given_is_no_shift() -> None:
 def test_numbers_of_rddm_are_above_0(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="are above 0"):
         Fading(**wrong)
+
+
+# networks
+
+
+@pytest.mark.parametrize("process", [RDDM(), RDDM(sd=0.1), Resfusion()], ids=str)
+@pytest.mark.parametrize("output", ["residual", "resnoise"])
+def test_x0_is_recovered_from_the_outputs_of_pairs(process: Residual, output: Output) -> None:
+    """x0 = a y + b F + c u for F = u - x0, and for F = z + sigma / 2 (u - x0)."""
+    t = torch.linspace(1, 0, 51, dtype=F64)[:-1]
+    x0, z, u = (Rng(0, 50, name).normal((50, 3), F64) for name in ("x0", "z", "u"))
+    alpha, sigma = process.base.alpha(t), process.base.sigma(t)
+    y = alpha[:, None] * x0 + sigma[:, None] * z
+    f = u - x0 if output == "residual" else z + sigma[:, None] / 2 * (u - x0)
+    a, b, c = (part[:, None] for part in affine_with_shift(output, alpha, sigma))
+    assert torch.allclose(a * y + b * f + c * u, x0, rtol=1e-10, atol=1e-10)
+    # with little noise the residual noise is small beside x0, and its errors count more
+    assert float(b.abs().max()) < (21 if sigma.max() < 0.2 else 3)
+
+
+@pytest.mark.parametrize("output", ["residual", "resnoise"])
+@pytest.mark.parametrize("head", [PointHead(), MixtureHead(3, "item"), SoftHead(), NormalHead()], ids=str)
+def test_every_head_takes_the_outputs_of_pairs(output: Output, head: HeadSpec) -> None:
+    """With a net whose output is 0, x0 is u for the residual, and (y + sigma kappa u) / n for the residual noise."""
+    process, x_in = RDDM(), some("in", 4)
+    torch.manual_seed(0)
+    model = Network(process, MLPSpec(width=16, depth=2), head, (3,), CondSpec(values=3), output).double()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.zeros_(part.weight)
+            torch.nn.init.zeros_(part.bias)
+    x, t = some("x", 4), 0.6
+    mean = need(model(x, t, Cond(value=x_in)), HasMean, "test").mean
+    right = x_in
+    if output == "resnoise":
+        alpha, sigma = process.base.alpha(t), process.base.sigma(t)
+        right = (x - process.k(t) * x_in + sigma**2 / 2 * x_in) / (alpha + sigma**2 / 2)
+    assert torch.allclose(mean, right, atol=1e-9)
+
+
+@pytest.mark.parametrize("process", [VP(), Flow()], ids=str)
+def test_the_outputs_of_pairs_need_a_shift(process: Gaussian) -> None:
+    with pytest.raises(ValueError, match="'residual' is a function of the other item of a pair, and (VP|Flow) has none"):
+        Network(process, MLPSpec(width=16, depth=2), PointHead(), (3,), output="residual")
