@@ -12,13 +12,24 @@ from torch import Tensor
 
 from softmix import Cond
 from softmix.cond import CondSpec
-from softmix.denoiser import MixtureHead, Network, NormalHead, Output, PointHead, SoftHead
+from softmix.denoiser import (
+    MixtureHead,
+    Network,
+    NormalHead,
+    Output,
+    PointHead,
+    ResidualAndNoisePoint,
+    ResidualHead,
+    SoftHead,
+)
 from softmix.denoiser.head import HeadSpec
+from softmix.denoiser.network import Step
 from softmix.denoiser.parameterise import affine_with_shift
+from softmix.loss import ResidualAndNoise
 from softmix.net import MLPSpec
 from softmix.oracle import PairedProblem, pairs
 from softmix.posterior import FullMixture, HasMean, need
-from softmix.process import RDDM, VP, Fading, Flow, Gaussian, Halved, Residual, Resfusion, Shifted
+from softmix.process import RDDM, VP, Fading, Flow, Gaussian, Halved, Resfusion, Residual, Shifted
 from softmix.rng import Rng
 from softmix.sampler import adams, ancestral, ddim, drive
 from softmix.sampler.drive import finish
@@ -243,5 +254,83 @@ def test_every_head_takes_the_outputs_of_pairs(output: Output, head: HeadSpec) -
 
 @pytest.mark.parametrize("process", [VP(), Flow()], ids=str)
 def test_the_outputs_of_pairs_need_a_shift(process: Gaussian) -> None:
-    with pytest.raises(ValueError, match="'residual' is a function of the other item of a pair, and (VP|Flow) has none"):
+    with pytest.raises(ValueError, match=r"'residual' is a function of the other .*, and (VP|Flow) has none"):
         Network(process, MLPSpec(width=16, depth=2), PointHead(), (3,), output="residual")
+
+
+# two heads
+
+
+@pytest.mark.parametrize("process", [RDDM(), RDDM(1.0, 0.5, 0.3), Resfusion()], ids=str)
+@pytest.mark.parametrize(("t", "s"), STEPS)
+def test_a_step_of_two_heads_removes_a_part_of_the_residual_and_of_the_noise(
+    process: Residual, t: float, s: float
+) -> None:
+    """x_s = x_t - (k_t - k_s) R - (sigma_t - sigma_s) z for R and z that disagree, where alpha + k = 1 (RDDM). With
+    another k it is the step in the frame."""
+    x, _, x_in, cond = rows()
+    model = two_heads(process)
+    posterior = model(x, t, cond, to=s)
+    assert isinstance(posterior, ResidualAndNoisePoint)
+    found = process.bridge(x, posterior.mean, t, s, Rng(0, 6), cond, eta=0.0)
+    base = process.base
+    right = (
+        process.enter(x, t, cond)
+        + (base.alpha(s) - base.alpha(t)) * (x_in - posterior.residual)
+        - (base.sigma(t) - base.sigma(s)) * posterior.noise
+        + process.k(s) * x_in
+    )
+    assert torch.allclose(found, right, rtol=1e-8, atol=1e-8)
+    if isinstance(process, RDDM):
+        published = x - (process.k(t) - process.k(s)) * posterior.residual
+        published = published - (base.sigma(t) - base.sigma(s)) * posterior.noise
+        assert torch.allclose(found, published, rtol=1e-8, atol=1e-8)
+
+
+def two_heads(process: Residual) -> Network:
+    torch.manual_seed(0)
+    return Network(process, MLPSpec(width=16, depth=2), ResidualHead(), (3,), CondSpec(values=3)).double()
+
+
+def test_heads_that_agree_have_one_x0_for_every_end() -> None:
+    process = RDDM()
+    x0, z, x_in = some("x0"), some("z"), some("in")
+    t = torch.full((6,), 0.6, dtype=F64)
+    y = process.base.state(x0, 0.6, z)
+    for to in (None, torch.full((6,), 0.3, dtype=F64), torch.zeros(6, dtype=F64)):
+        step = Step(process.base, y, x_in, t, to)
+        assert torch.allclose(ResidualAndNoisePoint(x_in - x0, z, step).mean, x0, rtol=1e-9)
+
+
+def test_without_an_end_the_two_heads_have_the_limit_of_short_steps() -> None:
+    """The weight of the residual is 2 t / (1 + t) for the default schedules."""
+    process, t = RDDM(), 0.5
+    at = torch.full((6,), t, dtype=F64)
+    y, u, r, z = some("y"), some("u"), some("r"), some("z")
+    found = ResidualAndNoisePoint(r, z, Step(process.base, y, u, at, None)).mean
+    by_noise = (y - process.base.sigma(t) * z) / process.base.alpha(t)
+    w = 2 * t / (1 + t)
+    assert torch.allclose(found, w * (u - r) + (1 - w) * by_noise, atol=3e-3)
+    short = ResidualAndNoisePoint(r, z, Step(process.base, y, u, at, at - 1e-6)).mean
+    assert torch.allclose(found, short, atol=1e-4)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_loss_of_two_heads_is_the_sum_of_their_errors(power: float) -> None:
+    process, x0, x_in = RDDM(), some("x0"), some("in")
+    noised = process.noise(x0, 0.4, Rng(1, 6), Cond(value=x_in))
+    posterior = two_heads(process)(noised.xt, noised.t, noised.cond)
+    assert isinstance(posterior, ResidualAndNoisePoint)
+    right = [(posterior.residual - x_in + x0).abs() ** power, (posterior.noise - noised.z).abs() ** power]
+    found = ResidualAndNoise(power)(posterior, noised, Rng(0, 6))
+    assert torch.allclose(found, right[0].mean(1) + right[1].mean(1))
+
+
+def test_two_heads_need_a_pair() -> None:
+    with pytest.raises(ValueError, match="needs a ResidualHead and a process shifted"):
+        ResidualAndNoise().fits(PointHead(), RDDM())
+    with pytest.raises(ValueError, match="is 1 or 2"):
+        ResidualAndNoise(3.0)
+    plain = Network(VP(), MLPSpec(width=16, depth=2), ResidualHead(), (3,))
+    with pytest.raises(ValueError, match="take RDDM"):
+        plain(torch.zeros(2, 3), 0.5)

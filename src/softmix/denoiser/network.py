@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Step:
+    """The step that a denoiser of two times is asked for.
+
+    process : in the frame.
+    y : the state in the frame, [B, ...].
+    u : the shift, of the rank of y.
+    t, to : the times, [B]; `to` is None for a limit of short steps.
+    """
+
+    process: Gaussian
+    y: Tensor
+    u: Tensor
+    t: Tensor
+    to: Tensor | None
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The inputs of a head: the scaled state, the side inputs of the blocks, and the way back to x0.
 
@@ -31,6 +48,7 @@ class Inputs:
     a, b : x0 = a x_t + b F.
     target : logsnr of the second time of a flow map, [B].
     axis : the axis of the channels.
+    step : for a head of two times and a shifted process.
     """
 
     x: Tensor
@@ -40,6 +58,7 @@ class Inputs:
     b: Tensor
     target: Tensor
     axis: int = 1
+    step: Step | None = None
 
     def x0(self, output: Tensor) -> Tensor:
         """x0 = a x_t + b F.
@@ -147,7 +166,7 @@ class Network(nn.Module):
         blocks when draws or the mean are computed; their entries appear then.
         """
         self._check_shape(xt)
-        t = self._times(t, xt)
+        t, state = self._times(t, xt), xt
         logsnr = self._clock(t, xt)
         target = logsnr if to is None else self._clock(torch.as_tensor(to), xt).expand(len(xt))
         if isinstance(self._base, Gaussian):
@@ -163,8 +182,12 @@ class Network(nn.Module):
         else:
             # tokens are not scaled, and have no table of outputs: their head returns x0 itself
             scaled, a, b = xt, torch.zeros_like(logsnr), torch.ones_like(logsnr)
+        step = None
+        if self.two_times and isinstance(self.process, Shifted):
+            end = None if to is None else self._times(to, xt)
+            step = Step(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
         side = self.net.side(scaled, logsnr, None if self._blind else cond, hidden)
-        posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1))
+        posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1, step))
         return posterior, side
 
     def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
 from ..deferred import unread
-from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..denoiser import (
+    Denoiser,
+    MapHead,
+    MixtureHead,
+    Network,
+    NormalHead,
+    Output,
+    PointHead,
+    PublishedSMD,
+    ResidualHead,
+    SoftHead,
+)
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
@@ -26,7 +37,7 @@ from .task import Batch, Task
 if TYPE_CHECKING:
     from .record import Facts
 
-AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead
 
 _GOLDEN = 0.6180339887498949
 
