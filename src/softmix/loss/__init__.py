@@ -5,7 +5,8 @@ rule for a posterior that is known by its draws: its one optimum is then the tru
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
 Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`, `ResidualAndNoise`.
-Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`, `InductiveMomentMatching`.
+Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
+`InductiveMomentMatching`.
 """
 
 from .collapse import mixture_gain, mixture_learnable
