@@ -19,6 +19,7 @@ from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform,
 from .noised import Noised, Process
 from .residual import RDDM, Fading, Halved, Resfusion, Residual
 from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
+from .spectrum import SPD, ConstantSpeed, ShortestPath, fisher, fourier, spectrum_of
 from .table import Table
 
 # DDPM's chain of 1000 steps, as it is trained
@@ -29,8 +30,10 @@ __all__ = [
     "GRIDS",
     "PROCESSES",
     "RDDM",
+    "SPD",
     "VE",
     "VP",
+    "ConstantSpeed",
     "Fading",
     "Flow",
     "Framed",
@@ -46,6 +49,7 @@ __all__ = [
     "Residual",
     "ShiftDDPM",
     "Shifted",
+    "ShortestPath",
     "Table",
     "WithShift",
     "after_draw",
@@ -53,9 +57,12 @@ __all__ = [
     "cosine",
     "even_logsnr",
     "few",
+    "fisher",
+    "fourier",
     "karras",
     "one_clock",
     "rest",
+    "spectrum_of",
     "trailing",
     "unframed",
     "uniform",
