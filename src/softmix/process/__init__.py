@@ -16,6 +16,7 @@ from .element import PerElement
 from .frame import Framed, Shifted, clock_of, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
+from .immiscible import Immiscible, require_independent
 from .noised import Noised, Process
 from .residual import RDDM, Fading, Halved, Resfusion, Residual
 from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
@@ -40,6 +41,7 @@ __all__ = [
     "Gaussian",
     "Halved",
     "ImageShift",
+    "Immiscible",
     "InBasis",
     "LabelShift",
     "Noised",
@@ -61,6 +63,7 @@ __all__ = [
     "fourier",
     "karras",
     "one_clock",
+    "require_independent",
     "rest",
     "spectrum_of",
     "trailing",

@@ -16,7 +16,7 @@ from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
 from ..precision import Precision, computing, full_fp32
-from ..process import Framed, Gaussian, Process, rest
+from ..process import Framed, Gaussian, Process, require_independent, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
@@ -124,6 +124,8 @@ def _check_suits(sampler: object, process: Process) -> None:
             "softmix.denoiser.in_frame(denoiser), and images in the frame"
         )
     base = process.base if isinstance(process, Framed) else process
+    if known.stochastic:
+        require_independent(base, known.name)
     if getattr(base, "per_element", False) and not known.per_element:
         raise SamplerError(
             f"{known.name} needs one alpha and one sigma for all elements, and {name} has a number for each: take "

@@ -29,7 +29,7 @@ from ..denoiser import (
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
-from ..process import RDDM, VE, VP, Flow, Framed, Gaussian, Noised, Process, Resfusion, ShiftDDPM
+from ..process import RDDM, VE, VP, Flow, Framed, Gaussian, Immiscible, Noised, Process, Resfusion, ShiftDDPM
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -88,7 +88,7 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
@@ -110,7 +110,7 @@ class Denoise(Task):
 
     @property
     def whole(self) -> bool:
-        return bool(getattr(self.loss, "whole", False))
+        return bool(getattr(self.loss, "whole", False)) or isinstance(self.process, Immiscible)
 
     @property
     def together(self) -> bool:
@@ -182,7 +182,9 @@ class Denoise(Task):
             x0, cond = mirrored(x0, cond, rng.child("flip"))
         cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
         t, process = times(self, batch), self.process if process is None else process
-        return process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
+        # a process may couple the noises of a batch with its items, for training alone
+        noise = getattr(process, "coupled", process.noise)
+        return noise(x0, t, rng.child("noise"), cond), rng.child("loss")
 
     def _dropped(self, cond: Cond, rng: Rng) -> Cond:
         """Drop each condition of each item with probability `drop`, independently."""
