@@ -29,7 +29,7 @@ from ..denoiser import (
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
-from ..process import RDDM, VE, VP, Flow, Framed, Gaussian, Immiscible, Noised, Process, Resfusion, ShiftDDPM
+from ..process import RDDM, SPD, VE, VP, Flow, Framed, Gaussian, Immiscible, Noised, Process, Resfusion, ShiftDDPM
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -88,7 +88,7 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
