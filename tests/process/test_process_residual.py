@@ -23,7 +23,7 @@ from softmix.denoiser import (
     SoftHead,
 )
 from softmix.denoiser.head import HeadSpec
-from softmix.denoiser.network import Step
+from softmix.denoiser.network import Jump
 from softmix.denoiser.parameterise import affine_with_shift
 from softmix.loss import ResidualAndNoise
 from softmix.net import MLPSpec
@@ -298,7 +298,7 @@ def test_heads_that_agree_have_one_x0_for_every_end() -> None:
     t = torch.full((6,), 0.6, dtype=F64)
     y = process.base.state(x0, 0.6, z)
     for to in (None, torch.full((6,), 0.3, dtype=F64), torch.zeros(6, dtype=F64)):
-        step = Step(process.base, y, x_in, t, to)
+        step = Jump(process.base, y, x_in, t, to)
         assert torch.allclose(ResidualAndNoisePoint(x_in - x0, z, step).mean, x0, rtol=1e-9)
 
 
@@ -307,11 +307,11 @@ def test_without_an_end_the_two_heads_have_the_limit_of_short_steps() -> None:
     process, t = RDDM(), 0.5
     at = torch.full((6,), t, dtype=F64)
     y, u, r, z = some("y"), some("u"), some("r"), some("z")
-    found = ResidualAndNoisePoint(r, z, Step(process.base, y, u, at, None)).mean
+    found = ResidualAndNoisePoint(r, z, Jump(process.base, y, u, at, None)).mean
     by_noise = (y - process.base.sigma(t) * z) / process.base.alpha(t)
     w = 2 * t / (1 + t)
     assert torch.allclose(found, w * (u - r) + (1 - w) * by_noise, atol=3e-3)
-    short = ResidualAndNoisePoint(r, z, Step(process.base, y, u, at, at - 1e-6)).mean
+    short = ResidualAndNoisePoint(r, z, Jump(process.base, y, u, at, at - 1e-6)).mean
     assert torch.allclose(found, short, atol=1e-4)
 
 

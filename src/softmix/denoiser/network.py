@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class Jump:
     """The step that a denoiser of two times is asked for.
 
     process : in the frame.
@@ -58,7 +58,7 @@ class Inputs:
     b: Tensor
     target: Tensor
     axis: int = 1
-    step: Step | None = None
+    step: Jump | None = None
 
     def x0(self, output: Tensor) -> Tensor:
         """x0 = a x_t + b F.
@@ -185,7 +185,7 @@ class Network(nn.Module):
         step = None
         if self.two_times and isinstance(self.process, Shifted):
             end = None if to is None else self._times(to, xt)
-            step = Step(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
+            step = Jump(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
         side = self.net.side(scaled, logsnr, None if self._blind else cond, hidden)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1, step))
         return posterior, side

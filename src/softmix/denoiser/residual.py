@@ -11,7 +11,7 @@ from ..net import Net, NetSpec
 from ..posterior import Point, Posterior
 from ..shape import column
 from .contract import Suits
-from .network import Inputs, Step
+from .network import Inputs, Jump
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ResidualAndNoisePoint(Point):
     residual, noise : R and z, [B, ...].
     """
 
-    def __init__(self, residual: Tensor, noise: Tensor, step: Step):
+    def __init__(self, residual: Tensor, noise: Tensor, step: Jump):
         self.residual, self.noise, self._step = residual, noise, step
 
     @property
