@@ -75,7 +75,7 @@ class Task:
     exact : the denoiser of q(x0 | x_t, y).
     draw : n exact draws of p(x0 | y), [n, D].
     prior : the denoiser of q(x0 | x_t) to be guided: the exact one, or a network.
-    least : the least logsnr with guidance. For a network it is -6: at more noise sigma^2 / alpha would enlarge its errors.
+    least : the least logsnr with guidance: at more noise sigma^2 / alpha would enlarge the errors of a network.
     """
 
     problem: oracle.MixtureProblem
@@ -146,7 +146,7 @@ def of_digits(kind: Measurement, seed: int) -> Task:
 
 
 def learned(name: str, seed: int, out: Path) -> Denoiser:
-    """A network of `LEARNED`, trained on 60,000 images of 20,000 draws of the mixture, or read from its folder in `out`.
+    """A network of `LEARNED`, trained on 20,000 draws of the mixture, three times each, or read from its folder.
 
     Both networks have seen the same images. A step of the soft one takes longer: it has four draws.
     """
@@ -229,7 +229,7 @@ def rows_of_networks(
     made = [make(seed) for seed in seeds]
     yield from Table(made, seeds, n).truth()
     for name in LEARNED:
-        ready = [replace(task, prior=learned(name, s, out), least=-6.0) for task, s in zip(made, seeds, strict=True)]
+        ready = [replace(task, prior=learned(name, s, out), least=-6.1) for task, s in zip(made, seeds, strict=True)]
         table = Table(ready, seeds, n)
         yield from ((f"{name}, {row}", columns) for row, columns in table.by_mean())
         if name == "soft":
@@ -317,11 +317,10 @@ def cell(found: Sequence[float], digits: int) -> str:
     if not found:
         return ""
     mean = statistics.mean(found)
-    return (
-        f"{mean:.{digits}f}±{statistics.stdev(found) if len(found) > 1 else 0:.{digits}f}"
-        if mean < float("inf")
-        else "diverges"
-    )
+    if not mean < float("inf"):
+        return "diverges"
+    spread = statistics.stdev(found) if len(found) > 1 else 0.0
+    return f"{mean:.{digits}f}±{spread:.{digits}f}"
 
 
 def main() -> None:
