@@ -72,7 +72,7 @@ def decided(good: float, draws: float | None) -> str:
     ]
     if draws is not None:
         images = [row for row in saved.rows if row.data != "grid"]
-        rows += [replace(row, value=draws if row.name == smd.SOFT else 20.0) for row in images]
+        rows += [replace(row, value=draws if row.name == smd.OURS else 20.0) for row in images]
     value = Numbers(rows)
     return smd.in_part(value, smd.checks(value))
 

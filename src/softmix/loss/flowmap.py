@@ -145,7 +145,6 @@ class MeanFlow:
     mean: float = -0.4
     sd: float = 1.0
     direction: Literal["item", "mean"] = "item"
-    cites: ClassVar[tuple[str, ...]] = ("meanflow", "improved_meanflow")
 
     def __post_init__(self) -> None:
         if self.direction not in ("item", "mean"):
@@ -154,6 +153,10 @@ class MeanFlow:
     @property
     def proper(self) -> bool:
         return False
+
+    @property
+    def cites(self) -> tuple[str, ...]:
+        return ("meanflow",) if self.direction == "item" else ("meanflow", "improved_meanflow")
 
     def fits(self, head: object, process: object) -> None:
         if not (isinstance(head, MapHead) and isinstance(process, Flow)):
