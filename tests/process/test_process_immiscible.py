@@ -14,17 +14,28 @@ from softmix import Cond
 from softmix.cond import CondError
 from softmix.data import Data, Report
 from softmix.data.store import make
-from softmix.denoiser import MapHead, PointHead, SoftHead
+from softmix.denoiser import MapHead, NormalHead, PointHead, SoftHead
 from softmix.info import where_to_start
-from softmix.loss import FeatureDrift, FeatureEnergy
+from softmix.loss import Consistency, FeatureDrift, FeatureEnergy, Likelihood
 from softmix.measure import gaussian_likelihood, guided_by_draws, guided_by_mean
 from softmix.net import MLPSpec
 from softmix.oracle import gaussian, ks
 from softmix.posterior import Point, Posterior
-from softmix.process import VP, Flow, Immiscible
+from softmix.process import VP, Flow, Immiscible, InBasis, cosine, require_independent
 from softmix.process.immiscible import assignment
 from softmix.rng import Rng
-from softmix.sampler import Sampler, adams, ancestral, ddim, renoise, sample, sde_dpm_solver_2m
+from softmix.sampler import (
+    GaussianFit,
+    Sampler,
+    SamplerError,
+    adams,
+    ancestral,
+    contraction,
+    ddim,
+    renoise,
+    sample,
+    sde_dpm_solver_2m,
+)
 from softmix.train import Config, Denoise, Run, Trainer, facts_of
 
 F64 = torch.float64
@@ -146,8 +157,10 @@ def test_steps_without_fresh_noise_transport_the_coupled_law(sampler: Sampler) -
 
 @pytest.mark.parametrize("sampler", [ancestral, partial(ddim, eta=0.5), renoise, sde_dpm_solver_2m])
 def test_samplers_with_fresh_noise_are_refused(sampler: Sampler) -> None:
-    with pytest.raises((ValueError, TypeError), match="independent"):
+    with pytest.raises(SamplerError, match="adds noise that is independent of x0, and a model of Immiscible"):
         sample(Coupled(), 4, 3, sampler=sampler)
+    with pytest.raises(ValueError, match="eta = 1 adds independent noise"):
+        Immiscible().bridge(torch.zeros(2, 1), torch.zeros(2, 1), 0.5, 0.3, Rng(0, 2))
 
 
 def test_guidance_and_nats_are_refused() -> None:
@@ -165,12 +178,42 @@ def test_losses_that_compare_all_draws_at_the_start_are_refused() -> None:
             Denoise(process=Immiscible(), head=SoftHead(), loss=loss)
 
 
+def test_parts_of_independent_noise_are_refused() -> None:
+    fit = GaussianFit(torch.zeros(1), torch.eye(1))
+    for call in (
+        lambda: fit.flow(Immiscible(), torch.zeros(1, 1), 0.8, 0.4),
+        lambda: fit.divergence(Immiscible(), 0.5),
+        lambda: contraction(Immiscible(), 0.5, 0.3),
+        lambda: require_independent(InBasis(Immiscible(), (cosine(2),)), "this"),
+    ):
+        with pytest.raises((TypeError, ValueError), match="independent"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"by": "nearst"}, 'by "assignment" or "nearest"'),
+        ({"k": 64}, "k = 64 was given"),
+        ({"by": "nearest"}, "nearest of None"),
+        ({"by": "nearest", "k": 1}, "nearest of 1"),
+    ],
+)
+def test_settings_without_effect_are_refused(wrong: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Immiscible(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_task_of_coupled_noise_suits_steps_without_fresh_noise() -> None:
+    plain = Denoise(process=Immiscible(), head=NormalHead(), loss=Likelihood())
+    assert isinstance(plain.suited(), partial) and plain.suited().keywords == {"eta": 0.0}
+    assert Denoise(process=Immiscible(), head=PointHead(), loss=Consistency()).suited() is ddim
+
+
 def test_conditions_of_one_item_are_refused() -> None:
     x0 = torch.zeros(2, 1)
     with pytest.raises(CondError, match="value belongs to one item"):
         Immiscible().coupled(x0, 0.5, Rng(0, 2), Cond(value=torch.zeros(2, 1)))
-    with pytest.raises(ValueError, match="nearest of 1"):
-        Immiscible("nearest", 1)
 
 
 # training

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softmix import Cond
-from softmix.cond import CondSpec
+from softmix.cond import CondError, CondSpec
 from softmix.denoiser import (
     MixtureHead,
     Network,
@@ -25,14 +25,26 @@ from softmix.denoiser import (
 from softmix.denoiser.head import HeadSpec
 from softmix.denoiser.network import Jump
 from softmix.denoiser.parameterise import affine_with_shift
-from softmix.loss import ResidualAndNoise
+from softmix.loss import ResidualAndNoise, Square
 from softmix.net import MLPSpec
 from softmix.oracle import PairedProblem, pairs
 from softmix.posterior import FullMixture, HasMean, need
-from softmix.process import RDDM, VP, Fading, Flow, Gaussian, Halved, Resfusion, Residual, Shifted
+from softmix.process import (
+    RDDM,
+    VP,
+    Fading,
+    Flow,
+    Gaussian,
+    Halved,
+    Resfusion,
+    Residual,
+    ShiftDDPM,
+    Shifted,
+)
 from softmix.rng import Rng
-from softmix.sampler import adams, ancestral, ddim, drive
+from softmix.sampler import Sampler, adams, ancestral, contraction, ddim, drive, sample
 from softmix.sampler.drive import finish
+from softmix.train import Denoise
 
 F64 = torch.float64
 EACH = [RDDM(), RDDM(1.0, 0.5), RDDM(sd=0.1), Resfusion(), Resfusion("cosine")]
@@ -326,11 +338,66 @@ def test_the_loss_of_two_heads_is_the_sum_of_their_errors(power: float) -> None:
     assert torch.allclose(found, right[0].mean(1) + right[1].mean(1))
 
 
-def test_two_heads_need_a_pair() -> None:
-    with pytest.raises(ValueError, match="needs a ResidualHead and a process shifted"):
+def test_two_heads_need_a_pair_and_their_own_loss() -> None:
+    with pytest.raises(ValueError, match="needs a ResidualHead and a process to the other item"):
         ResidualAndNoise().fits(PointHead(), RDDM())
+    with pytest.raises(ValueError, match="needs a ResidualHead and a process to the other item"):
+        Denoise(process=ShiftDDPM(), head=ResidualHead(), loss=ResidualAndNoise(), output="residual")
+    with pytest.raises(ValueError, match="Square trains one mixture of them"):
+        Denoise(process=RDDM(), head=ResidualHead(), loss=Square(), output="residual")
+    with pytest.raises(ValueError, match="has the output \"residual\"; found 'v'"):
+        Denoise(process=RDDM(), head=ResidualHead(), loss=ResidualAndNoise())
+    Denoise(process=RDDM(), head=ResidualHead(), loss=ResidualAndNoise(), output="residual")
     with pytest.raises(ValueError, match="is 1 or 2"):
         ResidualAndNoise(3.0)
     plain = Network(VP(), MLPSpec(width=16, depth=2), ResidualHead(), (3,))
     with pytest.raises(ValueError, match="take RDDM"):
         plain(torch.zeros(2, 3), 0.5)
+
+
+@pytest.mark.parametrize("sampler", [ddim, adams], ids=["ddim", "adams"])
+def test_two_heads_are_finite_where_alpha_falls_at_once(sampler: Sampler) -> None:
+    """With fade = 1/2 the derivative of alpha at t = 1 is infinite."""
+    model = two_heads(RDDM(0.5)).float()
+    x = sample(model, 4, 3, sampler=sampler, cond=Cond(value=torch.zeros(4, 3)))
+    assert bool(x.isfinite().all())
+
+
+# data, and parts that use the step
+
+
+@pytest.mark.parametrize(
+    ("cond", "shape", "fits"),
+    [
+        (CondSpec(image=1), (1, 8, 8), True),
+        (CondSpec(image=3), (1, 8, 8), False),
+        (CondSpec(values=1), (1, 8, 8), False),
+        (CondSpec(values=3), (3,), True),
+        (CondSpec(values=1), (3,), False),
+        (CondSpec(image=2), (16, 2), True),
+        (CondSpec(), (1, 8, 8), False),
+    ],
+)
+def test_the_other_item_has_the_shape_of_the_first(cond: CondSpec, shape: tuple[int, ...], fits: bool) -> None:
+    if fits:
+        RDDM().require_pair(cond, shape, "data")
+        return
+    with pytest.raises(CondError, match="RDDM leads from x0 to the other item of a pair"):
+        RDDM().require_pair(cond, shape, "data")
+
+
+@pytest.mark.parametrize("process", [Fading(), Halved(), VP()], ids=str)
+def test_contraction_is_that_of_the_ancestral_step(process: Gaussian) -> None:
+    """Two states that differ by e come to differ by kept e, for a model that knows x0."""
+    x, x0, t, s = some("x"), some("x0"), 0.5, 0.25
+    apart = process.kernel(x + 1, x0, t, s)[0] - process.kernel(x, x0, t, s)[0]
+    assert torch.allclose(apart, torch.full_like(apart, contraction(process, t, s)), rtol=1e-9)
+
+
+def test_the_steps_are_computed_on_the_device_of_the_state(device: torch.device) -> None:
+    x, x_in = some("x").to(device).float(), some("in").to(device).float()
+    for process in (RDDM(), Resfusion()):
+        t = torch.linspace(0.2, 0.9, 6, device=device)
+        noised = process.noise(x, t, Rng(0, 6, device=device), Cond(value=x_in))
+        assert noised.xt.device.type == device.type and process.time(process.logsnr(t)).device.type == device.type
+        assert torch.allclose(process.time(process.logsnr(t)).cpu().float(), t.cpu(), atol=1e-5)

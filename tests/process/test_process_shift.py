@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from softmix import Cond
 from softmix.cond import CondError, CondSpec, class_label
-from softmix.denoiser import Network, PointHead
+from softmix.denoiser import Network, PointHead, autoguided
 from softmix.loss import Square
 from softmix.net import MLPSpec, UNetSpec
 from softmix.process import VP, ImageShift, LabelShift, ShiftDDPM
@@ -121,6 +121,57 @@ def test_fixed_shifts_are_even_levels() -> None:
     assert not any(each.requires_grad for each in table.parameters())
 
 
+def test_a_condition_that_the_shift_does_not_use_is_refused() -> None:
+    """The net sees none, so that it would have no effect."""
+    both = CondSpec((("class", 10),), image=1)
+    for shift in (LabelShift(), ImageShift()):
+        with pytest.raises(CondError, match="which alone the model knows"):
+            Network(ShiftDDPM(shift=shift), UNetSpec(16), PointHead(), (1, 8, 8), both, "eps")
+    model = network(ShiftDDPM())
+    x = torch.zeros(2, 3)
+    with pytest.raises(CondError, match="the condition has value"):
+        model(x, 0.5, Cond(value=torch.zeros(2, 3)))
+    with pytest.raises(CondError):
+        model(x, 0.5, torch.tensor([99, 3]))
+
+
+def test_a_shift_of_ones_own_is_a_part_of_the_network() -> None:
+    own = nn.Embedding(10, 3)
+    model = network(ShiftDDPM("prior").with_shift(own))  # type: ignore[arg-type]
+    assert any(each is own.weight for each in model.parameters()) and model.double().shift.weight.dtype == F64
+    other = copy.deepcopy(model)
+    assert other.process.module is other.shift and other.shift is not own
+
+
+def test_an_image_that_is_not_given_has_no_shift() -> None:
+    process = ShiftDDPM("prior", ImageShift(8)).bound((1, 6, 6), CondSpec(image=1))
+    image = Rng(0, 2).normal((2, 1, 6, 6))
+    image[1] = torch.nan
+    u = process.u(Cond(image=image))
+    assert float(u[0].detach().abs().max()) > 0 and not u[1].any() and not process.u(None).any()
+
+
+def test_two_models_with_shifts_of_their_own_are_combined_in_the_frame() -> None:
+    strong, weak = network(ShiftDDPM("prior")), network(ShiftDDPM("prior"))
+    strong.shift.table.data += 1.0
+    weak.shift.table.data -= 1.0
+    x, labels = Rng(0, 4).normal((4, 3)), torch.arange(4)
+    y = strong.process.enter(x, 0.6, labels)
+    right = 2 * strong(x, 0.6, labels).mean - weak(weak.process.leave(y, 0.6, labels), 0.6, labels).mean
+    assert torch.allclose(autoguided(weak, 2.0)(strong)(x, 0.6, labels).mean, right, atol=1e-5)
+
+
+def test_an_unknown_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="'quadrtic' was asked for; there are prior"):
+        ShiftDDPM("quadrtic")  # type: ignore[arg-type]
+
+
+def test_the_shift_is_on_the_device_of_the_state(device: torch.device) -> None:
+    model = network(ShiftDDPM("quadratic")).to(device)
+    x = sample(model, 3, 2, cond=torch.arange(3, device=device), device=device)
+    assert x.device.type == device.type and bool(x.isfinite().all())
+
+
 def test_an_image_shifts_by_itself_or_by_a_network_of_it() -> None:
     image = Rng(0, 2).normal((2, 1, 6, 6))
     cond = CondSpec(image=1)
@@ -144,4 +195,3 @@ def test_the_process_of_a_task_has_no_shift_yet() -> None:
 def test_outputs_of_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="'residual' is a function of the other item"):
         Network(ShiftDDPM(), UNetSpec(16), PointHead(), (1, 8, 8), TEN, "residual")
-    assert replace(ShiftDDPM(), path="early").path == "early"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, Cond, CondError, CondSpec
+from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
 from ..net import NetSpec, SideInputs, channels_of
 from ..net.base import places
 from ..posterior import Posterior
@@ -119,9 +119,10 @@ class Network(nn.Module):
         self.shape, self.cond = tuple(shape), cond
         bound = getattr(process, "bound", None)
         self.process = process if bound is None else bound(self.shape, cond)
-        if bound is not None:
+        module = getattr(self.process, "module", None)
+        if isinstance(module, nn.Module):
             # its parameters are trained with those of the net
-            self.shift = self.process.module  # type: ignore[union-attr]
+            self.shift = module
         self.output, self.data_sd = output, data_sd
         channels, self._channels_at = channels_of(net, self.shape)
         seen = UNCONDITIONED if self._blind else cond
@@ -186,6 +187,9 @@ class Network(nn.Module):
         if self.two_times and isinstance(self.process, Shifted):
             end = None if to is None else self._times(to, xt)
             step = Jump(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
+        if self._blind:
+            # the net has no condition to check
+            self.cond.check(as_cond(cond), tuple(xt.shape[2:]))
         side = self.net.side(scaled, logsnr, None if self._blind else cond, hidden)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1, step))
         return posterior, side

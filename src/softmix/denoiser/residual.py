@@ -25,7 +25,8 @@ class ResidualHead:
         w  = (alpha_s - alpha_t) / (alpha_s - alpha_t sigma_s / sigma_t)
 
     so that x0 depends on the end s of the step: a denoiser of two times. Without an end it is the limit of short steps.
-    Train it by `ResidualAndNoise`. `output` of the network has no effect here.
+    (For Resfusion, where alpha + k is not 1, it is this step in the frame.) Train it by `ResidualAndNoise`, with the
+    output "residual": the table of outputs has no other row for it.
 
     When to choose: for RDDM as published. One output (`residual`) is as good if both come from one net.
     Source: Liu et al., "Residual denoising diffusion models", CVPR 2024, section 3.
@@ -36,6 +37,14 @@ class ResidualHead:
 
     def channels(self, channels: int) -> int:
         return 2 * channels
+
+    def fits(self, loss: object, process: object) -> None:
+        """Raises ValueError for a loss that does not train both heads."""
+        if type(loss).__name__ != "ResidualAndNoise":
+            raise ValueError(
+                f"a ResidualHead has two outputs, and {type(loss).__name__} trains one mixture of them: take the loss "
+                "ResidualAndNoise"
+            )
 
     def build(self, net: Net, spec: NetSpec, shape: tuple[int, ...]) -> nn.Module:
         return _Residual()
@@ -56,6 +65,8 @@ class ResidualAndNoisePoint(Point):
     """The x0 of a `ResidualHead`, with its two parts.
 
     residual, noise : R and z, [B, ...].
+
+    The mean is for times t above 0 and an end below t.
     """
 
     def __init__(self, residual: Tensor, noise: Tensor, step: Jump):
@@ -71,9 +82,9 @@ class ResidualAndNoisePoint(Point):
         else:
             end, less = step.process.levels(step.to)
             falls, rises = end - alpha, 1 - less / sigma
-        # both are divided by (alpha_s - alpha_t sigma_s / sigma_t), which is not 0 as alpha_t may be
-        whole = falls + alpha * rises
-        of_residual, of_noise = (column(part / whole, y) for part in (falls, rises))
+        # 1 - w over alpha_t: finite where alpha_t is 0, and 0 where alpha falls at once
+        of_noise = rises / (falls + alpha * rises)
+        of_residual, of_noise = (column(part, y) for part in (1 - alpha * of_noise, of_noise))
         return of_residual * (step.u - self.residual) + of_noise * (y - column(sigma, y) * self.noise)
 
     def sample(self, rng: object) -> Tensor:

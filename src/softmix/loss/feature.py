@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..cond import Cond
 from ..denoiser import Denoiser, Network, SoftAtHighNoise, SoftHead
 from ..posterior import HasMean, Implicit, Posterior, need
-from ..process import Gaussian, Noised, clock_of, require_independent
+from ..process import Gaussian, Noised, Process, clock_of, require_independent
 from ..rng import Rng
 from .contract import Stage
 from .energy import energy, power
@@ -98,6 +98,7 @@ class FeatureEnergy:
                 f'the loss FeatureEnergy needs a SoftHead with mean = "own"; the head is {type(head).__name__}'
             )
         require_independent(process, "the comparison of all draws at t = 1")
+        clock_of(cast(Process, process), "FeatureEnergy")
 
     def made(self, network: Network, step: int, end: float) -> Denoiser:
         """The denoiser after `step` of `end` steps: the network in the first part, then `SoftAtHighNoise`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..denoiser import ResidualAndNoisePoint, ResidualHead
 from ..posterior import Posterior
-from ..process import Noised, Shifted
+from ..process import Noised, Residual
 from ..rng import Rng
 
 
@@ -35,14 +35,14 @@ class ResidualAndNoise:
         return False
 
     def fits(self, head: object, process: object) -> None:
-        if not (isinstance(head, ResidualHead) and isinstance(process, Shifted)):
+        if not (isinstance(head, ResidualHead) and isinstance(process, Residual)):
             raise ValueError(
-                "the loss ResidualAndNoise needs a ResidualHead and a process shifted by the other item of a pair, "
-                f"such as RDDM; found {type(head).__name__} and {type(process).__name__}"
+                "the loss ResidualAndNoise needs a ResidualHead and a process to the other item of a pair, RDDM or "
+                f"Resfusion; found {type(head).__name__} and {type(process).__name__}"
             )
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
-        if not (isinstance(posterior, ResidualAndNoisePoint) and isinstance(noised.process, Shifted)):
+        if not (isinstance(posterior, ResidualAndNoisePoint) and isinstance(noised.process, Residual)):
             raise TypeError(f"ResidualAndNoise needs the posterior of a ResidualHead; found {type(posterior).__name__}")
         residual = noised.process.u(noised.cond).to(noised.x0) - noised.x0
         errors = ((posterior.residual - residual).abs(), (posterior.noise - noised.z).abs())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ class Immiscible(Gaussian):
     by : "assignment" permutes the noises of a batch so that the sum of |x_0 - z|^2 is the least. (The published code
         takes |x_0 - z|, which gives nearly the same pairs in hundreds of dimensions.) "nearest" draws k noises for each
         item and takes the nearest.
-    k : of "nearest".
+    k : of "nearest", at least 2; the paper has 4 and 64.
     base : the process of each item by itself.
 
     With "assignment" one z is still N(0, I) exactly, and x_1 is. But z depends on x_0, so that q(x_t | x_0) is no
@@ -37,8 +38,8 @@ class Immiscible(Gaussian):
     noise of Fashion-MNIST lies 1.2 standard deviations along the mean image. It is here to test the paper.
 
     With labels the noises are exchanged within a class, because given a class z would not be N(0, I) otherwise. Other
-    conditions belong to one item each, and are refused. The coupling depends on the batch: a run with another number of
-    processes or pieces has another. The assignment runs on the CPU (scipy), so that a GPU waits for it in each step.
+    conditions belong to one item each, and are refused. The coupling depends on the batch, so that a batch is never
+    divided among processes or pieces. The assignment runs on the CPU (scipy): a GPU waits for it in each step.
 
     When to choose: to train a plain or consistency model for few steps of an ODE, with large batches.
     Source: Li et al., "Immiscible diffusion", NeurIPS 2024, section 3 and algorithm 1; "nearest" is their improved
@@ -46,14 +47,20 @@ class Immiscible(Gaussian):
     """
 
     by: Literal["assignment", "nearest"] = "assignment"
-    k: int = 4
+    k: int | None = None
     base: VP | VE | Flow = VP()  # noqa: RUF009
     independent: ClassVar[bool] = False
     cites: ClassVar[tuple[str, ...]] = ("immiscible",)
 
     def __post_init__(self) -> None:
-        if self.k < 2:
-            raise ValueError(f"the nearest of {self.k} noises is no choice: take k of at least 2")
+        if self.by not in ("assignment", "nearest"):
+            raise ValueError(f'noise is coupled by "assignment" or "nearest"; found {self.by!r}')
+        if self.by == "assignment" and self.k is not None:
+            raise ValueError(f'k = {self.k} was given, which is for by="nearest"')
+        if self.by == "nearest" and (self.k is None or self.k < 2):
+            raise ValueError(f"the nearest of {self.k} noises was asked for: give k of at least 2")
+        if self.by == "assignment" and find_spec("scipy") is None:
+            raise ValueError('Immiscible assigns noise by scipy: pip install scipy, or take by="nearest"')
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return self.base.alpha(t)
@@ -94,7 +101,7 @@ class Immiscible(Gaussian):
 
     def _nearest(self, x0: Tensor, first: Tensor, rng: Rng) -> Tensor:
         """The nearest of k noises for each item, the usual one among them."""
-        others = [rng.child(f"near.{j}").normal(x0.shape, x0.dtype).to(x0.device) for j in range(1, self.k)]
+        others = [rng.child(f"near.{j}").normal(x0.shape, x0.dtype).to(x0.device) for j in range(1, self.k or 2)]
         each = torch.stack([first, *others])
         away = (each - x0).flatten(2).square().sum(2)
         return each[away.argmin(0), torch.arange(len(x0), device=x0.device)]
@@ -123,10 +130,8 @@ class Immiscible(Gaussian):
 
 def assignment(x0: Tensor, z: Tensor) -> Tensor:
     """The permutation of z with the least sum of |x0_i - z_j|^2, [B]. Needs scipy."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise ImportError("Immiscible assigns noise by scipy: pip install scipy, or take by='nearest'") from None
+    from scipy.optimize import linear_sum_assignment
+
     # the squares of x0 and of z have the same sum for every permutation
     along = x0.flatten(1).double() @ z.flatten(1).double().T
     return torch.from_numpy(linear_sum_assignment(along.cpu().numpy(), maximize=True)[1]).to(x0.device)
@@ -134,7 +139,8 @@ def assignment(x0: Tensor, z: Tensor) -> Tensor:
 
 def require_independent(process: object, who: str) -> None:
     """Raises TypeError for a process whose noise depends on the items."""
-    if not getattr(process, "independent", True):
+    inside = getattr(process, "base", process)
+    if not (getattr(process, "independent", True) and getattr(inside, "independent", True)):
         raise TypeError(
             f"{who} holds for noise that is independent of x0, and {type(process).__name__} couples the two: train "
             "with an independent process"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,27 +27,29 @@ from .frame import Shifted
 from .gaussian import LOGSNR_MIN, VP, Gaussian
 from .numbers import as_float64
 
+
+def _own_logsnr(ratio: float) -> float:
+    """log(a^2 / (1 - a^2)) for (2 a - 1) / sqrt(1 - a^2) = ratio."""
+    a = (2 + ratio * math.sqrt(3 + ratio**2)) / (4 + ratio**2)
+    return math.log(a**2 / (1 - a**2))
+
+
+@lru_cache(maxsize=8)
+def _last_time(schedule: Literal["cosine", "linear", "sigmoid"]) -> float:
+    """The time of VP(schedule) at which Resfusion ends."""
+    return float(VP(schedule).time(_LAST))
+
+
 # alpha / sigma at t = 1
 _END = math.exp(LOGSNR_MIN / 2)
 
 
-# a at t = 1, which solves (2 a - 1)^2 = _END^2 (1 - a^2), as log(a^2 / (1 - a^2))
-_A = (2 + _END * math.sqrt(3 + _END**2)) / (4 + _END**2)
-_LAST = math.log(_A**2 / (1 - _A**2))
+# log(a^2 / (1 - a^2)) at t = 1, where (2 a - 1)^2 = _END^2 (1 - a^2)
+_LAST = _own_logsnr(_END)
 
 
 class _Chain(Gaussian):
     """A Gaussian process with the ancestral step of a published chain."""
-
-    def time(self, logsnr: Tensor | float) -> Tensor:
-        """By bisection, to the last digits."""
-        aim = as_float64(logsnr)
-        low, high = torch.zeros_like(aim), torch.ones_like(aim)
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = self.logsnr(middle) > aim
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return (low + high) / 2
 
     def fresh(self, t: Tensor, s: Tensor) -> Tensor:
         return 1 - (self.kept(t) / self.kept(s) * self.sigma(s) / self.sigma(t)) ** 2
@@ -82,6 +85,16 @@ class Fading(_Chain):
     def sigma(self, t: Tensor | float) -> Tensor:
         return self.sd * as_float64(t) ** self.rise
 
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        """By bisection, to the last digits: alpha / sigma has no inverse in closed form for most powers."""
+        aim = as_float64(logsnr)
+        low, high = torch.zeros_like(aim), torch.ones_like(aim)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = self.logsnr(middle) > aim
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return (low + high) / 2
+
     def kept(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
@@ -97,14 +110,19 @@ class Halved(_Chain):
 
     def a(self, t: Tensor | float) -> Tensor:
         """sqrt(alpha_bar) of the published chain."""
-        vp, t = VP(self.schedule), as_float64(t)
-        return vp.alpha(t * vp.time(_LAST).to(t.device))
+        return VP(self.schedule).alpha(as_float64(t) * _last_time(self.schedule))
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return 2 * self.a(t) - 1
 
     def sigma(self, t: Tensor | float) -> Tensor:
         return (1 - self.a(t) ** 2).sqrt()
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        """a = (2 + r sqrt(3 + r^2)) / (4 + r^2) for r = alpha / sigma, then the time of VP."""
+        r = (as_float64(logsnr) / 2).exp()
+        a = (2 + r * (3 + r**2).sqrt()) / (4 + r**2)
+        return VP(self.schedule).time(2 * a.log() - torch.log1p(-(a**2))) / _last_time(self.schedule)
 
     def kept(self, t: Tensor) -> Tensor:
         return self.a(t)
@@ -125,12 +143,16 @@ class Residual(Shifted):
             )
         return x_in.nan_to_num(0.0)
 
-    def require_pair(self, cond: CondSpec, name: str) -> None:
-        """Raises CondError for data without x_in."""
-        if not (cond.image or cond.values):
+    def require_pair(self, cond: CondSpec, shape: tuple[int, ...], name: str) -> None:
+        """Raises CondError for data without an x_in of the shape of x0: an image, or numbers for items of one axis."""
+        offered = cond.values if len(shape) == 1 else cond.image
+        wanted = shape[-1] if len(shape) == 2 else shape[0]
+        if offered != wanted:
+            kind = "numbers" if len(shape) == 1 else "channels of an image"
             raise CondError(
-                f"{type(self).__name__} leads from x0 to the other item of a pair, and {name} has no pairs: give them, "
-                "as in `load(clean, beside=degraded)` or `Degraded(data, measurement)`"
+                f"{type(self).__name__} leads from x0 to the other item of a pair, with {wanted} {kind} as x0 has, "
+                f"and {name} has {offered or 'no'} of them: give pairs, as in `load(clean, beside=degraded)` or "
+                "`Degraded(data, measurement)`"
             )
 
 
@@ -144,7 +166,9 @@ class RDDM(Residual):
     rise : 1 is the paper's b_t^2, which rises linearly; 1/2 is a constant one.
     sd : bbar(1). 1 as in the paper's experiments, 0.1 where hardly any noise is wanted.
 
-    x_1 = x_in + sd z. The first answer is E[x_0 | x_in], as a regression gives it.
+    x_1 = x_in + sd z. The first answer is E[x_0 | x_in], as a regression gives it. The paper's eta multiplies the
+    variance of the fresh noise, and ours its standard deviation: ours is the root of theirs. With a small sd errors of
+    the output "resnoise" are enlarged, 20 times for sd = 0.1: take "residual".
 
     When to choose: restoration and translation from pairs in 2 to 10 steps.
     Source: Liu et al., "Residual denoising diffusion models", CVPR 2024, eq. 7 to 13; for any number of steps T the

@@ -8,7 +8,7 @@ Each condition has a path of its own. The network receives x_t and t, and not c.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,11 @@ class LabelShift:
     learned: bool = True
 
     def build(self, shape: tuple[int, ...], cond: CondSpec) -> nn.Module:
-        if len(cond.labels) != 1:
-            raise CondError(f"a LabelShift is a shift by one label, and the condition is {cond}: train with classes")
+        if cond.parts != ("label",) or len(cond.labels) != 1:
+            raise CondError(
+                f"a LabelShift is a shift by one label, which alone the model knows, and the condition is {cond}: "
+                "train with classes and without other conditions"
+            )
         return _LabelShift(cond.classes, shape, self.learned)
 
 
@@ -64,14 +67,19 @@ class _LabelShift(nn.Module):
 class ImageShift:
     """E(c) is a small convolutional network of the condition's image, or the image itself if `width` is 0.
 
+    An image that is not given has E = 0.
+
     When to choose: for pairs of images.
     """
 
     width: int = 32
 
     def build(self, shape: tuple[int, ...], cond: CondSpec) -> nn.Module:
-        if not cond.image or len(shape) != 3:
-            raise CondError(f"an ImageShift is a shift of images by an image, and the condition is {cond}: give pairs")
+        if cond.parts != ("image",) or len(shape) != 3:
+            raise CondError(
+                f"an ImageShift is a shift of images by an image, which alone the model knows, and the condition is "
+                f"{cond}: give pairs, without classes"
+            )
         if self.width == 0 and cond.image != shape[0]:
             raise CondError(f"the condition has {cond.image} channels, and x0 has {shape[0]}: take a width above 0")
         return _ImageShift(cond.image, shape[0], self.width)
@@ -89,8 +97,10 @@ class _ImageShift(nn.Module):
     def forward(self, cond: Cond | Tensor | None) -> Tensor:
         image = cond.image if isinstance(cond, Cond) else None
         if image is None:
-            raise CondError("the shift is by the image of the condition, and none was given")
-        return self.body(image.nan_to_num(0.0))  # type: ignore[no-any-return]
+            return torch.zeros(1, 1, 1, 1, device=None if cond is None else cond.device)
+        # an image that is not given is nan, and has no shift
+        given = image.isfinite().all(dim=(1, 2, 3), keepdim=True)
+        return torch.where(given, self.body(image.nan_to_num(0.0)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,10 @@ class ShiftDDPM(Shifted):
     # the network receives x_t, and no condition
     blind: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("shift_ddpms",)
+
+    def __post_init__(self) -> None:
+        if self.path not in get_args(ShiftPath):
+            raise ValueError(f"the path {self.path!r} was asked for; there are {', '.join(get_args(ShiftPath))}")
 
     def k(self, t: Tensor | float) -> Tensor:
         t = as_float64(t)

@@ -100,9 +100,12 @@ class Denoise(Task):
 
     def __post_init__(self) -> None:
         demand(0 <= self.drop <= 1, f"drop is a share of the items, from 0 to 1; found {self.drop}")
-        fits = getattr(self.loss, "fits", None)
-        if fits is not None:
-            fits(self.head, self.process)
+        two = isinstance(self.head, ResidualHead)
+        demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')
+        for part, other in ((self.loss, self.head), (self.head, self.loss)):
+            fits = getattr(part, "fits", None)
+            if fits is not None:
+                fits(other, self.process)
 
     @property
     def cites(self) -> tuple[str, ...]:
@@ -140,7 +143,7 @@ class Denoise(Task):
         spec = offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
         require_pair = getattr(self.process, "require_pair", None)
         if require_pair is not None:
-            require_pair(spec, source.name)
+            require_pair(spec, source.shape, source.name)
         fits = getattr(self.loss, "fits_cond", None)
         if fits is not None:
             fits(spec)
@@ -210,10 +213,13 @@ class Denoise(Task):
         """
         suits = (getattr(part, "suits", None) for part in (denoiser, self.loss, self.head))
         name, settings = next((each for each in suits if each is not None), ("ancestral", {}))
+        if not getattr(self.process, "independent", True):
+            # a model of coupled noise knows no fresh one
+            name, settings = {"renoise": ("ddim", {}), "ancestral": (name, {"eta": 0.0})}.get(name, (name, settings))
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
     def check(self, result: Any, device: torch.device) -> None:
-        cond = _unknown(result.cond, result.shape, 1, device)
+        cond = nothing_given(result.cond, result.shape, 1, device)
         sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
@@ -238,7 +244,9 @@ def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
 
 
-def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu") -> Cond | None:
+def nothing_given(
+    cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu"
+) -> Cond | None:
     """A condition of n items with nothing given; None for a model without conditions."""
     if not cond_spec.parts:
         return None
