@@ -37,7 +37,7 @@ def rows(run: Path, each: int = 1) -> list[tuple[str, Tensor]]:
     chosen = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(10)])
     x0, given = data.x0(slice(0, 500))[chosen], labels[chosen]
     wanted = torch.tensor([BECOMES[int(label)] for label in given])
-    grid, rng = uniform_logsnr(model.process, STEPS), Rng(0, len(x0), "edits")
+    grid, rng = uniform_logsnr(model.plain_process, STEPS), Rng(0, len(x0), "edits")
     code = finish(drive(model.denoiser, edit_friendly, x0, grid, rng, given))
     strong = guided(GUIDANCE)(model.denoiser)
 
@@ -45,7 +45,7 @@ def rows(run: Path, each: int = 1) -> list[tuple[str, Tensor]]:
         sampler = replay(code, SKIP)
         return finish(drive(denoiser, sampler, code.start(SKIP), grid[SKIP:], rng, wanted))  # type: ignore[arg-type]
 
-    noised = model.process.noise(x0, float(grid[SKIP]), rng).xt
+    noised = model.plain_process.noise(x0, float(grid[SKIP]), rng).xt
     again = finish(drive(model.denoiser, ancestral, noised, grid[SKIP:], rng, wanted))
     shown = {
         "before": x0,

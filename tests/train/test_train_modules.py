@@ -40,7 +40,7 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.denoise import _unknown
+from softmix.train.denoise import nothing_given
 from softmix.train.pictures import picture
 from softmix.train.processes import Processes
 from softmix.train.record import EarlierSettings
@@ -638,6 +638,6 @@ def test_a_picture_is_drawn_by_the_first_process_alone(
 def test_an_image_of_which_nothing_is_known_is_on_the_grid_of_the_items(shape: tuple[int, ...]) -> None:
     told = CondSpec(image=2)
     network = Network(VP(), preset("plain", shape).task.net, PointHead(), shape, told)
-    cond = _unknown(told, shape, 3)
+    cond = nothing_given(told, shape, 3)
     assert cond is not None and cond.image is not None and cond.image.isnan().all()
     assert network(torch.zeros(3, *shape), 0.5, cond).mean.isfinite().all()

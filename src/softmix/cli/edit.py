@@ -141,7 +141,7 @@ class _Coder:
         from ..rng import Rng
 
         self.asked, self.model, self.cond, self.wanted = asked, model, cond, wanted
-        self.grid, self.rng = uniform_logsnr(model.process, asked.steps), Rng(asked.seed, 1, "edit")
+        self.grid, self.rng = uniform_logsnr(model.plain_process, asked.steps), Rng(asked.seed, 1, "edit")
         self.skip = min(round((1 - asked.share) * asked.steps), asked.steps - 1)
         self.evaluations = asked.steps + 2 * (asked.steps - self.skip)
         # Wrong options of an edit are found here, before the work.

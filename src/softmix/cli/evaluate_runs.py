@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,8 @@ class _Comparison:
 
 def evaluate_runs(asked: Evaluate, report: Path) -> None:
     """Compare runs on the same data, by number of steps, in one report. report : its path."""
+    from ..data.paired import clean_items
+
     steps = STEPS if asked.steps is None else asked.steps
     runs = (asked.run, *asked.beside)
     _require_numbers(asked, steps)
@@ -94,7 +96,7 @@ def evaluate_runs(asked: Evaluate, report: Path) -> None:
         for candidate in candidates:
             _try(candidate, min(steps))
         train, held_out, origin = with_held_out(training_data(runs[0], asked.data, "evaluate"))
-        require_features(asked, train)
+        require_features(asked, clean_items(train))
         n = sample_count(asked.n, train, held_out)
         if asked.dry_run:
             print(
@@ -154,15 +156,18 @@ def _try(candidate: _Candidate, steps: int) -> None:
     from ..posterior import Implicit
     from ..rng import Rng
     from ..sampler import sample
+    from ..train.denoise import nothing_given
 
-    model, classes = candidate.model, candidate.model.denoiser.classes
-    label = torch.zeros(1, dtype=torch.int64) if classes else None
+    model, spec = candidate.model, candidate.model.denoiser.cond
+    # a condition of nothing, with the class 0 if there are classes
+    cond = nothing_given(spec, model.denoiser.shape, 1)
+    cond = replace(cond, label=torch.zeros_like(cond.label)) if cond is not None and cond.label is not None else cond
     with torch.no_grad():
-        sample(candidate.denoiser, 1, steps, sampler=candidate.sampler, cond=label)
+        sample(candidate.denoiser, 1, steps, sampler=candidate.sampler, cond=cond)
         if not candidate.average:
             return
-        prior = model.process.prior((1, *model.denoiser.shape), Rng(0, 1, "trial"))
-        if not isinstance(model.denoiser(prior, 1.0, label), Implicit):
+        prior = model.process.prior((1, *model.denoiser.shape), Rng(0, 1, "trial"), cond)
+        if not isinstance(model.denoiser(prior, 1.0, cond), Implicit):
             raise UsageError(
                 f"--average {candidate.average} was asked for; {candidate.name} does not draw: leave it out"
             )

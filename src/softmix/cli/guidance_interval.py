@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..posterior import Normal
-    from ..process import Gaussian
+    from ..process import Gaussian, Process
     from ..sampler import Sampler
 
 Interval = tuple[float, float]
@@ -29,7 +29,7 @@ def require_interval(interval: Interval | None, guidance: float) -> None:
 
 
 def require_steps_inside(
-    interval: Interval, sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int
+    interval: Interval, sampler: Sampler, process: Process, shape: tuple[int, ...], steps: int
 ) -> None:
     """Raise UsageError, with the nearest noise levels, if the sampler never asks the denoiser in the interval."""
     import torch
@@ -50,16 +50,19 @@ def require_steps_inside(
     )
 
 
-def noise_levels(sampler: Sampler, process: Gaussian, shape: tuple[int, ...], steps: int) -> list[float]:
+def noise_levels(sampler: Sampler, process: Process, shape: tuple[int, ...], steps: int) -> list[float]:
     """The logsnr, rising, at which a sampler asks the denoiser: at the times of its grid and between them.
 
     They do not depend on the answers. So one item is drawn from a model with the constant posterior N(0, 1).
     """
+    from ..process import Framed
     from ..sampler import sample
 
+    # a sampler runs in the frame
+    base: Any = process.base if isinstance(process, Framed) else process
     levels: set[float] = set()
     sample(
-        _ConstantDenoiser(process),
+        _ConstantDenoiser(base),
         1,
         steps,
         sampler=sampler,

@@ -153,6 +153,11 @@ class Sample(Verb):
 
         if self.guidance == 1:
             return denoiser
+        if model.config.task.drop == 0:
+            raise UsageError(
+                f"--guidance was asked for, and {model.path} was trained with drop = 0: it knows no answer without its "
+                "condition, from which to lead away. Train with --set drop=0.1"
+            )
         if not model.denoiser.classes and self.beside is None:
             raise UsageError(
                 f"--guidance needs classes (softmix train ... --classes) or an image condition (--beside), and "

@@ -25,8 +25,15 @@ def images_beside(source: Path | None, model: Model, n: int, first: int) -> Tens
     """
     import torch
 
+    from ..process import Residual
+
     channels = model.denoiser.cond.image
     if source is None:
+        if channels and isinstance(model.process, Residual):
+            raise UsageError(
+                f"{model.path} leads from one picture to another ({type(model.process).__name__}): give the picture to "
+                "start from, --beside PICTURE"
+            )
         if channels:
             print(f"note: {model.path} was trained with an image condition; --beside PICTURE gives it", file=sys.stderr)
         return None

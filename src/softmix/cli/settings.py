@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import ModelName, UsageError, load_data
+from .common import ModelName, ProcessName, UsageError, load_data
 
 if TYPE_CHECKING:
     from ..data import Data, Source
@@ -82,11 +82,15 @@ def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) ->
 
 
 def configuration(
-    base: BaseRun | None, model: ModelName | None, items: Source, changes: tuple[tuple[str, ...], ...]
+    base: BaseRun | None,
+    model: ModelName | None,
+    items: Source,
+    changes: tuple[tuple[str, ...], ...],
+    process: ProcessName | None = None,
 ) -> Config:
-    """The configuration of the run: that of the base run or of a preset, with the changes of each --set."""
+    """The configuration of the run: that of the base run or of a preset, with a process and each --set."""
     from ..config import from_json, to_json
-    from ..train import Config, preset
+    from ..train import Config, preset, with_process
 
     if base is None:
         config = preset(model or "smd", items.shape, items.cond)
@@ -97,6 +101,8 @@ def configuration(
             config = replace(config, steps=facts.first_end, minutes=None)
         if base.role == "start":
             config = replace(config, steps=None, minutes=None)
+    if process is not None:
+        config = with_process(config, process, items)
     tree: Any = to_json(config)
     # First the kinds: another kind of part has settings of its own, and drops those of the kind before.
     flat = [change for group in changes for change in group]

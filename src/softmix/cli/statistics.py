@@ -50,6 +50,7 @@ class Statistics(Verb):
             model, denoiser, _ = load_for_sampling(self.run, None, None, self.weights, 0)
             place = statistics_path(model)
             require_writable_file(place, "the statistics")
+            _ = model.plain_process  # refused before the work
             train = training_data(self.run, self.data, "statistics")
             chosen = choose(len(train), self.n)
             if len(chosen) < self.n:

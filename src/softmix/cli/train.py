@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from .common import ModelName, repeat_warnings
+from .common import ModelName, ProcessName, repeat_warnings
 from .model_card import write_card
 from .settings import base_run, configuration, items_of, require_length, with_values
 from .verb import Verb
@@ -45,6 +45,10 @@ class Train(Verb):
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
     (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps). By
     default smd, or the model of the run in --out, --config or --start."""
+    process: ProcessName | None = None
+    """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --beside); shift-ddpm
+    (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the
+    items of a batch). By default that of the model. Its settings: --set process.NAME=VALUE."""
     minutes: float | None = None
     """Training time. A few trial steps before the first one decide the number of steps, for good."""
     steps: int | None = None
@@ -105,7 +109,7 @@ class Train(Verb):
         require_length(self.steps, self.minutes, needed=needed)
         reading = {name: getattr(self, name) for name in _READING}
         items = items_of(self.data, base, reading | {"max_pixels": LARGEST if base is None else None})
-        config = configuration(base, self.model, items, self.set)
+        config = configuration(base, self.model, items, self.set, self.process)
         if self.steps is not None or self.minutes is not None:
             config = replace(config, steps=self.steps, minutes=self.minutes)
         config = with_values(

@@ -92,3 +92,11 @@ class Paired:
         labels = getattr(self.first, "labels", None)
         train, out = divided(self.name, labels, len(self), held_out, seed)
         return self.take(*train), self.take(*out)
+
+
+def clean_items(source: Data | Paired) -> Data:
+    """The clean items of pairs; data stay as they are. Raises DataError for pairs whose first source is no `Data`."""
+    first = source.first if isinstance(source, Paired) else source
+    if not isinstance(first, Data):
+        raise DataError(f"{source.name}: its clean items are asked for, and {first.name} does not show them as a whole")
+    return first

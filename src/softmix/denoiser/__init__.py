@@ -10,6 +10,7 @@ from .frame import in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
+from .residual import ResidualAndNoisePoint, ResidualHead
 from .smd import PublishedSMD, SoftHead
 from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
 
@@ -27,6 +28,8 @@ __all__ = [
     "Output",
     "PointHead",
     "PublishedSMD",
+    "ResidualAndNoisePoint",
+    "ResidualHead",
     "SoftAtHighNoise",
     "SoftHead",
     "Suits",

@@ -9,16 +9,33 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..cond import UNCONDITIONED, Cond, CondError, CondSpec
+from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
 from ..net import NetSpec, SideInputs, channels_of
 from ..net.base import places
 from ..posterior import Posterior
-from ..process import Framed, Gaussian
+from ..process import Framed, Gaussian, Shifted
 from ..shape import column
-from .parameterise import Output, affine
+from .parameterise import OUTPUTS, SHIFTED_OUTPUTS, Output, affine, affine_with_shift
 
 if TYPE_CHECKING:
     from .head import HeadSpec
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The step that a denoiser of two times is asked for.
+
+    process : in the frame.
+    y : the state in the frame, [B, ...].
+    u : the shift, of the rank of y.
+    t, to : the times, [B]; `to` is None for a limit of short steps.
+    """
+
+    process: Gaussian
+    y: Tensor
+    u: Tensor
+    t: Tensor
+    to: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,7 @@ class Inputs:
     a, b : x0 = a x_t + b F.
     target : logsnr of the second time of a flow map, [B].
     axis : the axis of the channels.
+    step : for a head of two times and a shifted process.
     """
 
     x: Tensor
@@ -40,6 +58,7 @@ class Inputs:
     b: Tensor
     target: Tensor
     axis: int = 1
+    step: Jump | None = None
 
     def x0(self, output: Tensor) -> Tensor:
         """x0 = a x_t + b F.
@@ -64,7 +83,8 @@ class Network(nn.Module):
     Parameters
     ----------
     process : the process of x_t. For a process with a frame that keeps x0 (a shift) the net receives the state in the
-        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0".
+        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For a process
+        with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
     net : the specification of the net.
     head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
     shape : of one item: (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
@@ -91,11 +111,23 @@ class Network(nn.Module):
                 f"{type(process).__name__} moves x0 into another frame. The table of outputs holds in the frame, and "
                 f'the net receives x itself, so that output {output!r} is undefined; take output="x0"'
             )
-        self.process, self.shape, self.cond = process, tuple(shape), cond
+        if output in SHIFTED_OUTPUTS and (not isinstance(process, Shifted) or getattr(process, "blind", False)):
+            raise ValueError(
+                f"the output {output!r} is a function of the other item of a pair, and {type(process).__name__} has "
+                f"none: take RDDM or Resfusion, or an output of {', '.join(OUTPUTS)}"
+            )
+        self.shape, self.cond = tuple(shape), cond
+        bound = getattr(process, "bound", None)
+        self.process = process if bound is None else bound(self.shape, cond)
+        module = getattr(self.process, "module", None)
+        if isinstance(module, nn.Module):
+            # its parameters are trained with those of the net
+            self.shift = module
         self.output, self.data_sd = output, data_sd
         channels, self._channels_at = channels_of(net, self.shape)
-        self.net = net.build(channels, head.channels(channels), cond)
-        without = [part for part in cond.parts if part not in self.net.parts]
+        seen = UNCONDITIONED if self._blind else cond
+        self.net = net.build(channels, head.channels(channels), seen)
+        without = [part for part in seen.parts if part not in self.net.parts]
         if without:
             raise CondError(f"{type(net).__name__} takes {', '.join(self.net.parts)}, and was asked for with {cond}")
         self.head = head.build(self.net, net, self.shape)
@@ -135,18 +167,31 @@ class Network(nn.Module):
         blocks when draws or the mean are computed; their entries appear then.
         """
         self._check_shape(xt)
-        t = self._times(t, xt)
+        t, state = self._times(t, xt), xt
         logsnr = self._clock(t, xt)
         target = logsnr if to is None else self._clock(torch.as_tensor(to), xt).expand(len(xt))
         if isinstance(self._base, Gaussian):
             alpha, sigma = self._base.alpha(t), self._base.sigma(t)
-            a, b = affine(self.output, alpha, sigma, self.data_sd)
             scaled, xt = self._net_input(xt, t, self._unit(alpha, sigma), cond)
+            if isinstance(self.process, Shifted) and self.output in SHIFTED_OUTPUTS:
+                a, b, c = affine_with_shift(self.output, alpha, sigma)
+                u = self.process.u(cond).to(xt)
+                # a x_t + c u takes the place of a x_t
+                a, xt = torch.ones_like(a), column(a, xt) * xt + column(c, xt) * u
+            else:
+                a, b = affine(self.output, alpha, sigma, self.data_sd)
         else:
             # tokens are not scaled, and have no table of outputs: their head returns x0 itself
             scaled, a, b = xt, torch.zeros_like(logsnr), torch.ones_like(logsnr)
-        side = self.net.side(scaled, logsnr, cond, hidden)
-        posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1))
+        step = None
+        if self.two_times and isinstance(self.process, Shifted):
+            end = None if to is None else self._times(to, xt)
+            step = Jump(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
+        if self._blind:
+            # the net has no condition to check
+            self.cond.check(as_cond(cond), tuple(xt.shape[2:]))
+        side = self.net.side(scaled, logsnr, None if self._blind else cond, hidden)
+        posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1, step))
         return posterior, side
 
     def features(self, x: Tensor, t: Tensor | float) -> list[Tensor]:
@@ -164,6 +209,11 @@ class Network(nn.Module):
         return [places(side.hidden[number]) for number in range(half)]
 
     @property
+    def _blind(self) -> bool:
+        """Whether the process alone receives the condition, and the net x_t itself."""
+        return bool(getattr(self.process, "blind", False))
+
+    @property
     def _base(self) -> Gaussian:
         return self.process.base if isinstance(self.process, Framed) else self.process
 
@@ -173,7 +223,7 @@ class Network(nn.Module):
 
     def _net_input(self, xt: Tensor, t: Tensor, unit: Tensor, cond: Cond | Tensor | None) -> tuple[Tensor, Tensor]:
         """The input of the net, of unit size, and the state of the affine table."""
-        if not isinstance(self.process, Framed):
+        if not isinstance(self.process, Framed) or self._blind:
             return xt * column(unit, xt), xt
         y = self.process.enter(xt, t, cond)
         scaled = y * column(unit, y)

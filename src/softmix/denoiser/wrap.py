@@ -231,7 +231,12 @@ class _Autoguided(Wrapped):
         self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None, to: Tensor | float | None = None
     ) -> Posterior:
         first, second = (each if to is None else with_target_time(to)(each) for each in (self.inner, self.weak))
-        return combined(first(xt, t, cond), second(xt, t, cond), self.rule, "autoguidance")
+        own, other = self.inner.process, self.weak.process
+        state = xt
+        if isinstance(own, Framed) and isinstance(other, Framed) and other is not own:
+            # a learned shift differs between the two models, and the state in the frame does not
+            state = other.leave(own.enter(xt, t, cond), t, cond)
+        return combined(first(xt, t, cond), second(state, t, cond), self.rule, "autoguidance")
 
 
 def adjusted(change: Callable[[Posterior, Tensor, Tensor | float], Posterior]) -> Wrap:

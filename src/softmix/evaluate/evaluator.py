@@ -10,15 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data import Data
+from ..cond import UNCONDITIONED, Cond
+from ..data import Data, Paired
+from ..data.paired import clean_items
 from ..data.store import choose
 from ..denoiser import Denoiser, device_of
+from ..rng import Rng
 from ..sampler import Precision, Sampler, Step, ancestral, label, sample, traits
+from .calibration import psnr
 from .evaluation import Evaluation, EvaluationRow, Pictures
 from .nearest import nearest
 from .reference import FeatureKind, ReferenceSet, features_for, labels_in_classes
 from .saved_rows import SavedRows
-from .spread import latent_spread
+from .spread import LatentSpread, latent_spread
 
 STEPS = (1, 2, 4, 8, 16)
 SHOWN = 32
@@ -86,6 +90,7 @@ class _SampleMaker:
     seed: int
     precision: Precision
     clamps: bool
+    held_out: Data | Paired
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +100,24 @@ class _SampleMaker:
     def classes(self) -> int:
         return int(getattr(self.denoiser, "classes", 0))
 
+    @property
+    def beside(self) -> bool:
+        """Whether the conditions are those of held-out items: an image, numbers or a context."""
+        spec = getattr(self.denoiser, "cond", UNCONDITIONED)
+        return bool({*spec.parts} - {"label"}) and {*spec.parts} <= {*self.held_out.cond.parts}
+
+    def conditions(self, count: int) -> Cond | Tensor | None:
+        """The class labels in turn; or, for other conditions, those of the held-out items in turn."""
+        if self.beside:
+            return self.held_out_conditions(torch.arange(count, device="cpu") % len(self.held_out))
+        return torch.arange(count, device=self.device) % self.classes if self.classes else None
+
+    def held_out_conditions(self, index: Tensor) -> Cond:
+        cond = self.held_out.batch(index, Rng(self.seed, index, "evaluate"))[1]
+        assert cond is not None
+        parts = self.denoiser.cond.parts  # type: ignore[attr-defined]
+        return cond.only(parts).to(self.device)
+
     def __call__(self, count: int, steps: int, look: Callable[[Step], None] | None = None) -> Tensor:
         device = self.device
         x = sample(
@@ -103,7 +126,7 @@ class _SampleMaker:
             steps,
             sampler=self.sampler,
             seed=self.seed,
-            cond=torch.arange(count, device=device) % self.classes if self.classes else None,
+            cond=self.conditions(count),
             device=device,
             precision=self.precision,
             look=look,
@@ -111,10 +134,31 @@ class _SampleMaker:
         return x.clamp(-1, 1) if self.clamps else x
 
 
+def _fidelity(draw: _SampleMaker, x: Tensor) -> dict[str, float]:
+    """The PSNR of samples against the items that their conditions belong to, for conditions of held-out images."""
+    if not (draw.beside and draw.clamps):
+        return {}
+    truth = clean_items(draw.held_out).x0(torch.arange(len(x), device="cpu") % len(draw.held_out))
+    return {"psnr": psnr(float((x - truth).square().mean().sqrt()))}
+
+
+def _spread(draw: _SampleMaker, train: Data) -> LatentSpread | None:
+    """The spread of the draws on some held-out items; None for noise that depends on the items."""
+    if not getattr(draw.denoiser.process, "independent", True):
+        return None
+    held_out = clean_items(draw.held_out)
+    chosen = choose(len(held_out), SPREAD_ITEMS)
+    labels = labels_in_classes(train, held_out) if draw.classes else None
+    cond: Cond | Tensor | None = None if labels is None else labels[chosen].to(draw.device)
+    if draw.beside:
+        cond = draw.held_out_conditions(chosen)
+    return latent_spread(draw.denoiser, held_out.x0(chosen).to(draw.device), cond=cond, m=SPREAD_DRAWS)
+
+
 def evaluate_model(
     denoiser: Denoiser,
-    train: Data,
-    held_out: Data,
+    train: Data | Paired,
+    held_out: Data | Paired,
     *,
     title: str,
     facts: dict[str, str] | None = None,
@@ -136,7 +180,9 @@ def evaluate_model(
 
     The first row is the floor: n real training items, measured in the same way.
 
-    train, held_out : the training data, and data that the model was not trained on.
+    train, held_out : the training data, and data that the model was not trained on. Of a model with an image, numbers
+        or a context as condition each sample has that of a held-out item, if `held_out` offers it, and the rows have
+        the PSNR of images against these items.
     title : the name of the model in the report.
     facts, curves : further content of the report.
     steps : the numbers of sampler steps, one row each.
@@ -157,7 +203,8 @@ def evaluate_model(
     """
     if not steps:
         raise ValueError("no number of steps was given: name at least one, such as steps=(1, 4)")
-    draw = _SampleMaker(denoiser, sampler, seed, precision, train.is_image)
+    draw = _SampleMaker(denoiser, sampler, seed, precision, train.is_image, held_out)
+    train, held_out = clean_items(train), clean_items(held_out)
     reference = ReferenceSet(train, held_out, features_for(train, cache, features, draw.device), seed)
     collector = _collector(reference, saved, on_row, title)
     collector.add_floor(n)
@@ -172,20 +219,19 @@ def evaluate_model(
             on_message(f"{n} samples in {name}: {seconds:.1f} s")
             shown[name] = x[:SHOWN]
             cost = {"evaluations": traits(sampler).evaluations(k), "seconds": seconds}
-            return _distances(reference, x) | cost
+            return _distances(reference, x) | _fidelity(draw, x) | cost
 
         recipe = {"items": "samples", "weights": weights, "sampler": label(sampler), "steps": k, "n": n}
         recipe |= {"precision": precision, "device": draw.device.type}
+        recipe |= {"conditions": draw.held_out.fingerprint} if draw.beside else {}
         collector.add(name, k, label(sampler), recipe, measure)
         if train.is_image and name not in shown:
             shown[name] = draw(min(n, SHOWN), k)
-    chosen = choose(len(held_out), SPREAD_ITEMS)
-    labels = labels_in_classes(train, held_out) if draw.classes else None
-    cond = None if labels is None else labels[chosen].to(draw.device)
-    spread = latent_spread(denoiser, held_out.x0(chosen).to(draw.device), cond=cond, m=SPREAD_DRAWS)
+    spread = _spread(draw, train)
     own_facts = {
         "features": reference.features.name,
-        "samples": f"{n} against {len(held_out)} held-out",
+        "samples": f"{n} against {len(held_out)} held-out"
+        + (", each given the condition of a held-out item" if draw.beside else ""),
         "sampler": label(sampler),
         "seed": str(seed),
         **_remarks(reference, n),
@@ -194,7 +240,7 @@ def evaluate_model(
         title,
         (facts or {}) | own_facts,
         tuple(collector.rows),
-        spread if sum(spread.spread) > 0 else None,
+        spread if spread is not None and sum(spread.spread) > 0 else None,
         _pictures(train, held_out, shown, f"at {steps_name(steps[-1])}") if train.is_image else (),
         curves or {},
     )

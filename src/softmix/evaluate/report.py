@@ -29,6 +29,7 @@ _METRICS = {
     "precision": ("Precision", "share of the samples that lie among real items; higher is better"),
     "sliced_wasserstein": ("Sliced Wasserstein distance", "in units of the data; lower is better"),
     "class_tv": ("Class imbalance", "total variation from the shares of the real classes; lower is better"),
+    "psnr": ("PSNR", "of samples against the items that their conditions belong to, in decibels; higher is better"),
     "density": ("Density", "real neighbourhoods around a sample; 1 is right"),
     "coverage": ("Coverage", "share of the real items with a sample in their neighbourhood; higher is better"),
     "nearest": ("Nearest", "median distance to the nearest training item, in units of x0"),

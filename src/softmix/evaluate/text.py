@@ -22,6 +22,7 @@ _BADNESS: dict[str, Callable[[float], float]] = {
     "nearest_ratio": lambda v: abs(v - 1),
     "class_tv": lambda v: v,
     "sliced_wasserstein": lambda v: v,
+    "psnr": lambda v: -v,
 }
 
 _COLUMNS = (
@@ -32,6 +33,7 @@ _COLUMNS = (
     "class_tv",
     "nearest_ratio",
     "sliced_wasserstein",
+    "psnr",
     "not_finite",
     "seconds",
 )

@@ -4,8 +4,9 @@ A loss maps (posterior, noised, rng) to one number per item. `proper` says wheth
 rule for a posterior that is known by its draws: its one optimum is then the true q(x0 | x_t). The squared error of a
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
-Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`. Objectives that call the
-denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`, `InductiveMomentMatching`.
+Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`, `ResidualAndNoise`.
+Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
+`InductiveMomentMatching`.
 """
 
 from .collapse import mixture_gain, mixture_learnable
@@ -16,6 +17,7 @@ from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
 from .likelihood import Importance, Likelihood
 from .moments import InductiveMomentMatching
+from .residual import ResidualAndNoise
 from .square import PublishedSquare, Square
 from .weight import WEIGHTS, Weight, weight
 
@@ -31,6 +33,7 @@ LossSpec = (
     | Consistency
     | MeanFlow
     | InductiveMomentMatching
+    | ResidualAndNoise
 )
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "NeedsModules",
     "Objective",
     "PublishedSquare",
+    "ResidualAndNoise",
     "Square",
     "Stage",
     "Weight",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..cond import Cond
 from ..denoiser import Denoiser, Network, SoftAtHighNoise, SoftHead
 from ..posterior import HasMean, Implicit, Posterior, need
-from ..process import Gaussian, Noised, one_clock
+from ..process import Gaussian, Noised, Process, clock_of, require_independent
 from ..rng import Rng
 from .contract import Stage
 from .energy import energy, power
@@ -97,6 +97,8 @@ class FeatureEnergy:
             raise ValueError(
                 f'the loss FeatureEnergy needs a SoftHead with mean = "own"; the head is {type(head).__name__}'
             )
+        require_independent(process, "the comparison of all draws at t = 1")
+        clock_of(cast(Process, process), "FeatureEnergy")
 
     def made(self, network: Network, step: int, end: float) -> Denoiser:
         """The denoiser after `step` of `end` steps: the network in the first part, then `SoftAtHighNoise`."""
@@ -116,7 +118,7 @@ class FeatureEnergy:
         loss = noised.x0.new_zeros(groups.count)
         if not groups.low + groups.drawn:
             return loss
-        asked = groups.asked(noised, _border(one_clock(noised.process, "FeatureEnergy"), self.until))
+        asked = groups.asked(noised, _border(clock_of(noised.process, "FeatureEnergy"), self.until))
         # one call: the trunk of the network runs once for the mean and for all draws
         to_mean, to_draw = _split(denoiser(asked.xt, asked.t, asked.cond), groups.low, groups.drawn)
         if to_mean is not None:

@@ -14,7 +14,7 @@ from ..denoiser.wrap import Wrapped
 from ..posterior import HasMean, Implicit, Normal, Point, Posterior, need
 from ..posterior.mixture import draw_index
 from ..posterior.normal import gaussian_log_prob
-from ..process import Gaussian, one_clock
+from ..process import Gaussian, one_clock, require_independent
 from ..process.numbers import as_float64
 from ..rng import Rng
 from ..shape import column
@@ -182,6 +182,8 @@ def guided_by_draws(likelihood: Likelihood, m: int, rng: Rng) -> Wrap:
     _at_least_one(m)
 
     def wrap(denoiser: Denoiser) -> Denoiser:
+        require_independent(denoiser.process, "guided_by_draws")
+
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> WeightedDraws:
             _check_items(rng, xt)
             posterior = inner(xt, t, cond)
@@ -209,6 +211,7 @@ def _by_gradient(
 ) -> Denoiser:
     """The mean of q(x0 | x_t, y) by Tweedie's formula, from an estimate of log p(y | x_t)."""
     process = one_clock(denoiser.process, who)
+    require_independent(process, who)
 
     def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Point:
         size = column(scale * _tweedie(process, t), xt)

@@ -13,10 +13,14 @@ import torch
 
 from .basis import InBasis, cosine
 from .element import PerElement
-from .frame import Framed, Shifted, one_clock, unframed
+from .frame import Framed, Shifted, clock_of, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
+from .immiscible import Immiscible, require_independent
 from .noised import Noised, Process
+from .residual import RDDM, Fading, Halved, Resfusion, Residual
+from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
+from .spectrum import SPD, ConstantSpeed, ShortestPath, fisher, fourier, spectrum_of
 from .table import Table
 
 # DDPM's chain of 1000 steps, as it is trained
@@ -26,24 +30,42 @@ GRIDS = (uniform, uniform_logsnr, few, after_draw, karras, trailing)
 __all__ = [
     "GRIDS",
     "PROCESSES",
+    "RDDM",
+    "SPD",
     "VE",
     "VP",
+    "ConstantSpeed",
+    "Fading",
     "Flow",
     "Framed",
     "Gaussian",
+    "Halved",
+    "ImageShift",
+    "Immiscible",
     "InBasis",
+    "LabelShift",
     "Noised",
     "PerElement",
     "Process",
+    "Resfusion",
+    "Residual",
+    "ShiftDDPM",
     "Shifted",
+    "ShortestPath",
     "Table",
+    "WithShift",
     "after_draw",
+    "clock_of",
     "cosine",
     "even_logsnr",
     "few",
+    "fisher",
+    "fourier",
     "karras",
     "one_clock",
+    "require_independent",
     "rest",
+    "spectrum_of",
     "trailing",
     "unframed",
     "uniform",

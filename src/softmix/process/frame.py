@@ -155,6 +155,16 @@ def unframed(process: Process, who: str) -> Gaussian:
     return process
 
 
+def clock_of(process: Process, who: str) -> Gaussian:
+    """Check that a process has one clock for all elements and clean items as they are, and return it, or the base of
+    its frame. For parts that use times alone, and states through `Noised`.
+
+    Else TypeError.
+    """
+    inside = process.base if isinstance(process, Framed) and process.keeps_x0 else process
+    return one_clock(inside, who)
+
+
 def one_clock(process: Process, who: str) -> Gaussian:
     """Check that a process is Gaussian, has no frame, and has one alpha and one sigma for all elements.
 

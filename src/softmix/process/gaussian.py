@@ -167,9 +167,13 @@ class Gaussian(ABC):
         if (s >= t).any():
             raise ValueError("a step back needs s < t: give a falling grid of times")
         sigma_s = self.sigma(s)
-        of_noise = eta * sigma_s * (-torch.expm1(self.element_logsnr(t) - self.element_logsnr(s))).sqrt()
+        of_noise = eta * sigma_s * self.fresh(t, s).sqrt()
         of_xt = (sigma_s**2 - of_noise**2).clamp(min=0).sqrt() / self.sigma(t)
         return self.alpha(s) - of_xt * self.alpha(t), of_xt, of_noise
+
+    def fresh(self, t: Tensor, s: Tensor) -> Tensor:
+        """The share of sigma_s^2 that is fresh noise in an ancestral step from t to s: 1 - snr(t) / snr(s)."""
+        return -torch.expm1(self.element_logsnr(t) - self.element_logsnr(s))
 
     def transfer(self, xt: Tensor, x0: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """The step of DDIM, alpha_s x_0 + sigma_s z_hat, in both directions: s may be above t. t must be above 0."""

@@ -140,7 +140,7 @@ def fashion_statistics() -> Statistics:
 def with_statistics(options: Mapping[str, Any], seed: int, n: int) -> Mapping[str, float]:
     """Fréchet distances of the model that ships, all on one grid."""
     sampler = partial(dpm_solver_v3, statistics=fashion_statistics(), **options)
-    grids = {count: statistics_grid(fashion().model.process, count) for count in ON_IMAGES}
+    grids = {count: statistics_grid(fashion().model.plain_process, count) for count in ON_IMAGES}
     return {f"frechet@{k}": fashion().distance(n, k, seed, sampler, grid=grid) for k, grid in grids.items()}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from functools import partial
+from inspect import signature
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -115,6 +117,14 @@ def _frame(process: Process, cond: Cond | Tensor | None) -> _NoFrame:
     return _InFrame(process, cond) if isinstance(process, Framed) else _NoFrame(process)
 
 
+def _eta(sampler: object) -> float:
+    """The share of fresh noise of a sampler: its own setting, else its default; 0 if it has none."""
+    own = sampler.keywords if isinstance(sampler, partial) else {}
+    bare: Any = sampler.func if isinstance(sampler, partial) else sampler
+    default = signature(bare).parameters.get("eta")
+    return float(own.get("eta", 0.0 if default is None else default.default))
+
+
 def _check_suits(sampler: object, process: Process) -> None:
     """Raise SamplerError for a process that the sampler does not accept."""
     known, name = traits(sampler), type(process).__name__
@@ -124,6 +134,11 @@ def _check_suits(sampler: object, process: Process) -> None:
             "softmix.denoiser.in_frame(denoiser), and images in the frame"
         )
     base = process.base if isinstance(process, Framed) else process
+    if not getattr(base, "independent", True) and (known.stochastic or known.name == "renoise" or _eta(sampler)):
+        raise SamplerError(
+            f"{known.name} adds noise that is independent of x0, and a model of {name} knows noise that depends on it: "
+            "take a sampler with eta = 0, such as ddim, adams or ancestral(eta=0)"
+        )
     if getattr(base, "per_element", False) and not known.per_element:
         raise SamplerError(
             f"{known.name} needs one alpha and one sigma for all elements, and {name} has a number for each: take "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser.exact import gaussian_flow
-from ..process import Gaussian, one_clock
+from ..process import Gaussian, one_clock, require_independent
 from ..rng import Rng
 from .transport import assigned, fit_heights, shares
 
@@ -71,11 +71,11 @@ def contraction(process: Gaussian, t: float, s: float = 0.0, variance: float | N
     Source: Chung, Sim & Ye, CVPR 2022, theorem 1, without the factors of independent noise.
     """
     process = one_clock(process, "contraction")
-    alpha_t, sigma_t, alpha_s, sigma_s = (float(part(at)) for at in (t, s) for part in (process.alpha, process.sigma))
-    kept = sigma_s**2 * alpha_t / (sigma_t**2 * alpha_s)
+    require_independent(process, "contraction")
+    clean, kept, _ = (float(share) for share in process.shares(t, s))
     if variance is None:
         return kept
-    clean = alpha_s - kept * alpha_t
+    alpha_t, sigma_t = (float(part) for part in process.levels(t))
     return kept + clean * alpha_t * variance / (alpha_t**2 * variance + sigma_t**2)
 
 
@@ -106,6 +106,7 @@ class GaussianFit:
     def flow(self, process: Gaussian, x: Tensor, t: Tensor | float, s: Tensor | float) -> Tensor:
         """Follow the probability-flow ODE of this Gaussian from x [B, ...] at time t to time s."""
         process = one_clock(process, "a GaussianFit")
+        require_independent(process, "a GaussianFit")
         mean, variances, vectors = (part.to(x.device) for part in (self.mean, self.variances, self.vectors))
         moved = gaussian_flow(process, mean, variances, vectors, x.flatten(1).double(), t, s)
         return moved.reshape(x.shape).to(x.dtype)
@@ -118,6 +119,7 @@ class GaussianFit:
     def divergence(self, process: Gaussian, t: float) -> float:
         """KL(N(alpha m, alpha^2 C + sigma^2) || N(0, sigma_1^2)) in nats: the loss of a start from pure noise at t."""
         process = one_clock(process, "a GaussianFit")
+        require_independent(process, "a GaussianFit")
         alpha, total = float(process.alpha(t)), float(process.sigma(1.0)) ** 2
         spread = (alpha**2 * self.variances + process.sigma(t) ** 2) / total
         shift = alpha**2 * float(self.mean.square().sum()) / total

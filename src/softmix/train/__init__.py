@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..data import Source
 from ..deferred import unread
+from .by_process import PROCESS_NAMES, ProcessName, with_process
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .ema import Ema
@@ -90,6 +91,7 @@ def _update(bar: tqdm[None], step: TrainStep) -> None:
 
 __all__ = [
     "MODELS",
+    "PROCESS_NAMES",
     "Batch",
     "Config",
     "Denoise",
@@ -99,6 +101,7 @@ __all__ = [
     "LostProcessError",
     "Model",
     "Optimiser",
+    "ProcessName",
     "Run",
     "RunError",
     "StartingRun",
@@ -120,4 +123,5 @@ __all__ = [
     "read_run",
     "train",
     "training",
+    "with_process",
 ]

@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
 from ..deferred import unread
-from ..denoiser import Denoiser, MapHead, MixtureHead, Network, NormalHead, Output, PointHead, PublishedSMD, SoftHead
+from ..denoiser import (
+    Denoiser,
+    MapHead,
+    MixtureHead,
+    Network,
+    NormalHead,
+    Output,
+    PointHead,
+    PublishedSMD,
+    ResidualHead,
+    SoftHead,
+)
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
-from ..process import VE, VP, Flow, Gaussian, Noised
+from ..process import RDDM, SPD, VE, VP, Flow, Framed, Gaussian, Immiscible, Noised, Process, Resfusion, ShiftDDPM
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -26,7 +37,7 @@ from .task import Batch, Task
 if TYPE_CHECKING:
     from .record import Facts
 
-AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD
+AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead
 
 _GOLDEN = 0.6180339887498949
 
@@ -77,7 +88,7 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
@@ -89,9 +100,12 @@ class Denoise(Task):
 
     def __post_init__(self) -> None:
         demand(0 <= self.drop <= 1, f"drop is a share of the items, from 0 to 1; found {self.drop}")
-        fits = getattr(self.loss, "fits", None)
-        if fits is not None:
-            fits(self.head, self.process)
+        two = isinstance(self.head, ResidualHead)
+        demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')
+        for part, other in ((self.loss, self.head), (self.head, self.loss)):
+            fits = getattr(part, "fits", None)
+            if fits is not None:
+                fits(other, self.process)
 
     @property
     def cites(self) -> tuple[str, ...]:
@@ -99,7 +113,7 @@ class Denoise(Task):
 
     @property
     def whole(self) -> bool:
-        return bool(getattr(self.loss, "whole", False))
+        return bool(getattr(self.loss, "whole", False)) or isinstance(self.process, Immiscible)
 
     @property
     def together(self) -> bool:
@@ -115,7 +129,7 @@ class Denoise(Task):
 
     def cond_spec(self, source: Source) -> CondSpec:
         offered = source.cond
-        if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian):
+        if getattr(source, "vocabulary", 0) and isinstance(self.process, Gaussian | Framed):
             raise ValueError(
                 f"{source.name} holds tokens, and {self.process} adds noise to numbers: give a process for tokens, or "
                 "embeddings of them"
@@ -127,6 +141,9 @@ class Denoise(Task):
         if self.flip and not source.is_image:
             raise ValueError(f"flip was asked for, and {source.name} holds no images to be mirrored; leave `flip` off")
         spec = offered if self.classes else offered.only([part for part in offered.parts if part != "label"])
+        require_pair = getattr(self.process, "require_pair", None)
+        if require_pair is not None:
+            require_pair(spec, source.shape, source.name)
         fits = getattr(self.loss, "fits_cond", None)
         if fits is not None:
             fits(spec)
@@ -146,7 +163,7 @@ class Denoise(Task):
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         network = cast(Network, modules["model"])
-        noised, rng = self.examples(source, batch, network.cond)
+        noised, rng = self.examples(source, batch, network.cond, network.process)
         return loss_of(
             self.loss,
             network,
@@ -155,15 +172,22 @@ class Denoise(Task):
             Stage(unread(batch, "progress"), batch.frozen, dict(modules.items()), batch.turn),
         )
 
-    def examples(self, source: Source, batch: Batch, cond_spec: CondSpec) -> tuple[Noised, Rng]:
-        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only."""
+    def examples(
+        self, source: Source, batch: Batch, cond_spec: CondSpec, process: Process | None = None
+    ) -> tuple[Noised, Rng]:
+        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only.
+
+        process : that of the network, which may have parameters; by default that of the task.
+        """
         rng = batch.rng
         x0, cond = batch.read(source)
         if self.flip:
             x0, cond = mirrored(x0, cond, rng.child("flip"))
         cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
-        t = times(self, batch)
-        return self.process.noise(x0, t, rng.child("noise"), cond), rng.child("loss")
+        t, process = times(self, batch), self.process if process is None else process
+        # a process may couple the noises of a batch with its items, for training alone
+        noise = getattr(process, "coupled", process.noise)
+        return noise(x0, t, rng.child("noise"), cond), rng.child("loss")
 
     def _dropped(self, cond: Cond, rng: Rng) -> Cond:
         """Drop each condition of each item with probability `drop`, independently."""
@@ -189,10 +213,13 @@ class Denoise(Task):
         """
         suits = (getattr(part, "suits", None) for part in (denoiser, self.loss, self.head))
         name, settings = next((each for each in suits if each is not None), ("ancestral", {}))
+        if not getattr(self.process, "independent", True):
+            # a model of coupled noise knows no fresh one
+            name, settings = {"renoise": ("ddim", {}), "ancestral": (name, {"eta": 0.0})}.get(name, (name, settings))
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
     def check(self, result: Any, device: torch.device) -> None:
-        cond = _unknown(result.cond, result.shape, 1, device)
+        cond = nothing_given(result.cond, result.shape, 1, device)
         sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
@@ -217,7 +244,9 @@ def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
 
 
-def _unknown(cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu") -> Cond | None:
+def nothing_given(
+    cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu"
+) -> Cond | None:
     """A condition of n items with nothing given; None for a model without conditions."""
     if not cond_spec.parts:
         return None
@@ -253,6 +282,6 @@ def _start(seed: int, attempt: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def _last_logsnr(process: Gaussian) -> float:
+def _last_logsnr(process: Gaussian | Framed) -> float:
     """The log-SNR at t = 1."""
     return float(process.logsnr(1.0))

@@ -17,7 +17,7 @@ from ..config import ConfigError
 from ..data import Data
 from ..data import load as load_data
 from ..denoiser import Denoiser, SoftAtHighNoise
-from ..process import Gaussian, unframed
+from ..process import Gaussian, Process
 from ..sampler import Sampler
 from . import checkpoint
 from .config import Config
@@ -66,8 +66,23 @@ class Model:
         return task
 
     @property
-    def process(self) -> Gaussian:
-        return unframed(cast(Denoiser, self.denoiser).process, "a model of a run")
+    def process(self) -> Process:
+        """The process of its denoiser. It may have a frame, and parameters of its own."""
+        return cast(Denoiser, self.denoiser).process
+
+    @property
+    def plain_process(self) -> Gaussian:
+        """The process, for methods of codes and statistics: Gaussian, with independent noise and without a frame.
+
+        Raises RunError for another.
+        """
+        process = self.process
+        if not isinstance(process, Gaussian) or not getattr(process, "independent", True):
+            raise RunError(
+                f"{self.path} was trained with the process {type(process).__name__}, and this needs x_t = alpha x0 + "
+                "sigma z with independent noise: take a run with vp, ve or flow"
+            )
+        return process
 
     @property
     def fingerprint(self) -> str:

@@ -1,0 +1,70 @@
+"""A preset with another process, by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, Literal, get_args
+
+from ..data import Source
+from ..loss import Energy, FeatureEnergy
+from ..process import RDDM, SPD, VE, VP, Flow, ImageShift, Immiscible, LabelShift, Resfusion, ShiftDDPM, spectrum_of
+from .config import Config
+from .denoise import Denoise
+from .make import TrainingError, some_items
+
+ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible"]
+PROCESS_NAMES: tuple[ProcessName, ...] = get_args(ProcessName)
+
+
+def with_process(config: Config, name: ProcessName, source: Source) -> Config:
+    """The configuration with a process, and with what else this process asks for.
+
+    vp, ve, flow : the plain processes.
+    rddm, resfusion : from the clean item of a pair to the other one, which is always given. The output is that of the
+        paper: the residual, and the residual noise.
+    shift-ddpm : a shift by the class, or by the image of the condition. The network does not see the condition.
+    spd : a schedule for each frequency, from the spectrum of 4,000 of the images. The output is "x0".
+    immiscible : noise that is assigned to the items of a batch.
+
+    With the last two a soft mixture learns by the energy score at all noise levels, because not all items have one
+    posterior at t = 1, or not one clock.
+
+    Raises TrainingError for another name, for a process that does not fit the data, and for a task without a process.
+    """
+    if name not in PROCESS_NAMES:
+        raise TrainingError(f"the process {name!r} was asked for; there are {', '.join(PROCESS_NAMES)}")
+    if not isinstance(config.task, Denoise):
+        raise TrainingError(f"a process was asked for, and the task {type(config.task).__name__} has none")
+    if name in ("spd", "immiscible") and isinstance(config.task.loss, FeatureEnergy):
+        config = config.but(loss=Energy(m=2, weight="v"))
+    plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
+    if name in plain:
+        return _changed(config, process=plain[name])
+    if name in ("rddm", "resfusion"):
+        process: RDDM | Resfusion = RDDM() if name == "rddm" else Resfusion()
+        output = "residual" if name == "rddm" else "resnoise"
+        return _changed(config, process=process, output=output, drop=0.0)
+    if name == "spd":
+        if not source.is_image or source.shape[1] != source.shape[2]:
+            raise TrainingError(f"spd is for square images, and the items of {source.name} have shape {source.shape}")
+        x0 = some_items(source, 4000)
+        return _changed(config, process=SPD(spectrum_of(x0), source.shape[1]), output="x0")
+    if source.cond.image:
+        return _weighted(_changed(config, process=ShiftDDPM(shift=ImageShift()), output="eps", drop=0.0))
+    if not source.cond.labels:
+        raise TrainingError(f"shift-ddpm shifts by the class or by an image, and {source.name} has neither")
+    return _weighted(_changed(config, process=ShiftDDPM(shift=LabelShift()), output="eps", classes=True))
+
+
+def _changed(config: Config, **values: Any) -> Config:
+    try:
+        return config.but(**values)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"this process does not fit the rest: {error}") from error
+
+
+def _weighted(config: Config) -> Config:
+    """The loss with the weight of the output eps, if it has a weight."""
+    loss: Any = config.task.loss  # type: ignore[attr-defined]
+    has = any(field.name == "weight" for field in fields(loss))
+    return config.but(loss=replace(loss, weight="eps")) if has else config
