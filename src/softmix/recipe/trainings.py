@@ -220,6 +220,10 @@ TRAININGS: dict[str, Training] = {
     ),
     "meanflow": Training("rival", as_preset("meanflow"), (Sampling("ddim", ddim),)),
     "improved meanflow": Training("rival", improved_meanflow, (Sampling("ddim", ddim),)),
+    # as many operations as feature drift
+    "consistency, half more images": Training(
+        "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8)), longer=1.5
+    ),
     "consistency, twice the images": Training(
         "rival", as_preset("consistency"), (Sampling("renoise", renoise), Sampling("ddim", ddim, most=8)), longer=2.0
     ),
