@@ -241,7 +241,7 @@ def test_the_program_of_guidance_knows_the_ends_of_its_scale() -> None:
         assert exact[0] == 0 and free[0] == 1 and max(exact[1:]) < 45 < min(free[1:])
         if place < 3:
             # in an image few draws fit all measured numbers
-            drawn = guidance.values(task, guidance.by_draws(task, 16, 0), 80, 0)
+            drawn = guidance.values(task, guidance.by_draws(16, task, 0), 80, 0)
             assert 0 < drawn[0] < 1 and max(drawn[1:]) < 45
 
 

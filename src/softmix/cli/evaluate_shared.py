@@ -28,6 +28,7 @@ LEGEND = {
     "class_tv": "total variation between the class shares of samples and of real items; 0 is equal, 1 is worst",
     "nearest_ratio": "distance to the nearest training item over that of new real items; 1 is right, 0 is a copy",
     "sliced_wasserstein": "sliced Wasserstein distance, in units of the data; lower is better",
+    "psnr": "of samples against the items that their conditions belong to, in decibels; higher is better",
     "not_finite": "share of the samples with a value that is not finite; nothing else is measured then",
     "seconds": "time to draw all samples of the row",
 }
