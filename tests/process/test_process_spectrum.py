@@ -70,8 +70,11 @@ def test_the_clock_is_that_of_the_noisiest_element_and_has_an_inverse() -> None:
 
 @pytest.mark.parametrize("bad", [torch.tensor([1.0, 0.0]), torch.tensor(2.0), torch.tensor([1.0, math.inf])])
 def test_powers_are_above_0(bad: Tensor) -> None:
-    with pytest.raises(ValueError, match="powers above 0"):
-        ShortestPath(bad)
+    for process in (ShortestPath, ConstantSpeed):
+        with pytest.raises(ValueError, match="powers above 0"):
+            process(bad)
+    with pytest.raises(ValueError, match="all powers are 1"):
+        ConstantSpeed(torch.ones(3))
 
 
 # the basis

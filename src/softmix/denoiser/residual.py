@@ -28,7 +28,8 @@ class ResidualHead:
     (For Resfusion, where alpha + k is not 1, it is this step in the frame.) Train it by `ResidualAndNoise`, with the
     output "residual": the table of outputs has no other row for it.
 
-    When to choose: for RDDM as published. One output (`residual`) is as good if both come from one net.
+    When to choose: for RDDM as published with both predictions. The output "residual" with a `PointHead` is its variant
+    with one, and fits every loss and sampler.
     Source: Liu et al., "Residual denoising diffusion models", CVPR 2024, section 3.
     """
 
@@ -40,7 +41,7 @@ class ResidualHead:
 
     def fits(self, loss: object, process: object) -> None:
         """Raises ValueError for a loss that does not train both heads."""
-        if type(loss).__name__ != "ResidualAndNoise":
+        if not getattr(loss, "trains_two_heads", False):
             raise ValueError(
                 f"a ResidualHead has two outputs, and {type(loss).__name__} trains one mixture of them: take the loss "
                 "ResidualAndNoise"

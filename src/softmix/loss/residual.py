@@ -24,6 +24,7 @@ class ResidualAndNoise:
     """
 
     power: float = 1.0
+    trains_two_heads: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("rddm",)
 
     def __post_init__(self) -> None:

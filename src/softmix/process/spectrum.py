@@ -46,11 +46,7 @@ class ShortestPath(Gaussian):
     cites: ClassVar[tuple[str, ...]] = ("spd",)
 
     def __post_init__(self) -> None:
-        if not self.power.ndim or not (self.power > 0).all() or not self.power.isfinite().all():
-            raise ValueError(
-                f"powers above 0 were expected, of the rank of one item; found {self.power.flatten()[:4].tolist()} of "
-                f"shape {list(self.power.shape)}. Add a small number for frequencies that the data never have"
-            )
+        _require_powers(self.power)
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return self.levels(t)[0]
@@ -85,6 +81,14 @@ class ShortestPath(Gaussian):
         return self.power.max().to(as_float64(t)).log()
 
 
+def _require_powers(power: Tensor) -> None:
+    if not power.ndim or not (power > 0).all() or not power.isfinite().all():
+        raise ValueError(
+            f"powers above 0 were expected, of the rank of one item; found {power.flatten()[:4].tolist()} of shape "
+            f"{list(power.shape)}. Add a small number for frequencies that the data never have"
+        )
+
+
 def _noise_share(t: Tensor, u: Tensor) -> Tensor:
     """sigma^2 for log S = u, free of cancellation: expm1(-t u) / expm1(-u), and t for u = 0."""
     flat = u.abs() < _FLAT
@@ -104,10 +108,17 @@ class ConstantSpeed(Gaussian):
     the speed is w(lambda) = sqrt(1/2 sum_i (sigmoid(lambda + log S_i) - sigmoid(lambda))^2), and
     t(lambda) = 1 - int_-inf^lambda w / int w.
 
-    power : S > 0 for each element.
+    power : S > 0 for each element, not all 1.
+
+    When to choose: beside `SPD`, to see whether its path or its time law is the cause of a gain.
     """
 
     power: Tensor
+
+    def __post_init__(self) -> None:
+        _require_powers(self.power)
+        if (self.power == 1).all():
+            raise ValueError("all powers are 1, and then no schedule moves: give the powers of data")
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return torch.sigmoid(self.logsnr(t)).sqrt()

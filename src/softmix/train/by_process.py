@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
 from ..data import Source
+from ..denoiser.parameterise import SHIFTED_OUTPUTS
 from ..loss import Energy, FeatureEnergy
 from ..process import RDDM, SPD, VE, VP, Flow, ImageShift, Immiscible, LabelShift, Resfusion, ShiftDDPM, spectrum_of
 from .config import Config
@@ -39,7 +40,8 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
-        return _changed(config, process=plain[name])
+        output = "v" if config.task.output in SHIFTED_OUTPUTS else config.task.output
+        return _changed(config, process=plain[name], output=output)
     if name in ("rddm", "resfusion"):
         process: RDDM | Resfusion = RDDM() if name == "rddm" else Resfusion()
         output = "residual" if name == "rddm" else "resnoise"
