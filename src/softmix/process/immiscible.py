@@ -34,8 +34,8 @@ class Immiscible(Gaussian):
         eta > 0, `ancestral`, `renoise`, SDE samplers: biased, refused
         grad log p(x_t) from the mean (Tweedie), guidance by a likelihood, I-MMSE, the nats of `info`: wrong, refused
 
-    "nearest" changes the law of z as well: a sampler starts from N(0, I), where no training item was. With k = 64 the
-    noise of Fashion-MNIST lies 1.2 standard deviations along the mean image. It is here to test the paper.
+    "nearest" changes the law of z as well: a sampler starts from N(0, I), and training ended elsewhere. It is here to
+    test the paper.
 
     With labels the noises are exchanged within a class, because given a class z would not be N(0, I) otherwise. Other
     conditions belong to one item each, and are refused. The coupling depends on the batch, so that a batch is never

@@ -131,7 +131,8 @@ class Halved(_Chain):
 class Residual(Shifted):
     """x_t = alpha x_0 + k x_in + sigma z, with x_in from the condition.
 
-    A condition that is not given (None, or nan) counts as x_in = 0, so that the same process serves generation.
+    Where x_in is nan (not given) it counts as 0, so that the same process serves generation. Without a condition `u`
+    raises ValueError.
     """
 
     def u(self, cond: Any) -> Tensor:
