@@ -70,11 +70,11 @@ def test_the_clock_is_that_of_the_noisiest_element_and_has_an_inverse() -> None:
 
 @pytest.mark.parametrize("bad", [torch.tensor([1.0, 0.0]), torch.tensor(2.0), torch.tensor([1.0, math.inf])])
 def test_powers_are_above_0(bad: Tensor) -> None:
-    for process in (ShortestPath, ConstantSpeed):
+    for process in (ShortestPath, ConstantSpeed.of):
         with pytest.raises(ValueError, match="powers above 0"):
             process(bad)
     with pytest.raises(ValueError, match="all powers are 1"):
-        ConstantSpeed(torch.ones(3))
+        ConstantSpeed((1.0, 1.0, 1.0))
 
 
 # the basis
@@ -138,14 +138,14 @@ def test_the_published_figures_of_fashion_mnist() -> None:
     power = fashion_power()
     length, energy = fisher(ShortestPath(power), power)
     assert length == pytest.approx(65.6482, abs=2e-3) and energy == pytest.approx(4309.69, rel=1e-4)
-    same, constant = fisher(ConstantSpeed(power), power)
+    same, constant = fisher(ConstantSpeed.of(power), power)
     assert same == pytest.approx(68.3376, abs=2e-3) and constant == pytest.approx(4670.03, rel=2e-4)
     for process, found in ((VP(), 7367.96), (VP("linear"), 14293.78), (Flow(), 5585.56)):
         assert fisher(process, power)[1] == pytest.approx(found, rel=2e-4)
 
 
 def test_constant_speed_is_constant_and_has_an_inverse() -> None:
-    process = ConstantSpeed(POWERS[1:])
+    process = ConstantSpeed.of(POWERS[1:])
     t = torch.linspace(0.01, 0.99, 99, dtype=F64)
     assert torch.allclose(process.time(process.logsnr(t)), t, atol=1e-9)
     variance = process.alpha(t)[:, None] ** 2 * POWERS[1:] + process.sigma(t)[:, None] ** 2

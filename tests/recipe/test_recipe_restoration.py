@@ -140,7 +140,7 @@ def test_the_known_law_is_that_of_digits_and_its_posterior_is_calibrated() -> No
     for kind, of, y, rng in restoration._held_out_pairs(truth, 0, n):
         assert torch.equal(of, x0)
         draws = truth.exact(restoration.DRAWS, kind, y, 1)
-        found = restoration._scores(draws, x0, rng)
+        found = restoration.scores(draws, x0, rng)
         assert found["inside 50"] == pytest.approx(0.5, abs=0.05) and found["inside 90"] == pytest.approx(0.9, abs=0.03)
         assert found["spread/error"] == pytest.approx(1, abs=0.08)
         assert abs(truth.compare(draws, kind, y, 2)["energy distance"]) < 0.05
@@ -175,12 +175,12 @@ def test_what_is_compared_has_noise_of_its_own() -> None:
     """Of perfect draws of a black image: without the noise nothing could be ranked."""
     n = 200
     black = -torch.ones(n, 1, 4, 4)
-    found = restoration._scores(black.expand(restoration.DRAWS, n, 1, 4, 4), black, Rng(3, n))
+    found = restoration.scores(black.expand(restoration.DRAWS, n, 1, 4, 4), black, Rng(3, n))
     assert found["crps"] == pytest.approx(restoration.NOISE / math.sqrt(math.pi), rel=0.05)
     assert found["inside 50"] == pytest.approx(0.5, abs=0.04) and found["inside 90"] == pytest.approx(0.9, abs=0.02)
     assert found["spread/error"] == pytest.approx(1, abs=0.04) and found["unevenness"] < 0.04
     assert found["psnr"] == math.inf
-    far = restoration._scores(black.expand(restoration.DRAWS, n, 1, 4, 4) + 5, black, Rng(3, n))
+    far = restoration.scores(black.expand(restoration.DRAWS, n, 1, 4, 4) + 5, black, Rng(3, n))
     assert far["unevenness"] == pytest.approx(1, abs=1e-12)
 
 

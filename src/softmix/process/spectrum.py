@@ -100,7 +100,7 @@ def _logit(share: Tensor) -> Tensor:
     return torch.log1p(-share) - share.log()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ConstantSpeed(Gaussian):
     """One alpha and one sigma for all elements, at constant Fisher speed for data of these powers.
 
@@ -108,17 +108,24 @@ class ConstantSpeed(Gaussian):
     the speed is w(lambda) = sqrt(1/2 sum_i (sigmoid(lambda + log S_i) - sigmoid(lambda))^2), and
     t(lambda) = 1 - int_-inf^lambda w / int w.
 
-    power : S > 0 for each element, not all 1.
+    power : S > 0 for each element, not all 1. `ConstantSpeed.of(S)` takes a tensor.
 
     When to choose: beside `SPD`, to see whether its path or its time law is the cause of a gain.
     """
 
-    power: Tensor
+    power: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _require_powers(self.power)
-        if (self.power == 1).all():
+        power = torch.tensor(self.power, dtype=torch.float64, device="cpu")
+        _require_powers(power)
+        if (power == 1).all():
             raise ValueError("all powers are 1, and then no schedule moves: give the powers of data")
+
+    @classmethod
+    def of(cls, power: Tensor) -> ConstantSpeed:
+        """From powers of the rank of one item."""
+        _require_powers(power)
+        return cls(tuple(power.flatten().tolist()))
 
     def alpha(self, t: Tensor | float) -> Tensor:
         return torch.sigmoid(self.logsnr(t)).sqrt()
@@ -127,14 +134,14 @@ class ConstantSpeed(Gaussian):
         return torch.sigmoid(-self.logsnr(t)).sqrt()
 
     def logsnr(self, t: Tensor | float) -> Tensor:
-        at, (levels, times) = as_float64(t), _constant_speed(tuple(self.power.flatten().tolist()))
+        at, (levels, times) = as_float64(t), _constant_speed(self.power)
         levels, times = levels.to(at.device), times.to(at.device)
         # times fall with the level
         found = _between(times.flip(0), levels.flip(0), at)
         return torch.where(at > 0, found, torch.full_like(found, torch.inf))
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        aim, (levels, times) = as_float64(logsnr), _constant_speed(tuple(self.power.flatten().tolist()))
+        aim, (levels, times) = as_float64(logsnr), _constant_speed(self.power)
         return _between(levels.to(aim.device), times.to(aim.device), aim)
 
 

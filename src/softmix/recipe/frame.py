@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -311,3 +311,46 @@ class Study:
         runs = [run for arms in self.arms for run in arms.runs(scale)]
         rows = rows_of(runs, progress, out / self.paper.name if out else None, self.execute)
         return judged(self.paper, rows, self.checks, began, self.decide)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Rows of trainings, at full scale only.
+
+    data    : the name of the data set in the table.
+    roles   : the role of each row.
+    measure : (folder, progress) -> the rows. Trainings and their numbers stay in the folder.
+    seeds   : the number of seeds.
+    """
+
+    data: str
+    roles: Mapping[str, Role]
+    measure: Callable[[Path, Progress], Sequence[VerdictRow]]
+    seeds: int = 3
+
+    def rows(self, folder: Path, progress: Progress) -> list[VerdictRow]:
+        """The rows, under the name of the data. Raises ValueError for a row without a role."""
+        rows = self.measure(folder, progress)
+        unknown = {row.name for row in rows} - set(self.roles)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: measured, but among the roles are {list(self.roles)}")
+        return [replace(row, data=self.data, role=self.roles[row.name]) for row in rows]
+
+
+@dataclass(frozen=True)
+class TrainedStudy(Study):
+    """A study with trainings: they run at full scale, before its arms, because they take hours.
+
+    trained : in the order of the table.
+    """
+
+    trained: Sequence[Trained] = ()
+
+    def __call__(self, scale: Scale, progress: Progress, out: Path | None = None) -> Verdict:
+        """Run the study. out : a folder for trainings and numbers, by default runs/reproduce-NAME."""
+        began, rows = time.perf_counter(), []
+        if scale is Scale.full:
+            folder = out or Path("runs") / f"reproduce-{self.paper.name}"
+            rows = [row for each in self.trained for row in each.rows(folder, progress)]
+        exact = super().__call__(scale, progress, out)
+        return judged(self.paper, [*exact.rows, *rows], self.checks, began, self.decide)

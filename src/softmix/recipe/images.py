@@ -7,7 +7,7 @@ trainings of a seed see the same images in the same order, with the same noise.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import pairwise
@@ -22,14 +22,14 @@ from ..denoiser import Denoiser, PointHead
 from ..evaluate.reference import ReferenceSet, features_for
 from ..loss import Square
 from ..net import NetSpec, UNetSpec
-from ..process import Gaussian
+from ..process import Framed, Gaussian
 from ..sampler import sample, traits
 from ..train import Config, find_device, log_of, preset
 from ..train import load as load_run
 from .contest import steps_for
 from .frame import Arms, Results, arm
 from .paper import VerdictRow
-from .trainings import COUNTS, TRAININGS, Sampling, device_of
+from .trainings import COUNTS, TRAININGS, Sampling, Training, device_of
 
 # the batch size of the trainings, unless another is given
 BATCH = 64
@@ -42,6 +42,12 @@ DATA_SETS: dict[str, tuple[str, int, NetSpec]] = {
     "photographs32": ("photographs", 32, UNetSpec(width=64, depth=1, patch=2)),
 }
 REAL = "real images"
+Find = Callable[[str], Training]
+
+
+def few_steps(name: str) -> Training:
+    """A row of the table of few steps."""
+    return TRAININGS[name]
 
 
 def base(
@@ -75,9 +81,12 @@ def arms(
     batch: int = BATCH,
     counts: Sequence[int] = COUNTS,
     compile: bool = False,
+    find: Find = few_steps,
 ) -> Arms:
     """A training as arms of the frame: one for each way to sample it, and one for the training itself.
 
+    find   : from a name to its training, a function at the top of a file, because it goes to other processes. By
+        default the table of few steps.
     images : the number of training images (with repetition).
     n      : the number of samples for each measurement.
     batch  : the batch size of the training. Choose a large one on a GPU.
@@ -86,9 +95,9 @@ def arms(
 
     The run of each seed stays in a folder below `folder(out, data, images)`: an interrupted training continues.
     """
-    trained = TRAININGS[name]
+    trained = find(name)
     roles = {name: trained.role} | {by(name, way.name): trained.role for way in trained.ways}
-    measure = partial(train_and_measure, name, data, out)
+    measure = partial(train_and_measure, name, data, out, find=find)
     # a default is left out of the settings, so that numbers saved without it are found
     settings: dict[str, Any] = {"images": images, "n": n}
     settings |= {"batch": batch} if batch != BATCH else {}
@@ -128,6 +137,7 @@ def train_and_measure(
     batch: int = BATCH,
     counts: Sequence[int] = COUNTS,
     compile: bool = False,
+    find: Find = few_steps,
 ) -> Results:
     """Train one configuration, or continue its training, and measure every way to sample it, on the GPU if there is
     one.
@@ -135,7 +145,7 @@ def train_and_measure(
     Returns values by (arm, metric@evaluations), and the seconds and parameters of the training. Lines of progress go to
     log.txt in its folder.
     """
-    at, trained = training_folder(out, name, data, images, seed, batch, compile), TRAININGS[name]
+    at, trained = training_folder(out, name, data, images, seed, batch, compile), find(name)
     known = reference(data, out)
     results: dict[tuple[str, str], float] = {}
     with logged(at):
@@ -191,17 +201,26 @@ def _measured(
 ) -> Mapping[str, float]:
     """One way to sample at one number of evaluations."""
     steps, process = steps_for(way.sampler, count), plain.process
-    assert isinstance(process, Gaussian)
-    grid = (way.grid or traits(way.sampler).grid)(process, steps)
+    assert isinstance(process, Gaussian | Framed)
+    # a process with a frame has the clock of its base
+    grid = (way.grid or traits(way.sampler).grid)(process.base if isinstance(process, Framed) else process, steps)
     denoiser = way.wrap(plain, known.train, grid)
     device, began = device_of(plain), time.perf_counter()
     # a GPU is not busy with few items; the samples do not depend on the batch
     batch = 256 if device.type == "cpu" else 2048
-    x = sample(denoiser, n, steps, sampler=way.sampler, seed=seed, grid=grid, batch=batch, device=device)
+    classes = getattr(plain, "classes", 0)
+    labels = torch.arange(n, device="cpu") % classes if classes else None
+    cond = None if labels is None else labels.to(device)
+    x = sample(denoiser, n, steps, sampler=way.sampler, seed=seed, cond=cond, grid=grid, batch=batch, device=device)
     # the distances are computed on the CPU
     x = x.clamp(-1, 1).cpu()
     seconds = time.perf_counter() - began
-    return known.compare(x) | {"seconds": seconds}
+    values = known.compare(x) | {"seconds": seconds}
+    logits = None if labels is None else known.features.classify(x)
+    if labels is not None and logits is not None:
+        # the share of samples that the classifier takes for the class that was asked for
+        values["accuracy"] = float(logits.argmax(1).eq(labels).double().mean())
+    return values
 
 
 def best(

@@ -300,7 +300,7 @@ def _exact(seed: int, n: int) -> Results:
     case = KnownLaw()
     results: dict[tuple[str, str], float] = {}
     for kind, x0, y, rng in _held_out_pairs(case, seed, n):
-        values = _scores(case.exact(DRAWS, kind, y, seed + 1000), x0, rng)
+        values = scores(case.exact(DRAWS, kind, y, seed + 1000), x0, rng)
         values |= case.compare(case.exact(DRAWS, kind, y, seed + 2000), kind, y, seed)
         results |= {(EXACT, f"{kind.name} {metric}@1"): value for metric, value in values.items()}
     return results
@@ -329,7 +329,7 @@ def train_and_measure(name: str, data: str, out: Path, seed: int, images: int, n
             for count in [each for each in COUNTS if each <= way.most]:
                 for kind, x0, y, rng in pairs:
                     draws = _drawn(way, count, denoiser, kind, y, seed)
-                    values = _scores(draws, x0, rng) | dict(case.compare(draws, kind, y, seed))
+                    values = scores(draws, x0, rng) | dict(case.compare(draws, kind, y, seed))
                     found = {f"{kind.name} {metric}@{count}": value for metric, value in values.items()}
                     results |= {(by(name, way.name), metric): value for metric, value in found.items()}
                     print(f"{name}, {way.name}, {count}, {kind.name}: {values['crps']:.4f}", flush=True)
@@ -367,7 +367,7 @@ def _drawn(way: Sampling, count: int, denoiser: Denoiser, kind: Measurement, y: 
     return x.cpu().unflatten(0, (DRAWS, len(y)))
 
 
-def _scores(draws: Tensor, x0: Tensor, rng: Rng) -> dict[str, float]:
+def scores(draws: Tensor, x0: Tensor, rng: Rng) -> dict[str, float]:
     """The calibration of draws [m, n, ...] with noise, and the PSNR of their mean without it."""
     noise = [NOISE * rng.child(f"noise.{k}").normal(x0.shape) for k in range(len(draws) + 1)]
     found = calibration(draws + torch.stack(noise[1:]), x0 + noise[0], rng)
