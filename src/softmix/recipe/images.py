@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +28,8 @@ from ..sampler import sample, traits
 from ..train import Config, find_device, log_of, preset
 from ..train import load as load_run
 from .contest import steps_for
-from .frame import Arms, Results, arm
-from .paper import VerdictRow
+from .frame import Arms, Progress, Results, Trained, arm, in_processes, rows_of
+from .paper import Role, Scale, VerdictRow
 from .trainings import COUNTS, TRAININGS, Sampling, Training, device_of
 
 # the batch size of the trainings, unless another is given
@@ -158,7 +159,7 @@ def train_and_measure(
                 print(f"{name}: step {step.step} of {step.total}, loss {step.loss:.4f}, {speed}", flush=True)
         denoiser = load_run(at / "run").denoiser.to(find_device())
         for way in trained.ways:
-            for count in [each for each in way.counts if each in counts]:
+            for count in [each for each in counts if each <= way.most]:
                 values = _measured(way, count, denoiser, known, seed, n)
                 results |= {(by(name, way.name), f"{metric}@{count}"): value for metric, value in values.items()}
                 print(f"{name}, {way.name}, {count}: {values['frechet']:.2f}", flush=True)
@@ -231,3 +232,38 @@ def best(
     own = [row for row in rows if row.name.startswith(start)]
     chosen = min((row for row in own if row.metric == f"{least}@{count}"), key=lambda row: row.value)
     return next(row for row in own if row.name == chosen.name and row.metric == f"{metric}@{count}")
+
+
+def best_rows(
+    names: Sequence[str],
+    find: Find,
+    counts: Sequence[int],
+    metrics: Sequence[str],
+    out: Path,
+    progress: Progress,
+    data: str = "fashion14",
+    images: int = 100_000,
+    n: int = 1000,
+) -> list[VerdictRow]:
+    """Train each of these rows with three seeds, and take the best way to sample it at each count. And the floor.
+
+    metrics : that of the best way; "frechet" decides.
+    """
+    each = [arms(name, data, out, images, n, counts=counts, find=find) for name in names]
+    runs = [run for one in [*each, real_images(data, out, n)] for run in one.runs(Scale.full)]
+    measured = rows_of(runs, progress, folder(out, data, images), in_processes)
+    real = next(row for row in measured if row.name == REAL and row.metric == "frechet")
+    kept = [replace(best(measured, name, k, metric), name=name) for metric in metrics for name in names for k in counts]
+    return [*kept, replace(real, metric=f"frechet@{counts[0]}")]
+
+
+def trained(
+    title: str, rows: Mapping[str, Training], find: Find, counts: Sequence[int], metrics: Sequence[str] = ("frechet",)
+) -> Trained:
+    """Trainings on Fashion-MNIST, 14 x 14, as a part of a study.
+
+    title : the name of the data in the table.
+    rows  : the trainings by name, as `find` gives them.
+    """
+    roles: dict[str, Role] = {name: each.role for name, each in rows.items()} | {REAL: "floor"}
+    return Trained(title, roles, partial(best_rows, tuple(rows), find, counts, metrics))

@@ -7,10 +7,9 @@ variances V, and the divergence from the data is sum_i (V_i / S_i - 1 - log(V_i 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,10 +22,9 @@ from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, dpm_solver_2m, drive
 from ..sampler.drive import finish
 from ..train import Config
-from . import images
-from .frame import Arms, Numbers, Progress, Results, Trained, TrainedStudy, in_processes, rows_of
-from .images import best
-from .paper import Paper, Role, Scale, VerdictRow
+from .frame import Arms, Numbers, Results, TrainedStudy
+from .images import trained
+from .paper import Paper, Role
 from .trainings import Sampling, Training, change
 
 PAPER = Paper.of(
@@ -190,19 +188,6 @@ def training_of(name: str) -> Training:
     return TRAININGS[name]
 
 
-def on_images(out: Path, progress: Progress, count: int = 100_000, n: int = 1000) -> list[VerdictRow]:
-    """The Frechet distance of each training by its best way to sample, three seeds."""
-    arms = [images.arms(name, "fashion14", out, count, n, counts=FEW, find=training_of) for name in TRAININGS]
-    floor = images.real_images("fashion14", out, n)
-    runs = [run for each in [*arms, floor] for run in each.runs(Scale.full)]
-    measured = rows_of(runs, progress, images.folder(out, "fashion14", count), in_processes)
-    real = next(row for row in measured if row.name == images.REAL and row.metric == "frechet")
-    return [
-        *(replace(best(measured, name, k), name=name) for name in TRAININGS for k in FEW),
-        replace(real, metric=f"frechet@{FEW[0]}"),
-    ]
-
-
 def checks(value: Numbers) -> Mapping[str, bool]:
     """The shortest path against common schedules, against its time law alone, and against other paths."""
     found: dict[str, bool] = {}
@@ -275,10 +260,9 @@ def _few(values: Sequence[float]) -> str:
     return ", ".join(f"{each:.3g}" for each in values)
 
 
-TRAINED: dict[str, Role] = {name: each.role for name, each in TRAININGS.items()} | {images.REAL: "floor"}
 run = TrainedStudy(
     PAPER,
     checks,
     [_exact("fashion-mnist", False), _exact("digits", True)],
-    trained=[Trained(IMAGES, TRAINED, on_images)],
+    trained=[trained(IMAGES, TRAININGS, training_of, FEW)],
 )
