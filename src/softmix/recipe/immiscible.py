@@ -184,8 +184,8 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"smaller batches with twice the steps do not gain as much ({_listed(smaller)})": all(
             a < b for a, b in zip(own, smaller, strict=True)
         ),
-        f"the noise is nearer by less than a tenth ({apart[0]:.1f} %), but not independent (correlation {apart[1]:.2f} on the first "
-        f"principal component), and its mean is 0 ({apart[2]:.2f})": 0 < apart[0] < 10
+        f"the noise is nearer by less than a tenth ({apart[0]:.1f} %) and of mean 0 ({apart[2]:.2f}), but not independent "
+        f"(correlation {apart[1]:.2f} on the first principal component)": 0 < apart[0] < 10
         and apart[1] > 0.3
         and abs(apart[2]) < 0.1,
         f"the mean of the nearest of 4 is not ({away:.2f})": abs(away) > 0.2,
