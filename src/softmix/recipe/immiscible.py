@@ -32,6 +32,7 @@ PAPER = Paper.of(
     "immiscible",
     "Noise that is assigned to the images of a batch makes training faster, and samples of few steps better.",
 )
+RESULT = "PENDING"
 
 COUNTS = (2, 5, 10)
 LAW = "eight components in 16 dimensions, a small network"
@@ -184,7 +185,7 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"smaller batches with twice the steps do not gain as much ({_listed(smaller)})": all(
             a < b for a, b in zip(own, smaller, strict=True)
         ),
-        f"the noise is nearer by less than a tenth ({apart[0]:.1f} %) and of mean 0 ({apart[2]:.2f}), but not independent "
+        f"the noise is nearer by {apart[0]:.1f} % (below 10) and of mean 0 ({apart[2]:.2f}), and not independent "
         f"(correlation {apart[1]:.2f} on the first principal component)": 0 < apart[0] < 10
         and apart[1] > 0.3
         and abs(apart[2]) < 0.1,

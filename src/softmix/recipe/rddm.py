@@ -21,6 +21,10 @@ PAPER = Paper.of(
     "A diffusion from the degraded image to the clean one, with schedules of their own for the residual and the noise, "
     "restores better in few steps than a diffusion from noise.",
 )
+RESULT = (
+    "few steps are better than those of a diffusion from noise if there is little noise, and a conditional "
+    "diffusion on the same noise levels is as good"
+)
 
 IDENTITY = "its step with the schedules of DDIM"
 OURS = ("RDDM", "RDDM, adams", "RDDM, sd = 0.1", "RDDM, sd = 0.1, adams")

@@ -22,6 +22,10 @@ PAPER = Paper.of(
     "With the residual in the forward process the reverse chain can start at the noised degraded image, unchanged, and "
     "five steps restore better than a diffusion from noise.",
 )
+RESULT = (
+    "few steps are better than those of a diffusion from noise, by its noise levels alone: a conditional "
+    "diffusion on them is as good"
+)
 
 IDENTITY = "its chain as published"
 OURS = ("Resfusion", "Resfusion without fresh noise", "Resfusion, adams")
