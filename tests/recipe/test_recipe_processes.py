@@ -14,7 +14,7 @@ from softmix.oracle import digits, pairs
 from softmix.posterior import need
 from softmix.posterior.ability import HasMean
 from softmix.process import VP, ConstantSpeed, Immiscible, ShortestPath, uniform
-from softmix.recipe import Scale, VerdictRow, immiscible, rddm, resfusion, shift_ddpms, spd
+from softmix.recipe import Scale, VerdictRow, immiscible, last_verdict, rddm, resfusion, shift_ddpms, spd
 from softmix.recipe import pairs as of_pairs
 from softmix.recipe.frame import Numbers, Trained, TrainedStudy
 from softmix.recipe.images import DATA_SETS, base
@@ -312,3 +312,57 @@ def test_a_start_at_the_assigned_noise_has_its_law() -> None:
     assert row.moved and isinstance(row.process, Immiscible) and row.role == "control"
     for name in ("nearest of 4", "nearest of 4, started at its noise"):
         assert set(immiscible.measure(name, 0, 64, 256)) == {"loss", "distance@2", "distance@5", "distance@10"}
+
+
+# the page of the processes
+
+
+def cells(name: str, rows: dict[str, tuple[str, str]], kind: str, counts: tuple[int, ...], digits: str) -> list[str]:
+    """The cells of lines of a table: of each row (arm, prefix of the line) the numbers of the saved verdict."""
+    saved = last_verdict(name)
+    assert saved is not None
+    value = Numbers(saved.rows)
+    return [
+        f"| {line} | "
+        + " | ".join(format(value[arm, f"{metric}@{count}"], digits).rstrip(".") for count in counts)
+        + " |"
+        for arm, (line, metric) in rows.items()
+        if metric == kind
+    ]
+
+
+def test_the_tables_of_the_page_are_those_of_the_verdicts() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rooms" / "process.md").read_text(encoding="utf-8")
+    spectrum = {
+        spd.named(arm, "fashion-mnist"): (line, "ancestral")
+        for arm, line in {
+            "shortest path": "shortest path",
+            "one schedule, constant speed": "one schedule, constant speed",
+            "cosine": "cosine",
+            "linear": "linear",
+            "path of S^1.5": "the path of S^1.5",
+        }.items()
+    }
+    wanted = cells("spd", spectrum, "ancestral", spd.COUNTS, "#.3g")
+    shift = {
+        "prior shift by 5 class means": ('"prior" | 1 - alpha | 5 class means', "accuracy"),
+        "prior shift by class means": ('"prior" | 1 - alpha | class means', "accuracy"),
+        "quadratic shift by 5 class means": (
+            '"quadratic", the published default | alpha (1 - alpha) | 5 class means',
+            "accuracy",
+        ),
+        "quadratic shift by class means": ('"quadratic" | alpha (1 - alpha) | class means', "accuracy"),
+        "class given": ("a network that is given the class | |", "accuracy"),
+    }
+    wanted += cells("shift_ddpms", shift, "accuracy", (20,), ".3f")
+    steps = {
+        "RDDM, sd = 0.1": ("`RDDM(sd=0.1)` by `ddim`", "distance"),
+        "the noise levels of sd = 0.1 alone": (
+            "`VP()` on the noise levels of `RDDM(sd=0.1)`, by `ddim`",
+            "distance",
+        ),
+    }
+    for line in cells("rddm", steps, "distance", of_pairs.FEW, ".4f"):
+        first, *others = line.rsplit(" | ", 3)
+        wanted.append(" | ".join([first, f"{float(others[0]):.3f}", *others[1:]]))
+    assert [line for line in wanted if line not in page] == []

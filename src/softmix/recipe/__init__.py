@@ -17,9 +17,14 @@ from . import (
     dpm_solver_v3,
     edit_friendly,
     evodiff,
+    immiscible,
     painters,
     pndm,
+    rddm,
+    resfusion,
+    shift_ddpms,
     smd,
+    spd,
     unipc,
 )
 from .paper import Paper, Scale, Verdict, VerdictRow
@@ -27,6 +32,7 @@ from .paper import Paper, Scale, Verdict, VerdictRow
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
     *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
+    *(shift_ddpms, rddm, resfusion, spd, immiscible),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

@@ -22,8 +22,8 @@ PAPER = Paper.of(
     "restores better in few steps than a diffusion from noise.",
 )
 RESULT = (
-    "few steps are better than those of a diffusion from noise if there is little noise, and a conditional "
-    "diffusion on the same noise levels is as good"
+    "with exact means few steps are better than those of a diffusion from noise if there is little noise, and "
+    "a conditional diffusion on the same noise levels is as good"
 )
 
 IDENTITY = "its step with the schedules of DDIM"

@@ -23,8 +23,8 @@ PAPER = Paper.of(
     "five steps restore better than a diffusion from noise.",
 )
 RESULT = (
-    "few steps are better than those of a diffusion from noise, by its noise levels alone: a conditional "
-    "diffusion on them is as good"
+    "with exact means few steps are better than those of a diffusion from noise, by its noise levels alone: a "
+    "conditional diffusion on them is as good"
 )
 
 IDENTITY = "its chain as published"

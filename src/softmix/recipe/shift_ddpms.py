@@ -40,8 +40,8 @@ PAPER = Paper.of(
     "well as a condition that the network is given.",
 )
 RESULT = (
-    "a shift serves as well as a given class if it parts the classes widely, and the published path, which is 0 "
-    "at both ends, loses the class by class means"
+    "with exact answers a shift serves as well as a given class if it parts the classes widely, and the "
+    "published path, which is 0 at both ends, loses the class by class means"
 )
 
 COUNTS = (5, 20)

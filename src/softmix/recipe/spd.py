@@ -33,8 +33,8 @@ PAPER = Paper.of(
     "leave it makes few steps worse.",
 )
 RESULT = (
-    "better than the usual schedules in equal steps; most of that is the time law and not the path, and a steeper "
-    "path than the shortest is better"
+    "on Gaussian data better than the usual schedules in equal steps; most of that is the time law and not "
+    "the path, and a steeper path than the shortest is better"
 )
 
 COUNTS = (4, 8, 16, 32, 64)
