@@ -218,7 +218,7 @@ def _listed(values: Sequence[float]) -> str:
 
 def _arms() -> list[Arms]:
     law = [
-        arm(name, row.role, partial(measure, name), LAW, {"n": 2000, "items": 100_000}, {"n": 8000, "items": 500_000})
+        arm(name, row.role, partial(measure, name), LAW, {"n": 2000, "items": 100_000}, {"n": 8000, "items": 250_000})
         for name, row in ROWS.items()
     ]
     settings = {"sizes": (32, BATCH)}
