@@ -160,9 +160,9 @@ class _Work:
             return []
         height, width = self.model.facts.shape[1:]
         return [
-            f"{self.model.path} takes pictures of {width} x {height} and smaller ones. Larger are {len(other)}, "
-            f"{other[0].place} with {other[0].width} x {other[0].height} among them: their middle is brought to this "
-            "size. A model of another kind takes any size: softmix train ... --model plain"
+            f"{self.model.path} takes pictures of {width} x {height} and smaller ones. {other[0].place} has "
+            f"{other[0].width} x {other[0].height} pixels, and {len(other)} of {len(pictures)} pictures are larger: their "
+            "middle is brought to the size of the model. A model of any size: softmix train ... --model plain"
         ]
 
     def _size(self, picture: Picture) -> tuple[int, int]:
