@@ -173,7 +173,7 @@ def test_it_is_sample_with_the_image_as_condition(device: torch.device) -> None:
 
 
 def test_the_draws_have_the_exact_law_of_a_known_problem(device: torch.device) -> None:
-    """Worst z over 4 elements, of mean and of variance, over 20 seeds: 3.3 and 3.4."""
+    """Worst z over 4 elements and 20 seeds: 2.5 of the mean; 2.7 of the variance but for one seed with 4.8."""
     problem = pairs((1, 2, 2), RDDM())
     denoiser = problem.denoiser()
     denoiser.cond = CondSpec(image=1)  # type: ignore[attr-defined]
@@ -182,7 +182,7 @@ def test_the_draws_have_the_exact_law_of_a_known_problem(device: torch.device) -
     x = restore(denoiser, x_in, 8, draws=4000)[:, 0].flatten(1).double()
     exact = problem.given(x_in)
     mean, var = exact.mean.flatten(), exact.var.flatten()
-    assert float(((x.mean(0) - mean).abs() / (var / 4000).sqrt()).max()) < 5
+    assert float(((x.mean(0) - mean).abs() / (var / 4000).sqrt()).max()) < 4
     fourth = ((x - x.mean(0)) ** 4).mean(0)
     assert float(((x.var(0) - var).abs() / ((fourth - var**2) / 4000).sqrt()).max()) < 5
 

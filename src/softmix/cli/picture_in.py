@@ -25,7 +25,7 @@ def decoded(open_file: Callable[[], IO[bytes]], name: str, channels: int, size: 
         with open_file() as stream:
             return decode(stream, channels, size)[0]
     except (OSError, Unusable) as error:
-        raise UsageError(f"{name} cannot be read: {error}") from None
+        raise UsageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def fitted(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -198,15 +198,17 @@ class _Work:
                         sheet[k] = restored.comparison()
                     bar.update()
             if asked.compare is not None:
+                shown = [pictures[k].place.name for k in sorted(sheet)]
                 with atomic_file(asked.compare) as part:
-                    save_picture(part, stacked([sheet[k] for k in sorted(sheet)]), recipe | {"form": "restored"})
+                    save_picture(part, stacked([sheet[k] for k in sorted(sheet)]), recipe | {"image": shown})
         if truths is not None:
             scores = [(pictures[k].name, done[k]) for k in sorted(done)]
             print(table_of(scores))
             if lost(scores):
                 print(
                     "note: the results are further from the truth than the given pictures: train longer, or on more "
-                    "pairs"
+                    "pairs",
+                    file=sys.stderr,
                 )
         print(f"wrote {asked.out}" + (f" and {asked.compare}" if asked.compare is not None else ""))
 

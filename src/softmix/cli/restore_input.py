@@ -1,4 +1,4 @@
-"""The pictures of `softmix restore`: found and measured before the work, and read in batches."""
+"""The pictures of `softmix restore`: found and tried before the work, and read again in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file with a readable header.
+    """A picture file that was read once without an error.
 
     name : its path below its folder, with slashes and without a suffix. Partners and results have this name.
     place : as the user finds it, for messages.
@@ -70,26 +70,25 @@ def _entry_of(path: Path) -> Entry:
 
 
 def _measured(place: Path, entry: Entry) -> Picture:
-    """The picture with the size in its header. Raises UsageError with its place and the reason for no picture."""
-    from ..data.picture import Unusable, read_header
+    """The picture with its size. Raises UsageError with its place and the reason for no picture.
 
-    try:
-        with entry.open() as stream:
-            header = read_header(stream)
-    except (OSError, Unusable) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{place} cannot be read: {reason}") from None
-    return Picture(str(PurePosixPath(entry.name).with_suffix("")), place, entry, header.height, header.width)
+    It is decoded: a damaged one would otherwise end the command in the middle of the work.
+    """
+    height, width = decoded(entry.open, str(place), 3).shape[1:]
+    return Picture(str(PurePosixPath(entry.name).with_suffix("")), place, entry, height, width)
 
 
 def find_truths(pictures: Sequence[Picture], truth: Path) -> list[Picture]:
     """The clean picture of each picture: the file itself for one picture, or that of the same name in a folder.
 
-    Raises UsageError for a picture without one, and for one of another size.
+    Raises UsageError for a picture without one or with two, and for one of another size.
     """
     clean, left_out = find_pictures([truth])
     if truth.is_dir():
-        by_name = {each.name: each for each in clean}
+        by_name: dict[str, Picture] = {}
+        for each in clean:
+            if by_name.setdefault(each.name, each) is not each:
+                raise UsageError(f"--truth: {by_name[each.name].place} and {each.place} have one name: remove one")
         missing = [each.name for each in pictures if each.name not in by_name]
         if missing:
             more = f". It could not use {left_out[0]}" if left_out else ""
