@@ -177,6 +177,7 @@ _NUMBERS: dict[type, str] = {int: "it takes a whole number", float: "it takes a 
 def _require_numbers(verb: type[Verb], words: Sequence[str]) -> None:
     """Raise UsageError for a word in place of a number, and for two numbers after --size."""
     hints = typing.get_type_hints(verb)
+    hints |= {alias: hints[name] for alias, name in aliases_of(verb).items()}
     for place, word in enumerate(words):
         name, equals, text = word.removeprefix("--").partition("=")
         kind = _number_type(hints.get(name.replace("-", "_")))
