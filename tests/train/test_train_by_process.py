@@ -71,6 +71,8 @@ def test_what_a_process_asks_for_goes_with_it(digits: Data) -> None:
     resfusion = with_process(plain, "resfusion", pairs).task
     assert (resfusion.output, resfusion.loss.weight) == ("resnoise", "v")
     assert with_process(preset("smd", digits.shape, pairs.cond), "rddm", pairs).task.loss.weight == "x0"
+    again = with_process(with_process(plain, "rddm", pairs), "vp", pairs).task
+    assert (again.output, again.loss.weight) == ("v", "v")
     by_image = with_process(plain, "shift-ddpm", pairs).task.process
     assert isinstance(by_image, ShiftDDPM) and not isinstance(by_image.shift, LabelShift)
     spd = with_process(plain, "spd", digits).task

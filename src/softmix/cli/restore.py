@@ -161,8 +161,8 @@ class _Work:
         height, width = self.model.facts.shape[1:]
         return [
             f"{self.model.path} takes pictures of {width} x {height} and smaller ones. {other[0].place} has "
-            f"{other[0].width} x {other[0].height} pixels, and {len(other)} of {len(pictures)} pictures are larger: their "
-            "middle is brought to the size of the model. A model of any size: softmix train ... --model plain"
+            f"{other[0].width} x {other[0].height} pixels, and {len(other)} of {len(pictures)} pictures are larger: "
+            "their middle is brought to the size of the model. A model of any size: softmix train ... --model plain"
         ]
 
     def _size(self, picture: Picture) -> tuple[int, int]:

@@ -41,8 +41,9 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
-        output = "v" if config.task.output in SHIFTED_OUTPUTS else config.task.output
-        return _changed(config, process=plain[name], output=output)
+        if config.task.output not in SHIFTED_OUTPUTS:
+            return _changed(config, process=plain[name])
+        return _weighted(_changed(config, process=plain[name], output="v"), "v")
     if name in ("rddm", "resfusion"):
         process: RDDM | Resfusion = RDDM() if name == "rddm" else Resfusion()
         output = "residual" if name == "rddm" else "resnoise"
