@@ -56,7 +56,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ): "it is built on the CPU, so that its first weights are the same for every device, and then moved",
     ("cli/common.py", "_require_draws"): "a trial of a model that a command has just loaded, on the CPU",
     ("cli/edit.py", "*"): "an edit runs on the CPU",
-    ("cli/edit_picture.py", "*"): "a picture from a file; an edit runs on the CPU",
+    ("cli/picture_in.py", "*"): "a picture from a file; `restore` moves it to the model, and an edit runs on the CPU",
     ("cli/evaluate_runs.py", "*"): "labels of a command, for a trial on the CPU",
     ("cli/repeat_picture.py", "*"): "a trial of a model that a command has just loaded, on the CPU",
     ("cli/sample.py", "Sample._labels"): "labels of a command; `sample` moves them to the data",

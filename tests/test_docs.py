@@ -25,6 +25,7 @@ import torch
 
 import softmix
 from softmix.cli import VERBS
+from softmix.cli.parse import aliases_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -200,7 +201,7 @@ def unknown(command: str) -> list[str]:
         return []
     if verb not in VERBS:
         return [verb]
-    known = {"help", *inspect.signature(VERBS[verb]).parameters}
+    known = {"help", *inspect.signature(VERBS[verb]).parameters, *aliases_of(VERBS[verb])}
     asked = (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--"))
     return [option for option in asked if option.removeprefix("no_") not in known]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from . import data, denoiser, evaluate, loss, net, posterior, process, sampler
     from .cond import Cond, CondSpec
     from .rng import Rng
-    from .sampler import sample
+    from .sampler import restore, sample
     from .train import Config, load, preset, train, training
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "posterior",
     "preset",
     "process",
+    "restore",
     "sample",
     "sampler",
     "train",
@@ -46,6 +47,7 @@ _FROM = {
     "Cond": "cond",
     "CondSpec": "cond",
     "Rng": "rng",
+    "restore": "sampler",
     "sample": "sampler",
     **dict.fromkeys(("Config", "load", "preset", "train", "training"), "train"),
 }

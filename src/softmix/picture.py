@@ -53,7 +53,7 @@ def sheet_size(n: int, height: int, width: int, columns: int | None = None, gap:
     return size[0] * factor, size[1] * factor
 
 
-def magnification(size: tuple[int, int], least: int = 480) -> int:
+def magnification(size: tuple[int, ...], least: int = 480) -> int:
     """The smallest whole factor that brings the longer side to at least `least` pixels."""
     return max(1, math.ceil(least / max(size)))
 
@@ -115,3 +115,31 @@ def labelled(rows: Sequence[tuple[str, Tensor]], gap: int = 2, least: int = 24) 
         ImageDraw.Draw(strip).text((6, sheet.height // 2 - 6), name, fill="black")
         strips.append(np.asarray(strip))
     return Image.fromarray(np.concatenate(strips))
+
+
+def captioned(panels: Sequence[tuple[str, Tensor]], gap: int = 2, least: int = 96) -> Image.Image:
+    """Images side by side, each below its caption.
+
+    panels : caption and uint8 image [C, H, W] of one size.
+    gap    : pixels around each image.
+    least  : the least width of an image in pixels; smaller ones are magnified by a whole factor.
+    """
+    factor = magnification((panels[0][1].shape[-1],), least)
+    images = [to_image(pixels[:3] if len(pixels) > 3 else pixels).convert("RGB") for _, pixels in panels]
+    width, height = (factor * side for side in images[0].size)
+    sheet = Image.new("RGB", (len(panels) * (width + gap) + gap, height + 16 + gap), "white")
+    for k, ((caption, _), image) in enumerate(zip(panels, images, strict=True)):
+        left = gap + k * (width + gap)
+        sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, 16))
+        ImageDraw.Draw(sheet).text((left + 1, 2), caption, fill="black")
+    return sheet
+
+
+def stacked(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of any widths, one below the other on white."""
+    sheet = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    return sheet

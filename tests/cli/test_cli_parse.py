@@ -8,18 +8,18 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from command import call
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 import softmix
 from softmix import cli
 from softmix.cli import main
 from softmix.cli.common import Interrupted, UsageError, interrupted
 from softmix.cli.outputs import OutputError
-from softmix.cli.parse import help_texts, metavar_of, overview, parse
+from softmix.cli.parse import aliases_of, help_texts, metavar_of, overview, parse
 from softmix.cli.verb import Verb
 from softmix.data import DataError
 from softmix.train import LostProcessError, RunError, StoppedError
@@ -40,6 +40,8 @@ HEAVY = ("torch", "numpy", "PIL", "scipy")
         (["sample", "runs/x", "--out", "x.png", "--n", "0"], 2),
         (["sample", "runs/x", "--out", "/proc/x.png"], 2),
         (["edit", "runs/x", "x.png", "--out", "y.png"], 2),
+        (["restore", "runs/x", "--out", "y.png"], 2),
+        (["restore", "runs/x", "x.png", "--out", "y.png", "--draws", "0"], 2),
         (["repeat", "x.png", "--steps", "0"], 2),
         (["papers", "--out"], 2),
     ],
@@ -185,6 +187,7 @@ def test_a_folder_whose_name_is_a_number_may_follow_the_size(tmp_path: Path, mon
         ("train", "[DATA]"),
         ("sample", "RUN"),
         ("edit", "RUN IMAGE"),
+        ("restore", "RUN IMAGE|FOLDER"),
         ("cite", "RUN"),
         ("papers", "[NAME]"),
         ("repeat", "PICTURE|RUN"),
@@ -196,7 +199,7 @@ def test_an_argument_without_a_name_is_shown_by_its_meaning(verb: str, first: st
     assert "PATH [" not in usage.replace("[--out PATH]", "")
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "edit", "evaluate", "repeat"])
+@pytest.mark.parametrize("verb", ["train", "sample", "restore", "edit", "evaluate", "repeat"])
 def test_help_shows_no_default_of_none_and_a_plain_list(verb: str) -> None:
     out = " ".join(call(verb, "--help")[1].replace("│", " ").split())
     assert "default: None" not in out
@@ -246,8 +249,8 @@ class Tried(Verb):
     """A number."""
     many: UseAppendAction[tuple[str, ...]] = ()
     """A list that grows."""
-    to_class: int | None = None
-    """A number that may be missing."""
+    to_class: Annotated[int | None, arg(aliases=("--as-class",))] = None
+    """A number that may be missing, with two names."""
 
 
 def test_options_come_from_words_and_from_defaults() -> None:
@@ -256,11 +259,23 @@ def test_options_come_from_words_and_from_defaults() -> None:
     assert (tried.what, tried.n, tried.many, tried.to_class) == ("a", 1, (), 3)
 
 
+def test_an_option_may_have_a_second_name() -> None:
+    tried = parse(Tried, ["a", "--as-class", "3"])
+    assert isinstance(tried, Tried) and tried.to_class == 3
+    assert aliases_of(Tried) == {"as_class": "to_class"}
+    with pytest.raises(UsageError, match="--as-class three was asked for; it takes a whole number"):
+        parse(Tried, ["a", "--as-class", "three"])
+
+
 def test_an_option_is_given_once_but_for_lists_that_grow() -> None:
     tried = parse(Tried, ["a", "--many", "x", "--many", "y"])
     assert isinstance(tried, Tried)
     assert list(tried.many) == ["x", "y"]
-    for words in (["--n", "1", "--n", "2"], ["--to-class", "1", "--to_class=2"]):
+    for words in (
+        ["--n", "1", "--n", "2"],
+        ["--to-class", "1", "--to_class=2"],
+        ["--to-class", "1", "--as-class", "2"],
+    ):
         with pytest.raises(UsageError, match="given twice"):
             parse(Tried, ["a", *words])
 

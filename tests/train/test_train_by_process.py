@@ -67,8 +67,12 @@ def test_a_trained_shift_is_saved_and_read_again(digits: Data, tmp_path: Path) -
 def test_what_a_process_asks_for_goes_with_it(digits: Data) -> None:
     pairs, plain = Degraded(digits, Dim()), preset("plain", digits.shape)
     rddm = with_process(plain, "rddm", pairs).task
-    assert (rddm.process, rddm.output, rddm.drop) == (RDDM(), "residual", 0.0)
-    assert with_process(plain, "resfusion", pairs).task.output == "resnoise"
+    assert (rddm.process, rddm.output, rddm.drop, rddm.loss.weight) == (RDDM(), "residual", 0.0, "x0")
+    resfusion = with_process(plain, "resfusion", pairs).task
+    assert (resfusion.output, resfusion.loss.weight) == ("resnoise", "v")
+    assert with_process(preset("smd", digits.shape, pairs.cond), "rddm", pairs).task.loss.weight == "x0"
+    again = with_process(with_process(plain, "rddm", pairs), "vp", pairs).task
+    assert (again.output, again.loss.weight) == ("v", "v")
     by_image = with_process(plain, "shift-ddpm", pairs).task.process
     assert isinstance(by_image, ShiftDDPM) and not isinstance(by_image.shift, LabelShift)
     spd = with_process(plain, "spd", digits).task

@@ -22,12 +22,13 @@ from .papers import Papers
 from .parse import find_verb, overview, parse, version
 from .repeat import Repeat
 from .reproduce import Reproduce
+from .restore import Restore
 from .sample import Sample
 from .statistics import Statistics
 from .train import Train
 from .verb import Verb
 
-_ALL = (Train, Sample, Edit, Export, Evaluate, Statistics, Repeat, Reproduce, Papers, Check, Cite)
+_ALL = (Train, Sample, Restore, Edit, Export, Evaluate, Statistics, Repeat, Reproduce, Papers, Check, Cite)
 VERBS: dict[str, type[Verb]] = {verb.command(): verb for verb in _ALL}
 
 

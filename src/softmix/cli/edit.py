@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from .common import MAX_STEPS, UsageError, class_number, interrupted, require_real, require_whole
 from .edit_picture import FORMATS, read_image, write_edit
 from .outputs import require_writable_file
-from .recipes import arguments_of
+from .recipes import arguments_of, model_of
 from .verb import Verb
 
 if TYPE_CHECKING:
@@ -95,15 +95,11 @@ class Edit(Verb):
                 weights=model.weights,
             )
             recipe = {
-                "run": model.path.name,
-                "weights": model.weights,
-                "weights_fingerprint": model.fingerprint,
-                "step": model.step,
+                **model_of(model),
                 "form": "edit",
                 "image": self.image.name,
                 "error": error,
                 "arguments": arguments,
-                "softmix": model.facts.version,
             }
             write_edit(self.out, torch.cat([x0, again, after.clamp(-1, 1)]), recipe)
         print(f"wrote {self.out}; the noise unchanged gives the image back to {error:.1e} (of a range of 2)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .common import UsageError
 from .outputs import OutputError, atomic_file
+from .picture_in import as_tensor, decoded, fitted
 from .samples import save_array
 
 if TYPE_CHECKING:
@@ -21,29 +22,14 @@ FORMATS = (".png", ".webp", ".npy", ".npz")
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The picture in the shape [C, H, W] of the model, as [1, C, H, W] in [-1, 1]. Raises UsageError for no picture."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
-
-    from ..data.picture import Unusable, decode
-    from ..picture import to_image
-
     if len(shape) != 3:
         raise UsageError("points are not edited: the model must be one of images")
     channels, height, width = shape
     if not path.is_file():
         reason = "it is a folder: name one picture" if path.is_dir() else "there is no such file"
         raise UsageError(f"{path} cannot be read: {reason}")
-    try:
-        with path.open("rb") as stream:
-            pixels, _ = decode(stream, channels, height if height == width else None)
-    except (OSError, Unusable) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    if pixels.shape != shape:
-        # The middle of the picture, as the option `size` takes it for square data.
-        image = ImageOps.fit(to_image(torch.tensor(pixels)), (width, height), Image.Resampling.LANCZOS)
-        pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
-    return torch.tensor(pixels)[None].float() / 127.5 - 1
+    pixels = decoded(lambda: path.open("rb"), str(path), channels, height if height == width else None)
+    return as_tensor(fitted(pixels, height, width))
 
 
 def write_edit(out: Path, x: Tensor, recipe: dict[str, Any]) -> None:

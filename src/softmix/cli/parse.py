@@ -112,6 +112,17 @@ def help_texts(verb: type[Verb]) -> dict[str, str]:
     }
 
 
+def aliases_of(verb: type[Verb]) -> dict[str, str]:
+    """The other spellings of the options of a verb: {"pairs": "beside"}."""
+    hints = typing.get_type_hints(verb, include_extras=True)
+    return {
+        alias.removeprefix("--").replace("-", "_"): name
+        for name, hint in hints.items()
+        for extra in getattr(hint, "__metadata__", ())
+        for alias in getattr(extra, "aliases", None) or ()
+    }
+
+
 def _annotated(field: Field[Any], hint: Any, text: str) -> Any:
     """The type of a field with its help and the plain name of its values."""
     extras = getattr(hint, "__metadata__", ())
@@ -124,7 +135,11 @@ def _annotated(field: Field[Any], hint: Any, text: str) -> Any:
     metavar = own or (place if tyro.conf.Positional in extras else metavar_of(bare))
     # A default of None, or of an empty list, is no value; the help says the consequence in words.
     hint_of_default = "" if field.default in (None, ()) else None
-    return Annotated[hint, arg(metavar=metavar, help=text, help_behavior_hint=hint_of_default)]
+    if required and get_origin(bare) is tuple:
+        # tyro takes an empty list for the default
+        hint_of_default = "(required)"
+    aliases = next((extra.aliases for extra in extras if getattr(extra, "aliases", None)), None)
+    return Annotated[hint, arg(metavar=metavar, help=text, help_behavior_hint=hint_of_default, aliases=aliases)]
 
 
 def metavar_of(hint: Any) -> str:
@@ -143,14 +158,16 @@ def metavar_of(hint: Any) -> str:
 
 def _require_once(verb: type[Verb], words: Sequence[str]) -> None:
     """Raise UsageError for an option that is given twice: one of the two values would be dropped in silence."""
-    hints = typing.get_type_hints(verb, include_extras=True)
+    hints, aliases = typing.get_type_hints(verb, include_extras=True), aliases_of(verb)
     seen = set()
     for word in words:
         name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        name = aliases.get(name, name)
         if not word.startswith("--") or name not in hints:
             continue
         if name in seen and UseAppendAction not in getattr(hints[name], "__metadata__", ()):
-            raise UsageError(f"{option(name)} was given twice: give it once, with all that belongs to it")
+            also = "".join(f" (or {option(alias)})" for alias, field in aliases.items() if field == name)
+            raise UsageError(f"{option(name)}{also} was given twice: give it once, with all that belongs to it")
         seen.add(name)
 
 
@@ -160,6 +177,7 @@ _NUMBERS: dict[type, str] = {int: "it takes a whole number", float: "it takes a 
 def _require_numbers(verb: type[Verb], words: Sequence[str]) -> None:
     """Raise UsageError for a word in place of a number, and for two numbers after --size."""
     hints = typing.get_type_hints(verb)
+    hints |= {alias: hints[name] for alias, name in aliases_of(verb).items()}
     for place, word in enumerate(words):
         name, equals, text = word.removeprefix("--").partition("=")
         kind = _number_type(hints.get(name.replace("-", "_")))

@@ -14,16 +14,19 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from .common import UsageError
 from .verb import Verb
+
+if TYPE_CHECKING:
+    from ..train import Model
 
 Form = Literal["grid", "single", "edit"]
 EDIT_PANELS = 3
 # The places of input and output are no part of a recipe. `softmix repeat` does not draw from a folder of diffusers, so
 # that no prompt is saved, and not beside pictures, which the recipe does not hold.
-_NOT_SAVED = ("run", "image", "out", "prompt", "beside", "dry_run")
+_NOT_SAVED = ("run", "image", "images", "out", "prompt", "beside", "truth", "compare", "dry_run")
 
 
 # options that came later, with the value that earlier pictures were drawn with
@@ -64,6 +67,17 @@ def arguments_of(verb: Verb, **resolved: Any) -> dict[str, Any]:
     return {name: getattr(verb, name) for name in saved_options(type(verb))} | resolved
 
 
+def model_of(model: Model) -> dict[str, Any]:
+    """The facts of a model for a recipe."""
+    return {
+        "run": model.path.name,
+        "step": model.step,
+        "weights": model.weights,
+        "weights_fingerprint": model.fingerprint,
+        "softmix": model.facts.version,
+    }
+
+
 def read_recipe(picture: Path, verbs: Mapping[Form, type[Verb]]) -> Recipe:
     """The recipe in a picture. Raises UsageError for a file without recipe and for a recipe that was altered."""
     text, size = _text(picture)
@@ -80,6 +94,11 @@ def read_recipe(picture: Path, verbs: Mapping[Form, type[Verb]]) -> Recipe:
             raise UsageError(
                 f"{picture} was drawn beside the pictures {_shown(table['beside'])}, which its recipe does not hold: "
                 "draw it again with `softmix sample ... --beside`"
+            )
+        if table.get("form") == "restored":
+            raise UsageError(
+                f"{picture} was restored from {_shown(table.get('image'))}, which its recipe does not hold: restore it "
+                "again with `softmix restore`"
             )
         form = fit_type(Form, _part(table, "form"), "form")
         run = fit_type(str, _part(table, "run"), "run")

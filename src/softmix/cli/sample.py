@@ -24,7 +24,7 @@ from .common import (
     require_whole,
 )
 from .guidance_interval import Interval, require_interval, require_steps_inside
-from .recipes import arguments_of
+from .recipes import arguments_of, model_of
 from .sample_beside import images_beside
 from .sample_diffusers import is_diffusers_folder, sample_diffusers
 from .samples import draw, require_finite, require_form, require_place, write
@@ -173,13 +173,9 @@ class Sample(Verb):
         from ..sampler import label as label_of
 
         return {
-            "run": model.path.name,
-            "step": model.step,
-            "weights": model.weights,
+            **model_of(model),
             "data": model.facts.data,
             "fingerprint": model.facts.fingerprint,
-            "weights_fingerprint": model.fingerprint,
             "sampler": label_of(sampler),
             "arguments": arguments_of(self, label=label, weights=model.weights),
-            "softmix": model.facts.version,
         }

@@ -32,7 +32,8 @@ class Train(Verb):
     """Train a model on your data, or continue its training: the same command continues a run that was cut off.
 
     For example `softmix train photos/ --out runs/photos --size 32 --minutes 60`; then, if that was not enough,
-    `softmix train --out runs/photos --more 5000`.
+    `softmix train --out runs/photos --more 5000`. A model of pairs: `softmix train sharp/ --pairs blurred/ --process
+    rddm --out runs/sharpen --minutes 60`.
     """
 
     data: Positional[str | None] = None
@@ -46,7 +47,7 @@ class Train(Verb):
     (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps). By
     default smd, or the model of the run in --out, --config or --start."""
     process: ProcessName | None = None
-    """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --beside); shift-ddpm
+    """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the
     items of a batch). By default that of the model. Its settings: --set process.NAME=VALUE."""
     minutes: float | None = None
@@ -76,9 +77,9 @@ class Train(Verb):
     """Of an array of numbers: their range."""
     layout: LayoutName | None = None
     """Of an array of images: the axis of its channels."""
-    beside: str | None = None
-    """A second folder, zip or array, whose items are the conditions of those of the first, for image to image: pictures
-    of one name are pairs."""
+    beside: Annotated[str | None, arg(aliases=("--pairs",))] = None
+    """A second folder, zip or array with the other item of each pair, which becomes the condition, for restoration and
+    image to image: pictures of one name are a pair. --pairs and --beside are two names of this option."""
     cache: Path | None = None
     """A folder for a copy of the data in the form that training reads, for data that are larger than memory or slow to
     read. It is used again while the files of the data are unchanged."""
@@ -177,4 +178,7 @@ def _next_commands(facts: Facts, out: Path) -> str:
     """Commands that work in the user's current folder."""
     run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
     data = "" if facts.origin else " DATA"
-    return f"softmix sample {run} --n 64 --steps 4 --out samples.{suffix}    softmix evaluate {run}{data}"
+    drawn = f"sample {run} --n 64 --steps 4 --out samples.{suffix}"
+    if suffix == "png" and facts.cond_spec.image:
+        drawn = f"restore {run} PICTURE --out restored.png"
+    return f"softmix {drawn}    softmix evaluate {run}{data}"

@@ -142,6 +142,13 @@ class Network(nn.Module):
         """Whether this is a flow map: its output depends on the end of the step."""
         return bool(getattr(self.head, "two_times", False))
 
+    @property
+    def stride(self) -> int:
+        """The sides of other items that suit the model are multiples of it; 0 if all items have the size of `shape`."""
+        # a basis has a size, and so has a latent with numbers for each place
+        fixed = self._fixed_size or not getattr(self.process, "keeps_x0", True)
+        return 0 if fixed else self.net.stride
+
     def forward(
         self,
         xt: Tensor,
@@ -209,6 +216,10 @@ class Network(nn.Module):
         return [places(side.hidden[number]) for number in range(half)]
 
     @property
+    def _fixed_size(self) -> bool:
+        return bool(getattr(self.head, "fixed_size", hasattr(self.head, "latent_shape")))
+
+    @property
     def _blind(self) -> bool:
         """Whether the process alone receives the condition, and the net x_t itself."""
         return bool(getattr(self.process, "blind", False))
@@ -247,5 +258,5 @@ class Network(nn.Module):
         at, shape = self._channels_at, tuple(xt.shape[1:])
         other = len(shape) != len(self.shape) or shape[at] != self.shape[at] or 0 in shape
         # a latent with numbers for each place has a fixed size
-        if shape != self.shape and (other or getattr(self.head, "fixed_size", hasattr(self.head, "latent_shape"))):
+        if shape != self.shape and (other or self._fixed_size):
             raise ValueError(f"this model was made for items of shape {self.shape}, but x_t has shape {shape}")

@@ -83,6 +83,7 @@ class SoftAtHighNoise(nn.Module):
         super().__init__()
         self.soft, self.until = soft, until
         self.process, self.shape, self.classes = soft.process, soft.shape, soft.classes
+        self.stride = soft.stride
 
     @property
     def cond(self) -> CondSpec:

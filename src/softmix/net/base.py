@@ -83,6 +83,8 @@ class Net(nn.Module):
     width : the channels of the state at the first and last block.
     embed_width : the width of the embedding.
     channel_axis : of x: 1, or 2 for sequences [B, L, C].
+    stride : the places of x that one place of the coarsest level covers, along an axis. The net takes other sides too,
+        and works best on multiples of it, as in training.
     parts : the parts of a condition that the net supports. By default those that enter through `time`.
     """
 
@@ -92,6 +94,7 @@ class Net(nn.Module):
     width: int
     embed_width: int
     channel_axis: int = 1
+    stride: int = 1
     parts: tuple[Part, ...] = ("label", "value")
 
     @property

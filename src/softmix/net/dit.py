@@ -67,6 +67,7 @@ class DiT(Net):
             raise ValueError(f"a DiT of width {spec.width} was asked for; the width must be a multiple of 4")
         heads = checked_heads("a DiT", spec.width, spec.heads)
         self.patch, self.width, self.embed_width = spec.patch, spec.width, spec.width
+        self.stride = spec.patch
         self.time = Embedding(self.embed_width, cond)
         self.enter = nn.Linear((channels + image_channels(cond)) * spec.patch**2, spec.width)
         self.body = nn.ModuleList(

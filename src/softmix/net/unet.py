@@ -219,6 +219,7 @@ class UNet(Net):
     def __init__(self, spec: UNetSpec, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED):
         super().__init__()
         self.patch, self.width, self.embed_width = spec.patch, spec.width, 4 * spec.width
+        self.stride = spec.patch * 2 ** (len(spec.mults) - 1)
         self.time = Embedding(self.embed_width, cond)
         self.enter = nn.Conv2d((channels + image_channels(cond)) * spec.patch**2, spec.width, 3, padding=1)
         widths = [spec.width * mult for mult in spec.mults]

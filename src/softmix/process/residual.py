@@ -152,8 +152,8 @@ class Residual(Shifted):
             kind = "numbers" if len(shape) == 1 else "channels of an image"
             raise CondError(
                 f"{type(self).__name__} leads from x0 to the other item of a pair, with {wanted} {kind} as x0 has, "
-                f"and {name} has {offered or 'no'} of them: give pairs, as in `load(clean, beside=degraded)` or "
-                "`Degraded(data, measurement)`"
+                f"and {name} has {offered or 'no'} of them: give pairs, as in `load(clean, beside=degraded)`, "
+                "`Degraded(data, measurement)` or `softmix train CLEAN --pairs DEGRADED`"
             )
 
 

@@ -2,9 +2,9 @@
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
 driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers, `traits` their properties,
-and `on_grid` gives one another grid. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and
-`replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
-image (`steered`).
+and `on_grid` gives one another grid. `restore` draws clean images for given ones. Other parts: inversions
+(`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise (`noised`,
+`GaussianFit`, `SemiDiscreteOT`); guidance by a function of the image (`steered`).
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from .multistep import (
 )
 from .ode import dpm_solver_2s, dpm_solver_3s, heun
 from .pndm import f_pndm, fon, plms, s_pndm
+from .restore import restore
 from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
 from .statistics import Statistics
 from .v3 import dpm_solver_v3
@@ -81,6 +82,7 @@ __all__ = [
     "plms",
     "renoise",
     "replay",
+    "restore",
     "s_pndm",
     "sample",
     "sde_dpm_solver_2m",

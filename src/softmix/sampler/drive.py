@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -232,20 +232,21 @@ def sample(
     start: Start | None = None,
     at: float = 1.0,
     batch: int | None = None,
-    first: int = 0,
+    first: int | Sequence[int] = 0,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     look: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """Draw n samples [n, *shape], from pure noise or from a given start.
 
-    Item k depends on (seed, first + k) alone: not on n, and not on its batch.
+    Item k depends on (seed, its number) alone: not on n, and not on its batch. Items of one number have one noise.
 
     denoiser : the model.
     n : the number of samples.
     steps : the number of steps.
     sampler : see `SAMPLERS`.
-    seed, first : the seed, and the number of the first item.
+    seed : of the noise.
+    first : the number of the first item, or a list with the number of each item.
     shape : of one item; by default that of the model.
     cond : the conditions of the items, [n]: a `Cond`, or class labels.
     grid : falling times; by default those that suit the sampler.
@@ -263,8 +264,8 @@ def sample(
         The states and the arithmetic of the sampler stay in float32. An autocast of the caller is off inside.
     look : is called with each `Step`, again for a batch that is tried again.
 
-    Raises ValueError for a missing shape and for a time `at` without a start, SamplerError for too few steps, and
-    NotEnoughMemoryError if one item is too large for the memory.
+    Raises ValueError for a missing shape, for a time `at` without a start, and for another number of numbers than n;
+    SamplerError for too few steps; and NotEnoughMemoryError if one item is too large for the memory.
     """
     shape = shape or getattr(denoiser, "shape", None)
     if shape is None:
@@ -284,10 +285,13 @@ def sample(
     if grid is None:
         grid = known.grid(cast(Gaussian, process), steps) if at == 1 else rest(process, steps, at)
     _check_falling(grid)
+    numbers = range(first, first + n) if isinstance(first, int) else first
+    if len(numbers) != n:
+        raise ValueError(f"{n} samples were asked for, and {len(numbers)} numbers of items were given: give one each")
     starts = None
     device = torch.device(device)
     if start is not None and n:
-        pure = Rng(seed, range(first, first + n), "sample", device).child("prior")
+        pure = Rng(seed, numbers, "sample", device).child("prior")
         given = (
             FixedCondition(process, cond if cond is None else cond.to(device))
             if isinstance(process, Framed)
@@ -297,7 +301,7 @@ def sample(
             starts = start(cast(Gaussian, given), (n, *shape), float(grid[0]), pure).to(device)
 
     def draw(low: int, high: int) -> Tensor:
-        rng = Rng(seed, range(first + low, first + high), "sample", device)
+        rng = Rng(seed, numbers[low:high], "sample", device)
         part = cond if cond is None else take(cond, slice(low, high)).to(device)
         x = starts[low:high] if starts is not None else _pure_noise(process, (high - low, *shape), grid[0], rng, part)
         return finish(drive(denoiser, sampler, x, grid, rng, part), look)

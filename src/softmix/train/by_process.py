@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from ..data import Source
 from ..denoiser.parameterise import SHIFTED_OUTPUTS
 from ..loss import Energy, FeatureEnergy
+from ..loss.weight import Weight
 from ..process import RDDM, SPD, VE, VP, Flow, ImageShift, Immiscible, LabelShift, Resfusion, ShiftDDPM, spectrum_of
 from .config import Config
 from .denoise import Denoise
@@ -22,7 +23,7 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
 
     vp, ve, flow : the plain processes.
     rddm, resfusion : from the clean item of a pair to the other one, which is always given. The output is that of the
-        paper: the residual, and the residual noise.
+        paper: the residual, with the same weight at all noise levels, and the residual noise.
     shift-ddpm : a shift by the class, or by the image of the condition. The network does not see the condition.
     spd : a schedule for each frequency, from the spectrum of 4,000 of the images. The output is "x0".
     immiscible : noise that is assigned to the items of a batch.
@@ -40,22 +41,25 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
-        output = "v" if config.task.output in SHIFTED_OUTPUTS else config.task.output
-        return _changed(config, process=plain[name], output=output)
+        if config.task.output not in SHIFTED_OUTPUTS:
+            return _changed(config, process=plain[name])
+        return _weighted(_changed(config, process=plain[name], output="v"), "v")
     if name in ("rddm", "resfusion"):
         process: RDDM | Resfusion = RDDM() if name == "rddm" else Resfusion()
         output = "residual" if name == "rddm" else "resnoise"
-        return _changed(config, process=process, output=output, drop=0.0)
+        # an error of the residual is one of x0 at every noise level, and has the weight 1 in the paper
+        paired = _changed(config, process=process, output=output, drop=0.0)
+        return _weighted(paired, "x0") if name == "rddm" else paired
     if name == "spd":
         if not source.is_image or source.shape[1] != source.shape[2]:
             raise TrainingError(f"spd is for square images, and the items of {source.name} have shape {source.shape}")
         x0 = some_items(source, 4000)
         return _changed(config, process=SPD(spectrum_of(x0), source.shape[1]), output="x0")
     if source.cond.image:
-        return _weighted(_changed(config, process=ShiftDDPM(shift=ImageShift()), output="eps", drop=0.0))
+        return _weighted(_changed(config, process=ShiftDDPM(shift=ImageShift()), output="eps", drop=0.0), "eps")
     if not source.cond.labels:
         raise TrainingError(f"shift-ddpm shifts by the class or by an image, and {source.name} has neither")
-    return _weighted(_changed(config, process=ShiftDDPM(shift=LabelShift()), output="eps", classes=True))
+    return _weighted(_changed(config, process=ShiftDDPM(shift=LabelShift()), output="eps", classes=True), "eps")
 
 
 def _changed(config: Config, **values: Any) -> Config:
@@ -65,8 +69,8 @@ def _changed(config: Config, **values: Any) -> Config:
         raise TrainingError(f"this process does not fit the rest: {error}") from error
 
 
-def _weighted(config: Config) -> Config:
-    """The loss with the weight of the output eps, if it has a weight."""
+def _weighted(config: Config, weight: Weight) -> Config:
+    """The loss with this weight, if it has one."""
     loss: Any = config.task.loss  # type: ignore[attr-defined]
     has = any(field.name == "weight" for field in fields(loss))
-    return config.but(loss=replace(loss, weight="eps")) if has else config
+    return config.but(loss=replace(loss, weight=weight)) if has else config

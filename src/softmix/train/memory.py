@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -41,6 +42,28 @@ def fits_in(held: float, free: int | None) -> bool:
     free : free bytes; None if unknown, and then the step is taken to fit.
     """
     return free is None or _BESIDE * held <= _SHARE * free
+
+
+@contextmanager
+def within_free_memory(device: torch.device) -> Iterator[None]:
+    """On a CPU under Linux, a request for more memory than is free is an error inside: the system kills nothing.
+
+    It holds for the whole process. On another device and another system it has no effect.
+    """
+    free = free_memory() if device.type == "cpu" else None
+    if free is None:
+        yield
+        return
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = used + free if soft < 0 else min(used + free, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
