@@ -1,14 +1,16 @@
-"""A schedule that differs between the elements of x."""
+"""Schedules that differ between the elements of x."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .gaussian import Gaussian
-from .numbers import as_float64
+from .numbers import as_float64, falling_inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +79,116 @@ class PerElement(Gaussian):
         t = self._spread(t)
         own: Tensor = torch.pow(t, self._power(t))
         return own
+
+
+@dataclass(frozen=True, eq=False)
+class EarlyNoise(Gaussian):
+    """Each element runs through the schedule of `base`, and is noise from a time of its own on.
+
+        alpha_i(t) = alpha(w_i(t)),   sigma_i(t) = sigma(w_i(t)) / gain
+        w_i(t) = c t / end_i up to end_i, then a line from c to 1;   c the time with logsnr = last
+
+    base : a process with one alpha and one sigma for all elements.
+    end : in (0, 1], of the rank of one item, with sizes of 1 for elements that share a number. An element with end 1 has
+        the schedule of `base`.
+    last : the logsnr of `base` at the end of an element. Behind it the logsnr falls further, to that of t = 1, because
+        solvers need a clock that moves.
+    gain : the noise of all elements is divided by it.
+
+    The shared clock is the logsnr of the share of signal alpha^2 / (alpha^2 + sigma^2), averaged over the different
+    ends: near t = 1 it moves with the last elements, near t = 0 with the first. (That of the noisiest element would
+    skip the last elements in one step.)
+
+    Raises ValueError for an end outside (0, 1], a `last` that `base` does not reach, a gain of 0 or below, and for a base
+    with a schedule per element.
+
+    When to choose: for parts that are to be dropped once they are noise, as in `NonUniform`. `PerElement` gives paces
+    without an end.
+    """
+
+    base: Gaussian
+    end: Tensor
+    last: float = -10.0
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.end.ndim or not ((self.end > 0) & (self.end <= 1)).all():
+            raise ValueError(
+                f"ends above 0 and at most 1 were expected, of the rank of one item; found "
+                f"{self.end.flatten()[:4].tolist()} of shape {list(self.end.shape)}"
+            )
+        if self.base.per_element:
+            raise ValueError(
+                f"{type(self.base).__name__} has a schedule for each element already: give a base with one for all"
+            )
+        least = float(self.base.logsnr(1.0))
+        if not self.last > least:
+            raise ValueError(
+                f"an element is to be noise at logsnr = {self.last:g}, and {type(self.base).__name__} ends at "
+                f"{least:g}: give a larger last"
+            )
+        if not 0 < self.gain < math.inf:
+            raise ValueError(f"the noise is divided by the gain, a number above 0; found {self.gain}")
+
+    def alpha(self, t: Tensor | float) -> Tensor:
+        return self.base.alpha(self._own(t))
+
+    def sigma(self, t: Tensor | float) -> Tensor:
+        return self.base.sigma(self._own(t)) / self.gain
+
+    def logsnr(self, t: Tensor | float) -> Tensor:
+        """The logsnr of the averaged share of signal."""
+        t = as_float64(t)
+        each = self._levels(_slowed(t[..., None], self._ends.to(t), self._reached))
+        signal, noise = (torch.nn.functional.logsigmoid(part).logsumexp(-1) for part in (each, -each))
+        return signal - noise
+
+    def time(self, logsnr: Tensor | float) -> Tensor:
+        return falling_inverse(self.logsnr, logsnr)
+
+    def element_logsnr(self, t: Tensor | float) -> Tensor:
+        return self._levels(self._own(t))
+
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The rates of the base at w(t), times the slope of w."""
+        at, own = self._spread(t), self._own(t)
+        end = self.end.to(at)[None]
+        before, behind = _slopes(end, self._reached)
+        slope = torch.where(at <= end, before, behind)
+        alpha, sigma = self.base.rates(own)
+        return slope * alpha, slope * sigma / self.gain
+
+    @cached_property
+    def _reached(self) -> float:
+        """c, the time of `base` at the end of an element."""
+        return float(self.base.time(self.last))
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """The different ends."""
+        return self.end.flatten().unique()
+
+    def _levels(self, own: Tensor) -> Tensor:
+        return self.base.logsnr(own) + 2 * math.log(self.gain)
+
+    def _spread(self, t: Tensor | float) -> Tensor:
+        t = as_float64(t)
+        return t if t.ndim > self.end.ndim else t.reshape(-1, *(1,) * self.end.ndim)
+
+    def _own(self, t: Tensor | float) -> Tensor:
+        """The time of each element, [1 or B, *end.shape]."""
+        t = self._spread(t)
+        return _slowed(t, self.end.to(t)[None], self._reached)
+
+
+def _slopes(end: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """The slopes of w(t): c / end up to the end, and of the line from there to 1. For an end of 1, w is t."""
+    # a number would be float32 in `where`
+    at_end = torch.where(end < 1, torch.full_like(end, c), torch.ones_like(end))
+    return at_end / end, (1 - at_end) / torch.where(end < 1, 1 - end, torch.ones_like(end))
+
+
+def _slowed(t: Tensor, end: Tensor, c: float) -> Tensor:
+    """w(t)."""
+    before, behind = _slopes(end, c)
+    return torch.where(t <= end, before * t, 1 - behind * (1 - t))

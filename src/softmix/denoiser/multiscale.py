@@ -1,0 +1,116 @@
+"""A model of several networks: the finest image at low noise, and coarser images at high noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from ..cond import Cond, CondSpec
+from ..posterior import Posterior
+from ..process import NonUniform
+from .contract import Denoiser
+from .frame import mapped
+
+
+class MultiScale(nn.Module):
+    """The denoiser of a non-uniform process that asks a smaller network once a detail band is noise.
+
+        t < T_1         models[0], at the full size
+        T_l <= t        models[l], at 1 / 2^l of the size, on the mean of 2^l x 2^l pixels of x_t;   T_l = ends[l - 1]
+
+    The means of x_t are a state of the coarse process. The x0 of a coarse model is enlarged, and its details are those of
+    `mean`, because x_t knows nothing of them. The noise of the dropped bands stays in x_t, and every sampler for arrays
+    runs unchanged. In law this is the paper's cascade, which samples the coarse image alone and appends N(0, I) at T_l.
+
+    models : the denoiser of a `NonUniform` process, and those of process.coarse(1), process.coarse(2), ... The last one
+        serves up to t = 1, so that fewer than levels + 1 models are possible. Train each on `data.Coarse(data, l)`, on
+        the times that it serves: Times(low=T_l, high=T_(l + 1)).
+    mean : the mean of the images, [C, H, W], of which the details are taken; 0 without it.
+
+    A call with times [B] needs all of them in one stage. An image in the condition is averaged as x_t is.
+
+    Raises ValueError for models that do not belong together, for flow maps, and for times in different stages.
+
+    When to choose: for images with most of their steps at high noise. The signal that a dropped band still has is lost:
+    `process.terminal_kl` says how much.
+    Source: Batzolis et al., "Non-uniform diffusion models", 2022, the multi-scale model.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ("non_uniform",)
+
+    def __init__(self, models: Sequence[Denoiser], mean: Tensor | None = None):
+        super().__init__()
+        if not models or not isinstance(models[0].process, NonUniform):
+            found = type(models[0].process).__name__ if models else "no model"
+            raise ValueError(f"a multi-scale model begins with a model of a NonUniform process; found {found}")
+        self.models, self.process = tuple(models), models[0].process
+        for level, model in enumerate(self.models):
+            self._check(level, model)
+        # the weights among them are found here, and moved together
+        self.networks = nn.ModuleList(model for model in self.models if isinstance(model, nn.Module))
+        self.register_buffer("mean", mean)
+        self.times = self.process.all_ends[: len(models) - 1]
+
+    def _check(self, level: int, model: Denoiser) -> None:
+        if level > self.process.levels:
+            raise ValueError(
+                f"{len(self.models)} models were given, and a process of {self.process.levels} detail bands has at most "
+                f"{self.process.levels + 1} stages"
+            )
+        if model.process != self.process.coarse(level):
+            raise ValueError(
+                f"models[{level}] has the process {model.process}, and {self.process.coarse(level)} was expected: train "
+                f"it with the process models[0].process.coarse({level})"
+            )
+        if getattr(model, "two_times", False):
+            raise ValueError(
+                f"models[{level}] is a flow map, with a step that may end in another stage: give a model of the mean"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an item at the full size."""
+        shape: tuple[int, ...] = self.models[0].shape  # type: ignore[attr-defined]
+        return shape
+
+    @property
+    def cond(self) -> CondSpec:
+        """The conditions of the model of the full size."""
+        return getattr(self.models[0], "cond", CondSpec())
+
+    @property
+    def classes(self) -> int:
+        return self.cond.classes
+
+    def stage(self, t: Tensor | float) -> int:
+        """The number of the model that answers at time t. Raises ValueError for times [B] of different stages."""
+        least, most = (sum(end <= float(at) for end in self.times) for at in torch.as_tensor(t).aminmax())
+        if least != most:
+            raise ValueError("a MultiScale model needs one time for the whole batch, or times in one stage")
+        return most
+
+    def forward(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior:
+        level = self.stage(t)
+        if not level:
+            return self.models[0](xt, t, cond)
+        side = 2**level
+        if isinstance(cond, Cond) and cond.image is not None:
+            cond = replace(cond, image=avg_pool2d(cond.image, side))
+        posterior = self.models[level](avg_pool2d(xt, side), t, cond)
+        details = self._details(side)
+        return mapped(posterior, lambda x0: _enlarged(x0, side) + details.to(x0))
+
+    def _details(self, side: int) -> Tensor:
+        """The mean image without its coarse part."""
+        mean = torch.zeros(1) if self.mean is None else self.mean
+        return mean if self.mean is None else mean - _enlarged(avg_pool2d(mean, side), side)
+
+
+def _enlarged(x: Tensor, side: int) -> Tensor:
+    """Each pixel side x side times."""
+    return x.repeat_interleave(side, -1).repeat_interleave(side, -2)
