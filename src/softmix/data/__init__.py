@@ -3,8 +3,8 @@
 Images are in [-1, 1]. Items that cannot be read are listed in a report with the reason.
 
 Read files: `load` returns a `Data`, or a `Paired` of two sources. `from_dataset` takes a torch Dataset.
-Sources: `Source` is the protocol. `Data`, `Paired`, `Degraded`, `Coarse`, `Encoded` and `Target` follow
-it.
+Sources: `Source` is the protocol. `Data`, `Paired`, `Degraded`, `Coarse`, `Encoded` and `Target`
+follow it.
 Back to files: `to_uint8` gives pixels and `to_text` gives text.
 Known distributions: `toys`.
 

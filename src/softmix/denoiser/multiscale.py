@@ -23,9 +23,9 @@ class MultiScale(nn.Module):
         t < T_1         models[0], at the full size
         T_l <= t        models[l], at 1 / 2^l of the size, on the mean of 2^l x 2^l pixels of x_t;   T_l = ends[l - 1]
 
-    The means of x_t are a state of the coarse process. The x0 of a coarse model is enlarged, and its details are those of
+    The means of x_t are a state of the coarse process. The x0 of a coarse model is enlarged, and gets the details of
     `mean`, because x_t knows nothing of them. The noise of the dropped bands stays in x_t, and every sampler for arrays
-    runs unchanged. In law this is the paper's cascade, which samples the coarse image alone and appends N(0, I) at T_l.
+    runs unchanged. In law this is the paper's cascade, which samples the coarse image alone and appends noise at T_l.
 
     models : the denoiser of a `NonUniform` process, and those of process.coarse(1), process.coarse(2), ... The last one
         serves up to t = 1, so that fewer than levels + 1 models are possible. Train each on `data.Coarse(data, l)`, on
@@ -42,6 +42,7 @@ class MultiScale(nn.Module):
     """
 
     cites: ClassVar[tuple[str, ...]] = ("non_uniform",)
+    mean: Tensor | None
 
     def __init__(self, models: Sequence[Denoiser], mean: Tensor | None = None):
         super().__init__()
@@ -54,18 +55,18 @@ class MultiScale(nn.Module):
         # the weights among them are found here, and moved together
         self.networks = nn.ModuleList(model for model in self.models if isinstance(model, nn.Module))
         self.register_buffer("mean", mean)
-        self.times = self.process.all_ends[: len(models) - 1]
+        self.times = self.process.ends[: len(models) - 1]
 
     def _check(self, level: int, model: Denoiser) -> None:
         if level > self.process.levels:
             raise ValueError(
-                f"{len(self.models)} models were given, and a process of {self.process.levels} detail bands has at most "
-                f"{self.process.levels + 1} stages"
+                f"{len(self.models)} models were given, and a process of {self.process.levels} detail bands has at "
+                f"most {self.process.levels + 1} stages"
             )
         if model.process != self.process.coarse(level):
             raise ValueError(
-                f"models[{level}] has the process {model.process}, and {self.process.coarse(level)} was expected: train "
-                f"it with the process models[0].process.coarse({level})"
+                f"models[{level}] has the process {model.process}, and {self.process.coarse(level)} was expected: "
+                f"train it with the process models[0].process.coarse({level})"
             )
         if getattr(model, "two_times", False):
             raise ValueError(
@@ -102,13 +103,11 @@ class MultiScale(nn.Module):
         if isinstance(cond, Cond) and cond.image is not None:
             cond = replace(cond, image=avg_pool2d(cond.image, side))
         posterior = self.models[level](avg_pool2d(xt, side), t, cond)
-        details = self._details(side)
+        mean = self.mean
+        if mean is None:
+            return mapped(posterior, lambda x0: _enlarged(x0, side))
+        details = mean - _enlarged(avg_pool2d(mean, side), side)
         return mapped(posterior, lambda x0: _enlarged(x0, side) + details.to(x0))
-
-    def _details(self, side: int) -> Tensor:
-        """The mean image without its coarse part."""
-        mean = torch.zeros(1) if self.mean is None else self.mean
-        return mean if self.mean is None else mean - _enlarged(avg_pool2d(mean, side), side)
 
 
 def _enlarged(x: Tensor, side: int) -> Tensor:

@@ -11,12 +11,12 @@ base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, th
 
 import torch
 
+from .bands import NonUniform, band_of, from_pyramid, pyramid, terminal_kl
 from .basis import InBasis, cosine, haar
 from .element import EarlyNoise, PerElement
 from .frame import Framed, Shifted, clock_of, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
-from .bands import NonUniform, band_of, from_pyramid, pyramid, terminal_kl
 from .immiscible import Immiscible, require_independent
 from .noised import Noised, Process
 from .residual import RDDM, Fading, Halved, Resfusion, Residual
@@ -46,8 +46,8 @@ __all__ = [
     "Immiscible",
     "InBasis",
     "LabelShift",
-    "NonUniform",
     "Noised",
+    "NonUniform",
     "PerElement",
     "Process",
     "Resfusion",

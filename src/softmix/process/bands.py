@@ -26,8 +26,8 @@ def pyramid(x: Tensor, levels: int) -> Tensor:
 
         LL = (a + b + c + d) / 2,  LH = (a - b + c - d) / 2,  HL = (a + b - c - d) / 2,  HH = (a - b - c + d) / 2
 
-    LL is transformed again at each further level. The transform is orthogonal: white noise stays white. LL after l levels
-    is 2^l times the mean of 2^l x 2^l pixels.
+    LL is transformed again at each further level. The transform is orthogonal: white noise stays white. After l levels
+    LL is 2^l times the mean of 2^l x 2^l pixels.
 
     x : [..., H, W]; H and W are divisible by 2^levels.
     levels : the number of times that the image is halved.
@@ -79,13 +79,13 @@ class NonUniform(Framed):
 
     size : H and W, divisible by 2^levels.
     levels : the number of detail bands. 0 leaves the image whole.
-    ends : the end of each band, from the finest details to the coarse band, in (0, 1], the largest 1. By default in equal
-        steps, 1 / (levels + 1), 2 / (levels + 1), ..., 1, as in the paper.
+    ends : the end of each band, from the finest details to the coarse band, in (0, 1], the largest 1. By default in
+        equal steps, 1 / (levels + 1), 2 / (levels + 1), ..., 1, as in the paper.
     last : the logsnr of a band at its end. Signal below it is neglected when the band is dropped: see `terminal_kl`.
     each : the schedule of one band. The paper's logsnr is linear in t.
-    gain : the size of the signal beside that of an image in [-1, 1]. 2^l for the mean of 2^l x 2^l pixels (`coarse`).
+    gain : the noise is divided by it. It is 2^l for the mean of 2^l x 2^l pixels (`coarse`).
 
-    The clock is the share of the signal, averaged over the bands, as a logsnr. A network of an image of this process has
+    The clock is the share of the signal, averaged over the bands, as a logsnr. A network for this process has
     output "x0". The published loss weighs each band by its own schedule: `SquarePerElement`.
 
     Raises ValueError for sizes, ends or a `last` that do not fit.
@@ -115,12 +115,9 @@ class NonUniform(Framed):
                 f"{count} ends were expected, one for each band from the finest details to the coarse image, the "
                 f"largest 1; found {self.ends}"
             )
+        # two processes with the same ends are equal, given or by default
+        object.__setattr__(self, "ends", self.ends or tuple((band + 1) / count for band in range(count)))
         self.base  # noqa: B018 (wrong numbers are refused here)
-
-    @property
-    def all_ends(self) -> tuple[float, ...]:
-        """The end of each band, from the finest details to the coarse image."""
-        return self.ends or tuple((band + 1) / (self.levels + 1) for band in range(self.levels + 1))
 
     @property
     def base(self) -> Gaussian:  # type: ignore[override]
@@ -139,7 +136,7 @@ class NonUniform(Framed):
 
         Raises ValueError if these bands are not the first to become noise, one after another.
         """
-        ends = self.all_ends
+        ends = self.ends
         if not 0 <= dropped <= self.levels or list(ends[: dropped + 1]) != sorted(set(ends[: dropped + 1])):
             raise ValueError(
                 f"{dropped} bands were to be dropped, of {self.levels} detail bands with ends at {ends[:-1]}, and the "
@@ -162,7 +159,7 @@ class NonUniform(Framed):
 
 @lru_cache(maxsize=64)
 def _of_bands(process: NonUniform) -> EarlyNoise:
-    ends = torch.tensor(process.all_ends, dtype=torch.float64, device="cpu")[band_of(process.size, process.levels)]
+    ends = torch.tensor(process.ends, dtype=torch.float64, device="cpu")[band_of(process.size, process.levels)]
     return EarlyNoise(process.each, ends[None], process.last, process.gain)
 
 
@@ -181,7 +178,7 @@ def terminal_kl(process: NonUniform, x0: Tensor) -> tuple[float, ...]:
     variance, mean = torch.var_mean(y, 0, correction=0)
     bands = band_of(process.size, process.levels).to(y.device)
     lost = []
-    for band, end in enumerate(process.all_ends[:-1]):
+    for band, end in enumerate(process.ends[:-1]):
         snr = process.base.element_logsnr(end).exp().to(y)[0]
         nats = (snr * (variance + mean**2) - torch.log1p(snr * variance)) / 2
         lost.append(float(nats[:, bands == band].sum()))

@@ -89,8 +89,8 @@ class EarlyNoise(Gaussian):
         w_i(t) = c t / end_i up to end_i, then a line from c to 1;   c the time with logsnr = last
 
     base : a process with one alpha and one sigma for all elements.
-    end : in (0, 1], of the rank of one item, with sizes of 1 for elements that share a number. An element with end 1 has
-        the schedule of `base`.
+    end : in (0, 1], of the rank of one item, with sizes of 1 for elements that share a number. An element with end 1
+        has the schedule of `base`.
     last : the logsnr of `base` at the end of an element. Behind it the logsnr falls further, to that of t = 1, because
         solvers need a clock that moves.
     gain : the noise of all elements is divided by it.
@@ -99,8 +99,8 @@ class EarlyNoise(Gaussian):
     ends: near t = 1 it moves with the last elements, near t = 0 with the first. (That of the noisiest element would
     skip the last elements in one step.)
 
-    Raises ValueError for an end outside (0, 1], a `last` that `base` does not reach, a gain of 0 or below, and for a base
-    with a schedule per element.
+    Raises ValueError for an end outside (0, 1], a `last` that `base` does not reach, a gain of 0 or below, and for a
+    base with a schedule per element.
 
     When to choose: for parts that are to be dropped once they are noise, as in `NonUniform`. `PerElement` gives paces
     without an end.
