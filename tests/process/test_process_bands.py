@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -128,7 +129,11 @@ def test_the_signal_of_every_element_falls_from_1_to_that_of_the_base(each: Gaus
     logsnr = process.element_logsnr(t)
     assert bool((logsnr.diff(dim=0)[1:] < 0).all()) and bool((logsnr[0] == math.inf).all())
     assert bool((process.alpha(0.0) == 1).all()) and float(process.sigma(0.0).abs().max()) == 0
-    assert torch.allclose(logsnr[-1], each.logsnr(1.0).to(logsnr), rtol=1e-9)
+    assert torch.allclose(logsnr[-1, :2], torch.full((), -20.0, dtype=F64))
+    assert torch.allclose(logsnr[-1, 2], each.logsnr(1.0).to(logsnr), rtol=1e-9)
+    # behind its end an element has no more noise, and its logsnr is a line
+    assert torch.allclose(process.sigma(1.0)[0, :2], process.sigma(0.6)[0, 1])
+    assert float(process.element_logsnr(0.8)[0, 1]) == pytest.approx(-13)
     assert torch.allclose(logsnr[1:], 2 * (process.alpha(t) / process.sigma(t)).log()[1:], atol=1e-9)
 
 
@@ -145,7 +150,8 @@ def test_the_clock_moves_with_the_last_element_at_high_noise_and_with_the_first_
     """Near t = 1 its share of signal is a third of the last one's. Near t = 0 its share of noise is the mean of three."""
     process = early(last=-10.0)
     for t in (0.75, 0.9):
-        assert float(process.logsnr(t)) == pytest.approx(float(VP().logsnr(t)) - math.log(3), abs=0.1)
+        share = torch.sigmoid(VP().logsnr(t)) / 3
+        assert float(process.logsnr(t)) == pytest.approx(float(torch.logit(share)), abs=0.01)
     shares = [float((math.pi / 2 * 0.01 * process._reached / end)) ** 2 for end in (0.25, 0.6)]
     noise = (sum(shares) + (math.pi / 2 * 0.01) ** 2) / 3
     assert float(process.logsnr(0.01)) == pytest.approx(-math.log(noise), abs=0.01)
@@ -200,7 +206,7 @@ def test_the_ends_are_in_equal_steps_and_each_band_has_its_own() -> None:
     for band, end in enumerate((1 / 3, 2 / 3)):
         at_end = process.base.element_logsnr(end)[0, 0].to(bands.device)
         assert torch.allclose(at_end[bands == band], torch.full((), -10.0, dtype=F64, device=bands.device))
-        assert float(at_end[bands > band].min()) > -3
+        assert float(at_end[bands > band].min()) > -5
 
 
 def test_white_noise_stays_white() -> None:
@@ -300,24 +306,24 @@ def test_a_basis_that_is_not_undone_fails_the_comparison() -> None:
     assert ks(x, problem.problem.law) > 3
 
 
-@pytest.mark.parametrize(("sampler", "counts"), [(ddim, (64, 128)), (adams, (48, 96)), (heun, (24, 48))])
+@cache
+def end_of(sampler: Sampler, n: int) -> Tensor:
+    problem = FramedProblem(gaussian((1, 2, 2)), NonUniform((2, 2), 1))
+    x, times = normal(8, 1, 2, 2), karras(problem.process, n)
+    return finish(drive(problem.denoiser(), sampler, x, times, Rng(0, 8)))
+
+
+@pytest.mark.parametrize(("sampler", "counts"), [(ddim, (32, 64)), (adams, (60, 120)), (heun, (32, 64))])
 def test_solvers_keep_their_order(sampler: Sampler, counts: tuple[int, int]) -> None:
-    """The end of the ODE by `counts` steps against that of 2,000 steps of adams."""
-    problem = FramedProblem(gaussian((1, 4, 4)), NonUniform((4, 4), 1))
-    exact, x = problem.denoiser(), normal(8, 1, 4, 4)
-
-    def end(solver: Sampler, n: int) -> Tensor:
-        return finish(drive(exact, solver, x, karras(problem.process, n), Rng(0, 8)))
-
-    truth = end(adams, 2000)
-    errors = [float((end(sampler, n) - truth).square().mean().sqrt()) for n in counts]
-    assert order(counts, errors) == pytest.approx(traits(sampler).order or 0, abs=0.3)
+    """The end of the ODE against that of 400 steps of adams. Measured: 0.98, 3.15 and 2.08."""
+    errors = [float((end_of(sampler, n) - end_of(adams, 400)).square().mean().sqrt()) for n in counts]
+    assert order(counts, errors) == pytest.approx(traits(sampler).order or 0, abs=0.25)
 
 
 def test_one_end_for_all_bands_is_the_uniform_process() -> None:
     """The samples of one problem are those of its plain process."""
     problem = correlated((1, 4, 4))
-    uniform_process = NonUniform((4, 4), 2, (1.0, 1.0, 1.0))
+    uniform_process = NonUniform((4, 4), 2, (1.0, 1.0, 1.0), each=VP())
     x = normal(5, 1, 4, 4)
     runs = [
         finish(drive(each.denoiser(), adams, x, uniform(VP(), 8), Rng(0, 5)))

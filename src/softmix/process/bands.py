@@ -72,17 +72,18 @@ def band_of(size: tuple[int, int], levels: int) -> Tensor:
 class NonUniform(Framed):
     """Each Haar band of an image runs through the schedule of `each`, and is noise from a time of its own on.
 
-        alpha_l(t) = alpha(w_l(t)),   sigma_l(t) = sigma(w_l(t)) / gain
+        y_l(t) = alpha_l(t) y_l(0) + sigma_l(t) z,   alpha_l, sigma_l of `EarlyNoise`: at t = ends[l] band l has logsnr = last
 
-    with the time w_l of `EarlyNoise`: the logsnr of `each` in band l is `last` at t = ends[l]. The bands are those of
-    `pyramid`: l = 0 for the finest details, l = levels for the coarse image, which has ends[levels] = 1 in the paper.
+    The bands y_l are those of `pyramid`: l = 0 for the finest details, l = levels for the coarse image, which has
+    ends[levels] = 1 in the paper.
 
     size : H and W, divisible by 2^levels.
     levels : the number of detail bands. 0 leaves the image whole.
     ends : the end of each band, from the finest details to the coarse band, in (0, 1], the largest 1. By default in
         equal steps, 1 / (levels + 1), 2 / (levels + 1), ..., 1, as in the paper.
     last : the logsnr of a band at its end. Signal below it is neglected when the band is dropped: see `terminal_kl`.
-    each : the schedule of one band. The paper's logsnr is linear in t.
+    each : the schedule of one band. The paper's logsnr falls linearly to -10. VP("linear") ends there too. The others
+        fall faster and faster towards -10, and multistep solvers lose their order at the kink behind it.
     gain : the noise is divided by it. It is 2^l for the mean of 2^l x 2^l pixels (`coarse`).
 
     The clock is the share of the signal, averaged over the bands, as a logsnr. A network for this process has
@@ -99,7 +100,7 @@ class NonUniform(Framed):
     levels: int = 1
     ends: tuple[float, ...] = ()
     last: float = -10.0
-    each: VP | VE | Flow = VP()  # noqa: RUF009
+    each: VP | VE | Flow = VP("linear")  # noqa: RUF009
     gain: float = 1.0
     cites: ClassVar[tuple[str, ...]] = ("non_uniform",)
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .gaussian import Gaussian
+from .gaussian import LOGSNR_MIN, Gaussian
 from .numbers import as_float64, falling_inverse
 
 
@@ -85,13 +85,13 @@ class PerElement(Gaussian):
 class EarlyNoise(Gaussian):
     """Each element runs through the schedule of `base`, and is noise from a time of its own on.
 
-        alpha_i(t) = alpha(w_i(t)),   sigma_i(t) = sigma(w_i(t)) / gain
-        w_i(t) = c t / end_i up to end_i, then a line from c to 1;   c the time with logsnr = last
+        alpha_i(t) = alpha(w) e^(-f u / 2),   sigma_i(t) = sigma(w) / gain
+        w = c min(t / end_i, 1),   u = max(t - end_i, 0) / (1 - end_i);   c the time with logsnr = last
 
     base : a process with one alpha and one sigma for all elements.
     end : in (0, 1], of the rank of one item, with sizes of 1 for elements that share a number. An element with end 1
         has the schedule of `base`.
-    last : the logsnr of `base` at the end of an element. Behind it the logsnr falls further, to that of t = 1, because
+    last : the logsnr of `base` at the end of an element. Behind it the logsnr falls by f, to -20 at t = 1, because
         solvers need a clock that moves.
     gain : the noise of all elements is divided by it.
 
@@ -131,15 +131,15 @@ class EarlyNoise(Gaussian):
             raise ValueError(f"the noise is divided by the gain, a number above 0; found {self.gain}")
 
     def alpha(self, t: Tensor | float) -> Tensor:
-        return self.base.alpha(self._own(t))
+        own, fall = self._own(self._spread(t), self.end)
+        return self.base.alpha(own) * (-fall / 2).exp()
 
     def sigma(self, t: Tensor | float) -> Tensor:
-        return self.base.sigma(self._own(t)) / self.gain
+        return self.base.sigma(self._own(self._spread(t), self.end)[0]) / self.gain
 
     def logsnr(self, t: Tensor | float) -> Tensor:
         """The logsnr of the averaged share of signal."""
-        t = as_float64(t)
-        each = self._levels(_slowed(t[..., None], self._ends.to(t), self._reached))
+        each = self._levels(as_float64(t)[..., None], self._ends)
         signal, noise = (torch.nn.functional.logsigmoid(part).logsumexp(-1) for part in (each, -each))
         return signal - noise
 
@@ -147,16 +147,15 @@ class EarlyNoise(Gaussian):
         return falling_inverse(self.logsnr, logsnr)
 
     def element_logsnr(self, t: Tensor | float) -> Tensor:
-        return self._levels(self._own(t))
+        return self._levels(self._spread(t), self.end)
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The rates of the base at w(t), times the slope of w."""
-        at, own = self._spread(t), self._own(t)
-        end = self.end.to(at)[None]
-        before, behind = _slopes(end, self._reached)
-        slope = torch.where(at <= end, before, behind)
-        alpha, sigma = self.base.rates(own)
-        return slope * alpha, slope * sigma / self.gain
+        """Up to the end the rates of the base at w, times the slope of w. Behind it sigma stays."""
+        at = self._spread(t)
+        own, _ = self._own(at, self.end)
+        before, (rise, fall) = at <= self.end.to(at), self._slopes(self.end.to(at))
+        alpha, sigma = (rise * before * rate for rate in self.base.rates(own))
+        return torch.where(before, alpha, -fall / 2 * self.alpha(t)), sigma / self.gain
 
     @cached_property
     def _reached(self) -> float:
@@ -168,27 +167,22 @@ class EarlyNoise(Gaussian):
         """The different ends."""
         return self.end.flatten().unique()
 
-    def _levels(self, own: Tensor) -> Tensor:
-        return self.base.logsnr(own) + 2 * math.log(self.gain)
+    def _levels(self, t: Tensor, end: Tensor) -> Tensor:
+        own, fall = self._own(t, end)
+        return self.base.logsnr(own) - fall + 2 * math.log(self.gain)
 
     def _spread(self, t: Tensor | float) -> Tensor:
-        t = as_float64(t)
-        return t if t.ndim > self.end.ndim else t.reshape(-1, *(1,) * self.end.ndim)
+        return as_float64(t).reshape(-1, *(1,) * self.end.ndim)
 
-    def _own(self, t: Tensor | float) -> Tensor:
-        """The time of each element, [1 or B, *end.shape]."""
-        t = self._spread(t)
-        return _slowed(t, self.end.to(t)[None], self._reached)
+    def _slopes(self, end: Tensor) -> tuple[Tensor, Tensor]:
+        """The slope c / end of w up to the end, and that of the fall behind it."""
+        # a number would be float32 in `where`; an end of 1 has nothing behind it
+        c = torch.where(end < 1, torch.full_like(end, self._reached), torch.ones_like(end))
+        left = torch.where(end < 1, 1 - end, torch.ones_like(end))
+        return c / end, (self.last - LOGSNR_MIN) / left
 
-
-def _slopes(end: Tensor, c: float) -> tuple[Tensor, Tensor]:
-    """The slopes of w(t): c / end up to the end, and of the line from there to 1. For an end of 1, w is t."""
-    # a number would be float32 in `where`
-    at_end = torch.where(end < 1, torch.full_like(end, c), torch.ones_like(end))
-    return at_end / end, (1 - at_end) / torch.where(end < 1, 1 - end, torch.ones_like(end))
-
-
-def _slowed(t: Tensor, end: Tensor, c: float) -> Tensor:
-    """w(t)."""
-    before, behind = _slopes(end, c)
-    return torch.where(t <= end, before * t, 1 - behind * (1 - t))
+    def _own(self, t: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """The time w of each element, and the fall f u of its logsnr behind its end."""
+        end = end.to(t)
+        rise, fall = self._slopes(end)
+        return rise * torch.minimum(t, end), fall * (t - end).clamp(min=0)
