@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -16,12 +17,15 @@ from ..process import NonUniform
 from .contract import Denoiser
 from .frame import mapped
 
+# a time at an end may be off by this
+_ROUNDING = 1e-6
+
 
 class MultiScale(nn.Module):
     """The denoiser of a non-uniform process that asks a smaller network once a detail band is noise.
 
-        t < T_1         models[0], at the full size
-        T_l <= t        models[l], at 1 / 2^l of the size, on the mean of 2^l x 2^l pixels of x_t;   T_l = ends[l - 1]
+        t <= T_1    models[0], at the full size
+        T_l < t     models[l], at 1 / 2^l of the size, on the mean of 2^l x 2^l pixels of x_t;   T_l = ends[l - 1]
 
     The means of x_t are a state of the coarse process. The x0 of a coarse model is enlarged, and gets the details of
     `mean`, because x_t knows nothing of them. The noise of the dropped bands stays in x_t, and every sampler for arrays
@@ -34,7 +38,11 @@ class MultiScale(nn.Module):
 
     A call with times [B] needs all of them in one stage. An image in the condition is averaged as x_t is.
 
-    Raises ValueError for models that do not belong together, for flow maps, and for times in different stages.
+    No step may lead over a T_l, because its model does not know the details that begin there. `sample` chooses such
+    times, and `fitted` makes them of any others.
+
+    Raises ValueError for models that do not belong together, for flow maps, for times in different stages, and for a
+    step over the end of a stage.
 
     When to choose: for images with most of their steps at high noise. The signal that a dropped band still has is lost:
     `process.terminal_kl` says how much.
@@ -90,10 +98,36 @@ class MultiScale(nn.Module):
 
     def stage(self, t: Tensor | float) -> int:
         """The number of the model that answers at time t. Raises ValueError for times [B] of different stages."""
-        least, most = (sum(end <= float(at) for end in self.times) for at in torch.as_tensor(t).aminmax())
+        least, most = (sum(end < float(at) - _ROUNDING for end in self.times) for at in torch.as_tensor(t).aminmax())
         if least != most:
             raise ValueError("a MultiScale model needs one time for the whole batch, or times in one stage")
         return most
+
+    def fitted(self, grid: Tensor) -> Tensor:
+        """Falling times of as many steps, with an end of each stage among them, in the place of the nearest time.
+
+        Raises ValueError for fewer steps than stages.
+        """
+        inner = grid[1:-1].tolist()
+        ends = [end for end in self.times if float(grid[-1]) < end < float(grid[0])]
+        if len(inner) < len(ends):
+            raise ValueError(
+                f"{len(grid) - 1} steps were asked for, and a model of {len(self.models)} stages needs a step in each: "
+                f"take at least {len(ends) + 1}"
+            )
+        for end in ends:
+            inner.remove(min(inner, key=lambda t: abs(t - end)))
+        return torch.cat([grid[:1], grid.new_tensor(sorted(inner + ends, reverse=True)), grid[-1:]])
+
+    def check_grid(self, grid: Tensor) -> None:
+        """Raises ValueError for falling times with a step over the end of a stage."""
+        for t, s in pairwise(grid.tolist()):
+            level = self.stage(t)
+            if level and s < self.times[level - 1] - _ROUNDING:
+                raise ValueError(
+                    f"a step from t = {t:.3g} to {s:.3g} was asked for. Its model knows nothing of the details that "
+                    f"begin at {self.times[level - 1]:.3g}: give the times grid=model.fitted(grid), or none to `sample`"
+                )
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior:
         level = self.stage(t)

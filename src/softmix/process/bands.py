@@ -72,7 +72,9 @@ def band_of(size: tuple[int, int], levels: int) -> Tensor:
 class NonUniform(Framed):
     """Each Haar band of an image runs through the schedule of `each`, and is noise from a time of its own on.
 
-        y_l(t) = alpha_l(t) y_l(0) + sigma_l(t) z,   alpha_l, sigma_l of `EarlyNoise`: at t = ends[l] band l has logsnr = last
+        y_l(t) = alpha_l(t) y_l(0) + sigma_l(t) z
+
+    with alpha_l and sigma_l of `EarlyNoise`: at t = ends[l] the band l has logsnr = last.
 
     The bands y_l are those of `pyramid`: l = 0 for the finest details, l = levels for the coarse image, which has
     ends[levels] = 1 in the paper.
