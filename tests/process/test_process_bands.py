@@ -147,12 +147,12 @@ def test_the_clock_is_the_mean_share_of_signal_and_has_an_inverse(each: Gaussian
 
 
 def test_the_clock_moves_with_the_last_element_at_high_noise_and_with_the_first_at_low_noise() -> None:
-    """Near t = 1 its share of signal is a third of the last one's. Near t = 0 its share of noise is the mean of three."""
+    """Near t = 1 its share of signal is a third of the last one's; near t = 0 its share of noise is a mean of three."""
     process = early(last=-10.0)
     for t in (0.75, 0.9):
         share = torch.sigmoid(VP().logsnr(t)) / 3
         assert float(process.logsnr(t)) == pytest.approx(float(torch.logit(share)), abs=0.01)
-    shares = [float((math.pi / 2 * 0.01 * process._reached / end)) ** 2 for end in (0.25, 0.6)]
+    shares = [float(math.pi / 2 * 0.01 * process._reached / end) ** 2 for end in (0.25, 0.6)]
     noise = (sum(shares) + (math.pi / 2 * 0.01) ** 2) / 3
     assert float(process.logsnr(0.01)) == pytest.approx(-math.log(noise), abs=0.01)
 
@@ -243,13 +243,13 @@ def test_bands_that_are_not_the_first_to_be_noise_are_not_dropped() -> None:
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 Haar levels halve each side .* the size is 28 x 6"):
+    with pytest.raises(ValueError, match=r"2 Haar levels halve each side .* the size is 28 x 6"):
         NonUniform((28, 6), 2)
     with pytest.raises(ValueError, match="3 ends were expected"):
         NonUniform((4, 4), 2, (0.5, 1.0))
     with pytest.raises(ValueError, match="the largest 1"):
         NonUniform((4, 4), 1, (0.5, 0.9))
-    with pytest.raises(ValueError, match="VE ends at -8.76"):
+    with pytest.raises(ValueError, match=r"VE ends at -8\.76"):
         NonUniform((4, 4), 1, each=VE(low=0.01, high=80.0))
     with pytest.raises(ValueError, match=r"images of 4 x 4 were asked for, and the items have the shape \[1, 8, 8\]"):
         NonUniform((4, 4), 1).enter(torch.zeros(1, 1, 8, 8), 0.0)
