@@ -17,6 +17,7 @@ from . import (
     dpm_solver_v3,
     edit_friendly,
     evodiff,
+    non_uniform,
     painters,
     pndm,
     smd,
@@ -26,7 +27,7 @@ from .paper import Paper, Scale, Verdict, VerdictRow
 
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
-    *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
+    *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters, non_uniform),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 
