@@ -129,11 +129,12 @@ def test_the_signal_of_every_element_falls_from_1_to_that_of_the_base(each: Gaus
     logsnr = process.element_logsnr(t)
     assert bool((logsnr.diff(dim=0)[1:] < 0).all()) and bool((logsnr[0] == math.inf).all())
     assert bool((process.alpha(0.0) == 1).all()) and float(process.sigma(0.0).abs().max()) == 0
-    assert torch.allclose(logsnr[-1, :2], torch.full((), -20.0, dtype=F64))
     assert torch.allclose(logsnr[-1, 2], each.logsnr(1.0).to(logsnr), rtol=1e-9)
-    # behind its end an element has no more noise, and its logsnr is a line
+    # behind its end an element has no more noise, and its logsnr is the tangent at the end
     assert torch.allclose(process.sigma(1.0)[0, :2], process.sigma(0.6)[0, 1])
-    assert float(process.element_logsnr(0.8)[0, 1]) == pytest.approx(-13)
+    h = 1e-5
+    before = (-6 - process.element_logsnr(0.6 - h)[0, 1]) / h
+    assert float(process.element_logsnr(0.9)[0, 1]) == pytest.approx(-6 + 0.3 * float(before), rel=1e-3)
     assert torch.allclose(logsnr[1:], 2 * (process.alpha(t) / process.sigma(t)).log()[1:], atol=1e-9)
 
 
@@ -315,7 +316,7 @@ def end_of(sampler: Sampler, n: int) -> Tensor:
 
 @pytest.mark.parametrize(("sampler", "counts"), [(ddim, (32, 64)), (adams, (60, 120)), (heun, (32, 64))])
 def test_solvers_keep_their_order(sampler: Sampler, counts: tuple[int, int]) -> None:
-    """The end of the ODE against that of 400 steps of adams. Measured: 0.98, 3.15 and 2.08."""
+    """The end of the ODE against that of 400 steps of adams. Measured: 0.98, 3.1 and 2.09."""
     errors = [float((end_of(sampler, n) - end_of(adams, 400)).square().mean().sqrt()) for n in counts]
     assert order(counts, errors) == pytest.approx(traits(sampler).order or 0, abs=0.25)
 

@@ -84,8 +84,8 @@ class NonUniform(Framed):
     ends : the end of each band, from the finest details to the coarse band, in (0, 1], the largest 1. By default in
         equal steps, 1 / (levels + 1), 2 / (levels + 1), ..., 1, as in the paper.
     last : the logsnr of a band at its end. Signal below it is neglected when the band is dropped: see `terminal_kl`.
-    each : the schedule of one band. The paper's logsnr falls linearly to -10. VP("linear") ends there too. The others
-        fall faster and faster towards -10, and multistep solvers lose their order at the kink behind it.
+    each : the schedule of one band. The paper's logsnr falls linearly to -10. That of VP("linear") is near to it. The
+        others fall at once near -10, so that solvers need more steps over the end of a band.
     gain : the noise is divided by it. It is 2^l for the mean of 2^l x 2^l pixels (`coarse`).
 
     The clock is the share of the signal, averaged over the bands, as a logsnr. A network for this process has

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .gaussian import LOGSNR_MIN, Gaussian
+from .gaussian import Gaussian
 from .numbers import as_float64, falling_inverse
 
 
@@ -85,14 +85,14 @@ class PerElement(Gaussian):
 class EarlyNoise(Gaussian):
     """Each element runs through the schedule of `base`, and is noise from a time of its own on.
 
-        alpha_i(t) = alpha(w) e^(-f u / 2),   sigma_i(t) = sigma(w) / gain
-        w = c min(t / end_i, 1),   u = max(t - end_i, 0) / (1 - end_i);   c the time with logsnr = last
+        alpha_i(t) = alpha(w) e^(-f / 2),   sigma_i(t) = sigma(w) / gain
+        w = c min(t / end_i, 1),   f = v c max(t / end_i - 1, 0);   c the time with logsnr = last, v = -d logsnr / dt at c
 
     base : a process with one alpha and one sigma for all elements.
     end : in (0, 1], of the rank of one item, with sizes of 1 for elements that share a number. An element with end 1
         has the schedule of `base`.
-    last : the logsnr of `base` at the end of an element. Behind it the logsnr falls by f, to -20 at t = 1, because
-        solvers need a clock that moves.
+    last : the logsnr of `base` at the end of an element. Behind it the logsnr goes on along its tangent, because
+        solvers need a clock that moves, and multistep solvers one without a kink.
     gain : the noise of all elements is divided by it.
 
     The shared clock is the logsnr of the share of signal alpha^2 / (alpha^2 + sigma^2), averaged over the different
@@ -158,6 +158,13 @@ class EarlyNoise(Gaussian):
         return torch.where(before, alpha, -fall / 2 * self.alpha(t)), sigma / self.gain
 
     @cached_property
+    def _tangent(self) -> float:
+        """v, the rate at which the logsnr of `base` falls at c."""
+        alpha, sigma = self.base.levels(self._reached)
+        of_alpha, of_sigma = self.base.rates(self._reached)
+        return 2 * float(of_sigma / sigma - of_alpha / alpha)
+
+    @cached_property
     def _reached(self) -> float:
         """c, the time of `base` at the end of an element."""
         return float(self.base.time(self.last))
@@ -175,14 +182,13 @@ class EarlyNoise(Gaussian):
         return as_float64(t).reshape(-1, *(1,) * self.end.ndim)
 
     def _slopes(self, end: Tensor) -> tuple[Tensor, Tensor]:
-        """The slope c / end of w up to the end, and that of the fall behind it."""
-        # a number would be float32 in `where`; an end of 1 has nothing behind it
+        """The slope c / end of w up to the end, and that of the fall f behind it."""
+        # a number would be float32 in `where`
         c = torch.where(end < 1, torch.full_like(end, self._reached), torch.ones_like(end))
-        left = torch.where(end < 1, 1 - end, torch.ones_like(end))
-        return c / end, (self.last - LOGSNR_MIN) / left
+        return c / end, self._tangent * c / end
 
     def _own(self, t: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """The time w of each element, and the fall f u of its logsnr behind its end."""
+        """The time w of each element, and the fall f of its logsnr behind its end."""
         end = end.to(t)
         rise, fall = self._slopes(end)
         return rise * torch.minimum(t, end), fall * (t - end).clamp(min=0)

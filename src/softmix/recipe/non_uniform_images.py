@@ -6,7 +6,7 @@ counted in multiply-adds of the networks, beside those of the plain network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -186,8 +186,8 @@ def _parameters(nets: Sequence[UNetSpec], shape: tuple[int, ...]) -> int:
     return sum(weight.numel() for net in nets for weight in net.build(shape[0], shape[0]).parameters())
 
 
-def image_checks(value: Numbers) -> Mapping[str, bool]:
-    """At equal work, at equal evaluations, and the order of the bands; each at most of the counts. {} without images."""
+def image_checks(value: Numbers) -> dict[str, bool]:
+    """At equal work, at equal evaluations, and the order of the bands, each at most of the counts; {} without images."""
     if (PLAIN, f"frechet@{COUNTS[0]}") not in value:
         return {}
 
