@@ -86,7 +86,8 @@ class EarlyNoise(Gaussian):
     """Each element runs through the schedule of `base`, and is noise from a time of its own on.
 
         alpha_i(t) = alpha(w) e^(-f / 2),   sigma_i(t) = sigma(w) / gain
-        w = c min(t / end_i, 1),   f = v c max(t / end_i - 1, 0);   c the time with logsnr = last, v = -d logsnr / dt at c
+        w = c min(t / end_i, 1),   f = v c max(t / end_i - 1, 0)
+        c = the time at which the logsnr of base is last,   v = -d logsnr / dt there
 
     base : a process with one alpha and one sigma for all elements.
     end : in (0, 1], of the rank of one item, with sizes of 1 for elements that share a number. An element with end 1

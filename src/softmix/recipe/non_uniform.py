@@ -313,13 +313,13 @@ run = Study(
         Arms(
             ROLES,
             measure,
-            "Gaussian, moments of digits, 8 x 8",
+            "Gaussian, moments of digits",
             quick={"name": "digits", "size": 8, "counts": COUNTS[:4]},
         ),
         Arms(
             ROLES,
             measure,
-            "Gaussian, moments of Fashion-MNIST, 16 x 16",
+            "Gaussian, moments of Fashion-MNIST",
             full={"name": "fashion-mnist", "size": 16, "counts": COUNTS},
             # nothing is drawn
             seeds=1,

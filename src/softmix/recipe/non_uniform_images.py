@@ -187,7 +187,7 @@ def _parameters(nets: Sequence[UNetSpec], shape: tuple[int, ...]) -> int:
 
 
 def image_checks(value: Numbers) -> dict[str, bool]:
-    """At equal work, at equal evaluations, and the order of the bands, each at most of the counts; {} without images."""
+    """At equal work, at equal evaluations, and the order of bands, each at most of the counts; {} without images."""
     if (PLAIN, f"frechet@{COUNTS[0]}") not in value:
         return {}
 
