@@ -12,7 +12,7 @@ from file_helpers import encoded, fill, saved
 from torch import Tensor
 from torch.nn import functional
 
-from softmix.data import Data, Degraded, Encoded, Paired, Report, Source, from_dataset, load
+from softmix.data import Coarse, Data, Degraded, Encoded, Paired, Report, Source, from_dataset, load
 from softmix.data.store import make
 from softmix.rng import Rng
 
@@ -143,6 +143,7 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "paired volumes": lambda folder, change: Paired(numbers(1, 2, 3, 4), numbers(2, 2, 3, 4, change=change, seed=1)),
     "paired points": lambda folder, change: Paired(numbers(2), numbers(3, change=change, seed=1)),
     "paired sequences": lambda folder, change: Paired(numbers(8, 2), numbers(3, 5, change=change, seed=1)),
+    "coarse images": lambda folder, change: Coarse(images(change=change), 1),
     "measured images": lambda folder, change: Degraded(images(change=change), noisy),
     "measured points": lambda folder, change: Degraded(numbers(2, change=change), shifted),
     "latents": lambda folder, change: Encoded(images(change=change), Halved()),

@@ -11,7 +11,19 @@ from every_source import COUNT, SOURCES, Halved, Jittered, array, images, noisy,
 from test_data_conformance import INDICES, same
 from torch import Tensor
 
-from softmix.data import DataError, Degraded, Encoded, Paired, Report, Source, Target, derived, from_dataset, resident
+from softmix.data import (
+    Coarse,
+    DataError,
+    Degraded,
+    Encoded,
+    Paired,
+    Report,
+    Source,
+    Target,
+    derived,
+    from_dataset,
+    resident,
+)
 from softmix.data.contract import Stored
 from softmix.data.delivered import Delivered, Gathered, Read
 from softmix.data.derived import reads_alone, with_storage
@@ -205,8 +217,14 @@ def test_a_source_without_stored_tensors_does_not_fit(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "source",
-    [images(), Paired(images(), images(1, seed=5)), Degraded(images(), noisy), Encoded(images(), Halved())],
-    ids=["images", "pair", "measured", "latents"],
+    [
+        images(),
+        Paired(images(), images(1, seed=5)),
+        Degraded(images(), noisy),
+        Encoded(images(), Halved()),
+        Coarse(images(), 1),
+    ],
+    ids=["images", "pair", "measured", "latents", "coarse"],
 )
 def test_sources_of_tensor_operations_work_on_a_device(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(derived, "reading_waits", lambda device: True)

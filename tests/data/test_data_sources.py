@@ -13,7 +13,7 @@ from file_helpers import saved
 from torch import Tensor, nn
 
 from softmix.cond import Cond, CondSpec
-from softmix.data import DataError, Degraded, Encoded, LatentScale, Paired, Report, Source, load, mirrored
+from softmix.data import Coarse, DataError, Degraded, Encoded, LatentScale, Paired, Report, Source, load, mirrored
 from softmix.data.store import make
 from softmix.rng import Rng
 
@@ -328,3 +328,38 @@ def test_another_codec_has_another_fingerprint() -> None:
     first = Encoded(images(), named).fingerprint
     named.fingerprint = "two"  # type: ignore[attr-defined]
     assert Encoded(images(), named).fingerprint != first
+
+
+# coarse images
+
+
+def test_a_coarse_image_is_the_mean_of_squares_of_pixels() -> None:
+    data = images()
+    x0, cond = batch(Coarse(data, 1), torch.tensor([2, 0]))
+    right = torch.stack([data.x0()[k].double().unflatten(2, (2, 2)).unflatten(1, (3, 2)).mean((2, 4)) for k in (2, 0)])
+    assert Coarse(data, 1).shape == (3, 3, 2) == tuple(x0.shape[1:])
+    assert torch.allclose(x0.double(), right, atol=1e-6) and Coarse(data, 1).is_image and len(Coarse(data, 1)) == COUNT
+    assert cond.label is not None and cond.label.tolist() == [2, 0] and Coarse(data, 1).classes == ("a", "b", "c")
+
+
+def test_a_coarse_source_halves_the_image_of_a_condition() -> None:
+    pairs = Coarse(Paired(images(), images(seed=5)), 1)
+    x0, cond = batch(pairs)
+    assert pairs.cond.image == 3 and cond.image is not None
+    assert torch.equal(cond.image, batch(Coarse(images(seed=5), 1))[0])
+    assert torch.equal(x0, batch(Coarse(images(), 1))[0])
+
+
+def test_coarse_twice_is_coarse_by_two_levels() -> None:
+    big = make("big", torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16), None, (), Report(1))
+    one = torch.zeros(1, dtype=torch.long)
+    twice, at_once = (each.batch(one, Rng(0, 1))[0] for each in (Coarse(Coarse(big, 1), 1), Coarse(big, 2)))
+    assert torch.allclose(twice, at_once, atol=1e-6)
+    assert len({big.fingerprint, Coarse(big, 0).fingerprint, Coarse(big, 1).fingerprint}) == 3
+
+
+def test_items_that_cannot_be_halved_are_refused() -> None:
+    with pytest.raises(DataError, match=r"numbers holds items of shape \(2,\); only images have a coarse form"):
+        Coarse(numbers(2), 1)
+    with pytest.raises(DataError, match="are 6 x 4, and cannot be halved 2 times; take fewer levels"):
+        Coarse(images(), 2)

@@ -18,6 +18,7 @@ from softmix.cond import Cond
 from softmix.data.toys import ToyMixture
 from softmix.oracle import (
     DenoisingProblem,
+    FramedProblem,
     ObservedProblem,
     PairedProblem,
     Problem,
@@ -32,7 +33,7 @@ from softmix.oracle import (
     tokens,
 )
 from softmix.posterior import FullMixture, HasMean
-from softmix.process import VP, InBasis, PerElement, Process, Shifted, cosine, uniform_logsnr
+from softmix.process import VP, InBasis, NonUniform, PerElement, Process, Shifted, cosine, uniform_logsnr
 from softmix.rng import Rng
 from softmix.sampler import adams, ancestral, sample
 
@@ -67,6 +68,7 @@ class Residual(Shifted):
 
 A = torch.tensor([[0.6, -0.8]], dtype=F64)
 PER_ELEMENT = PerElement(VP(), torch.tensor([1.0, 2.0], dtype=F64))
+IN_BASIS = InBasis(PER_ELEMENT, (cosine(2),))
 DENOISING: dict[str, Callable[[], DenoisingProblem]] = {
     "mixture": lambda: correlated((2,)),
     "observed": lambda: ObservedProblem(correlated((2,)), A, 0.3),
@@ -74,6 +76,8 @@ DENOISING: dict[str, Callable[[], DenoisingProblem]] = {
     "paired": lambda: pairs((2,)),
     "paired, shifted": lambda: pairs((2,), Residual()),
     "paired, images": lambda: pairs((1, 2, 2), Residual()),
+    "framed": lambda: FramedProblem(correlated((1, 2, 2)), NonUniform((2, 2), 1)),
+    "framed, in a basis": lambda: FramedProblem(correlated((2,)), IN_BASIS),
     "tokens": lambda: tokens(masking(3), 3, 4),
 }
 FAMILIES: dict[str, Callable[[], Problem]] = {
@@ -341,3 +345,11 @@ def test_a_posterior_of_real_numbers_has_a_mean_in_the_shape_of_x0() -> None:
             x0, cond = problem.draw(3, Rng(0, 3))
             posterior = problem.denoiser()(problem.process.noise(x0, 0.5, Rng(1, 3), cond).xt, 0.5, cond)
             assert isinstance(posterior, HasMean) and posterior.mean.shape == x0.shape
+
+
+# frames
+
+
+def test_a_process_without_a_basis_has_no_framed_problem() -> None:
+    with pytest.raises(ValueError, match="correlated: Residual is no change of basis: take a process such as InBasis"):
+        FramedProblem(correlated((2,)), Residual())

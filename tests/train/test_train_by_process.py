@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from softmix import Cond, training
-from softmix.data import Data, Degraded, load
-from softmix.denoiser import Network
+from softmix.data import Coarse, Data, Degraded, load
+from softmix.denoiser import MultiScale, Network
+from softmix.loss import Energy, SquarePerElement
 from softmix.net import UNetSpec
-from softmix.process import RDDM, SPD, VP, Immiscible, LabelShift, ShiftDDPM
+from softmix.process import RDDM, SPD, VP, Immiscible, LabelShift, NonUniform, ShiftDDPM
 from softmix.rng import Rng
 from softmix.sampler import ddim, sample
-from softmix.train import PROCESS_NAMES, ProcessName, TrainingError, preset, with_process
+from softmix.train import PROCESS_NAMES, ProcessName, Times, TrainingError, preset, with_process
 from softmix.train import load as load_run
 
 SMALL = UNetSpec(width=16, mults=(1,), depth=1, patch=1, attention=False)
@@ -82,6 +83,35 @@ def test_what_a_process_asks_for_goes_with_it(digits: Data) -> None:
     assert with_process(plain, "vp", digits) == plain and isinstance(
         with_process(plain, "immiscible", digits).task.process, Immiscible
     )
+
+
+def test_bands_are_as_many_as_the_size_has(digits: Data) -> None:
+    task = with_process(preset("plain", digits.shape), "non-uniform", digits).task
+    assert task.process == NonUniform((8, 8), 2) and task.output == "x0" and task.loss == SquarePerElement()
+    once = Coarse(digits, 2)
+    assert with_process(preset("plain", once.shape), "non-uniform", once).task.process == NonUniform((2, 2), 1)
+    # a soft mixture keeps its loss of draws
+    soft = with_process(preset("smd", digits.shape), "non-uniform", digits).task
+    assert isinstance(soft.loss, Energy)
+    with pytest.raises(TrainingError, match=r"non-uniform halves images, .* have shape \(1, 1, 1\)"):
+        with_process(preset("plain", (1, 1, 1)), "non-uniform", Coarse(digits, 3))
+
+
+def test_the_networks_of_a_multi_scale_model_train_apart_and_sample_together(digits: Data, tmp_path: Path) -> None:
+    """Each on its own times and coarse images; they are read from their folders."""
+    whole, models = NonUniform((8, 8), 2), []
+    for level, (low, high) in enumerate(zip((1e-3, *whole.ends), whole.ends, strict=False)):
+        source = Coarse(digits, level)
+        config = preset("plain", source.shape).but(
+            net=SMALL, steps=4, batch=8, process=whole.coarse(level), output="x0", times=Times(low=low, high=high)
+        )
+        for _ in training(source, config.but(loss=SquarePerElement()), tmp_path / str(level)):
+            pass
+        models.append(load_run(tmp_path / str(level)).denoiser)
+    x = sample(MultiScale(models), 3, 5, sampler=ddim)
+    assert x.shape == (3, 1, 8, 8) and bool(x.isfinite().all())
+    with pytest.raises(ValueError, match="was expected"):
+        MultiScale([models[0], models[2]])
 
 
 def test_a_process_that_does_not_fit_is_refused(digits: Data) -> None:

@@ -212,6 +212,16 @@ def test_times_are_the_golden_sequence_over_their_range() -> None:
     assert float((step - (math.sqrt(5) - 1) / 2).abs().max()) < 1e-9
 
 
+def test_times_end_at_high() -> None:
+    t = times_of(small(times=Times(low=0.2, high=0.6)), torch.arange(5000))
+    assert 0.2 <= float(t.min()) < 0.2002 and 0.5998 < float(t.max()) <= 0.6
+    assert float(t.mean()) == pytest.approx(0.4, abs=1e-3)
+    with pytest.raises(ValueError, match=r"0 <= low < high <= 1; found 0.5 and 0.4"):
+        Times(low=0.5, high=0.4)
+    with pytest.raises(ValueError, match=r"high = 0\.5 is an end of t, and the times are drawn by logsnr"):
+        Times("logsnr", high=0.5)
+
+
 def test_times_even_in_logsnr_cover_the_two_numbers() -> None:
     config = small(times=Times("logsnr", logsnr=(-4.0, 6.0)))
     found = config.task.process.logsnr(times_of(config, torch.arange(5000)))

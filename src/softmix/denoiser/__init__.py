@@ -6,8 +6,9 @@ a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 
 from .contract import Denoiser, Suits, Wrap, device_of
 from .exact import ExactData, ExactMixture, wiener
-from .frame import in_frame
+from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
+from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .residual import ResidualAndNoisePoint, ResidualHead
@@ -23,6 +24,7 @@ __all__ = [
     "HeadSpec",
     "MapHead",
     "MixtureHead",
+    "MultiScale",
     "Network",
     "NormalHead",
     "Output",
@@ -39,6 +41,7 @@ __all__ = [
     "autoguided",
     "averaged",
     "device_of",
+    "from_frame",
     "guided",
     "in_frame",
     "mean_only",

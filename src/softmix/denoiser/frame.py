@@ -1,7 +1,8 @@
-"""A denoiser of a framed process as a denoiser of its base."""
+"""A denoiser of a framed process as a denoiser of its base, and the other way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,29 +50,57 @@ def posterior_in_frame(posterior: Posterior, process: Framed, cond: Any) -> Post
     """
     if process.keeps_x0:
         return posterior
+    return mapped(posterior, lambda x0: process.enter(x0, 0.0, cond))
+
+
+def from_frame(denoiser: Denoiser, process: Framed) -> Denoiser:
+    """The denoiser of a framed process from one of its base: the inverse of `in_frame`.
+
+    denoiser : takes states in the frame, and returns posteriors of x0 in the frame.
+    process : its base is the process of the denoiser.
+
+    When to choose: for a closed form that is known in the frame, such as that of a mixture in a basis.
+    """
+    return _FromFrame(denoiser, process)
+
+
+class _FromFrame(Wrapped):
+    def __init__(self, inner: Denoiser, process: Framed):
+        super().__init__(inner, self._answer)
+        self._framed = process
+
+    @property
+    def process(self) -> Framed:
+        return self._framed
+
+    def _answer(self, inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Posterior:
+        answer = inner(self._framed.enter(xt, t, cond), t, cond)
+        return answer if self._framed.keeps_x0 else mapped(answer, lambda x0: self._framed.leave(x0, 0.0, cond))
+
+
+def mapped(posterior: Posterior, change: Callable[[Tensor], Tensor]) -> Posterior:
+    """The law of change(x0) for x0 from a posterior: its samples, and its mean if there is one.
+
+    change : a linear function, or one plus a constant, on x0 [B, ...].
+    """
     if isinstance(posterior, Point):
-        return Point(process.enter(posterior.mean, 0.0, cond))
-    return (_InFrameWithMean if isinstance(posterior, HasMean) else _InFramePosterior)(posterior, process, cond)
+        return Point(change(posterior.mean))
+    return (_MappedWithMean if isinstance(posterior, HasMean) else _Mapped)(posterior, change)
 
 
-class _InFramePosterior(Posterior):
-    """The law of enter(x0) for x0 from another posterior."""
-
-    def __init__(self, outside: Posterior, process: Framed, cond: Any):
-        self._outside, self._process, self._cond = outside, process, cond
-
-    def _inside(self, x0: Tensor) -> Tensor:
-        return self._process.enter(x0, 0.0, self._cond)
+class _Mapped(Posterior):
+    def __init__(self, outside: Posterior, change: Callable[[Tensor], Tensor]):
+        self._outside, self._change = outside, change
 
     def sample(self, rng: Rng) -> Tensor:
-        return self._inside(self._outside.sample(rng))
+        return self._change(self._outside.sample(rng))
 
     def draws(self, m: int, rng: Rng) -> Tensor:
-        return torch.stack([self._inside(draw) for draw in self._outside.draws(m, rng)])
+        return torch.stack([self._change(draw) for draw in self._outside.draws(m, rng)])
 
 
-class _InFrameWithMean(_InFramePosterior, HasMean):
+class _MappedWithMean(_Mapped, HasMean):
     @property
     def mean(self) -> Tensor:
         assert isinstance(self._outside, HasMean)
-        return self._inside(self._outside.mean)
+        return self._change(self._outside.mean)

@@ -4,7 +4,8 @@ A loss maps (posterior, noised, rng) to one number per item. `proper` says wheth
 rule for a posterior that is known by its draws: its one optimum is then the true q(x0 | x_t). The squared error of a
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
-Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`, `ResidualAndNoise`.
+Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
+`ResidualAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
 `InductiveMomentMatching`.
 """
@@ -12,6 +13,7 @@ Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .drift import FeatureDrift
+from .element import SquarePerElement
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
@@ -34,6 +36,7 @@ LossSpec = (
     | MeanFlow
     | InductiveMomentMatching
     | ResidualAndNoise
+    | SquarePerElement
 )
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "PublishedSquare",
     "ResidualAndNoise",
     "Square",
+    "SquarePerElement",
     "Stage",
     "Weight",
     "loss_of",

@@ -11,8 +11,9 @@ base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, th
 
 import torch
 
-from .basis import InBasis, cosine
-from .element import PerElement
+from .bands import NonUniform, band_of, from_pyramid, pyramid, terminal_kl
+from .basis import InBasis, cosine, haar
+from .element import EarlyNoise, PerElement
 from .frame import Framed, Shifted, clock_of, one_clock, unframed
 from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
@@ -35,6 +36,7 @@ __all__ = [
     "VE",
     "VP",
     "ConstantSpeed",
+    "EarlyNoise",
     "Fading",
     "Flow",
     "Framed",
@@ -45,6 +47,7 @@ __all__ = [
     "InBasis",
     "LabelShift",
     "Noised",
+    "NonUniform",
     "PerElement",
     "Process",
     "Resfusion",
@@ -55,17 +58,22 @@ __all__ = [
     "Table",
     "WithShift",
     "after_draw",
+    "band_of",
     "clock_of",
     "cosine",
     "even_logsnr",
     "few",
     "fisher",
     "fourier",
+    "from_pyramid",
+    "haar",
     "karras",
     "one_clock",
+    "pyramid",
     "require_independent",
     "rest",
     "spectrum_of",
+    "terminal_kl",
     "trailing",
     "unframed",
     "uniform",

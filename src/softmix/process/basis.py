@@ -1,4 +1,4 @@
-"""A Gaussian process in another basis, and the basis of cosines."""
+"""A Gaussian process in another basis, and the bases of cosines and of Haar."""
 
 from __future__ import annotations
 
@@ -74,3 +74,23 @@ def cosine(n: int) -> Tensor:
     k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
     rows = math.sqrt(2 / n) * (math.pi * k * (i + 0.5) / n).cos()
     return torch.cat([rows[:1] / math.sqrt(2), rows[1:]])
+
+
+def haar(n: int, levels: int) -> Tensor:
+    """The Haar transform of one axis as an orthogonal matrix, from coarse to fine; float64.
+
+    Rows: n / 2^levels means of 2^levels neighbours, times sqrt(2^levels); then for each level from the coarsest on the
+    differences of neighbouring means, (first - second) / sqrt(2) of those with length 1. `band_of` names the bands of
+    images, for which `NonUniform` has a transform of both axes.
+
+    n : the size of the axis, divisible by 2^levels.
+
+    Raises ValueError for another size.
+    """
+    if levels < 0 or n < 1 or n % 2**levels:
+        raise ValueError(f"{levels} Haar levels halve an axis {levels} times, and its size is {n}: take fewer levels")
+    rows = torch.eye(n, dtype=torch.float64, device="cpu")
+    for level in range(levels):
+        first, second = rows[: n >> level].unflatten(0, (-1, 2)).unbind(1)
+        rows = torch.cat([(first + second) / math.sqrt(2), (first - second) / math.sqrt(2), rows[n >> level :]])
+    return rows

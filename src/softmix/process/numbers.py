@@ -6,6 +6,7 @@ one element costs as much as one on a small batch, and on a GPU it is a launch o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -63,3 +64,14 @@ def plus(x: Tensor, other: Tensor, share: float) -> Tensor:
     if torch.is_grad_enabled() or x.dtype != other.dtype or x.shape != other.shape:
         return torch.add(x, other, alpha=share)
     return x.add_(other, alpha=share)
+
+
+def falling_inverse(falling: Callable[[Tensor], Tensor], value: Tensor | float) -> Tensor:
+    """The t in [0, 1] at which a falling function has this value, by bisection to the last digits."""
+    aim = as_float64(value)
+    low, high = torch.zeros_like(aim), torch.ones_like(aim)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = falling(middle) > aim
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2

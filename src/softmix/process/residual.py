@@ -25,7 +25,7 @@ from torch import Tensor
 from ..cond import Cond, CondError, CondSpec
 from .frame import Shifted
 from .gaussian import LOGSNR_MIN, VP, Gaussian
-from .numbers import as_float64
+from .numbers import as_float64, falling_inverse
 
 
 def _own_logsnr(ratio: float) -> float:
@@ -86,14 +86,8 @@ class Fading(_Chain):
         return self.sd * as_float64(t) ** self.rise
 
     def time(self, logsnr: Tensor | float) -> Tensor:
-        """By bisection, to the last digits: alpha / sigma has no inverse in closed form for most powers."""
-        aim = as_float64(logsnr)
-        low, high = torch.zeros_like(aim), torch.ones_like(aim)
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = self.logsnr(middle) > aim
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return (low + high) / 2
+        """By bisection: alpha / sigma has no inverse in closed form for most powers."""
+        return falling_inverse(self.logsnr, logsnr)
 
     def kept(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)

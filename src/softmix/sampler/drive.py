@@ -173,6 +173,10 @@ def drive(
     """
     _check_falling(grid)
     _check_suits(sampler, denoiser.process)
+    # the networks of a `MultiScale` model serve parts of the time
+    check_grid = getattr(denoiser, "check_grid", None)
+    if check_grid is not None:
+        check_grid(grid)
     frame = _frame(denoiser.process, cond)
     # the setting holds inside a question or an answer; between them the setting of the caller holds
     within = torch.enable_grad if gradients else torch.no_grad
@@ -284,6 +288,7 @@ def sample(
         )
     if grid is None:
         grid = known.grid(cast(Gaussian, process), steps) if at == 1 else rest(process, steps, at)
+        grid = getattr(denoiser, "fitted", lambda times: times)(grid)
     _check_falling(grid)
     numbers = range(first, first + n) if isinstance(first, int) else first
     if len(numbers) != n:

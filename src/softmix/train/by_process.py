@@ -7,14 +7,27 @@ from typing import Any, Literal, get_args
 
 from ..data import Source
 from ..denoiser.parameterise import SHIFTED_OUTPUTS
-from ..loss import Energy, FeatureEnergy
+from ..loss import Energy, FeatureEnergy, Square, SquarePerElement
 from ..loss.weight import Weight
-from ..process import RDDM, SPD, VE, VP, Flow, ImageShift, Immiscible, LabelShift, Resfusion, ShiftDDPM, spectrum_of
+from ..process import (
+    RDDM,
+    SPD,
+    VE,
+    VP,
+    Flow,
+    ImageShift,
+    Immiscible,
+    LabelShift,
+    NonUniform,
+    Resfusion,
+    ShiftDDPM,
+    spectrum_of,
+)
 from .config import Config
 from .denoise import Denoise
 from .make import TrainingError, some_items
 
-ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible"]
+ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform"]
 PROCESS_NAMES: tuple[ProcessName, ...] = get_args(ProcessName)
 
 
@@ -27,8 +40,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
     shift-ddpm : a shift by the class, or by the image of the condition. The network does not see the condition.
     spd : a schedule for each frequency, from the spectrum of 4,000 of the images. The output is "x0".
     immiscible : noise that is assigned to the items of a batch.
+    non-uniform : Haar bands that become noise one after another, two of details if 4 divides the sides, else one. The
+        output is "x0". A squared error gets a weight for each band.
 
-    With the last two a soft mixture learns by the energy score at all noise levels, because not all items have one
+    With the last three a soft mixture learns by the energy score at all noise levels, because not all items have one
     posterior at t = 1, or not one clock.
 
     Raises TrainingError for another name, for a process that does not fit the data, and for a task without a process.
@@ -37,7 +52,7 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         raise TrainingError(f"the process {name!r} was asked for; there are {', '.join(PROCESS_NAMES)}")
     if not isinstance(config.task, Denoise):
         raise TrainingError(f"a process was asked for, and the task {type(config.task).__name__} has none")
-    if name in ("spd", "immiscible") and isinstance(config.task.loss, FeatureEnergy):
+    if name in ("spd", "immiscible", "non-uniform") and isinstance(config.task.loss, FeatureEnergy):
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
@@ -55,6 +70,8 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
             raise TrainingError(f"spd is for square images, and the items of {source.name} have shape {source.shape}")
         x0 = some_items(source, 4000)
         return _changed(config, process=SPD(spectrum_of(x0), source.shape[1]), output="x0")
+    if name == "non-uniform":
+        return _non_uniform(config, source)
     if source.cond.image:
         return _weighted(_changed(config, process=ShiftDDPM(shift=ImageShift()), output="eps", drop=0.0), "eps")
     if not source.cond.labels:
@@ -67,6 +84,19 @@ def _changed(config: Config, **values: Any) -> Config:
         return config.but(**values)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"this process does not fit the rest: {error}") from error
+
+
+def _non_uniform(config: Config, source: Source) -> Config:
+    """The most bands, up to two of details, that the size of the images has."""
+    if not source.is_image or any(side % 2 for side in source.shape[1:]):
+        raise TrainingError(
+            f"non-uniform halves images, and the items of {source.name} have shape {source.shape}: give images with "
+            "even sides"
+        )
+    height, width = source.shape[1:]
+    process = NonUniform((height, width), 1 if height % 4 or width % 4 else 2)
+    own = {"loss": SquarePerElement()} if isinstance(config.task.loss, Square) else {}  # type: ignore[attr-defined]
+    return _changed(config, process=process, output="x0", **own)
 
 
 def _weighted(config: Config, weight: Weight) -> Config:

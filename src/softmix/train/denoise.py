@@ -29,7 +29,21 @@ from ..denoiser import (
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
-from ..process import RDDM, SPD, VE, VP, Flow, Framed, Gaussian, Immiscible, Noised, Process, Resfusion, ShiftDDPM
+from ..process import (
+    RDDM,
+    SPD,
+    VE,
+    VP,
+    Flow,
+    Framed,
+    Gaussian,
+    Immiscible,
+    Noised,
+    NonUniform,
+    Process,
+    Resfusion,
+    ShiftDDPM,
+)
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample
 from .task import Batch, Task
@@ -54,18 +68,26 @@ class Times:
 
     Example k of a run has the k-th point of a golden-ratio sequence, so that every batch covers the range evenly.
 
-    by : "t", uniform in [low, 1]; "logsnr", uniform between two log-SNRs; "normal", a normal law of logsnr.
-    low : the smallest t.
+    by : "t", uniform in [low, high]; "logsnr", uniform between two log-SNRs; "normal", a normal law of logsnr.
+    low, high : the ends of t. A network of a `MultiScale` model needs only the times at which it is asked.
     logsnr : the two ends for "logsnr"; mean and standard deviation for "normal".
     """
 
     by: Literal["t", "logsnr", "normal"] = "t"
     low: float = 1e-3
     logsnr: tuple[float, float] = (-10.0, 10.0)
+    high: float = 1.0
 
     def __post_init__(self) -> None:
         a, b = self.logsnr
-        demand(0 <= self.low < 1, f"times begin at low, 0 <= low < 1; found {self.low}")
+        demand(
+            0 <= self.low < self.high <= 1,
+            f"times run from low to high, 0 <= low < high <= 1; found {self.low} and {self.high}",
+        )
+        demand(
+            self.by == "t" or self.high == 1,
+            f'high = {self.high} is an end of t, and the times are drawn by {self.by}: take by="t", or two log-SNRs',
+        )
         demand(self.by != "logsnr" or a < b, f"logsnr runs from a smaller number to a larger; found {a}, {b}")
         demand(self.by != "normal" or b > 0, f"the standard deviation of logsnr is above 0; found {b}")
 
@@ -88,7 +110,7 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | NonUniform = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
@@ -266,7 +288,7 @@ def times(task: Denoise, batch: Batch) -> Tensor:
     u = (_start(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0
     chosen = task.times
     if chosen.by == "t":
-        return chosen.low + (1 - chosen.low) * u
+        return chosen.low + (chosen.high - chosen.low) * u
     low, high = chosen.logsnr
     if chosen.by == "normal":
         # the ends of the sequence would be infinite
