@@ -12,6 +12,7 @@ from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .residual import ResidualAndNoisePoint, ResidualHead
 from .smd import PublishedSMD, SoftHead
+from .two_clocks import Given, OnPath, given
 from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
 
 __all__ = [
@@ -20,11 +21,13 @@ __all__ = [
     "Denoiser",
     "ExactData",
     "ExactMixture",
+    "Given",
     "HeadSpec",
     "MapHead",
     "MixtureHead",
     "Network",
     "NormalHead",
+    "OnPath",
     "Output",
     "PointHead",
     "PublishedSMD",
@@ -39,6 +42,7 @@ __all__ = [
     "autoguided",
     "averaged",
     "device_of",
+    "given",
     "guided",
     "in_frame",
     "mean_only",

@@ -29,6 +29,7 @@ from .ode import dpm_solver_2s, dpm_solver_3s, heun
 from .pndm import f_pndm, fon, plms, s_pndm
 from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
 from .statistics import Statistics
+from .two_clocks import along, multi_speed
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 
@@ -56,6 +57,7 @@ __all__ = [
     "Step",
     "Traits",
     "adams",
+    "along",
     "ancestral",
     "batch_for",
     "contraction",
@@ -75,6 +77,7 @@ __all__ = [
     "fon",
     "heun",
     "label",
+    "multi_speed",
     "multistep",
     "noised",
     "on_grid",
