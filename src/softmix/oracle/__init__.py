@@ -3,10 +3,12 @@
 The tests of every other room, the recipes and the documentation use this room. A `Problem` has a law with exact draws;
 a `DenoisingProblem` also has a process and the exact posterior of x0. Families: `MixtureProblem` (a mixture of
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
-`TokenProblem` (masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant).
+`JointProblem` (two signals with a time each), `TokenProblem` (masked tokens of a Markov chain) and `TargetProblem` (a
+density with a known normalising constant).
 """
 
 from .compare import ks, order, standardised
+from .joint import JointProblem, joint
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
 from .paired import PairedProblem, pairs
@@ -18,6 +20,7 @@ from .transport import gaussian_flow, monotone_flow
 __all__ = [
     "PROBLEMS",
     "DenoisingProblem",
+    "JointProblem",
     "MixtureProblem",
     "ObservedProblem",
     "PairedProblem",
@@ -31,6 +34,7 @@ __all__ = [
     "gaussian",
     "gaussian_flow",
     "grid_of_modes",
+    "joint",
     "ks",
     "mixture_target",
     "monotone_flow",
