@@ -26,8 +26,8 @@ def clocks_of(denoiser: Denoiser, who: str) -> TwoClocks:
     process = denoiser.process
     if not isinstance(process, TwoClocks):
         raise TypeError(
-            f"{who} needs a model of two signals with a time each, and found one of {type(process).__name__}: train one "
-            "by the task DenoisePair"
+            f"{who} needs a model of two signals with a time each, and found one of {type(process).__name__}: train "
+            "one by the task DenoisePair"
         )
     return process
 
@@ -71,8 +71,8 @@ def given(stream: int, held: float = 0.0) -> Wrap:
     stream : the signal that is asked for.
     held : t', the time of the other signal. At 0 the other signal is clean.
 
-    The other signal is the image of the condition, or its value for points. The result is a plain denoiser of one signal
-    with a plain process: every sampler and every measurement serves. The other signal is not touched.
+    The other signal is the image of the condition, or its value for points. The result is a plain denoiser of one
+    signal with a plain process: every sampler and every measurement serves. The other signal is not touched.
 
     Raises TypeError for a denoiser of one clock, ValueError without the other signal.
     When to choose: to use a joint model as a conditional one.
@@ -90,8 +90,8 @@ class Given(_View):
         condition that is diffused more slowly (`process.slower`).
     fresh : the noise of y_t'. None: the condition is y_t' itself, and stays as it is.
 
-    Averaged over y_t' the answer is not that for y: E[q(. | x_t, y_t') | y] depends on x_t beside y only if y_t' = y. The
-    bias falls with sigma_y, and is known in closed form for Gaussian data (softmix.recipe.cmde).
+    The average over y_t' is not the answer for y, since x_t knows something of y that y_t' has lost. The bias falls with
+    the noise of y_t', and has a closed form for Gaussian data (`softmix.recipe.cmde.bias`).
     Source: Batzolis, Stanczuk, Schoenlieb & Etmann, "Conditional image generation with score-based diffusion models",
     2021, section 4; sampling/conditional.py of their code.
     """

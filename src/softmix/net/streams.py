@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class TwoStreamsSpec:
     Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3.2.
     """
 
-    net: MLPSpec | UNetSpec | DiTSpec | SequenceSpec = DiTSpec()
+    net: MLPSpec | UNetSpec | DiTSpec | SequenceSpec = field(default_factory=DiTSpec)
     first: int = 0
     exchange: Literal["both", "to first", "to second", "none"] = "both"
     cites: ClassVar[tuple[str, ...]] = ("unicon",)
@@ -52,15 +52,15 @@ class TwoStreamsSpec:
 class TwoStreams(Net):
     """z = (x, y) [B, C_x + C_y, ...] -> the outputs of a net for x and of one for y, one after the other.
 
-    After each block the streams exchange: h_x + W attention(h_x to norm(h_y)), and the same for y. W begins at 0, so that
-    at first these are two separate nets. (The paper has one frozen net with adapters for both streams, and W mixes both
-    results; here each stream has weights and a W of its own.) Each tensor of the state holds the channels of both
+    After each block the streams exchange: h_x + W attention(h_x to norm(h_y)), and the same for y. W begins at 0, so
+    that at first these are two separate nets. (The paper has one frozen net with adapters for both streams, and W mixes
+    both results; here each stream has weights and a W of its own.) Each tensor of the state holds the channels of both
     streams, and so does the embedding: a latent of a soft mixture enters both, and its draws are draws of the pair.
 
     logsnr may have a column for each stream, [B, 2]. Both streams receive the condition.
 
-    Raises ValueError for an output that is no whole multiple of the input: heads with numbers for the whole item, such as
-    `MixtureHead` and `NormalHead("item")`, have no stream.
+    Raises ValueError for an output that is no whole multiple of the input: heads with numbers for the whole item, such
+    as `MixtureHead` and `NormalHead("item")`, have no stream.
     """
 
     parts = ("label", "value")
@@ -70,18 +70,18 @@ class TwoStreams(Net):
         first = spec.first or channels // 2
         if not 0 < first < channels or (not spec.first and channels % 2):
             raise ValueError(
-                f"two streams share {channels} channels, of which the first has {first if spec.first else 'half'}: give "
-                "`first`, from 1 to one less than all"
+                f"two streams share {channels} channels, of which the first has {spec.first or 'half'}: give `first`, "
+                "from 1 to one less than all"
             )
         if out_channels % channels:
             raise ValueError(
-                f"two streams of {channels} channels were asked for {out_channels} outputs, and each stream has a whole "
-                'multiple of its own: take PointHead, SoftHead or NormalHead("element")'
+                f"two streams of {channels} channels were asked for {out_channels} outputs, and each stream has a "
+                'whole multiple of its own: take PointHead, SoftHead or NormalHead("element")'
             )
         self.sizes = (first, channels - first)
         times = out_channels // channels
         self.streams = nn.ModuleList(spec.net.build(size, times * size, cond) for size in self.sizes)
-        each: Net = self.streams[0]  # type: ignore[assignment]
+        each = self._nets[0]
         self.body = nn.ModuleList(
             _PairOfBlocks(pair[0], pair[1], width, spec.exchange)
             for *pair, width in zip(*(net.body for net in self._nets), _widths(each, first, spec.axes), strict=True)
@@ -94,7 +94,8 @@ class TwoStreams(Net):
 
     @property
     def _nets(self) -> tuple[Net, Net]:
-        return tuple(self.streams)  # type: ignore[arg-type]
+        first, second = self.streams
+        return cast(Net, first), cast(Net, second)
 
     @property
     def cond(self) -> CondSpec:
@@ -105,7 +106,9 @@ class TwoStreams(Net):
     ) -> SideInputs:
         """logsnr : [B], or [B, 2] for a level of each stream."""
         levels = (logsnr, logsnr) if logsnr.ndim == 1 else logsnr.unbind(1)
-        embs = [net.side(part, level, cond).emb for net, part, level in zip(self._nets, self._split(x), levels, strict=True)]
+        embs = [
+            net.side(part, level, cond).emb for net, part, level in zip(self._nets, self._split(x), levels, strict=True)
+        ]
         return SideInputs(torch.cat(embs, 1), logsnr, wanted=frozenset(map(self._number, hidden)))
 
     def stem(self, x: Tensor) -> State:

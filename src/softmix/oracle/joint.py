@@ -37,8 +37,8 @@ class JointProblem:
     def __post_init__(self) -> None:
         if len(self.shape) == 2 or len(self.shape) != self.process.axes or self.shape[0] != sum(self.process.sizes):
             raise ValueError(
-                f"{self.name}: pairs of shape {self.shape} were given for two clocks of {self.process.sizes} channels and "
-                f"{self.process.axes} axes; take points or images"
+                f"{self.name}: pairs of shape {self.shape} were given for two clocks of {self.process.sizes} channels "
+                f"and {self.process.axes} axes; take points or images"
             )
         if math.prod(self.shape) != self.law.dim:
             raise ValueError(f"{self.name}: a law of {self.law.dim} dimensions was given for pairs of {self.shape}")
@@ -89,10 +89,9 @@ class _JointPosterior:
             raise ValueError(f"{self.problem.name} has no condition, and one was given: leave it out")
         law, none = self.problem.law, xt.new_zeros(1, 0, dtype=torch.float64)
         rows = xt.new_zeros(0, law.dim, dtype=torch.float64)
-        logs, means, factors = regression(
-            *beside_the_state(law, rows, none, self.process, xt, t, none.expand(len(xt), 0))
-        )
-        return FullMixture(*(part.to(xt) for part in (logs, means, factors)), self.shape)
+        measured = beside_the_state(law, rows, none, self.process, xt, t, none.expand(len(xt), 0))
+        logs, means, factors = (part.to(xt) for part in regression(*measured))
+        return FullMixture(logs, means, factors, self.shape)
 
 
 def joint(sizes: tuple[int, int] = (2, 2), base: Gaussian | None = None, components: int = 3) -> JointProblem:

@@ -26,10 +26,12 @@ def part_of(posterior: Posterior[Any], cut: Cut) -> Posterior:
         return Point(cut(posterior.mean))
     if isinstance(posterior, HasVariance):
         return _WithVariance(posterior, cut)
-    return (_WithMean if isinstance(posterior, HasMean) else _PartOf)(posterior, cut)
+    return (_WithMean if isinstance(posterior, HasMean) else PartOf)(posterior, cut)
 
 
-class _PartOf(Posterior):
+class PartOf(Posterior):
+    """The result of `part_of`, for a posterior that is no point."""
+
     def __init__(self, whole: Posterior[Any], cut: Cut):
         self._whole, self._cut = whole, cut
 
@@ -39,8 +41,11 @@ class _PartOf(Posterior):
     def draws(self, m: int, rng: Rng) -> Tensor:
         return self._cut(self._whole.draws(m, rng))
 
+    def remedy(self, ability: type[Posterior[Any]]) -> str:
+        return self._whole.remedy(ability)
 
-class _WithMean(_PartOf, HasMean):
+
+class _WithMean(PartOf, HasMean):
     _whole: HasMean
 
     @property

@@ -56,7 +56,9 @@ class TwoClocks(Gaussian):
                 f"{self.sizes}, {self.axes} and {self.low}"
             )
         if self.base.per_element:
-            raise ValueError(f"two clocks share a base of one alpha for all elements; {type(self.base).__name__} is not")
+            raise ValueError(
+                f"two clocks share a base of one alpha for all elements; {type(self.base).__name__} is not"
+            )
 
     @property
     def per_element(self) -> bool:
@@ -217,8 +219,8 @@ class TimePath:
     corners : pairs (t_x, t_y), from the noisy end to the clean end. No time rises along the path.
 
     Draws of the pair's posterior have the exact law at every corner of every path, for any number of steps. With the
-    mean alone this holds for short steps. Draws of x and of y that do not depend on each other are exact only on legs on
-    which one of them is held.
+    mean alone this holds for short steps. Draws of x and of y that do not depend on each other are exact only on legs
+    on which one of them is held.
 
     Raises ValueError for fewer than two corners, times outside [0, 1], a time that rises, a leg without a movement, and
     a leg on which both signals move and one of them alone becomes clean.
@@ -239,8 +241,8 @@ class TimePath:
             both = all(a > b for a, b in zip(first, last, strict=True))
             if both and min(last) == 0 < max(last):
                 raise ValueError(
-                    f"from {first} to {last} both signals move and one of them becomes clean: add a corner, so that the "
-                    "other is held or becomes clean with it"
+                    f"from {first} to {last} both signals move and one of them becomes clean: add a corner, so that "
+                    "the other is held or becomes clean with it"
                 )
 
     @property

@@ -38,7 +38,7 @@ DATA = "a joint Gaussian in 2 + 2 dimensions, VE, exact means"
 
 @dataclass(frozen=True)
 class Gains:
-    """A linear estimate of x: m_x + of_state (x_t - m_x) + of_y (y - m_y), for VE. Both are [D_x, D_x] and [D_x, D_y]."""
+    """A linear estimate of x, for VE: m_x + of_state (x_t - m_x) + of_y (y - m_y), [D_x, D_x] and [D_x, D_y]."""
 
     of_state: Tensor
     of_y: Tensor
@@ -115,16 +115,18 @@ def law_of_samples(problem: JointProblem, ratio: float, n: int, steps: int, seed
     x = multi_speed(
         problem.denoiser(), lambda t: slower(base, ratio, t), n, steps, y=y, sampler=sampler, seed=seed, batch=n
     )
-    return error_given_y(problem, x, y, size)
+    return error_given(problem.law.mean, problem.law.covariance, torch.cat([x, y], 1), size)
 
 
-def error_given_y(problem: JointProblem, x: Tensor, y: Tensor, size: int) -> Mapping[str, float]:
-    """The two errors of `law_of_samples`, for items x of which each is given its own y."""
-    covariance, mean = problem.law.covariance, problem.law.mean
+def error_given(mean: Tensor, covariance: Tensor, pair: Tensor, size: int) -> Mapping[str, float]:
+    """The errors of `law_of_samples` for pairs (x, y) [n, D] of which each y was given, and the law of (x, y).
+
+    size : the dimensions of x.
+    """
     of_y = torch.linalg.solve(covariance[size:, size:], covariance[size:, :size]).mT
     left = covariance[:size, :size] - of_y @ covariance[size:, :size]
-    off = y - mean[size:]
-    r = x - mean[:size] - off @ of_y.mT
+    off = pair[:, size:] - mean[size:]
+    r = pair[:, :size] - mean[:size] - off @ of_y.mT
     # r = c + B (y - m_y) + noise, by least squares
     design = torch.cat([off, torch.ones_like(off[:, :1])], 1)
     fitted = design @ torch.linalg.lstsq(design, r).solution
@@ -149,7 +151,7 @@ def measure(seed: int, n: int, steps: int) -> Results:
         for metric, value in law_of_samples(problem, ratio, n, steps, seed).items():
             results[name, metric] = value
     pair, _ = problem.draw(n, Rng(seed, n, "floor"))
-    exact = error_given_y(problem, pair[:, :2], pair[:, 2:], 2)
+    exact = error_given(problem.law.mean, problem.law.covariance, pair, 2)
     return results | {("exact samples", metric): value for metric, value in exact.items()}
 
 

@@ -106,8 +106,8 @@ def multi_speed(
 
     Other parameters are those of `along`. Only x is stepped. The law of x is that given y only in the limit of a clean
     y_t'; see `denoiser.two_clocks.Given`.
-    When to choose: to compare estimators of a conditional score. With a model of two clocks `along` with `CONTROL` has no
-    bias, and its y needs no noise.
+    When to choose: to compare estimators of a conditional score. With a model of two clocks `along` with `CONTROL` has
+    no bias, and its y needs no noise.
     Source: Batzolis, Stanczuk, Schoenlieb & Etmann, 2021, section 4.3, and their code.
     """
     clocks, device = clocks_of(denoiser, "multi_speed"), _device(denoiser, device)
@@ -149,9 +149,7 @@ def _walked(
     return [moved, pair[1]] if stream == 0 else [pair[0], moved]
 
 
-def _begun(
-    clocks: TwoClocks, known: Tensor | None, t: float, shape: tuple[int, ...], rng: Rng, items: slice
-) -> Tensor:
+def _begun(clocks: TwoClocks, known: Tensor | None, t: float, shape: tuple[int, ...], rng: Rng, items: slice) -> Tensor:
     """A signal at the beginning of a path."""
     if known is None:
         return clocks.base.prior(shape, rng)
@@ -185,8 +183,8 @@ def _enough(sampler: Sampler, steps: int) -> int:
     known = traits(sampler)
     if steps < known.least:
         raise SamplerError(
-            f"{known.name} needs {known.least} steps from pure noise, and {steps} on a leg were asked for: take more, or "
-            "ddim, adams"
+            f"{known.name} needs {known.least} steps from pure noise, and {steps} on a leg were asked for: take "
+            "more, or ddim, adams"
         )
     return steps
 

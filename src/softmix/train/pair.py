@@ -34,8 +34,9 @@ class DenoisePair(Denoise):
     y is the second item of a pair: the image of the condition of a source, or its value for points, as `Paired` and
     `Degraded` give it. Other conditions, such as labels, stay conditions.
 
-    clocks : "independent" draws t and t' independently, "tied" draws t' = t. Tied times are the control: such a model
-        knows the diagonal alone, and no condition that is clean.
+    clocks : "independent" draws t and t' independently. "tied" draws t' = t: the control, a model that knows the
+        diagonal alone and no clean condition. "control" and "estimation" keep y or x at the least time: a model of one
+        task, to compare with.
     process, net, head, loss, output, times, classes, drop, flip : as in `Denoise`, with plain processes, and with the
         losses and heads below. Each signal has the weight of its own noise level. A `SoftHead` with the loss `Energy`
         learns draws of the pair, and not of each signal alone.
@@ -45,14 +46,14 @@ class DenoisePair(Denoise):
     Raises ValueError for a process with a frame, for losses other than Square, PublishedSquare and Energy, for heads
     other than PointHead, SoftHead and NormalHead("element"), and for data without pairs.
     When to choose: for one model of all tasks between two signals: generation, control, estimation.
-    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3; loss
-    and times of their code, train_unicon.py. Their weight is "min-snr".
+    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3;
+    times and weight ("min-snr") of their code, train_unicon.py.
     """
 
     net: NetSpec = field(default_factory=TwoStreamsSpec)
     head: AnyHead = field(default_factory=PointHead)
     loss: LossSpec = field(default_factory=lambda: Square("min-snr"))
-    clocks: Literal["independent", "tied"] = "independent"
+    clocks: Literal["independent", "tied", "control", "estimation"] = "independent"
     cites_own: ClassVar[tuple[str, ...]] = ("unicon",)
 
     def __post_init__(self) -> None:
@@ -64,8 +65,8 @@ class DenoisePair(Denoise):
         )
         demand(
             isinstance(self.loss, Square | PublishedSquare | Energy),
-            f"{own} takes the losses Square, PublishedSquare and Energy, which weight each signal by its own noise level; "
-            f"found {type(self.loss).__name__}",
+            f"{own} takes the losses Square, PublishedSquare and Energy, which weight each signal by its own noise "
+            f"level; found {type(self.loss).__name__}",
         )
         fits = isinstance(self.head, PointHead | SoftHead) or self.head == NormalHead("element")
         demand(fits, f'{own} takes PointHead, SoftHead and NormalHead("element"); found {self.head}')
@@ -79,8 +80,8 @@ class DenoisePair(Denoise):
         spec = super().cond_spec(source)
         if len(source.shape) == 2 or not _channels(spec, source.shape):
             raise ValueError(
-                f"pairs of images, or of points, were expected, and {source.name} has items of shape {source.shape} with "
-                f"{spec}: give pairs, as in `load(x, beside=y)`, `Paired(x, y)` or `Degraded(x, measurement)`"
+                f"pairs of images, or of points, were expected, and {source.name} has items of shape {source.shape} "
+                f"with {spec}: give pairs, as in `load(x, beside=y)`, `Paired(x, y)` or `Degraded(x, measurement)`"
             )
         return spec
 
@@ -91,9 +92,7 @@ class DenoisePair(Denoise):
         net = self.net
         if isinstance(net, TwoStreamsSpec) and not net.first:
             net = replace(net, first=first)
-        return nn.ModuleDict(
-            {"model": Network(process, net, self.head, shape, rest, self.output, facts.data_sd)}
-        )
+        return nn.ModuleDict({"model": Network(process, net, self.head, shape, rest, self.output, facts.data_sd)})
 
     @property
     def least(self) -> float:
@@ -114,8 +113,12 @@ class DenoisePair(Denoise):
 
     def pairs_of_times(self, batch: Batch) -> Tensor:
         """(t_x, t_y) of these examples, float64 [B, 2]."""
-        if self.clocks == "tied":
-            return times(self, batch)[:, None].expand(-1, 2)
+        if self.clocks != "independent":
+            own = times(self, batch)
+            least = torch.full_like(own, self.least)
+            return torch.stack(
+                [{"estimation": least}.get(self.clocks, own), {"control": least}.get(self.clocks, own)], 1
+            )
         start, items = first_share(batch.seed, batch.attempt), batch.items.double()
         # the second time begins elsewhere, or example 0 would have t_x = t_y
         shares = [(start * (k + 1) + items * share) % 1.0 for k, share in enumerate(_SHARES)]
