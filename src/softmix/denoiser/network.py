@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
-from ..net import NetSpec, SideInputs, channels_of
+from ..net import NetSpec, SideInputs, TwoStreamsSpec, channels_of
 from ..net.base import places
 from ..posterior import Posterior
 from ..process import Framed, Gaussian, Shifted, TwoClocks
@@ -125,6 +125,11 @@ class Network(nn.Module):
             self.shift = module
         self.output, self.data_sd = output, data_sd
         channels, self._channels_at = channels_of(net, self.shape)
+        if isinstance(net, TwoStreamsSpec) and head.channels(channels) != channels * head.channels(1):
+            raise ValueError(
+                f"{head} has numbers for the whole item, which are of no stream: take PointHead, SoftHead or "
+                'NormalHead("element")'
+            )
         seen = UNCONDITIONED if self._blind else cond
         self.net = net.build(channels, head.channels(channels), seen)
         without = [part for part in seen.parts if part not in self.net.parts]

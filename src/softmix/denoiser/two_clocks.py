@@ -90,8 +90,8 @@ class Given(_View):
         condition that is diffused more slowly (`process.slower`).
     fresh : the noise of y_t'. None: the condition is y_t' itself, and stays as it is.
 
-    The average over y_t' is not the answer for y, since x_t knows something of y that y_t' has lost. The bias falls with
-    the noise of y_t', and has a closed form for Gaussian data (`softmix.recipe.cmde.bias`).
+    The average over y_t' is not the answer for y. Its bias falls with the noise of y_t', and has a closed form for
+    Gaussian data (`softmix.recipe.cmde.bias`).
     Source: Batzolis, Stanczuk, Schoenlieb & Etmann, "Conditional image generation with score-based diffusion models",
     2021, section 4; sampling/conditional.py of their code.
     """

@@ -88,8 +88,8 @@ class TwoClocks(Gaussian):
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
         """t : a pair of times for each item, [B, 2], or one for all, [1, 2]."""
-        z = rng.normal(x0.shape, x0.dtype).to(x0.device)
-        return Noised(x0, self.state(x0, t, z), self.pairs(t, len(x0)), z, self, cond)
+        pairs, z = self.pairs(t, len(x0)), rng.normal(x0.shape, x0.dtype).to(x0.device)
+        return Noised(x0, self.state(x0, pairs, z), pairs, z, self, cond)
 
     def pairs(self, t: Tensor | float, n: int) -> Tensor:
         """The times of n items, [n, 2]. Raises ValueError for another number of times."""

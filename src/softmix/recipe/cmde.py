@@ -115,7 +115,7 @@ def law_of_samples(problem: JointProblem, ratio: float, n: int, steps: int, seed
     x = multi_speed(
         problem.denoiser(), lambda t: slower(base, ratio, t), n, steps, y=y, sampler=sampler, seed=seed, batch=n
     )
-    return error_given(problem.law.mean, problem.law.covariance, torch.cat([x, y], 1), size)
+    return error_given(problem.law.mean, problem.law.covariance, torch.cat([x.double(), y], 1), size)
 
 
 def error_given(mean: Tensor, covariance: Tensor, pair: Tensor, size: int) -> Mapping[str, float]:

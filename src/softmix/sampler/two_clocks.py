@@ -120,7 +120,7 @@ def multi_speed(
         grid = traits(sampler).grid(clocks.base, _enough(sampler, steps))
         start = clocks.base.prior((len(rng), *own), rng.child("begin x"))
         other = Cond(**{view.other_part: _rows(y, items, rng.device)})
-        return finish(drive(view, sampler, start.to(y.dtype), grid, rng.child("leg 0"), other))
+        return finish(drive(view, sampler, start, grid, rng.child("leg 0"), other))
 
     return _batches(draw, denoiser, n, shape, batch, seed, first, device, precision)
 
@@ -176,7 +176,8 @@ def _require_items(name: str, known: Tensor, n: int, shape: tuple[int, ...]) -> 
 
 
 def _rows(known: Tensor, items: slice, device: torch.device) -> Tensor:
-    return (known if len(known) == 1 else known[items]).to(device)
+    """Some rows of a signal of the caller, in the dtype of the noise."""
+    return (known if len(known) == 1 else known[items]).to(device, torch.get_default_dtype())
 
 
 def _enough(sampler: Sampler, steps: int) -> int:

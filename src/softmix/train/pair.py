@@ -47,12 +47,13 @@ class DenoisePair(Denoise):
     other than PointHead, SoftHead and NormalHead("element"), and for data without pairs.
     When to choose: for one model of all tasks between two signals: generation, control, estimation.
     Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3;
-    times and weight ("min-snr") of their code, train_unicon.py.
+    times of their code, train_unicon.py. Their weight is "min-snr", which vanishes at pure noise: such a model needs
+    several steps, and its first answer is none.
     """
 
     net: NetSpec = field(default_factory=TwoStreamsSpec)
     head: AnyHead = field(default_factory=PointHead)
-    loss: LossSpec = field(default_factory=lambda: Square("min-snr"))
+    loss: LossSpec = field(default_factory=lambda: Square("v"))
     clocks: Literal["independent", "tied", "control", "estimation"] = "independent"
     cites_own: ClassVar[tuple[str, ...]] = ("unicon",)
 
