@@ -22,8 +22,8 @@ from softmix.net import Net
 from softmix.posterior import Posterior
 from softmix.process import Gaussian, Noised
 
-# one time for all items, or one for each
-Time = Float[Tensor, ""] | Float[Tensor, "batch"] | float | int
+# one time for all items, or one for each; for two clocks a pair of times
+Time = Float[Tensor, ""] | Float[Tensor, "batch"] | Float[Tensor, "1 2"] | Float[Tensor, "batch 2"] | float | int
 Label = Int[Tensor, "batch"] | None
 
 contract = jaxtyped(typechecker=beartype)
@@ -35,7 +35,7 @@ def noise(
     t: Time,
     xt: Float[Tensor, "batch *item"],
     z: Float[Tensor, "batch *item"],
-    times: Float[Tensor, "batch"],
+    times: Float[Tensor, "batch"] | Float[Tensor, "batch 2"],
 ) -> None:
     """Process.noise"""
 
@@ -64,7 +64,7 @@ def log_prob(x0: Float[Tensor, "batch *item"], value: Float[Tensor, "batch"]) ->
 @contract
 def net(
     x: Float[Tensor, "batch c *size"],
-    logsnr: Float[Tensor, ""] | Float[Tensor, "batch"],
+    logsnr: Float[Tensor, ""] | Float[Tensor, "batch"] | Float[Tensor, "batch 2"],
     label: Label,
     value: Float[Tensor, "batch d *size"],
 ) -> None:

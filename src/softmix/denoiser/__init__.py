@@ -13,6 +13,7 @@ from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .residual import ResidualAndNoisePoint, ResidualHead
 from .smd import PublishedSMD, SoftHead
+from .two_clocks import Given, OnPath, given
 from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
 
 __all__ = [
@@ -21,12 +22,14 @@ __all__ = [
     "Denoiser",
     "ExactData",
     "ExactMixture",
+    "Given",
     "HeadSpec",
     "MapHead",
     "MixtureHead",
     "MultiScale",
     "Network",
     "NormalHead",
+    "OnPath",
     "Output",
     "PointHead",
     "PublishedSMD",
@@ -42,6 +45,7 @@ __all__ = [
     "averaged",
     "device_of",
     "from_frame",
+    "given",
     "guided",
     "in_frame",
     "mean_only",

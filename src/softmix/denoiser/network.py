@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
-from ..net import NetSpec, SideInputs, channels_of
+from ..net import NetSpec, SideInputs, TwoStreamsSpec, channels_of
 from ..net.base import places
 from ..posterior import Posterior
-from ..process import Framed, Gaussian, Shifted
+from ..process import Framed, Gaussian, Shifted, TwoClocks
 from ..shape import column
 from .parameterise import OUTPUTS, SHIFTED_OUTPUTS, Output, affine, affine_with_shift
 
@@ -125,6 +125,11 @@ class Network(nn.Module):
             self.shift = module
         self.output, self.data_sd = output, data_sd
         channels, self._channels_at = channels_of(net, self.shape)
+        if isinstance(net, TwoStreamsSpec) and head.channels(channels) != channels * head.channels(1):
+            raise ValueError(
+                f"{head} has numbers for the whole item, which are of no stream: take PointHead, SoftHead or "
+                'NormalHead("element")'
+            )
         seen = UNCONDITIONED if self._blind else cond
         self.net = net.build(channels, head.channels(channels), seen)
         without = [part for part in seen.parts if part not in self.net.parts]
@@ -245,7 +250,9 @@ class Network(nn.Module):
         return self.process.logsnr(t).to(x.device, x.dtype if x.is_floating_point() else torch.float32)
 
     def _times(self, t: Tensor | float, xt: Tensor) -> Tensor:
-        """One time per item. Raises ValueError for another number of times."""
+        """One time per item, or a pair for a process of two clocks. Raises ValueError for another number of times."""
+        if isinstance(self.process, TwoClocks):
+            return self.process.pairs(t, len(xt))
         t = torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None)
         if t.ndim > 1 or t.numel() not in (1, len(xt)):
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..net import MLPSpec, Net, NetSpec, channels_of
+from ..net import MLPSpec, Net, NetSpec, TwoStreamsSpec, channels_of
 from ..net.base import SideInputs, State, Where, at_least_one, repeat
 from ..posterior import Implicit, ImplicitMean, Posterior
 from .contract import Suits
@@ -202,6 +202,8 @@ class _Hyper(nn.Module):
 class _Published(nn.Module):
     def __init__(self, latent: int, net: Net, spec: NetSpec, shape: tuple[int, ...]):
         super().__init__()
+        if isinstance(spec, TwoStreamsSpec):
+            raise ValueError("PublishedSMD has one small net, and two streams were asked for: take SoftHead")
         small = (
             replace(spec, width=max(spec.width // 4, 8), depth=1)
             if not isinstance(spec, MLPSpec)

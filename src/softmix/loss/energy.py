@@ -13,7 +13,7 @@ from ..posterior import ImplicitMean, Posterior
 from ..process import Noised
 from ..rng import Rng
 from .square import squared_error
-from .weight import Weight, weight
+from .weight import Weight, scaled
 
 # ||.|| has no derivative at 0. (r^2 + tiny)^(beta/2) has one, and is still a negative definite kernel, so that the loss
 # stays strictly proper.
@@ -79,8 +79,12 @@ class Energy:
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
         draws = posterior.draws(self.m, rng)
-        loss = energy(draws, noised.x0, lambda difference: power(difference, self.beta), self.lam)
-        loss = weight(self.weight, noised.logsnr.to(loss)) ** (self.beta / 2) * loss
+        each, _ = scaled(self.weight, noised, noised.x0)
+
+        def distance(difference: Tensor) -> Tensor:
+            return power(scaled(self.weight, noised, difference)[1], self.beta)
+
+        loss = each ** (self.beta / 2) * energy(draws, noised.x0, distance, self.lam)
         if self.mean and isinstance(posterior, ImplicitMean):
             loss = loss + self.mean * squared_error(posterior.mean, noised, self.weight)
         return loss

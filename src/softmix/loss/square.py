@@ -10,12 +10,13 @@ from torch import Tensor
 from ..posterior import HasMean, Posterior, need
 from ..process import Noised
 from ..rng import Rng
-from .weight import CITES, Weight, weight
+from .weight import CITES, Weight, scaled
 
 
 def squared_error(estimate: Tensor, noised: Noised, name: Weight) -> Tensor:
     """w(logsnr) times the mean over elements of (estimate - x0)^2, [B]."""
-    return weight(name, noised.logsnr.to(estimate)) * ((estimate - noised.x0) ** 2).flatten(1).mean(1)
+    each, difference = scaled(name, noised, estimate - noised.x0)
+    return each * (difference**2).flatten(1).mean(1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
+from ..process import Noised, TwoClocks
+from ..shape import column
 
 Weight = Literal["x0", "eps", "v", "flow", "edm", "min-snr", "snr-half"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
@@ -47,3 +49,15 @@ def weight(name: Weight, logsnr: Tensor) -> Tensor:
     if name == "snr-half":
         return (logsnr / 2).exp()
     raise ValueError(f"the weight {name!r} was asked for; there are {', '.join(WEIGHTS)}")
+
+
+def scaled(name: Weight, noised: Noised, difference: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight of each item, [B], and a difference of two x0, [..., B, *shape], with all other weights in it.
+
+    With two clocks each signal has the weight of its own noise level. The root of it is a factor of the difference, and
+    the weight of an item is 1.
+    """
+    if not isinstance(noised.process, TwoClocks):
+        return weight(name, noised.logsnr.to(difference)), difference
+    root = weight(name, noised.process.element_logsnr(noised.t)).sqrt()
+    return difference.new_ones(len(noised.x0)), column(root, noised.x0) * difference

@@ -4,7 +4,8 @@ Every net is a stem, a list of blocks and an output layer. The state is a tuple 
 level (`time`) modulates the blocks, and the conditions of the net enter beside it. The blocks are a list, so that a
 latent can enter at any of them; the blocks before it run once for all draws (`Net.splits`).
 
-Nets: `MLP` for points, `UNet` and `DiT` for images, `SequenceNet` for sequences.
+Nets: `MLP` for points, `UNet` and `DiT` for images, `SequenceNet` for sequences, and
+`TwoStreams`, two of them for a pair of signals.
 """
 
 from .attention import Attention, CrossAttention
@@ -14,9 +15,10 @@ from .embedding import Embedding
 from .mlp import MLP, MLPSpec
 from .sequence import SequenceNet, SequenceSpec
 from .spec import channels_of
+from .streams import TwoStreams, TwoStreamsSpec
 from .unet import UNet, UNetSpec
 
-NetSpec = MLPSpec | UNetSpec | DiTSpec | SequenceSpec
+NetSpec = MLPSpec | UNetSpec | DiTSpec | SequenceSpec | TwoStreamsSpec
 
 __all__ = [
     "MLP",
@@ -31,6 +33,8 @@ __all__ = [
     "SequenceNet",
     "SequenceSpec",
     "SideInputs",
+    "TwoStreams",
+    "TwoStreamsSpec",
     "UNet",
     "UNetSpec",
     "channels_of",

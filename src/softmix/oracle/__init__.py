@@ -3,12 +3,13 @@
 The tests of every other room, the recipes and the documentation use this room. A `Problem` has a law with exact draws;
 a `DenoisingProblem` also has a process and the exact posterior of x0. Families: `MixtureProblem` (a mixture of
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
-`FramedProblem` (a mixture through a process in a basis), `TokenProblem` (masked tokens of a Markov chain) and
-`TargetProblem` (a density with a known normalising constant).
+`FramedProblem` (a mixture through a process in a basis), `JointProblem` (two signals with a time each), `TokenProblem`
+(masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant).
 """
 
 from .compare import ks, order, standardised
 from .framed import FramedProblem
+from .joint import JointProblem, joint
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
 from .paired import PairedProblem, pairs
@@ -21,6 +22,7 @@ __all__ = [
     "PROBLEMS",
     "DenoisingProblem",
     "FramedProblem",
+    "JointProblem",
     "MixtureProblem",
     "ObservedProblem",
     "PairedProblem",
@@ -34,6 +36,7 @@ __all__ = [
     "gaussian",
     "gaussian_flow",
     "grid_of_modes",
+    "joint",
     "ks",
     "mixture_target",
     "monotone_flow",

@@ -19,7 +19,8 @@ class Problem(Protocol):
     name  : for tables and error messages.
     shape : of one item.
 
-    The families are `MixtureProblem`, `ObservedProblem`, `PairedProblem`, `TokenProblem` and `TargetProblem`.
+    The families are `MixtureProblem`, `ObservedProblem`, `PairedProblem`, `JointProblem`,
+    `TokenProblem` and `TargetProblem`.
     """
 
     @property

@@ -14,6 +14,7 @@ from .implicit import Implicit, ImplicitMean
 from .joint import Joint
 from .mixture import FullMixture, Mixture
 from .normal import Normal
+from .part import part_of
 from .point import Point
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "ValuedCategorical",
     "combined",
     "need",
+    "part_of",
 ]

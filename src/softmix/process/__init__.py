@@ -5,7 +5,8 @@ given estimate of x_0 (`bridge`). It uses no network. Time t runs from 0 (clean)
 clock logsnr = log(alpha^2 / sigma^2).
 
 Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `InBasis` and the
-base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame). Grids of times: `uniform`,
+base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame); `TwoClocks` (a pair of
+signals with a time each) and the paths of its times, `TimePath`. Grids of times: `uniform`,
 `uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`, `even_logsnr`.
 """
 
@@ -23,13 +24,17 @@ from .residual import RDDM, Fading, Halved, Resfusion, Residual
 from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
 from .spectrum import SPD, ConstantSpeed, ShortestPath, fisher, fourier, spectrum_of
 from .table import Table
+from .two_clocks import CONTROL, ESTIMATION, JOINT, Leg, OnLeg, TimePath, TwoClocks, slower
 
 # DDPM's chain of 1000 steps, as it is trained
 PROCESSES = (VP(), VP("linear"), VP("sigmoid"), VE(), Flow(), Table.of_betas(torch.linspace(1e-4, 0.02, 1000)))
 GRIDS = (uniform, uniform_logsnr, few, after_draw, karras, trailing)
 
 __all__ = [
+    "CONTROL",
+    "ESTIMATION",
     "GRIDS",
+    "JOINT",
     "PROCESSES",
     "RDDM",
     "SPD",
@@ -46,8 +51,10 @@ __all__ = [
     "Immiscible",
     "InBasis",
     "LabelShift",
+    "Leg",
     "Noised",
     "NonUniform",
+    "OnLeg",
     "PerElement",
     "Process",
     "Resfusion",
@@ -56,6 +63,8 @@ __all__ = [
     "Shifted",
     "ShortestPath",
     "Table",
+    "TimePath",
+    "TwoClocks",
     "WithShift",
     "after_draw",
     "band_of",
@@ -72,6 +81,7 @@ __all__ = [
     "pyramid",
     "require_independent",
     "rest",
+    "slower",
     "spectrum_of",
     "terminal_kl",
     "trailing",

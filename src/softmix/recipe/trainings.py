@@ -121,7 +121,9 @@ def wider(config: Config, shape: tuple[int, ...]) -> Config:
 
 
 def _width(config: Config, width: int) -> Config:
-    return config.but(net=replace(config.task.net, width=width))
+    net = config.task.net
+    assert isinstance(net, UNetSpec)
+    return config.but(net=replace(net, width=width))
 
 
 def _parameters(config: Config, shape: tuple[int, ...]) -> int:

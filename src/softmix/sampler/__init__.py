@@ -30,6 +30,7 @@ from .pndm import f_pndm, fon, plms, s_pndm
 from .restore import restore
 from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
 from .statistics import Statistics
+from .two_clocks import along, multi_speed
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 
@@ -57,6 +58,7 @@ __all__ = [
     "Step",
     "Traits",
     "adams",
+    "along",
     "ancestral",
     "batch_for",
     "contraction",
@@ -76,6 +78,7 @@ __all__ = [
     "fon",
     "heun",
     "label",
+    "multi_speed",
     "multistep",
     "noised",
     "on_grid",

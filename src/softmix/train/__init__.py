@@ -1,8 +1,8 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the task `Denoise`; `Ema`, averages of the weights; `checkpoint`; `load` for a
-trained model.
+`preset`; the contract `Task`, and the tasks `Denoise` and `DenoisePair` (two signals); `Ema`, averages of the weights;
+`checkpoint`; `load` for a trained model.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .ema import Ema
 from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
+from .pair import DenoisePair
 from .preset import MODELS, preset
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
@@ -95,6 +96,7 @@ __all__ = [
     "Batch",
     "Config",
     "Denoise",
+    "DenoisePair",
     "EarlierSettings",
     "Ema",
     "Facts",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from ..config import Open
 from .denoise import Denoise, demand
+from .pair import DenoisePair
 
 # far beyond any training; above them numbers overflow, or no machine has the memory
 _BATCH, _STEPS, _MINUTES, _RATE = 2**20, 10**9, 10**7, 10.0
@@ -77,7 +77,7 @@ class Config:
     # the paper of the averages
     cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
-    task: Annotated[Denoise, Open] = field(default_factory=Denoise)
+    task: Denoise | DenoisePair = field(default_factory=Denoise)
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 128
     steps: int | None = None

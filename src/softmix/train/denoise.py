@@ -285,7 +285,11 @@ def nothing_given(
 
 def times(task: Denoise, batch: Batch) -> Tensor:
     """The times of these examples, float64 [B], on the device of `batch.items`: a golden-ratio sequence."""
-    u = (_start(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0
+    return at_shares(task, (first_share(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0)
+
+
+def at_shares(task: Denoise, u: Tensor) -> Tensor:
+    """The times at these shares of the law of the training times."""
     chosen = task.times
     if chosen.by == "t":
         return chosen.low + (chosen.high - chosen.low) * u
@@ -298,7 +302,7 @@ def times(task: Denoise, batch: Batch) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _start(seed: int, attempt: int) -> float:
+def first_share(seed: int, attempt: int) -> float:
     """The first point of the sequence, another after each rollback."""
     return float(Rng(seed, 1, f"times.{attempt}").uniform((1,), torch.float64))
 
