@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..sampler import Sampler
     from ..train import Model
 
-ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible"]
+ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "interpolant"]
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 

@@ -8,6 +8,7 @@ from .contract import Denoiser, Suits, Wrap, device_of
 from .exact import ExactData, ExactMixture, wiener
 from .frame import in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
+from .interpolant import NoiseHead
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .residual import ResidualAndNoisePoint, ResidualHead
@@ -24,6 +25,7 @@ __all__ = [
     "MapHead",
     "MixtureHead",
     "Network",
+    "NoiseHead",
     "NormalHead",
     "Output",
     "PointHead",

@@ -13,7 +13,7 @@ from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
 from ..net import NetSpec, SideInputs, channels_of
 from ..net.base import places
 from ..posterior import Posterior
-from ..process import Framed, Gaussian, Shifted
+from ..process import Framed, Gaussian, Interpolant, Shifted
 from ..shape import column
 from .parameterise import OUTPUTS, SHIFTED_OUTPUTS, Output, affine, affine_with_shift
 
@@ -83,8 +83,8 @@ class Network(nn.Module):
     Parameters
     ----------
     process : the process of x_t. For a process with a frame that keeps x0 (a shift) the net receives the state in the
-        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For a process
-        with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
+        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For an
+        `Interpolant` it receives x_t without condition, and `output` is any but "eps". For a process with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
     net : the specification of the net.
     head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
     shape : of one item: (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
@@ -97,7 +97,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        process: Gaussian | Framed,
+        process: Gaussian | Framed | Interpolant,
         net: NetSpec,
         head: HeadSpec,
         shape: tuple[int, ...],
@@ -115,6 +115,11 @@ class Network(nn.Module):
             raise ValueError(
                 f"the output {output!r} is a function of the other item of a pair, and {type(process).__name__} has "
                 f"none: take RDDM or Resfusion, or an output of {', '.join(OUTPUTS)}"
+            )
+        if output == "eps" and isinstance(process, Interpolant):
+            raise ValueError(
+                'the output "eps" was asked for, and at t = 1 nothing of x0 is left in an Interpolant, so that x0 does '
+                f"not follow from it: take one of {', '.join(name for name in OUTPUTS if name != 'eps')}"
             )
         self.shape, self.cond = tuple(shape), cond
         bound = getattr(process, "bound", None)
@@ -170,8 +175,8 @@ class Network(nn.Module):
         t, state = self._times(t, xt), xt
         logsnr = self._clock(t, xt)
         target = logsnr if to is None else self._clock(torch.as_tensor(to), xt).expand(len(xt))
-        if isinstance(self._base, Gaussian):
-            alpha, sigma = self._base.alpha(t), self._base.sigma(t)
+        if isinstance(self._base, Gaussian | Interpolant):
+            alpha, sigma = self._base.levels(t)
             scaled, xt = self._net_input(xt, t, self._unit(alpha, sigma), cond)
             if isinstance(self.process, Shifted) and self.output in SHIFTED_OUTPUTS:
                 a, b, c = affine_with_shift(self.output, alpha, sigma)
@@ -203,7 +208,7 @@ class Network(nn.Module):
         real = torch.float32 if x.device.type == "mps" else torch.float64
         t = self._times(t if isinstance(t, Tensor) else torch.full((), t, dtype=real, device=x.device), x)
         half = self.net.splits["decoder"]
-        scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
+        scaled = x * column(self._unit(*self._base.levels(t)), x)
         side = self.net.side(scaled, self._clock(t, x), hidden=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
         return [places(side.hidden[number]) for number in range(half)]
@@ -214,7 +219,7 @@ class Network(nn.Module):
         return bool(getattr(self.process, "blind", False))
 
     @property
-    def _base(self) -> Gaussian:
+    def _base(self) -> Gaussian | Interpolant:
         return self.process.base if isinstance(self.process, Framed) else self.process
 
     def _unit(self, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ A loss maps (posterior, noised, rng) to one number per item. `proper` says wheth
 rule for a posterior that is known by its draws: its one optimum is then the true q(x0 | x_t). The squared error of a
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
-Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`, `ResidualAndNoise`.
-Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
-`InductiveMomentMatching`.
+Losses of a posterior: `Square`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`, `ResidualAndNoise`,
+`MeanAndNoise`. Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`,
+`MeanFlow`, `InductiveMomentMatching`.
 """
 
 from .collapse import mixture_gain, mixture_learnable
@@ -15,6 +15,7 @@ from .drift import FeatureDrift
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
+from .interpolant import MeanAndNoise
 from .likelihood import Importance, Likelihood
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
@@ -34,6 +35,7 @@ LossSpec = (
     | MeanFlow
     | InductiveMomentMatching
     | ResidualAndNoise
+    | MeanAndNoise
 )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Likelihood",
     "Loss",
     "LossSpec",
+    "MeanAndNoise",
     "MeanFlow",
     "NeedsFrozenCopy",
     "NeedsModules",

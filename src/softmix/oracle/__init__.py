@@ -9,7 +9,7 @@ Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProbl
 from .compare import ks, order, standardised
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
-from .paired import PairedProblem, pairs
+from .paired import PairedProblem, between, pairs
 from .problem import DenoisingProblem, Problem
 from .target import TargetProblem, funnel, mixture_target, phi4
 from .tokens import TokenProblem, tokens
@@ -24,6 +24,7 @@ __all__ = [
     "Problem",
     "TargetProblem",
     "TokenProblem",
+    "between",
     "correlated",
     "digits",
     "eight",

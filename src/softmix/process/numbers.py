@@ -6,6 +6,7 @@ one element costs as much as one on a small batch, and on a GPU it is a launch o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -63,3 +64,13 @@ def plus(x: Tensor, other: Tensor, share: float) -> Tensor:
     if torch.is_grad_enabled() or x.dtype != other.dtype or x.shape != other.shape:
         return torch.add(x, other, alpha=share)
     return x.add_(other, alpha=share)
+
+
+def time_of(clock: Callable[[Tensor], Tensor], level: Tensor) -> Tensor:
+    """The t in [0, 1] with clock(t) = level, for a clock that falls; by bisection, to the last digits."""
+    low, high = torch.zeros_like(level), torch.ones_like(level)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = clock(middle) > level
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2

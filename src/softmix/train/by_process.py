@@ -6,14 +6,28 @@ from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
 from ..data import Source
+from ..denoiser import NoiseHead, PointHead
 from ..denoiser.parameterise import SHIFTED_OUTPUTS
-from ..loss import Energy, FeatureEnergy
-from ..process import RDDM, SPD, VE, VP, Flow, ImageShift, Immiscible, LabelShift, Resfusion, ShiftDDPM, spectrum_of
+from ..loss import Energy, FeatureEnergy, MeanAndNoise, Square
+from ..process import (
+    RDDM,
+    SPD,
+    VE,
+    VP,
+    Flow,
+    ImageShift,
+    Immiscible,
+    Interpolant,
+    LabelShift,
+    Resfusion,
+    ShiftDDPM,
+    spectrum_of,
+)
 from .config import Config
 from .denoise import Denoise
 from .make import TrainingError, some_items
 
-ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible"]
+ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "interpolant"]
 PROCESS_NAMES: tuple[ProcessName, ...] = get_args(ProcessName)
 
 
@@ -26,8 +40,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
     shift-ddpm : a shift by the class, or by the image of the condition. The network does not see the condition.
     spd : a schedule for each frequency, from the spectrum of 4,000 of the images. The output is "x0".
     immiscible : noise that is assigned to the items of a batch.
+    interpolant : from the clean item of a pair to the other one, at which sampling starts. The network does not see it.
+        A plain model gets a `NoiseHead`, for the ODE and the SDE.
 
-    With the last two a soft mixture learns by the energy score at all noise levels, because not all items have one
+    With the last three a soft mixture learns by the energy score at all noise levels, because not all items have one
     posterior at t = 1, or not one clock.
 
     Raises TrainingError for another name, for a process that does not fit the data, and for a task without a process.
@@ -36,7 +52,7 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         raise TrainingError(f"the process {name!r} was asked for; there are {', '.join(PROCESS_NAMES)}")
     if not isinstance(config.task, Denoise):
         raise TrainingError(f"a process was asked for, and the task {type(config.task).__name__} has none")
-    if name in ("spd", "immiscible") and isinstance(config.task.loss, FeatureEnergy):
+    if name in ("spd", "immiscible", "interpolant") and isinstance(config.task.loss, FeatureEnergy):
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
@@ -46,6 +62,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         process: RDDM | Resfusion = RDDM() if name == "rddm" else Resfusion()
         output = "residual" if name == "rddm" else "resnoise"
         return _changed(config, process=process, output=output, drop=0.0)
+    if name == "interpolant":
+        output = "v" if config.task.output in (*SHIFTED_OUTPUTS, "eps") else config.task.output
+        both = {"head": NoiseHead(), "loss": MeanAndNoise()} if _is_plain(config.task) else {}
+        return _changed(config, process=Interpolant(), output=output, drop=0.0, **both)
     if name == "spd":
         if not source.is_image or source.shape[1] != source.shape[2]:
             raise TrainingError(f"spd is for square images, and the items of {source.name} have shape {source.shape}")
@@ -56,6 +76,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
     if not source.cond.labels:
         raise TrainingError(f"shift-ddpm shifts by the class or by an image, and {source.name} has neither")
     return _weighted(_changed(config, process=ShiftDDPM(shift=LabelShift()), output="eps", classes=True))
+
+
+def _is_plain(task: Denoise) -> bool:
+    return isinstance(task.head, PointHead) and isinstance(task.loss, Square)
 
 
 def _changed(config: Config, **values: Any) -> Config:
