@@ -18,9 +18,9 @@ from .network import Inputs
 class NoiseHead:
     """E[x0 | x_t], by the table of outputs, and E[z | x_t], each an output of the net, for an `Interpolant`.
 
-    Both are finite at all times, and no division by gamma is needed in a step. From them follow the paper's velocity and
-    score (`sampler.velocity`). Its denoiser eta is E[z | x_t]; in the place of its velocity v = a' E[x0] + b' E[x1] this
-    head has E[x0 | x_t], which also fits the posteriors of softmix and all paths. Train it by `MeanAndNoise`.
+    Both are finite at all times, and no step divides by gamma. The paper's velocity b and score follow from them
+    (`sampler.velocity`). Its denoiser eta is E[z | x_t]. In the place of its v = a' E[x0] + b' E[x1] this head has
+    E[x0 | x_t], which fits the posteriors of softmix and every path. Train it by `MeanAndNoise`.
 
     When to choose: for `epsilon` and `interpolant_heun`, the ODE and the SDE of the paper. For one to four evaluations
     take a soft mixture and `ancestral`.

@@ -83,8 +83,9 @@ class Network(nn.Module):
     Parameters
     ----------
     process : the process of x_t. For a process with a frame that keeps x0 (a shift) the net receives the state in the
-        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For an
-        `Interpolant` it receives x_t without condition, and `output` is any but "eps". For a process with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
+        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For a process
+        with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
+        For an `Interpolant` it does so too, and `output` is any but "eps".
     net : the specification of the net.
     head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
     shape : of one item: (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.

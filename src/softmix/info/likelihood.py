@@ -50,7 +50,7 @@ def log_density(
     interpolants Albergo, Boffi & Vanden-Eijnden, 2023, section 2.
     When to choose: to compare two models of the same kind by the likelihood of held-out items in few dimensions.
     """
-    if grid.ndim != 1 or len(grid) < 2 or not (grid.diff() > 0).all() or not (0 < grid[0] and grid[-1] < 1):
+    if grid.ndim != 1 or len(grid) < 2 or not (grid.diff() > 0).all() or not (grid[0] > 0 and grid[-1] < 1):
         raise ValueError(f"the density needs times that rise inside (0, 1); found {grid.tolist()[:5]}")
     end = last or _of_noise(denoiser.process, float(grid[-1]))
     signs = None

@@ -20,8 +20,8 @@ class MeanAndNoise:
     """w(logsnr) mean |x0_hat - x0|^2 + mean |z_hat - z|^2, for a `NoiseHead`.
 
     The second part is the paper's loss of the denoiser, L_eta = E[|eta|^2 / 2 - z . eta] up to a constant and a factor.
-    The first takes the place of L_v. The losses of b and of the score have targets with 1 / gamma, and need pairs +z and
-    -z against their variance; these two have none.
+    The first takes the place of L_v. The paper's losses of b and of the score have targets with 1 / gamma, and need
+    pairs of +z and -z against their variance. These two have no such target.
 
     weight : the name of w, a row of `softmix.loss.weight`.
 

@@ -55,7 +55,7 @@ class BetweenMixture(FullMixture, HasNoise):
 class BetweenPosterior:
     """The denoiser of a `PairedProblem` with an `Interpolant`: it receives x_t alone, and no x_1.
 
-    (x_0, x_1, z) is a mixture of Gaussians, and x_t a measurement of it by the matrix [a I, b I, gamma I] without noise.
+    (x_0, x_1, z) is a mixture of Gaussians, and x_t is a measurement of it by [a I, b I, gamma I], without noise.
     """
 
     def __init__(self, problem: PairedProblem, process: Interpolant):

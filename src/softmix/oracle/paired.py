@@ -114,14 +114,10 @@ class _PairedPosterior:
             state = process.enter(state, t, cond)
         known = x_in.flatten(1).double()
         noise = known.new_zeros(1, known.shape[1])
-        return problem.of_x0(
-            *regression(*beside_the_state(problem.law, problem._matrix, noise, base, state, t, known))
-        )
+        return problem.of_x0(*regression(*beside_the_state(problem.law, problem._matrix, noise, base, state, t, known)))
 
 
-def pairs(
-    shape: tuple[int, ...] = (2,), process: Gaussian | Framed | Interpolant | None = None
-) -> PairedProblem:
+def pairs(shape: tuple[int, ...] = (2,), process: Gaussian | Framed | Interpolant | None = None) -> PairedProblem:
     """Pairs of equal shapes: three correlated components of unequal weight and size in twice the dimension."""
     law = toys.unequal(2 * math.prod(shape), 3, 2)
     return PairedProblem("pairs", law, process or VP(), shape, shape)

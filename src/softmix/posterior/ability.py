@@ -98,6 +98,13 @@ _GENERAL: dict[type[Posterior[Any]], str] = {
     HasDensity: "Use a Normal or Mixture head.",
 }
 
+_WORDS: dict[type[Posterior[Any]], str] = {
+    HasMean: "a mean",
+    HasVariance: "a variance",
+    HasNoise: "the mean of the latent noise",
+    HasDensity: "a density",
+}
+
 
 def need(posterior: Posterior[Any], ability: type[Ability], who: str) -> Ability:
     """Check that a posterior has an ability, and return it.
@@ -108,6 +115,6 @@ def need(posterior: Posterior[Any], ability: type[Ability], who: str) -> Ability
     """
     if isinstance(posterior, ability):
         return posterior
-    lacks = {HasNoise: "the mean of the latent noise", HasMean: "a mean", HasVariance: "a variance", HasDensity: "a density"}.get(ability, ability.__name__)
+    lacks = _WORDS.get(ability, ability.__name__)
     problem = f"{who} needs {lacks} of the posterior, and {type(posterior).__name__} has none."
     raise TypeError(f"{problem} {posterior.remedy(ability)}".strip())

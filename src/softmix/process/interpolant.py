@@ -163,8 +163,8 @@ class Interpolant:
         """
         if eta != 1:
             raise ValueError(
-                f"eta = {eta} was asked for, and given x_0 alone a step of {type(self).__name__} has one share of fresh "
-                "noise: leave eta at 1, or take the sampler epsilon, which needs a NoiseHead"
+                f"eta = {eta} was asked for, and given x_0 alone a step of {type(self).__name__} has one share of "
+                "fresh noise: leave eta at 1, or take the sampler epsilon, which needs a NoiseHead"
             )
         t, s = as_float64(t), as_float64(s)
         if (s >= t).any():
@@ -174,9 +174,9 @@ class Interpolant:
         fresh = gamma_s**2 - (k * gamma) ** 2
         if (fresh < -1e-9).any():
             raise ValueError(
-                f"a step from {t.flatten().tolist()[:3]} to {s.flatten().tolist()[:3]} was asked for, and there is none "
-                f"for {self}, given x_0 alone, because gamma / b rises with t: take the latent brownian or smooth, or "
-                "the sampler epsilon, which needs a NoiseHead"
+                f"a step from {t.flatten().tolist()[:3]} to {s.flatten().tolist()[:3]} was asked for, and there is "
+                f"none for {self}, given x_0 alone, because gamma / b rises with t: take the latent brownian or smooth, "
+                "or the sampler epsilon, which needs a NoiseHead"
             )
         mean = column(a_s - k * a, xt) * x0 + column(k, xt) * xt
         if not (fresh > 0).any():

@@ -20,13 +20,14 @@ from . import (
     painters,
     pndm,
     smd,
+    stochastic_interpolants,
     unipc,
 )
 from .paper import Paper, Scale, Verdict, VerdictRow
 
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
-    *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
+    *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters, stochastic_interpolants),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

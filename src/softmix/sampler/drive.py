@@ -134,9 +134,7 @@ def _check_suits(sampler: object, process: Process) -> None:
             "softmix.denoiser.in_frame(denoiser), and images in the frame"
         )
     base = process.base if isinstance(process, Framed) else process
-    if not getattr(base, "independent", True) and (
-        known.stochastic or known.name == "renoise" or _adds_noise(sampler)
-    ):
+    if not getattr(base, "independent", True) and (known.stochastic or known.name == "renoise" or _adds_noise(sampler)):
         raise SamplerError(
             f"{known.name} adds noise that is independent of x0, and a model of {name} knows noise that depends on it: "
             "take a sampler with eta = 0, such as ddim, adams or ancestral(eta=0)"
