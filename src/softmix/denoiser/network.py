@@ -195,7 +195,9 @@ class Network(nn.Module):
             step = Jump(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
         if self._blind:
             # the net has no condition to check
-            self.cond.check(as_cond(cond), tuple(xt.shape[2:]))
+            axis = self._channels_at + 1
+            size = tuple(length for place, length in enumerate(xt.shape) if place not in (0, axis))
+            self.cond.check(as_cond(cond), size, axis)
         side = self.net.side(scaled, logsnr, None if self._blind else cond, hidden)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1, step))
         return posterior, side

@@ -87,9 +87,9 @@ class Interpolant:
     def gamma(self, t: Tensor | float) -> Tensor:
         """The standard deviation of the latent noise in x_t, 0 at both ends; float64."""
         t = as_float64(t)
-        if self.latent == "brownian":
-            return (self.c * t * (1 - t)).sqrt()
-        return math.sqrt(self.c) * (t * (1 - t) if self.latent == "smooth" else (math.pi * t).sin() ** 2)
+        shape = t * (1 - t) if self.latent != "sine" else (math.pi * t).sin() ** 2
+        # sqrt(c t (1 - t)) would have no slope for c = 0
+        return math.sqrt(self.c) * (shape.sqrt() if self.latent == "brownian" else shape)
 
     def parts(self, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
         """a, b and gamma, in the shape of t; float64."""
@@ -174,9 +174,9 @@ class Interpolant:
         fresh = gamma_s**2 - (k * gamma) ** 2
         if (fresh < -1e-9).any():
             raise ValueError(
-                f"a step from {t.flatten().tolist()[:3]} to {s.flatten().tolist()[:3]} was asked for, and there is "
-                f"none for {self}, given x_0 alone, because gamma / b rises with t: take the latent brownian or smooth, "
-                "or the sampler epsilon, which needs a NoiseHead"
+                f"a step from {t.flatten().tolist()[:3]} to {s.flatten().tolist()[:3]} was asked for. {self} has "
+                "none, given x_0 alone, because gamma / b rises with t: take the latent brownian or smooth, or the "
+                "sampler epsilon, which needs a NoiseHead"
             )
         mean = column(a_s - k * a, xt) * x0 + column(k, xt) * xt
         if not (fresh > 0).any():

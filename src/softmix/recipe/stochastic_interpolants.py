@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -23,8 +23,9 @@ from ..sampler.drive import finish
 from . import translation
 from .contest import steps_for
 from .frame import Arms, Numbers, Results, Study
+from .images import by
 from .paper import Paper, Role
-from .translation import COUNTS, by
+from .translation import COUNTS
 
 PAPER = Paper.of(
     "stochastic_interpolants",
@@ -165,7 +166,7 @@ def few_evaluations(seed: int, n: int, counts: tuple[int, ...] = COUNTS) -> Resu
     return results
 
 
-def checks(value: Numbers) -> Mapping[str, bool]:
+def checks(value: Numbers) -> dict[str, bool]:
     """The ODE against the SDE with errors in the velocity; then marginals, controls and few evaluations."""
     wrong, noise, exact = ({eps: value[name, f"kl@{eps:g}"] for eps in CURVE} for name in (WRONG, NOISE, EXACT))
     best, largest = min(CURVE, key=lambda eps: wrong[eps]), CURVE[-1]
@@ -190,7 +191,7 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"and are nearer at 4 ({at_4[DRAWS]:.3f}) than the ODE ({at_4['ODE']:.3f}), the SDE "
         f"({at_4['SDE, eps = c / 2']:.3f}) and a solver from noise ({at_4['from noise, adams']:.3f})": at_4[DRAWS]
         < min(at_4[name] for name in ("ODE", "ODE, Heun", "SDE, eps = c / 2", "from noise, adams")),
-        f"than exact draws from noise they are not ({at_4['from noise, draws']:.3f}): the draw decides, and not the start": (
+        f"exact draws from noise are as near ({at_4['from noise, draws']:.3f}): the draw decides, not the start": (
             at_4[DRAWS] > 0.5 * at_4["from noise, draws"]
         ),
         f"a solver needs fewer steps from noise than the ODE of the interpolant ({at_4['from noise, adams']:.3f}, "
@@ -199,7 +200,7 @@ def checks(value: Numbers) -> Mapping[str, bool]:
     return checked | (of_images(value) if (by("noise", "adams"), "frechet@1") in value else {})
 
 
-def of_images(value: Numbers) -> Mapping[str, bool]:
+def of_images(value: Numbers) -> dict[str, bool]:
     """The best way of each training at each count."""
 
     def best(name: str, k: int) -> float:
@@ -211,7 +212,7 @@ def of_images(value: Numbers) -> Mapping[str, bool]:
         "interpolant, soft mixture",
         "interpolant",
         "noise, soft mixture",
-        ("interpolant without latent noise"),
+        "interpolant without latent noise",
     )
     return {
         f"shirts to coats at 1, 2 and 4: draws of a soft mixture ({shown[ours]}) are nearer than the ODE and the SDE "
@@ -223,13 +224,12 @@ def of_images(value: Numbers) -> Mapping[str, bool]:
     }
 
 
-MARGINALS: dict[str, Role] = {f"eps = {eps:g}": "ours" for eps in STRENGTHS} | {FLOOR: "floor"}
+MARGINALS: dict[str, Role] = {f"eps = {eps:g}": "ours" for eps in STRENGTHS}
+MARGINALS[FLOOR] = "floor"
 CURVES: dict[str, Role] = {WRONG: "ours", NOISE: "control", EXACT: "oracle", FLOOR: "floor"}
-FEW: dict[str, Role] = {name: role for name, (role, _, _) in WAYS.items()} | {
-    "from noise, adams": "baseline",
-    "from noise, draws": "baseline",
-    FLOOR: "floor",
-}
+FEW: dict[str, Role] = {name: way[0] for name, way in WAYS.items()}
+FEW["from noise, adams"] = FEW["from noise, draws"] = "baseline"
+FEW[FLOOR] = "floor"
 run = Study(
     PAPER,
     checks,

@@ -33,9 +33,12 @@ from .paper import Role
 # where the trainings are kept: an interrupted one continues
 KEPT = Path("runs") / "reproduce-stochastic_interpolants"
 COUNTS = (1, 2, 4, 8)
-FROM, TO = "Shirt", "Coat"
-SOFT: Mapping[str, object] = {"head": SoftHead(mean="none"), "loss": Energy(m=2, weight="v")}
-BOTH: Mapping[str, object] = {"head": NoiseHead(), "loss": MeanAndNoise()}
+CLASSES = ("Shirt", "Coat")
+SOFT: dict[str, object] = {"head": SoftHead(mean="none"), "loss": Energy(m=2, weight="v")}
+BOTH: dict[str, object] = {"head": NoiseHead(), "loss": MeanAndNoise()}
+
+BETWEEN: dict[str, object] = {"process": Interpolant(), "drop": 0.0}
+NOISE: dict[str, object] = {"process": Flow()}
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,10 @@ class Translation:
 
 
 TRANSLATIONS: dict[str, Translation] = {
-    "interpolant, soft mixture": Translation(
-        "ours", {"process": Interpolant(), "drop": 0.0} | SOFT, {"draws": ancestral}
-    ),
+    "interpolant, soft mixture": Translation("ours", BETWEEN | SOFT, {"draws": ancestral}),
     "interpolant": Translation(
         "rival",
-        {"process": Interpolant(), "drop": 0.0} | BOTH,
+        BETWEEN | BOTH,
         {
             "ODE": epsilon,
             "ODE, Heun": interpolant_heun,
@@ -67,8 +68,8 @@ TRANSLATIONS: dict[str, Translation] = {
     "interpolant without latent noise": Translation(
         "control", {"process": Interpolant(c=0.0), "drop": 0.0}, {"ODE": epsilon, "ODE, Heun": interpolant_heun}
     ),
-    "noise": Translation("baseline", {"process": Flow()}, {"adams": adams}),
-    "noise, soft mixture": Translation("baseline", {"process": Flow()} | SOFT, {"draws": partial(ancestral, eta=0.0)}),
+    "noise": Translation("baseline", NOISE, {"adams": adams}),
+    "noise, soft mixture": Translation("baseline", NOISE | SOFT, {"draws": partial(ancestral, eta=0.0)}),
 }
 
 
@@ -91,15 +92,22 @@ def source_of(trained: Translation, coats: Data, shirts: Data) -> Source:
 
 
 def train_and_measure(
-    name: str, seed: int, images: int, n: int, batch: int = 64, counts: Sequence[int] = COUNTS, data: str = "fashion14"
+    name: str,
+    seed: int,
+    images: int,
+    n: int,
+    batch: int = 64,
+    counts: Sequence[int] = COUNTS,
+    data: str = "fashion14",
+    classes: tuple[str, str] = CLASSES,
 ) -> Results:
     """Train one configuration, or continue its training, and measure n samples for each way: from held-out shirts, or
     from noise, against held-out coats."""
     trained = TRANSLATIONS[name]
     loaded, size, net = DATA_SETS[data]
     train, test = load(loaded, size=size), load(loaded, size=size, split="test")
-    coats, shirts = of_class(train, TO), of_class(train, FROM)
-    known = ReferenceSet(coats, of_class(test, TO), features_for(train, KEPT / "cache"))
+    coats, shirts = of_class(train, classes[1]), of_class(train, classes[0])
+    known = ReferenceSet(coats, of_class(test, classes[1]), features_for(train, KEPT / "cache"))
     readable = "".join(c if c.isalnum() else "-" for c in name)
     at = KEPT / f"{data}-{images}-batch{batch}" / f"{readable}-{seed}"
     with logged(at):
@@ -109,7 +117,7 @@ def train_and_measure(
                 print(f"{name}: step {step.step} of {step.total}, loss {step.loss:.4f}", flush=True)
     device = find_device()
     denoiser = load_run(at / "run").denoiser.to(device)  # type: ignore[attr-defined]
-    start = of_class(test, FROM).x0()
+    start = of_class(test, classes[0]).x0()
     chosen = Rng(seed, n, "start").integers(len(start), (n,)).to(start.device)
     cond = Cond(image=start[chosen]) if isinstance(trained.change["process"], Interpolant) else None
     results = {}
@@ -120,15 +128,16 @@ def train_and_measure(
     return results
 
 
-def untouched(seed: int, n: int, data: str = "fashion14") -> Results:
+def untouched(seed: int, n: int, data: str = "fashion14", classes: tuple[str, str] = CLASSES) -> Results:
     """The floor, n training coats, and the control, n held-out shirts as they are."""
     loaded, size, _ = DATA_SETS[data]
     train, test = load(loaded, size=size), load(loaded, size=size, split="test")
-    known = ReferenceSet(of_class(train, TO), of_class(test, TO), features_for(train, KEPT / "cache"))
+    coats, shirts = of_class(train, classes[1]), of_class(test, classes[0])
+    known = ReferenceSet(coats, of_class(test, classes[1]), features_for(train, KEPT / "cache"))
     results = {}
     for name, items in (
-        ("real coats", of_class(train, TO).x0()),
-        ("the shirts as they are", of_class(test, FROM).x0()),
+        ("real coats", coats.x0()),
+        ("the shirts as they are", shirts.x0()),
     ):
         chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:n]
         results[name, f"frechet@{COUNTS[0]}"] = known.compare(items[chosen])["frechet"]
@@ -137,7 +146,7 @@ def untouched(seed: int, n: int, data: str = "fashion14") -> Results:
 
 def arms(images: int = 500_000, n: int = 1000, batch: int = 256) -> list[Arms]:
     """The trainings as arms of the frame, at full scale only, and the untouched images."""
-    where = f"Fashion-MNIST, {FROM} to {TO}, 14 x 14"
+    where = f"Fashion-MNIST, {CLASSES[0]} to {CLASSES[1]}, 14 x 14"
     needs = partial(load, "fashion-mnist")
     trained = [
         Arms(

@@ -278,6 +278,7 @@ def sample(
             "softmix.load, its denoiser: sample(model.denoiser)"
         )
     process, device = denoiser.process, device_of(denoiser) if device is None else device
+    _check_suits(sampler, process)
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     known = traits(sampler)
