@@ -507,7 +507,7 @@ def test_the_loss_of_both_fields_is_the_sum_of_their_errors() -> None:
     assert torch.allclose(found, right, rtol=1e-12)
     plain = MeanAndNoise("x0")(PointAndNoise(mean, noise), noised_items, Rng(0, 6))
     assert torch.allclose(plain, right - (weight - 1) * (mean - x0).square().mean(1), rtol=1e-10)
-    with pytest.raises(TypeError, match="MeanAndNoise needs the mean of the latent noise .* Point has none. Train a"):
+    with pytest.raises(TypeError, match=r"MeanAndNoise needs the mean of the latent noise .* Point has none. Train a"):
         MeanAndNoise()(Point(mean), noised_items, Rng(0, 6))
 
 

@@ -34,9 +34,9 @@ def independent(first: ToyMixture, second: ToyMixture) -> ToyMixture:
 def law_between(law: ToyMixture, process: Interpolant, t: float) -> ToyMixture:
     """The law of x_t = a x_0 + b x_1 + gamma z for a joint law of x_0 and x_1."""
     a, b, gamma = (part.to(law.means.device) for part in process.parts(t))
-    size = law.dim // 2
-    matrix = torch.cat([a * torch.eye(size, device=a.device), b * torch.eye(size, device=a.device)], 1).double()
-    total = matrix @ law.covariances @ matrix.mT + gamma**2 * torch.eye(size, dtype=gamma.dtype, device=gamma.device)
+    eye = torch.eye(law.dim // 2, dtype=torch.float64, device=a.device)
+    matrix = torch.cat([a * eye, b * eye], 1)
+    total = matrix @ law.covariances @ matrix.mT + gamma**2 * eye
     return ToyMixture(f"{law.name} at {t}", law.weights, law.means @ matrix.mT, torch.linalg.cholesky(total))
 
 
