@@ -19,8 +19,9 @@ from torch import Tensor
 from softmix.denoiser import ExactData, ExactMixture, Network, SoftAtHighNoise
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import Net
+from softmix.oracle.between import BetweenPosterior
 from softmix.posterior import Posterior
-from softmix.process import Gaussian, Noised
+from softmix.process import Gaussian, Interpolant, Noised
 
 # one time for all items, or one for each; for two clocks a pair of times
 Time = Float[Tensor, ""] | Float[Tensor, "batch"] | Float[Tensor, "1 2"] | Float[Tensor, "batch 2"] | float | int
@@ -114,13 +115,13 @@ def kinds(top: type) -> set[type]:
 def methods() -> list[tuple[type, str, Check]]:
     """Every method of softmix's own classes that has a contract."""
     named: list[tuple[set[type], str, Check]] = [
-        (kinds(Gaussian), "noise", _noise),
-        (kinds(Gaussian), "bridge", _bridge),
+        (kinds(Gaussian) | kinds(Interpolant), "noise", _noise),
+        (kinds(Gaussian) | kinds(Interpolant), "bridge", _bridge),
         (kinds(Posterior), "mean", _mean),
         (kinds(Posterior), "log_prob", _log_prob),
         (kinds(Net), "forward", _net),
         (kinds(Network) | kinds(SoftAtHighNoise), "forward", _denoiser),
-        (kinds(Wrapped) | {ExactData, ExactMixture}, "__call__", _denoiser),
+        (kinds(Wrapped) | {ExactData, ExactMixture, BetweenPosterior}, "__call__", _denoiser),
     ]
     return [
         (each, name, check)

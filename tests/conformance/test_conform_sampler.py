@@ -32,6 +32,7 @@ from softmix.process import GRIDS, PROCESSES, VE, VP, Flow, Gaussian, Table, kar
 from softmix.rng import Rng
 from softmix.sampler import (
     BY_NAME,
+    FOR_INTERPOLANTS,
     SAMPLERS,
     Sampler,
     SamplerError,
@@ -464,9 +465,10 @@ def test_drive_computes_no_gradients_and_refuses_a_grid_that_does_not_fall() -> 
 
 
 def test_the_traits_of_samplers() -> None:
-    assert set(BY_NAME) == {traits(s).name for s in SAMPLERS} and len(BY_NAME) == len(SAMPLERS)
+    every = (*SAMPLERS, *FOR_INTERPOLANTS)
+    assert set(BY_NAME) == {traits(s).name for s in every} and len(BY_NAME) == len(every)
     assert traits(partial(ddim, eta=0.5)) == traits(ddim)
-    for sampler in SAMPLERS:
+    for sampler in every:
         assert inspect.isgeneratorfunction(sampler) and BY_NAME[traits(sampler).name] is sampler
         assert sampler.__doc__
 

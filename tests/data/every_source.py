@@ -12,7 +12,7 @@ from file_helpers import encoded, fill, saved
 from torch import Tensor
 from torch.nn import functional
 
-from softmix.data import Coarse, Data, Degraded, Encoded, Paired, Report, Source, from_dataset, load
+from softmix.data import Coarse, Data, Degraded, Encoded, Paired, Report, Source, Unpaired, from_dataset, load
 from softmix.data.store import make
 from softmix.rng import Rng
 
@@ -144,6 +144,8 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "paired points": lambda folder, change: Paired(numbers(2), numbers(3, change=change, seed=1)),
     "paired sequences": lambda folder, change: Paired(numbers(8, 2), numbers(3, 5, change=change, seed=1)),
     "coarse images": lambda folder, change: Coarse(images(change=change), 1),
+    "unpaired images": lambda folder, change: Unpaired(images(), images(1, change, seed=5)),
+    "unpaired points": lambda folder, change: Unpaired(numbers(2), numbers(2, change=change, seed=1)),
     "measured images": lambda folder, change: Degraded(images(change=change), noisy),
     "measured points": lambda folder, change: Degraded(numbers(2, change=change), shifted),
     "latents": lambda folder, change: Encoded(images(change=change), Halved()),
@@ -154,4 +156,4 @@ SOURCES: dict[str, Callable[[Path, int], Source]] = {
     "a Dataset of dicts": named_dataset,
     "a Dataset that is random": jittered,
 }
-RANDOM = {"measured images", "measured points", "a Dataset that is random"}
+RANDOM = {"unpaired images", "unpaired points", "measured images", "measured points", "a Dataset that is random"}

@@ -13,7 +13,19 @@ from file_helpers import saved
 from torch import Tensor, nn
 
 from softmix.cond import Cond, CondSpec
-from softmix.data import Coarse, DataError, Degraded, Encoded, LatentScale, Paired, Report, Source, load, mirrored
+from softmix.data import (
+    Coarse,
+    DataError,
+    Degraded,
+    Encoded,
+    LatentScale,
+    Paired,
+    Report,
+    Source,
+    Unpaired,
+    load,
+    mirrored,
+)
 from softmix.data.store import make
 from softmix.rng import Rng
 
@@ -162,6 +174,42 @@ def test_pairs_that_do_not_fit_are_refused() -> None:
     tokens = make("t", torch.zeros(COUNT, 4, dtype=torch.int32), None, (), Report(COUNT), vocabulary=3)
     with pytest.raises(DataError, match="tokens cannot be a condition"):
         Paired(numbers(2), tokens)
+
+
+# random partners
+
+
+def test_each_item_has_a_random_partner_and_keeps_its_own_conditions() -> None:
+    """Over 2,000 epochs each of the 5 partners of each item comes as often, by a chi-squared test of 4 degrees."""
+    first, second = images(), images(1, seed=5).take(torch.arange(5), "five")
+    source = Unpaired(first, second)
+    assert source.cond == CondSpec((("class", 3),), image=1) and len(source) == COUNT and source.is_image
+    counts = torch.zeros(COUNT, 5)
+    for epoch in range(2000):
+        x0, cond = batch(source, seed=epoch)
+        assert cond.image is not None and cond.label is not None
+        same = (cond.image[:, None] == second.x0()[None]).flatten(2).all(2)
+        assert bool((same.sum(1) == 1).all())
+        counts += same
+    assert torch.equal(x0, first.x0()) and cond.label.tolist() == (ALL % 3).tolist()
+    chi = ((counts - 400) ** 2 / 400).sum(1)
+    # P(chi > 23.5) is 1e-4 for each of nine items
+    assert float(chi.max()) < 23.5
+    # the partners of two items are independent
+    together = torch.stack([batch(source, seed=epoch)[1].image[:2].flatten(1)[:, 0] for epoch in range(500)])  # type: ignore[index]
+    assert abs(float(torch.corrcoef(together.T)[0, 1])) < 4 / math.sqrt(500)
+
+
+def test_random_partners_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="cannot be a condition for items of shape"):
+        Unpaired(numbers(2), images(1))
+    with pytest.raises(DataError, match="has no items"):
+        Unpaired(images(), images(1).take(torch.arange(0), "none"))
+    tokens = make("t", torch.zeros(COUNT, 4, dtype=torch.int32), None, (), Report(COUNT), vocabulary=3)
+    with pytest.raises(DataError, match="tokens cannot be a condition"):
+        Unpaired(numbers(2), tokens)
+    with pytest.raises(DataError, match="the condition has the part image already"):
+        Unpaired(Unpaired(images(), images(1)), images(1))
 
 
 def test_a_part_of_pairs_keeps_partners_together() -> None:

@@ -41,17 +41,19 @@ def digits() -> Data:
 def test_each_process_trains_is_read_again_and_sampled(
     name: ProcessName, model: str, digits: Data, tmp_path: Path
 ) -> None:
-    paired = name in ("rddm", "resfusion")
+    paired = name in ("rddm", "resfusion", "interpolant")
     source = Degraded(digits, Dim()) if paired else digits
     config = preset(model, source.shape, source.cond).but(net=SMALL, steps=4, batch=8)  # type: ignore[arg-type]
     config = with_process(config, name, source)
     losses = [step.loss for step in training(source, config, tmp_path / "run")]
     assert all(loss == loss and loss > 0 for loss in losses)
-    denoiser = load_run(tmp_path / "run").denoiser
+    run = load_run(tmp_path / "run")
+    denoiser = run.denoiser
     cond: Cond | Tensor | None = Cond(image=torch.zeros(3, 1, 8, 8)) if paired else None
     if name == "shift-ddpm":
         cond = torch.tensor([1, 2, 3])
-    x = sample(denoiser, 3, 3, cond=cond, sampler=ddim)
+    # an interpolant has samplers of its own
+    x = sample(denoiser, 3, 3, cond=cond, sampler=run.sampler if name == "interpolant" else ddim)
     assert x.shape == (3, 1, 8, 8) and bool(x.isfinite().all())
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ..sampler import Sampler
     from ..train import Model
 
-ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform"]
+ProcessName = Literal[
+    "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
+]
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 

@@ -25,11 +25,11 @@ def images_beside(source: Path | None, model: Model, n: int, first: int) -> Tens
     """
     import torch
 
-    from ..process import Residual
+    from ..process import Interpolant, Residual
 
     channels = model.denoiser.cond.image
     if source is None:
-        if channels and isinstance(model.process, Residual):
+        if channels and isinstance(model.process, Residual | Interpolant):
             raise UsageError(
                 f"{model.path} leads from one picture to another ({type(model.process).__name__}): give the picture to "
                 "start from, --beside PICTURE"

@@ -3,8 +3,7 @@
 Images are in [-1, 1]. Items that cannot be read are listed in a report with the reason.
 
 Read files: `load` returns a `Data`, or a `Paired` of two sources. `from_dataset` takes a torch Dataset.
-Sources: `Source` is the protocol. `Data`, `Paired`, `Degraded`, `Coarse`, `Encoded` and `Target`
-follow it.
+Sources: `Source` is the protocol. `Data`, `Paired`, `Unpaired`, `Degraded`, `Coarse`, `Encoded` and `Target` follow it.
 Back to files: `to_uint8` gives pixels and `to_text` gives text.
 Known distributions: `toys`.
 
@@ -15,7 +14,7 @@ Files of this room:
     entries, labels          the files of a folder or zip, and class labels
     array*, conversion       arrays of pictures, numbers and tokens
     npy, idx, mnist, cifar, text, builtin   one kind of file or data set each
-    paired, load_pairs, degraded, coarse, encoded, target, derived   sources made from other sources
+    paired, unpaired, load_pairs, degraded, coarse, encoded, target, derived   sources made from other sources
     torch_dataset, torch_item                a torch Dataset as a source
     cache, storage, disk_storage, file_state, limits         data larger than memory
     resident, delivered, prefetch            sources on an accelerator
@@ -37,6 +36,7 @@ from .store import Data, to_uint8
 from .target import Target
 from .text import to_text
 from .torch_dataset import from_dataset
+from .unpaired import Unpaired
 
 __all__ = [
     "Coarse",
@@ -51,6 +51,7 @@ __all__ = [
     "Report",
     "Source",
     "Target",
+    "Unpaired",
     "from_dataset",
     "load",
     "mirrored",

@@ -8,6 +8,7 @@ from .contract import Denoiser, Suits, Wrap, device_of
 from .exact import ExactData, ExactMixture, wiener
 from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
+from .interpolant import NoiseHead
 from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
@@ -28,6 +29,7 @@ __all__ = [
     "MixtureHead",
     "MultiScale",
     "Network",
+    "NoiseHead",
     "NormalHead",
     "OnPath",
     "Output",

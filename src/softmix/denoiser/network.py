@@ -13,7 +13,7 @@ from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
 from ..net import NetSpec, SideInputs, TwoStreamsSpec, channels_of
 from ..net.base import places
 from ..posterior import Posterior
-from ..process import Framed, Gaussian, Shifted, TwoClocks
+from ..process import Framed, Gaussian, Interpolant, Shifted, TwoClocks
 from ..shape import column
 from .parameterise import OUTPUTS, SHIFTED_OUTPUTS, Output, affine, affine_with_shift
 
@@ -85,6 +85,7 @@ class Network(nn.Module):
     process : the process of x_t. For a process with a frame that keeps x0 (a shift) the net receives the state in the
         frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For a process
         with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
+        For an `Interpolant` it does so too, and `output` is any but "eps".
     net : the specification of the net.
     head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
     shape : of one item: (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
@@ -97,7 +98,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        process: Gaussian | Framed,
+        process: Gaussian | Framed | Interpolant,
         net: NetSpec,
         head: HeadSpec,
         shape: tuple[int, ...],
@@ -115,6 +116,11 @@ class Network(nn.Module):
             raise ValueError(
                 f"the output {output!r} is a function of the other item of a pair, and {type(process).__name__} has "
                 f"none: take RDDM or Resfusion, or an output of {', '.join(OUTPUTS)}"
+            )
+        if output == "eps" and isinstance(process, Interpolant):
+            raise ValueError(
+                'the output "eps" was asked for, and at t = 1 nothing of x0 is left in an Interpolant, so that x0 does '
+                f"not follow from it: take one of {', '.join(name for name in OUTPUTS if name != 'eps')}"
             )
         self.shape, self.cond = tuple(shape), cond
         bound = getattr(process, "bound", None)
@@ -182,8 +188,8 @@ class Network(nn.Module):
         t, state = self._times(t, xt), xt
         logsnr = self._clock(t, xt)
         target = logsnr if to is None else self._clock(torch.as_tensor(to), xt).expand(len(xt))
-        if isinstance(self._base, Gaussian):
-            alpha, sigma = self._base.alpha(t), self._base.sigma(t)
+        if isinstance(self._base, Gaussian | Interpolant):
+            alpha, sigma = self._base.levels(t)
             scaled, xt = self._net_input(xt, t, self._unit(alpha, sigma), cond)
             if isinstance(self.process, Shifted) and self.output in SHIFTED_OUTPUTS:
                 a, b, c = affine_with_shift(self.output, alpha, sigma)
@@ -201,7 +207,9 @@ class Network(nn.Module):
             step = Jump(self.process.base, self.process.enter(state, t, cond), self.process.u(cond).to(xt), t, end)
         if self._blind:
             # the net has no condition to check
-            self.cond.check(as_cond(cond), tuple(xt.shape[2:]))
+            axis = self._channels_at + 1
+            size = tuple(length for place, length in enumerate(xt.shape) if place not in (0, axis))
+            self.cond.check(as_cond(cond), size, axis)
         side = self.net.side(scaled, logsnr, None if self._blind else cond, hidden)
         posterior: Posterior = self.head(self.net, Inputs(scaled, side, xt, a, b, target, self._channels_at + 1, step))
         return posterior, side
@@ -215,7 +223,7 @@ class Network(nn.Module):
         real = torch.float32 if x.device.type == "mps" else torch.float64
         t = self._times(t if isinstance(t, Tensor) else torch.full((), t, dtype=real, device=x.device), x)
         half = self.net.splits["decoder"]
-        scaled = x * column(self._unit(self._base.alpha(t), self._base.sigma(t)), x)
+        scaled = x * column(self._unit(*self._base.levels(t)), x)
         side = self.net.side(scaled, self._clock(t, x), hidden=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
         return [places(side.hidden[number]) for number in range(half)]
@@ -230,7 +238,7 @@ class Network(nn.Module):
         return bool(getattr(self.process, "blind", False))
 
     @property
-    def _base(self) -> Gaussian:
+    def _base(self) -> Gaussian | Interpolant:
         return self.process.base if isinstance(self.process, Framed) else self.process
 
     def _unit(self, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Measurements of a denoiser on data, for samplers.
 
 `where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p. `fit_statistics`
-measures the coefficients of DPM-Solver-v3.
+measures the coefficients of DPM-Solver-v3. `log_density` is the density of the ODE of a model.
 """
 
+from .likelihood import log_density
 from .start_time import where_to_start
 from .statistics import fit_statistics
 
-__all__ = ["fit_statistics", "where_to_start"]
+__all__ = ["fit_statistics", "log_density", "where_to_start"]

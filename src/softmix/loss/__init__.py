@@ -5,7 +5,7 @@ rule for a posterior that is known by its draws: its one optimum is then the tru
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
-`ResidualAndNoise`.
+`ResidualAndNoise`, `MeanAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
 `InductiveMomentMatching`.
 """
@@ -17,6 +17,7 @@ from .element import SquarePerElement
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
+from .interpolant import MeanAndNoise
 from .likelihood import Importance, Likelihood
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
@@ -37,6 +38,7 @@ LossSpec = (
     | InductiveMomentMatching
     | ResidualAndNoise
     | SquarePerElement
+    | MeanAndNoise
 )
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "Likelihood",
     "Loss",
     "LossSpec",
+    "MeanAndNoise",
     "MeanFlow",
     "NeedsFrozenCopy",
     "NeedsModules",

@@ -12,7 +12,7 @@ from .framed import FramedProblem
 from .joint import JointProblem, joint
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
-from .paired import PairedProblem, pairs
+from .paired import PairedProblem, between, pairs
 from .problem import DenoisingProblem, Problem
 from .target import TargetProblem, funnel, mixture_target, phi4
 from .tokens import TokenProblem, tokens
@@ -29,6 +29,7 @@ __all__ = [
     "Problem",
     "TargetProblem",
     "TokenProblem",
+    "between",
     "correlated",
     "digits",
     "eight",

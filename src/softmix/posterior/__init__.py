@@ -3,10 +3,10 @@
 Every denoiser returns one. All of them can be sampled. The base classes `HasMean`, `HasVariance` and `HasDensity`
 declare further abilities, and `need` checks for one. Kinds: `Point`, `Normal`, `Mixture`, `FullMixture`, `Implicit` and
 `ImplicitMean` (known by their draws), `Empirical` (a finite data set), `Categorical` (names), `ValuedCategorical`
-(numbers), and `Joint` (named parts).
+(numbers), and `Joint` (named parts). `PointAndNoise` has the mean of the latent noise too (`HasNoise`).
 """
 
-from .ability import HasDensity, HasMean, HasVariance, Posterior, need
+from .ability import HasDensity, HasMean, HasNoise, HasVariance, Posterior, need
 from .categorical import Categorical, ValuedCategorical
 from .combine import combined
 from .empirical import Empirical
@@ -15,7 +15,7 @@ from .joint import Joint
 from .mixture import FullMixture, Mixture
 from .normal import Normal
 from .part import part_of
-from .point import Point
+from .point import Point, PointAndNoise
 
 __all__ = [
     "Categorical",
@@ -23,6 +23,7 @@ __all__ = [
     "FullMixture",
     "HasDensity",
     "HasMean",
+    "HasNoise",
     "HasVariance",
     "Implicit",
     "ImplicitMean",
@@ -30,6 +31,7 @@ __all__ = [
     "Mixture",
     "Normal",
     "Point",
+    "PointAndNoise",
     "Posterior",
     "ValuedCategorical",
     "combined",

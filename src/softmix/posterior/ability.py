@@ -68,6 +68,15 @@ class HasVariance(HasMean[X]):
         """Var[x0_i | x_t], broadcastable to [B, ...]."""
 
 
+class HasNoise(HasMean[X]):
+    """A posterior with the mean of the latent noise, for a process in which x_t and x0 do not decide it."""
+
+    @property
+    @abstractmethod
+    def noise(self) -> X:
+        """E[z | x_t], [B, ...]. The score of x_t is -E[z | x_t] / gamma."""
+
+
 class HasDensity(Posterior[X]):
     """A posterior with a density. For an x0 with finitely many values it is the probability."""
 
@@ -84,7 +93,16 @@ SPREAD = "Use a Normal or Mixture head, or an exact denoiser."
 _GENERAL: dict[type[Posterior[Any]], str] = {
     HasMean: "Use a head with a mean, or choose a sampler that draws, such as `softmix.sampler.ancestral`.",
     HasVariance: SPREAD,
+    HasNoise: "Train a NoiseHead by the loss MeanAndNoise, or choose the sampler `softmix.sampler.ancestral`, which "
+    "needs draws of x0 alone.",
     HasDensity: "Use a Normal or Mixture head.",
+}
+
+_WORDS: dict[type[Posterior[Any]], str] = {
+    HasMean: "a mean",
+    HasVariance: "a variance",
+    HasNoise: "the mean of the latent noise",
+    HasDensity: "a density",
 }
 
 
@@ -97,6 +115,6 @@ def need(posterior: Posterior[Any], ability: type[Ability], who: str) -> Ability
     """
     if isinstance(posterior, ability):
         return posterior
-    lacks = {HasMean: "a mean", HasVariance: "a variance", HasDensity: "a density"}.get(ability, ability.__name__)
+    lacks = _WORDS.get(ability, ability.__name__)
     problem = f"{who} needs {lacks} of the posterior, and {type(posterior).__name__} has none."
     raise TypeError(f"{problem} {posterior.remedy(ability)}".strip())

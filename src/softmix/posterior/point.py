@@ -7,7 +7,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from ..rng import Rng
-from .ability import SPREAD, HasDensity, HasMean, HasVariance
+from .ability import SPREAD, HasDensity, HasMean, HasNoise, HasVariance
 
 
 class Point(HasMean):
@@ -35,3 +35,21 @@ class Point(HasMean):
 
     def draws(self, m: int, rng: Rng) -> Tensor:
         return self._mean.expand(m, *self._mean.shape)
+
+
+class PointAndNoise(Point, HasNoise):
+    """A point with the mean of the latent noise.
+
+    mean : E[x0 | x_t], [B, ...].
+    noise : E[z | x_t], [B, ...].
+
+    When to choose: for interpolants; it is the answer of a `NoiseHead`.
+    """
+
+    def __init__(self, mean: Tensor, noise: Tensor):
+        super().__init__(mean)
+        self._noise = noise
+
+    @property
+    def noise(self) -> Tensor:
+        return self._noise

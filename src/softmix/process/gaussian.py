@@ -28,7 +28,7 @@ from .numbers import as_float64, bridge_numbers, has_axes, is_number, level_numb
 LOGSNR_MIN = -20.0
 
 
-def _slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
+def slope(part: Callable[[Tensor], Tensor], t: Tensor | float) -> Tensor:
     """d part / dt by automatic differentiation, element by element for an array."""
     with torch.enable_grad():
         at = as_float64(t).detach().clone().requires_grad_()
@@ -91,7 +91,7 @@ class Gaussian(ABC):
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt at times t > 0, in the shapes of alpha and sigma; float64."""
-        return _slope(self.alpha, t), _slope(self.sigma, t)
+        return slope(self.alpha, t), slope(self.sigma, t)
 
     def noise(self, x0: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None = None) -> Noised:
         """x_t = alpha(t) x_0 + sigma(t) z with a fresh z.

@@ -22,10 +22,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..cond import Cond, CondError, CondSpec
+from ..cond import CondSpec
 from .frame import Shifted
 from .gaussian import LOGSNR_MIN, VP, Gaussian
 from .numbers import as_float64, falling_inverse
+from .pair import other_item, require_pair
 
 
 def _own_logsnr(ratio: float) -> float:
@@ -130,25 +131,11 @@ class Residual(Shifted):
     """
 
     def u(self, cond: Any) -> Tensor:
-        x_in = (cond.image if cond.image is not None else cond.value) if isinstance(cond, Cond) else None
-        if x_in is None:
-            raise ValueError(
-                f"{type(self).__name__} leads to the other item of a pair, and the condition has neither an image nor "
-                "a value: give pairs, such as Cond(image=x_in)"
-            )
-        return x_in.nan_to_num(0.0)
+        return other_item(cond, type(self).__name__).nan_to_num(0.0)
 
     def require_pair(self, cond: CondSpec, shape: tuple[int, ...], name: str) -> None:
         """Raises CondError for data without an x_in of the shape of x0: an image, or numbers for items of one axis."""
-        offered = cond.values if len(shape) == 1 else cond.image
-        wanted = shape[-1] if len(shape) == 2 else shape[0]
-        if offered != wanted:
-            kind = "numbers" if len(shape) == 1 else "channels of an image"
-            raise CondError(
-                f"{type(self).__name__} leads from x0 to the other item of a pair, with {wanted} {kind} as x0 has, "
-                f"and {name} has {offered or 'no'} of them: give pairs, as in `load(clean, beside=degraded)`, "
-                "`Degraded(data, measurement)` or `softmix train CLEAN --pairs DEGRADED`"
-            )
+        require_pair(cond, shape, name, type(self).__name__)
 
 
 @dataclass(frozen=True)

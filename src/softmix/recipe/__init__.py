@@ -26,6 +26,7 @@ from . import (
     shift_ddpms,
     smd,
     spd,
+    stochastic_interpolants,
     unicon,
     unipc,
 )
@@ -34,7 +35,7 @@ from .paper import Paper, Scale, Verdict, VerdictRow
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
     *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
-    *(shift_ddpms, rddm, resfusion, non_uniform, spd, unicon, immiscible),
+    *(shift_ddpms, rddm, resfusion, non_uniform, spd, stochastic_interpolants, unicon, immiscible),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

@@ -1,10 +1,11 @@
 """Samplers: coroutines that step from noise to data.
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
-driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers, `traits` their properties,
-and `on_grid` gives one another grid. `restore` draws clean images for given ones. Other parts: inversions
-(`edit_friendly`, `dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise (`noised`,
-`GaussianFit`, `SemiDiscreteOT`); guidance by a function of the image (`steered`).
+driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers of Gaussian processes,
+`FOR_INTERPOLANTS` those of an `Interpolant`. `traits` has their properties, and `on_grid` gives one another grid.
+`restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`)
+and `replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
+image (`steered`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ..precision import Precision
 from .contract import Ask, Sampler, SamplerError, Traits, label, on_grid, traits
 from .drive import Step, batch_for, drive, sample
 from .evodiff import evodiff
+from .interpolant import epsilon, interpolant_heun, velocity
 from .invert import ColourEdit, NoiseCode, ddim_inversion, dpm_encoder, edit_friendly, replay
 from .latent import decoded, steered
 from .multistep import (
@@ -39,10 +41,13 @@ SAMPLERS: Sequence[Sampler] = (
     *(dpm_solver_2m, dpm_solver_3m, dpm_solver_2s, dpm_solver_3s, unipc, adams),
     *(dpm_solver_v3, evodiff, plms, s_pndm, f_pndm, fon),
 )
-BY_NAME = {traits(each).name: each for each in SAMPLERS}
+# those for stochastic interpolants, beside ancestral
+FOR_INTERPOLANTS: Sequence[Sampler] = (epsilon, interpolant_heun)
+BY_NAME = {traits(each).name: each for each in (*SAMPLERS, *FOR_INTERPOLANTS)}
 
 __all__ = [
     "BY_NAME",
+    "FOR_INTERPOLANTS",
     "SAMPLERS",
     "Ask",
     "ColourEdit",
@@ -73,10 +78,12 @@ __all__ = [
     "dpm_solver_v3",
     "drive",
     "edit_friendly",
+    "epsilon",
     "evodiff",
     "f_pndm",
     "fon",
     "heun",
+    "interpolant_heun",
     "label",
     "multi_speed",
     "multistep",
@@ -93,4 +100,5 @@ __all__ = [
     "steered",
     "traits",
     "unipc",
+    "velocity",
 ]

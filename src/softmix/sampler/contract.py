@@ -64,6 +64,7 @@ class Traits:
     codes : it makes or replays a `NoiseCode`. The states of a code are those of a plain process, so that the driver
         enters no frame for it; use `in_frame`.
     cites : the names of its papers, see `softmix.bibliography`.
+    interpolant : it accepts an `Interpolant` in the place of a Gaussian process.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Traits:
     per_element: bool = False
     codes: bool = False
     cites: tuple[str, ...] = ()
+    interpolant: bool = False
 
 
 _TRAITS: dict[object, Traits] = {}
@@ -93,11 +95,14 @@ def declare(
     per_element: bool = False,
     codes: bool = False,
     cites: tuple[str, ...] = (),
+    interpolant: bool = False,
 ) -> Callable[[S], S]:
     """Declare the `Traits` of a sampler, as a decorator."""
 
     def mark(sampler: S) -> S:
-        _TRAITS[sampler] = Traits(name, order, needs, evaluations, grid, stochastic, least, per_element, codes, cites)
+        _TRAITS[sampler] = Traits(
+            name, order, needs, evaluations, grid, stochastic, least, per_element, codes, cites, interpolant
+        )
         return sampler
 
     return mark

@@ -18,7 +18,7 @@ from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
 from ..precision import Precision, computing, full_fp32
-from ..process import Framed, Gaussian, Process, rest
+from ..process import Framed, Gaussian, Interpolant, Process, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
@@ -117,12 +117,12 @@ def _frame(process: Process, cond: Cond | Tensor | None) -> _NoFrame:
     return _InFrame(process, cond) if isinstance(process, Framed) else _NoFrame(process)
 
 
-def _eta(sampler: object) -> float:
-    """The share of fresh noise of a sampler: its own setting, else its default; 0 if it has none."""
+def _adds_noise(sampler: object) -> bool:
+    """Whether a sampler has a share of fresh noise above 0: `eta` or `eps`, its own setting or its default."""
     own = sampler.keywords if isinstance(sampler, partial) else {}
     bare: Any = sampler.func if isinstance(sampler, partial) else sampler
-    default = signature(bare).parameters.get("eta")
-    return float(own.get("eta", 0.0 if default is None else default.default))
+    found = signature(bare).parameters
+    return any(own.get(name, found[name].default) != 0 for name in ("eta", "eps") if name in found)
 
 
 def _check_suits(sampler: object, process: Process) -> None:
@@ -134,10 +134,15 @@ def _check_suits(sampler: object, process: Process) -> None:
             "softmix.denoiser.in_frame(denoiser), and images in the frame"
         )
     base = process.base if isinstance(process, Framed) else process
-    if not getattr(base, "independent", True) and (known.stochastic or known.name == "renoise" or _eta(sampler)):
+    if not getattr(base, "independent", True) and (known.stochastic or known.name == "renoise" or _adds_noise(sampler)):
         raise SamplerError(
             f"{known.name} adds noise that is independent of x0, and a model of {name} knows noise that depends on it: "
             "take a sampler with eta = 0, such as ddim, adams or ancestral(eta=0)"
+        )
+    if isinstance(base, Interpolant) and not known.interpolant:
+        raise SamplerError(
+            f"{known.name} uses x_t = alpha x0 + sigma z, and {name} leads to other data in the place of noise: take "
+            f"{names_with(lambda each: each.interpolant)}"
         )
     if getattr(base, "per_element", False) and not known.per_element:
         raise SamplerError(
@@ -278,6 +283,7 @@ def sample(
             "softmix.load, its denoiser: sample(model.denoiser)"
         )
     process, device = denoiser.process, device_of(denoiser) if device is None else device
+    _check_suits(sampler, process)
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     known = traits(sampler)
@@ -315,7 +321,7 @@ def sample(
         done = in_batches(draw, n, batch or batch_for(device, shape), "sample")
     if len(done) == 1:
         return done[0]
-    return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device))
+    return torch.cat(done) if done else process.prior((0, *shape), Rng(seed, 0, "sample", device), cond)
 
 
 def batch_for(device: torch.device | str, shape: tuple[int, ...]) -> int:

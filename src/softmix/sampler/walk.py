@@ -13,7 +13,7 @@ from ..rng import Rng
 from .contract import Ask, declare
 
 
-@declare("ancestral", order=None, needs=Posterior, per_element=True, cites=("ddpm", "ddim"))
+@declare("ancestral", order=None, needs=Posterior, per_element=True, cites=("ddpm", "ddim"), interpolant=True)
 def ancestral(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Tensor]:

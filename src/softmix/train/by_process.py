@@ -6,8 +6,9 @@ from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
 from ..data import Source
+from ..denoiser import NoiseHead, PointHead
 from ..denoiser.parameterise import SHIFTED_OUTPUTS
-from ..loss import Energy, FeatureEnergy, Square, SquarePerElement
+from ..loss import Energy, FeatureEnergy, MeanAndNoise, Square, SquarePerElement
 from ..loss.weight import Weight
 from ..process import (
     RDDM,
@@ -17,6 +18,7 @@ from ..process import (
     Flow,
     ImageShift,
     Immiscible,
+    Interpolant,
     LabelShift,
     NonUniform,
     Resfusion,
@@ -27,7 +29,9 @@ from .config import Config
 from .denoise import Denoise
 from .make import TrainingError, some_items
 
-ProcessName = Literal["vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform"]
+ProcessName = Literal[
+    "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
+]
 PROCESS_NAMES: tuple[ProcessName, ...] = get_args(ProcessName)
 
 
@@ -40,6 +44,8 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
     shift-ddpm : a shift by the class, or by the image of the condition. The network does not see the condition.
     spd : a schedule for each frequency, from the spectrum of 4,000 of the images. The output is "x0".
     immiscible : noise that is assigned to the items of a batch.
+    interpolant : from the clean item of a pair to the other one, at which sampling starts. The network does not see it.
+        A plain model gets a `NoiseHead`, for the ODE and the SDE.
     non-uniform : Haar bands that become noise one after another, two of details if 4 divides the sides, else one. The
         output is "x0". A squared error gets a weight for each band.
 
@@ -52,7 +58,7 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         raise TrainingError(f"the process {name!r} was asked for; there are {', '.join(PROCESS_NAMES)}")
     if not isinstance(config.task, Denoise):
         raise TrainingError(f"a process was asked for, and the task {type(config.task).__name__} has none")
-    if name in ("spd", "immiscible", "non-uniform") and isinstance(config.task.loss, FeatureEnergy):
+    if name in ("spd", "immiscible", "non-uniform", "interpolant") and isinstance(config.task.loss, FeatureEnergy):
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
@@ -65,6 +71,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         # an error of the residual is one of x0 at every noise level, and has the weight 1 in the paper
         paired = _changed(config, process=process, output=output, drop=0.0)
         return _weighted(paired, "x0") if name == "rddm" else paired
+    if name == "interpolant":
+        output = "v" if config.task.output in (*SHIFTED_OUTPUTS, "eps") else config.task.output
+        both = {"head": NoiseHead(), "loss": MeanAndNoise()} if _is_plain(config.task) else {}
+        return _changed(config, process=Interpolant(), output=output, drop=0.0, **both)
     if name == "spd":
         if not source.is_image or source.shape[1] != source.shape[2]:
             raise TrainingError(f"spd is for square images, and the items of {source.name} have shape {source.shape}")
@@ -77,6 +87,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
     if not source.cond.labels:
         raise TrainingError(f"shift-ddpm shifts by the class or by an image, and {source.name} has neither")
     return _weighted(_changed(config, process=ShiftDDPM(shift=LabelShift()), output="eps", classes=True), "eps")
+
+
+def _is_plain(task: Denoise) -> bool:
+    return isinstance(task.head, PointHead) and isinstance(task.loss, Square)
 
 
 def _changed(config: Config, **values: Any) -> Config:

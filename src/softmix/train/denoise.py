@@ -19,6 +19,7 @@ from ..denoiser import (
     MapHead,
     MixtureHead,
     Network,
+    NoiseHead,
     NormalHead,
     Output,
     PointHead,
@@ -38,6 +39,7 @@ from ..process import (
     Framed,
     Gaussian,
     Immiscible,
+    Interpolant,
     Noised,
     NonUniform,
     Process,
@@ -45,13 +47,13 @@ from ..process import (
     ShiftDDPM,
 )
 from ..rng import Rng
-from ..sampler import BY_NAME, Sampler, sample
+from ..sampler import BY_NAME, Sampler, sample, traits
 from .task import Batch, Task
 
 if TYPE_CHECKING:
     from .record import Facts
 
-AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead
+AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead | NoiseHead
 
 _GOLDEN = 0.6180339887498949
 
@@ -110,7 +112,9 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | NonUniform = field(default_factory=VP)
+    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | NonUniform | Interpolant = field(
+        default_factory=VP
+    )
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
@@ -122,6 +126,11 @@ class Denoise(Task):
 
     def __post_init__(self) -> None:
         demand(0 <= self.drop <= 1, f"drop is a share of the items, from 0 to 1; found {self.drop}")
+        demand(
+            self.drop == 0 or not isinstance(self.process, Interpolant),
+            f"an Interpolant leads to the item of the condition, which cannot be dropped; found drop = {self.drop}: "
+            "give drop=0.0",
+        )
         two = isinstance(self.head, ResidualHead)
         demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')
         for part, other in ((self.loss, self.head), (self.head, self.loss)):
@@ -238,10 +247,16 @@ class Denoise(Task):
         if not getattr(self.process, "independent", True):
             # a model of coupled noise knows no fresh one
             name, settings = {"renoise": ("ddim", {}), "ancestral": (name, {"eta": 0.0})}.get(name, (name, settings))
+        if isinstance(self.process, Interpolant) and not (traits(BY_NAME[name]).interpolant and not settings):
+            # all others and eta = 0 are for Gaussian processes
+            name, settings = "ancestral", {}
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
     def check(self, result: Any, device: torch.device) -> None:
         cond = nothing_given(result.cond, result.shape, 1, device)
+        if isinstance(self.process, Interpolant) and cond is not None:
+            # it starts at the item of the condition
+            cond = replace(cond, **{part: getattr(cond, part).nan_to_num(0.0) for part in cond.parts})
         sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
