@@ -234,15 +234,15 @@ run = Study(
     PAPER,
     checks,
     [
-        Arms(CURVES, curves, LINE, quick={"n": 4000}, full={"n": 50_000}),
+        Arms(CURVES, curves, LINE, quick={"n": 4000}, full={"n": 20_000}),
         Arms(
             MARGINALS,
             marginals,
             f"{PLANE}, many steps",
             quick={"n": 2000, "steps": 200},
-            full={"n": 10_000, "steps": 200},
+            full={"n": 4000, "steps": 200},
         ),
-        Arms(FEW, few_evaluations, PLANE, quick={"n": 2000}, full={"n": 10_000}),
+        Arms(FEW, few_evaluations, PLANE, quick={"n": 2000}, full={"n": 4000}),
         *translation.arms(),
     ],
 )

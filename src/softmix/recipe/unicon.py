@@ -189,8 +189,8 @@ run = Study(
     PAPER,
     checks,
     [
-        Arms(GAUSS_ROLES, on_gauss, GAUSS, quick={"n": 40_000, "steps": 80}, full={"n": 100_000, "steps": 120}),
-        Arms(MIXTURE_ROLES, on_mixture, MIXTURE, quick={"n": 20_000}, full={"n": 50_000}),
+        Arms(GAUSS_ROLES, on_gauss, GAUSS, quick={"n": 40_000, "steps": 80}, full={"n": 60_000, "steps": 100}),
+        Arms(MIXTURE_ROLES, on_mixture, MIXTURE, quick={"n": 20_000}, full={"n": 30_000}),
         *unicon_nets.arms(),
     ],
 )
