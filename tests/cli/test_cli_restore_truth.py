@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,6 +143,25 @@ def test_without_a_class_the_model_is_told_that_none_is_given(place: Path, tmp_p
         found.append(pixels_of(tmp_path / "out.png"))
         assert np.abs(found[-1] - to_uint8(right.clamp(-1, 1).cpu())[0, 0, 0].numpy().astype(int)).max() <= 1
     assert not np.array_equal(*found)
+
+
+def test_draws_of_many_pictures_go_in_smaller_batches(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six images at once are two pictures with three draws each."""
+    batches = []
+    whole = softmix.restore
+
+    def noted(denoiser: object, images: Tensor, *rest: object, **more: object) -> Tensor:
+        batches.append(len(images))
+        return whole(denoiser, images, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("softmix.sampler.restore", noted)
+    monkeypatch.setattr(sys.modules["softmix.sampler.restore"], "batch_of_images", lambda *_: 6)
+    for k in range(5):
+        save(tmp_path / "in" / f"{k}.png", noise(k, 8, 8))
+    restored(place / "any", tmp_path / "in", "--draws", 3, "--out", tmp_path / "x")
+    assert batches == [2, 2, 1]
 
 
 def test_the_recipe_of_a_sheet_names_its_pictures(place: Path, tmp_path: Path) -> None:
