@@ -19,6 +19,7 @@ import softmix
 from softmix.cli import restore as verb
 from softmix.cli.recipes import saved_options
 from softmix.cli.restore import Restore
+from softmix.cli.restore_output import spread_line
 from softmix.data import to_uint8
 from softmix.memory import NotEnoughMemoryError
 from softmix.picture import recipe_in
@@ -157,7 +158,7 @@ def test_each_option_has_the_effect_that_it_has_in_python(
 
 
 def test_draws_with_their_mean_and_their_standard_deviation(place: Path, tmp_path: Path) -> None:
-    ran(place / "rddm", place / "new/b.png", "--out", tmp_path, "--draws", 3, "--seed", 1)
+    out, _ = ran(place / "rddm", place / "new/b.png", "--out", tmp_path, "--draws", 3, "--seed", 1)
     right = expected(place, "rddm", "b.png", draws=3, seed=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["b-mean.png", "b-sd.png", *(f"b-draw-{k}.png" for k in (1, 2, 3))]
@@ -171,6 +172,14 @@ def test_draws_with_their_mean_and_their_standard_deviation(place: Path, tmp_pat
     assert found.shape == (1, 13, 10)
     assert float((found[0] - levels).abs().max()) < 1
     assert float(levels.min()) < 250 and float(levels.std()) > 1
+    spread = 127.5 * float(squares.mean(0).sqrt().mean())
+    assert f"have a standard deviation of {spread:.2f} grey levels" in out
+
+
+def test_draws_that_hardly_differ_are_named() -> None:
+    assert "They hardly differ" in spread_line([0.2, 0.4])
+    assert "They hardly differ" not in spread_line([0.2, 2.4])
+    assert "of 1.30 grey levels" in spread_line([0.2, 2.4])
 
 
 def psnr(one: Tensor, other: Tensor) -> float:
@@ -260,6 +269,10 @@ def test_a_soft_mixture_brings_larger_pictures_to_its_size_and_says_so(place: Pa
     assert near(tmp_path / "d.png", expected(place, "soft", "d.png")[0])
     _, err = ran(place / "soft", place / "new/d.png", "--out", tmp_path / "alone.png")
     assert "note" not in err
+    for size in ((12, 5), (5, 12)):
+        save(tmp_path / "long.png", np.zeros((*size, 3), dtype=np.uint8))
+        _, err = ran(place / "soft", tmp_path / "long.png", "--out", tmp_path / "square.png")
+        assert "note" in err and pixels_of(tmp_path / "square.png").shape == (3, 8, 8)
 
 
 def test_the_class_of_the_pictures_reaches_the_model(place: Path, tmp_path: Path) -> None:

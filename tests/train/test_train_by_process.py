@@ -73,7 +73,7 @@ def test_what_a_process_asks_for_goes_with_it(digits: Data) -> None:
     assert (rddm.process, rddm.output, rddm.drop, rddm.loss.weight) == (RDDM(), "residual", 0.0, "x0")
     resfusion = with_process(plain, "resfusion", pairs).task
     assert (resfusion.output, resfusion.loss.weight) == ("resnoise", "v")
-    assert with_process(preset("smd", digits.shape, pairs.cond), "rddm", pairs).task.loss.weight == "x0"
+    assert with_process(preset("smd", digits.shape, pairs.cond), "rddm", pairs).task.loss.weight == "v"
     again = with_process(with_process(plain, "rddm", pairs), "vp", pairs).task
     assert (again.output, again.loss.weight) == ("v", "v")
     by_image = with_process(plain, "shift-ddpm", pairs).task.process

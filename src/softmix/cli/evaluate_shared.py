@@ -99,7 +99,7 @@ def sample_count(n: int | None, train: Data, held_out: Data) -> int:
     if min(count, len(held_out), len(train)) < LEAST:
         raise UsageError(
             f"{count} samples, {len(held_out)} held-out and {len(train)} training items: "
-            f"distances need at least {LEAST} of each"
+            f"distances need at least {LEAST} of each. `softmix train ... --hold-out 0.2` holds out a fifth"
         )
     if n is None and count < MAX_SAMPLES:
         print(

@@ -24,7 +24,7 @@ from .common import (
 from .outputs import OutputError, atomic_file
 from .recipes import arguments_of, model_of
 from .restore_input import Picture, find_pictures, find_truths
-from .restore_output import Restored, is_file, lost, places_of, require_places, table_of
+from .restore_output import Restored, is_file, lost, places_of, require_places, spread_line, table_of
 from .samples import require_finite
 from .verb import Verb
 
@@ -184,6 +184,7 @@ class _Work:
         self.model.denoiser.to(device)
         asked, recipe = self.asked, self.recipe()
         done: dict[int, dict[str, float]] = {}
+        spreads: list[float] = []
         sheet: dict[int, Any] = {}
         bar = tqdm(total=len(pictures), unit="picture", disable=None)
         with interrupted(lambda: f"stopped; {len(done)} of {len(pictures)} pictures are restored and written"), bar:
@@ -194,6 +195,7 @@ class _Work:
                 ):
                     restored.write(places[k], recipe)
                     done[k] = restored.scores()
+                    spreads += [restored.spread] if asked.draws > 1 else []
                     if asked.compare is not None and k < SHOWN:
                         sheet[k] = restored.comparison()
                     bar.update()
@@ -201,6 +203,8 @@ class _Work:
                 shown = [pictures[k].place.name for k in sorted(sheet)]
                 with atomic_file(asked.compare) as part:
                     save_picture(part, stacked([sheet[k] for k in sorted(sheet)]), recipe | {"image": shown})
+        if spreads:
+            print(spread_line(spreads))
         if truths is not None:
             scores = [(pictures[k].name, done[k]) for k in sorted(done)]
             print(table_of(scores))

@@ -89,6 +89,11 @@ class Restored:
         """The standard deviation of the draws at each pixel, the root mean square over channels, [1, H, W]."""
         return self.draws.var(0).mean(0, keepdim=True).sqrt()
 
+    @property
+    def spread(self) -> float:
+        """The mean standard deviation of a pixel, in grey levels of 255."""
+        return float(self.sd.mean()) * 127.5
+
     def write(self, places: Sequence[Path], recipe: dict[str, Any]) -> None:
         """Write the results. The recipe in each file says which one it is."""
         from ..data import to_uint8
@@ -161,3 +166,17 @@ def lost(scores: Sequence[tuple[str, dict[str, float]]]) -> bool:
 
     values = [list(each.values()) for _, each in scores if "before" in each]
     return bool(values) and fmean(each[-1] for each in values) < fmean(each[0] for each in values)
+
+
+def spread_line(spreads: Sequence[float]) -> str:
+    """The mean spread of the draws of all pictures, with advice if they hardly differ."""
+    from statistics import fmean
+
+    spread = fmean(spreads)
+    line = f"the draws of a pixel have a standard deviation of {spread:.2f} grey levels of 255, on average"
+    if spread >= 1:
+        return line
+    return (
+        f"{line}. They hardly differ, which does not show that they are right: a model with a learned mean gives this "
+        "in a few steps. Compare --sampler ancestral, more --steps, or a model with draws (--model smd or mixture)"
+    )

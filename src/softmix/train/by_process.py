@@ -40,7 +40,9 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
 
     vp, ve, flow : the plain processes.
     rddm, resfusion : from the clean item of a pair to the other one, which is always given. The output is that of the
-        paper: the residual, with the same weight at all noise levels, and the residual noise.
+        paper: the residual, and the residual noise. The squared error of the residual (`Square`) has the same weight at
+        all noise levels, as in the paper. Its draws are then nearly the mean in short trainings; the weight "v" gives
+        draws with more spread and more error each.
     shift-ddpm : a shift by the class, or by the image of the condition. The network does not see the condition.
     spd : a schedule for each frequency, from the spectrum of 4,000 of the images. The output is "x0".
     immiscible : noise that is assigned to the items of a batch.
@@ -68,9 +70,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
     if name in ("rddm", "resfusion"):
         process: RDDM | Resfusion = RDDM() if name == "rddm" else Resfusion()
         output = "residual" if name == "rddm" else "resnoise"
-        # an error of the residual is one of x0 at every noise level, and has the weight 1 in the paper
         paired = _changed(config, process=process, output=output, drop=0.0)
-        return _weighted(paired, "x0") if name == "rddm" else paired
+        # an error of the residual is one of x0 at every noise level, and has the weight 1 in the paper. A soft mixture
+        # keeps its own weight: with 1 it gave the blurred picture back, and all draws were alike
+        return _weighted(paired, "x0") if name == "rddm" and isinstance(config.task.loss, Square) else paired
     if name == "interpolant":
         output = "v" if config.task.output in (*SHIFTED_OUTPUTS, "eps") else config.task.output
         both = {"head": NoiseHead(), "loss": MeanAndNoise()} if _is_plain(config.task) else {}
