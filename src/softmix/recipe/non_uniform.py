@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -313,17 +313,11 @@ run = Study(
         Arms(
             ROLES,
             measure,
-            "Gaussian, moments of digits",
+            "Gaussian with the moments of digits, 8 x 8",
             quick={"name": "digits", "size": 8, "counts": COUNTS[:4]},
-        ),
-        Arms(
-            ROLES,
-            measure,
-            "Gaussian, moments of Fashion-MNIST",
-            full={"name": "fashion-mnist", "size": 16, "counts": COUNTS},
+            full={"name": "digits", "size": 8, "counts": COUNTS},
             # nothing is drawn
             seeds=1,
-            needs=partial(load, "fashion-mnist"),
         ),
         *image_arms(),
     ],
