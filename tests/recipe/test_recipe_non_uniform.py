@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def test_the_stages_share_the_images_and_the_times() -> None:
         assert sum(share for _, share in made) == pytest.approx(1)
         edges = [(config.task.times.low, config.task.times.high) for config, _ in made]
         assert edges[0][0] == 1e-3 and edges[-1][1] == 1
-        assert all(before[1] == after[0] for before, after in zip(edges, edges[1:], strict=False))
+        assert all(before[1] == after[0] for before, after in pairwise(edges))
         assert len(made) in (1, LEVELS + 1)
 
 
