@@ -180,5 +180,6 @@ def _widths(net: Net, channels: int, axes: str) -> list[int]:
     shape = {"D": (channels,), "LC": (4, channels), "CHW": (channels, 32, 32)}[axes]
     with torch.no_grad():
         x = next(net.parameters()).new_zeros(1, *shape)
-        _, hidden = net(x, x.new_zeros(1), hidden=list(range(len(net.body))))
-    return [places(hidden[k]).shape[1] for k in range(len(net.body))]
+        side = net.side(x, x.new_zeros(1), hidden=range(len(net.body)))
+        net.run(net.start(x, side), side, 0, len(net.body))
+    return [places(side.hidden[k]).shape[1] for k in range(len(net.body))]

@@ -24,7 +24,7 @@ from ..data import Degraded
 from ..denoiser import Denoiser, ResidualHead, mean_only
 from ..evaluate import energy_distance, frechet
 from ..evaluate.calibration import psnr
-from ..loss import ResidualAndNoise
+from ..loss import ResidualAndNoise, Square
 from ..oracle import PairedProblem
 from ..oracle import pairs as known_pairs
 from ..process import RDDM, VP, Framed, Gaussian, Resfusion
@@ -221,7 +221,10 @@ SILENT = replace(OWN, scale=0.0)
 
 def to_pair(process: RDDM | Resfusion, **values: Any) -> Any:
     """A change of configuration: the process with the output of its paper."""
-    return change(process=process, output="residual" if isinstance(process, RDDM) else "resnoise", **values)
+    if isinstance(process, Resfusion):
+        return change(process=process, output="resnoise", **values)
+    # an error of the residual is one of x0 at every noise level
+    return change(**{"process": process, "output": "residual", "loss": Square("x0")} | values)
 
 
 TRAININGS: dict[str, Training] = {
