@@ -18,7 +18,6 @@ from . import (
     edit_friendly,
     evodiff,
     immiscible,
-    non_uniform,
     painters,
     pndm,
     rddm,
@@ -26,8 +25,6 @@ from . import (
     shift_ddpms,
     smd,
     spd,
-    stochastic_interpolants,
-    unicon,
     unipc,
 )
 from .paper import Paper, Scale, Verdict, VerdictRow
@@ -35,7 +32,7 @@ from .paper import Paper, Scale, Verdict, VerdictRow
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
     *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
-    *(shift_ddpms, rddm, resfusion, non_uniform, spd, stochastic_interpolants, unicon, immiscible),
+    *(shift_ddpms, rddm, resfusion, spd, immiscible),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

@@ -40,7 +40,7 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Row:
+class CouplingRow:
     """A training on the mixture.
 
     batch  : the batch size; the number of items seen is the same.
@@ -53,12 +53,12 @@ class Row:
     moved: bool = False
 
 
-ROWS: dict[str, Row] = {
-    "independent noise": Row("baseline", Flow()),
-    "independent noise, half the batch, twice the steps": Row("control", Flow(), BATCH // 2),
-    "assigned": Row("ours", Immiscible(base=Flow())),
-    "nearest of 4": Row("ours", Immiscible("nearest", 4, Flow())),
-    "nearest of 4, started at its noise": Row("control", Immiscible("nearest", 4, Flow()), moved=True),
+ROWS: dict[str, CouplingRow] = {
+    "independent noise": CouplingRow("baseline", Flow()),
+    "independent noise, half the batch, twice the steps": CouplingRow("control", Flow(), BATCH // 2),
+    "assigned": CouplingRow("ours", Immiscible(base=Flow())),
+    "nearest of 4": CouplingRow("ours", Immiscible("nearest", 4, Flow())),
+    "nearest of 4, started at its noise": CouplingRow("control", Immiscible("nearest", 4, Flow()), moved=True),
 }
 
 

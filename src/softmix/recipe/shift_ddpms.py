@@ -115,7 +115,7 @@ def _levels() -> Tensor:
 
 
 @dataclass(frozen=True)
-class Row:
+class ClassRow:
     """A denoiser of the ten classes."""
 
     role: Role
@@ -123,18 +123,18 @@ class Row:
     draws: bool = False
 
 
-ROWS: dict[str, Row] = {
-    "class given": Row("baseline", lambda: Told(VP("linear"))),
-    "class given, draws": Row("baseline", lambda: Told(VP("linear")), draws=True),
-    "quadratic shift by class means": Row("ours", lambda: Blind("quadratic", _centred(1.0))),
-    "quadratic shift by 5 class means": Row("ours", lambda: Blind("quadratic", _centred(5.0))),
-    "quadratic shift by levels": Row("ours", lambda: Blind("quadratic", _levels())),
-    "prior shift by class means": Row("ours", lambda: Blind("prior", _centred(1.0))),
-    "prior shift by 5 class means": Row("ours", lambda: Blind("prior", _centred(5.0))),
-    "data shift by class means": Row("ours", lambda: Blind("data", _centred(1.0))),
-    "early shift by 5 class means": Row("ours", lambda: Blind("early", _centred(5.0))),
-    "prior shift by 5 class means, draws": Row("ours", lambda: Blind("prior", _centred(5.0)), draws=True),
-    "no shift": Row("control", lambda: Blind("prior", _centred(0.0))),
+ROWS: dict[str, ClassRow] = {
+    "class given": ClassRow("baseline", lambda: Told(VP("linear"))),
+    "class given, draws": ClassRow("baseline", lambda: Told(VP("linear")), draws=True),
+    "quadratic shift by class means": ClassRow("ours", lambda: Blind("quadratic", _centred(1.0))),
+    "quadratic shift by 5 class means": ClassRow("ours", lambda: Blind("quadratic", _centred(5.0))),
+    "quadratic shift by levels": ClassRow("ours", lambda: Blind("quadratic", _levels())),
+    "prior shift by class means": ClassRow("ours", lambda: Blind("prior", _centred(1.0))),
+    "prior shift by 5 class means": ClassRow("ours", lambda: Blind("prior", _centred(5.0))),
+    "data shift by class means": ClassRow("ours", lambda: Blind("data", _centred(1.0))),
+    "early shift by 5 class means": ClassRow("ours", lambda: Blind("early", _centred(5.0))),
+    "prior shift by 5 class means, draws": ClassRow("ours", lambda: Blind("prior", _centred(5.0)), draws=True),
+    "no shift": ClassRow("control", lambda: Blind("prior", _centred(0.0))),
 }
 SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "adams": adams}
 

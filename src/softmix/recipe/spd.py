@@ -43,7 +43,7 @@ SOURCES = {"digits": 8, "fashion-mnist": 28}
 
 
 @dataclass(frozen=True)
-class Row:
+class PathRow:
     """A path, and the grid of its steps.
 
     make  : the process, from the power S.
@@ -59,15 +59,15 @@ def _leaned(power: float) -> Callable[[Tensor], Gaussian]:
     return lambda s: ShortestPath(s**power)
 
 
-ROWS: dict[str, Row] = {
-    "shortest path": Row("ours", ShortestPath),
-    "linear": Row("baseline", lambda s: VP("linear")),
-    "cosine": Row("baseline", lambda s: VP()),
-    "cosine, its best grid": Row("baseline", lambda s: VP(), GRIDS),
-    "one schedule, constant speed": Row("control", ConstantSpeed.of),
-    "shortest path, its best grid": Row("ours", ShortestPath, GRIDS),
-    "path of S^1.5": Row("control", _leaned(1.5)),
-    "path of S^0.5": Row("control", _leaned(0.5)),
+ROWS: dict[str, PathRow] = {
+    "shortest path": PathRow("ours", ShortestPath),
+    "linear": PathRow("baseline", lambda s: VP("linear")),
+    "cosine": PathRow("baseline", lambda s: VP()),
+    "cosine, its best grid": PathRow("baseline", lambda s: VP(), GRIDS),
+    "one schedule, constant speed": PathRow("control", ConstantSpeed.of),
+    "shortest path, its best grid": PathRow("ours", ShortestPath, GRIDS),
+    "path of S^1.5": PathRow("control", _leaned(1.5)),
+    "path of S^0.5": PathRow("control", _leaned(0.5)),
 }
 
 
