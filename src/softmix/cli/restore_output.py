@@ -177,6 +177,6 @@ def spread_line(spreads: Sequence[float]) -> str:
     if spread >= 1:
         return line
     return (
-        f"{line}. They hardly differ, which does not show that they are right: a model with a learned mean gives this "
-        "in a few steps. Compare --sampler ancestral, more --steps, or a model with draws (--model smd or mixture)"
+        f"{line}. They hardly differ, which does not show that they are right: an rddm model of a learned mean gives "
+        "nearly the mean. Draws with more spread: softmix train ... --set loss.weight=v, or without --model plain"
     )

@@ -49,7 +49,7 @@ def restore(
     denoiser : the model, with an image as its condition.
     images : the given ones, [N, C', H, W] in [-1, 1], in the channels C' of the condition; nan for a missing pixel.
     steps : the number of steps.
-    draws : m draws for each image. Their spread shows the uncertainty.
+    draws : m draws for each image. Their spread shows the uncertainty, as far as the model has learned it.
     sampler : see `SAMPLERS`.
     seed : of the noise.
     label : the class of each image, int64 [N], for a model with classes.
