@@ -46,9 +46,9 @@ PAPER = Paper.of(
     "less.",
 )
 RESULT = (
-    "with exact models of Gaussian images a multi-scale model needs less work by a solver, from 8 evaluations "
-    "on, and not by ancestral steps; one network gains nothing from details that become noise first, and the "
-    "reverse order serves as well"
+    "with exact models of Gaussian images a multi-scale model needs less work by a solver, from 8 evaluations on, and "
+    "not by ancestral steps; one network gains nothing from details that become noise first, and the reverse order "
+    "serves as well"
 )
 
 LEVELS, COUNTS = 2, (4, 8, 16, 32, 64)
