@@ -176,6 +176,47 @@ def test_every_latent_of_a_soft_mixture_moves_both_signals(
         assert all(float(each.detach().max()) > 1e-6 for each in change), place
 
 
+@NETS
+def test_with_its_streams_exchanged_it_exchanges_its_outputs(
+    net: Net, shape: tuple[int, ...], sizes: tuple[int, int]
+) -> None:
+    """Both streams read the state of the other from before the exchange."""
+    two, z = awake(build(net, sizes)), inputs(shape)
+    right = halves(two, two(z, LEVELS))
+    turned = build(net, (sizes[1], sizes[0]))
+    places = {"first": "second", "second": "first", "to_first": "to_second", "to_second": "to_first"}
+
+    def renamed(name: str) -> str:
+        parts = name.split(".")
+        if parts[0] == "streams":
+            return ".".join(["streams", str(1 - int(parts[1])), *parts[2:]])
+        return ".".join([*parts[:2], places[parts[2]], *parts[3:]])
+
+    turned.load_state_dict({renamed(name): value for name, value in two.state_dict().items()})
+    axis = two.channel_axis
+    found = halves(turned, turned(torch.cat(halves(two, z)[::-1], axis), LEVELS.flip(1)))
+    assert all(torch.allclose(own, other, atol=1e-5) for own, other in zip(found[::-1], right, strict=True))
+
+
+@NETS
+def test_each_stream_has_the_outputs_of_its_own_mean_and_variance(
+    net: Net, shape: tuple[int, ...], sizes: tuple[int, int]
+) -> None:
+    """At first a change of one signal changes its own mean and variance, and nothing of the other."""
+    torch.manual_seed(0)
+    clocks = TwoClocks(VP(), sizes, len(shape))
+    model = Network(clocks, TwoStreamsSpec(net, sizes[0]), NormalHead("element"), shape)
+    z, t = inputs(shape), torch.tensor([[0.8, 0.7]], dtype=torch.float64)
+    base = model(z, t)
+    for k in (0, 1):
+        parts = [clocks.part(z, 0), clocks.part(z, 1)]
+        parts[k] = parts[k] + 1
+        moved = model(clocks.joined(*parts), t)
+        for name in ("mean", "var"):
+            change = (getattr(moved, name) - getattr(base, name)).detach().abs()
+            assert float(clocks.part(change, 1 - k).max()) < 1e-6 < 1e-3 < float(clocks.part(change, k).max())
+
+
 def test_what_has_no_stream_is_refused() -> None:
     spec = TwoStreamsSpec(MLPSpec(width=16, depth=2))
     for head in (MixtureHead(3), NormalHead("item")):
