@@ -32,7 +32,10 @@ PAPER = Paper.of(
     "immiscible",
     "Noise that is assigned to the images of a batch makes training faster, and samples of few steps better.",
 )
-RESULT = "PENDING"
+RESULT = (
+    "on a small problem samples of 2 evaluations are six times nearer and of 5 twice, and of 10 no nearer; half the batch "
+    "with twice the steps does not explain it"
+)
 
 COUNTS = (2, 5, 10)
 LAW = "eight components in 16 dimensions, a small network"
@@ -171,13 +174,13 @@ def checks(value: Numbers) -> Mapping[str, bool]:
     lines = {name: value.line(name, "distance", COUNTS) for name in ROWS}
     plain, smaller, own, near, moved = lines.values()
     wide = [max(value.spread(name, f"distance@{count}") for name in list(ROWS)[:3:2]) for count in COUNTS]
+    clear = [a + 2 * sd < b for a, b, sd in zip(own, plain, wide, strict=True)]
     apart = [value[named("assigned", "digits"), f"{kind}@{BATCH}"] for kind in ("nearer %", "correlation", "moved")]
     away = value[named("nearest of 4", "digits"), f"moved@{BATCH}"]
     found = {
-        f"with assigned noise few steps are nearer to the data by two standard deviations at 2, 5 and 10 "
-        f"({_listed(own)}; {_listed(plain)} without)": all(
-            a + 2 * sd < b for a, b, sd in zip(own, plain, wide, strict=True)
-        ),
+        f"with assigned noise samples of 2 and 5 evaluations are nearer to the data by two standard deviations "
+        f"({_listed(own[:2])}; {_listed(plain[:2])} without)": all(clear[:2]),
+        f"and those of 10 ({own[2]:.3g}; {plain[2]:.3g} without)": clear[2],
         f"its loss is lower ({value['assigned', 'loss']:.3f}, {value['independent noise', 'loss']:.3f})": value[
             "assigned", "loss"
         ]
