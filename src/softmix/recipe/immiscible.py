@@ -33,8 +33,8 @@ PAPER = Paper.of(
     "Noise that is assigned to the images of a batch makes training faster, and samples of few steps better.",
 )
 RESULT = (
-    "on a small problem samples of 2 evaluations are six times nearer and of 5 twice, and of 10 no nearer; half the batch "
-    "with twice the steps does not explain it"
+    "on a small problem samples of 2 evaluations are six times nearer and of 5 twice, and of 10 no nearer; half the "
+    "batch with twice the steps does not explain it"
 )
 
 COUNTS = (2, 5, 10)
