@@ -19,7 +19,7 @@ from torch import Tensor
 from softmix.denoiser import ExactData, ExactMixture, Network, SoftAtHighNoise
 from softmix.denoiser.wrap import Wrapped
 from softmix.net import Net
-from softmix.oracle.between import BetweenPosterior
+from softmix.oracle.two_laws import BetweenPosterior
 from softmix.posterior import Posterior
 from softmix.process import Gaussian, Interpolant, Noised
 

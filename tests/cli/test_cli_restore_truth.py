@@ -157,7 +157,7 @@ def test_draws_of_many_pictures_go_in_smaller_batches(
         return whole(denoiser, images, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr("softmix.sampler.restore", noted)
-    monkeypatch.setattr(sys.modules["softmix.sampler.restore"], "batch_of_images", lambda *_: 6)
+    monkeypatch.setattr(sys.modules["softmix.sampler.restoration"], "batch_of_images", lambda *_: 6)
     for k in range(5):
         save(tmp_path / "in" / f"{k}.png", noise(k, 8, 8))
     restored(place / "any", tmp_path / "in", "--draws", 3, "--out", tmp_path / "x")

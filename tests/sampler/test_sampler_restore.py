@@ -20,7 +20,7 @@ from softmix.process import RDDM, SPD, VP, Process, spectrum_of
 from softmix.rng import Rng
 from softmix.sampler import ancestral, ddim, restore, sample
 from softmix.sampler import restore as function
-from softmix.sampler.restore import batch_of_images
+from softmix.sampler.restoration import batch_of_images
 
 SIZES = [(8, 8), (16, 4), (5, 7), (3, 2), (1, 1), (13, 30)]
 UNET = UNetSpec(width=8, mults=(1, 2), depth=1, patch=2, attention=False)

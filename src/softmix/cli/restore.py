@@ -218,7 +218,7 @@ class _Work:
 
     def _batches(self, pictures: Sequence[Picture], device: Any) -> Iterator[list[int]]:
         """The numbers of pictures of one size, as many as are restored at once."""
-        from ..sampler.restore import batch_of_images
+        from ..sampler.restoration import batch_of_images
 
         groups: dict[tuple[int, int], list[int]] = {}
         for k, picture in enumerate(pictures):

@@ -9,7 +9,6 @@ Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProbl
 
 from .compare import ks, order, standardised
 from .framed import FramedProblem
-from .joint import JointProblem, joint
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
 from .paired import PairedProblem, between, pairs
@@ -17,6 +16,7 @@ from .problem import DenoisingProblem, Problem
 from .target import TargetProblem, funnel, mixture_target, phi4
 from .tokens import TokenProblem, tokens
 from .transport import gaussian_flow, monotone_flow
+from .two_signals import JointProblem, joint
 
 __all__ = [
     "PROBLEMS",

@@ -14,8 +14,8 @@ from ..data.toys import ToyMixture
 from ..posterior import FullMixture
 from ..process import VP, Framed, Gaussian, Interpolant
 from ..rng import Rng
-from .between import BetweenPosterior, independent, law_between
 from .observed import beside_the_state, regression
+from .two_laws import BetweenPosterior, independent, law_between
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from .multistep import (
 )
 from .ode import dpm_solver_2s, dpm_solver_3s, heun
 from .pndm import f_pndm, fon, plms, s_pndm
-from .restore import restore
+from .restoration import restore
 from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
 from .statistics import Statistics
 from .two_clocks import along, multi_speed
