@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,22 @@ def test_ctrl_c_says_how_many_pictures_are_written(
     assert (code, calls) == (130, [2, 1])
     assert "2 of 4 pictures are restored and written" in err
     assert sorted(path.stem for path in tmp_path.rglob("*.png")) == ["a", "c"]
+
+
+def test_pictures_and_draws_together_make_a_batch(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a batch of 2 and 2 draws of each, the two pictures of one size are restored one by one."""
+    calls, real = [], softmix.restore
+
+    def noted(*arguments: Any, **more: Any) -> Tensor:
+        calls.append(len(arguments[1]))
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(softmix.sampler, "restore", noted)
+    monkeypatch.setattr(sys.modules["softmix.sampler.restore"], "batch_of_images", lambda device, shape: 2)
+    for draws, right in ((1, [2, 1, 1]), (2, [1, 1, 1, 1])):
+        calls.clear()
+        ran(place / "rddm", place / "new", "--out", tmp_path / str(draws), "--draws", draws)
+        assert calls == right
 
 
 def test_a_picture_that_is_too_large_for_the_memory_is_named(

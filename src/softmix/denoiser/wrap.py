@@ -83,12 +83,16 @@ class SoftAtHighNoise(nn.Module):
         super().__init__()
         self.soft, self.until = soft, until
         self.process, self.shape, self.classes = soft.process, soft.shape, soft.classes
-        self.stride = soft.stride
 
     @property
     def cond(self) -> CondSpec:
         """The conditions of the network."""
         return self.soft.cond
+
+    @property
+    def stride(self) -> int:
+        """That of the network."""
+        return self.soft.stride
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior:
         soft = self.process.logsnr(t) <= self.until
