@@ -32,7 +32,8 @@ from softmix.data.store import make
 from softmix.rng import Rng
 
 CPU = torch.device("cpu")
-SHOWS_NOTHING = {"a Dataset", "a Dataset of dicts", "a Dataset that is random"}
+# the partner of an unpaired item is any item, so that its rows are no tensors of their own
+SHOWS_NOTHING = {"a Dataset", "a Dataset of dicts", "a Dataset that is random", "unpaired images", "unpaired points"}
 
 
 @pytest.fixture(params=SOURCES)

@@ -270,11 +270,11 @@ def test_the_lost_signal_is_the_divergence_of_two_gaussians() -> None:
     """Of data with independent coefficients: against the formula of torch.distributions, element by element."""
     process = NonUniform((4, 4), 2, (0.4, 0.7, 1.0), last=-2.0)
     y = normal(5000, 1, 4, 4) * torch.linspace(0.1, 4, 16, dtype=F64).reshape(4, 4) + 0.3
-    found, bands = terminal_kl(process, from_pyramid(y, 2)), band_of((4, 4), 2).to(y.device)
+    found, bands = terminal_kl(process, from_pyramid(y, 2)), band_of((4, 4), 2)
     law = torch.distributions.Normal
     for band, end in enumerate((0.4, 0.7)):
         alpha, sigma = (part[0, 0][bands == band].to(y) for part in process.base.levels(end))
-        here = y[:, 0, bands == band]
+        here = y[:, 0, (bands == band).to(y.device)]
         spread = (alpha**2 * here.var(0, correction=0) + sigma**2).sqrt()
         nats = torch.distributions.kl_divergence(law(alpha * here.mean(0), spread), law(0 * sigma, sigma)).sum()
         assert found[band] == pytest.approx(float(nats), rel=1e-9) and found[band] > 0.01

@@ -133,6 +133,8 @@ def test_the_stages_share_the_images_and_the_times() -> None:
         assert edges[0][0] == 1e-3 and edges[-1][1] == 1
         assert all(before[1] == after[0] for before, after in pairwise(edges))
         assert len(made) in (1, LEVELS + 1)
+        if len(made) > 1:
+            assert [config.task.process for config, _ in made] == [NonUniform((28, 28), 2).coarse(k) for k in range(3)]
 
 
 # checks

@@ -49,8 +49,9 @@ class Train(Verb):
     process: ProcessName | None = None
     """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the
-    items of a batch); interpolant (from the clean item of a pair to the other one, which the network does not see, with
-    --beside). By default that of the model. Its settings: --set process.NAME=VALUE."""
+    items of a batch); non-uniform (Haar bands that become noise one after another); interpolant (from the clean item of
+    a pair to the other one, which the network does not see, with --pairs). By default that of the model. Its settings:
+    --set process.NAME=VALUE."""
     minutes: float | None = None
     """Training time. A few trial steps before the first one decide the number of steps, for good."""
     steps: int | None = None
