@@ -18,7 +18,7 @@ from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
 from ..precision import Precision, computing, full_fp32
-from ..process import Framed, Gaussian, Process, rest
+from ..process import Framed, Gaussian, Process, TwoClocks, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
@@ -128,6 +128,11 @@ def _eta(sampler: object) -> float:
 def _check_suits(sampler: object, process: Process) -> None:
     """Raise SamplerError for a process that the sampler does not accept."""
     known, name = traits(sampler), type(process).__name__
+    if isinstance(process, TwoClocks):
+        raise SamplerError(
+            f"{known.name} walks one time, and this model has one for x and one for y: take a path, as in "
+            "softmix.sampler.along(model, JOINT, n), or softmix.denoiser.given(0)(model) for x given y"
+        )
     if known.codes and isinstance(process, Framed):
         raise SamplerError(
             f"{known.name} works with codes, the states of a plain process, and {name} has a frame: give "
@@ -273,6 +278,7 @@ def sample(
             "softmix.load, its denoiser: sample(model.denoiser)"
         )
     process, device = denoiser.process, device_of(denoiser) if device is None else device
+    _check_suits(sampler, process)
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     known = traits(sampler)
