@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.denoiser import Network, PointHead
+from softmix import Cond
+from softmix.denoiser import Network, PointHead, given
 from softmix.denoiser.wrap import CallCounter
 from softmix.net import MLPSpec, TwoStreamsSpec
 from softmix.oracle import JointProblem, gaussian, joint, ks, order, standardised
@@ -28,6 +29,7 @@ from softmix.sampler import (
     multi_speed,
     on_grid,
     renoise,
+    sample,
     traits,
 )
 
@@ -196,6 +198,19 @@ def test_a_signal_that_is_missing_or_not_used_is_refused() -> None:
             y=z,
             sampler=next(s for s in SAMPLERS if not traits(s).per_element),
         )
+
+
+def test_a_model_of_two_clocks_is_not_sampled_at_one_time() -> None:
+    for sampler in (ancestral, adams):
+        with pytest.raises(SamplerError, match="walks one time, and this model has one for x and one for y"):
+            sample(joint().denoiser(), 3, 4, sampler=sampler)
+
+
+def test_x_given_y_is_sampled_as_by_any_model_of_one_signal() -> None:
+    z, _ = joint().draw(1, Rng(12, 1))
+    y = z[:, 2:]
+    x = sample(given(0)(joint().denoiser()), N, 2, cond=Cond(value=y.expand(N, 2)))
+    assert standardised(x, joint().given(0, y)) < 4
 
 
 # the estimators of two speeds

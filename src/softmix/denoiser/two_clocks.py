@@ -76,7 +76,7 @@ def given(stream: int, held: float = 0.0) -> Wrap:
 
     Raises TypeError for a denoiser of one clock, ValueError without the other signal.
     When to choose: to use a joint model as a conditional one.
-    Source: Li et al., ICLR 2025, section 3.3.
+    Source: Li et al., ICLR 2025.
     """
     return lambda denoiser: Given(denoiser, stream, lambda t: torch.full_like(t, held))
 
@@ -93,7 +93,7 @@ class Given(_View):
     The average over y_t' is not the answer for y. Its bias falls with the noise of y_t', and has a closed form for
     Gaussian data (`softmix.recipe.cmde.bias`).
     Source: Batzolis, Stanczuk, Schoenlieb & Etmann, "Conditional image generation with score-based diffusion models",
-    2021, section 4; sampling/conditional.py of their code.
+    2021; sampling/conditional.py of their code.
     """
 
     def __init__(self, inner: Denoiser, stream: int, pace: Pace, fresh: Rng | None = None):

@@ -29,7 +29,7 @@ class TwoStreamsSpec:
         "none" for two separate nets.
 
     When to choose: for `TwoClocks`. A DiT knows the place of each token, and suits signals on one grid.
-    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3.2.
+    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025.
     """
 
     net: MLPSpec | UNetSpec | DiTSpec | SequenceSpec = field(default_factory=DiTSpec)

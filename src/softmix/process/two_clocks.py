@@ -40,7 +40,7 @@ class TwoClocks(Gaussian):
     for a single time, because a model of two clocks has no path of its own.
 
     When to choose: for one model of two signals that serves every task between them.
-    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3.
+    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025.
     """
 
     base: Gaussian
@@ -225,7 +225,7 @@ class TimePath:
     Raises ValueError for fewer than two corners, times outside [0, 1], a time that rises, a leg without a movement, and
     a leg on which both signals move and one of them alone becomes clean.
 
-    Source: Li et al., ICLR 2025, section 3.3; `sample_schedule` of their code.
+    Source: Li et al., ICLR 2025; `sample_schedule` of their code.
     """
 
     corners: tuple[tuple[float, float], ...]

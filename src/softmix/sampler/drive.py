@@ -18,7 +18,11 @@ from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
 from ..precision import Precision, computing, full_fp32
+<<<<<<< HEAD
 from ..process import Framed, Gaussian, Interpolant, Process, rest
+=======
+from ..process import Framed, Gaussian, Process, TwoClocks, rest
+>>>>>>> joint
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
@@ -128,6 +132,11 @@ def _adds_noise(sampler: object) -> bool:
 def _check_suits(sampler: object, process: Process) -> None:
     """Raise SamplerError for a process that the sampler does not accept."""
     known, name = traits(sampler), type(process).__name__
+    if isinstance(process, TwoClocks):
+        raise SamplerError(
+            f"{known.name} walks one time, and this model has one for x and one for y: take a path, as in "
+            "softmix.sampler.along(model, JOINT, n), or softmix.denoiser.given(0)(model) for x given y"
+        )
     if known.codes and isinstance(process, Framed):
         raise SamplerError(
             f"{known.name} works with codes, the states of a plain process, and {name} has a frame: give "

@@ -61,7 +61,7 @@ def along(
 
     Raises ValueError for a signal that is missing, or that is given and not used; TypeError for a model of one clock.
     When to choose: for every task of a joint model.
-    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3.3.
+    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025.
     """
     clocks, device = clocks_of(denoiser, "along"), _device(denoiser, device)
     shape = _shape(denoiser, shape)
@@ -108,7 +108,7 @@ def multi_speed(
     y_t'; see `denoiser.two_clocks.Given`.
     When to choose: to compare estimators of a conditional score. With a model of two clocks `along` with `CONTROL` has
     no bias, and its y needs no noise.
-    Source: Batzolis, Stanczuk, Schoenlieb & Etmann, 2021, section 4.3, and their code.
+    Source: Batzolis, Stanczuk, Schoenlieb & Etmann, 2021, and their code.
     """
     clocks, device = clocks_of(denoiser, "multi_speed"), _device(denoiser, device)
     shape = _shape(denoiser, shape)

@@ -46,7 +46,7 @@ class DenoisePair(Denoise):
     Raises ValueError for a process with a frame, for losses other than Square, PublishedSquare and Energy, for heads
     other than PointHead, SoftHead and NormalHead("element"), and for data without pairs.
     When to choose: for one model of all tasks between two signals: generation, control, estimation.
-    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025, section 3;
+    Source: Li et al., "A simple approach to unifying diffusion-based conditional generation", ICLR 2025;
     times of their code, train_unicon.py. Their weight is "min-snr", which vanishes at pure noise: such a model needs
     several steps, and its first answer is none.
     """
