@@ -18,11 +18,7 @@ from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
 from ..precision import Precision, computing, full_fp32
-<<<<<<< HEAD
-from ..process import Framed, Gaussian, Interpolant, Process, rest
-=======
-from ..process import Framed, Gaussian, Process, TwoClocks, rest
->>>>>>> joint
+from ..process import Framed, Gaussian, Interpolant, Process, TwoClocks, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
