@@ -428,7 +428,7 @@ def test_pictures_and_draws_together_make_a_batch(place: Path, tmp_path: Path, m
         return real(*arguments, **more)
 
     monkeypatch.setattr(softmix.sampler, "restore", noted)
-    monkeypatch.setattr(sys.modules["softmix.sampler.restore"], "batch_of_images", lambda device, shape: 2)
+    monkeypatch.setattr(sys.modules["softmix.sampler.restoration"], "batch_of_images", lambda device, shape: 2)
     for draws, right in ((1, [2, 1, 1]), (2, [1, 1, 1, 1])):
         calls.clear()
         ran(place / "rddm", place / "new", "--out", tmp_path / str(draws), "--draws", draws)

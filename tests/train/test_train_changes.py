@@ -492,7 +492,7 @@ def test_defaults_have_the_documented_values() -> None:
         "head": "SoftHead",
         "loss": "Energy",
     }
-    assert parts["times"] == {"by": "t", "low": 1e-3, "logsnr": [-10.0, 10.0]}
+    assert parts["times"] == {"by": "t", "low": 1e-3, "logsnr": [-10.0, 10.0], "high": 1.0}
     assert parts["optimiser"] == {
         "rate": 1e-3,
         "betas": [0.9, 0.99],
