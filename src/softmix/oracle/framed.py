@@ -57,9 +57,7 @@ class FramedProblem:
         """The law of the coordinates y0 in the frame, with the plain process of the frame."""
         law = self.problem.law
         factors = torch.stack([self._turned(each.mT).mT for each in law.factors])
-        inside = ToyMixture(
-            law.name, law.weights, self._turned(law.means), torch.linalg.cholesky(factors @ factors.mT)
-        )
+        inside = ToyMixture(law.name, law.weights, self._turned(law.means), torch.linalg.cholesky(factors @ factors.mT))
         return replace(self.problem, law=inside, process=self.process.base)
 
     def _turned(self, x: Tensor) -> Tensor:
