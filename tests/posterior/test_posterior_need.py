@@ -19,6 +19,7 @@ from softmix.posterior import (
     FullMixture,
     HasDensity,
     HasMean,
+    HasNoise,
     HasVariance,
     Implicit,
     ImplicitMean,
@@ -26,6 +27,7 @@ from softmix.posterior import (
     Mixture,
     Normal,
     Point,
+    PointAndNoise,
     Posterior,
     ValuedCategorical,
     need,
@@ -45,6 +47,7 @@ def lone_item() -> Tensor:
 
 KINDS: dict[type[Posterior[Any]], Callable[[], Posterior[Any]]] = {
     Point: lambda: Point(lone_item()),
+    PointAndNoise: lambda: PointAndNoise(lone_item(), lone_item()),
     Normal: lambda: Normal(lone_item(), torch.ones(1)),
     Mixture: lambda: Mixture(torch.zeros(1, 3), torch.zeros(1, 3, 2), torch.ones(1)),
     FullMixture: lambda: FullMixture(torch.zeros(1, 3), torch.zeros(1, 3, 2), torch.eye(2).expand(1, 3, 2, 2), (2,)),
@@ -60,6 +63,8 @@ HEADS = "Normal or Mixture head"
 REMEDIES: dict[tuple[type[Posterior[Any]], type[Posterior[Any]]], str] = {
     (Point, HasVariance): f"has no spread.*{HEADS}, or an exact denoiser",
     (Point, HasDensity): f"{HEADS}, or train the mean by the loss `Square`",
+    (PointAndNoise, HasVariance): f"has no spread.*{HEADS}, or an exact denoiser",
+    (PointAndNoise, HasDensity): f"{HEADS}, or train the mean by the loss `Square`",
     (Empirical, HasDensity): "Mixture with the points as its means and a variance",
     (Implicit, HasMean): r"averaged\(n\).*ancestral",
     (Implicit, HasVariance): rf"draws\(m, rng\)\.var\(0\).*{HEADS}, or an exact denoiser",
@@ -72,7 +77,15 @@ REMEDIES: dict[tuple[type[Posterior[Any]], type[Posterior[Any]]], str] = {
     (Joint, HasVariance): r"part 'soft'.*var\(0\).*part 'label'.*with_values",
     (Joint, HasDensity): f"part 'soft' is of type Implicit\\. Use a {HEADS}",
 }
-WORDS = {HasMean: "a mean", HasVariance: "a variance", HasDensity: "a density"}
+REMEDIES |= {
+    (kind, HasNoise): "NoiseHead by the loss MeanAndNoise.*ancestral" for kind in KINDS.keys() - {PointAndNoise}
+}
+WORDS = {
+    HasMean: "a mean",
+    HasNoise: "the mean of the latent noise",
+    HasVariance: "a variance",
+    HasDensity: "a density",
+}
 
 
 def test_every_kind_of_posterior_is_covered() -> None:
