@@ -12,7 +12,7 @@ from PIL import Image
 from softmix.cli import main
 from softmix.cli.run_data import training_data, with_held_out
 from softmix.evaluate import evaluate_model
-from softmix.process import RDDM, Immiscible
+from softmix.process import RDDM, Immiscible, Interpolant
 from softmix.rng import Rng
 from softmix.sampler import ddim, sample
 from softmix.train import load, read_run
@@ -154,3 +154,21 @@ def test_the_psnr_is_that_of_each_pair(place: Path, tmp_path: Path) -> None:
     x = sample(model.denoiser, 12, 2, sampler=ddim, cond=cond).clamp(-1, 1)
     right = 10 * np.log10(4 / float((x - x0).square().mean()))
     assert result.rows[-1].values["psnr"] == pytest.approx(right, abs=0.05)
+
+
+def test_an_interpolant_is_trained_sampled_and_evaluated(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It starts at the picture of the condition, by its own sampler and by draws; a Gaussian sampler is refused."""
+    sharp, dim, run = str(place / "sharp"), str(place / "dim"), str(tmp_path / "run")
+    main(["train", sharp, "--beside", dim, "--process", "interpolant", "--out", run, *TINY, "process.latent=smooth"])
+    assert read_run(Path(run)).config.task.process == Interpolant("linear", "smooth")
+    out = str(tmp_path / "x.npy")
+    for sampler in ([], ["--sampler", "ancestral"], ["--sampler", "interpolant-heun"]):
+        main(["sample", run, "--beside", dim, "--n", "3", "--steps", "2", "--out", out, *sampler])
+        assert np.load(out).shape == (3, 8, 8)
+    main(["evaluate", run, "--n", "10", "--steps", "1", "2"])
+    assert "condition of a held-out item" in capsys.readouterr().out
+    assert "give the picture to start from" in refused(["sample", run, "--out", out], capsys)
+    said = refused(["sample", run, "--beside", dim, "--n", "2", "--sampler", "heun", "--out", out], capsys)
+    assert "heun uses x_t = alpha x0 + sigma z, and Interpolant leads to other data" in said

@@ -156,11 +156,11 @@ def _try(candidate: _Candidate, steps: int) -> None:
     from ..posterior import Implicit
     from ..rng import Rng
     from ..sampler import sample
-    from ..train.denoise import nothing_given
+    from ..train.denoise import trial_condition
 
     model, spec = candidate.model, candidate.model.denoiser.cond
     # a condition of nothing, with the class 0 if there are classes
-    cond = nothing_given(spec, model.denoiser.shape, 1)
+    cond = trial_condition(model.process, spec, model.denoiser.shape)
     cond = replace(cond, label=torch.zeros_like(cond.label)) if cond is not None and cond.label is not None else cond
     with torch.no_grad():
         sample(candidate.denoiser, 1, steps, sampler=candidate.sampler, cond=cond)

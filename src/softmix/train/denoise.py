@@ -253,10 +253,7 @@ class Denoise(Task):
         return partial(BY_NAME[name], **settings) if settings else BY_NAME[name]
 
     def check(self, result: Any, device: torch.device) -> None:
-        cond = nothing_given(result.cond, result.shape, 1, device)
-        if isinstance(self.process, Interpolant) and cond is not None:
-            # it starts at the item of the condition
-            cond = replace(cond, **{part: getattr(cond, part).nan_to_num(0.0) for part in cond.parts})
+        cond = trial_condition(self.process, result.cond, result.shape, device)
         sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
@@ -296,6 +293,16 @@ def nothing_given(
     context = torch.zeros(n, 1, cond_spec.context, device=device) if cond_spec.context else None
     mask = torch.zeros(n, 1, dtype=torch.bool, device=device) if cond_spec.context else None
     return Cond(label, image, value, context, mask)
+
+
+def trial_condition(
+    process: Process, cond_spec: CondSpec, shape: tuple[int, ...], device: torch.device | str = "cpu"
+) -> Cond | None:
+    """A condition of one item for a trial: with nothing given, but for the item at which a process starts, zeros."""
+    cond = nothing_given(cond_spec, shape, 1, device)
+    if cond is None or not isinstance(process, Interpolant):
+        return cond
+    return replace(cond, **{part: getattr(cond, part).nan_to_num(0.0) for part in cond.parts})
 
 
 def times(task: Denoise, batch: Batch) -> Tensor:
