@@ -15,7 +15,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, cast
+from typing import Any, Literal, TypeGuard, TypeVar, Union, cast
 
 JSON = None | bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"]
 T = TypeVar("T")
@@ -24,10 +24,6 @@ _KIND = "kind"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 _OWN = "; a part of your own is given in Python, by parts=(ITS_CLASS,)"
 _SUPPORTED = "int, float, bool, str, None, Literal, tuple, unions of these, and frozen dataclasses"
-
-
-class Open:
-    """Marks an annotation of one class, `Annotated[Denoise, Open]`, as a union: it is written with its kind."""
 
 
 class ConfigError(ValueError):
@@ -137,8 +133,6 @@ class _Walk(ABC):
             return self.sequence(typing.get_args(kind), value, path)
         if origin in (Union, types.UnionType):
             return self.union(typing.get_args(kind), value, path)
-        if origin is Annotated and Open in typing.get_args(kind):
-            return self.union(typing.get_args(kind)[:1], value, path)
         raise ConfigError(f"{path}: its annotation, {_name(kind)}, cannot be written as JSON; use {_SUPPORTED}")
 
     def union(self, members: tuple[Any, ...], value: Any, path: str) -> Any:

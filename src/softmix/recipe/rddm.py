@@ -13,7 +13,8 @@ from ..rng import Rng
 from ..sampler import ddim, drive
 from ..sampler.drive import finish
 from .frame import Numbers, TrainedStudy, arm
-from .pairs import BASELINES, CASES, FEW, exact_arms, least, listed, named, on_images, one_draw, trained_rows
+from .pairs import BASELINES, FEW, exact_arms, exact_checks, listed
+from .pairs_trained import CASES, named, on_images, trained_rows
 from .paper import Paper
 
 PAPER = Paper.of(
@@ -54,20 +55,11 @@ def identity(seed: int, n: int, steps: int) -> Mapping[str, float]:
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """Against conditional diffusion at its best, on the noise levels of RDDM, and from draws; then on images."""
-    own, other = ([least(value, names, count) for count in FEW] for names in (OURS, BASELINES))
-    plain, alone = (value.line(name, "distance", FEW) for name in ("RDDM, sd = 0.1", LEVELS[1]))
-    apart = value[IDENTITY, "difference"]
-    found = {
-        f"with exact means it is nearer by a tenth to the law of x0 given x_in than conditional diffusion, at 2, 5 and "
-        f"10 evaluations, each by its best sampler ({listed(own)}; {listed(other)})": all(
-            a < 0.9 * b for a, b in zip(own, other, strict=True)
-        ),
-        f"it is not the noise levels: conditional diffusion on those of sd = 0.1 is worse by a tenth ({listed(alone)}; "
-        f"RDDM {listed(plain)})": all(b > 1.1 * a for a, b in zip(plain, alone, strict=True)),
-        f"with the schedules of DDIM its step is DDIM's (difference {apart:.0e})": apart < 1e-6,
-    }
-    found |= one_draw(value, "RDDM, draws")
+    """The checks of exact rows; then on images."""
+    found = exact_checks(
+        *(value, OURS, LEVELS[1], "RDDM, sd = 0.1", DRAWS[0], IDENTITY),
+        "with the schedules of DDIM its step is DDIM's",
+    )
     for _, kind in CASES:
         found |= on_images(value, kind, "RDDM", "RDDM, soft mixture")
         found |= little_noise(value, kind)

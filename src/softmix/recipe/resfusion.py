@@ -14,7 +14,8 @@ from ..rng import Rng
 from ..sampler import ancestral, drive
 from ..sampler.drive import finish
 from .frame import Numbers, TrainedStudy, arm
-from .pairs import BASELINES, CASES, FEW, exact_arms, least, listed, on_images, one_draw, trained_rows
+from .pairs import BASELINES, exact_arms, exact_checks
+from .pairs_trained import CASES, on_images, trained_rows
 from .paper import Paper
 
 PAPER = Paper.of(
@@ -62,20 +63,10 @@ def identity(seed: int, n: int, steps: int) -> Mapping[str, float]:
 
 
 def checks(value: Numbers) -> Mapping[str, bool]:
-    """Against conditional diffusion at its best, on the noise levels of Resfusion, and from draws; then on images."""
-    own, other = ([least(value, names, count) for count in FEW] for names in (OURS, BASELINES))
-    plain, alone = (value.line(name, "distance", FEW) for name in (OF_LEVELS, LEVELS))
-    apart = value[IDENTITY, "difference"]
-    found = {
-        f"with exact means it is nearer by a tenth to the law of x0 given x_in than conditional diffusion, at 2, 5 and "
-        f"10 evaluations, each by its best sampler ({listed(own)}; {listed(other)})": all(
-            a < 0.9 * b for a, b in zip(own, other, strict=True)
-        ),
-        f"it is not the noise levels: conditional diffusion on those is worse by a tenth ({listed(alone)}; Resfusion "
-        f"{listed(plain)})": all(b > 1.1 * a for a, b in zip(plain, alone, strict=True)),
-        f"its chain is that of DDPM on the residual (difference {apart:.0e})": apart < 1e-6,
-    }
-    found |= one_draw(value, DRAWS[0])
+    """The checks of exact rows; then on images."""
+    found = exact_checks(
+        *(value, OURS, LEVELS, OF_LEVELS, DRAWS[0], IDENTITY), "its chain is that of DDPM on the residual"
+    )
     for _, kind in CASES:
         found |= on_images(value, kind, "Resfusion", "Resfusion, soft mixture")
     return found
