@@ -10,6 +10,7 @@ import torch
 
 from softmix import Rng
 from softmix.data import Data, DataError, Degraded, load
+from softmix.loss import Square
 from softmix.oracle import digits, pairs
 from softmix.posterior import need
 from softmix.posterior.ability import HasMean
@@ -26,6 +27,7 @@ from softmix.recipe.trainings import Training
 from softmix.sampler import ddim, drive
 from softmix.sampler.drive import finish
 from softmix.train import Run, Trainer, facts_of
+from softmix.train.preset import POSTERIOR_GIVEN_Y
 
 F64 = torch.float64
 TABLES = {
@@ -377,3 +379,11 @@ def test_the_tables_of_the_page_are_those_of_the_verdicts() -> None:
         first, *others = line.rsplit(" | ", 3)
         wanted.append(" | ".join([first, f"{float(others[0]):.3f}", *others[1:]]))
     assert [line for line in wanted if line not in page] == []
+
+
+def test_the_residual_is_trained_with_one_weight_at_all_noise_levels(few: Data) -> None:
+    """An error of the residual is one of x0. A soft mixture has a score of its own."""
+    plain = base(few.shape, DATA_SETS["digits"][2], 640, 0)
+    for name, right in (("RDDM", "x0"), ("RDDM, sd = 0.1", "x0"), ("Resfusion", "v"), ("conditional diffusion", "v")):
+        assert trained_pairs.TRAININGS[name].change(plain, few.shape).task.loss == Square(right)  # type: ignore[arg-type]
+    assert trained_pairs.TRAININGS["RDDM, soft mixture"].change(plain, few.shape).task.loss == POSTERIOR_GIVEN_Y
