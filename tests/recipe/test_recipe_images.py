@@ -19,8 +19,9 @@ from softmix.recipe import Scale, VerdictRow, images
 from softmix.recipe.frame import Numbers, rows_in, rows_of
 from softmix.recipe.images import DATA_SETS, arms, base, best, by, folder, real_images
 from softmix.recipe.smd_grid import SOFT
-from softmix.recipe.trainings import COUNTS, TRAININGS, best_variance, near
+from softmix.recipe.trainings import COUNTS, TRAININGS, Sampling, best_variance, near
 from softmix.rng import Rng
+from softmix.sampler import ddim
 from softmix.train import Config, Run, Trainer, facts_of, read_run
 
 
@@ -69,6 +70,11 @@ def test_the_second_grid_falls_from_1_to_0(process: Gaussian) -> None:
         assert len(grid) == n + 1 and grid[0] == 1 and grid[-1] == 0 and bool((grid.diff() < 0).all())
     ends = process.logsnr(near(process, 4))[1:-1]
     assert torch.allclose(ends, torch.tensor([-2.0, 1.0, 4.0], dtype=torch.float64, device="cpu"))
+
+
+def test_a_way_is_measured_up_to_its_most_evaluations() -> None:
+    way = Sampling("ddim", ddim, most=10)
+    assert way.within((1, 5, 10, 11, 100)) == [1, 5, 10] and way.counts == [1, 2, 4, 8]
 
 
 def never(line: str) -> None:

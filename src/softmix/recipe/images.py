@@ -159,7 +159,7 @@ def train_and_measure(
                 print(f"{name}: step {step.step} of {step.total}, loss {step.loss:.4f}, {speed}", flush=True)
         denoiser = load_run(at / "run").denoiser.to(find_device())
         for way in trained.ways:
-            for count in [each for each in counts if each <= way.most]:
+            for count in way.within(counts):
                 values = _measured(way, count, denoiser, known, seed, n)
                 results |= {(by(name, way.name), f"{metric}@{count}"): value for metric, value in values.items()}
                 print(f"{name}, {way.name}, {count}: {values['frechet']:.2f}", flush=True)

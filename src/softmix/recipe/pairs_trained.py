@@ -176,7 +176,7 @@ def train_and_measure(name: str, data: str, kind: str, out: Path, seed: int, ima
         x0 = known.real[-HELD_OUT:]
         x_in = degrade(x0, Rng(seed, len(x0), f"held out, {kind}"))
         for way in trained.ways:
-            for count in [each for each in EVALUATIONS if each <= way.most]:
+            for count in way.within(EVALUATIONS):
                 draws = _drawn(way, count, denoiser, x_in, seed)
                 values = scores(draws, x0, Rng(seed, len(x0), f"compared, {kind}"))
                 values |= {"one draw": psnr(float((draws.clamp(-1, 1) - x0).square().mean().sqrt()))}

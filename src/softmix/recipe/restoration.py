@@ -326,7 +326,7 @@ def train_and_measure(name: str, data: str, out: Path, seed: int, images: int, n
                 print(f"{name}: step {step.step} of {step.total}, loss {step.loss:.4f}", flush=True)
         denoiser = load_run(at / "run", parts=(OwnNoise,)).denoiser.to(find_device())
         for way in trained.ways:
-            for count in [each for each in COUNTS if each <= way.most]:
+            for count in way.within(COUNTS):
                 for kind, x0, y, rng in pairs:
                     draws = _drawn(way, count, denoiser, kind, y, seed)
                     values = scores(draws, x0, rng) | dict(case.compare(draws, kind, y, seed))

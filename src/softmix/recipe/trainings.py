@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -89,7 +89,11 @@ class Sampling:
     @property
     def counts(self) -> list[int]:
         """The numbers of evaluations to measure."""
-        return [count for count in COUNTS if count <= self.most]
+        return self.within(COUNTS)
+
+    def within(self, counts: Sequence[int]) -> list[int]:
+        """Those of some numbers of evaluations that are measured: up to `most`, which is one of them."""
+        return [count for count in counts if count <= self.most]
 
 
 @dataclass(frozen=True)
