@@ -84,15 +84,14 @@ def test_the_first_check_decides_about_the_claim(holds: bool) -> None:
 @pytest.mark.slow
 def test_the_images_are_trained_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sevens become ones, in 12 steps of each training: all numbers are there, of all ways."""
-    monkeypatch.setattr(translation, "KEPT", tmp_path)
     small = (*translation.DATA_SETS["digits"][:2], UNetSpec(width=16, mults=(1,), depth=1, patch=1, attention=False))
     monkeypatch.setitem(translation.DATA_SETS, "digits", small)
     small_run = {"images": 96, "n": 20, "batch": 8, "counts": (1, 4), "data": "digits", "classes": ("7", "1")}
     for name, each in TRANSLATIONS.items():
-        values = translation.train_and_measure(name, 0, **small_run)  # type: ignore[arg-type]
+        values = translation.train_and_measure(name, tmp_path, 0, **small_run)  # type: ignore[arg-type]
         assert {(by(name, way), f"frechet@{k}") for way in each.ways for k in (1, 4)} == set(values)
         assert all(value > 0 for value in values.values())
-    bounds = translation.untouched(0, 30, "digits", ("7", "1"))
+    bounds = translation.untouched(tmp_path, 0, 30, "digits", ("7", "1"))
     assert bounds["real coats", "frechet@1"] < bounds["the shirts as they are", "frechet@1"]
 
 

@@ -15,10 +15,10 @@ from softmix.oracle import digits, pairs
 from softmix.posterior import need
 from softmix.posterior.ability import HasMean
 from softmix.process import VP, ConstantSpeed, Flow, Immiscible, ShortestPath, uniform
-from softmix.recipe import Scale, VerdictRow, immiscible, last_verdict, rddm, resfusion, shift_ddpms, spd
+from softmix.recipe import Scale, VerdictRow, frame, immiscible, last_verdict, rddm, resfusion, shift_ddpms, spd
 from softmix.recipe import pairs as of_pairs
 from softmix.recipe import pairs_trained as trained_pairs
-from softmix.recipe.frame import Numbers, Trained, TrainedStudy
+from softmix.recipe.frame import Arms, Numbers, Trained, TrainedStudy, one_by_one
 from softmix.recipe.images import DATA_SETS, base
 from softmix.recipe.pairs import EXACT, exact_draws
 from softmix.recipe.pairs_trained import Degradation, FromPair, half_way
@@ -214,6 +214,28 @@ def test_a_study_trains_at_full_scale_alone(tmp_path: Path) -> None:
     unknown = replace(study, trained=[Trained("pictures", {"b": "ours"}, measure)])
     with pytest.raises(ValueError, match="a: measured, but among the roles are"):
         unknown(Scale.full, print, tmp_path)
+
+
+def test_arms_with_trainings_keep_them_and_their_numbers_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three seeds of one arm: all rows, under the name of the data, and no second measurement."""
+    monkeypatch.setattr(frame, "in_processes", one_by_one)
+    asked: list[tuple[Path, int]] = []
+
+    def make(out: Path) -> list[Arms]:
+        def measure(seed: int, images: int) -> dict[tuple[str, str], float]:
+            asked.append((out, seed))
+            return {("a", "m"): float(seed), ("a", "other"): float(images)}
+
+        return [Arms({"a": "control"}, measure, "pictures, a", full={"images": 7}, seeds=3)]
+
+    made = Trained.of("pictures", make)
+    for _ in range(2):
+        first, other = made.rows(tmp_path, print)
+        assert (first.value, first.seeds, first.role, first.data) == (1.0, 3, "control", "pictures")
+        assert other.value == 7
+    assert asked == [(tmp_path, 0), (tmp_path, 1), (tmp_path, 2)] and list(tmp_path.iterdir()) != []
 
 
 # the spectrum

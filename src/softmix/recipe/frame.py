@@ -202,6 +202,11 @@ def rows_of(
     return _rows((run.arms.roles, run.arms.data, results[run]) for run in runs if run in results)
 
 
+def full_rows(arms: Iterable[Arms], progress: Progress, out: Path) -> list[VerdictRow]:
+    """The rows of arms at full scale, several at a time. out : the folder of their numbers."""
+    return rows_of([run for each in arms for run in each.runs(Scale.full)], progress, out, in_processes)
+
+
 def rows_in(folder: Path) -> list[VerdictRow]:
     """The rows of all runs that are saved in a folder. A run that was saved twice, by two versions, counts once: the
     newer file."""
@@ -320,13 +325,17 @@ class Trained:
     data    : the name of the data set in the table.
     roles   : the role of each row.
     measure : (folder, progress) -> the rows. Trainings and their numbers stay in the folder.
-    seeds   : the number of seeds.
     """
 
     data: str
     roles: Mapping[str, Role]
     measure: Callable[[Path, Progress], Sequence[VerdictRow]]
-    seeds: int = 3
+
+    @classmethod
+    def of(cls, data: str, make: Callable[[Path], Sequence[Arms]]) -> Trained:
+        """Arms whose trainings stay in a folder, with all of their rows. make : the folder -> the arms."""
+        roles = {name: role for arms in make(Path()) for name, role in arms.roles.items()}
+        return cls(data, roles, lambda folder, progress: full_rows(make(folder), progress, folder / "measured"))
 
     def rows(self, folder: Path, progress: Progress) -> list[VerdictRow]:
         """The rows, under the name of the data. Raises ValueError for a row without a role."""

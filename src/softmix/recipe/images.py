@@ -28,8 +28,8 @@ from ..sampler import sample, traits
 from ..train import Config, find_device, log_of, preset
 from ..train import load as load_run
 from .contest import steps_for
-from .frame import Arms, Progress, Results, Trained, arm, in_processes, rows_of
-from .paper import Role, Scale, VerdictRow
+from .frame import Arms, Progress, Results, Trained, arm, full_rows
+from .paper import Role, VerdictRow
 from .trainings import COUNTS, TRAININGS, Sampling, Training, device_of
 
 # the batch size of the trainings, unless another is given
@@ -250,8 +250,7 @@ def best_rows(
     metrics : that of the best way; "frechet" decides.
     """
     each = [arms(name, data, out, images, n, counts=counts, find=find) for name in names]
-    runs = [run for one in [*each, real_images(data, out, n)] for run in one.runs(Scale.full)]
-    measured = rows_of(runs, progress, folder(out, data, images), in_processes)
+    measured = full_rows([*each, real_images(data, out, n)], progress, folder(out, data, images))
     real = next(row for row in measured if row.name == REAL and row.metric == "frechet")
     kept = [replace(best(measured, name, k, metric), name=name) for metric in metrics for name in names for k in counts]
     return [*kept, replace(real, metric=f"frechet@{counts[0]}")]

@@ -36,8 +36,9 @@ from ..process import (
 from ..rng import Rng
 from ..sampler import Sampler, adams, ddim, drive
 from ..sampler.drive import finish
-from .frame import Arms, Numbers, Results, Study
-from .non_uniform_images import image_arms, image_checks
+from .cmde import cmde_arms, cmde_checks
+from .frame import Arms, Numbers, Results, Trained, TrainedStudy
+from .non_uniform_images import PICTURES, image_arms, image_checks
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -200,7 +201,7 @@ def denoisers(problem: MixtureProblem) -> dict[str, list[Denoiser]]:
         SINGLE: [in_frame(whole.denoiser())],
         MULTI: [in_frame(multi_scale(whole, problem.law.mean.reshape(problem.shape)))],
         REVERSED: [in_frame(other.denoiser())],
-        SPEED: [inside.through(ConstantSpeed(spread)).denoiser()],
+        SPEED: [inside.through(ConstantSpeed.of(spread)).denoiser()],
     }
 
 
@@ -292,7 +293,7 @@ def checks(value: Numbers) -> dict[str, bool]:
     near = [a / b for a, b in zip(*alike, strict=True)]
     lost, beyond = (value.line(MULTI, kind, LASTS) for kind in ("lost nats", "distance beyond"))
     shares = value.line(MULTI, "share of the work", counts)
-    return image_checks(value) | {
+    found = {
         f"at equal work a multi-scale model is nearer than the uniform process by adams at "
         f"{text(by_work['adams'])} evaluations of the full size (most of {text(counts)})": len(by_work["adams"])
         >= most,
@@ -308,9 +309,10 @@ def checks(value: Numbers) -> dict[str, bool]:
         f"the lost signal tells of it: from {lost[0]:.3g} to {lost[-1]:.2g} nats the distance beyond falls from "
         f"{beyond[0]:.3f} to {beyond[-1]:.4f}": beyond[0] > beyond[1] > beyond[2] >= beyond[-1] - 1e-6,
     }
+    return {**image_checks(value), **found, **cmde_checks(value)}
 
 
-run = Study(
+run = TrainedStudy(
     PAPER,
     checks,
     [
@@ -323,6 +325,7 @@ run = Study(
             # nothing is drawn
             seeds=1,
         ),
-        *image_arms(),
+        *cmde_arms(),
     ],
+    trained=[Trained.of(PICTURES, image_arms)],
 )

@@ -28,7 +28,6 @@ from .frame import Arms, Numbers, Results
 from .images import DATA_SETS, base, logged, reference, training_folder
 from .paper import Role
 
-FOLDER = Path("runs") / "reproduce-non_uniform"
 PICTURES = "Fashion-MNIST, 28 x 28, networks"
 LEVELS, COUNTS = 2, (4, 8, 16, 32)
 PLAIN, PLAIN_X0 = "plain network", "plain network, output x0"
@@ -44,12 +43,19 @@ ROLES: dict[str, Role] = {
 }
 
 
-def image_arms() -> list[Arms]:
-    """The arms at full scale: three seeds."""
-    settings = {"data": "fashion28", "images": 300_000, "n": 2000, "counts": COUNTS, "batch": 64}
+def image_arms(out: Path) -> list[Arms]:
+    """The arms at full scale, with three seeds. out : the folder in which the trainings stay."""
+    settings = {"data": "fashion28", "images": 100_000, "n": 1000, "counts": COUNTS, "batch": 64}
     needs = partial(load, "fashion-mnist")
     return [
-        Arms({name: role}, partial(train_and_measure, name, FOLDER), PICTURES, full=settings, seeds=3, needs=needs)
+        Arms(
+            {name: role},
+            partial(train_and_measure, name, out),
+            f"{PICTURES}, {name}",
+            full=settings,
+            seeds=3,
+            needs=needs,
+        )
         for name, role in ROLES.items()
     ]
 

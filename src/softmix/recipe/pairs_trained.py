@@ -26,10 +26,10 @@ from ..train import load as load_run
 from ..train.make import suitable_precision
 from ..train.preset import POSTERIOR_GIVEN_Y
 from .contest import steps_for
-from .frame import Arms, Numbers, Progress, Results, Trained, in_processes, rows_of
+from .frame import Arms, Numbers, Progress, Results, Trained, full_rows
 from .images import DATA_SETS, base, best, by, folder, logged, reference, training_folder, training_seconds
 from .pairs import COUNTS, FEW, listed
-from .paper import Role, Scale, VerdictRow
+from .paper import Role, VerdictRow
 from .restoration import scores
 from .trainings import OWN, Sampling, Training, change, device_of
 
@@ -239,8 +239,7 @@ def _best_rows(
     names: Sequence[str], data: str, kind: str, images: int, out: Path, progress: Progress
 ) -> list[VerdictRow]:
     arms = [trained_arms(name, data, kind, out, images) for name in names]
-    runs = [run for each in arms for run in each.runs(Scale.full)]
-    measured = rows_of(runs, progress, folder(out / kind, data, images), in_processes)
+    measured = full_rows(arms, progress, folder(out / kind, data, images))
     near = [row for row in measured if row.role == "control" and row.name.endswith("from x_in")]
     others = [row for row in measured if row not in near]
     near = [replace(row, name=by(NEAR, row.name)) for row in near]

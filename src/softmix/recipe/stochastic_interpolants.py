@@ -22,7 +22,7 @@ from ..sampler import Sampler, adams, ancestral, drive, epsilon, interpolant_heu
 from ..sampler.drive import finish
 from . import translation
 from .contest import steps_for
-from .frame import Arms, Numbers, Results, Study
+from .frame import Arms, Numbers, Results, Trained, TrainedStudy
 from .images import by
 from .paper import Paper, Role
 from .translation import COUNTS
@@ -230,7 +230,7 @@ CURVES: dict[str, Role] = {WRONG: "ours", NOISE: "control", EXACT: "oracle", FLO
 FEW: dict[str, Role] = {name: way[0] for name, way in WAYS.items()}
 FEW["from noise, adams"] = FEW["from noise, draws"] = "baseline"
 FEW[FLOOR] = "floor"
-run = Study(
+run = TrainedStudy(
     PAPER,
     checks,
     [
@@ -243,6 +243,6 @@ run = Study(
             full={"n": 4000, "steps": 400},
         ),
         Arms(FEW, few_evaluations, PLANE, quick={"n": 2000}, full={"n": 4000}),
-        *translation.arms(),
     ],
+    trained=[Trained.of(translation.WHERE, translation.arms)],
 )

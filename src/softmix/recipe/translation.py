@@ -30,8 +30,6 @@ from .frame import Arms, Results
 from .images import DATA_SETS, base, by, logged
 from .paper import Role
 
-# where the trainings are kept: an interrupted one continues
-KEPT = Path("runs") / "reproduce-stochastic_interpolants"
 COUNTS = (1, 2, 4, 8)
 CLASSES = ("Shirt", "Coat")
 SOFT: dict[str, object] = {"head": SoftHead(mean="none"), "loss": Energy(m=2, weight="v")}
@@ -93,6 +91,7 @@ def source_of(trained: Translation, coats: Data, shirts: Data) -> Source:
 
 def train_and_measure(
     name: str,
+    out: Path,
     seed: int,
     images: int,
     n: int,
@@ -107,9 +106,9 @@ def train_and_measure(
     loaded, size, net = DATA_SETS[data]
     train, test = load(loaded, size=size), load(loaded, size=size, split="test")
     coats, shirts = of_class(train, classes[1]), of_class(train, classes[0])
-    known = ReferenceSet(coats, of_class(test, classes[1]), features_for(train, KEPT / "cache"))
+    known = ReferenceSet(coats, of_class(test, classes[1]), features_for(train, out / "cache"))
     readable = "".join(c if c.isalnum() else "-" for c in name)
-    at = KEPT / f"{data}-{images}-batch{batch}" / f"{readable}-{seed}"
+    at = out / f"{data}-{images}-batch{batch}" / f"{readable}-{seed}"
     with logged(at):
         config = configured(trained, coats.shape, net, images, seed, batch)
         for step in training(source_of(trained, coats, shirts), config, at / "run"):
@@ -128,12 +127,12 @@ def train_and_measure(
     return results
 
 
-def untouched(seed: int, n: int, data: str = "fashion14", classes: tuple[str, str] = CLASSES) -> Results:
+def untouched(out: Path, seed: int, n: int, data: str = "fashion14", classes: tuple[str, str] = CLASSES) -> Results:
     """The floor, n training coats, and the control, n held-out shirts as they are."""
     loaded, size, _ = DATA_SETS[data]
     train, test = load(loaded, size=size), load(loaded, size=size, split="test")
     coats, shirts = of_class(train, classes[1]), of_class(test, classes[0])
-    known = ReferenceSet(coats, of_class(test, classes[1]), features_for(train, KEPT / "cache"))
+    known = ReferenceSet(coats, of_class(test, classes[1]), features_for(train, out / "cache"))
     results = {}
     for name, items in (
         ("real coats", coats.x0()),
@@ -144,20 +143,22 @@ def untouched(seed: int, n: int, data: str = "fashion14", classes: tuple[str, st
     return results
 
 
-def arms(images: int = 500_000, n: int = 1000, batch: int = 256) -> list[Arms]:
-    """The trainings as arms of the frame, at full scale only, and the untouched images."""
-    where = f"Fashion-MNIST, {CLASSES[0]} to {CLASSES[1]}, 14 x 14"
+WHERE = f"Fashion-MNIST, {CLASSES[0]} to {CLASSES[1]}, 14 x 14"
+
+
+def arms(out: Path, images: int = 100_000, n: int = 1000) -> list[Arms]:
+    """The trainings with three seeds, and the untouched images. out : the folder in which trainings stay."""
     needs = partial(load, "fashion-mnist")
-    trained = [
+    rows = [
         Arms(
             {by(name, way): each.role for way in each.ways},
-            partial(train_and_measure, name),
-            where,
-            full={"images": images, "n": n, "batch": batch},
+            partial(train_and_measure, name, out),
+            f"{WHERE}, {name}",
+            full={"images": images, "n": n},
             seeds=3,
             needs=needs,
         )
         for name, each in TRANSLATIONS.items()
     ]
     bounds: dict[str, Role] = {"real coats": "floor", "the shirts as they are": "control"}
-    return [*trained, Arms(bounds, untouched, where, full={"n": n}, seeds=3, needs=needs)]
+    return [*rows, Arms(bounds, partial(untouched, out), f"{WHERE}, untouched", full={"n": n}, seeds=3, needs=needs)]

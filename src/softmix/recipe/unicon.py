@@ -23,7 +23,7 @@ from ..sampler import adams, along, ancestral, drive, on_grid
 from ..sampler.drive import finish
 from . import unicon_nets
 from .cmde import error_given
-from .frame import Arms, Numbers, Results, Study
+from .frame import Arms, Numbers, Results, Trained, TrainedStudy
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -185,12 +185,12 @@ def _percent(errors: list[float]) -> list[str]:
     return [f"{100 * error:.1f} %" for error in errors]
 
 
-run = Study(
+run = TrainedStudy(
     PAPER,
     checks,
     [
         Arms(GAUSS_ROLES, on_gauss, GAUSS, quick={"n": 40_000, "steps": 80}, full={"n": 60_000, "steps": 100}),
         Arms(MIXTURE_ROLES, on_mixture, MIXTURE, quick={"n": 20_000}, full={"n": 30_000}),
-        *unicon_nets.arms(),
     ],
+    trained=[Trained.of(unicon_nets.WHERE, unicon_nets.arms)],
 )

@@ -33,8 +33,8 @@ from .frame import Arms, Numbers, Results
 from .images import DATA_SETS, base, logged, training_folder
 from .paper import Role
 
-OUT = Path("runs") / "reproduce-unicon"
 DATA = "fashion14"
+WHERE = f"{DATA} and its edges"
 COUNTS = (1, 4, 16)
 # replacement takes many steps, and its mean is that of several runs
 STEPS, RUNS = 50, 8
@@ -83,17 +83,13 @@ TRAININGS: dict[str, PairTraining] = {
 }
 
 
-def arms(data: str = DATA, out: Path = OUT, images: int = 150_000, n: int = 1000, seeds: int = 3) -> list[Arms]:
-    """The trainings as arms, at full scale alone. images : the number of training images. n : held-out images."""
+def arms(out: Path, images: int = 100_000, n: int = 1000) -> list[Arms]:
+    """The trainings with three seeds. out : the folder in which they stay. n : held-out images."""
     settings = {"images": images, "n": n}
     return [
-        Arms({name: each.role}, partial(train_and_measure, name, data, out), _title(data), full=settings, seeds=seeds)
+        Arms({name: each.role}, partial(train_and_measure, name, DATA, out), f"{WHERE}, {name}", full=settings, seeds=3)
         for name, each in TRAININGS.items()
     ]
-
-
-def _title(data: str) -> str:
-    return f"{data} and its edges"
 
 
 def train_and_measure(name: str, data: str, out: Path, seed: int, images: int, n: int) -> Results:
