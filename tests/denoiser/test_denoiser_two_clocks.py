@@ -8,10 +8,11 @@ from torch import Tensor
 
 from softmix import Cond
 from softmix.cond import class_label
-from softmix.denoiser import Given, Network, OnPath, PointHead, SoftHead, averaged, given
+from softmix.denoiser import Given, Network, OnPath, PointHead, SoftHead, averaged, given, guided_by_other
 from softmix.denoiser.head import HeadSpec
+from softmix.denoiser.wrap import CallCounter
 from softmix.net import MLPSpec, TwoStreamsSpec, UNetSpec
-from softmix.oracle import PairedProblem, gaussian, joint
+from softmix.oracle import MixtureProblem, PairedProblem, gaussian, joint
 from softmix.posterior import FullMixture, HasMean, HasVariance, Mixture, Normal, Point, Posterior, need, part_of
 from softmix.process import JOINT, VP, Leg, TwoClocks, slower
 from softmix.rng import Rng
@@ -182,3 +183,30 @@ def test_a_view_is_on_the_device_of_the_state(device: torch.device) -> None:
     fresh = Given(model, 0, lambda t: 0.3 * t, Rng(2, 3, device=device))
     for view in (given(0)(model), given(1, 0.4)(model), fresh):
         assert mean_of(view(x, 0.5, Cond(value=y))).device.type == device.type
+
+
+# guidance between the signals
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guidance_moves_each_mean_from_that_without_the_other_signal(scale: float) -> None:
+    """The means without the other are those of the marginals. alpha(1) is not quite 0: 2e-3 of them."""
+    problem, (x, y) = joint(), pair()
+    times = torch.tensor([[0.3, 0.7], [0.5, 0.5], [0.9, 0.2], [0.2, 1.0]], dtype=F64)
+    counter = CallCounter(problem.denoiser())
+    guided = guided_by_other(scale, Rng(1, 4))(counter)
+    z = torch.cat([x, y], 1)
+    found, together = mean_of(guided(z, times)), problem.denoiser()(z, times).mean
+    assert counter.calls == 3 and guided.process == problem.process
+    for stream, part in enumerate((slice(2), slice(2, 4))):
+        alone = MixtureProblem("one", problem.marginal(stream), VP(), (2,)).denoiser()
+        apart = torch.cat([alone(z[k : k + 1, part], float(times[k, stream])).mean for k in range(4)])
+        right = apart + scale * (together[:, part] - apart)
+        assert torch.allclose(found[:, part], right, atol=2e-3 * abs(scale - 1) + 1e-9)
+    # the two signals know much of each other here
+    assert scale == 1 or float((found - together).abs().max()) > 0.1
+
+
+def test_guidance_between_signals_needs_two_clocks() -> None:
+    with pytest.raises(TypeError, match="guided_by_other needs a model of two signals"):
+        guided_by_other(2.0, Rng(0, 4))(gaussian((2,)).denoiser())

@@ -173,6 +173,29 @@ def test_an_item_does_not_depend_on_its_batch() -> None:
     assert torch.allclose(multi_speed(denoiser, lambda t: 0.5 * t, 2, 3, y=y[3:], first=3), whole[3:], atol=1e-6)
 
 
+def test_guidance_between_the_signals_makes_them_agree_more_or_not_at_all() -> None:
+    """With 0 each signal has its own law, and knows nothing of the other; with 2 they correlate more than they do."""
+    problem = joint(components=1)
+    walked = partial(along, problem.denoiser(), JOINT, N, 40, sampler=adams, batch=N)
+    apart, plain, more = (both(walked(guidance=scale)) for scale in (0.0, 1.0, 2.0))
+    cross = [each.T.cov()[:2, 2:] for each in (apart, plain, more)]
+    right = problem.law.covariance
+    noise = (right.diagonal()[:2, None] * right.diagonal()[2:] / N).sqrt()
+    assert float((cross[0] / noise).abs().max()) < 4
+    for part in (slice(2), slice(2, 4)):
+        assert torch.allclose(apart.T.cov()[part, part], right[part, part], atol=0.06 * float(right.diagonal().max()))
+    assert cross[2].norm() > 1.3 * cross[1].norm() > 1.3 * right[:2, 2:].norm() * 0.95
+    assert torch.equal(plain, both(walked()))
+
+
+def test_guided_items_do_not_depend_on_their_batch() -> None:
+    problem = joint()
+    whole = both(along(problem.denoiser(), CONTROL, 6, 3, y=torch.ones(1, 2), guidance=2.0, batch=6))
+    parts = both(along(problem.denoiser(), CONTROL, 6, 3, y=torch.ones(1, 2), guidance=2.0, batch=2))
+    assert torch.allclose(whole, parts, atol=1e-6)
+    assert not torch.allclose(whole, both(along(problem.denoiser(), CONTROL, 6, 3, y=torch.ones(1, 2))), atol=1e-2)
+
+
 def test_a_signal_that_is_missing_or_not_used_is_refused() -> None:
     denoiser, z = joint().denoiser(), torch.zeros(3, 2)
     with pytest.raises(ValueError, match="begins at t_y = 0: give y"):

@@ -14,7 +14,7 @@ from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .residual import ResidualAndNoisePoint, ResidualHead
 from .smd import PublishedSMD, SoftHead
-from .two_clocks import Given, OnPath, given
+from .two_clocks import Given, OnPath, given, guided_by_other
 from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "from_frame",
     "given",
     "guided",
+    "guided_by_other",
     "in_frame",
     "mean_only",
     "wiener",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cond import Cond, as_cond
 from ..denoiser import Denoiser
 from ..denoiser.contract import device_of
-from ..denoiser.two_clocks import Given, OnPath, Pace, clocks_of, given
+from ..denoiser.two_clocks import Given, OnPath, Pace, clocks_of, given, guided_by_other
 from ..memory import in_batches
 from ..precision import Precision, computing
 from ..process import Leg, TimePath, TwoClocks
@@ -38,6 +38,7 @@ def along(
     x: Tensor | None = None,
     y: Tensor | None = None,
     cond: Cond | Tensor | None = None,
+    guidance: float = 1.0,
     batch: int | None = None,
     first: int = 0,
     device: torch.device | str | None = None,
@@ -55,6 +56,8 @@ def along(
     x, y : a clean signal, [n, ...] or [1, ...], if the path begins at a time below 1 for it. It is given the noise of
         this time.
     cond : other conditions, such as labels.
+    guidance : the scale of `guided_by_other`, by which the two signals agree more clearly. 1 is none; another one takes
+        three times the evaluations, and steps by the mean.
     seed, first, batch, device, precision : as in `sample`.
 
     A signal at a time above 0 at the end of the path is returned with its noise.
@@ -73,9 +76,10 @@ def along(
             _begun(clocks, each, t, (size, *clocks.shape_of(shape, k)), rng.child(f"begin {STREAMS[k]}"), items)
             for k, (each, t) in enumerate(zip(known, path.start, strict=True))
         ]
+        model = denoiser if guidance == 1 else guided_by_other(guidance, rng.child("guidance"))(denoiser)
         rest = cond if cond is None else take(cond, items).to(rng.device)
         for number, leg in enumerate(path.legs):
-            pair = _walked(denoiser, clocks, leg, pair, steps, sampler, rng.child(f"leg {number}"), rest)
+            pair = _walked(model, clocks, leg, pair, steps, sampler, rng.child(f"leg {number}"), rest)
         return clocks.joined(*pair)
 
     both = _batches(draw, denoiser, n, shape, batch, seed, first, device, precision)
