@@ -11,9 +11,10 @@ from torch import Tensor
 
 from softmix import Cond
 from softmix.denoiser import Network, PointHead, given
-from softmix.denoiser.wrap import CallCounter
+from softmix.denoiser.wrap import CallCounter, Wrapped
 from softmix.net import MLPSpec, TwoStreamsSpec
 from softmix.oracle import JointProblem, gaussian, joint, ks, order, standardised
+from softmix.posterior import Point
 from softmix.process import CONTROL, ESTIMATION, JOINT, VP, TimePath, TwoClocks, few, slower
 from softmix.rng import Rng
 from softmix.sampler import (
@@ -194,6 +195,10 @@ def test_guided_items_do_not_depend_on_their_batch() -> None:
     parts = both(along(problem.denoiser(), CONTROL, 6, 3, y=torch.ones(1, 2), guidance=2.0, batch=2))
     assert torch.allclose(whole, parts, atol=1e-6)
     assert not torch.allclose(whole, both(along(problem.denoiser(), CONTROL, 6, 3, y=torch.ones(1, 2))), atol=1e-2)
+    # a model that shows the noise in the place of the other signal
+    model = Wrapped(problem.denoiser(), lambda inner, xt, t, cond: Point(xt.roll(2, 1)))
+    whole, parts = (both(along(model, JOINT, 6, 2, guidance=0.0, batch=size, seed=5)) for size in (6, 2))
+    assert torch.allclose(whole, parts, atol=1e-6)
 
 
 def test_a_signal_that_is_missing_or_not_used_is_refused() -> None:
