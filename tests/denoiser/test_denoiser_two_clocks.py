@@ -218,7 +218,7 @@ class Swapped:
         return Point(xt.roll(2, 1))
 
 
-def test_noise_takes_the_place_of_the_other_signal() -> None:
+def test_guidance_puts_noise_in_the_place_of_the_other_signal() -> None:
     """N(0, 1) anew for each signal, 4 standard errors; all three questions have the condition."""
     model, n = Swapped(), 4000
     z, label = torch.full((n, 4), 9.0, dtype=F64), torch.zeros(n, dtype=torch.long)
