@@ -211,7 +211,7 @@ class Swapped:
     """A model that answers x by y_t' and y by x_t, and records its conditions."""
 
     def __init__(self) -> None:
-        self.process, self.shape, self.conds = TwoClocks(VP(), (2, 2)), (4,), list[object]()
+        self.process, self.shape, self.conds = TwoClocks(VP(), (2, 2), 1), (4,), list[object]()
 
     def __call__(self, xt: Tensor, t: Tensor | float, cond: object = None) -> Point:
         self.conds.append(cond)
@@ -222,11 +222,11 @@ def test_guidance_puts_noise_in_the_place_of_the_other_signal() -> None:
     """N(0, 1) anew for each signal, 4 standard errors; all three questions have the condition."""
     model, n = Swapped(), 4000
     z, label = torch.full((n, 4), 9.0, dtype=F64), torch.zeros(n, dtype=torch.long)
-    seen = mean_of(guided_by_other(0.0, Rng(3, n))(model)(z, torch.tensor([0.4, 0.6]), Cond(label=label)))
+    seen = mean_of(guided_by_other(0.0, Rng(3, n))(model)(z, torch.tensor([[0.4, 0.6]]), Cond(label=label)))
     assert float(seen.mean(0).abs().max()) < 4 / n**0.5
     assert torch.allclose(seen.T.cov(), torch.eye(4, dtype=F64), atol=4 * 2**0.5 / n**0.5)
     assert len(model.conds) == 3 and all(isinstance(cond, Cond) and cond.label is label for cond in model.conds)
-    other = mean_of(guided_by_other(0.0, Rng(4, n))(model)(z, torch.tensor([0.4, 0.6])))
+    other = mean_of(guided_by_other(0.0, Rng(4, n))(model)(z, torch.tensor([[0.4, 0.6]])))
     assert not torch.equal(seen, other)
 
 

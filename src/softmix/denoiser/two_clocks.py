@@ -104,7 +104,7 @@ def guided_by_other(scale: float, rng: Rng) -> Wrap:
             guided = []
             for stream in range(2):
                 parts = [clocks.part(xt, each) for each in range(2)]
-                times = as_float64(t).to(xt.device).expand(len(xt), 2).clone()
+                times = clocks.pairs(t, len(xt)).to(xt.device).clone()
                 times[:, 1 - stream] = 1.0
                 parts[1 - stream] = clocks.base.prior(tuple(parts[1 - stream].shape), rng).to(xt)
                 apart = need(inner(clocks.joined(*parts), times, cond), HasMean, "guided_by_other").mean
