@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,19 @@ def test_a_process_by_name_is_in_the_configuration_and_the_same_command_resumes(
     ]
     main(same)
     assert "nothing was trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "head"), [((), "PointHead"), (("--model", "smd"), "SoftHead"), (("--process", "immiscible"), "SoftHead")]
+)
+def test_a_process_of_pairs_has_a_mean_by_default(
+    place: Path, tmp_path: Path, words: tuple[str, ...], head: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = ["train", str(place / "sharp"), "--beside", str(place / "dim")]
+    process = [] if "--process" in words else ["--process", "rddm"]
+    main([*pairs, *process, *words, "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"])
+    shown = capsys.readouterr().out
+    assert json.loads(shown[shown.index("{") : shown.rindex("}") + 1])["config"]["task"]["head"]["kind"] == head
 
 
 def test_settings_of_the_process_may_be_given(place: Path, tmp_path: Path) -> None:

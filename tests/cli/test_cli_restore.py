@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs: dict[str, list[Any]] = {
         "rddm": [*pairs, "--model", "plain", "--process", "rddm"],
         "vp": [*pairs, "--model", "plain"],
-        "soft": [*pairs, "--process", "rddm"],
+        "soft": [*pairs, "--model", "smd", "--process", "rddm"],
         "shift": [*pairs, "--model", "plain", "--process", "shift-ddpm"],
         "alone": [folder / "sharp", "--model", "plain"],
         "classes": [

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ..train import Config, Run
 
 
+# the model of a process, if --model is not given: a mean restores well after a short training, draws need a long one
+_MODELS: dict[ProcessName | None, ModelName] = {"rddm": "plain", "resfusion": "plain"}
+
+
 @dataclass(frozen=True)
 class BaseRun:
     """The run that gives the settings which the command does not give.
@@ -88,12 +92,13 @@ def configuration(
     changes: tuple[tuple[str, ...], ...],
     process: ProcessName | None = None,
 ) -> Config:
-    """The configuration of the run: that of the base run or of a preset, with a process and each --set."""
+    """The configuration of the run: that of the base run or of a preset, with a process and each --set. The preset is
+    `model`; by default smd, and plain for rddm and resfusion."""
     from ..config import from_json, to_json
     from ..train import Config, preset, with_process
 
     if base is None:
-        config = preset(model or "smd", items.shape, items.cond)
+        config = preset(model or _MODELS.get(process, "smd"), items.shape, items.cond)
     else:
         config, facts = base.run.config, base.run.facts
         if base.role == "config" and facts.first_end is not None:
