@@ -9,10 +9,12 @@ from .exact import ExactData, ExactMixture, wiener
 from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .interpolant import NoiseHead
+from .local import LocalData, PatchData, correlated, windows
 from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
 from .residual import ResidualAndNoisePoint, ResidualHead
+from .sensitivity import jacobian, reach
 from .smd import PublishedSMD, SoftHead
 from .two_clocks import Given, OnPath, given, guided_by_other
 from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
@@ -25,6 +27,7 @@ __all__ = [
     "ExactMixture",
     "Given",
     "HeadSpec",
+    "LocalData",
     "MapHead",
     "MixtureHead",
     "MultiScale",
@@ -33,6 +36,7 @@ __all__ = [
     "NormalHead",
     "OnPath",
     "Output",
+    "PatchData",
     "PointHead",
     "PublishedSMD",
     "ResidualAndNoisePoint",
@@ -45,13 +49,17 @@ __all__ = [
     "affine",
     "autoguided",
     "averaged",
+    "correlated",
     "device_of",
     "from_frame",
     "given",
     "guided",
     "guided_by_other",
     "in_frame",
+    "jacobian",
     "mean_only",
+    "reach",
     "wiener",
+    "windows",
     "within",
 ]
