@@ -261,6 +261,10 @@ def _on(value: Numbers, name: str) -> Mapping[str, bool]:
     ratios = {net: [a / b for a, b in zip(line(net, "reach"), field, strict=True)] for net in nets}
     moved = {net: [a / b for a, b in zip(line(f"{net}, {PERMUTED}", "reach"), field, strict=True)] for net in nets}
     free = [net for net in nets if net != "U-Net"]
+
+    def near(values: Sequence[float]) -> bool:
+        return all(2 / 3 < each < 3 / 2 for each in values)
+
     looks = "; ".join(f"{net} {text(ratios[net])}" for net in free)
     gap = [b - a for a, b in zip(by_form[LOCAL], by_form[APART], strict=True)]
     error = {form: line(form, "error") for form in (LOCAL, APART)}
@@ -271,11 +275,11 @@ def _on(value: Numbers, name: str) -> Mapping[str, bool]:
         )
         > len(LEVELS) / 2,
         f"{name}: networks without convolutions look as far as the linear denoiser, to a third ({looks})": (
-            all(2 / 3 < each < 3 / 2 for net in free for each in ratios[net])
+            all(near(ratios[net]) for net in free)
         ),
-        f"{name}: and a U-Net does ({text(ratios['U-Net'])})": all(2 / 3 < each < 3 / 2 for each in ratios["U-Net"]),
-        f"{name}: with its pixels in another order an MLP looks at the same pixels ({text(moved['MLP'])})": all(
-            2 / 3 < each < 3 / 2 for each in moved["MLP"]
+        f"{name}: and a U-Net does ({text(ratios['U-Net'])})": near(ratios["U-Net"]),
+        f"{name}: with its pixels in another order an MLP looks at the same pixels ({text(moved['MLP'])})": near(
+            moved["MLP"]
         ),
         f"{name}: and so does a U-Net there ({text(moved['U-Net'])})": all(
             2 / 3 < each < 3 / 2 for each in moved["U-Net"]
