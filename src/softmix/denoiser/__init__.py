@@ -10,6 +10,7 @@ from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .interpolant import NoiseHead
 from .local import LocalData, PatchData, correlated, windows
+from .low_rank import LowRankMixture
 from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
@@ -28,6 +29,7 @@ __all__ = [
     "Given",
     "HeadSpec",
     "LocalData",
+    "LowRankMixture",
     "MapHead",
     "MixtureHead",
     "MultiScale",
