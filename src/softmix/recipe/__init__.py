@@ -18,6 +18,7 @@ from . import (
     edit_friendly,
     evodiff,
     immiscible,
+    non_uniform,
     painters,
     pndm,
     rddm,
@@ -25,6 +26,7 @@ from . import (
     shift_ddpms,
     smd,
     spd,
+    unicon,
     unipc,
 )
 from .paper import Paper, Scale, Verdict, VerdictRow
@@ -32,7 +34,7 @@ from .paper import Paper, Scale, Verdict, VerdictRow
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
     *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
-    *(shift_ddpms, rddm, resfusion, spd, immiscible),
+    *(shift_ddpms, rddm, resfusion, non_uniform, spd, immiscible, unicon),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

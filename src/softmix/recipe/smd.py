@@ -28,7 +28,7 @@ RESULT = (
     "few steps need a mixture, and proper losses learn it; the published loss does not learn it, and its latent is "
     "ignored; on images draws are ahead at 4 evaluations, and consistency training at 1 and 2; they need a latent if "
     "they learn by drift, and none if they learn by the energy score in features, which is as good from 2 on; given y "
-    "draws pay at 1 and 2, and noise of their own serves as well as a latent"
+    "draws pay at 1 and 2, and on digits noise of their own serves as well as a latent"
 )
 
 OURS, CONTROL = "feature drift", "feature drift, eta = 0"
