@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from softmix.denoiser import LocalData, jacobian, wiener, windows
+from softmix.posterior import Point
 from softmix.process import VP
 from softmix.recipe import locality as recipe
 from softmix.recipe.frame import Numbers, row
@@ -53,6 +54,43 @@ def test_the_forms_are_those_of_the_items() -> None:
     assert torch.equal(recipe.mean_of(known[recipe.SQUARES][2], xt, 0.3), right)
     apart = known[recipe.APART][0]
     assert isinstance(apart, LocalData) and apart.apart == min(512, len(own.train) // 3)
+
+
+def test_a_form_of_several_sizes_has_that_of_each_network_and_of_the_data() -> None:
+    """R^2 by the size that suits the network, the error by the size that suits the data."""
+    x0 = Rng(0, 6).normal((6, 1, 2, 2))
+    near, far = x0 + 0.1, x0 + 2.0
+    known = {"sizes": [Constant(near), Constant(far)], "one": [Constant(far)]}
+    found = recipe._of_forms(known, {"net": far + 0.05}, x0, x0, 0.5, 0.0)
+    assert found["sizes", "error@0"] == pytest.approx(0.01, rel=1e-4)
+    assert found["sizes", "explains net@0"] == found["one", "explains net@0"] == recipe.explained(far, far + 0.05)
+
+
+class Constant:
+    """A denoiser of one answer."""
+
+    process = VP()
+
+    def __init__(self, answer: torch.Tensor):
+        self.answer = answer
+
+    def __call__(self, xt: torch.Tensor, t: object, cond: object = None) -> Point:
+        return Point(self.answer)
+
+
+def test_fields_are_compared_over_the_pixels_as_they_are() -> None:
+    """A linear denoiser of permuted digits as a network: the likeness is 1, and the reach that of the digits."""
+    plain, moved = (recipe.items("digits", 8, permuted) for permuted in (False, True))
+    t, reaches = float(VP().time(0.0)), []
+    for own, permuted in ((plain, False), (moved, True)):
+        linear = wiener(VP(), own.train.flatten(1).double().mean(0).float(), own.covariance.float())
+        x0 = own.held_out[:3]
+        found = recipe._of_fields(own, {"net": linear}, {"net": x0 + 0.5}, x0, x0, t, 0.0, permuted)
+        arm = f"net, {recipe.PERMUTED}" if permuted else "net"
+        assert found[arm, "likeness@0"] == pytest.approx(1, abs=1e-5)
+        assert found[arm, "error@0"] == pytest.approx(0.25)
+        reaches.append(found[arm, "reach@0"])
+    assert reaches[0] == pytest.approx(reaches[1], rel=1e-3)
 
 
 def made_up(**changed: float) -> Numbers:

@@ -72,6 +72,57 @@ def test_both_ways_find_subspaces_of_many_items(monkeypatch: pytest.MonkeyPatch)
             assert float(share) >= 0.6 if found else float(share) == 0
 
 
+def test_three_subspaces_are_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "TRIALS", 6)
+    right = recipe.subspaces(recipe.Cell(3, 2, 30), 0)
+    found = recipe.by_clustering(recipe.drawn(right, 30, 0), 3, 2, 0)
+    assert float((recipe.held(found, right) > 0.999).double().mean()) >= 0.6
+
+
+def test_a_trial_keeps_its_restart_of_the_least_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two restarts without a step: the second one has the data's subspace."""
+    right = recipe.subspaces(recipe.Cell(1, 2, 20), 0)[:3]
+    other = recipe.subspaces(recipe.Cell(1, 2, 20), 1)[:3]
+    starts = torch.stack([other, right], 1).flatten(0, 1)
+    monkeypatch.setattr(recipe, "STEPS", 0)
+    monkeypatch.setattr(recipe, "RESTARTS", 2)
+    monkeypatch.setattr(recipe, "Rng", Starts(starts))
+    found = recipe.by_denoising(recipe.drawn(right, 20, 0), 1, 2, 0)
+    assert torch.allclose(recipe.held(found, right), torch.ones(3, dtype=F64), atol=1e-5)
+
+
+class Starts:
+    """Random streams of which "first" gives the given bases."""
+
+    def __init__(self, bases: torch.Tensor):
+        self.bases = bases
+
+    def __call__(self, seed: int, n: int, role: str = "") -> object:
+        return self if role == "first" else Rng(seed, n, role)
+
+    def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.bases.float().reshape(shape)
+
+
+def test_a_cell_has_its_items_and_each_way_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool, tuple[float, float]]] = []
+
+    def denoised(
+        x0: torch.Tensor, components: int, rank: int, seed: int, hard: bool = False, times: tuple[float, float] = (0, 0)
+    ) -> torch.Tensor:
+        asked.append((x0.shape[1], hard, times))
+        return recipe.subspaces(recipe.Cell(components, rank, 1), seed)
+
+    monkeypatch.setattr(recipe, "by_denoising", denoised)
+    values = recipe.transition(0, ((1, 4),))
+    items = [4 + extra for extra in recipe.EXTRA]
+    ways = ((False, (0, 0)), (True, (0, 0)), (False, recipe.ALL_TIMES))
+    assert asked == [(count, *way) for count in items for way in ways]
+    # the stand-in answers the right bases
+    assert values[f"{recipe.SOFT}, 1 of 4", "success@0"] == 1
+    assert [values[f"{recipe.PRINCIPAL}, 1 of 4", f"success@{extra}"] for extra in recipe.EXTRA] == [0, 0, 1, 1, 1, 1]
+
+
 def test_an_empty_cluster_keeps_its_basis_and_principal_components_are_those_about_zero() -> None:
     before = torch.eye(6, dtype=F64)[:, :2]
     assert torch.equal(recipe._principal(torch.zeros(0, 6, dtype=F64), 2, before), before)

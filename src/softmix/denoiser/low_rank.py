@@ -17,8 +17,7 @@ class LowRankMixture(nn.Module):
     """The posterior for x0 ~ sum_k w_k N(mu_k, U_k U_k^T) with orthonormal U_k of rank d:
 
         means        mu_k + alpha / (alpha^2 + sigma^2) U_k U_k^T r_k,    r_k = x_t - alpha mu_k
-        weights      w_k (1 + alpha^2 / sigma^2)^(-d/2) exp(-(|r_k|^2 - alpha^2 / (alpha^2 + sigma^2) |U_k^T r_k|^2) /
-                     (2 sigma^2))
+        weights      w_k exp(-(|r_k|^2 - alpha^2 / (alpha^2 + sigma^2) |U_k^T r_k|^2) / (2 sigma^2))
         covariances  sigma^2 / (alpha^2 + sigma^2) U_k U_k^T
 
     The only parameters are the bases. For one component the squared error is least for the principal components of the
@@ -91,7 +90,8 @@ def answers(
     off = x[:, None] - alpha * means
     inside = torch.einsum("bkd,kde->bke", off, bases)
     distance = (off.square().sum(2) - (alpha**2 / total)[..., 0] * inside.square().sum(2)) / (2 * sigma**2)[..., 0]
-    found = log_weights - distance - bases.shape[2] / 2 * (total / sigma**2).log()[..., 0]
+    # the ranks are equal, so that the determinants are
+    found = log_weights - distance
     if hard:
         found = torch.where(found == found.amax(1, keepdim=True), 0.0, -torch.inf)
     return found, means + alpha / total * torch.einsum("bke,kde->bkd", inside, bases)
