@@ -352,7 +352,7 @@ def test_the_row_with_its_own_start_begins_there() -> None:
 # the page of the processes
 
 
-def cells(name: str, rows: dict[str, tuple[str, str]], kind: str, counts: tuple[int, ...], digits: str) -> list[str]:
+def cells(name: str, rows: dict[str, tuple[str, str]], kind: str, counts: tuple[float, ...], digits: str) -> list[str]:
     """The cells of lines of a table: of each row (arm, prefix of the line) the numbers of the saved verdict."""
     saved = last_verdict(name)
     assert saved is not None
@@ -400,6 +400,19 @@ def test_the_tables_of_the_page_are_those_of_the_verdicts() -> None:
     for line in cells("rddm", steps, "distance", of_pairs.FEW, ".4f"):
         first, *others = line.rsplit(" | ", 3)
         wanted.append(" | ".join([first, f"{float(others[0]):.3f}", *others[1:]]))
+    fields = {
+        "exact fields": ("exact", "kl"),
+        "wrong velocity": ("an error of the velocity", "kl"),
+        "wrong noise": ("an error of the noise", "kl"),
+    }
+    wanted += cells("stochastic_interpolants", fields, "kl", (0, 0.1, 0.3, 1, 10), ".3f")
+    bands = {
+        "uniform": ("uniform", "adams distance"),
+        "non-uniform, one network": ("bands, one network", "adams distance"),
+        "multi-scale": ("bands, smaller networks", "adams distance"),
+        "coarse band first": ("the coarse band first, one network", "adams distance"),
+    }
+    wanted += cells("non_uniform", bands, "adams distance", (4, 8, 16, 32, 64), ".3f")
     assert [line for line in wanted if line not in page] == []
 
 

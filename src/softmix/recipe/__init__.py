@@ -26,6 +26,7 @@ from . import (
     shift_ddpms,
     smd,
     spd,
+    stochastic_interpolants,
     unicon,
     unipc,
 )
@@ -34,7 +35,8 @@ from .paper import Paper, Scale, Verdict, VerdictRow
 RECIPES: tuple[ModuleType, ...] = (
     *(smd, pndm, dpm_solver, unipc, dpm_solver_v3, evodiff, dpm_ot),
     *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
-    *(shift_ddpms, rddm, resfusion, non_uniform, spd, immiscible, unicon),
+    *(shift_ddpms, rddm, resfusion, non_uniform, spd),
+    *(stochastic_interpolants, immiscible, unicon),
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

@@ -32,7 +32,11 @@ PAPER = Paper.of(
     "The same two learned fields give an ODE and SDEs of any strength of noise between two data sets, and errors of "
     "the fields harm the SDE less than the ODE.",
 )
-RESULT = ""
+RESULT = (
+    "with exact fields every strength of noise has the law, and a wrong velocity harms the ODE 25 times as much as the "
+    "best SDE; a wrong noise harms both, and a strong noise needs many steps; draws have the law in one step, also from "
+    "noise, and a solver needs fewer steps from noise than between the two data sets"
+)
 
 # the two laws in the plane, and on the line
 PLANE = "three Gaussians in the plane from a ring of four, exact posteriors"
