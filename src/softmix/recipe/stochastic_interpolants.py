@@ -34,7 +34,7 @@ PAPER = Paper.of(
 )
 RESULT = (
     "with exact fields every strength of noise has the law, and a wrong velocity harms the ODE 25 times as much as the "
-    "best SDE; a wrong noise harms both, and a strong noise needs many steps; draws have the law in one step, also from "
+    "best SDE; a wrong noise harms both, and strong noise needs many steps; draws have the law in one step, also from "
     "noise, and a solver needs fewer steps from noise than between the two data sets"
 )
 
