@@ -25,7 +25,7 @@ from softmix.denoiser import (
 from softmix.net import UNetSpec
 from softmix.oracle import correlated as correlated_problem
 from softmix.oracle import gaussian
-from softmix.process import VP, Gaussian
+from softmix.process import VP, Gaussian, PerElement
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -113,6 +113,12 @@ def test_the_threshold_is_that_of_the_filter_over_its_diagonal() -> None:
         assert torch.equal(correlated(VP(), covariance, float(threshold))(t), right)
 
 
+def test_a_pixel_that_varies_little_keeps_its_neighbours_at_high_noise() -> None:
+    """Its gain is below 1e-6 there, and so are those of all others."""
+    covariance = torch.tensor([[1e-3, 0.9e-3], [0.9e-3, 1e-3]], dtype=F64)
+    assert bool(correlated(VP(), covariance, 0.5)(float(VP().time(-8.0))).all())
+
+
 # patches
 
 
@@ -183,6 +189,18 @@ def test_what_a_local_denoiser_cannot_do_is_refused() -> None:
         model(y[:2], 0.2, torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="odd side"):
         PatchData(VP(), y, 2)
+    each = PerElement(VP(), torch.ones(1, 5, 5))
+    for make in (
+        lambda: LocalData(each, y, windows((2, 5, 5), 3)),
+        lambda: PatchData(each, y, 3),
+        lambda: correlated(each, torch.eye(50)),
+    ):
+        with pytest.raises(ValueError, match="one alpha for all elements, and PerElement has several"):
+            make()
+    with pytest.raises(ValueError, match="within 0 items"):
+        LocalData(VP(), y, windows((2, 5, 5), 3), apart=0)
+    with pytest.raises(ValueError, match=r"patches of images of shape \[2, 5, 5\] were asked for \[2, 4, 4\]"):
+        PatchData(VP(), y, 3)(items(2, (2, 4, 4)), T)
     with pytest.raises(ValueError, match="square images"):
         PatchData(VP(), items(3, (1, 4, 5)), 3)
     with pytest.raises(ValueError, match="'borders' or 'circular'"):

@@ -8,7 +8,7 @@ import torch
 from softmix.cond import CondError
 from softmix.denoiser import ExactMixture, LowRankMixture
 from softmix.posterior import Mixture
-from softmix.process import VE, VP, Flow, Gaussian
+from softmix.process import VE, VP, Flow, Gaussian, PerElement
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -78,6 +78,12 @@ def test_the_squared_error_of_one_component_is_least_at_the_principal_components
 def test_what_it_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="2 bases of rank 7 were asked for, in 6 dimensions: take ranks from 1 to 6"):
         LowRankMixture(VP(), 2, 7, (6,))
+    with pytest.raises(ValueError, match=r"weights of shape \[3\] were expected; found \[1\]"):
+        LowRankMixture(VP(), 3, 2, (6,), weights=torch.ones(1))
+    with pytest.raises(ValueError, match=r"means of shape \[3, 6\] were expected; found \[6\]"):
+        LowRankMixture(VP(), 3, 2, (6,), means=torch.ones(6))
+    with pytest.raises(ValueError, match="one alpha for all elements, and PerElement has several"):
+        LowRankMixture(PerElement(VP(), torch.ones(6)), 3, 2, (6,))
     with pytest.raises(CondError, match="train one for each class"):
         model_of(VP())(torch.zeros(2, 6), 0.5, torch.zeros(2, dtype=torch.long))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from softmix import Rng
+from softmix.config import dumps, from_json
 from softmix.data import Data, DataError, Degraded, load
 from softmix.loss import Square
 from softmix.oracle import digits, pairs
@@ -26,7 +28,7 @@ from softmix.recipe.paper import Paper
 from softmix.recipe.trainings import Training
 from softmix.sampler import ddim, drive
 from softmix.sampler.drive import finish
-from softmix.train import Run, Trainer, facts_of
+from softmix.train import Config, Run, Trainer, facts_of
 from softmix.train.preset import POSTERIOR_GIVEN_Y
 
 F64 = torch.float64
@@ -192,6 +194,19 @@ def test_the_checks_on_images_follow_the_rows(ours: str, soft: str) -> None:
     assert without(trained_pairs.NEAR, "one draw@2", 21.5) == [True, False, True]
     assert without(f"{soft}, eta = 0", "crps@1", 0.05) == [True, True, False]
     assert without("conditional diffusion, soft mixture", "crps@2", 0.05) == [True, True, False]
+
+
+@pytest.mark.parametrize("module", [spd, immiscible, shift_ddpms])
+def test_the_configuration_of_every_training_can_be_saved(module: object) -> None:
+    """A run writes it, and a run that goes on reads it."""
+    if module is spd:
+        try:
+            load("fashion-mnist", limit=1)
+        except DataError as error:
+            pytest.skip(str(error))
+    for name, training in module.TRAININGS.items():  # type: ignore[attr-defined]
+        config = training.change(base((1, 14, 14), DATA_SETS["fashion14"][2], 640, 0), (1, 14, 14))
+        assert from_json(Config, json.loads(dumps(config))) == config, name
 
 
 # the frame of trainings

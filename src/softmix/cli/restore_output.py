@@ -178,5 +178,5 @@ def spread_line(spreads: Sequence[float]) -> str:
         return line
     return (
         f"{line}. They hardly differ, which does not show that they are right: an rddm model of a learned mean gives "
-        "nearly the mean. Draws with more spread: softmix train ... --set loss.weight=v, or without --model plain"
+        "nearly the mean. Draws with more spread: softmix train ... --set loss.weight=v, or with --model smd"
     )

@@ -33,14 +33,16 @@ class LocalData:
 
     The answer is a `Point`. The work is B N D^2 products.
 
-    Raises CondError for a condition.
+    Raises CondError for a condition; ValueError for a schedule of each element and for times that differ.
     When to choose: to predict what a network that was trained on the data answers, without a training.
     Source: Lukoianov et al., "Locality in image diffusion models emerges from data statistics", NeurIPS 2025; with
     windows Kamb & Ganguli, "An analytic theory of creativity in convolutional diffusion models", 2024 (LS).
     """
 
     def __init__(self, process: Gaussian, points: Tensor, support: Support, apart: int | None = None, block: int = 512):
-        self.process, self.points, self.support = process, points, support
+        if apart is not None and apart < 1:
+            raise ValueError(f"weights are normalised within {apart} items: take at least 1, or None for the whole set")
+        self.process, self.points, self.support = _plain(process), points, support
         self.apart, self.block = apart, min(block, apart or block)
 
     @property
@@ -91,7 +93,7 @@ class PatchData:
             raise ValueError(f"patches need square images [N, C, S, S]; found {list(points.shape)}")
         if share not in ("borders", "circular"):
             raise ValueError(f"patches are shared by 'borders' or 'circular'; found {share!r}")
-        self.process, self.points, self.size, self.share, self.block = process, points, size, share, block
+        self.process, self.points, self.size, self.share, self.block = _plain(process), points, size, share, block
         if isinstance(size, int):
             _require_odd(size)
 
@@ -104,11 +106,13 @@ class PatchData:
         alpha, sigma = (each[:, None] for each in _levels(self.process, xt, t))
         size = self.size if isinstance(self.size, int) else self.size(float(torch.as_tensor(t).flatten()[0]))
         _require_odd(size)
+        if tuple(xt.shape[1:]) != self.shape:
+            raise ValueError(f"patches of images of shape {list(self.shape)} were asked for {list(xt.shape[1:])}")
         points, channels = self.points.to(xt), xt.shape[1]
         own = self._patches(xt, size)
         centre = size**2 // 2 + torch.arange(channels, device=xt.device) * size**2
         found = torch.empty_like(xt.flatten(2))
-        for places in self._groups(size, xt.shape[-1]):
+        for places in self._groups(size, xt.device):
             asked = own[:, places]
             average = _RunningMean(asked[..., :channels])
             for some in points.split(self.block):
@@ -126,12 +130,13 @@ class PatchData:
         wide = pad(images, side, mode="circular") if self.share == "circular" else pad(images, side)
         return unfold(wide, size).mT
 
-    def _groups(self, size: int, side: int) -> Sequence[Tensor]:
+    def _groups(self, size: int, device: torch.device) -> Sequence[Tensor]:
         """The places that share their patches: a list of indices each."""
-        places = torch.arange(side**2, device=self.points.device)
+        side = self.points.shape[-1]
+        places = torch.arange(side**2, device=device)
         if self.share == "circular":
             return [places]
-        reach, line = size // 2, torch.arange(side, device=self.points.device)
+        reach, line = size // 2, torch.arange(side, device=device)
         near = torch.stack([line.clamp(max=reach), (side - 1 - line).clamp(max=reach)], 1)
         kinds = torch.cat([near[places // side], near[places % side]], 1)
         _, kind = kinds.unique(dim=0, return_inverse=True)
@@ -193,8 +198,9 @@ def correlated(process: Gaussian, covariance: Tensor, threshold: float = 0.005) 
     threshold : 0.005 for grey clothes and digits, 0.02 for faces, 0.05 for CIFAR-10, in the paper's code. It divides by
         the diagonal at n, as here.
 
-    A pixel that never varies counts for itself alone.
+    A pixel that never varies counts for itself alone. Raises ValueError for a schedule of each element.
     """
+    _plain(process)
     variances, vectors = torch.linalg.eigh(covariance.double())
     variances = variances.clamp(min=0)
 
@@ -203,8 +209,11 @@ def correlated(process: Gaussian, covariance: Tensor, threshold: float = 0.005) 
         gain = alpha**2 * variances / (alpha**2 * variances + sigma**2)
         filter_of = (vectors * gain) @ vectors.mT
         diagonal = filter_of.diagonal()
-        scaled = filter_of / torch.where(diagonal.abs() < 1e-6, torch.ones_like(diagonal), diagonal)[:, None]
-        return (scaled.abs() >= threshold * scaled.abs().max()) | torch.eye(len(scaled), dtype=torch.bool)
+        # the code of the paper has 1e-6 itself, which at high noise is above pixels that vary
+        constant = diagonal < 1e-6 * diagonal.max()
+        scaled = filter_of / torch.where(constant, torch.ones_like(diagonal), diagonal)[:, None]
+        own = torch.eye(len(scaled), dtype=torch.bool, device=scaled.device)
+        return (scaled.abs() >= threshold * scaled.abs().max()) | own
 
     return support
 
@@ -220,6 +229,13 @@ def _levels(process: Gaussian, xt: Tensor, t: Tensor | float) -> tuple[Tensor, T
 def _require_odd(size: int) -> None:
     if size < 1 or size % 2 == 0:
         raise ValueError(f"a patch has an odd side, such as 3; {size} was asked for")
+
+
+def _plain(process: Gaussian) -> Gaussian:
+    """The process. Raises ValueError for an alpha of each element."""
+    if process.per_element:
+        raise ValueError(f"a local denoiser needs one alpha for all elements, and {type(process).__name__} has several")
+    return process
 
 
 def _require_none(cond: Cond | Tensor | None) -> None:

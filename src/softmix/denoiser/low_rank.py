@@ -20,17 +20,18 @@ class LowRankMixture(nn.Module):
         weights      w_k exp(-(|r_k|^2 - alpha^2 / (alpha^2 + sigma^2) |U_k^T r_k|^2) / (2 sigma^2))
         covariances  sigma^2 / (alpha^2 + sigma^2) U_k U_k^T
 
-    The only parameters are the bases. For one component the squared error is least for the principal components of the
-    data, for several at the best clustering into subspaces.
+    The only parameters are the bases. With one component the squared error is least at the principal components of the
+    data. With several it is least at the best clustering into subspaces.
 
     components, rank : K and d.
     shape : of an item, with D elements.
-    means : mu, [K, D], fixed; by default 0. Subtract the mean of the data else.
+    means : mu, [K, D], fixed; by default 0: then subtract the mean of the data first.
     weights : w, [K], fixed; by default equal.
     hard : the component of the largest weight alone, as in the paper's theorem.
     seed : of the first bases, which are random.
 
-    Raises ValueError for a rank above D; CondError for a condition.
+    Raises ValueError for a rank above D, for means and weights of other shapes, and for a process with a schedule of
+    each element; CondError for a condition.
     When to choose: to find subspaces by denoising, and to test what a denoiser knows of them.
     Source: Wang et al., "Diffusion models learn low-dimensional distributions via subspace clustering", 2024.
     """
@@ -51,6 +52,13 @@ class LowRankMixture(nn.Module):
         if not 1 <= rank <= size or components < 1:
             raise ValueError(
                 f"{components} bases of rank {rank} were asked for, in {size} dimensions: take ranks from 1 to {size}"
+            )
+        for name, part, wanted in (("means", means, (components, size)), ("weights", weights, (components,))):
+            if part is not None and tuple(part.shape) != wanted:
+                raise ValueError(f"{name} of shape {list(wanted)} were expected; found {list(part.shape)}")
+        if process.per_element:
+            raise ValueError(
+                f"LowRankMixture needs one alpha for all elements, and {type(process).__name__} has several"
             )
         self.process, self.shape, self.hard = process, shape, hard
         self.means: Tensor
@@ -90,7 +98,7 @@ def answers(
     off = x[:, None] - alpha * means
     inside = torch.einsum("bkd,kde->bke", off, bases)
     distance = (off.square().sum(2) - (alpha**2 / total)[..., 0] * inside.square().sum(2)) / (2 * sigma**2)[..., 0]
-    # the ranks are equal, so that the determinants are
+    # all ranks are equal, so all determinants are
     found = log_weights - distance
     if hard:
         found = torch.where(found == found.amax(1, keepdim=True), 0.0, -torch.inf)

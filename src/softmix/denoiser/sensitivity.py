@@ -23,14 +23,14 @@ def jacobian(
 
         J = alpha Cov[x0 | x_t] / sigma^2      for an exact posterior
 
-    so that J is then symmetric, and its trace is the squared error that the best denoiser is left with, times alpha /
-    sigma^2. |J| of one row is the sensitivity field of a pixel: the pixels by which it is decided.
+    so that J is then symmetric, and its trace is the least squared error times alpha / sigma^2. |J| of one row is the
+    sensitivity field of a pixel: it shows which pixels decide it.
 
     xt : [B, *shape].
     places : the P elements of m, as indices into a flattened item; by default all of them, [B, D, *shape].
 
     Each row costs a backward pass. Raises TypeError for a posterior without a mean.
-    When to choose: to see what a model looks at, and how many directions it knows.
+    When to choose: to see which pixels a model uses, and how many directions it knows.
     """
     with torch.enable_grad():
         x = xt.detach().clone().requires_grad_()

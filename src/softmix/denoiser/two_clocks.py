@@ -88,9 +88,11 @@ def guided_by_other(scale: float, rng: Rng) -> Wrap:
         x_hat = E[x0 | x_t] + scale (E[x0 | x_t, y_t'] - E[x0 | x_t]),   and the same for y
 
     scale : 1 is no guidance; with 0 the two signals do not know of each other.
-    rng : of the noise that takes the place of the other signal, at its time 1, in E[x0 | x_t].
+    rng : of the noise that takes the place of the other signal, at its time 1, in E[x0 | x_t]. It is fresh at each
+        question, so that the path of an ODE sampler depends on it.
 
-    The answer is a `Point`. Each question costs three evaluations.
+    The answer is a `Point`. Each question costs three evaluations. The model must know times that differ, (t, 1) and
+    (1, t'): one that was trained with independent times.
     When to choose: for pairs, or a signal given the other, that agree more clearly. They vary less. `along` has it as
     `guidance`.
     Source: Li et al., ICLR 2025: their difference of joint and separate estimates.

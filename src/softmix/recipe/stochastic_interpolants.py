@@ -33,9 +33,9 @@ PAPER = Paper.of(
     "the fields harm the SDE less than the ODE.",
 )
 RESULT = (
-    "with exact fields every strength of noise has the law, and a wrong velocity harms the ODE 25 times as much as the "
-    "best SDE; a wrong noise harms both, and strong noise needs many steps; draws have the law in one step, also from "
-    "noise, and a solver needs fewer steps from noise than between the two data sets"
+    "with exact fields every strength of noise has the law; with a wrong velocity the ODE has 25 times the divergence "
+    "of the best SDE, with a wrong noise 12 times; strong noise needs many steps; draws have the law at one "
+    "evaluation, also from noise, and the best solver needs fewer steps from noise than the ODE between two data sets"
 )
 
 # the two laws in the plane, and on the line

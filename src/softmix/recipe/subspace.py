@@ -107,10 +107,10 @@ def by_denoising(
         # gradient descent with a retraction by QR; a basis of few items has a small slope
         rate = RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS))
         bases = torch.linalg.qr((bases - rate * slope).detach())[0]
+    restarts, many = bases.unflatten(0, (trials, RESTARTS)), x0.repeat(1, 8, 1)
     # the same noise for all restarts of a trial
-    last = Rng(seed, trials, "last")
-    restarts = bases.unflatten(0, (trials, RESTARTS))
-    error = torch.stack([_errors(each, x0.repeat(1, 8, 1), last, hard, times) for each in restarts.unbind(1)], 1)
+    each = [_errors(one, many, Rng(seed, trials, "last"), hard, times) for one in restarts.unbind(1)]
+    error = torch.stack(each, 1)
     best = error.argmin(1)
     return restarts[torch.arange(trials), best].double()
 

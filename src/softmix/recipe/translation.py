@@ -138,7 +138,7 @@ def untouched(out: Path, seed: int, n: int, data: str = "fashion14", classes: tu
         ("real coats", coats.x0()),
         ("the shirts as they are", shirts.x0()),
     ):
-        chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:n]
+        chosen = torch.randperm(len(items), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:n]
         results[name, f"frechet@{COUNTS[0]}"] = known.compare(items[chosen])["frechet"]
     return results
 

@@ -87,7 +87,14 @@ def arms(out: Path, images: int = 100_000, n: int = 1000) -> list[Arms]:
     """The trainings with three seeds. out : the folder in which they stay. n : held-out images."""
     settings = {"images": images, "n": n}
     return [
-        Arms({name: each.role}, partial(train_and_measure, name, DATA, out), f"{WHERE}, {name}", full=settings, seeds=3)
+        Arms(
+            {name: each.role},
+            partial(train_and_measure, name, DATA, out),
+            f"{WHERE}, {name}",
+            full=settings,
+            seeds=3,
+            needs=partial(load, DATA_SETS[DATA][0]),
+        )
         for name, each in TRAININGS.items()
     ]
 

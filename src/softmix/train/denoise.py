@@ -35,6 +35,7 @@ from ..process import (
     SPD,
     VE,
     VP,
+    ConstantSpeed,
     Flow,
     Framed,
     Gaussian,
@@ -112,9 +113,9 @@ class Denoise(Task):
 
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
-    process: VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | NonUniform | Interpolant = field(
-        default_factory=VP
-    )
+    process: (
+        VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | ConstantSpeed | NonUniform | Interpolant
+    ) = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
     loss: LossSpec = field(default_factory=Energy)
