@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name, picture = f"{'ab'[k % 2]}/{k:02}.png", noise(k, 8, 8)
         save(folder / "clean" / name, picture)
         save(folder / "given" / name, picture // 2 + 40)
-    for name, model in (("any", ("--model", "plain")), ("soft", ())):
+    for name, model in (("any", ()), ("soft", ("--model", "smd"))):
         code, _, err = call(
             *("train", folder / "clean", "--pairs", folder / "given", "--process", "rddm", "--out", folder / name),
             *("--steps", 1, *model, "--set", *TINY),
