@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from softmix.denoiser import LocalData, jacobian, wiener, windows
+from softmix.denoiser import LocalData, PatchData, jacobian, wiener, windows
 from softmix.posterior import Point
 from softmix.process import VP
 from softmix.recipe import locality as recipe
@@ -44,6 +44,7 @@ def test_the_forms_are_those_of_the_items() -> None:
     assert {name: len(each) for name, each in known.items()} == {
         recipe.LOCAL: 1,
         recipe.APART: 1,
+        recipe.AS_FEW: 1,
         recipe.SQUARES: 4,
         recipe.SHARED: 4,
         recipe.LINEAR: 1,
@@ -54,6 +55,9 @@ def test_the_forms_are_those_of_the_items() -> None:
     assert torch.equal(recipe.mean_of(known[recipe.SQUARES][2], xt, 0.3), right)
     apart = known[recipe.APART][0]
     assert isinstance(apart, LocalData) and apart.apart == min(512, len(own.train) // 3)
+    as_few, shared = known[recipe.AS_FEW][0], known[recipe.SHARED][0]
+    assert isinstance(as_few, LocalData) and isinstance(shared, PatchData)
+    assert len(as_few.points) == len(shared.points) == 20
 
 
 def test_a_form_of_several_sizes_has_that_of_each_network_and_of_the_data() -> None:
@@ -99,7 +103,7 @@ def made_up(**changed: float) -> Numbers:
     rows = []
     for level in recipe.LEVELS:
         for form in recipe.FORMS:
-            ours = form in (recipe.LOCAL, recipe.APART)
+            ours = form in (recipe.LOCAL, recipe.APART, recipe.AS_FEW)
             for net in recipe.NETS:
                 rows.append((form, f"explains {net}@{level:g}", 0.9 if ours else 0.8))
             rows.append((form, f"error@{level:g}", 0.1))
@@ -114,14 +118,14 @@ def made_up(**changed: float) -> Numbers:
     ("arm", "metric", "value", "failed"),
     [
         (recipe.SQUARES, "explains U-Net", 0.95, 0),
-        (recipe.SHARED, "explains U-Net", 0.95, 0),
-        ("DiT", "reach", 0.5, 1),
-        ("MLP", "reach", 3.5, 1),
-        ("U-Net", "reach", 3.5, 2),
-        (f"MLP, {recipe.PERMUTED}", "reach", 3.5, 3),
-        (f"U-Net, {recipe.PERMUTED}", "reach", 0.5, 4),
-        (recipe.APART, "explains U-Net", 0.95, 5),
-        (recipe.APART, "error", 0.05, 5),
+        (recipe.SHARED, "explains U-Net", 0.95, 1),
+        ("DiT", "reach", 0.5, 2),
+        ("MLP", "reach", 3.5, 2),
+        ("U-Net", "reach", 3.5, 3),
+        (f"MLP, {recipe.PERMUTED}", "reach", 3.5, 4),
+        (f"U-Net, {recipe.PERMUTED}", "reach", 0.5, 5),
+        (recipe.APART, "explains U-Net", 0.95, 6),
+        (recipe.APART, "error", 0.05, 6),
     ],
 )
 def test_each_check_follows_its_numbers(arm: str, metric: str, value: float, failed: int) -> None:
