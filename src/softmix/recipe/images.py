@@ -242,7 +242,7 @@ def best_rows(
     out: Path,
     progress: Progress,
     data: str = "fashion14",
-    images: int = 100_000,
+    images: int = 60_000,
     n: int = 1000,
 ) -> list[VerdictRow]:
     """Train each of these rows with three seeds, and take the best way to sample it at each count. And the floor.

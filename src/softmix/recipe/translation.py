@@ -146,7 +146,7 @@ def untouched(out: Path, seed: int, n: int, data: str = "fashion14", classes: tu
 WHERE = f"Fashion-MNIST, {CLASSES[0]} to {CLASSES[1]}, 14 x 14"
 
 
-def arms(out: Path, images: int = 100_000, n: int = 1000) -> list[Arms]:
+def arms(out: Path, images: int = 60_000, n: int = 1000) -> list[Arms]:
     """The trainings with three seeds, and the untouched images. out : the folder in which trainings stay."""
     needs = partial(load, "fashion-mnist")
     rows = [
