@@ -1,8 +1,8 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise` and `DenoisePair` (two signals); `Ema`, averages of the weights;
-`checkpoint`; `load` for a trained model.
+`preset`; the contract `Task`, and the tasks `Denoise` and `DenoisePair` (two signals); `Curriculum`, an order of the
+noise levels; `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..data import Source
 from ..deferred import unread
 from .by_process import PROCESS_NAMES, ProcessName, with_process
 from .config import Config, Optimiser
+from .curriculum import Curriculum
 from .denoise import Denoise, Times
 from .ema import Ema
 from .loop import TrainStep, log_of, training
@@ -95,6 +96,7 @@ __all__ = [
     "PROCESS_NAMES",
     "Batch",
     "Config",
+    "Curriculum",
     "Denoise",
     "DenoisePair",
     "EarlierSettings",

@@ -49,6 +49,7 @@ from ..process import (
 )
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample, traits
+from .curriculum import Curriculum, Pace
 from .task import Batch, Task
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead | NoiseHead
 
 _GOLDEN = 0.6180339887498949
+# the module of a curriculum with patience
+PACE = "pace"
 
 
 def demand(holds: bool, sentence: str) -> None:
@@ -103,6 +106,7 @@ class Denoise(Task):
     net, head, output : the model: its network, its posterior, and the quantity that the network predicts.
     loss : see the room `loss`.
     times : the law of the training times.
+    curriculum : the order in which the noise levels of this law enter the training. None: all from the first step on.
     classes : give the class labels to the model. Other conditions of a source (an image, real numbers, a context) are
         always given.
     drop : the share of the items without a condition, drawn for each condition independently, so that guidance by it
@@ -121,6 +125,7 @@ class Denoise(Task):
     loss: LossSpec = field(default_factory=Energy)
     output: Output = "v"
     times: Times = field(default_factory=Times)
+    curriculum: Curriculum | None = None
     classes: bool = False
     drop: float = 0.1
     flip: bool = False
@@ -141,11 +146,15 @@ class Denoise(Task):
 
     @property
     def cites(self) -> tuple[str, ...]:
-        return OUTPUT_CITES[self.output]
+        return OUTPUT_CITES[self.output] + (() if self.curriculum is None else self.curriculum.cites)
 
     @property
     def whole(self) -> bool:
-        return bool(getattr(self.loss, "whole", False)) or isinstance(self.process, Immiscible)
+        return bool(getattr(self.loss, "whole", False)) or isinstance(self.process, Immiscible) or self._has_patience
+
+    @property
+    def _has_patience(self) -> bool:
+        return self.curriculum is not None and self.curriculum.pacing == "patience"
 
     @property
     def together(self) -> bool:
@@ -157,7 +166,11 @@ class Denoise(Task):
 
     def phase(self, progress: float) -> Hashable:
         phase: Callable[[float], Hashable] | None = getattr(self.loss, "phase", None)
-        return None if phase is None else phase(progress)
+        own = None if phase is None else phase(progress)
+        if self.curriculum is None or self.curriculum.pacing != "even":
+            return own
+        # an objective without phases may depend on the progress itself
+        return None if phase is None and hasattr(self.loss, "ask") else (own, self.curriculum.stage(progress))
 
     def cond_spec(self, source: Source) -> CondSpec:
         offered = source.cond
@@ -188,35 +201,51 @@ class Denoise(Task):
             others = self.loss.build(network)
             demand("model" not in others, 'the loss has built a module named "model", which is the network itself')
             modules.update(others)
+        if self._has_patience:
+            assert self.curriculum is not None
+            demand(PACE not in modules, f'the loss has built a module named "{PACE}", which is the curriculum\'s')
+            modules[PACE] = Pace(self.curriculum)
         return modules
 
     def groups(self) -> Mapping[str, Group]:
-        return dict(getattr(self.loss, "groups", {}))
+        own = {PACE: Group()} if self._has_patience else {}
+        return {**getattr(self.loss, "groups", {}), **own}
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         network = cast(Network, modules["model"])
-        noised, rng = self.examples(source, batch, network.cond, network.process)
-        return loss_of(
+        pace = modules[PACE] if self._has_patience else None
+        noised, rng = self.examples(source, batch, network.cond, network.process, pace)
+        loss = loss_of(
             self.loss,
             network,
             noised,
             rng,
             Stage(unread(batch, "progress"), batch.frozen, dict(modules.items()), batch.turn),
         )
+        if isinstance(pace, Pace) and batch.turn == "model":
+            pace.observe(loss.mean())
+        return loss
 
     def examples(
-        self, source: Source, batch: Batch, cond_spec: CondSpec, process: Process | None = None
+        self,
+        source: Source,
+        batch: Batch,
+        cond_spec: CondSpec,
+        process: Process | None = None,
+        pace: nn.Module | None = None,
     ) -> tuple[Noised, Rng]:
-        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers only.
+        """The noisy training examples, and the random stream of their loss. Both depend on the item numbers, and on the
+        stage of a curriculum.
 
         process : that of the network, which may have parameters; by default that of the task.
+        pace : the module of a curriculum with patience.
         """
         rng = batch.rng
         x0, cond = batch.read(source)
         if self.flip:
             x0, cond = mirrored(x0, cond, rng.child("flip"))
         cond = None if cond is None or not cond_spec.parts else self._dropped(cond.only(cond_spec.parts), rng)
-        t, process = times(self, batch), self.process if process is None else process
+        t, process = times(self, batch, pace), self.process if process is None else process
         # a process may couple the noises of a batch with its items, for training alone
         noise = getattr(process, "coupled", process.noise)
         return noise(x0, t, rng.child("noise"), cond), rng.child("loss")
@@ -270,6 +299,9 @@ class Denoise(Task):
         return sample(result, 16, 4, sampler=self.suited(result), seed=seed, cond=cond, device=device)
 
     def describe(self, batch: Batch) -> str:
+        if self._has_patience:
+            # the stage is in a module of the run
+            return super().describe(batch)
         t = times(self, batch)
         return f"t from {float(t.min()):.4f} to {float(t.max()):.4f}"
 
@@ -306,9 +338,16 @@ def trial_condition(
     return replace(cond, **{part: getattr(cond, part).nan_to_num(0.0) for part in cond.parts})
 
 
-def times(task: Denoise, batch: Batch) -> Tensor:
-    """The times of these examples, float64 [B], on the device of `batch.items`: a golden-ratio sequence."""
-    return at_shares(task, (first_share(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0)
+def times(task: Denoise, batch: Batch, pace: nn.Module | None = None) -> Tensor:
+    """The times of these examples, float64 [B], on the device of `batch.items`: a golden-ratio sequence.
+
+    pace : the module of a curriculum with patience.
+    """
+    shares = (first_share(batch.seed, batch.attempt) + batch.items.double() * _GOLDEN) % 1.0
+    if task.curriculum is not None:
+        stage = task.curriculum.stages(batch, pace)
+        shares = task.curriculum.shares(shares, stage, batch.seed, easy_is_high=task.times.by == "t")
+    return at_shares(task, shares)
 
 
 def at_shares(task: Denoise, u: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ class DenoisePair(Denoise):
             f"{own} takes the losses Square, PublishedSquare and Energy, which weight each signal by its own noise "
             f"level; found {type(self.loss).__name__}",
         )
+        demand(self.curriculum is None, f"{own} has two noise levels, and a curriculum orders one: leave it out")
         fits = isinstance(self.head, PointHead | SoftHead) or self.head == NormalHead("element")
         demand(fits, f'{own} takes PointHead, SoftHead and NormalHead("element"); found {self.head}')
 
