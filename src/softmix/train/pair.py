@@ -102,7 +102,12 @@ class DenoisePair(Denoise):
         return float(at_shares(self, torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).min())
 
     def examples(
-        self, source: Source, batch: Batch, cond_spec: CondSpec, process: Process | None = None
+        self,
+        source: Source,
+        batch: Batch,
+        cond_spec: CondSpec,
+        process: Process | None = None,
+        pace: nn.Module | None = None,
     ) -> tuple[Noised, Rng]:
         rng = batch.rng
         x0, cond = batch.read(source)
