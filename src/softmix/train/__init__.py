@@ -1,7 +1,8 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise` and `DenoisePair` (two signals); `Ema`, averages of the weights;
+`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `LearnEncoder` and
+`LearnClasses` (an encoder of images); `Ema`, averages of the weights;
 `checkpoint`; `load` for a trained model.
 """
 
@@ -19,6 +20,8 @@ from .by_process import PROCESS_NAMES, ProcessName, with_process
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .ema import Ema
+from .encode import LearnClasses, LearnEncoder
+from .learned import encoder_of
 from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
@@ -100,6 +103,8 @@ __all__ = [
     "EarlierSettings",
     "Ema",
     "Facts",
+    "LearnClasses",
+    "LearnEncoder",
     "LostProcessError",
     "Model",
     "Optimiser",
@@ -115,6 +120,7 @@ __all__ = [
     "TrainingError",
     "build",
     "data_of",
+    "encoder_of",
     "facts_of",
     "find_device",
     "join_processes",
