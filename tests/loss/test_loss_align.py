@@ -160,9 +160,10 @@ def test_the_gradient_makes_the_cosine_larger() -> None:
     made = modules(loss, one)
     weights = list(made["projector"].parameters())
     before = ask(loss, one, given, made)
+    term = float((before - base_of(loss.base, one, given)).sum().detach())
     for weight, slope in zip(weights, torch.autograd.grad(before.sum(), weights), strict=True):
         weight.data -= 1e-3 * slope
-    assert float(by_hand(one, given, made, 2).sum()) < float((before - base_of(loss.base, one, given)).sum())
+    assert float(by_hand(one, given, made, 2).sum().detach()) < term
 
 
 def test_from_until_on_the_loss_is_that_of_the_base_bit_for_bit() -> None:

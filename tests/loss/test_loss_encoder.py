@@ -1,14 +1,15 @@
-"""Frozen encoders: their grid, their weights by seed and by file; and VICReg against its sums written out."""
+"""Frozen encoders: their grid, their weights by seed and file; and the contrastive loss against its sum."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from softmix.loss import RandomEncoder, SavedEncoder, image_encoder, invariance
+from softmix.loss import RandomEncoder, SavedEncoder, image_encoder, nt_xent
 from softmix.loss.encoder import file_fingerprint
 from softmix.rng import Rng
 
@@ -83,40 +84,39 @@ def test_other_items_and_sizes_are_refused() -> None:
             bad()
 
 
-# VICReg
+# the contrastive loss
 
 
-def test_vicreg_is_its_three_sums() -> None:
-    n, d = 6, 3
-    a, b = (0.5 * Rng(k, n, "z").normal((n, d), F64) for k in range(2))
-    total = torch.zeros(n, dtype=F64)
-    for z in (a, b):
-        mean = [sum(z[i, j] for i in range(n)) / n for j in range(d)]
-        cov = [
-            [sum((z[i, j] - mean[j]) * (z[i, k] - mean[k]) for i in range(n)) / (n - 1) for k in range(d)]
-            for j in range(d)
-        ]
-        total += 25 / 2 * sum(max(0.0, 1 - float(cov[j][j] + 1e-4) ** 0.5) for j in range(d)) / d
-        total += sum(cov[j][k] ** 2 for j in range(d) for k in range(d) if j != k) / d
-    total += 25 * torch.stack([sum((a[i, j] - b[i, j]) ** 2 for j in range(d)) / d for i in range(n)])
-    assert torch.allclose(invariance(a, b), total, atol=1e-12)
+def test_the_contrastive_loss_is_its_sum() -> None:
+    n, tau = 4, 0.3
+    a, b = (Rng(k, n, "z").normal((n, 3), F64) for k in range(2))
+    z = [*a, *b]
+
+    def one(i: int, j: int) -> torch.Tensor:
+        likeness = [((z[i] @ z[k]) / (z[i].norm() * z[k].norm()) / tau).exp() for k in range(2 * n)]
+        return -(likeness[j] / sum(likeness[k] for k in range(2 * n) if k != i)).log()
+
+    right = torch.stack([(one(i, i + n) + one(i + n, i)) / 2 for i in range(n)])
+    assert torch.allclose(nt_xent(a, b, tau), right, atol=1e-12)
 
 
-def test_vicreg_is_0_for_equal_uncorrelated_features_of_unit_variance_and_25_for_equal_items() -> None:
-    z = 2 * torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=F64)
-    assert torch.equal(invariance(z, z), torch.zeros(4, dtype=F64))
-    collapsed = torch.ones(4, 2, dtype=F64)
-    assert torch.allclose(invariance(collapsed, collapsed), torch.full((4,), 25 * 0.99, dtype=F64))
+def test_the_contrastive_loss_is_small_for_apart_items_and_log_of_the_others_for_equal_ones() -> None:
+    apart = torch.eye(4, dtype=F64)
+    # the other 6 views have the cosine 0, its own has 1
+    right = math.log(1 + 6 * math.exp(-1 / 0.2))
+    assert torch.allclose(nt_xent(apart, apart), torch.full((4,), right, dtype=F64))
+    same = torch.ones(4, 3, dtype=F64)
+    assert torch.allclose(nt_xent(same, 2 * same), torch.full((4,), math.log(7), dtype=F64))
 
 
-def test_vicreg_of_one_item_is_refused() -> None:
+def test_the_contrastive_loss_of_one_item_is_refused() -> None:
     with pytest.raises(ValueError, match="compares the items of a batch, and found one"):
-        invariance(torch.ones(1, 2), torch.ones(1, 2))
+        nt_xent(torch.ones(1, 2), torch.ones(1, 2))
 
 
-def test_vicreg_computes_in_float32() -> None:
+def test_the_contrastive_loss_computes_in_float32() -> None:
     a, b = (Rng(k, 50, "z").normal((50, 8)) for k in range(2))
-    right = invariance(a.bfloat16().double(), b.bfloat16().double()).float()
+    right = nt_xent(a.bfloat16().double(), b.bfloat16().double()).float()
     with torch.autocast(a.device.type, torch.bfloat16):
-        found = invariance(a.bfloat16(), b.bfloat16())
+        found = nt_xent(a.bfloat16(), b.bfloat16())
     assert found.dtype == torch.float32 and torch.allclose(found, right, rtol=1e-5)

@@ -13,6 +13,7 @@ Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `
 from .align import Align
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
+from .contrast import nt_xent
 from .drift import FeatureDrift
 from .element import SquarePerElement
 from .encoder import EncoderSpec, ImageEncoder, RandomEncoder, SavedEncoder, image_encoder
@@ -24,7 +25,6 @@ from .likelihood import Importance, Likelihood
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
 from .square import PublishedSquare, Square
-from .vicreg import invariance
 from .weight import WEIGHTS, Weight, weight
 
 LOSSES = (Square(), PublishedSquare(), Energy(), Importance(), Likelihood())
@@ -76,9 +76,9 @@ __all__ = [
     "Stage",
     "Weight",
     "image_encoder",
-    "invariance",
     "loss_of",
     "mixture_gain",
     "mixture_learnable",
+    "nt_xent",
     "weight",
 ]

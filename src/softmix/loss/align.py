@@ -146,7 +146,7 @@ class Align:
         if self.until < 1 and not self.phase(stage.progress):
             loss = self.base(denoiser(noised.xt, noised.t, noised.cond), noised, rng)
             # several processes exchange the gradients of all parameters, so that each needs one
-            return loss + 0.0 * sum(each.sum() for each in projector.parameters())
+            return loss + sum((0.0 * each).sum() for each in projector.parameters())
         number = self.block - 1
         posterior, side = denoiser.with_side(noised.xt, noised.t, noised.cond, hidden=(number,))
         state = side.hidden.get(number)

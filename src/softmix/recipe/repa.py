@@ -126,7 +126,7 @@ def _advanced(trainer: Trainer) -> nn.Module:
 def _learned(encoder: str, data: str, seed: int, steps: int) -> tuple[bytes, float]:
     """The safetensors file of an encoder that learned from the training images, and the operations of its training."""
     task = LearnEncoder(WIDTH) if encoder == "views" else LearnClasses(WIDTH)
-    ease = Optimiser(rate=2e-3, warmup_share=0.1)
+    ease = Optimiser(rate=5e-3, warmup_share=0.1)
     config = Config(task, steps=steps, batch=ENCODER_BATCH, seed=seed, precision="fp32", optimiser=ease)
     trainer = _trainer(config, data)
     cost = operations(trainer)

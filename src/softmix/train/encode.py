@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..cond import Cond, CondSpec
 from ..data import Source, random_view
-from ..loss import Group, ImageEncoder, image_encoder, invariance
+from ..loss import Group, ImageEncoder, image_encoder, nt_xent
 from .task import Batch, Task
 
 if TYPE_CHECKING:
@@ -40,25 +40,25 @@ class _EncoderTask(Task):
 
 @dataclass(frozen=True)
 class LearnEncoder(_EncoderTask):
-    """Learn an encoder of images without labels: two views of each image are to have equal features (VICReg).
+    """Learn an encoder of images without labels: two views of an image recognise each other (SimCLR).
 
-        loss = invariance(e(mean f(x')), e(mean f(x'')))
+        loss = nt_xent(e(mean f(x')), e(mean f(x'')))
 
-    f is the encoder, the mean is over places, e is an expander of two layers that is used in training alone, and x',
+    f is the encoder, the mean is over places, e is a head of two layers that is used in training alone, and x',
     x'' are two views by `softmix.data.augment.random_view`.
 
     width : of the first layer of the encoder, which gives 2 width features.
-    expanded : the width of the expander.
+    head : the width of the head.
 
     The loss compares the items of a batch, which is never divided: take 128 or more.
 
     The result is an `ImageEncoder`. Raises ValueError for data without images.
-    Source: see `softmix.loss.invariance`.
+    Source: see `softmix.loss.nt_xent`. The views are simpler than those of SimCLR, which are for photographs.
     When to choose: for `Align` without an encoder from elsewhere.
     """
 
-    expanded: int = 128
-    cites: ClassVar[tuple[str, ...]] = ("vicreg",)
+    head: int = 128
+    cites: ClassVar[tuple[str, ...]] = ("simclr",)
 
     @property
     def whole(self) -> bool:
@@ -69,13 +69,13 @@ class LearnEncoder(_EncoderTask):
         return super().cond_spec(source)
 
     def build(self, facts: Facts) -> nn.ModuleDict:
-        layers = nn.Linear(2 * self.width, self.expanded), nn.SiLU(), nn.Linear(self.expanded, self.expanded)
+        layers = nn.Linear(2 * self.width, self.head), nn.SiLU(), nn.Linear(self.head, self.head)
         return self._made(facts, nn.Sequential(*layers))
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         x0 = batch.read(source)[0]
         views = (random_view(x0, batch.rng.child(f"view.{k}")) for k in range(2))
-        return invariance(*(_headed(modules, view) for view in views))
+        return nt_xent(*(_headed(modules, view) for view in views))
 
 
 @dataclass(frozen=True)
