@@ -69,7 +69,9 @@ def train(
                 if not first:
                     continue
                 _update(bar, step)
-                sentence = too_short(step.total, source.is_image) if step.step == 1 and step.total else None
+                # other tasks, such as that of an encoder, need fewer steps
+                total = step.total if step.step == 1 and isinstance(config.task, Denoise) else None
+                sentence = too_short(total, source.is_image) if total else None
                 if sentence:
                     say(sentence)
                 for note in step.notes:
