@@ -38,10 +38,13 @@ from softmix.train import (
     TrainingError,
     encoder_of,
     facts_of,
+    learn_encoder,
     load,
+    read_run,
     training,
 )
 
+PARTS = (LearnEncoder, LearnClasses)
 NET = DiTSpec(width=16, depth=2, patch=2)
 
 
@@ -58,6 +61,10 @@ def config(loss: Any, steps: int = 6, **task: Any) -> Config:
         save=2,
         precision="fp32",
     )
+
+
+def settings(task: Any, **changes: Any) -> Config:
+    return Config(task, precision="fp32", **changes)
 
 
 def align(**settings: Any) -> Align:
@@ -183,23 +190,43 @@ def test_an_encoder_of_the_caller_trains_and_loads(digits: Data, tmp_path: Path)
 @pytest.fixture(scope="module")
 def learned(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoder") / "run"
-    for _ in training(digits, Config(LearnEncoder(4, 16), batch=64, steps=6, precision="fp32"), out):
-        pass
+    learn_encoder(digits, out, LearnEncoder(4, 16), batch=64, steps=6)
     return out
 
 
 def test_the_encoder_of_a_run_has_its_averaged_weights(learned: Path) -> None:
     spec, x0 = encoder_of(learned), load_data("digits", limit=5).x0()
-    model = load(learned)
+    model = load(learned, parts=PARTS)
     assert isinstance(model.result, ImageEncoder) and spec.width == 4
     assert torch.equal(spec.build((1, 8, 8))(x0), model.result(x0))
-    assert not torch.equal(model.result(x0), load(learned, "model").result(x0))
+    assert not torch.equal(model.result(x0), load(learned, "model", PARTS).result(x0))
+
+
+def test_a_finished_encoder_is_not_trained_again(learned: Path, digits: Data) -> None:
+    before = {path: path.stat().st_mtime_ns for path in learned.rglob("*.safetensors")}
+    assert learn_encoder(digits, learned, LearnEncoder(4, 16), batch=64, steps=6) == encoder_of(learned)
+    assert before == {path: path.stat().st_mtime_ns for path in learned.rglob("*.safetensors")}
+
+
+def test_an_interrupted_encoder_ends_with_the_same_file(learned: Path, digits: Data, tmp_path: Path) -> None:
+    for step in training(digits, read_run(learned, PARTS).config, tmp_path / "run", parts=PARTS):
+        if step.step == 3:
+            break
+    spec = learn_encoder(digits, tmp_path / "run", LearnEncoder(4, 16), batch=64, steps=6)
+    assert spec.fingerprint == encoder_of(learned).fingerprint
+
+
+def test_an_encoder_learns_by_views_if_nothing_else_is_said(digits: Data, tmp_path: Path) -> None:
+    spec = learn_encoder(digits, tmp_path / "run", steps=2, batch=16, rate=1e-4, seed=3)
+    run = read_run(tmp_path / "run", PARTS)
+    assert run.config.task == LearnEncoder() and spec.width == 32
+    assert (run.config.batch, run.config.steps, run.config.seed, run.config.optimiser.rate) == (16, 2, 3, 1e-4)
 
 
 def test_a_run_of_another_task_holds_no_encoder(digits: Data, tmp_path: Path) -> None:
     for _ in training(digits, config(Square(), 2), tmp_path / "run"):
         pass
-    with pytest.raises(RunError, match="was trained for Denoise and holds no encoder: train LearnEncoder"):
+    with pytest.raises(RunError, match="was trained for Denoise and holds no encoder: see learn_encoder"):
         encoder_of(tmp_path / "run")
 
 
@@ -220,7 +247,7 @@ def test_a_trained_model_needs_no_encoder_and_a_training_does(learned: Path, dig
 
 
 def test_the_loss_of_the_views_is_contrastive(digits: Data) -> None:
-    one = trainer(digits, Config(LearnEncoder(4, 16), batch=8, steps=2, precision="fp32"))
+    one = trainer(digits, settings(LearnEncoder(4, 16), batch=8, steps=2))
     items = torch.arange(8)
     batch = one.batch(items)
     x0 = digits.x0(batch.index)
@@ -233,7 +260,7 @@ def test_the_loss_of_the_views_is_contrastive(digits: Data) -> None:
 
 
 def test_the_loss_of_the_classes_is_their_cross_entropy(digits: Data) -> None:
-    one = trainer(digits, Config(LearnClasses(4), batch=8, steps=2, precision="fp32"))
+    one = trainer(digits, settings(LearnClasses(4), batch=8, steps=2))
     items = torch.arange(8)
     batch = one.batch(items)
     assert digits.labels is not None
@@ -251,7 +278,7 @@ def test_views_teach_the_classes_without_labels() -> None:
     """
     data = load_data("digits")
     fast = Optimiser(rate=5e-3, warmup=10)
-    one = trainer(data, Config(LearnEncoder(8, 32), batch=64, steps=60, precision="fp32", optimiser=fast))
+    one = trainer(data, settings(LearnEncoder(8, 32), batch=64, steps=60, optimiser=fast))
     before = _share(one.model, data)
     for _ in range(60):
         one.advance()
@@ -277,7 +304,7 @@ def test_data_without_images_or_labels_are_refused(digits: Data) -> None:
         (LearnClasses(), unlabelled, "one class label for each image, and plain has 0: take LearnEncoder"),
     ):
         with pytest.raises(TrainingError, match=sentence):
-            trainer(data, Config(task, batch=8, steps=2))
+            trainer(data, settings(task, batch=8, steps=2))
 
 
 def test_a_view_of_an_image_does_not_depend_on_its_batch_and_stays_near_it() -> None:

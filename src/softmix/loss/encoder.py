@@ -118,7 +118,7 @@ class RandomEncoder:
 
 @dataclass(frozen=True)
 class SavedEncoder:
-    """An `ImageEncoder` with weights from a safetensors file. `softmix.train.encoder_of` makes it from a run.
+    """An `ImageEncoder` with weights from a safetensors file. `softmix.train.learn_encoder` makes it.
 
     file : the file. A relative path begins at the working directory.
     fingerprint : the first 12 hexadecimal digits of the SHA-256 of the file.

@@ -127,7 +127,8 @@ def _learned(encoder: str, data: str, seed: int, steps: int) -> tuple[bytes, flo
     """The safetensors file of an encoder that learned from the training images, and the operations of its training."""
     task = LearnEncoder(WIDTH) if encoder == "views" else LearnClasses(WIDTH)
     ease = Optimiser(rate=5e-3, warmup_share=0.1)
-    config = Config(task, steps=steps, batch=ENCODER_BATCH, seed=seed, precision="fp32", optimiser=ease)
+    settings = Config(steps=steps, batch=ENCODER_BATCH, seed=seed, precision="fp32", optimiser=ease)
+    config = settings.but(task=task)
     trainer = _trainer(config, data)
     cost = operations(trainer)
     weights = {name: tensor.contiguous() for name, tensor in _advanced(trainer).state_dict().items()}

@@ -2,7 +2,7 @@
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
 `preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `LearnEncoder` and
-`LearnClasses` (an encoder of images); `Ema`, averages of the weights;
+`LearnClasses` (an encoder of images, by `learn_encoder`); `Ema`, averages of the weights;
 `checkpoint`; `load` for a trained model.
 """
 
@@ -21,7 +21,7 @@ from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .ema import Ema
 from .encode import LearnClasses, LearnEncoder
-from .learned import encoder_of
+from .learned import encoder_of, learn_encoder
 from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
@@ -69,9 +69,7 @@ def train(
                 if not first:
                     continue
                 _update(bar, step)
-                # other tasks, such as that of an encoder, need fewer steps
-                total = step.total if step.step == 1 and isinstance(config.task, Denoise) else None
-                sentence = too_short(total, source.is_image) if total else None
+                sentence = too_short(step.total, source.is_image) if step.step == 1 and step.total else None
                 if sentence:
                     say(sentence)
                 for note in step.notes:
@@ -126,6 +124,7 @@ __all__ = [
     "facts_of",
     "find_device",
     "join_processes",
+    "learn_encoder",
     "leave_processes",
     "load",
     "log_of",

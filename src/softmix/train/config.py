@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from .denoise import Denoise, demand
-from .encode import LearnClasses, LearnEncoder
 from .pair import DenoisePair
 
 # far beyond any training; above them numbers overflow, or no machine has the memory
@@ -78,7 +77,7 @@ class Config:
     # the paper of the averages
     cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
-    task: Denoise | DenoisePair | LearnEncoder | LearnClasses = field(default_factory=Denoise)
+    task: Denoise | DenoisePair = field(default_factory=Denoise)
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 128
     steps: int | None = None

@@ -54,7 +54,7 @@ class LearnEncoder(_EncoderTask):
 
     The result is an `ImageEncoder`. Raises ValueError for data without images.
     Source: see `softmix.loss.nt_xent`. The views are simpler than those of SimCLR, which are for photographs.
-    When to choose: for `Align` without an encoder from elsewhere.
+    When to choose: by `learn_encoder`, for `Align` without an encoder from elsewhere.
     """
 
     head: int = 128
@@ -87,7 +87,8 @@ class LearnClasses(_EncoderTask):
     width : of the first layer of the encoder, which gives 2 width features.
 
     The result is an `ImageEncoder`. Raises ValueError for data without images, without a label, or with several.
-    When to choose: as a control of `Align`: labels are knowledge that a model without classes has not.
+    When to choose: by `learn_encoder`, as a control of `Align`. Labels are knowledge that a model without classes has
+    not.
     """
 
     def cond_spec(self, source: Source) -> CondSpec:
