@@ -116,7 +116,7 @@ def test_the_checks_hold_in_a_world_in_which_the_claim_holds() -> None:
         ({"OURS": 1.7, "SOONER": 1.2}, [0, 1, 3, 4]),
         ({"LONGER": 1.2}, [1]),
         ({"SOONER": 2.1}, [2]),
-        ({"RANDOM": 1.1}, [3]),
+        ({"RANDOM": 1.1}, [0]),
         ({"IDLE": 2.01}, [6]),
     ],
 )

@@ -74,8 +74,8 @@ class LearnEncoder(_EncoderTask):
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:
         x0 = batch.read(source)[0]
-        views = (random_view(x0, batch.rng.child(f"view.{k}")) for k in range(2))
-        return nt_xent(*(_headed(modules, view) for view in views))
+        first, second = (_headed(modules, random_view(x0, batch.rng.child(f"view.{k}"))) for k in range(2))
+        return nt_xent(first, second)
 
 
 @dataclass(frozen=True)
