@@ -23,7 +23,7 @@ Files of this room:
 """
 
 from . import toys
-from .augment import mirrored
+from .augment import mirrored, random_view
 from .coarse import Coarse
 from .contract import Source
 from .degraded import Degraded
@@ -55,6 +55,7 @@ __all__ = [
     "from_dataset",
     "load",
     "mirrored",
+    "random_view",
     "to_text",
     "to_uint8",
     "toys",

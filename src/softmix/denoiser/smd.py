@@ -58,21 +58,13 @@ class SoftHead:
         return _Soft(self, net, shape)
 
 
-def _places(net: Net, shape: tuple[int, ...], split: int) -> torch.Size:
-    """The shape of the first tensor of the state at the block that eta enters, for one item."""
-    with torch.no_grad():
-        x = torch.zeros(1, *shape)
-        side = net.side(x, torch.zeros(1))
-        return net.run(net.start(x, side), side, 0, split)[0].shape[1:]
-
-
 class _Soft(nn.Module):
     """g and f: from eta, the state and the embedding to the terms added to both."""
 
     def __init__(self, spec: SoftHead, net: Net, shape: tuple[int, ...]):
         super().__init__()
         self.spec, self.split = spec, net.splits[spec.where]
-        entering = _places(net, shape, self.split)
+        entering = net.state_shape(shape, self.split)
         self.tokens = len(entering) == 2
         width = entering[1] if self.tokens else entering[0]
         self.size = () if len(entering) == 1 else entering[:1] if self.tokens else entering[1:]

@@ -7,13 +7,16 @@ draw is not proper. It is smallest for draws without variance, and the mixture c
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
 `ResidualAndNoise`, `MeanAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
-`InductiveMomentMatching`.
+`InductiveMomentMatching`, `Align` (a loss of a posterior and the alignment of hidden states with an encoder).
 """
 
+from .align import Align
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
+from .contrast import nt_xent
 from .drift import FeatureDrift
 from .element import SquarePerElement
+from .encoder import EncoderSpec, ImageEncoder, RandomEncoder, SavedEncoder, image_encoder
 from .energy import Energy
 from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
@@ -39,17 +42,21 @@ LossSpec = (
     | ResidualAndNoise
     | SquarePerElement
     | MeanAndNoise
+    | Align
 )
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
+    "Align",
     "Consistency",
+    "EncoderSpec",
     "Energy",
     "FeatureDrift",
     "FeatureEnergy",
     "FeatureExtractor",
     "Group",
+    "ImageEncoder",
     "Importance",
     "InductiveMomentMatching",
     "Likelihood",
@@ -61,13 +68,17 @@ __all__ = [
     "NeedsModules",
     "Objective",
     "PublishedSquare",
+    "RandomEncoder",
     "ResidualAndNoise",
+    "SavedEncoder",
     "Square",
     "SquarePerElement",
     "Stage",
     "Weight",
+    "image_encoder",
     "loss_of",
     "mixture_gain",
     "mixture_learnable",
+    "nt_xent",
     "weight",
 ]

@@ -157,6 +157,17 @@ class Net(nn.Module):
                 side.hidden[number] = state[0]
         return state
 
+    def state_shape(self, shape: Sequence[int], stop: int) -> torch.Size:
+        """The shape of the first tensor of the state after `stop` blocks, for one item.
+
+        shape : of the item.
+        """
+        with torch.no_grad():
+            weight = next(self.parameters())
+            x = weight.new_zeros(1, *shape)
+            side = self.side(x, x.new_zeros(1))
+            return self.run(self.start(x, side), side, 0, stop)[0].shape[1:]
+
     def through(self, x: Tensor, side: SideInputs) -> Tensor:
         """The whole net, for given side inputs."""
         return self.out(self.run(self.start(x, side), side, 0, len(self.body)), side, self.size(x))

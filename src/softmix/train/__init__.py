@@ -1,8 +1,9 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise` and `DenoisePair` (two signals); `Curriculum`, an order of the
-noise levels; `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
+`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `LearnEncoder` and `LearnClasses`
+(an encoder of images, by `learn_encoder`); `Curriculum`, an order of the noise levels; `Ema`, averages of the weights;
+`checkpoint`; `load` for a trained model.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .config import Config, Optimiser
 from .curriculum import Curriculum
 from .denoise import Denoise, Times
 from .ema import Ema
+from .encode import LearnClasses, LearnEncoder
+from .learned import encoder_of, learn_encoder
 from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
@@ -102,6 +105,8 @@ __all__ = [
     "EarlierSettings",
     "Ema",
     "Facts",
+    "LearnClasses",
+    "LearnEncoder",
     "LostProcessError",
     "Model",
     "Optimiser",
@@ -117,9 +122,11 @@ __all__ = [
     "TrainingError",
     "build",
     "data_of",
+    "encoder_of",
     "facts_of",
     "find_device",
     "join_processes",
+    "learn_encoder",
     "leave_processes",
     "load",
     "log_of",
