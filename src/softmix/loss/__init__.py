@@ -7,11 +7,21 @@ draw is not proper. It is smallest for draws without variance, and the mixture c
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
 `ResidualAndNoise`, `MeanAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
-`InductiveMomentMatching`.
+`InductiveMomentMatching`, `ChainMMD`.
 """
 
+from .chain import ChainMMD, ComparedViews
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
+from .discrepancy import (
+    CubicKernel,
+    EnergyKernel,
+    GaussianKernel,
+    Kernel,
+    LaplaceKernel,
+    median_distance,
+    unbiased_mmd,
+)
 from .drift import FeatureDrift
 from .element import SquarePerElement
 from .energy import Energy
@@ -39,19 +49,27 @@ LossSpec = (
     | ResidualAndNoise
     | SquarePerElement
     | MeanAndNoise
+    | ChainMMD
 )
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
+    "ChainMMD",
+    "ComparedViews",
     "Consistency",
+    "CubicKernel",
     "Energy",
+    "EnergyKernel",
     "FeatureDrift",
     "FeatureEnergy",
     "FeatureExtractor",
+    "GaussianKernel",
     "Group",
     "Importance",
     "InductiveMomentMatching",
+    "Kernel",
+    "LaplaceKernel",
     "Likelihood",
     "Loss",
     "LossSpec",
@@ -67,7 +85,9 @@ __all__ = [
     "Stage",
     "Weight",
     "loss_of",
+    "median_distance",
     "mixture_gain",
     "mixture_learnable",
+    "unbiased_mmd",
     "weight",
 ]
