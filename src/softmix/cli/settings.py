@@ -99,6 +99,7 @@ def configuration(
     """The configuration of the run: that of the base run or of a preset, with a process and each --set. The preset is
     `model`; by default smd, and plain for rddm and resfusion."""
     from ..config import from_json, to_json
+    from ..loss import ChainMMD
     from ..train import Config, preset, tuning, with_process
 
     if base is None:
@@ -113,6 +114,8 @@ def configuration(
             config = replace(config, steps=None, minutes=None)
             if model == "mmd":
                 config = tuning(model, config, items.shape)
+        elif model == "mmd" and not isinstance(getattr(config.task, "loss", None), ChainMMD):
+            raise UsageError(f"{base.folder} was not trained by mmd: name another folder with --out, and --start")
     if process is not None:
         config = with_process(config, process, items)
     tree: Any = to_json(config)

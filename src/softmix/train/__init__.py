@@ -23,7 +23,7 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, preset
+from .preset import MODELS, TuningName, preset, tuning
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
 from .signals import StoppedError, stop_signal
@@ -113,6 +113,7 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "TrainingError",
+    "TuningName",
     "build",
     "data_of",
     "facts_of",
@@ -125,5 +126,6 @@ __all__ = [
     "read_run",
     "train",
     "training",
+    "tuning",
     "with_process",
 ]
