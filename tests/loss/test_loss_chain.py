@@ -165,7 +165,7 @@ def test_checkpointing_changes_neither_values_nor_gradients(way: Way) -> None:
 
 
 def test_checkpointing_saves_the_memory_of_all_evaluations_but_one() -> None:
-    """Eight steps: the bytes that autograd holds. Measured: 4 % of those without it, on points and on images."""
+    """Eight steps: the bytes that autograd holds. Measured: 0.1 % on points, 1 % on images."""
     for shape, n in (((2,), 64), (IMAGE, 16)):
         model, noised = network(shape=shape, width=64), data(n, shape, torch.float32)
         held = [
@@ -175,7 +175,7 @@ def test_checkpointing_saves_the_memory_of_all_evaluations_but_one() -> None:
             )[1]
             for each in ("no", "yes")
         ]
-        assert held[1] < 0.15 * held[0]
+        assert held[1] < 0.05 * held[0]
 
 
 def test_a_recomputed_posterior_advances_the_stream_as_the_posterior_does() -> None:
