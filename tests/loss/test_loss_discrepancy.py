@@ -90,7 +90,7 @@ def test_it_is_unbiased_for_equal_laws_and_not_clamped(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("width", [0.3, 1.0, 3.0])
 def test_the_gaussian_kernel_meets_its_closed_form(width: float) -> None:
-    """E k(x, y) = w / sqrt(w^2 + v) exp(-m^2 / (2 (w^2 + v))) for x - y ~ N(m, v); the laws are N(0, 1), N(0.5, 0.6^2)."""
+    """E k(x, y) = w / sqrt(w^2 + v) exp(-m^2 / (2 (w^2 + v))) for x - y ~ N(m, v). Laws: N(0, 1) and N(0.5, 0.6^2)."""
 
     def expected(m: float, v: float) -> float:
         return width / math.sqrt(width**2 + v) * math.exp(-(m**2) / (2 * (width**2 + v)))

@@ -26,8 +26,7 @@ from softmix.evaluate import energy_distance, evaluate_model
 from softmix.hub import HubError, export
 from softmix.loss import ChainMMD, CubicKernel, Energy, MeanFlow, Square
 from softmix.net import MLPSpec, UNetSpec
-from softmix.rng import Rng
-from softmix.sampler import ancestral, ddim, traits
+from softmix.sampler import ddim, traits
 from softmix.train import (
     Config,
     DenoisePair,
@@ -269,12 +268,6 @@ def test_the_command_refuses_a_tuning_without_a_trained_model(parent: Model, tmp
     assert "name its run, --start RUN" in refused(*line, "--out", tmp_path / "x")
     assert "was not trained by mmd" in refused(*line, "--out", parent.path)
     assert "was not trained by mmd" in refused(*line, "--out", tmp_path / "x", "--config", parent.path)
-    works("train", *POINTS, "--model", "meanflow", "--set", "net.width=8", "batch=8", "--steps", 2, "--out", tmp_path / "m")
+    small = ("--set", "net.width=8", "batch=8", "--steps", 2)
+    works("train", *POINTS, "--model", "meanflow", *small, "--out", tmp_path / "m")
     assert "cannot be tuned by mmd" in refused(*line, "--out", tmp_path / "x", "--start", tmp_path / "m")
-
-
-def test_a_start_of_a_draw_is_that_of_a_sample(parent: Model) -> None:
-    """The noise of training is another one than that of samples: seeds do not meet."""
-    drawn = Rng(0, 4, "train.0").child("loss").child("prior").normal((4, 2))
-    assert not torch.equal(drawn, Rng(0, 4, "sample").child("prior").normal((4, 2)))
-    assert parent.sampler is not ancestral

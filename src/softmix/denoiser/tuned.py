@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -57,14 +58,14 @@ class TunedDenoiser(nn.Module):
         return len(self.times) - 1
 
     def __str__(self) -> str:
-        return f"a model tuned for {self.steps} steps of {self.suits[0]} at t = {', '.join(f'{t:.3g}' for t in self.times)}"
+        return f"a model tuned for {self.steps} steps of {self.suits[0]} at t = {_listed(self.times)}"
 
     def check_grid(self, grid: Tensor) -> None:
         """Raises TunedError for other times than those of the chain."""
         count = len(grid) - 1
         if count == self.steps and all(abs(a - b) <= _ROUNDING for a, b in zip(grid.tolist(), self.times, strict=True)):
             return
-        found = f"{count} steps" if count != self.steps else f"t = {', '.join(f'{t:.3g}' for t in grid.tolist())}"
+        found = f"{count} steps" if count != self.steps else f"t = {_listed(grid.tolist())}"
         raise TunedError(
             f"this is {self}, and {found} were asked for: take steps={self.steps} (--steps {self.steps}) and no other "
             "grid, or the model that it was tuned from"
@@ -85,6 +86,10 @@ class TunedDenoiser(nn.Module):
                 "undefined: take the model that it was tuned from"
             )
         return cast(Posterior, self.network(xt, t, cond))
+
+
+def _listed(times: Sequence[float]) -> str:
+    return ", ".join(f"{t:.3g}" for t in times)
 
 
 def require_untuned(denoiser: Denoiser, who: str) -> None:

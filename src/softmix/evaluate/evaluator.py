@@ -143,7 +143,8 @@ def _fidelity(draw: _SampleMaker, x: Tensor) -> dict[str, float]:
 
 
 def _spread(draw: _SampleMaker, train: Data) -> LatentSpread | None:
-    """The spread of the draws on some held-out items; None for noise that depends on the items, and for a tuned chain."""
+    """The spread of the draws on some held-out items; None for noise that depends on the items, and for a tuned
+    model."""
     if is_tuned(draw.denoiser) or not getattr(draw.denoiser.process, "independent", True):
         return None
     held_out = clean_items(draw.held_out)

@@ -19,7 +19,6 @@ from ..denoiser import (
     Network,
     NoiseHead,
     PublishedSMD,
-    SoftHead,
     Suits,
     TunedDenoiser,
     recomputed,

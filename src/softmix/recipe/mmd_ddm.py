@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from ..data import Data, Report, toys
@@ -17,7 +16,7 @@ from ..denoiser import Denoiser, Network, PointHead, TunedDenoiser
 from ..evaluate import energy_distance
 from ..evaluate.points import mode_statistics
 from ..loss import ChainMMD, CubicKernel, EnergyKernel, GaussianKernel, Kernel, Square
-from ..process import VP, Gaussian, few, uniform
+from ..process import Gaussian, few, uniform
 from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, sample
 from ..train import Config, Optimiser, Run, Trainer, facts_of
@@ -185,9 +184,9 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         > many[BEFORE],
     }
     if DRAWS in near:
-        found[
-            f"the draws of a soft mixture gain too ({_listed(near[DRAWS_TUNED])}; before {_listed(near[DRAWS])})"
-        ] = _below(near[DRAWS_TUNED], near[DRAWS])
+        found[f"the draws of a soft mixture gain too ({_listed(near[DRAWS_TUNED])}; before {_listed(near[DRAWS])})"] = (
+            _below(near[DRAWS_TUNED], near[DRAWS])
+        )
     return found | checks_on_images(value)
 
 

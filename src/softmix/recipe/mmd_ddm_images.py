@@ -5,7 +5,7 @@ A seed has one trained model. All arms start from its averaged weights, and each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,7 @@ from ..data import load
 from ..denoiser import Denoiser, TunedDenoiser
 from ..evaluate.reference import ReferenceSet
 from ..loss import ChainMMD, CubicKernel, GaussianKernel
-from torch import Tensor
-
-from ..process import Gaussian, few, uniform
+from ..process import few, uniform
 from ..sampler import Sampler, adams, ddim, sample
 from ..train import Config, Model, find_device, tuning
 from ..train import load as load_run
@@ -125,6 +123,7 @@ def checks_on_images(value: Numbers) -> Mapping[str, bool]:
     near = {name: value.line(name, "frechet", COUNTS) for name in ROLES}
     own = min((PIXELS, BOTH, PAPER_LIKE), key=lambda name: sum(near[name]))
     recall = {name: value.line(name, "recall", COUNTS) for name in (BEFORE, own)}
+    drops = ", ".join(f"{b:.2f} to {a:.2f}" for a, b in zip(recall[own], recall[BEFORE], strict=True))
     ratio = value.line(own, "nearest_ratio", COUNTS)
     text = {name: ", ".join(f"{each:.3g}" for each in values) for name, values in near.items()}
     return {
@@ -137,9 +136,7 @@ def checks_on_images(value: Numbers) -> Mapping[str, bool]:
         f"the paper's features and kernel gain too ({text[PAPER_LIKE]})": all(
             a < b for a, b in zip(near[PAPER_LIKE], near[BEFORE], strict=True)
         ),
-        f"with no lower recall ({', '.join(f'{b:.2f} to {a:.2f}' for a, b in zip(recall[own], recall[BEFORE], strict=True))})": all(
-            a >= b - 0.02 for a, b in zip(recall[own], recall[BEFORE], strict=True)
-        ),
+        f"with no lower recall ({drops})": all(a >= b - 0.02 for a, b in zip(recall[own], recall[BEFORE], strict=True)),
         f"and no copies (nearest training image at {min(ratio):.2f} of that of unseen images, or more)": min(ratio)
         > 0.8,
     }
