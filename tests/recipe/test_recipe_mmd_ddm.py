@@ -135,6 +135,7 @@ def test_the_losses_on_images_are_those_of_their_names() -> None:
     assert own == ChainMMD(steps=4, kernel=CubicKernel(), pixels=0.0, features=1.0, cells=1)
 
 
+@pytest.mark.slow
 def test_images_are_trained_tuned_and_measured_and_continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On digits, in a few steps: every arm has its numbers, and a second call reads the same from the folders."""
     monkeypatch.setattr(images, "DATA", "digits")
