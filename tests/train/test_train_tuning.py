@@ -180,7 +180,7 @@ def test_an_evaluation_of_a_tuned_soft_mixture_has_no_spread(tmp_path: Path) -> 
     config = tuning("mmd", preset("smd", POINT), POINT).but(net=SMALL, steps=2, batch=16)
     model = train(config.but(loss=ChainMMD(steps=2, sampler="ancestral")), tmp_path / "run")
     found = evaluate_model(model.denoiser, data, other, title="tuned", steps=(2,), n=64, sampler=model.sampler)
-    assert found.spread is None
+    assert found.latent_spread is None
 
 
 SCRIPT = """
