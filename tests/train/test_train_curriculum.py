@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from softmix.config import ConfigError, from_json, to_json
 from softmix.data import load
 from softmix.denoiser import PointHead, SoftHead
-from softmix.loss import Consistency, FeatureEnergy, Square
+from softmix.loss import ChainMMD, Consistency, FeatureEnergy, Square
 from softmix.net import MLPSpec
 from softmix.process import VP
 from softmix.rng import Rng, permutation
@@ -36,6 +36,7 @@ from softmix.train import (
     Trainer,
     facts_of,
     training,
+    tuning,
 )
 from softmix.train.curriculum import Pace
 from softmix.train.denoise import PACE, times
@@ -329,6 +330,13 @@ def test_numbers_out_of_their_range_are_refused(values: dict[str, Any]) -> None:
 def test_two_noise_levels_have_no_curriculum() -> None:
     with pytest.raises(ValueError, match="two noise levels"):
         DenoisePair(curriculum=Curriculum())
+
+
+def test_a_loss_with_times_of_its_own_has_no_curriculum() -> None:
+    with pytest.raises(ValueError, match="ChainMMD has times of its own"):
+        small(loss=ChainMMD(), curriculum=Curriculum())
+    tuned = tuning("mmd", small(curriculum=Curriculum()), (2,))
+    assert tuned.task.curriculum is None
 
 
 def test_a_loss_that_is_not_finite_is_described_without_the_stage() -> None:

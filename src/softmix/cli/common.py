@@ -19,6 +19,7 @@ ProcessName = Literal[
     "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
 ]
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
+TuningName = Literal["mmd"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 INT64 = 2**63 - 1

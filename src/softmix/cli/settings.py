@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import ModelName, ProcessName, UsageError, load_data
+from .common import ModelName, ProcessName, TuningName, UsageError, load_data
 
 if TYPE_CHECKING:
     from ..data import Data, Source
@@ -30,10 +30,12 @@ class BaseRun:
     role: Literal["config", "out", "start"]
 
 
-def base_run(out: Path, model: ModelName | None, config: Path | None, start: Path | None) -> BaseRun | None:
+def base_run(
+    out: Path, model: ModelName | TuningName | None, config: Path | None, start: Path | None
+) -> BaseRun | None:
     """The run of --config, else the run in `out`, else the run of --start; None if there is none.
 
-    None also with --model: then the settings of the model count.
+    None also with --model: then the settings of the model count. But mmd changes those of the run of --start.
     """
     from ..train import read_run
 
@@ -42,7 +44,9 @@ def base_run(out: Path, model: ModelName | None, config: Path | None, start: Pat
         if not config.is_dir() and config.name != "config.json":
             raise UsageError(f"{config} was given as a configuration: give the config.json of a run folder")
         return BaseRun(folder, read_run(folder), "config")
-    if model is not None:
+    if model == "mmd" and start is None and not (out / "config.json").is_file():
+        raise UsageError("mmd tunes a trained model: name its run, --start RUN")
+    if model is not None and model != "mmd":
         return None
     if (out / "config.json").is_file():
         return BaseRun(out, read_run(out), "out")
@@ -87,7 +91,7 @@ def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) ->
 
 def configuration(
     base: BaseRun | None,
-    model: ModelName | None,
+    model: ModelName | TuningName | None,
     items: Source,
     changes: tuple[tuple[str, ...], ...],
     process: ProcessName | None = None,
@@ -95,9 +99,11 @@ def configuration(
     """The configuration of the run: that of the base run or of a preset, with a process and each --set. The preset is
     `model`; by default smd, and plain for rddm and resfusion."""
     from ..config import from_json, to_json
-    from ..train import Config, preset, with_process
+    from ..loss import ChainMMD
+    from ..train import Config, preset, tuning, with_process
 
     if base is None:
+        assert model != "mmd"
         config = preset(model or _MODELS.get(process, "smd"), items.shape, items.cond)
     else:
         config, facts = base.run.config, base.run.facts
@@ -106,6 +112,10 @@ def configuration(
             config = replace(config, steps=facts.first_end, minutes=None)
         if base.role == "start":
             config = replace(config, steps=None, minutes=None)
+            if model == "mmd":
+                config = tuning(model, config, items.shape)
+        elif model == "mmd" and not isinstance(getattr(config.task, "loss", None), ChainMMD):
+            raise UsageError(f"{base.folder} was not trained by mmd: name another folder with --out, and --start")
     if process is not None:
         config = with_process(config, process, items)
     tree: Any = to_json(config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from .common import ModelName, ProcessName, repeat_warnings
+from .common import ModelName, ProcessName, TuningName, repeat_warnings
 from .model_card import write_card
 from .settings import base_run, configuration, items_of, require_length, with_values
 from .verb import Verb
@@ -42,10 +42,11 @@ class Train(Verb):
     data of that run are read again."""
     out: Path
     """The run folder: configuration, log, checkpoints, sample grids."""
-    model: ModelName | None = None
+    model: ModelName | TuningName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
     (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps). By
-    default smd, plain for rddm and resfusion, or the model of the run in --out, --config or --start."""
+    default smd, plain for rddm and resfusion, or the model of the run in --out, --config or --start. mmd tunes the
+    model of --start for a fixed number of steps, 4 or --set loss.steps=K, by comparing its samples with the data."""
     process: ProcessName | None = None
     """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the

@@ -14,9 +14,11 @@ from .low_rank import LowRankMixture
 from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
+from .recompute import recomputed
 from .residual import ResidualAndNoisePoint, ResidualHead
 from .sensitivity import jacobian, reach
 from .smd import PublishedSMD, SoftHead
+from .tuned import TunedDenoiser, TunedError, is_tuned, require_untuned
 from .two_clocks import Given, OnPath, given, guided_by_other
 from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, guided, mean_only, within
 
@@ -46,6 +48,8 @@ __all__ = [
     "SoftAtHighNoise",
     "SoftHead",
     "Suits",
+    "TunedDenoiser",
+    "TunedError",
     "Wrap",
     "adjusted",
     "affine",
@@ -58,9 +62,12 @@ __all__ = [
     "guided",
     "guided_by_other",
     "in_frame",
+    "is_tuned",
     "jacobian",
     "mean_only",
     "reach",
+    "recomputed",
+    "require_untuned",
     "wiener",
     "windows",
     "within",

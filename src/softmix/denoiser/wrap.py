@@ -14,6 +14,7 @@ from ..process import Framed, Process
 from ..rng import Rng
 from .contract import Denoiser, Suits, Wrap
 from .network import Network
+from .tuned import require_untuned
 
 # the rounding error of a computed logsnr
 _ROUNDING = 1e-5
@@ -155,7 +156,8 @@ def guided(
 
     Give one of `unconditional` and `drop`, or neither: then the whole condition is dropped.
 
-    Raises ValueError without a condition, for parts that are not given, and for an embedding without `unconditional`.
+    Raises ValueError without a condition, for parts that are not given, for an embedding without `unconditional`, and
+    for a `TunedDenoiser`.
     When to choose: for samples that show their condition more clearly. Each step costs two evaluations, and the samples
     vary less.
     """
@@ -165,6 +167,8 @@ def guided(
         raise ValueError("guidance takes either drop, with at least one part, or unconditional; give one of the two")
 
     def wrap(denoiser: Denoiser) -> Denoiser:
+        require_untuned(denoiser, "guidance")
+
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None) -> Posterior:
             if cond is None or (isinstance(cond, Cond) and not cond.parts):
                 raise ValueError("guidance needs a condition to guide to: give cond, for example class labels")
@@ -229,6 +233,7 @@ class _Autoguided(Wrapped):
     """Both models receive the same arguments, for denoisers of two times the second time too."""
 
     def __init__(self, inner: Denoiser, weak: Denoiser, rule: GuidanceRule):
+        require_untuned(inner, "autoguidance")
         super().__init__(inner, lambda strong, *arguments: strong(*arguments))
         self.weak, self.rule = weak, rule
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..loss import CubicKernel
 from ..memory import in_batches
 from ..rng import permutation
 from .matrix import as_matrix, need_same_width
@@ -74,10 +75,6 @@ def _blocks(x: Tensor, seed: int, role: str, subsets: int, size: int) -> Tensor:
     return x[order].reshape(subsets, size, -1)
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3
-
-
 def _unbiased(x: Tensor, y: Tensor) -> Tensor:
     (xx, same_x), (yy, same_y), (xy, _) = _sums(x, x), _sums(y, y), _sums(x, y)
     n = len(x)
@@ -88,7 +85,7 @@ def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of k(x_i, y_j) over all pairs and over i = j, in fewer rows at once if the memory is too small."""
 
     def sums(low: int, high: int) -> Tensor:
-        gram = _kernel(x[low:high], y)
+        gram = CubicKernel()(x[low:high], y)
         return torch.stack([gram.sum(), gram[:, low:high].trace()])
 
     every, same = torch.stack(in_batches(sums, len(x), len(x), "row")).sum(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
+from ..denoiser.tuned import require_untuned
 from ..posterior.normal import gaussian_log_prob
 from ..process import Process, one_clock
 from ..rng import Rng
@@ -45,11 +46,13 @@ def log_density(
         over the whole path. rng : one stream for each item. By default the divergence is exact, with D derivatives.
     cond : the conditions of the items.
 
-    Raises ValueError for a grid that does not rise inside (0, 1), and for an Interpolant without `last`.
+    Raises ValueError for a grid that does not rise inside (0, 1), and for an Interpolant without `last`; TunedError for
+    a `TunedDenoiser`.
     Source: Chen et al., "Neural ordinary differential equations", 2018; Grathwohl et al., "FFJORD", 2019; for
     interpolants Albergo, Boffi & Vanden-Eijnden, 2023, section 2.
     When to choose: to compare two models of the same kind by the likelihood of held-out items in few dimensions.
     """
+    require_untuned(denoiser, "log_density")
     if grid.ndim != 1 or len(grid) < 2 or not (grid.diff() > 0).all() or not (grid[0] > 0 and grid[-1] < 1):
         raise ValueError(f"the density needs times that rise inside (0, 1); found {grid.tolist()[:5]}")
     end = last or _of_noise(denoiser.process, float(grid[-1]))

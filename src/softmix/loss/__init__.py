@@ -7,13 +7,24 @@ draw is not proper. It is smallest for draws without variance, and the mixture c
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
 `ResidualAndNoise`, `MeanAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
-`InductiveMomentMatching`, `Align` (a loss of a posterior and the alignment of hidden states with an encoder).
+`InductiveMomentMatching`, `ChainMMD` (samples of a whole chain), `Align` (a loss of a posterior and the alignment of
+hidden states with an encoder).
 """
 
 from .align import Align
+from .chain import ChainMMD, ComparedViews
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .contrast import nt_xent
+from .discrepancy import (
+    CubicKernel,
+    EnergyKernel,
+    GaussianKernel,
+    Kernel,
+    LaplaceKernel,
+    median_distance,
+    unbiased_mmd,
+)
 from .drift import FeatureDrift
 from .element import SquarePerElement
 from .encoder import EncoderSpec, ImageEncoder, RandomEncoder, SavedEncoder, image_encoder
@@ -43,22 +54,30 @@ LossSpec = (
     | SquarePerElement
     | MeanAndNoise
     | Align
+    | ChainMMD
 )
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
     "Align",
+    "ChainMMD",
+    "ComparedViews",
     "Consistency",
+    "CubicKernel",
     "EncoderSpec",
     "Energy",
+    "EnergyKernel",
     "FeatureDrift",
     "FeatureEnergy",
     "FeatureExtractor",
+    "GaussianKernel",
     "Group",
     "ImageEncoder",
     "Importance",
     "InductiveMomentMatching",
+    "Kernel",
+    "LaplaceKernel",
     "Likelihood",
     "Loss",
     "LossSpec",
@@ -77,8 +96,10 @@ __all__ = [
     "Weight",
     "image_encoder",
     "loss_of",
+    "median_distance",
     "mixture_gain",
     "mixture_learnable",
     "nt_xent",
+    "unbiased_mmd",
     "weight",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser, Wrap
+from ..denoiser.tuned import require_untuned
 from ..denoiser.wrap import Wrapped
 from ..posterior import HasMean, Implicit, Normal, Point, Posterior, need
 from ..posterior.mixture import draw_index
@@ -183,6 +184,7 @@ def guided_by_draws(likelihood: Likelihood, m: int, rng: Rng) -> Wrap:
 
     def wrap(denoiser: Denoiser) -> Denoiser:
         require_independent(denoiser.process, "guided_by_draws")
+        require_untuned(denoiser, "guided_by_draws")
 
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> WeightedDraws:
             _check_items(rng, xt)
@@ -212,6 +214,7 @@ def _by_gradient(
     """The mean of q(x0 | x_t, y) by Tweedie's formula, from an estimate of log p(y | x_t)."""
     process = one_clock(denoiser.process, who)
     require_independent(process, who)
+    require_untuned(denoiser, who)
 
     def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Point:
         size = column(scale * _tweedie(process, t), xt)

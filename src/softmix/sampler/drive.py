@@ -187,6 +187,10 @@ def drive(
     check_grid = getattr(denoiser, "check_grid", None)
     if check_grid is not None:
         check_grid(grid)
+    # a model that was tuned as a part of one chain serves no other
+    check_sampler = getattr(denoiser, "check_sampler", None)
+    if check_sampler is not None:
+        check_sampler(traits(sampler).name, _adds_noise(sampler))
     frame = _frame(denoiser.process, cond)
     # the setting holds inside a question or an answer; between them the setting of the caller holds
     within = torch.enable_grad if gradients else torch.no_grad

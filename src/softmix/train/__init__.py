@@ -27,7 +27,7 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, preset
+from .preset import MODELS, TuningName, preset, tuning
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
 from .signals import StoppedError, stop_signal
@@ -120,6 +120,7 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "TrainingError",
+    "TuningName",
     "build",
     "data_of",
     "encoder_of",
@@ -134,5 +135,6 @@ __all__ = [
     "read_run",
     "train",
     "training",
+    "tuning",
     "with_process",
 ]

@@ -137,6 +137,10 @@ class Denoise(Task):
             f"an Interpolant leads to the item of the condition, which cannot be dropped; found drop = {self.drop}: "
             "give drop=0.0",
         )
+        demand(
+            self.curriculum is None or not getattr(self.loss, "has_own_times", False),
+            f"a curriculum orders the noise levels, and {type(self.loss).__name__} has times of its own: leave it out",
+        )
         two = isinstance(self.head, ResidualHead)
         demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')
         for part, other in ((self.loss, self.head), (self.head, self.loss)):
@@ -284,10 +288,11 @@ class Denoise(Task):
 
     def check(self, result: Any, device: torch.device) -> None:
         cond = trial_condition(self.process, result.cond, result.shape, device)
-        sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
+        sample(result, 1, getattr(result, "steps", 1), sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        """16 samples of 4 steps. The class labels count up; other conditions are those of items of the data."""
+        """16 samples of 4 steps, or of those that the model was tuned for. The class labels count up; other conditions
+        are those of items of the data."""
         cond_spec, items = cast(CondSpec, result.cond), torch.arange(16, device="cpu")
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
@@ -296,7 +301,8 @@ class Denoise(Task):
         if cond is not None and cond_spec.labels:
             columns = [items % count for _, count in cond_spec.labels]
             cond = replace(cond, label=columns[0] if len(columns) == 1 else torch.stack(columns, 1))
-        return sample(result, 16, 4, sampler=self.suited(result), seed=seed, cond=cond, device=device)
+        steps = getattr(result, "steps", 4)
+        return sample(result, 16, steps, sampler=self.suited(result), seed=seed, cond=cond, device=device)
 
     def describe(self, batch: Batch) -> str:
         if self._has_patience:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from ..cond import UNCONDITIONED, CondSpec
 from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import (
+    ChainMMD,
     Consistency,
     Energy,
     FeatureDrift,
@@ -27,6 +28,8 @@ from .make import TrainingError, require_trainable
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
+# those that tune a trained model
+TuningName = Literal["mmd"]
 # With an image or numbers as condition each item has a posterior of its own, and its draws are compared with one x0.
 # They then need the full weight of the energy score, and more draws (docs/experiments.md).
 POSTERIOR_GIVEN_Y = FeatureEnergy(m=4, pixels=1.0, features=0.3)
@@ -89,6 +92,32 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     if model == "normal":
         return base.but(head=NormalHead(), loss=Likelihood())
     return base
+
+
+def tuning(name: TuningName, config: Config, shape: tuple[int, ...]) -> Config:
+    """The configuration that tunes the model of another one, to be started with its weights.
+
+    mmd : `ChainMMD` in 4 steps of DDIM, or of draws for a soft mixture. Points are compared as they are, images in
+        pixels and features. The learning rate is a twentieth, and a batch has at least 256 items.
+
+    config : of the trained model. Its length and its curriculum are dropped.
+    shape : of one item.
+
+    Raises TrainingError for another name, and for a model that cannot be tuned.
+    """
+    if name not in get_args(TuningName):
+        raise TrainingError(f"the tuning {name!r} was asked for; there is {', '.join(get_args(TuningName))}")
+    if type(config.task) is not Denoise:
+        raise TrainingError(f"{name} tunes the denoiser of a Denoise run; found {type(config.task).__name__}")
+    draws = isinstance(config.task.head, SoftHead | PublishedSMD)
+    features = 1.0 if len(shape) == 3 else 0.0
+    loss = ChainMMD(sampler="ancestral" if draws else "ddim", features=features)
+    optimiser = replace(config.optimiser, rate=config.optimiser.rate / 20, clip=0.5, accumulate=1)
+    batch = max(config.batch, 256)
+    try:
+        return config.but(loss=loss, optimiser=optimiser, batch=batch, steps=None, minutes=None, curriculum=None)
+    except ValueError as error:
+        raise TrainingError(f"this model cannot be tuned by {name}: {error}") from error
 
 
 def _batch(shape: tuple[int, ...]) -> int:
