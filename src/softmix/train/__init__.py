@@ -1,8 +1,8 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise` and `DenoisePair` (two signals); `Ema`, averages of the weights;
-`checkpoint`; `load` for a trained model.
+`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals) and `SampleTarget` (a density without
+data); `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, preset
+from .preset import MODELS, preset, preset_for_target
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
+from .sample_target import SampleTarget, TargetError, TargetSampler
 from .signals import StoppedError, stop_signal
 from .task import Batch, Task
 from .trainer import Trainer
@@ -106,8 +107,11 @@ __all__ = [
     "ProcessName",
     "Run",
     "RunError",
+    "SampleTarget",
     "StartingRun",
     "StoppedError",
+    "TargetError",
+    "TargetSampler",
     "Task",
     "Times",
     "TrainStep",
@@ -122,6 +126,7 @@ __all__ = [
     "load",
     "log_of",
     "preset",
+    "preset_for_target",
     "read_run",
     "train",
     "training",

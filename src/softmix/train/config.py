@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from .denoise import Denoise, demand
 from .pair import DenoisePair
+from .sample_target import SampleTarget
 
 # far beyond any training; above them numbers overflow, or no machine has the memory
 _BATCH, _STEPS, _MINUTES, _RATE = 2**20, 10**9, 10**7, 10.0
@@ -77,7 +78,7 @@ class Config:
     # the paper of the averages
     cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
-    task: Denoise | DenoisePair = field(default_factory=Denoise)
+    task: Denoise | DenoisePair | SampleTarget = field(default_factory=Denoise)
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 128
     steps: int | None = None

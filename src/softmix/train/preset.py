@@ -20,10 +20,11 @@ from ..loss import (
     Square,
 )
 from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
-from ..process import VE, Flow
+from ..process import VE, Flow, StationaryOU
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
+from .sample_target import SampleTarget
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
@@ -89,6 +90,15 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     if model == "normal":
         return base.but(head=NormalHead(), loss=Likelihood())
     return base
+
+
+def preset_for_target(scale: float = 1.0, path: int = 64) -> Config:
+    """A good first configuration to sample a density, in about ten dimensions or less.
+
+    scale, path : of `SampleTarget`: the spread of the first draws, and the steps of a path.
+    """
+    task = SampleTarget(StationaryOU(scale), path=path)
+    return Config(task, batch=256, optimiser=Optimiser(rate=5e-3, warmup_share=0.1), precision="fp32")
 
 
 def _batch(shape: tuple[int, ...]) -> int:
