@@ -82,8 +82,8 @@ def with_fixed_parameters(u: Tensor, y: Tensor, z: Tensor) -> Tensor:
     if not (u.requires_grad and y.requires_grad):
         return value
     # (du/dy)^T z, a constant: its product with y has the derivative that is wanted
-    (along,) = torch.autograd.grad(u, y, z, retain_graph=True)
-    return value + _inner(along, y - y.detach())
+    (along,) = torch.autograd.grad(u, y, z, retain_graph=True, allow_unused=True)
+    return value if along is None else value + _inner(along, y - y.detach())
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
