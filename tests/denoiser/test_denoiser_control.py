@@ -100,10 +100,10 @@ def test_the_view_gives_the_density_to_the_control_and_refuses_a_condition() -> 
 
 
 def test_samplers_take_the_view() -> None:
-    """From the best control of one Gaussian the ancestral sampler reaches its mean: 4 standard errors of 4,000 draws,
-    and the error of 64 steps, 0.005 in the measured mean."""
+    """With the best control of a mixture 16 ancestral steps reach its mean: 4 standard errors of 2,000 draws, and 0.02
+    for the steps."""
     problem = correlated((2,), PROCESS)
     view = ControlledDenoiser(BestControl(problem), problem.law.log_prob)
-    x = sample(view, 4000, 64, sampler=ancestral).double()
+    x = sample(view, 2000, 16, sampler=ancestral).double()
     spread = problem.law.covariance.diagonal().sqrt()
-    assert ((x.mean(0) - problem.law.mean).abs() < 4 * spread / 4000**0.5 + 0.02).all()
+    assert ((x.mean(0) - problem.law.mean).abs() < 4 * spread / 2000**0.5 + 0.02).all()

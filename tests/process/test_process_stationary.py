@@ -12,7 +12,9 @@ from softmix.process.gaussian import slope
 
 pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
-EVERY = pytest.mark.parametrize("process", [StationaryOU(2.5), StationaryOU(0.3, "linear"), StationaryOU(4.0, "sigmoid")])
+EVERY = pytest.mark.parametrize(
+    "process", [StationaryOU(2.5), StationaryOU(0.3, "linear"), StationaryOU(4.0, "sigmoid")]
+)
 
 
 @EVERY
@@ -36,9 +38,12 @@ def test_time_inverts_logsnr_and_rates_are_derivatives(process: StationaryOU) ->
 @EVERY
 def test_a_step_of_the_chain_is_the_transition_of_the_stationary_process(process: StationaryOU) -> None:
     """Two steps are one, and the correlation over a step is that of the noising from s to t: alpha(t) / alpha(s)."""
-    one, (first, second) = reference_step(process, 0.9, 0.2), (
-        reference_step(process, 0.9, 0.5),
-        reference_step(process, 0.5, 0.2),
+    one, (first, second) = (
+        reference_step(process, 0.9, 0.2),
+        (
+            reference_step(process, 0.9, 0.5),
+            reference_step(process, 0.5, 0.2),
+        ),
     )
     assert one[0] == pytest.approx(float(process.alpha(0.9) / process.alpha(0.2)), rel=1e-12)
     assert one[0] == pytest.approx(first[0] * second[0], rel=1e-12)

@@ -68,7 +68,7 @@ def trainer(source: object = TARGET, **changes: Any) -> Trainer:
 
 
 def trained(steps: int, source: Target = TARGET, **changes: Any) -> TargetSampler:
-    run = trainer(source, steps=steps, **changes)
+    run = trainer(source, steps=max(steps, 1), **changes)
     for _ in range(steps):
         run.advance()
     result = run.task.result(run.averaged(), run.run.facts, steps)
@@ -80,7 +80,7 @@ def trained(steps: int, source: Target = TARGET, **changes: Any) -> TargetSample
 
 
 def test_the_loss_is_minus_the_log_weight_of_each_path_from_its_own_noise() -> None:
-    """The same paths, from the stream of each example, with the same network. An example does not depend on its batch."""
+    """The same paths, from the stream of each example. An example does not depend on its batch."""
     run = trainer()
     for _ in range(3):
         run.advance()
@@ -125,13 +125,14 @@ def test_an_untrained_sampler_is_importance_sampling() -> None:
 
 
 def test_training_closes_the_gap_of_the_bound_and_log_z_is_right() -> None:
-    """Measured over three seeds: the gap falls from 0.66 to 0.08 or less, and log Z of 4,000 samples is within 0.011."""
+    """Measured over three seeds: the gap falls from 1.2 to 0.064 or less, log Z of 4,000 samples is within 0.008, and
+    the effective size grows from 1,800 to 3,600."""
     before = importance_samples(off_centre, (2,), 4000, Rng(0, 4000), 1.2)
-    after = trained(150, path=16).sample(4000, 5)
+    after = trained(120, path=10).sample(4000, 5)
     truth = math.log(3.7)
-    assert truth - after.elbo < (truth - before.elbo) / 3
+    assert truth - after.elbo < (truth - before.elbo) / 8
     assert after.log_z == pytest.approx(truth, abs=0.03)
-    assert after.effective_size > 2 * before.effective_size
+    assert after.effective_size > 1.6 * before.effective_size
     assert ((after.mean - 0.7).abs() < 0.1).all()
 
 
@@ -157,9 +158,7 @@ def test_it_samples_in_double_precision() -> None:
     found = result.sample(6, 2)
     assert found.x.dtype == torch.float64
     rng, grid = Rng(2, 6, "softmix.path"), path_grid(TASK.process, 6)
-    x, log_weight = controlled_path(
-        *(result.control, off_centre, TASK.process, (2,), grid, rng), dtype=torch.float64
-    )
+    x, log_weight = controlled_path(*(result.control, off_centre, TASK.process, (2,), grid, rng), dtype=torch.float64)
     assert torch.equal(found.x, x) and torch.equal(found.log_weight, log_weight)
 
 
@@ -250,7 +249,9 @@ def test_half_precision_and_data_with_items_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r'precision is bf16: give "fp32"'):
         next(training(TARGET, config(precision="bf16"), tmp_path / "run"))
     points = load("toy:ring", limit=20)
-    with pytest.raises(TrainingError, match=r"SampleTarget learns from a density, and toy:ring has items: give softmix"):
+    with pytest.raises(
+        TrainingError, match=r"SampleTarget learns from a density, and toy:ring has items: give softmix"
+    ):
         next(training(points, config(), tmp_path / "run"))
     with pytest.raises(TrainingError, match="a target density has none; train with a task that makes its own samples"):
         next(training(TARGET, config().but(task=Denoise(net=SPEC)), tmp_path / "run"))

@@ -21,7 +21,7 @@ def write_card(model: Model) -> None:
     )
     longer = [f"softmix train --out NEW --more {b - a}" for a, b in pairwise((*facts.ends, facts.steps or model.step))]
     count = f"{facts.count} items" if facts.count else "a density of items"
-    named = {"net": "network", "head": "posterior head", "loss": "loss", "process": "process", "path": "steps of a path"}
+    named = {"net": "network", "head": "posterior head", "loss": "loss", "process": "process", "path": "path"}
     lines = [
         f"# {model.path.name}",
         "",

@@ -15,7 +15,7 @@ RegressionData = Literal["breast-cancer", "iris"]
 
 
 def regression_data(data: RegressionData = "breast-cancer") -> tuple[Tensor, Tensor]:
-    """Features with a 1 in front, float64 [N, 1 + D], each with mean 0 and standard deviation 1; and labels 0 or 1, [N].
+    """Features with mean 0 and standard deviation 1 after a column of ones, float64 [N, 1 + D]; and labels 0 or 1, [N].
 
     breast-cancer : 569 tumours with 30 features; 1 is benign.
     iris : 100 flowers with 4 features, versicolor (0) and virginica (1).

@@ -45,8 +45,8 @@ class Control(nn.Module):
     The best control is u = scale^2 grad log p_t + y, for the density p_t of the noised target. It equals
     alpha_t (m_t - alpha_t y) / (1 - alpha_t^2), with m_t = E[x_0 | x_t = y], so that f stays bounded at pure noise.
 
-    Source: Vargas, Grathwohl & Doucet, "Denoising diffusion samplers", ICLR 2023, section 4 and the authors' code. Their
-    net has no factor alpha_t and no unit, and an NN2 of its own.
+    Source: Vargas, Grathwohl & Doucet, "Denoising diffusion samplers", ICLR 2023, section 4 and the authors' code.
+    Their net has no factor alpha_t and no unit, and an NN2 of its own.
     """
 
     def __init__(self, process: StationaryOU, spec: MLPSpec, shape: tuple[int, ...], clip: float = 100.0):

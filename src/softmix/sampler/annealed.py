@@ -67,8 +67,8 @@ def annealed_importance_samples(
 
     Each sample costs 1 + (K - 1) leaps calls of the gradient.
     Raises ValueError for levels that do not rise from 0 to 1, and for other step sizes.
-    Source: Neal, "Annealed importance sampling", Statistics and Computing 2001; Neal, "MCMC using Hamiltonian dynamics",
-    2011, section 5.2.
+    Source: Neal, "Annealed importance sampling", Statistics and Computing 2001; Neal, "MCMC using Hamiltonian
+    dynamics", 2011, section 5.2.
     When to choose: for log Z without training. Find `step` on a few samples: about 0.65 to 0.9 of the steps should be
     taken.
     """

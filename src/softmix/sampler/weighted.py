@@ -90,7 +90,12 @@ def log_normal(x: Tensor, scale: float) -> Tensor:
 
 
 def importance_samples(
-    log_density: LogDensity, shape: tuple[int, ...], n: int, rng: Rng, scale: float = 1.0, dtype: torch.dtype | None = None
+    log_density: LogDensity,
+    shape: tuple[int, ...],
+    n: int,
+    rng: Rng,
+    scale: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> WeightedSamples:
     """x ~ N(0, scale^2 I) with the weight gamma(x) / N(x; 0, scale^2 I).
 

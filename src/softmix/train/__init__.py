@@ -1,8 +1,8 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals) and `SampleTarget` (a density without
-data); `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
+`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals) and `SampleTarget` (a density
+without data); `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
 """
 
 from __future__ import annotations

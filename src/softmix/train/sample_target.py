@@ -170,4 +170,3 @@ class SampleTarget(Task):
 
     def describe(self, batch: Batch) -> str:
         return f"{len(batch.items)} paths of {self.path} steps"
-
