@@ -102,6 +102,7 @@ class Train(Verb):
     """Show the configuration and the size of the model, and train nothing."""
 
     def __call__(self) -> None:
+        from ..data import Target
         from ..train import join_processes, leave_processes, train
         from ..train.checkpoint import newest_step
         from ..train.writable import require_writable
@@ -132,7 +133,7 @@ class Train(Verb):
             write_card(model)
             print(_last_line(model, done, self.out))
             print(f"next: {_next_commands(model.facts, self.out)}")
-            if len(items):
+            if not isinstance(items, Target):
                 repeat_warnings(items)
         leave_processes()
 

@@ -87,7 +87,7 @@ def learned(case: str, seed: int, steps: int, batch: int, path: int) -> TargetSa
     trainer = Trainer(Run(config, facts_of(source, config)), source, Path())
     for _ in range(steps):
         trainer.advance()
-    return cast(TargetSampler, task.result(trainer.averaged(), trainer.run.facts, steps)).on(source)
+    return task.result(trainer.averaged(), trainer.run.facts, steps).on(source)
 
 
 def annealed(case: str, seed: int, n: int, calls: int, tuned: Mapping[str, float]) -> WeightedSamples:

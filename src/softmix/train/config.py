@@ -58,7 +58,8 @@ class Optimiser:
 class Config:
     """The configuration of a run.
 
-    task : the subject of the run. `Denoise` has the process, the network, the head and the loss of a denoiser.
+    task : the subject of the run. `Denoise` has the process, the network, the head and the loss of a denoiser;
+        `SampleTarget` learns to sample a density.
     optimiser : the optimiser of the task's "model".
     batch : batch size, in items.
     steps, minutes : the length of the run: one of the two. With minutes the number of steps is set once, from the speed
@@ -107,6 +108,13 @@ class Config:
         demand(self.save >= 0 and self.show >= 0, f"save and show are at least 0; found {self.save}, {self.show}")
         demand(self.keep >= 1, f"at least 1 checkpoint is stored; found {self.keep}")
         demand(len(self.ema) > 0, "sampling takes the first average of the weights: give at least one width in ema")
+
+    @property
+    def denoise(self) -> Denoise:
+        """The task, of a run that trains a denoiser. Raises TypeError for another task."""
+        if not isinstance(self.task, Denoise):
+            raise TypeError(f"a run that trains a denoiser was expected, and its task is {type(self.task).__name__}")
+        return self.task
 
     def but(self, **changes: Any) -> Config:
         """A copy with other settings, of the run or of its task: config.but(batch=64, loss=Square()).
