@@ -303,6 +303,20 @@ def test_a_hamiltonian_step_leaves_its_law_as_it_is() -> None:
     assert torch.allclose(same.log_weight, torch.full((100,), math.log(Z), dtype=F64))
 
 
+def test_a_hamiltonian_step_turns_a_gaussian_by_its_angle() -> None:
+    """After a quarter of the period of gamma_level the state is independent of the one before: the forces of both
+    densities count, and nearly all steps are taken. 4 standard errors, and 0.01 for ten leapfrogs."""
+    s, sd, level, n = 1.3, 0.6, 0.5, 20_000
+    speed = math.sqrt(level / sd**2 + (1 - level) / s**2)
+    found = annealed_importance_samples(
+        *(gaussian(0.0, sd), (1,), n, Rng(0, n), [0, level, 1], math.pi / (20 * speed)), leaps=10, scale=s, dtype=F64
+    )
+    start = s * Rng(0, n).normal((n, 1), F64)
+    both = torch.cat([start, found.x], 1).T
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / n**0.5 + 0.01
+    assert float((start == found.x).double().mean()) < 0.02
+
+
 def test_more_levels_have_a_smaller_gap_of_the_bound() -> None:
     target = mixture_target(correlated((2,)))
     gaps = []
