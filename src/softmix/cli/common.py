@@ -59,10 +59,17 @@ def load_data(source: str, **options: Any) -> Data:
     """The data, read with these options of `softmix.data.load`. Raises UsageError for data without items."""
     from ..data import load
 
+    if is_target(source):
+        raise UsageError(f"{source} is a density without items: `softmix train {source}` learns to sample it")
     items = load(source, **options)
     if not len(items):
         raise UsageError(f"{source} has no items")
     return items
+
+
+def is_target(source: str) -> bool:
+    """Whether the name means a density without items, as `oracle.is_known_target` says without an import of torch."""
+    return source.startswith("target:")
 
 
 def repeat_warnings(items: Data) -> None:

@@ -62,7 +62,7 @@ class _Candidate:
         model = self.model
         return {
             "run": f"{self.name}, step {model.step}, weights {model.weights}",
-            "head and loss": f"{model.config.task.head}, {model.config.task.loss}",
+            "head and loss": f"{model.config.denoise.head}, {model.config.denoise.loss}",
         } | ({"mean": f"of {self.average} draws"} if self.average else {})
 
 

@@ -20,16 +20,15 @@ def write_card(model: Model) -> None:
         else ""
     )
     longer = [f"softmix train --out NEW --more {b - a}" for a, b in pairwise((*facts.ends, facts.steps or model.step))]
+    count = f"{facts.count} items" if facts.count else "a density of items"
+    named = {"net": "network", "head": "posterior head", "loss": "loss", "process": "process", "path": "path"}
     lines = [
         f"# {model.path.name}",
         "",
-        f"A diffusion model trained with softmix {facts.version} on {facts.data}: {facts.count} items of shape "
+        f"A diffusion model trained with softmix {facts.version} on {facts.data}: {count} of shape "
         f"{tuple(facts.shape)}, fingerprint {facts.fingerprint}.",
         "",
-        f"- network: `{task.net}`",
-        f"- posterior head: `{task.head}`",
-        f"- loss: `{task.loss}`",
-        f"- process: `{task.process}`",
+        *(f"- {noun}: `{getattr(task, name)}`" for name, noun in named.items() if hasattr(task, name)),
         f"- {model.step} steps of {config.batch} items, seed {config.seed}, {facts.precision}{start}",
         "",
         "Repeat it from this folder, on the same data:",
@@ -39,7 +38,9 @@ def write_card(model: Model) -> None:
         *longer,
         "```",
         "",
-        "Sample with `softmix sample`, measure with `softmix evaluate`.",
+        "Sample with `softmix sample`, measure with `softmix evaluate`."
+        if facts.count
+        else "Sample with `softmix sample`; weights and log Z: `softmix.load(RUN).result.sample(n).log_z`.",
         "",
         "```bibtex",
         *(reference.bibtex() for reference in papers_of(model)),

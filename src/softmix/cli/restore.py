@@ -111,7 +111,7 @@ class Restore(Verb):
     def _label(self, model: Model) -> int | None:
         """The class for all pictures: -1 for none given; None for a model without classes."""
         label = class_number(model, self.label, "label")
-        if label is None and model.denoiser.classes and model.config.task.drop == 0:
+        if label is None and model.denoiser.classes and model.config.denoise.drop == 0:
             raise UsageError(f"{model.path} was trained with the class of each item always given: name it with --label")
         return label if label is not None or not model.denoiser.classes else -1
 

@@ -150,10 +150,13 @@ class Sample(Verb):
     def _guided(self, model: Model, denoiser: Any, sampler: Sampler) -> Any:
         """The denoiser with classifier-free guidance, if asked."""
         from ..denoiser import guided, within
+        from ..train import SampleTarget
 
         if self.guidance == 1:
             return denoiser
-        if model.config.task.drop == 0:
+        if isinstance(model.config.task, SampleTarget):
+            raise UsageError(f"--guidance was asked for, and {model.path} samples a density without conditions")
+        if model.config.denoise.drop == 0:
             raise UsageError(
                 f"--guidance was asked for, and {model.path} was trained with drop = 0: it knows no answer without its "
                 "condition, from which to lead away. Train with --set drop=0.1"

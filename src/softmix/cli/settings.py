@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import ModelName, ProcessName, TuningName, UsageError, load_data
+from .common import ModelName, ProcessName, TuningName, UsageError, is_target, load_data, option
 
 if TYPE_CHECKING:
-    from ..data import Data, Source
+    from ..data import Data, Source, Target
     from ..train import Config, Run
 
 
@@ -53,11 +53,15 @@ def base_run(
     return BaseRun(start, read_run(start), "start") if start is not None else None
 
 
-def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) -> Data:
-    """The data, read with these options (keywords of `load`). Options that are None are those of the base run."""
+def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) -> Data | Target:
+    """The data, read with these options (keywords of `load`), or the target density target:NAME. Options that are None
+    are those of the base run."""
     from ..train.model import reading
 
     options = {name: value for name, value in options.items() if value is not None}
+    name = data if data is not None or base is None else reading(base.folder, base.run.facts)[0]
+    if name is not None and is_target(name):
+        return _target(name, options)
     if base is None:
         if data is None:
             raise UsageError("no data were named: softmix train DATA --out RUN, with digits, a folder of pictures, ...")
@@ -89,6 +93,16 @@ def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) ->
         ) from None
 
 
+def _target(name: str, options: dict[str, Any]) -> Target:
+    """The density of this name. Raises UsageError for an option of data with items."""
+    from ..oracle import known_target
+
+    given = [option(each) for each in options if each != "max_pixels"]
+    if given:
+        raise UsageError(f"{', '.join(given)} was asked for, and {name} is a density without items: leave it out")
+    return known_target(name)
+
+
 def configuration(
     base: BaseRun | None,
     model: ModelName | TuningName | None,
@@ -97,12 +111,18 @@ def configuration(
     process: ProcessName | None = None,
 ) -> Config:
     """The configuration of the run: that of the base run or of a preset, with a process and each --set. The preset is
-    `model`; by default smd, and plain for rddm and resfusion."""
+    `model`; by default smd, plain for rddm and resfusion, and that of `SampleTarget` for a density."""
     from ..config import from_json, to_json
+    from ..data import Target
     from ..loss import ChainMMD
-    from ..train import Config, preset, tuning, with_process
+    from ..train import Config, preset, preset_for_target, tuning, with_process
 
-    if base is None:
+    if isinstance(items, Target) and model is not None:
+        raise UsageError(f"--model {model} learns from items, and {items.name} has none: leave it out")
+    if base is None and isinstance(items, Target):
+        config = preset_for_target()
+    elif base is None:
+        # `base_run` refuses mmd without a run
         assert model != "mmd"
         config = preset(model or _MODELS.get(process, "smd"), items.shape, items.cond)
     else:
@@ -130,9 +150,17 @@ def configuration(
 
 
 def with_values(config: Config, **values: Any) -> Config:
-    """The configuration with those of the values that are not None. Raises UsageError for a value that it refuses."""
+    """The configuration with those of the values that are not None. Raises UsageError for a value that it refuses, and
+    for a setting that its task does not have."""
+    given = {name: value for name, value in values.items() if value is not None}
+    known = {field.name for part in (config, config.task) for field in fields(part)}
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"{option(name)} was asked for, and {type(config.task).__name__} has no such setting: leave it out"
+            )
     try:
-        return config.but(**{name: value for name, value in values.items() if value is not None})
+        return config.but(**given)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -15,7 +15,7 @@ from .settings import base_run, configuration, items_of, require_length, with_va
 from .verb import Verb
 
 if TYPE_CHECKING:
-    from ..data import Data
+    from ..data import Data, Target
     from ..train import Config, Facts, Model
 
 # Those of softmix.data, which takes a second to import.
@@ -38,8 +38,9 @@ class Train(Verb):
 
     data: Positional[str | None] = None
     """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; or
-    digits, fashion-mnist, photographs, toy:NAME. May be left out for a run that exists, and with --config: then the
-    data of that run are read again."""
+    digits, fashion-mnist, photographs, toy:NAME. A density without items: target:mixture, target:funnel, target:phi4,
+    target:logistic, target:logistic-iris. May be left out for a run that exists, and with --config: then the data of
+    that run are read again."""
     out: Path
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | TuningName | None = None
@@ -102,6 +103,7 @@ class Train(Verb):
     """Show the configuration and the size of the model, and train nothing."""
 
     def __call__(self) -> None:
+        from ..data import Target
         from ..train import join_processes, leave_processes, train
         from ..train.checkpoint import newest_step
         from ..train.writable import require_writable
@@ -132,10 +134,16 @@ class Train(Verb):
             write_card(model)
             print(_last_line(model, done, self.out))
             print(f"next: {_next_commands(model.facts, self.out)}")
-            repeat_warnings(items)
+            if not isinstance(items, Target):
+                repeat_warnings(items)
         leave_processes()
 
-    def _print_data(self, items: Data, config: Config) -> None:
+    def _print_data(self, items: Data | Target, config: Config) -> None:
+        from ..data import Target
+        from ..train import SampleTarget
+
+        if isinstance(items, Target) or isinstance(config.task, SampleTarget):
+            return
         for line in items.report.lines():
             print(line)
         if not config.task.classes and len(items.classes) > 1:
@@ -152,7 +160,7 @@ class Train(Verb):
         return None if begun == self.start.absolute().resolve() else load(self.start)
 
 
-def _show(items: Data, config: Config, out: Path, more: int | None, start: Model | None) -> None:
+def _show(items: Data | Target, config: Config, out: Path, more: int | None, start: Model | None) -> None:
     from ..config import dumps
     from ..train import build, join_processes
     from ..train.resume import ResumeRequest, resolve_run
@@ -180,6 +188,8 @@ def _last_line(model: Model, done: int, out: Path) -> str:
 def _next_commands(facts: Facts, out: Path) -> str:
     """Commands that work in the user's current folder."""
     run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
+    if not facts.count:
+        return f"softmix sample {run} --n 1000 --steps 64 --out samples.npy"
     data = "" if facts.origin else " DATA"
     drawn = f"sample {run} --n 64 --steps 4 --out samples.{suffix}"
     if suffix == "png" and facts.cond_spec.image:

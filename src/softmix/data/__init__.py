@@ -14,7 +14,8 @@ Files of this room:
     entries, labels          the files of a folder or zip, and class labels
     array*, conversion       arrays of pictures, numbers and tokens
     npy, idx, mnist, cifar, text, builtin   one kind of file or data set each
-    paired, unpaired, load_pairs, degraded, coarse, encoded, target, derived   sources made from other sources
+    paired, unpaired, load_pairs, degraded, coarse, encoded, derived   sources made from other sources
+    target, logistic         densities without items
     torch_dataset, torch_item                a torch Dataset as a source
     cache, storage, disk_storage, file_state, limits         data larger than memory
     resident, delivered, prefetch            sources on an accelerator
@@ -29,6 +30,7 @@ from .contract import Source
 from .degraded import Degraded
 from .encoded import Encoded, LatentScale
 from .loading import load
+from .logistic import logistic_regression
 from .origin import Origin
 from .paired import Paired
 from .report import DataError, NoSplitError, Report
@@ -54,6 +56,7 @@ __all__ = [
     "Unpaired",
     "from_dataset",
     "load",
+    "logistic_regression",
     "mirrored",
     "random_view",
     "to_text",

@@ -19,9 +19,9 @@ class Origin:
     """The arguments of `load`. `load(origin.source, **origin.options())` gives the same items for the same
     files.
 
-    source : a name that softmix knows (digits, fashion-mnist, photographs, toy:NAME), or a path. A path is absolute in
-        memory. In the config.json of a run it is relative to the run folder, if both are in one tree, so that both can
-        be moved.
+    source : a name that softmix knows (digits, fashion-mnist, photographs, toy:NAME), or a path; target:NAME for a
+        density, which `softmix.oracle.known_target` gives. A path is absolute in memory. In the config.json of a run it
+        is relative to the run folder, if both are in one tree, so that both can be moved.
     beside, cache : paths, stored in the same way.
     The other fields are the keywords of `load`.
     """
@@ -66,7 +66,7 @@ class Origin:
 
 
 def _is_path(source: str) -> bool:
-    return source not in _NAMED and not source.startswith("toy:")
+    return source not in _NAMED and not source.startswith(("toy:", "target:"))
 
 
 def _relative(source: str, folder: Path) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cond import Cond, CondSpec
 from ..rng import Rng
 from .derived import part_name, text_fingerprint
+from .origin import Origin
 from .report import DataError
 
 _POINTS = 16
@@ -22,6 +23,7 @@ class Target:
     shape : of one item.
     log_density : x [B, *shape] -> [B], in nats.
     name : by default the name of the function.
+    origin : "target:NAME" for a target that softmix knows, so that a run finds it again.
 
     `batch` raises DataError: a run on a target learns from its own samples. The fingerprint is made of the name, and
     of the density at a few fixed points in four decimals.
@@ -31,8 +33,14 @@ class Target:
     is_image = False
     cond = CondSpec()
 
-    def __init__(self, shape: tuple[int, ...], log_density: Callable[[Tensor], Tensor], name: str = ""):
-        self.shape, self.log_density = tuple(shape), log_density
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        log_density: Callable[[Tensor], Tensor],
+        name: str = "",
+        origin: Origin | None = None,
+    ):
+        self.shape, self.log_density, self.origin = tuple(shape), log_density, origin
         self.name = name or f"target {part_name(log_density)}"
         if not self.shape or min(self.shape) < 1:
             raise DataError(f"{self.name}: items of shape {self.shape} were asked for; give sizes of 1 or more")

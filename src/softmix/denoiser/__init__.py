@@ -5,6 +5,7 @@ a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 """
 
 from .contract import Denoiser, Suits, Wrap, device_of
+from .control import Control, ControlledDenoiser, density_slope
 from .exact import ExactData, ExactMixture, wiener
 from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
@@ -25,6 +26,8 @@ from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, 
 __all__ = [
     "OUTPUTS",
     "CallCounter",
+    "Control",
+    "ControlledDenoiser",
     "Denoiser",
     "ExactData",
     "ExactMixture",
@@ -56,6 +59,7 @@ __all__ = [
     "autoguided",
     "averaged",
     "correlated",
+    "density_slope",
     "device_of",
     "from_frame",
     "given",

@@ -43,7 +43,7 @@ def export(model: Model, folder: str | Path) -> Path:
     unet = SoftmixModel(shape[1], shape[0], shape[0], run, model.step, classes or None)
     unet.network.load_state_dict(model.network.state_dict())
     scheduler = exported_scheduler(process)
-    soft = type(config.task.head).__name__ not in ("PointHead", "NormalHead")
+    soft = type(config.denoise.head).__name__ not in ("PointHead", "NormalHead")
     pipeline_class: Any = SoftmixPipeline if soft else ConsistencyModelPipeline if classes else DDPMPipeline
     pipeline_class(unet.eval(), scheduler).save_pretrained(str(folder))
     return Path(folder)

@@ -4,22 +4,25 @@ The tests of every other room, the recipes and the documentation use this room. 
 a `DenoisingProblem` also has a process and the exact posterior of x0. Families: `MixtureProblem` (a mixture of
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
 `FramedProblem` (a mixture through a process in a basis), `JointProblem` (two signals with a time each), `TokenProblem`
-(masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant).
+(masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant). `known_target`
+gives the targets of the command line.
 """
 
 from .compare import ks, order, standardised
 from .framed import FramedProblem
+from .known_targets import TARGETS, is_known_target, known_target
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
 from .paired import PairedProblem, between, pairs
 from .problem import DenoisingProblem, Problem
-from .target import TargetProblem, funnel, mixture_target, phi4
+from .target import TargetProblem, funnel, mixture_target, phi4, ring_target
 from .tokens import TokenProblem, tokens
 from .transport import gaussian_flow, monotone_flow
 from .two_signals import JointProblem, joint
 
 __all__ = [
     "PROBLEMS",
+    "TARGETS",
     "DenoisingProblem",
     "FramedProblem",
     "JointProblem",
@@ -37,7 +40,9 @@ __all__ = [
     "gaussian",
     "gaussian_flow",
     "grid_of_modes",
+    "is_known_target",
     "joint",
+    "known_target",
     "ks",
     "mixture_target",
     "monotone_flow",
@@ -45,6 +50,7 @@ __all__ = [
     "pairs",
     "phi4",
     "problems",
+    "ring_target",
     "standardised",
     "tokens",
 ]

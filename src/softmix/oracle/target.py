@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..data import Target
+from ..data.toys import ring
+from ..process import VP
 from ..rng import Rng
 from .chain import marginals, paths
 from .mixture import MixtureProblem
@@ -54,6 +56,11 @@ def mixture_target(problem: MixtureProblem) -> TargetProblem:
 
     mean, var = law.mean.reshape(shape), law.covariance.diagonal().reshape(shape)
     return TargetProblem(problem.name, shape, log_density, log_z, mean, var, problem.sample)
+
+
+def ring_target() -> TargetProblem:
+    """Eight modes of equal weight in the plane, sd 0.1, on a circle of radius 1.4. Choose it for mode coverage."""
+    return mixture_target(MixtureProblem("ring", ring(), VP(), (2,)))
 
 
 def funnel(dim: int = 10, sd: float = 3.0) -> TargetProblem:

@@ -6,9 +6,9 @@ clock logsnr = log(alpha^2 / sigma^2).
 
 Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `InBasis` and the
 base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame); `TwoClocks` (a pair of
-signals with a time each) and the paths of its times, `TimePath`. `Interpolant` is not Gaussian: it leads to other data
-in the place of noise. Grids of times: `uniform`, `uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`,
-`even_logsnr`.
+signals with a time each) and the paths of its times, `TimePath`; `StationaryOU` (noise in the unit of a target
+density). `Interpolant` is not Gaussian: it leads to other data in the place of noise. Grids of times: `uniform`,
+`uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`, `even_logsnr`.
 """
 
 import torch
@@ -25,6 +25,7 @@ from .noised import Noised, Process
 from .residual import RDDM, Fading, Halved, Resfusion, Residual
 from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
 from .spectrum import SPD, ConstantSpeed, ShortestPath, fisher, fourier, spectrum_of
+from .stationary import StationaryOU, reference_step
 from .table import Table
 from .two_clocks import CONTROL, ESTIMATION, JOINT, Leg, OnLeg, TimePath, TwoClocks, slower
 
@@ -65,6 +66,7 @@ __all__ = [
     "ShiftDDPM",
     "Shifted",
     "ShortestPath",
+    "StationaryOU",
     "Table",
     "TimePath",
     "TwoClocks",
@@ -82,6 +84,7 @@ __all__ = [
     "karras",
     "one_clock",
     "pyramid",
+    "reference_step",
     "require_independent",
     "rest",
     "slower",

@@ -58,7 +58,7 @@ def base(
     steps = images // batch
     # ten checkpoints, so that a training that is cut off loses little
     config = preset("plain", shape).but(net=net, batch=batch, steps=steps, seed=seed, show=steps, compile=compile)
-    assert isinstance(config.task.head, PointHead) and isinstance(config.task.loss, Square)
+    assert isinstance(config.denoise.head, PointHead) and isinstance(config.denoise.loss, Square)
     return config
 
 

@@ -76,7 +76,7 @@ def train_and_measure(out: Path, seed: int, images: int, steps: int, n: int) -> 
                 model = trained(known, further.but(loss=loss_of_arm(name, k)), at, start)
                 results |= _named(name, model.denoiser, known, seed, n, (k,))
             # the same rate of a tuning, or that of a training: the control may take the better
-            plain = further.but(loss=first.task.loss, steps=k * steps)  # type: ignore[attr-defined]
+            plain = further.but(loss=first.denoise.loss, steps=k * steps)
             values = []
             for rate in (further.optimiser.rate, first.optimiser.rate):
                 at = training_folder(out, f"{LONGER} {k} {rate:g}", DATA, images, seed) / "run"

@@ -169,8 +169,8 @@ def trained(variant: Variant, seed: int, steps: int, n: int) -> dict[str, float]
     for _ in range(chosen.steps or 0):
         trainer.advance()
     network = cast(Network, trainer.averaged())
-    denoiser: Denoiser = silent(network) if isinstance(chosen.task.loss, Silent) else network
-    return measure(denoiser, seed, n, rho=not isinstance(chosen.task.head, PointHead))
+    denoiser: Denoiser = silent(network) if isinstance(chosen.denoise.loss, Silent) else network
+    return measure(denoiser, seed, n, rho=not isinstance(chosen.denoise.head, PointHead))
 
 
 EXACT: dict[str, tuple[Role, Callable[[], Denoiser]]] = {

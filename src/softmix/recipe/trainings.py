@@ -131,7 +131,7 @@ def _width(config: Config, width: int) -> Config:
 
 
 def _parameters(config: Config, shape: tuple[int, ...]) -> int:
-    task = config.task
+    task = config.denoise
     network = Network(task.process, task.net, task.head, shape)
     return sum(p.numel() for p in network.parameters())
 

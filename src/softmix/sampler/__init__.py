@@ -5,13 +5,16 @@ driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists t
 `FOR_INTERPOLANTS` those of an `Interpolant`. `traits` has their properties, and `on_grid` gives one another grid.
 `restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`)
 and `replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
-image (`steered`).
+image (`steered`). Samplers of a density without data give `WeightedSamples`: `importance_samples`,
+`annealed_importance_samples`, and `controlled_path` with a learned control; `langevin_samples` has no weights.
 """
 
 from collections.abc import Sequence
 
 from ..precision import Precision
+from .annealed import annealed_importance_samples, langevin_samples
 from .contract import Ask, Sampler, SamplerError, Traits, label, on_grid, traits
+from .controlled import controlled_path, path_grid, with_fixed_parameters
 from .drive import Step, batch_for, drive, sample
 from .evodiff import evodiff
 from .interpolant import epsilon, interpolant_heun, velocity
@@ -35,6 +38,7 @@ from .statistics import Statistics
 from .two_clocks import along, multi_speed
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
+from .weighted import WeightedSamples, importance_samples
 
 SAMPLERS: Sequence[Sampler] = (
     *(ancestral, renoise, soft_adams, sde_dpm_solver_2m, ddim, heun),
@@ -62,11 +66,14 @@ __all__ = [
     "Statistics",
     "Step",
     "Traits",
+    "WeightedSamples",
     "adams",
     "along",
     "ancestral",
+    "annealed_importance_samples",
     "batch_for",
     "contraction",
+    "controlled_path",
     "ddim",
     "ddim_inversion",
     "decoded",
@@ -83,12 +90,15 @@ __all__ = [
     "f_pndm",
     "fon",
     "heun",
+    "importance_samples",
     "interpolant_heun",
     "label",
+    "langevin_samples",
     "multi_speed",
     "multistep",
     "noised",
     "on_grid",
+    "path_grid",
     "plms",
     "renoise",
     "replay",
@@ -101,4 +111,5 @@ __all__ = [
     "traits",
     "unipc",
     "velocity",
+    "with_fixed_parameters",
 ]

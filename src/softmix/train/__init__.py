@@ -1,9 +1,9 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `LearnEncoder` and `LearnClasses`
-(an encoder of images, by `learn_encoder`); `Curriculum`, an order of the noise levels; `Ema`, averages of the weights;
-`checkpoint`; `load` for a trained model.
+`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `SampleTarget` (a density without
+data), `LearnEncoder` and `LearnClasses` (an encoder of images, by `learn_encoder`); `Curriculum`, an order of the noise
+levels; `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, TuningName, preset, tuning
+from .preset import MODELS, TuningName, preset, preset_for_target, tuning
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
+from .sample_target import SampleTarget, TargetError, TargetSampler
 from .signals import StoppedError, stop_signal
 from .task import Batch, Task
 from .trainer import Trainer
@@ -113,8 +114,11 @@ __all__ = [
     "ProcessName",
     "Run",
     "RunError",
+    "SampleTarget",
     "StartingRun",
     "StoppedError",
+    "TargetError",
+    "TargetSampler",
     "Task",
     "Times",
     "TrainStep",
@@ -132,6 +136,7 @@ __all__ = [
     "load",
     "log_of",
     "preset",
+    "preset_for_target",
     "read_run",
     "train",
     "training",

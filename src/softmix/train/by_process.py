@@ -60,11 +60,11 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         raise TrainingError(f"the process {name!r} was asked for; there are {', '.join(PROCESS_NAMES)}")
     if not isinstance(config.task, Denoise):
         raise TrainingError(f"a process was asked for, and the task {type(config.task).__name__} has none")
-    if name in ("spd", "immiscible", "non-uniform", "interpolant") and isinstance(config.task.loss, FeatureEnergy):
+    if name in ("spd", "immiscible", "non-uniform", "interpolant") and isinstance(config.denoise.loss, FeatureEnergy):
         config = config.but(loss=Energy(m=2, weight="v"))
     plain = {"vp": VP(), "ve": VE(), "flow": Flow(), "immiscible": Immiscible()}
     if name in plain:
-        if config.task.output not in SHIFTED_OUTPUTS:
+        if config.denoise.output not in SHIFTED_OUTPUTS:
             return _changed(config, process=plain[name])
         return _weighted(_changed(config, process=plain[name], output="v"), "v")
     if name in ("rddm", "resfusion"):
@@ -73,10 +73,10 @@ def with_process(config: Config, name: ProcessName, source: Source) -> Config:
         paired = _changed(config, process=process, output=output, drop=0.0)
         # an error of the residual is one of x0 at every noise level, and has the weight 1 in the paper. A soft mixture
         # keeps its own weight: with 1 it gave the blurred picture back, and all draws were alike
-        return _weighted(paired, "x0") if name == "rddm" and isinstance(config.task.loss, Square) else paired
+        return _weighted(paired, "x0") if name == "rddm" and isinstance(config.denoise.loss, Square) else paired
     if name == "interpolant":
-        output = "v" if config.task.output in (*SHIFTED_OUTPUTS, "eps") else config.task.output
-        both = {"head": NoiseHead(), "loss": MeanAndNoise()} if _is_plain(config.task) else {}
+        output = "v" if config.denoise.output in (*SHIFTED_OUTPUTS, "eps") else config.denoise.output
+        both = {"head": NoiseHead(), "loss": MeanAndNoise()} if _is_plain(config.denoise) else {}
         return _changed(config, process=Interpolant(), output=output, drop=0.0, **both)
     if name == "spd":
         if not source.is_image or source.shape[1] != source.shape[2]:
@@ -112,12 +112,12 @@ def _non_uniform(config: Config, source: Source) -> Config:
         )
     height, width = source.shape[1:]
     process = NonUniform((height, width), 1 if height % 4 or width % 4 else 2)
-    own = {"loss": SquarePerElement()} if isinstance(config.task.loss, Square) else {}  # type: ignore[attr-defined]
+    own = {"loss": SquarePerElement()} if isinstance(config.denoise.loss, Square) else {}
     return _changed(config, process=process, output="x0", **own)
 
 
 def _weighted(config: Config, weight: Weight) -> Config:
     """The loss with this weight, if it has one."""
-    loss: Any = config.task.loss  # type: ignore[attr-defined]
+    loss: Any = config.denoise.loss
     has = any(field.name == "weight" for field in fields(loss))
     return config.but(loss=replace(loss, weight=weight)) if has else config

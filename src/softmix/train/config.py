@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from .denoise import Denoise, demand
 from .pair import DenoisePair
+from .sample_target import SampleTarget
 
 # far beyond any training; above them numbers overflow, or no machine has the memory
 _BATCH, _STEPS, _MINUTES, _RATE = 2**20, 10**9, 10**7, 10.0
@@ -57,7 +58,8 @@ class Optimiser:
 class Config:
     """The configuration of a run.
 
-    task : the subject of the run. `Denoise` has the process, the network, the head and the loss of a denoiser.
+    task : the subject of the run. `Denoise` has the process, the network, the head and the loss of a denoiser;
+        `SampleTarget` learns to sample a density.
     optimiser : the optimiser of the task's "model".
     batch : batch size, in items.
     steps, minutes : the length of the run: one of the two. With minutes the number of steps is set once, from the speed
@@ -77,7 +79,7 @@ class Config:
     # the paper of the averages
     cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
-    task: Denoise | DenoisePair = field(default_factory=Denoise)
+    task: Denoise | DenoisePair | SampleTarget = field(default_factory=Denoise)
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 128
     steps: int | None = None
@@ -106,6 +108,13 @@ class Config:
         demand(self.save >= 0 and self.show >= 0, f"save and show are at least 0; found {self.save}, {self.show}")
         demand(self.keep >= 1, f"at least 1 checkpoint is stored; found {self.keep}")
         demand(len(self.ema) > 0, "sampling takes the first average of the weights: give at least one width in ema")
+
+    @property
+    def denoise(self) -> Denoise:
+        """The task, of a run that trains a denoiser. Raises TypeError for another task."""
+        if not isinstance(self.task, Denoise):
+            raise TypeError(f"a run that trains a denoiser was expected, and its task is {type(self.task).__name__}")
+        return self.task
 
     def but(self, **changes: Any) -> Config:
         """A copy with other settings, of the run or of its task: config.but(batch=64, loss=Square()).

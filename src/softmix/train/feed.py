@@ -149,8 +149,26 @@ class DeviceFeed(Feed):
             self._buffers.close()
 
 
+class NoItemsFeed(Feed):
+    """The feed of a source without items: a task on a `Target` makes its own samples.
+
+    The index of every example is 0, and no source has such an item.
+    """
+
+    def __init__(self, source: Source, seed: int, device: torch.device):
+        super().__init__(source, seed)
+        # as in `DeviceFeed`
+        self.numbers = torch.device("cpu") if device.type == "mps" else device
+        self.device = device
+
+    def index(self, items: Tensor) -> Tensor:
+        return torch.zeros_like(items, device=self.device)
+
+
 def feed_for(source: Source, seed: int, batch: int, device: torch.device) -> Feed:
     """The feed for a device."""
+    if not len(source):
+        return NoItemsFeed(source, seed, device)
     # tensors on the device "meta" have no numbers
     if device.type in ("cpu", "meta"):
         return Feed(source, seed)

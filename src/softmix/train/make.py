@@ -78,7 +78,7 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
     precision = config.precision if config.precision != "auto" else suitable_precision(find_device())
     threads = 1 if config.task.together else torch.get_num_threads()
     lanes = threads * processes if find_device().type == "cpu" and source.is_image else 1
-    x0 = some_items(source, 10000)
+    x0 = some_items(source, 10000) if len(source) else torch.zeros((), dtype=torch.int64, device="cpu")
     return Facts(
         source.name,
         source.fingerprint,

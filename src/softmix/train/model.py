@@ -25,6 +25,7 @@ from .denoise import Denoise
 from .ema import name_of
 from .make import build
 from .record import Facts, Run, read
+from .sample_target import SampleTarget, TargetError
 
 
 class RunError(RuntimeError):
@@ -36,7 +37,7 @@ class Model:
     """A trained model, with the configuration and the facts of its run.
 
     network : the trained module.
-    result : the result of the task: for `Denoise` a denoiser.
+    result : the result of the task: for `Denoise` a denoiser, for `SampleTarget` a `TargetSampler`.
     config, facts : the content of config.json.
     path : the run folder.
     step : the step of the weights.
@@ -55,13 +56,20 @@ class Model:
 
     @property
     def denoiser(self) -> Any:
-        """The denoiser of a `Denoise` run. Raises RunError for a run of another task."""
-        self._denoise()
-        return self.result
+        """The denoiser of a `Denoise` run, or that of the sampler of a `SampleTarget` run.
 
-    def _denoise(self) -> Denoise:
+        Raises RunError for a run of another task, and for a run on a density that the folder does not hold.
+        """
+        if isinstance(self._with_denoiser(), Denoise):
+            return self.result
+        try:
+            return self.result.denoiser
+        except TargetError as error:
+            raise RunError(f"{self.path}: {error}") from error
+
+    def _with_denoiser(self) -> Denoise | SampleTarget:
         task = self.config.task
-        if not isinstance(task, Denoise):
+        if not isinstance(task, Denoise | SampleTarget):
             raise RunError(f"{self.path} was trained for {type(task).__name__} and has no denoiser: see `result`")
         return task
 
@@ -99,7 +107,7 @@ class Model:
     @property
     def sampler(self) -> Sampler:
         """The sampler that suits the model: see `Denoise.suited`."""
-        return self._denoise().suited(self.result)
+        return self._with_denoiser().suited(self.result)
 
 
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -182,6 +190,8 @@ def data_of(folder: str | Path, source: str | Path | None = None, parts: Sequenc
     Raises RunError if the data are others, and DataError if they cannot be read.
     """
     facts = read_run(folder, parts).facts
+    if not facts.count:
+        raise RunError(f"{folder} was trained on the density {facts.data}, which has no items to compare with")
     stored, options = reading(folder, facts)
     place = source if source is not None else stored
     data = load_data(place, **options)

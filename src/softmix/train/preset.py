@@ -21,10 +21,11 @@ from ..loss import (
     Square,
 )
 from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
-from ..process import VE, Flow
+from ..process import VE, Flow, StationaryOU
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
+from .sample_target import SampleTarget
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
@@ -118,6 +119,15 @@ def tuning(name: TuningName, config: Config, shape: tuple[int, ...]) -> Config:
         return config.but(loss=loss, optimiser=optimiser, batch=batch, steps=None, minutes=None, curriculum=None)
     except ValueError as error:
         raise TrainingError(f"this model cannot be tuned by {name}: {error}") from error
+
+
+def preset_for_target(scale: float = 1.0, path: int = 64) -> Config:
+    """A good first configuration to sample a density, in about ten dimensions or less.
+
+    scale, path : of `SampleTarget`: the spread of the first draws, and the steps of a path.
+    """
+    task = SampleTarget(StationaryOU(scale), path=path)
+    return Config(task, batch=256, optimiser=Optimiser(rate=5e-3, warmup_share=0.1), precision="fp32")
 
 
 def _batch(shape: tuple[int, ...]) -> int:
