@@ -44,8 +44,9 @@ class Train(Verb):
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
-    (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps). By
-    default smd, plain for rddm and resfusion, or the model of the run in --out, --config or --start."""
+    (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps), siddm
+    (soft mixture against a discriminator, for 4 steps; --set loss.steps=2 for 2). By default smd, plain for rddm and
+    resfusion, or the model of the run in --out, --config or --start."""
     process: ProcessName | None = None
     """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the

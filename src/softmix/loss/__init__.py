@@ -7,7 +7,7 @@ draw is not proper. It is smallest for draws without variance, and the mixture c
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
 `ResidualAndNoise`, `MeanAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
-`InductiveMomentMatching`.
+`InductiveMomentMatching`, `SIDDM`.
 """
 
 from .collapse import mixture_gain, mixture_learnable
@@ -21,6 +21,7 @@ from .interpolant import MeanAndNoise
 from .likelihood import Importance, Likelihood
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
+from .siddm import SIDDM
 from .square import PublishedSquare, Square
 from .weight import WEIGHTS, Weight, weight
 
@@ -39,10 +40,12 @@ LossSpec = (
     | ResidualAndNoise
     | SquarePerElement
     | MeanAndNoise
+    | SIDDM
 )
 
 __all__ = [
     "LOSSES",
+    "SIDDM",
     "WEIGHTS",
     "Consistency",
     "Energy",

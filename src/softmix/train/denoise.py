@@ -138,6 +138,9 @@ class Denoise(Task):
             fits = getattr(part, "fits", None)
             if fits is not None:
                 fits(other, self.process)
+        fits_times = getattr(self.loss, "fits_times", None)
+        if fits_times is not None:
+            fits_times(self.times.by, self.times.low, self.times.high)
 
     @property
     def cites(self) -> tuple[str, ...]:
@@ -255,10 +258,10 @@ class Denoise(Task):
 
     def check(self, result: Any, device: torch.device) -> None:
         cond = trial_condition(self.process, result.cond, result.shape, device)
-        sample(result, 1, 1, sampler=self.suited(), cond=cond, device=device)
+        sample(result, 1, getattr(result, "steps", 1), sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        """16 samples of 4 steps. The class labels count up; other conditions are those of items of the data."""
+        """16 samples of 4 steps, or of those of the model. The class labels count up; other conditions are those of items of the data."""
         cond_spec, items = cast(CondSpec, result.cond), torch.arange(16, device="cpu")
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
@@ -267,7 +270,8 @@ class Denoise(Task):
         if cond is not None and cond_spec.labels:
             columns = [items % count for _, count in cond_spec.labels]
             cond = replace(cond, label=columns[0] if len(columns) == 1 else torch.stack(columns, 1))
-        return sample(result, 16, 4, sampler=self.suited(result), seed=seed, cond=cond, device=device)
+        steps = getattr(result, "steps", 4)
+        return sample(result, 16, steps, sampler=self.suited(result), seed=seed, cond=cond, device=device)
 
     def describe(self, batch: Batch) -> str:
         t = times(self, batch)
