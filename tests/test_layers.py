@@ -32,7 +32,7 @@ LAW: dict[str, frozenset[str]] = {
     "codec": frozenset(),
     "data": frozenset(),
     "denoiser": frozenset({"process", "posterior", "net"}),
-    "loss": CORE,
+    "loss": CORE | {"net"},
     "sampler": CORE,
     "measure": CORE | {"sampler"},
     # DPM-Solver-v3 needs `Statistics`, so that the record is in sampler; info measures it with a denoiser

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..cond import Cond
 from ..denoiser import Denoiser, FixedSteps, Network, PublishedSMD, SoftHead, Suits
 from ..net import NetSpec
-from ..process import Gaussian, Noised, Process, one_clock, require_independent
+from ..process import Gaussian, Noised, one_clock, require_independent
 from ..rng import Rng
 from ..shape import column
 from .contract import Group, Stage

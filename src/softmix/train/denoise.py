@@ -261,7 +261,8 @@ class Denoise(Task):
         sample(result, 1, getattr(result, "steps", 1), sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        """16 samples of 4 steps, or of those of the model. The class labels count up; other conditions are those of items of the data."""
+        """16 samples of 4 steps, or of those of the model. The class labels count up; other conditions are those of
+        items of the data."""
         cond_spec, items = cast(CondSpec, result.cond), torch.arange(16, device="cpu")
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None
