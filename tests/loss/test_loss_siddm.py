@@ -376,10 +376,17 @@ def test_each_turn_trains_its_own_modules(shape: tuple[int, ...], device: torch.
             if each is not None and not bool(each.any())
         }
         assert len(used) == len(own)
-        last = "rivals.discriminator.network.net.leave.weight"
-        assert (last in silent) == (denoising == 0.0)
-        assert "rivals.discriminator.logit.weight" not in silent
-        assert "rivals.regressor.network.net.leave.weight" not in silent
+        d = rivals["rivals"]["discriminator"]
+        body = [f"network.net.body.{k}." for k in range(d.middle + 1)]
+        judging = tuple(
+            f"rivals.discriminator.{part}" for part in (*body, "network.net.enter", "network.net.time", "mix", "logit")
+        )
+        decoder = {
+            name
+            for name, _ in rivals.named_parameters()
+            if name.startswith("rivals.discriminator.") and not name.startswith(judging)
+        }
+        assert len(decoder) > 2 and (silent == decoder if denoising == 0.0 else not silent)
         theirs = torch.autograd.grad(value("rivals").sum(), list(generator.parameters()), allow_unused=True)
         assert all(each is None for each in theirs)
         of_model = torch.autograd.grad(value("model").sum(), list(generator.parameters()), allow_unused=True)
