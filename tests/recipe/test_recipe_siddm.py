@@ -13,7 +13,7 @@ from softmix.posterior import Point
 from softmix.process import VP
 from softmix.recipe import siddm as recipe
 from softmix.recipe.frame import Numbers, row
-from softmix.recipe.siddm import ANCESTRAL, DDIM, ENERGY, MARGINAL, OURS, REGRESSION, ROWS, SHARED, WEAK
+from softmix.recipe.siddm import ANCESTRAL, DDIM, ENERGY, MARGINAL, OURS, REGRESSION, ROWS, SHARED, STRONG
 from softmix.rng import Rng
 from softmix.sampler import ancestral
 
@@ -74,7 +74,7 @@ def test_the_controls_differ_from_ours_by_one_part() -> None:
         MARGINAL: {"conditional": 0.0},
         REGRESSION: {"adversarial": 0.0},
         SHARED: {"cross": "shared"},
-        WEAK: {"conditional": 1.0},
+        STRONG: {"conditional": 30.0},
     }
     for name, change in changes.items():
         other = ROWS[name].loss(4)
@@ -96,7 +96,7 @@ def numbers(**ours: float) -> Numbers:
 def test_the_checks_see_each_failure() -> None:
     assert all(recipe.checks(numbers()).values())
     assert [*recipe.checks(numbers(spread=0.5)).values()].count(False) == 1
-    assert [*recipe.checks(numbers(posterior=0.6)).values()].count(False) == 3
+    assert [*recipe.checks(numbers(posterior=0.6)).values()].count(False) == 4
     far = list(recipe.checks(numbers(distance=0.3)).items())
     assert not far[0][1] and sum(not true for _, true in far) == 3
     assert ancestral is ROWS[OURS].sampler

@@ -55,8 +55,7 @@ class SIDDM:
     steps : of the grid: 1, 2 or 4. The model samples at its times alone (`FixedSteps`). The times of training are
         rounded up to the next time of the grid, which needs `Times` that are uniform in t.
     adversarial : the weight of -log D. 0: no discriminator.
-    conditional : the weight of the regression, lambda of the paper, for means over elements. 0: no regressor. 30 gave
-        nearer samples than 1 on a grid of modes (recipe siddm).
+    conditional : the weight of the regression, lambda of the paper, for means over elements. 0: no regressor.
     denoising : the weight of the second task of D. 0: none.
     cross : "exact" or "shared".
     net : of the discriminator and of the regressor; None for a small one that suits the data.
