@@ -424,6 +424,20 @@ def test_the_decoder_of_the_discriminator_knows_clean_items(device: torch.device
     assert torch.allclose(d(x, torch.zeros(3, dtype=F64))[1], x, atol=1e-6)
 
 
+@pytest.mark.parametrize("s", [0.0, 0.5])
+def test_a_net_without_output_knows_the_process_alone(s: float, device: torch.device) -> None:
+    """With a last layer of zeros F is 0, so that C = a x_s, and the decoder of D gives alpha x_s (output "v")."""
+    generator, x = network((2,)), Rng(0, 3).normal((3, 2))
+    d, f = DenoisingDiscriminator(generator, MLPSpec(16, 2)), NoiseRegressor(generator, MLPSpec(16, 2))
+    times = torch.full((3,), s, dtype=F64)
+    for module in (d, f):
+        module.to(device)
+        nn.init.zeros_(module.network.net.leave.weight)  # type: ignore[union-attr]
+        nn.init.zeros_(module.network.net.leave.bias)  # type: ignore[union-attr]
+    assert float(f(x, times).detach().abs().max()) == 0
+    assert torch.allclose(d(x, times)[1], float(VP().alpha(s)) * x, atol=1e-6)
+
+
 def test_a_weight_of_0_builds_no_rival() -> None:
     assert set(SIDDM(adversarial=0.0).build(network((2,)))["rivals"]) == {"regressor"}  # type: ignore[call-overload]
     assert set(SIDDM(conditional=0.0).build(network((2,)))["rivals"]) == {"discriminator"}  # type: ignore[call-overload]
