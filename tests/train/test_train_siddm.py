@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import softmix
+from softmix.cli import main
 from softmix.data import Data, Report, load
 from softmix.data.store import make
 from softmix.denoiser import FixedSteps, SoftHead
@@ -162,3 +163,17 @@ def test_the_rivals_have_a_small_net_of_the_kind_of_the_data(shape: tuple[int, .
         assert type(rival.network.net) is kind
     one.advance()
     assert one.step == 1
+
+
+def test_the_command_trains_it_and_refuses_other_steps_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    small_net = ["--set", "net.width=16", "--set", "net.depth=2", "--set", "loss.steps=2", "--set", "batch=16"]
+    main(["train", "toy:grid", "--model", "siddm", "--steps", "2", "--out", run, *small_net])
+    assert "--steps 2 --out samples.npy" in capsys.readouterr().out
+    main(["sample", run, "--out", str(tmp_path / "x.npy"), "--n", "4", "--steps", "2"])
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", run, "--out", str(tmp_path / "y.npy"), "--n", "4", "--steps", "4"])
+    assert ended.value.code == 2
+    assert "softmix: the times 1, 0.75, 0.5, 0.25, 0 were asked for" in capsys.readouterr().err

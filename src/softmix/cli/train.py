@@ -16,7 +16,7 @@ from .verb import Verb
 
 if TYPE_CHECKING:
     from ..data import Data
-    from ..train import Config, Facts, Model
+    from ..train import Config, Model
 
 # Those of softmix.data, which takes a second to import.
 ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
@@ -131,7 +131,7 @@ class Train(Verb):
         if first:
             write_card(model)
             print(_last_line(model, done, self.out))
-            print(f"next: {_next_commands(model.facts, self.out)}")
+            print(f"next: {_next_commands(model, self.out)}")
             repeat_warnings(items)
         leave_processes()
 
@@ -177,11 +177,12 @@ def _last_line(model: Model, done: int, out: Path) -> str:
     return f"nothing was trained: the run in {out} had ended, at step {model.step}. To go on: {longer}"
 
 
-def _next_commands(facts: Facts, out: Path) -> str:
+def _next_commands(model: Model, out: Path) -> str:
     """Commands that work in the user's current folder."""
+    facts, steps = model.facts, getattr(model.result, "steps", 4)
     run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
     data = "" if facts.origin else " DATA"
-    drawn = f"sample {run} --n 64 --steps 4 --out samples.{suffix}"
+    drawn = f"sample {run} --n 64 --steps {steps} --out samples.{suffix}"
     if suffix == "png" and facts.cond_spec.image:
         drawn = f"restore {run} PICTURE --out restored.png"
     return f"softmix {drawn}    softmix evaluate {run}{data}"

@@ -6,7 +6,7 @@ a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 
 from .contract import Denoiser, Suits, Wrap, device_of
 from .exact import ExactData, ExactMixture, wiener
-from .fixed_steps import FixedSteps
+from .fixed_steps import FixedSteps, StepsError
 from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .interpolant import NoiseHead
@@ -47,6 +47,7 @@ __all__ = [
     "ResidualHead",
     "SoftAtHighNoise",
     "SoftHead",
+    "StepsError",
     "Suits",
     "Wrap",
     "adjusted",

@@ -15,13 +15,18 @@ from .network import Network
 _ROUNDING = 1e-6
 
 
+class StepsError(ValueError):
+    """A model was asked for times that it was not trained at."""
+
+
 class FixedSteps(nn.Module):
     """A network that was trained at the times of a grid, for its steps alone.
 
     network : the network.
     steps : of the grid `process.grid(steps)`.
 
-    Raises ValueError for any other time. Two of its steps at once are no step of the training: samplers then warn.
+    Raises StepsError, a ValueError, for any other time. Two of its steps at once are no step of the training: samplers
+    then warn.
     When to choose: `SIDDM` makes it.
     """
 
@@ -42,7 +47,7 @@ class FixedSteps(nn.Module):
         return self.network.stride
 
     def check_grid(self, grid: Tensor) -> None:
-        """Warns of falling times with a step over a time of the training. Raises ValueError for another time."""
+        """Warns of falling times with a step over a time of the training. Raises StepsError for another time."""
         times = grid.tolist()
         self._check(times)
         within = [time for time in self.times if times[-1] - _ROUNDING < time < times[0] + _ROUNDING]
@@ -61,7 +66,7 @@ class FixedSteps(nn.Module):
 
     def _check(self, times: list[float]) -> None:
         if any(min(abs(time - known) for known in self.times) > _ROUNDING for time in times):
-            raise ValueError(
+            raise StepsError(
                 f"the times {self._listed(times)} were asked for, and this model knows "
                 f"{self._listed(self.times)} alone: take {self.steps} steps, and the grid `uniform`"
             )
