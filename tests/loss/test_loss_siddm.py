@@ -256,6 +256,20 @@ def test_at_the_true_posterior_the_shared_pair_has_a_gradient() -> None:
     assert exact.c == pytest.approx(exact.a) and exact.var == pytest.approx(1)
 
 
+def test_the_network_learns_through_the_regressor_and_the_bridge() -> None:
+    """The exact pair is 2 F eps - F^2 with F = w x_s', and d eps / d x_s' = -a / sqrt(b)."""
+    generator, noised, w = Linear(0.3, 0.6), unit(200), 0.7
+    value = only().ask(generator, noised, Rng(1, 200), stage(regressor=Slope(w)))  # type: ignore[arg-type]
+    (by_k,) = torch.autograd.grad(value.sum(), [generator.k])
+    step, rng = ForwardStep.of(noised, 4), Rng(1, 200).child("model")
+    fake = step.back(generator(step.xt, step.t).sample(rng.child("draw")), rng.child("fake")).detach()
+    a, b = step.a[:, None], step.b[:, None]
+    eps = (step.xt - a * fake) / b.sqrt()
+    slope = 2 * w * eps - 2 * w * fake * a / b.sqrt() - 2 * w**2 * fake
+    moved = step.back(step.xt, Rng(0, 200)) - step.back(0 * step.xt, Rng(0, 200))
+    assert float(by_k) == pytest.approx(float((slope * moved).sum()), rel=1e-9)
+
+
 def pair_at(cross: str, mu: float, tau: float, w: float | None, t: float = 0.75) -> Tensor:
     """Cross-entropy, and less the entropy for a regressor w, at x_s' = mu x_t + tau z, item by item."""
     loss, noised = only(cross), unit(t=t)
