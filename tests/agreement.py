@@ -150,6 +150,9 @@ def of_loss(task: Any, device: torch.device) -> Tensor:
     """The loss of each item, and the gradient of its sum."""
     modules = nn.ModuleDict({"model": network_of(task, device)})
     model = cast(Network, modules["model"])
+    if hasattr(task.loss, "build"):
+        # a loss against rivals takes the network's turn here
+        modules.update(seeded(lambda: nn.ModuleDict(task.loss.build(model)), device))
     x0 = noise((ITEMS, *SHAPE), device).clamp(-1, 1)
     frozen = None
     if task.freeze_at is not None:
@@ -247,7 +250,7 @@ def _parts() -> Iterator[Part]:
     }
     for name, wrap in wraps.items():
         yield Part("wrap", name, partial(of_wrap, wrap), 1e-5)
-    names = ("smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm")
+    names = ("smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm")
     tasks: dict[str, Any] = {f"{name} (preset)": preset(name, SHAPE).task for name in names}
     tasks["Energy"] = replace(tasks["smd (preset)"], loss=Energy())
     tasks["Importance"] = replace(tasks["normal (preset)"], loss=Importance())

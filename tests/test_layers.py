@@ -32,8 +32,8 @@ LAW: dict[str, frozenset[str]] = {
     "codec": frozenset(),
     "data": frozenset(),
     "denoiser": frozenset({"process", "posterior", "net"}),
-    # a loss of the law of samples runs a sampler with gradients
-    "loss": CORE | {"sampler"},
+    # a loss may have networks of its own, and one of the law of samples runs a sampler with gradients
+    "loss": CORE | {"net", "sampler"},
     "sampler": CORE,
     "measure": CORE | {"sampler"},
     # DPM-Solver-v3 needs `Statistics`, so that the record is in sampler; info measures it with a denoiser

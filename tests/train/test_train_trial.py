@@ -21,6 +21,7 @@ from softmix.data import Data, Report
 from softmix.data.store import make
 from softmix.denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftAtHighNoise, SoftHead
 from softmix.loss import (
+    SIDDM,
     Consistency,
     Energy,
     FeatureDrift,
@@ -595,6 +596,7 @@ def test_presets_have_the_documented_settings() -> None:
         "consistency": PointHead,
         "meanflow": MapHead,
         "imm": MapHead,
+        "siddm": SoftHead,
     }
     assert {name: type(config.task.loss) for name, config in kinds.items()} == {
         "smd": FeatureDrift,
@@ -605,6 +607,7 @@ def test_presets_have_the_documented_settings() -> None:
         "consistency": Consistency,
         "meanflow": MeanFlow,
         "imm": InductiveMomentMatching,
+        "siddm": SIDDM,
     }
     own = ("consistency", "meanflow", "imm")
     assert {type(config.task.process) for name, config in kinds.items() if name not in own} == {VP}
@@ -675,7 +678,8 @@ def test_sequences_are_trained_by_every_preset_that_suits_them(model: str, tmp_p
     for step in training(data, config, tmp_path / "run"):
         assert step.loss == step.loss
     made = softmix.load(tmp_path / "run")
-    assert softmix.sample(made.denoiser, 2, 2, sampler=made.sampler).shape == (2, 6, 3)
+    steps = getattr(made.denoiser, "steps", 2)
+    assert softmix.sample(made.denoiser, 2, steps, sampler=made.sampler).shape == (2, 6, 3)
 
 
 def test_the_sampler_suits_the_model() -> None:
@@ -683,6 +687,7 @@ def test_the_sampler_suits_the_model() -> None:
     assert suited["plain"] is adams
     assert suited["mixture"] is ancestral and suited["normal"] is ancestral and suited["published"] is ancestral
     assert suited["consistency"] is renoise and suited["meanflow"] is ddim and suited["imm"] is ddim
+    assert suited["siddm"] is ancestral
     soft = suited["smd"]
     assert soft.func is ancestral and soft.keywords == {"eta": 0.0}  # type: ignore[attr-defined]
     run = Run(staged(), facts_of(images(), staged()))

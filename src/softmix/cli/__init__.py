@@ -84,7 +84,7 @@ def _describe_room_error(error: BaseException) -> tuple[str, int]:
 
     from ..config import ConfigError
     from ..data import DataError
-    from ..denoiser import TunedError
+    from ..denoiser import StepsError
     from ..sampler import SamplerError
     from ..train import LostProcessError, RunError, StoppedError, TrainingError
     from ..train.checkpoint import CheckpointError
@@ -95,9 +95,8 @@ def _describe_room_error(error: BaseException) -> tuple[str, int]:
         return "stopped", 130
     if isinstance(error, LostProcessError):
         return "", 1
-    if isinstance(
-        error, DataError | ConfigError | RunError | TrainingError | CheckpointError | SamplerError | TunedError
-    ):
+    known = DataError | ConfigError | RunError | TrainingError | CheckpointError | SamplerError | StepsError
+    if isinstance(error, known):
         return str(error), 2
     if isinstance(error, TypeError) and "needs" in str(error):
         # `need`: the chosen part does not fit this model.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ProcessName = Literal[
     "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
 ]
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm"]
 TuningName = Literal["mmd"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 

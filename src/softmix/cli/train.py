@@ -16,7 +16,7 @@ from .verb import Verb
 
 if TYPE_CHECKING:
     from ..data import Data, Target
-    from ..train import Config, Facts, Model
+    from ..train import Config, Model
 
 # Those of softmix.data, which takes a second to import.
 ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
@@ -45,9 +45,10 @@ class Train(Verb):
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | TuningName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
-    (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps). By
-    default smd, plain for rddm and resfusion, or the model of the run in --out, --config or --start. mmd tunes the
-    model of --start for a fixed number of steps, 4 or --set loss.steps=K, by comparing its samples with the data."""
+    (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps), siddm
+    (soft mixture against a discriminator, for 4 steps; --set loss.steps=2 for 2). By default smd, plain for rddm and
+    resfusion, or the model of the run in --out, --config or --start. mmd tunes the model of --start for a fixed number
+    of steps, 4 or --set loss.steps=K, by comparing its samples with the data."""
     process: ProcessName | None = None
     """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the
@@ -133,7 +134,7 @@ class Train(Verb):
         if first:
             write_card(model)
             print(_last_line(model, done, self.out))
-            print(f"next: {_next_commands(model.facts, self.out)}")
+            print(f"next: {_next_commands(model, self.out)}")
             if not isinstance(items, Target):
                 repeat_warnings(items)
         leave_processes()
@@ -185,13 +186,14 @@ def _last_line(model: Model, done: int, out: Path) -> str:
     return f"nothing was trained: the run in {out} had ended, at step {model.step}. To go on: {longer}"
 
 
-def _next_commands(facts: Facts, out: Path) -> str:
+def _next_commands(model: Model, out: Path) -> str:
     """Commands that work in the user's current folder."""
+    facts, steps = model.facts, getattr(model.result, "steps", 4)
     run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
     if not facts.count:
         return f"softmix sample {run} --n 1000 --steps 64 --out samples.npy"
     data = "" if facts.origin else " DATA"
-    drawn = f"sample {run} --n 64 --steps 4 --out samples.{suffix}"
+    drawn = f"sample {run} --n 64 --steps {steps} --out samples.{suffix}"
     if suffix == "png" and facts.cond_spec.image:
         drawn = f"restore {run} PICTURE --out restored.png"
     return f"softmix {drawn}    softmix evaluate {run}{data}"

@@ -7,6 +7,7 @@ a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 from .contract import Denoiser, Suits, Wrap, device_of
 from .control import Control, ControlledDenoiser, density_slope
 from .exact import ExactData, ExactMixture, wiener
+from .fixed_steps import FixedSteps, StepsError
 from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .interpolant import NoiseHead
@@ -31,6 +32,7 @@ __all__ = [
     "Denoiser",
     "ExactData",
     "ExactMixture",
+    "FixedSteps",
     "Given",
     "HeadSpec",
     "LocalData",
@@ -50,6 +52,7 @@ __all__ = [
     "ResidualHead",
     "SoftAtHighNoise",
     "SoftHead",
+    "StepsError",
     "Suits",
     "TunedDenoiser",
     "TunedError",

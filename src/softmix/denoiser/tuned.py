@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..cond import Cond, CondSpec
-from ..posterior import Posterior
 from .contract import Denoiser, Suits
+from .fixed_steps import FixedSteps, StepsError, is_near, listed
 from .network import Network
 
-# a time of the grid may be off by this, for example after a conversion to float32
-_ROUNDING = 1e-5
 
-
-class TunedError(ValueError):
+class TunedError(StepsError):
     """A model that was tuned for one sampler is used in another way. The sentence says how to use it."""
 
 
-class TunedDenoiser(nn.Module):
+class TunedDenoiser(FixedSteps):
     """A network that was tuned as a part of one chain: a sampler without fresh noise at certain times.
 
     Its answers make the last state of the chain right. They are no longer posteriors of x0: the score, the likelihood
@@ -37,35 +31,18 @@ class TunedDenoiser(nn.Module):
     """
 
     def __init__(self, network: Network, suits: Suits, times: Tensor):
-        super().__init__()
-        self.network, self.suits = network, suits
-        self.times = tuple(times.tolist())
-        self.process, self.shape, self.classes = network.process, network.shape, network.classes
-
-    @property
-    def cond(self) -> CondSpec:
-        """The conditions of the network."""
-        return self.network.cond
-
-    @property
-    def stride(self) -> int:
-        """That of the network."""
-        return self.network.stride
-
-    @property
-    def steps(self) -> int:
-        """The number of steps that it was tuned for."""
-        return len(self.times) - 1
+        super().__init__(network, times)
+        self.suits = suits
 
     def __str__(self) -> str:
-        return f"a model tuned for {self.steps} steps of {self.suits[0]} at t = {_listed(self.times)}"
+        return f"a model tuned for {self.steps} steps of {self.suits[0]} at t = {listed(self.times)}"
 
     def check_grid(self, grid: Tensor) -> None:
         """Raises TunedError for other times than those of the chain."""
-        count = len(grid) - 1
-        if count == self.steps and all(abs(a - b) <= _ROUNDING for a, b in zip(grid.tolist(), self.times, strict=True)):
+        times = grid.tolist()
+        if len(times) == len(self.times) and all(map(is_near, times, self.times)):
             return
-        found = f"{count} steps" if count != self.steps else f"t = {_listed(grid.tolist())}"
+        found = f"{len(times) - 1} steps" if len(times) != len(self.times) else f"t = {listed(times)}"
         raise TunedError(
             f"this is {self}, and {found} were asked for: take steps={self.steps} (--steps {self.steps}) and no other "
             "grid, or the model that it was tuned from"
@@ -77,19 +54,11 @@ class TunedDenoiser(nn.Module):
             found = f"{name} with fresh noise" if name == self.suits[0] else name
             raise TunedError(f"this is {self}, and {found} was asked for: take {self.suits[0]} with eta = 0")
 
-    def forward(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior:
-        asked = torch.as_tensor(t).detach().double().cpu().reshape(-1)
-        away = (asked[:, None] - torch.tensor(self.times[:-1], dtype=torch.float64, device="cpu")).abs().amin(1)
-        if bool((away > _ROUNDING).any()):
-            raise TunedError(
-                f"this is {self}, and its answer at t = {float(asked[away.argmax()]):.3g} was asked for, which is "
-                "undefined: take the model that it was tuned from"
-            )
-        return cast(Posterior, self.network(xt, t, cond))
-
-
-def _listed(times: Sequence[float]) -> str:
-    return ", ".join(f"{t:.3g}" for t in times)
+    def _refusal(self, times: Sequence[float]) -> TunedError:
+        return TunedError(
+            f"this is {self}, and its answer at t = {listed(times)} was asked for, which is undefined: take the model "
+            "that it was tuned from"
+        )
 
 
 def require_untuned(denoiser: Denoiser, who: str) -> None:

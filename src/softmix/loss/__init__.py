@@ -7,8 +7,8 @@ draw is not proper. It is smallest for draws without variance, and the mixture c
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
 `ResidualAndNoise`, `MeanAndNoise`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
-`InductiveMomentMatching`, `ChainMMD` (samples of a whole chain), `Align` (a loss of a posterior and the alignment of
-hidden states with an encoder).
+`InductiveMomentMatching`, `ChainMMD` (samples of a whole chain), `SIDDM` (against a discriminator), `Align` (a loss of
+a posterior and the alignment of hidden states with an encoder).
 """
 
 from .align import Align
@@ -35,6 +35,7 @@ from .interpolant import MeanAndNoise
 from .likelihood import Importance, Likelihood
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
+from .siddm import SIDDM
 from .square import PublishedSquare, Square
 from .weight import WEIGHTS, Weight, weight
 
@@ -55,10 +56,12 @@ LossSpec = (
     | MeanAndNoise
     | Align
     | ChainMMD
+    | SIDDM
 )
 
 __all__ = [
     "LOSSES",
+    "SIDDM",
     "WEIGHTS",
     "Align",
     "ChainMMD",

@@ -147,6 +147,9 @@ class Denoise(Task):
             fits = getattr(part, "fits", None)
             if fits is not None:
                 fits(other, self.process)
+        fits_times = getattr(self.loss, "fits_times", None)
+        if fits_times is not None:
+            fits_times(self.times.by, self.times.low, self.times.high)
 
     @property
     def cites(self) -> tuple[str, ...]:
@@ -291,8 +294,8 @@ class Denoise(Task):
         sample(result, 1, getattr(result, "steps", 1), sampler=self.suited(), cond=cond, device=device)
 
     def picture(self, result: Any, source: Source, seed: int, device: torch.device) -> Tensor | None:
-        """16 samples of 4 steps, or of those that the model was tuned for. The class labels count up; other conditions
-        are those of items of the data."""
+        """16 samples of 4 steps, or of those of the model. The class labels count up; other conditions are those of
+        items of the data."""
         cond_spec, items = cast(CondSpec, result.cond), torch.arange(16, device="cpu")
         index = items % len(source)
         cond = source.batch(index, Rng(seed, index, "picture"))[1] if cond_spec.parts else None

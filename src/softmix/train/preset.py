@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from ..cond import UNCONDITIONED, CondSpec
 from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import (
+    SIDDM,
     ChainMMD,
     Consistency,
     Energy,
@@ -27,7 +28,7 @@ from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
 from .sample_target import SampleTarget
 
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 # those that tune a trained model
 TuningName = Literal["mmd"]
@@ -49,6 +50,7 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     mixture : an explicit Gaussian mixture.
     normal : one Gaussian.
     consistency, meanflow, imm : flow maps for few steps, the rivals of smd. imm is inductive moment matching.
+    siddm : a soft mixture that learns against a discriminator, for 4 steps, or for 1 or 2 (loss.steps).
 
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
@@ -90,6 +92,10 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
         return base.but(
             process=Flow(end=1 / 160), head=MapHead(), loss=InductiveMomentMatching(), output="flow", times=Times()
         )
+    if model == "siddm":
+        # the published betas, for network and rivals
+        game = replace(base.optimiser, rate=5e-4, betas=(0.5, 0.999))
+        return base.but(head=soft, loss=SIDDM(rate=1e-3), optimiser=game)
     if model == "normal":
         return base.but(head=NormalHead(), loss=Likelihood())
     return base
