@@ -54,7 +54,7 @@ class FixedSteps(nn.Module):
     def check_grid(self, grid: Tensor) -> None:
         """Warns of falling times with a step over a time of the training. Raises StepsError for another time."""
         times = grid.tolist()
-        self._check(times)
+        self._check(times, self.times)
         within = [time for time in self.times if times[-1] - _ROUNDING < time < times[0] + _ROUNDING]
         if len(within) > len(times):
             warnings.warn(
@@ -65,12 +65,13 @@ class FixedSteps(nn.Module):
             )
 
     def forward(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Posterior:
-        self._check(torch.as_tensor(t).flatten().unique().tolist())
+        # no step asks at the last time
+        self._check(torch.as_tensor(t).flatten().unique().tolist(), self.times[:-1])
         posterior: Posterior = self.network(xt, t, cond)
         return posterior
 
-    def _check(self, times: Sequence[float]) -> None:
-        away = [time for time in times if not any(is_near(time, known) for known in self.times)]
+    def _check(self, times: Sequence[float], known: Sequence[float]) -> None:
+        away = [time for time in times if not any(is_near(time, each) for each in known)]
         if away:
             raise self._refusal(away)
 
