@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ProcessName = Literal[
     "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
 ]
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "masked"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 INT64 = 2**63 - 1
@@ -81,6 +81,8 @@ def load_for_sampling(
     require_whole(0, MAX_AVERAGE, average=average)
     require_sampler(sampler)
     model = load(run, weights)
+    if average and model.facts.vocabulary:
+        raise UsageError(f"--average {average} was asked for; {run} makes tokens, which have no mean")
     if average:
         _require_draws(model, average)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser

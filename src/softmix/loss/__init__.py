@@ -5,7 +5,7 @@ rule for a posterior that is known by its draws: its one optimum is then the tru
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
-`ResidualAndNoise`, `MeanAndNoise`.
+`ResidualAndNoise`, `MeanAndNoise`, `MaskedCrossEntropy`.
 Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
 `InductiveMomentMatching`.
 """
@@ -19,6 +19,7 @@ from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
 from .interpolant import MeanAndNoise
 from .likelihood import Importance, Likelihood
+from .masked import MaskedCrossEntropy
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
 from .square import PublishedSquare, Square
@@ -39,6 +40,7 @@ LossSpec = (
     | ResidualAndNoise
     | SquarePerElement
     | MeanAndNoise
+    | MaskedCrossEntropy
 )
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Likelihood",
     "Loss",
     "LossSpec",
+    "MaskedCrossEntropy",
     "MeanAndNoise",
     "MeanFlow",
     "NeedsFrozenCopy",

@@ -2,7 +2,7 @@
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
 driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers of Gaussian processes,
-`FOR_INTERPOLANTS` those of an `Interpolant`. `traits` has their properties, and `on_grid` gives one another grid.
+`FOR_INTERPOLANTS` those of an `Interpolant`, and `FOR_TOKENS` those of `Masked`. `traits` has their properties, and `on_grid` gives one another grid.
 `restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`)
 and `replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
 image (`steered`).
@@ -33,6 +33,7 @@ from .restoration import restore
 from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
 from .statistics import Statistics
 from .two_clocks import along, multi_speed
+from .unmask import unmask
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 
@@ -43,11 +44,14 @@ SAMPLERS: Sequence[Sampler] = (
 )
 # those for stochastic interpolants, beside ancestral
 FOR_INTERPOLANTS: Sequence[Sampler] = (epsilon, interpolant_heun)
-BY_NAME = {traits(each).name: each for each in (*SAMPLERS, *FOR_INTERPOLANTS)}
+# those for tokens, beside ancestral and renoise
+FOR_TOKENS: Sequence[Sampler] = (unmask,)
+BY_NAME = {traits(each).name: each for each in (*SAMPLERS, *FOR_INTERPOLANTS, *FOR_TOKENS)}
 
 __all__ = [
     "BY_NAME",
     "FOR_INTERPOLANTS",
+    "FOR_TOKENS",
     "SAMPLERS",
     "Ask",
     "ColourEdit",
@@ -100,5 +104,6 @@ __all__ = [
     "steered",
     "traits",
     "unipc",
+    "unmask",
     "velocity",
 ]

@@ -15,6 +15,7 @@ from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
 from ..deferred import unread
 from ..denoiser import (
+    CategoricalHead,
     Denoiser,
     MapHead,
     MixtureHead,
@@ -27,6 +28,7 @@ from ..denoiser import (
     ResidualHead,
     SoftHead,
 )
+from ..denoiser.network import require_tokens
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
@@ -41,6 +43,7 @@ from ..process import (
     Gaussian,
     Immiscible,
     Interpolant,
+    Masked,
     Noised,
     NonUniform,
     Process,
@@ -54,7 +57,7 @@ from .task import Batch, Task
 if TYPE_CHECKING:
     from .record import Facts
 
-AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead | NoiseHead
+AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead | NoiseHead | CategoricalHead
 
 _GOLDEN = 0.6180339887498949
 
@@ -114,7 +117,7 @@ class Denoise(Task):
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
     process: (
-        VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | ConstantSpeed | NonUniform | Interpolant
+        VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | ConstantSpeed | NonUniform | Interpolant | Masked
     ) = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
@@ -134,6 +137,11 @@ class Denoise(Task):
         )
         two = isinstance(self.head, ResidualHead)
         demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')
+        require_tokens(self.process, self.net, self.head)
+        demand(
+            not isinstance(self.process, Masked) or self.output == "x0",
+            f'the head of tokens gives x0 itself, and the output {self.output!r} was asked for: give output="x0"',
+        )
         for part, other in ((self.loss, self.head), (self.head, self.loss)):
             fits = getattr(part, "fits", None)
             if fits is not None:
@@ -166,6 +174,15 @@ class Denoise(Task):
                 f"{source.name} holds tokens, and {self.process} adds noise to numbers: give a process for tokens, or "
                 "embeddings of them"
             )
+        vocabulary = getattr(source, "vocabulary", 0)
+        if isinstance(self.process, Masked):
+            demand(
+                vocabulary > 0 and len(source.shape) == 1,
+                f"Masked is for tokens in a row, [L], and the items of {source.name} are "
+                + (f"tokens of shape {list(source.shape)}" if vocabulary else "numbers")
+                + ": load them with tokens=..., as rows",
+            )
+            self.process.of(vocabulary)
         if self.classes and "label" not in offered.parts:
             raise ValueError(
                 f"training with classes was asked for, but {source.name} has no labels; leave `classes` off"
@@ -182,7 +199,9 @@ class Denoise(Task):
         return spec
 
     def build(self, facts: Facts) -> nn.ModuleDict:
-        network = Network(self.process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)
+        # the data know the number of symbols
+        process = self.process.of(facts.vocabulary) if isinstance(self.process, Masked) else self.process
+        network = Network(process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)
         modules = nn.ModuleDict({"model": network})
         if hasattr(self.loss, "build"):
             others = self.loss.build(network)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ..cond import UNCONDITIONED, CondSpec
-from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
+from ..denoiser import CategoricalHead, MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import (
     Consistency,
     Energy,
@@ -15,17 +15,18 @@ from ..loss import (
     FeatureEnergy,
     InductiveMomentMatching,
     Likelihood,
+    MaskedCrossEntropy,
     MeanFlow,
     PublishedSquare,
     Square,
 )
-from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
-from ..process import VE, Flow
+from ..net import MLPSpec, NetSpec, SequenceSpec, TokenSpec, UNetSpec
+from ..process import VE, Flow, Masked
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
 
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm"]
+ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "masked"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
 # With an image or numbers as condition each item has a posterior of its own, and its draws are compared with one x0.
 # They then need the full weight of the energy score, and more draws (docs/experiments.md).
@@ -45,10 +46,11 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     mixture : an explicit Gaussian mixture.
     normal : one Gaussian.
     consistency, meanflow, imm : flow maps for few steps, the rivals of smd. imm is inductive moment matching.
+    masked : masked diffusion, for tokens [L].
 
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
-    shape : of one item: [C, H, W], [L, D] or [D].
+    shape : of one item: [C, H, W], [L, D], [D], or [L] of tokens.
     cond : the conditions that the data offer (`source.cond`). Only smd depends on them.
 
     Raises TrainingError for an unknown model, and for a shape that no network accepts.
@@ -56,6 +58,8 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     if model not in MODELS:
         raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(MODELS)}")
     require_trainable(shape)
+    if model == "masked":
+        return _of_tokens(shape)
     soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
     task = Denoise(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"))
     base = Config(task, batch=_batch(shape), optimiser=ease)
@@ -89,6 +93,14 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     if model == "normal":
         return base.but(head=NormalHead(), loss=Likelihood())
     return base
+
+
+def _of_tokens(shape: tuple[int, ...]) -> Config:
+    """Masked diffusion of tokens in a row."""
+    if len(shape) != 1:
+        raise TrainingError(f"the model masked is for tokens [L], and the items have shape {shape}: make them rows")
+    task = Denoise(Masked(), TokenSpec(), CategoricalHead(), MaskedCrossEntropy(), output="x0")
+    return Config(task, batch=64, optimiser=Optimiser(warmup_share=0.1))
 
 
 def _batch(shape: tuple[int, ...]) -> int:
