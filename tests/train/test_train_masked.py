@@ -86,17 +86,18 @@ def test_it_resumes_with_the_same_bits_and_samples(tmp_path: Path) -> None:
 
 
 def test_a_short_training_nears_the_exact_posterior_and_the_entropy() -> None:
-    """400 steps: over five seeds the bound was 0.006 to 0.025 bits above the entropy, the untrained one 0.5."""
-    network = trained(400, chain_data(20_000))
+    """300 steps of four seeds: 0.026 to 0.045 bits above the entropy, probabilities wrong by 0.011 to 0.014. The
+    estimate of the bound has a standard error of 0.0034. An untrained network is 0.5 bits above, and wrong by 0.1."""
+    network = trained(300, chain_data(20_000), net=TokenSpec(64, 2))
     drawn = torch.multinomial(law(), 3000, replacement=True, generator=torch.Generator().manual_seed(0))
     x0 = rows(SYMBOLS)[drawn]
     bits, own = bits_per_token(network, x0, Rng(0, 3000), batch=3000), -law().log2()[drawn] / LENGTH
-    assert float(bits.mean()) - float(own.mean()) < 0.05
+    assert -0.015 < float(bits.mean()) - float(own.mean()) < 0.09
     states = rows(SYMBOLS + 1)
     share = (states == SYMBOLS).sum(1) / LENGTH
     with torch.no_grad():
         found = network(states, share.double().clamp(min=0.01)).probabilities  # type: ignore[attr-defined]
-    assert float((found - table().exp()).abs().mean()) < 0.03
+    assert float((found - table().exp()).abs().mean()) < 0.025
 
 
 def test_a_label_gives_each_class_its_own_law() -> None:

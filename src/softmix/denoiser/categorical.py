@@ -22,7 +22,7 @@ class CategoricalHead:
 
     The mask itself has no probability. Both rules are exact for masked diffusion.
 
-    Source: Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, section 3.2.3 (SUBS).
+    Source: Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, section 3 (SUBS).
     When to choose: for the process `Masked`.
     """
 

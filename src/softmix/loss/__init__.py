@@ -6,11 +6,12 @@ draw is not proper. It is smallest for draws without variance, and the mixture c
 
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
 `ResidualAndNoise`, `MeanAndNoise`, `MaskedCrossEntropy`.
-Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
+Objectives that call the denoiser themselves: `Contrastive`, `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
 `InductiveMomentMatching`.
 """
 
 from .collapse import mixture_gain, mixture_learnable
+from .contrastive import Contrastive
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .drift import FeatureDrift
 from .element import SquarePerElement
@@ -41,12 +42,14 @@ LossSpec = (
     | SquarePerElement
     | MeanAndNoise
     | MaskedCrossEntropy
+    | Contrastive
 )
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
     "Consistency",
+    "Contrastive",
     "Energy",
     "FeatureDrift",
     "FeatureEnergy",

@@ -12,7 +12,6 @@ from ..denoiser import CategoricalHead
 from ..posterior import Categorical, Posterior
 from ..process import Masked, Noised
 from ..rng import Rng
-from ..shape import column
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class MaskedCrossEntropy:
     With times that are not uniform in t (`Times(by=...)`) the minimiser is the same, and the number is no bound.
 
     Raises TypeError for a posterior that is not `Categorical`.
-    Source: Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, eq. 10 and 11; Shi et
-    al., "Simplified and generalized masked diffusion for discrete data", NeurIPS 2024, eq. 4.
+    Source: Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, eq. 10; Shi et
+    al., "Simplified and generalized masked diffusion for discrete data", NeurIPS 2024, section 3.
     When to choose: for `CategoricalHead`.
     """
 
@@ -46,16 +45,18 @@ class MaskedCrossEntropy:
             )
 
     def __call__(self, posterior: Posterior, noised: Noised, rng: Rng) -> Tensor:
-        return masked_cross_entropy(posterior, noised, noised.x0)
+        nats = masked_nats(posterior, noised, noised.x0)
+        return noised.process.unmasking_rate(noised.t).to(nats) * nats  # type: ignore[attr-defined]
 
 
-def masked_cross_entropy(posterior: Posterior, noised: Noised, x0: Tensor) -> Tensor:
-    """The weighted cross-entropy of some tokens x0 [B, ...] at the masked places of a record, in nats per token, [B]."""
+def masked_nats(posterior: Posterior, noised: Noised, tokens: Tensor, cap: float = torch.inf) -> Tensor:
+    """The cross-entropy of tokens [B, ...] at the masked places of a record, over all places, in nats per token, [B].
+
+    cap : the largest number of a token.
+    """
     if not isinstance(posterior, Categorical):
         raise TypeError(f"the cross-entropy of tokens needs a Categorical, and {type(posterior).__name__} was found")
     process: Masked = noised.process  # type: ignore[assignment]
-    nats = -posterior.log_prob_each(x0)
-    hidden = process.masked(noised.xt)
+    nats = -posterior.log_prob_each(tokens).clamp(min=-cap)
     # a product with 0 would turn an infinite cross-entropy of a visible place into nan
-    of_item = torch.where(hidden, nats, 0.0).flatten(1).mean(1)
-    return column(process.unmasking_rate(noised.t), of_item) * of_item
+    return torch.where(process.masked(noised.xt), nats, 0.0).flatten(1).mean(1)
