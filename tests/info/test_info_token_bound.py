@@ -7,7 +7,6 @@ from itertools import combinations
 
 import pytest
 import torch
-from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, law, rows, table
 from torch import Tensor
 
 from softmix.cond import Cond
@@ -16,6 +15,7 @@ from softmix.oracle import eight
 from softmix.posterior import Empirical
 from softmix.process import Masked
 from softmix.rng import Rng
+from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, law, rows, table
 
 F64 = torch.float64
 COPIES = 2000

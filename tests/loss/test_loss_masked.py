@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, law, rows, table
 from torch import Tensor
 
 from softmix.denoiser import CategoricalHead, PointHead
@@ -16,6 +15,7 @@ from softmix.posterior import Categorical, Point
 from softmix.process import VP, Masked, Noised
 from softmix.process.masked import MaskSchedule
 from softmix.rng import Rng
+from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, law, rows, table
 
 F64 = torch.float64
 MASK = SYMBOLS
@@ -62,7 +62,9 @@ def a_record(t: float = 0.5, schedule: MaskSchedule = "linear") -> Noised:
     return Noised(x0, x0.masked_fill(hidden, MASK), torch.full((2,), t, dtype=F64), hidden, process)
 
 
-@pytest.mark.parametrize(("schedule", "weight"), [("linear", 1 / 0.3), ("cosine", math.pi / 2 / math.tan(0.15 * math.pi))])
+@pytest.mark.parametrize(
+    ("schedule", "weight"), [("linear", 1 / 0.3), ("cosine", math.pi / 2 / math.tan(0.15 * math.pi))]
+)
 def test_masked_tokens_alone_count_with_the_weight_of_their_time(schedule: MaskSchedule, weight: float) -> None:
     """An item without masks has the loss 0, even if its visible tokens are impossible."""
     logits = torch.randn(2, SYMBOLS, LENGTH, generator=torch.Generator().manual_seed(0))
@@ -76,7 +78,9 @@ def test_masked_tokens_alone_count_with_the_weight_of_their_time(schedule: MaskS
 
 def test_the_gradient_is_finite_with_impossible_visible_tokens_and_points_to_the_token() -> None:
     logits = torch.zeros(2, SYMBOLS, LENGTH, requires_grad=True)
-    shut = torch.zeros(2, SYMBOLS, LENGTH).index_put((torch.tensor(0), torch.tensor(1), torch.tensor(1)), torch.tensor(-torch.inf))
+    shut = torch.zeros(2, SYMBOLS, LENGTH).index_put(
+        (torch.tensor(0), torch.tensor(1), torch.tensor(1)), torch.tensor(-torch.inf)
+    )
     MaskedCrossEntropy()(Categorical(logits + shut), a_record(), Rng(0, 2)).sum().backward()
     slope = logits.grad
     assert slope is not None and bool(slope.isfinite().all())
@@ -99,4 +103,6 @@ def test_the_device_is_that_of_the_data(device: torch.device) -> None:
     noised = a_record()
     there = replace(noised, x0=noised.x0.to(device), xt=noised.xt.to(device), z=noised.z.to(device))
     found = MaskedCrossEntropy()(TableDenoiser()(there.xt, 0.5), there, Rng(0, 2, device=device))
-    assert found.device.type == device.type and torch.allclose(found.cpu().double(), MaskedCrossEntropy()(TableDenoiser()(noised.xt, 0.5), noised, Rng(0, 2)).double())
+    assert found.device.type == device.type and torch.allclose(
+        found.cpu().double(), MaskedCrossEntropy()(TableDenoiser()(noised.xt, 0.5), noised, Rng(0, 2)).double()
+    )

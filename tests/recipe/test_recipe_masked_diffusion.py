@@ -121,7 +121,7 @@ def test_each_check_follows_its_numbers(name: str, value: object, failed: set[in
 
 def test_few_samples_have_every_arm_and_metric() -> None:
     """At a small scale: all arms that have a role, finite numbers, and the law reached at 64 steps only."""
-    found = recipe.samples(0, 3000, 2) | recipe.bounds(0, 500, 2)
+    found = recipe.samples(0, 2000, 2) | recipe.bounds(0, 300, 2)
     arms = {name for name, _ in found}
     assert arms == set(recipe._ROLES_OF_SAMPLES) | set(recipe._ROLES_OF_BOUNDS)
     assert all(math.isfinite(value) for value in found.values())

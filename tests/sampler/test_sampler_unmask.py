@@ -7,7 +7,6 @@ from itertools import combinations
 
 import pytest
 import torch
-from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, distance, floor, law, rows, table
 from torch import Tensor
 
 from softmix.posterior import Empirical
@@ -15,6 +14,7 @@ from softmix.process import VP, Masked
 from softmix.rng import Rng
 from softmix.sampler import SAMPLERS, SamplerError, ancestral, ddim, drive, noised, sample, traits, unmask
 from softmix.sampler.unmask import Confidence
+from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, distance, floor, law, rows, table
 
 MASK, DRAWN = SYMBOLS, 20_000
 EVERY: tuple[Confidence, ...] = ("probability", "entropy", "random")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from token_chain import LENGTH, SYMBOLS, code, law, problem, rows, table
 
 from softmix import sample
 from softmix.cond import Cond, CondError, CondSpec
@@ -38,6 +37,7 @@ from softmix.train import (
     training,
 )
 from softmix.train import load as load_run
+from token_chain import LENGTH, SYMBOLS, code, law, problem, rows, table
 
 
 def chain_data(n: int = 4000) -> Data:
@@ -145,7 +145,10 @@ def test_an_item_does_not_depend_on_its_batch_and_the_time_is_seen() -> None:
 
 def test_context_and_numbers_enter_and_an_image_is_refused() -> None:
     made, xt = network(cond=CondSpec(values=1, context=3)), torch.full((2, LENGTH), SYMBOLS)
-    one, other = Cond(value=torch.zeros(2, 1), context=torch.zeros(2, 2, 3)), Cond(value=torch.ones(2, 1), context=torch.ones(2, 2, 3))
+    one, other = (
+        Cond(value=torch.zeros(2, 1), context=torch.zeros(2, 2, 3)),
+        Cond(value=torch.ones(2, 1), context=torch.ones(2, 2, 3)),
+    )
     a, b = (made(xt, 0.7, cond).log_probabilities for cond in (one, other))  # type: ignore[attr-defined]
     assert not torch.allclose(a, b, atol=1e-4)
     with pytest.raises(CondError, match="TokenSpec takes label, value, context"):
@@ -162,7 +165,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         task(net=SequenceSpec(), head=PointHead(), loss=Square())
     with pytest.raises(ValueError, match="TokenSpec and CategoricalHead is for tokens, and VP adds noise to numbers"):
         task(process=VP())
-    with pytest.raises(ValueError, match='gives x0 itself, and the output \'v\' was asked for: give output="x0"'):
+    with pytest.raises(ValueError, match="gives x0 itself, and the output 'v' was asked for: give output=\"x0\""):
         task(output="v")
     with pytest.raises(ValueError, match="MaskedCrossEntropy needs a CategoricalHead"):
         Denoise(process=VP(), net=MLPSpec(), head=PointHead(), loss=MaskedCrossEntropy())

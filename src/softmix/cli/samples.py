@@ -61,7 +61,9 @@ def require_form(out: Path, n: int, shape: tuple[int, ...], is_text: bool = Fals
     suffix = out.suffix.lower()
     if is_text:
         if suffix not in ARRAYS + TEXTS:
-            raise UsageError(f"this model makes text: give a name that ends in .txt, or in .npy for its tokens; not {out}")
+            raise UsageError(
+                f"this model makes text: give a name that ends in .txt, or in .npy for its tokens; not {out}"
+            )
     elif suffix in TEXTS:
         raise UsageError(f"this model makes no text, which {out} is for: give another ending")
     elif len(shape) != 3:

@@ -50,4 +50,3 @@ def with_visible(logits: Tensor, xt: Tensor, symbols: int) -> Tensor:
     values = torch.arange(symbols, device=xt.device).reshape(1, -1, *(1,) * (xt.ndim - 1))
     sure = torch.zeros_like(logits).masked_fill(values != xt[:, None], -torch.inf)
     return torch.where(visible, sure, logits)
-

@@ -11,8 +11,8 @@ Objectives that call the denoiser themselves: `Contrastive`, `FeatureEnergy`, `F
 """
 
 from .collapse import mixture_gain, mixture_learnable
-from .contrastive import Contrastive
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
+from .contrastive import Contrastive
 from .drift import FeatureDrift
 from .element import SquarePerElement
 from .energy import Energy

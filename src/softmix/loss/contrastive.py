@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..posterior import Categorical, Posterior
+from ..posterior import Posterior
 from ..process import Masked, Noised
 from ..rng import Rng
 from .contract import Stage
@@ -47,8 +47,8 @@ class Contrastive:
 
         q*(z | c) = (p(z | c) - weight p(z)) / (1 - weight)
 
-    where this is positive. It is sharper in c than the data, as guidance is, and calibrated no more. Where p(z | c) <
-    weight p(z) the loss has no minimum without the cap; with it q falls to about e^-cap.
+    where this is positive. It is sharper in c than the data, as guidance is, and no longer calibrated. Where p(z | c) <
+    weight p(z) the loss has no minimum without the cap; with it q falls to e^-cap.
 
     Raises ValueError for numbers out of range, and for parts or a batch that have no negatives.
     Source: Zhu et al., "Discrete contrastive diffusion for cross-modal music and image generation", ICLR 2023, sections

@@ -120,7 +120,9 @@ class Masked:
         Raises ValueError for s >= t, and for an eta other than 1: which masks are lifted is always random.
         """
         if eta != 1:
-            raise ValueError(f"eta = {eta} was asked for, and a step of Masked has no share of fresh noise: leave it out")
+            raise ValueError(
+                f"eta = {eta} was asked for, and a step of Masked has no share of fresh noise: leave it out"
+            )
         t, s = as_float64(t), as_float64(s)
         if (s >= t).any():
             raise ValueError("a step back needs s < t: give a falling grid of times")

@@ -57,7 +57,17 @@ from .task import Batch, Task
 if TYPE_CHECKING:
     from .record import Facts
 
-AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead | NoiseHead | CategoricalHead
+AnyHead = (
+    PointHead
+    | MapHead
+    | NormalHead
+    | MixtureHead
+    | SoftHead
+    | PublishedSMD
+    | ResidualHead
+    | NoiseHead
+    | CategoricalHead
+)
 
 _GOLDEN = 0.6180339887498949
 
@@ -117,7 +127,18 @@ class Denoise(Task):
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
     process: (
-        VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | ConstantSpeed | NonUniform | Interpolant | Masked
+        VP
+        | VE
+        | Flow
+        | RDDM
+        | Resfusion
+        | ShiftDDPM
+        | Immiscible
+        | SPD
+        | ConstantSpeed
+        | NonUniform
+        | Interpolant
+        | Masked
     ) = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
