@@ -58,12 +58,12 @@ class TableDenoiser:
 def distance(x: Tensor, right: Tensor) -> float:
     """Total variation between the frequencies of rows x [N, L] and a law [81]."""
     found = code(x, SYMBOLS).bincount(minlength=len(right)).double() / len(x)
-    return 0.5 * float((found.cpu() - right).abs().sum())
+    return 0.5 * float((found.cpu() - right.cpu()).abs().sum())
 
 
 def floor(right: Tensor, n: int) -> float:
     """The distance of n exact draws: mean and four standard deviations of 20 sets."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.multinomial(right, 20 * n, replacement=True, generator=generator)
+    drawn = torch.multinomial(right.cpu(), 20 * n, replacement=True, generator=generator).to(right.device)
     apart = torch.tensor([distance(rows(SYMBOLS)[part], right) for part in drawn.reshape(20, n)])
     return float(apart.mean() + 4 * apart.std())

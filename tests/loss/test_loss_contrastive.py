@@ -17,10 +17,10 @@ from softmix.loss.contrastive import reordered
 from softmix.net import TokenSpec
 from softmix.posterior import Categorical
 from softmix.process import Masked, Noised
-from softmix.recipe import cdcd
 from softmix.rng import Rng
 from softmix.train import Config, Denoise
 
+pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
 SYMBOLS, LENGTH, ITEMS = 5, 6, 4
 
@@ -151,29 +151,6 @@ def test_only_negatives_of_other_items_need_the_whole_batch() -> None:
     assert Contrastive(of="others").whole and not Contrastive(of="own").whole
     task = Denoise(Masked(), TokenSpec(), CategoricalHead(), Contrastive(), output="x0")
     assert task.whole and task.together
-
-
-@pytest.mark.parametrize("weight", [0.1, 0.3])
-def test_gradient_descent_reaches_the_closed_form(weight: float) -> None:
-    """100 steps of three seeds: errors of 0.0013 to 0.0029. Without the term q is wrong by 0.015 and more."""
-    found = cdcd.fitted(cdcd._term(weight), 0, 100)
-    assert float((found - cdcd.minimiser(weight)).abs().max()) < 0.008
-    assert float((cdcd.GIVEN - cdcd.minimiser(weight)).abs().max()) > 0.015
-
-
-def test_the_control_leaves_the_law_as_it_is() -> None:
-    found = cdcd.fitted(cdcd._term(0.3, given=False), 0, 100)
-    assert float((found - cdcd.GIVEN).abs().max()) < 0.005
-
-
-def test_beyond_its_range_the_cap_holds_the_loss() -> None:
-    """At a weight of 0.6 the closed form is negative for two tokens. Their q comes to rest at e^-cap, to within 5 %,
-    because nothing pushes beyond."""
-    right = cdcd.minimiser(0.6)
-    found = cdcd.fitted(Contrastive(weight=0.6, negatives=4, of="others", form="step", cap=4.0), 0, 100)
-    assert int((right < 0).sum()) == 2
-    assert found[right < 0].tolist() == pytest.approx([math.exp(-4)] * 2, rel=0.05)
-    assert float(found[right >= 0].min()) > 1.3 * math.exp(-4)
 
 
 def test_settings_are_checked_and_saved() -> None:

@@ -17,6 +17,7 @@ from softmix.process.masked import MaskSchedule
 from softmix.rng import Rng
 from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, law, rows, table
 
+pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
 MASK = SYMBOLS
 

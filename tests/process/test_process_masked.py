@@ -12,6 +12,7 @@ from softmix.process.gaussian import slope
 from softmix.process.masked import MaskSchedule
 from softmix.rng import Rng
 
+pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
 SCHEDULES: tuple[MaskSchedule, ...] = ("linear", "cosine")
 EVERY = pytest.mark.parametrize("schedule", SCHEDULES)
@@ -112,16 +113,16 @@ def test_the_number_of_symbols_comes_from_the_data_once() -> None:
 
 
 def test_wrong_settings_and_states_are_refused() -> None:
-    with pytest.raises(ValueError, match="'sigmoid'.*linear, cosine"):
+    with pytest.raises(ValueError, match=r"'sigmoid'.*linear, cosine"):
         Masked(3, "sigmoid")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="-1 symbols"):
         Masked(-1)
     with pytest.raises(ValueError, match=r"no symbols yet.*Masked\(symbols=65\)"):
         Masked().prior((1, 2), Rng(0, 1))
     process, x = Masked(3), torch.zeros(1, 2, dtype=torch.int64)
-    with pytest.raises(ValueError, match="whole numbers from 0 to 2; found torch.float32"):
+    with pytest.raises(ValueError, match=r"whole numbers from 0 to 2; found torch.float32"):
         process.noise(x.float(), 0.5, Rng(0, 1))
-    with pytest.raises(ValueError, match="eta = 0.*no share of fresh noise"):
+    with pytest.raises(ValueError, match=r"eta = 0.*no share of fresh noise"):
         process.bridge(x, x, 0.5, 0.2, Rng(0, 1), eta=0.0)
     with pytest.raises(ValueError, match="s < t"):
         process.bridge(x, x, 0.5, 0.5, Rng(0, 1))

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from softmix.loss import Contrastive
 from softmix.recipe import cdcd as recipe
 from softmix.recipe.frame import Numbers, row
 
@@ -69,6 +70,29 @@ def test_guidance_costs_less_than_the_closed_form_at_equal_information() -> None
         right = recipe.minimiser(weight)
         scale = recipe.scale_for(recipe.information, recipe.information(right))
         assert recipe.divergence(recipe.sharpened(scale)) < 0.97 * recipe.divergence(right)
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.3])
+def test_gradient_descent_reaches_the_closed_form(weight: float) -> None:
+    """100 steps of three seeds: errors of 0.0013 to 0.0029. Without the term q is wrong by 0.015 and more."""
+    found = recipe.fitted(recipe._term(weight), 0, 100)
+    assert float((found - recipe.minimiser(weight)).abs().max()) < 0.008
+    assert float((recipe.GIVEN - recipe.minimiser(weight)).abs().max()) > 0.015
+
+
+def test_the_control_leaves_the_law_as_it_is() -> None:
+    found = recipe.fitted(recipe._term(0.3, given=False), 0, 100)
+    assert float((found - recipe.GIVEN).abs().max()) < 0.005
+
+
+def test_beyond_its_range_the_cap_holds_the_loss() -> None:
+    """At a weight of 0.6 the closed form is negative for two tokens. Their q comes to rest at e^-cap, to within 5 %,
+    because nothing pushes beyond."""
+    right = recipe.minimiser(0.6)
+    found = recipe.fitted(Contrastive(weight=0.6, negatives=4, of="others", form="step", cap=4.0), 0, 100)
+    assert int((right < 0).sum()) == 2
+    assert found[right < 0].tolist() == pytest.approx([math.exp(-4)] * 2, rel=0.05)
+    assert float(found[right >= 0].min()) > 1.3 * math.exp(-4)
 
 
 def test_digits_as_tokens_keep_their_classes() -> None:

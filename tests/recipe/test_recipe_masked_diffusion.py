@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_the_bound_of_one_step_is_the_sum_of_the_entropies_of_the_places() -> No
 def test_the_bound_of_many_steps_falls_to_the_entropy_as_1_over_n() -> None:
     entropy = float(-(recipe.law() * recipe.law().log()).sum()) / recipe.LENGTH
     excess = [recipe.bound_of_steps(n) - entropy for n in (16, 32, 64)]
-    orders = [math.log2(a / b) for a, b in zip(excess, excess[1:], strict=False)]
+    orders = [math.log2(a / b) for a, b in pairwise(excess)]
     assert min(excess) > 0 and orders == pytest.approx([1, 1], abs=0.1)
 
 

@@ -16,6 +16,7 @@ from softmix.sampler import SAMPLERS, SamplerError, ancestral, ddim, drive, nois
 from softmix.sampler.unmask import Confidence
 from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, distance, floor, law, rows, table
 
+pytestmark = pytest.mark.usefixtures("on_device")
 MASK, DRAWN = SYMBOLS, 20_000
 EVERY: tuple[Confidence, ...] = ("probability", "entropy", "random")
 tokens = partial(sample, batch=DRAWN)
@@ -130,7 +131,7 @@ def test_a_temperature_changes_the_draws_by_a_power() -> None:
 
 
 def test_gumbel_noise_makes_the_order_random_in_the_right_shares() -> None:
-    """With noise 1 at 1 - alpha = 3/4 the place of the first token is drawn by exp(c / 0.75): within 5 standard errors."""
+    """With noise 1 at 1 - alpha = 3/4 the first place is drawn by exp(c / 0.75): within 5 standard errors."""
     places = first_places(fixed(LAW), by("probability", temperature=0.0, noise=1.0), DRAWN)
     weights = LAW.amax(0) ** (1 / 0.75)
     right = weights / weights.sum()

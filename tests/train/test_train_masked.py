@@ -89,7 +89,7 @@ def test_a_short_training_nears_the_exact_posterior_and_the_entropy() -> None:
     """300 steps of four seeds: 0.026 to 0.045 bits above the entropy, probabilities wrong by 0.011 to 0.014. The
     estimate of the bound has a standard error of 0.0034. An untrained network is 0.5 bits above, and wrong by 0.1."""
     network = trained(300, chain_data(20_000), net=TokenSpec(64, 2))
-    drawn = torch.multinomial(law(), 3000, replacement=True, generator=torch.Generator().manual_seed(0))
+    drawn = torch.multinomial(law().cpu(), 3000, replacement=True, generator=torch.Generator().manual_seed(0)).to(law().device)
     x0 = rows(SYMBOLS)[drawn]
     bits, own = bits_per_token(network, x0, Rng(0, 3000), batch=3000), -law().log2()[drawn] / LENGTH
     assert -0.015 < float(bits.mean()) - float(own.mean()) < 0.09
@@ -175,14 +175,14 @@ def test_parts_that_do_not_fit_are_refused() -> None:
 
 def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     points = make("points", torch.zeros(10, 4), None, (), Report(read=10))
-    with pytest.raises(TrainingError, match="Masked is for tokens in a row.*points are numbers"):
+    with pytest.raises(TrainingError, match=r"Masked is for tokens in a row.*points are numbers"):
         facts_of(points, config(5))
     grid = make("grid", torch.zeros(10, 4, 4, dtype=torch.int32), None, (), Report(read=10), vocabulary=3)
     with pytest.raises(TrainingError, match=r"tokens of shape \[4, 4\]"):
         facts_of(grid, config(5))
     with pytest.raises(TrainingError, match="for 5 symbols, and the data have 3"):
         facts_of(chain_data(20), config(5, process=Masked(5)))
-    with pytest.raises(TrainingError, match="chain holds tokens, and VP.* adds noise to numbers"):
+    with pytest.raises(TrainingError, match=r"chain holds tokens, and VP.* adds noise to numbers"):
         facts_of(chain_data(20), preset("smd", (LENGTH,)))
     with pytest.raises(TrainingError, match="the model masked is for tokens"):
         preset("masked", (1, 28, 28))
@@ -194,7 +194,7 @@ def test_a_run_of_other_symbols_gives_no_weights(tmp_path: Path) -> None:
     for _ in training(data, config(2), tmp_path / "run"):
         pass
     other = load(tmp_path / "a.npy", tokens=4)
-    with pytest.raises(TrainingError, match="symbols: .*4.* here, .*3.* there"):
+    with pytest.raises(TrainingError, match=r"symbols: .*4.* here, .*3.* there"):
         next(training(other, config(2), tmp_path / "next", start=load_run(tmp_path / "run")))
     assert read_run(tmp_path / "run").facts.vocabulary == 3
     with pytest.raises(RunError):

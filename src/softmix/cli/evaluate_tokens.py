@@ -42,7 +42,7 @@ def evaluate_tokens(asked: Evaluate, models: Sequence[Model]) -> None:
     if asked.dry_run:
         print(f"bits per token of {n} items, {origin}, with {DRAWS} masked versions of each")
         return
-    x0, cond = held_out.batch(torch.arange(n), Rng(asked.seed, n, "items"))
+    x0, cond = held_out.batch(torch.arange(n, device="cpu"), Rng(asked.seed, n, "items"))
     device = find_device()
     for model in models:
         spec = model.denoiser.cond

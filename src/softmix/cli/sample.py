@@ -47,16 +47,17 @@ class Sample(Verb):
     run: Positional[Path]
     """A run folder, a model that comes with softmix (fashion, fashion-classes), or a folder that diffusers wrote."""
     out: Path
-    """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), a .txt (text,
-    of a model of text), or a folder (single PNGs; a folder with pictures gets new ones with free numbers)."""
+    """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), a .txt
+    (text, of a model of text), or a folder (single PNGs; a folder with pictures gets new ones with free numbers)."""
     n: int = 64
     """The number of images."""
     steps: int = 4
     """Steps of the sampler, at least 1. A step takes one evaluation of the network; a few samplers take more."""
     sampler: str | None = None
     """A name from docs/choose-a-sampler.md, such as adams, ancestral, ddim, unipc, evodiff. By default the one that
-    suits the model: ancestral for tokens (unmask keeps the most confident ones); soft-adams for a soft mixture of images, ancestral for other models that draw, adams for a plain
-    model, renoise for consistency, ddim for meanflow and imm."""
+    suits the model: ancestral for tokens (unmask keeps the most confident ones); soft-adams for a soft mixture of
+    images, ancestral for other models that draw, adams for a plain model, renoise for consistency, ddim for meanflow
+    and imm."""
     eta: float | None = None
     """The share of fresh noise of ancestral and ddim, from 0 to 1. By default 0 for ddim and for soft mixtures, else
     1."""

@@ -37,15 +37,16 @@ class Train(Verb):
     """
 
     data: Positional[str | None] = None
-    """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; a text,
-    with --tokens and --length; or digits, fashion-mnist, photographs, toy:NAME. May be left out for a run that exists, and with --config: then the
-    data of that run are read again."""
+    """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; a
+    text, with --tokens and --length; or digits, fashion-mnist, photographs, toy:NAME. May be left out for a run that
+    exists, and with --config: then the data of that run are read again."""
     out: Path
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
     (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps), masked
-    (masked diffusion of tokens). By default smd, masked for tokens, plain for rddm and resfusion, or the model of the run in --out, --config or --start."""
+    (masked diffusion of tokens). By default smd, masked for tokens, plain for rddm and resfusion, or the model of the
+    run in --out, --config or --start."""
     process: ProcessName | None = None
     """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the

@@ -96,11 +96,11 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    process : the process of x_t. For `Masked`, which must have its number of symbols, items are tokens (L,), and there is
-        no output to choose and no scale. For a process with a frame that keeps x0 (a shift) the net receives the state in the
-        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For a process
-        with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
-        For an `Interpolant` it does so too, and `output` is any but "eps".
+    process : the process of x_t. For `Masked`, which must have its number of symbols, items are tokens (L,), and
+        `output` and `data_sd` are not used. For a process with a frame that keeps x0 (a shift) the net receives the
+        state in the frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For
+        a process with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without
+        condition. For an `Interpolant` it does so too, and `output` is any but "eps".
     net : the specification of the net.
     head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
     shape : of one item: (C, H, W), (D,), (L,) for tokens, or (L, D) for a sequence, which may then have any length.
@@ -238,11 +238,14 @@ class Network(nn.Module):
 
         x : the input, taken as an x_t at time t.
         """
+        base = self._base
+        if isinstance(base, Masked):
+            raise ValueError("features are of a model of numbers, and this is a model of tokens")
         # a number becomes a tensor on the device of x by a kernel, without a copy from the host
         real = torch.float32 if x.device.type == "mps" else torch.float64
         t = self._times(t if isinstance(t, Tensor) else torch.full((), t, dtype=real, device=x.device), x)
         half = self.net.splits["decoder"]
-        scaled = x * column(self._unit(*self._base.levels(t)), x)
+        scaled = x * column(self._unit(*base.levels(t)), x)
         side = self.net.side(scaled, self._clock(t, x), hidden=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
         return [places(side.hidden[number]) for number in range(half)]

@@ -46,8 +46,8 @@ def bits_per_token(
     a model it is above that by a divergence of the model from the data.
 
     Raises TypeError for another process or posterior, ValueError for fewer than one draw.
-    Source: Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, section 2; Sahoo et al., "Simple and effective
-    masked diffusion language models", NeurIPS 2024, eq. 10.
+    Source: Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, section 2; Sahoo et al., "Simple and
+    effective masked diffusion language models", NeurIPS 2024, eq. 10.
     When to choose: to compare models of tokens on held-out items.
     """
     process = denoiser.process

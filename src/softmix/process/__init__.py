@@ -5,10 +5,10 @@ given estimate of x_0 (`bridge`). It uses no network. Time t runs from 0 (clean)
 clock logsnr = log(alpha^2 / sigma^2).
 
 Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `InBasis` and the
-base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame); `TwoClocks` (a pair of
-signals with a time each) and the paths of its times, `TimePath`. `Interpolant` is not Gaussian: it leads to other data
-in the place of noise. `Masked` is for tokens. Grids of times: `uniform`, `uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`,
-`even_logsnr`.
+base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame); `TwoClocks` (a pair of signals
+with a time each) and the paths of its times, `TimePath`. `Interpolant` is not Gaussian: it leads to other data in the
+place of noise. `Masked` is for tokens. Grids of times: `uniform`, `uniform_logsnr`, `few`, `after_draw`, `karras`,
+`trailing`, `rest`, `even_logsnr`.
 """
 
 import torch

@@ -57,7 +57,7 @@ class Masked:
         """The same process for data of so many symbols. Raises ValueError if it was made for another number."""
         if self.symbols not in (0, symbols):
             raise ValueError(
-                f"the process {self} is for {self.symbols} symbols, and the data have {symbols}: leave its `symbols` out"
+                f"the process {self} is for {self.symbols} symbols, and the data have {symbols}: leave `symbols` out"
             )
         return replace(self, symbols=symbols)
 

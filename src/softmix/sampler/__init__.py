@@ -2,10 +2,10 @@
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
 driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers of Gaussian processes,
-`FOR_INTERPOLANTS` those of an `Interpolant`, and `FOR_TOKENS` those of `Masked`. `traits` has their properties, and `on_grid` gives one another grid.
-`restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`)
-and `replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
-image (`steered`).
+`FOR_INTERPOLANTS` those of an `Interpolant`, and `FOR_TOKENS` those of `Masked`. `traits` has their properties, and
+`on_grid` gives one another grid. `restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`,
+`dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise (`noised`, `GaussianFit`,
+`SemiDiscreteOT`); guidance by a function of the image (`steered`).
 """
 
 from collections.abc import Sequence

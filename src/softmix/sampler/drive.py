@@ -143,7 +143,7 @@ def _check_suits(sampler: object, process: Process) -> None:
             f"{known.name} steps between numbers, and the states of {name} are tokens: take "
             f"{names_with(lambda each: each.tokens)}"
         )
-    if not known.numbers and not hasattr(process, "symbols"):
+    if not known.numbers and not isinstance(process, Masked):
         raise SamplerError(f"{known.name} unmasks tokens, and {name} adds noise to numbers: take a sampler of SAMPLERS")
     base = process.base if isinstance(process, Framed) else process
     if not getattr(base, "independent", True) and (known.stochastic or known.name == "renoise" or _adds_noise(sampler)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..posterior import Categorical, Posterior
-from ..process import Masked
+from ..process import Gaussian, Masked
 from ..rng import Rng
 from .contract import Ask, SamplerError, declare
 
@@ -19,7 +19,7 @@ Confidence = Literal["probability", "entropy", "random"]
 
 @declare("unmask", order=None, needs=Posterior, cites=("maskgit",), tokens=True, numbers=False)
 def unmask(
-    process: Masked,
+    process: Gaussian | Masked,
     x: Tensor,
     grid: Tensor,
     rng: Rng,
@@ -45,8 +45,8 @@ def unmask(
     the data. An order by confidence in the drawn token does not: places are then kept because of their values, and
     probable values come too often. An order by entropy depends on x_t alone, and keeps the law.
 
-    Raises ValueError for another confidence, and for numbers below 0; SamplerError for a posterior that is not
-    `Categorical`.
+    Raises ValueError for another confidence, and for numbers below 0; SamplerError for another process, and for a posterior
+    that is not `Categorical`.
     Source: Chang et al., "MaskGIT: masked generative image transformer", CVPR 2022, section 3.2.
     When to choose: for fewer steps than tokens, and when probable samples matter more than their variety. `ancestral`
     draws from the law of the model.
@@ -56,6 +56,8 @@ def unmask(
             f"confidence {confidence!r}, temperature {temperature} and noise {noise} were asked for; there are "
             f"{', '.join(get_args(Confidence))}, and both numbers are at least 0"
         )
+    if not isinstance(process, Masked):
+        raise SamplerError(f"unmask unmasks tokens, and {type(process).__name__} has none: take a sampler of SAMPLERS")
     first, begin = process.masked(x).flatten(1).sum(1), 1 - process.alpha(grid[0])
     for t, s in pairwise(grid):
         posterior = yield Ask(t, x)
