@@ -34,6 +34,12 @@ def law() -> Tensor:
     return problem().log_prob(rows(SYMBOLS)).exp()
 
 
+def drawn_rows(n: int) -> Tensor:
+    """The numbers of n rows drawn from the law, the same on every device."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.multinomial(law().cpu(), n, replacement=True, generator=generator).to(law().device)
+
+
 @cache
 def table() -> Tensor:
     """The exact log-probabilities of each place given each masked row, [256, K, L]."""

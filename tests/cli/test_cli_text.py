@@ -121,7 +121,8 @@ def test_the_loss_of_cdcd_is_set_by_its_name(run: Path, tmp_path: Path) -> None:
 def test_models_of_numbers_refuse_text(run: Path, tmp_path: Path) -> None:
     text = (run.parent / "song.txt", "--tokens", "characters", "--length", 16, "--out", tmp_path / "x", "--steps", 2)
     assert "holds tokens, and VP" in call("train", *text, "--model", "smd")[2]
-    assert "Masked is for tokens in a row" in call(
-        "train", "toy:ring", "--model", "masked", "--out", tmp_path / "y", "--steps", 2
-    )[2]
+    assert (
+        "Masked is for tokens in a row"
+        in call("train", "toy:ring", "--model", "masked", "--out", tmp_path / "y", "--steps", 2)[2]
+    )
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()

@@ -15,7 +15,7 @@ from softmix.oracle import eight
 from softmix.posterior import Empirical
 from softmix.process import Masked
 from softmix.rng import Rng
-from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, law, rows, table
+from token_chain import LENGTH, SYMBOLS, TableDenoiser, code, drawn_rows, law, rows, table
 
 pytestmark = pytest.mark.usefixtures("on_device")
 F64 = torch.float64
@@ -59,7 +59,7 @@ def test_the_estimate_is_unbiased_for_any_number_of_draws(draws: int, schedule: 
 
 def test_its_mean_over_the_data_is_the_entropy_and_a_wrong_model_is_above_it() -> None:
     entropy = float(-(law() * law().log2()).sum()) / LENGTH
-    drawn = torch.multinomial(law().cpu(), 6000, replacement=True, generator=torch.Generator().manual_seed(0)).to(law().device)
+    drawn = drawn_rows(6000)
     x0 = rows(SYMBOLS)[drawn]
     exact = bits_per_token(TableDenoiser(), x0, Rng(0, 6000), batch=6000)
     assert abs(float(exact.mean()) - entropy) < 5 * float(exact.std()) / 6000**0.5

@@ -37,7 +37,7 @@ from softmix.train import (
     training,
 )
 from softmix.train import load as load_run
-from token_chain import LENGTH, SYMBOLS, code, law, problem, rows, table
+from token_chain import LENGTH, SYMBOLS, code, drawn_rows, law, problem, rows, table
 
 
 def chain_data(n: int = 4000) -> Data:
@@ -89,7 +89,7 @@ def test_a_short_training_nears_the_exact_posterior_and_the_entropy() -> None:
     """300 steps of four seeds: 0.026 to 0.045 bits above the entropy, probabilities wrong by 0.011 to 0.014. The
     estimate of the bound has a standard error of 0.0034. An untrained network is 0.5 bits above, and wrong by 0.1."""
     network = trained(300, chain_data(20_000), net=TokenSpec(64, 2))
-    drawn = torch.multinomial(law().cpu(), 3000, replacement=True, generator=torch.Generator().manual_seed(0)).to(law().device)
+    drawn = drawn_rows(3000)
     x0 = rows(SYMBOLS)[drawn]
     bits, own = bits_per_token(network, x0, Rng(0, 3000), batch=3000), -law().log2()[drawn] / LENGTH
     assert -0.015 < float(bits.mean()) - float(own.mean()) < 0.09

@@ -196,7 +196,7 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"without the neighbours of a place no number of steps helps ({_text(line[APART])})": line[APART][-1] > 0.2,
         f"a learned network is within 0.02 nats of the entropy ({above:+.4f})": -0.005 < above < 0.02,
         f"and its samples of 64 steps are within 0.05 of the law ({_text(learned_own)})": learned_own[-1] <= 0.05,
-        f"a random order with fixed counts needs fewer steps than ancestral sampling ({_text(counted)}; {_text(own)})": fewer,
+        f"a random order with fixed counts needs fewer steps than ancestral ({_text(counted)}; {_text(own)})": fewer,
         f"an order by confidence in drawn tokens leaves the law, with the exact posterior too ({_text(sure)})": sure[-1]
         > 0.1,
         f"an order by entropy does not ({_text(calm)})": calm[-1] < least + 0.01,

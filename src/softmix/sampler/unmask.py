@@ -45,8 +45,8 @@ def unmask(
     the data. An order by confidence in the drawn token does not: places are then kept because of their values, and
     probable values come too often. An order by entropy depends on x_t alone, and keeps the law.
 
-    Raises ValueError for another confidence, and for numbers below 0; SamplerError for another process, and for a posterior
-    that is not `Categorical`.
+    Raises ValueError for another confidence, and for numbers below 0; SamplerError for another process, and for a
+    posterior that is not `Categorical`.
     Source: Chang et al., "MaskGIT: masked generative image transformer", CVPR 2022, section 3.2.
     When to choose: for fewer steps than tokens, and when probable samples matter more than their variety. `ancestral`
     draws from the law of the model.

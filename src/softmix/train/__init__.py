@@ -23,7 +23,7 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, preset
+from .preset import MODELS, TOKEN_MODELS, preset
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
 from .signals import StoppedError, stop_signal
@@ -93,6 +93,7 @@ def _update(bar: tqdm[None], step: TrainStep) -> None:
 __all__ = [
     "MODELS",
     "PROCESS_NAMES",
+    "TOKEN_MODELS",
     "Batch",
     "Config",
     "Denoise",

@@ -27,7 +27,9 @@ from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
 
 ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "masked"]
-MODELS: tuple[ModelName, ...] = get_args(ModelName)
+# those of tokens, and those of numbers
+TOKEN_MODELS: tuple[ModelName, ...] = ("masked",)
+MODELS: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name not in TOKEN_MODELS)
 # With an image or numbers as condition each item has a posterior of its own, and its draws are compared with one x0.
 # They then need the full weight of the energy score, and more draws (docs/experiments.md).
 POSTERIOR_GIVEN_Y = FeatureEnergy(m=4, pixels=1.0, features=0.3)
@@ -55,8 +57,8 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
 
     Raises TrainingError for an unknown model, and for a shape that no network accepts.
     """
-    if model not in MODELS:
-        raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(MODELS)}")
+    if model not in get_args(ModelName):
+        raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(get_args(ModelName))}")
     require_trainable(shape)
     if model == "masked":
         return _of_tokens(shape)
