@@ -160,7 +160,7 @@ def _try(candidate: _Candidate, steps: int) -> None:
     from ..posterior import Implicit
     from ..rng import Rng
     from ..sampler import sample
-    from ..train.denoise import trial_condition
+    from ..train.blank_condition import trial_condition
 
     model, spec = candidate.model, candidate.model.denoiser.cond
     # a condition of nothing, with the class 0 if there are classes
