@@ -111,5 +111,7 @@ def test_a_model_cites_the_papers_of_its_parts(model: str, names: set[str]) -> N
 
 def test_no_preset_cites_another_ones_paper() -> None:
     own = {name: {reference.name for reference in cited(preset(name, (1, 28, 28)))} for name in MODELS}
+    tokens = {reference.name for reference in cited(preset("masked", (28,)))}
+    assert tokens >= {"masked_diffusion", "md4"} and "unet" not in tokens
     assert "smd" not in own["plain"] and "consistency" not in own["smd"]
     assert "gmflow" not in own["smd"] | own["plain"] | own["consistency"]

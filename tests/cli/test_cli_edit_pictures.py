@@ -174,8 +174,8 @@ def test_a_file_that_is_no_picture_is_refused(runs: Path, tmp_path: Path, capsys
         assert "cannot be read" in capsys.readouterr().err
 
 
-# the model is no interpolant
-@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "interpolant-heun"])
+# the model is no interpolant, and no model of tokens
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("interpolant-heun", "unmask")])
 def test_every_sampler_draws_by_its_name(name: str, runs: Path, tmp_path: Path) -> None:
     main(
         [

@@ -367,8 +367,8 @@ def test_an_interval_may_lie_around_an_inner_stage_of_a_step(runs: Path, tmp_pat
     assert not np.array_equal(drawn(runs / "classes", tmp_path, *words, "--guidance", 9, "--interval", 2, 3), without)
 
 
-# the model is no interpolant
-@pytest.mark.parametrize("name", [name for name in BY_NAME if name != "interpolant-heun"])
+# the model is no interpolant, and no model of tokens
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in ("interpolant-heun", "unmask")])
 @pytest.mark.parametrize("steps", [5, 20])
 def test_noise_levels_are_those_of_the_real_sampler(name: str, steps: int, runs: Path) -> None:
     if steps < traits(BY_NAME[name]).least:

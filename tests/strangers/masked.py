@@ -59,7 +59,7 @@ class Masking:
         return torch.linspace(1, 0, n + 1, dtype=torch.float64)
 
 
-class TokenNet(SequenceNet):
+class SymbolNet(SequenceNet):
     """A sequence net with an embedding of its tokens, the mask among them."""
 
     def __init__(self, symbols: int, width: int, depth: int, out_channels: int, cond: CondSpec):
@@ -68,7 +68,7 @@ class TokenNet(SequenceNet):
 
 
 @dataclass(frozen=True)
-class TokenSpec:
+class SymbolSpec:
     """Items [L] of integers."""
 
     axes: ClassVar[str] = "L"
@@ -78,11 +78,11 @@ class TokenSpec:
     depth: int = 2
 
     def build(self, channels: int, out_channels: int, cond: CondSpec = UNCONDITIONED) -> Net:
-        return TokenNet(self.symbols, self.width, self.depth, out_channels, cond)
+        return SymbolNet(self.symbols, self.width, self.depth, out_channels, cond)
 
 
 @dataclass(frozen=True)
-class CategoricalHead:
+class SymbolHead:
     """A categorical posterior over the symbols at each place."""
 
     symbols: int = SYMBOLS
@@ -100,7 +100,7 @@ class _Categorical(nn.Module):
 
 
 @dataclass(frozen=True)
-class MaskedCrossEntropy:
+class SymbolLoss:
     """(1 / t) times the cross-entropy of the masked tokens, for each token of the item."""
 
     @property
@@ -112,7 +112,7 @@ class MaskedCrossEntropy:
         return each.mean(1) / noised.t.to(each)
 
 
-PARTS = (Masking, TokenSpec, CategoricalHead, MaskedCrossEntropy)
+PARTS = (Masking, SymbolSpec, SymbolHead, SymbolLoss)
 
 
 def source(place: Path) -> Data:
@@ -125,7 +125,7 @@ def source(place: Path) -> Data:
 
 
 def config(steps: int) -> Config:
-    task = Denoise(Masking(), TokenSpec(), CategoricalHead(), MaskedCrossEntropy())  # type: ignore[arg-type]
+    task = Denoise(Masking(), SymbolSpec(), SymbolHead(), SymbolLoss())  # type: ignore[arg-type]
     return Config(task, batch=64, steps=steps, save=2, precision="fp32")
 
 

@@ -40,7 +40,7 @@ from softmix.train import (
     read_run,
     training,
 )
-from softmix.train.denoise import nothing_given
+from softmix.train.blank_condition import nothing_given
 from softmix.train.pictures import picture
 from softmix.train.processes import Processes
 from softmix.train.record import EarlierSettings

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 ProcessName = Literal[
     "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
 ]
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm"]
+ModelName = Literal[
+    "smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm", "masked"
+]
 TuningName = Literal["mmd"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -89,6 +91,8 @@ def load_for_sampling(
     require_whole(0, MAX_AVERAGE, average=average)
     require_sampler(sampler)
     model = load(run, weights)
+    if average and model.facts.vocabulary:
+        raise UsageError(f"--average {average} was asked for; {run} makes tokens, which have no mean")
     if average:
         _require_draws(model, average)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser

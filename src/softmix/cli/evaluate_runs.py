@@ -18,6 +18,7 @@ from .evaluate_shared import (
     saved_rows,
     write_results,
 )
+from .evaluate_tokens import evaluate_tokens
 from .run_data import training_data, with_held_out
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def evaluate_runs(asked: Evaluate, report: Path) -> None:
     with interrupted(lambda: saved_rows(kept)):
         candidates = [_candidate(asked, place) for place in runs]
         _require_same_data(candidates)
+        if candidates[0].model.facts.vocabulary:
+            evaluate_tokens(asked, [candidate.model for candidate in candidates])
+            return
         for candidate in candidates:
             _try(candidate, min(steps))
         train, held_out, origin = with_held_out(training_data(runs[0], asked.data, "evaluate"))
@@ -156,7 +160,7 @@ def _try(candidate: _Candidate, steps: int) -> None:
     from ..posterior import Implicit
     from ..rng import Rng
     from ..sampler import sample
-    from ..train.denoise import trial_condition
+    from ..train.blank_condition import trial_condition
 
     model, spec = candidate.model, candidate.model.denoiser.cond
     # a condition of nothing, with the class 0 if there are classes

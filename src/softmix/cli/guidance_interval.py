@@ -10,7 +10,7 @@ from .common import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..posterior import Normal
+    from ..posterior import Posterior
     from ..process import Gaussian, Process
     from ..sampler import Sampler
 
@@ -53,7 +53,7 @@ def require_steps_inside(
 def noise_levels(sampler: Sampler, process: Process, shape: tuple[int, ...], steps: int) -> list[float]:
     """The logsnr, rising, at which a sampler asks the denoiser: at the times of its grid and between them.
 
-    They do not depend on the answers. So one item is drawn from a model with the constant posterior N(0, 1).
+    They do not depend on the answers. So one item is drawn from a model with a constant posterior.
     """
     from ..process import Framed
     from ..sampler import sample
@@ -73,12 +73,17 @@ def noise_levels(sampler: Sampler, process: Process, shape: tuple[int, ...], ste
 
 
 class _ConstantDenoiser:
-    """A denoiser with the posterior N(0, 1) for every x_t."""
+    """A denoiser with one posterior for every x_t: N(0, 1), or for tokens equal probabilities."""
 
     def __init__(self, process: Gaussian):
         self.process = process
 
-    def __call__(self, xt: Tensor, t: Tensor | float, cond: Any = None) -> Normal:
-        from ..posterior import Normal
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Any = None) -> Posterior:
+        import torch
 
+        from ..posterior import Categorical, Normal
+
+        symbols = getattr(self.process, "symbols", 0)
+        if symbols:
+            return Categorical(torch.zeros(len(xt), symbols, *xt.shape[1:], device=xt.device))
         return Normal(xt.new_zeros(xt.shape), xt.new_ones(xt.shape))

@@ -27,7 +27,7 @@ from .guidance_interval import Interval, require_interval, require_steps_inside
 from .recipes import arguments_of, model_of
 from .sample_beside import images_beside
 from .sample_diffusers import is_diffusers_folder, sample_diffusers
-from .samples import draw, require_finite, require_form, require_place, write
+from .samples import TEXTS, draw, require_finite, require_form, require_place, write, write_text
 from .verb import Verb
 
 if TYPE_CHECKING:
@@ -47,16 +47,17 @@ class Sample(Verb):
     run: Positional[Path]
     """A run folder, a model that comes with softmix (fashion, fashion-classes), or a folder that diffusers wrote."""
     out: Path
-    """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), or a folder
-    (single PNGs; a folder with pictures gets new ones with free numbers)."""
+    """A .png, .jpg or .webp (a grid), a .npy (uint8 images, or float points), a .npz (the same, key arr_0), a .txt
+    (text, of a model of text), or a folder (single PNGs; a folder with pictures gets new ones with free numbers)."""
     n: int = 64
     """The number of images."""
     steps: int = 4
     """Steps of the sampler, at least 1. A step takes one evaluation of the network; a few samplers take more."""
     sampler: str | None = None
     """A name from docs/choose-a-sampler.md, such as adams, ancestral, ddim, unipc, evodiff. By default the one that
-    suits the model: soft-adams for a soft mixture of images, ancestral for other models that draw, adams for a plain
-    model, renoise for consistency, ddim for meanflow and imm."""
+    suits the model: ancestral for tokens (unmask keeps the most confident ones); soft-adams for a soft mixture of
+    images, ancestral for other models that draw, adams for a plain model, renoise for consistency, ddim for meanflow
+    and imm."""
     eta: float | None = None
     """The share of fresh noise of ancestral and ddim, from 0 to 1. By default 0 for ddim and for soft mixtures, else
     1."""
@@ -118,7 +119,7 @@ class Sample(Verb):
         model, denoiser, sampler = load_for_sampling(
             self.run, self.sampler, self.eta, self.weights, self.average, self.grid
         )
-        require_form(self.out, self.n, model.facts.shape)
+        require_form(self.out, self.n, model.facts.shape, model.facts.is_text)
         label = class_number(model, self.label, "label")
         labels = self._labels(model, label)
         images = images_beside(self.beside, model, self.n, self.first)
@@ -134,8 +135,19 @@ class Sample(Verb):
         model.denoiser.to(device)
         with interrupted(f"stopped; {self.out} was not written"):
             x = require_finite(draw(self, denoiser, sampler, cond, device), self.out)
-            write(x.cpu(), self.out, recipe, labels)
+            if self.out.suffix.lower() in TEXTS:
+                self._write_text(x.cpu(), model)
+            else:
+                write(x.cpu(), self.out, recipe, labels)
         print(f"wrote {self.out}")
+
+    def _write_text(self, x: Tensor, model: Model) -> None:
+        """Write the texts, and show the first one."""
+        from ..data import to_text
+
+        texts = to_text(x, model.facts.alphabet)
+        write_text(texts, self.out)
+        print(texts[0])
 
     def _labels(self, model: Model, label: int | None) -> Tensor | None:
         """[n]: one class for all images, or all classes in turn by the number of the image."""

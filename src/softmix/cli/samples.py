@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npy", ".npz")
+TEXTS = (".txt",)
 _OTHER_PICTURES = (".gif", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 _NUMBERED = re.compile(r"(\d{6,})\.png")
 
 
 def require_place(out: Path, n: int, first: int) -> None:
     """Raise UsageError unless n samples from number `first` on can be written to `out`."""
-    if out.suffix.lower() in PICTURES + ARRAYS:
+    if out.suffix.lower() in PICTURES + ARRAYS + TEXTS:
         require_writable_file(out)
     elif out.suffix and not out.is_dir():
-        raise UsageError(f"--out {out} was asked for; write to a {', '.join(PICTURES + ARRAYS)}, or a folder")
+        raise UsageError(f"--out {out} was asked for; write to a {', '.join(PICTURES + ARRAYS + TEXTS)}, or a folder")
     else:
         require_writable_folder(out)
         _require_free_numbers(out, n, first)
@@ -49,7 +50,7 @@ def _require_free_numbers(out: Path, n: int, first: int) -> None:
         )
 
 
-def require_form(out: Path, n: int, shape: tuple[int, ...]) -> None:
+def require_form(out: Path, n: int, shape: tuple[int, ...], is_text: bool = False) -> None:
     """Raise UsageError unless n samples of this shape fit in memory and in the format of `out`."""
     from math import prod
 
@@ -58,7 +59,14 @@ def require_form(out: Path, n: int, shape: tuple[int, ...]) -> None:
     # Twice: the float32 output of the sampler, and the array that is written.
     require_memory(f"{n:,} samples of shape {list(shape)}", 2 * 4 * n * prod(shape))
     suffix = out.suffix.lower()
-    if len(shape) != 3:
+    if is_text:
+        if suffix not in ARRAYS + TEXTS:
+            raise UsageError(
+                f"this model makes text: give a name that ends in .txt, or in .npy for its tokens; not {out}"
+            )
+    elif suffix in TEXTS:
+        raise UsageError(f"this model makes no text, which {out} is for: give another ending")
+    elif len(shape) != 3:
         if suffix not in ARRAYS:
             raise UsageError(
                 f"this model makes points, which cannot be written to {out}: give a name that ends in .npy or .npz"
@@ -121,6 +129,12 @@ def write(x: Tensor, out: Path, recipe: Mapping[str, Any], labels: Tensor | None
         _write_array(x, out, labels)
     else:
         _write_singles(x, out, recipe)
+
+
+def write_text(texts: list[str], out: Path) -> None:
+    """Write texts to a file, each after a line with its number."""
+    with atomic_file(out) as part:
+        part.write_text("".join(f"--- {k}\n{text}\n" for k, text in enumerate(texts)), encoding="utf-8")
 
 
 def _write_grid(x: Tensor, out: Path, recipe: Mapping[str, Any]) -> None:

@@ -69,7 +69,7 @@ def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) ->
     place, earlier = reading(base.folder, base.run.facts)
     if base.role == "start":
         # The network decides size and channels. The number of items may differ.
-        earlier = {name: earlier.get(name) for name in ("size", "channels")}
+        earlier = {name: earlier.get(name) for name in ("size", "channels", "tokens", "length")}
         if data is None:
             raise UsageError(f"no data were named, on which to go on from the weights of {base.folder}")
     if data is not None and base.run.facts.origin is None:
@@ -111,7 +111,8 @@ def configuration(
     process: ProcessName | None = None,
 ) -> Config:
     """The configuration of the run: that of the base run or of a preset, with a process and each --set. The preset is
-    `model`; by default smd, plain for rddm and resfusion, and that of `SampleTarget` for a density."""
+    `model`; by default smd, plain for rddm and resfusion, masked for tokens, and that of `SampleTarget` for a density.
+    """
     from ..config import from_json, to_json
     from ..data import Target
     from ..loss import ChainMMD
@@ -124,7 +125,8 @@ def configuration(
     elif base is None:
         # `base_run` refuses mmd without a run
         assert model != "mmd"
-        config = preset(model or _MODELS.get(process, "smd"), items.shape, items.cond)
+        usual: ModelName = "masked" if getattr(items, "vocabulary", 0) else _MODELS.get(process, "smd")
+        config = preset(model or usual, items.shape, items.cond)
     else:
         config, facts = base.run.config, base.run.facts
         if base.role == "config" and facts.first_end is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ValueRange = Literal["0..1", "-1..1", "0..255", "as-is"]
 LayoutName = Literal["channels-first", "channels-last"]
 # The options that say how the data are read: keywords of `softmix.data.load`.
-_READING = ("size", "channels", "limit", "hold_out", "bits", "values", "layout", "beside", "cache")
+_READING = ("size", "channels", "limit", "hold_out", "bits", "values", "layout", "tokens", "length", "beside", "cache")
 # Larger pictures do not fit into memory in any network. They are refused before one is decoded.
 LARGEST = 2048 * 2048
 
@@ -37,18 +37,19 @@ class Train(Verb):
     """
 
     data: Positional[str | None] = None
-    """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; or
-    digits, fashion-mnist, photographs, toy:NAME. A density without items: target:mixture, target:funnel, target:phi4,
-    target:logistic, target:logistic-iris. May be left out for a run that exists, and with --config: then the data of
-    that run are read again."""
+    """A folder or zip of images, an IDX, npy or npz file, CIFAR's folder, a csv, txt or jsonl that lists images; a
+    text, with --tokens and --length; or digits, fashion-mnist, photographs, toy:NAME. A density without items:
+    target:mixture, target:funnel, target:phi4, target:logistic, target:logistic-iris. May be left out for a run that
+    exists, and with --config: then the data of that run are read again."""
     out: Path
     """The run folder: configuration, log, checkpoints, sample grids."""
     model: ModelName | TuningName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
     (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps), siddm
-    (soft mixture against a discriminator, for 4 steps; --set loss.steps=2 for 2). By default smd, plain for rddm and
-    resfusion, or the model of the run in --out, --config or --start. mmd tunes the model of --start for a fixed number
-    of steps, 4 or --set loss.steps=K, by comparing its samples with the data."""
+    (soft mixture against a discriminator, for 4 steps; --set loss.steps=2 for 2), masked (masked diffusion of tokens).
+    By default smd, masked for tokens, plain for rddm and resfusion, or the model of the run in --out, --config or
+    --start. mmd tunes the model of --start for a fixed number of steps, 4 or --set loss.steps=K, by comparing its
+    samples with the data."""
     process: ProcessName | None = None
     """How data become noise: vp, ve, flow; rddm or resfusion (from the clean item of a pair, with --pairs); shift-ddpm
     (a shift by the class or by the other item); spd (a schedule for each frequency); immiscible (noise assigned to the
@@ -82,6 +83,10 @@ class Train(Verb):
     """Of an array of numbers: their range."""
     layout: LayoutName | None = None
     """Of an array of images: the axis of its channels."""
+    tokens: Literal["characters", "bytes"] | int | None = None
+    """Read a text as characters or bytes, or an array of whole numbers as so many tokens."""
+    length: int | None = None
+    """Of a text: the number of tokens in an item."""
     beside: Annotated[str | None, arg(aliases=("--pairs",))] = None
     """A second folder, zip or array with the other item of each pair, which becomes the condition, for restoration and
     image to image: pictures of one name are a pair. --pairs and --beside are two names of this option."""
@@ -188,11 +193,12 @@ def _last_line(model: Model, done: int, out: Path) -> str:
 
 def _next_commands(model: Model, out: Path) -> str:
     """Commands that work in the user's current folder."""
-    facts, steps = model.facts, getattr(model.result, "steps", 4)
-    run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "npy"
+    facts = model.facts
+    run, suffix = shlex.quote(str(out)), "png" if len(facts.shape) == 3 else "txt" if facts.is_text else "npy"
     if not facts.count:
         return f"softmix sample {run} --n 1000 --steps 64 --out samples.npy"
     data = "" if facts.origin else " DATA"
+    steps = max(facts.shape) if facts.vocabulary else getattr(model.result, "steps", 4)
     drawn = f"sample {run} --n 64 --steps {steps} --out samples.{suffix}"
     if suffix == "png" and facts.cond_spec.image:
         drawn = f"restore {run} PICTURE --out restored.png"

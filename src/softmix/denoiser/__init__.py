@@ -4,6 +4,7 @@ A denoiser is a network with a parameterisation and a head (`Network`), a closed
 a wrap of another denoiser (`guided`, `averaged`, `CallCounter`).
 """
 
+from .categorical import CategoricalHead
 from .contract import Denoiser, Suits, Wrap, device_of
 from .control import Control, ControlledDenoiser, density_slope
 from .exact import ExactData, ExactMixture, wiener
@@ -27,6 +28,7 @@ from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, 
 __all__ = [
     "OUTPUTS",
     "CallCounter",
+    "CategoricalHead",
     "Control",
     "ControlledDenoiser",
     "Denoiser",

@@ -13,7 +13,7 @@ from ..cond import UNCONDITIONED, Cond, CondError, CondSpec, as_cond
 from ..net import NetSpec, SideInputs, TwoStreamsSpec, channels_of
 from ..net.base import places
 from ..posterior import Posterior
-from ..process import Framed, Gaussian, Interpolant, Shifted, TwoClocks
+from ..process import Framed, Gaussian, Interpolant, Masked, Process, Shifted, TwoClocks
 from ..shape import column
 from .parameterise import OUTPUTS, SHIFTED_OUTPUTS, Output, affine, affine_with_shift
 
@@ -77,18 +77,33 @@ class Inputs:
         return tuple(replace(self, side=side, **dict(zip(names, part, strict=True))) for side, *part in parts)
 
 
+def require_tokens(process: Process, net: object, head: object) -> None:
+    """Raises ValueError for a process of tokens with a net or a head for numbers, and for the reverse.
+
+    A net or head for tokens has the class attribute `tokens`. A process of tokens has the number of its `symbols`.
+    """
+    of_tokens = {type(part).__name__: bool(getattr(part, "tokens", False)) for part in (net, head)}
+    if isinstance(process, Masked) and not all(of_tokens.values()):
+        others = " and ".join(name for name, yes in of_tokens.items() if not yes)
+        raise ValueError(f"Masked is for tokens, and {others} for numbers: take a TokenSpec and a CategoricalHead")
+    if not hasattr(process, "symbols") and any(of_tokens.values()):
+        own = " and ".join(name for name, yes in of_tokens.items() if yes)
+        raise ValueError(f"{own} is for tokens, and {type(process).__name__} adds noise to numbers: take Masked")
+
+
 class Network(nn.Module):
     """posterior = head(net(c_in x_t, logsnr, cond)), with x0 = a x_t + b F from the affine table.
 
     Parameters
     ----------
-    process : the process of x_t. For a process with a frame that keeps x0 (a shift) the net receives the state in the
-        frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For a process
-        with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without condition.
-        For an `Interpolant` it does so too, and `output` is any but "eps".
+    process : the process of x_t. For `Masked`, which must have its number of symbols, items are tokens (L,), and
+        `output` and `data_sd` are not used. For a process with a frame that keeps x0 (a shift) the net receives the
+        state in the frame. For another basis it receives x itself, scaled by frequency, and `output` must be "x0". For
+        a process with parameters (`ShiftDDPM`) they become parameters of this module, and the net receives x_t without
+        condition. For an `Interpolant` it does so too, and `output` is any but "eps".
     net : the specification of the net.
     head : the kind of posterior: a point, a normal, a mixture, or a soft mixture.
-    shape : of one item: (C, H, W), (D,), or (L, D) for a sequence, which may then have any length.
+    shape : of one item: (C, H, W), (D,), (L,) for tokens, or (L, D) for a sequence, which may then have any length.
     cond : the conditions of the network. The `cond` of a call is a `Cond` with any of these parts, or labels [B].
     output : the parameterisation, a row of `softmix.denoiser.parameterise`.
     data_sd : the standard deviation of x0. The input is scaled by c_in = 1 / sqrt(alpha^2 data_sd^2 + sigma^2).
@@ -98,7 +113,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        process: Gaussian | Framed | Interpolant,
+        process: Gaussian | Framed | Interpolant | Masked,
         net: NetSpec,
         head: HeadSpec,
         shape: tuple[int, ...],
@@ -107,6 +122,7 @@ class Network(nn.Module):
         data_sd: float = 1.0,
     ):
         super().__init__()
+        require_tokens(process, net, head)
         if isinstance(process, Framed) and not process.keeps_x0 and output != "x0":
             raise ValueError(
                 f"{type(process).__name__} moves x0 into another frame. The table of outputs holds in the frame, and "
@@ -131,6 +147,9 @@ class Network(nn.Module):
             self.shift = module
         self.output, self.data_sd = output, data_sd
         channels, self._channels_at = channels_of(net, self.shape)
+        if isinstance(process, Masked):
+            # a token of K symbols takes the place of K channels
+            channels = process.mask
         if isinstance(net, TwoStreamsSpec) and head.channels(channels) != channels * head.channels(1):
             raise ValueError(
                 f"{head} has numbers for the whole item, which are of no stream: take PointHead, SoftHead or "
@@ -219,11 +238,14 @@ class Network(nn.Module):
 
         x : the input, taken as an x_t at time t.
         """
+        base = self._base
+        if isinstance(base, Masked):
+            raise ValueError("features are of a model of numbers, and this is a model of tokens")
         # a number becomes a tensor on the device of x by a kernel, without a copy from the host
         real = torch.float32 if x.device.type == "mps" else torch.float64
         t = self._times(t if isinstance(t, Tensor) else torch.full((), t, dtype=real, device=x.device), x)
         half = self.net.splits["decoder"]
-        scaled = x * column(self._unit(*self._base.levels(t)), x)
+        scaled = x * column(self._unit(*base.levels(t)), x)
         side = self.net.side(scaled, self._clock(t, x), hidden=range(half))
         self.net.run(self.net.start(scaled, side), side, 0, half)
         return [places(side.hidden[number]) for number in range(half)]
@@ -238,7 +260,7 @@ class Network(nn.Module):
         return bool(getattr(self.process, "blind", False))
 
     @property
-    def _base(self) -> Gaussian | Interpolant:
+    def _base(self) -> Gaussian | Interpolant | Masked:
         return self.process.base if isinstance(self.process, Framed) else self.process
 
     def _unit(self, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ rule for a posterior that is known by its draws: its one optimum is then the tru
 draw is not proper. It is smallest for draws without variance, and the mixture collapses to its mean.
 
 Losses of a posterior: `Square`, `SquarePerElement`, `PublishedSquare`, `Energy`, `Importance`, `Likelihood`,
-`ResidualAndNoise`, `MeanAndNoise`.
-Objectives that call the denoiser themselves: `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
+`ResidualAndNoise`, `MeanAndNoise`, `MaskedCrossEntropy`.
+Objectives that call the denoiser themselves: `Contrastive`, `FeatureEnergy`, `FeatureDrift`, `Consistency`, `MeanFlow`,
 `InductiveMomentMatching`, `ChainMMD` (samples of a whole chain), `SIDDM` (against a discriminator), `Align` (a loss of
 a posterior and the alignment of hidden states with an encoder).
 """
@@ -16,6 +16,7 @@ from .chain import ChainMMD, ComparedViews
 from .collapse import mixture_gain, mixture_learnable
 from .contract import Group, Loss, NeedsFrozenCopy, NeedsModules, Objective, Stage, loss_of
 from .contrast import nt_xent
+from .contrastive import Contrastive
 from .discrepancy import (
     CubicKernel,
     EnergyKernel,
@@ -33,6 +34,7 @@ from .feature import FeatureEnergy, FeatureExtractor
 from .flowmap import Consistency, MeanFlow
 from .interpolant import MeanAndNoise
 from .likelihood import Importance, Likelihood
+from .masked import MaskedCrossEntropy
 from .moments import InductiveMomentMatching
 from .residual import ResidualAndNoise
 from .siddm import SIDDM
@@ -57,6 +59,8 @@ LossSpec = (
     | Align
     | ChainMMD
     | SIDDM
+    | MaskedCrossEntropy
+    | Contrastive
 )
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "ChainMMD",
     "ComparedViews",
     "Consistency",
+    "Contrastive",
     "CubicKernel",
     "EncoderSpec",
     "Energy",
@@ -84,6 +89,7 @@ __all__ = [
     "Likelihood",
     "Loss",
     "LossSpec",
+    "MaskedCrossEntropy",
     "MeanAndNoise",
     "MeanFlow",
     "NeedsFrozenCopy",

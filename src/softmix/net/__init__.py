@@ -4,8 +4,8 @@ Every net is a stem, a list of blocks and an output layer. The state is a tuple 
 level (`time`) modulates the blocks, and the conditions of the net enter beside it. The blocks are a list, so that a
 latent can enter at any of them; the blocks before it run once for all draws (`Net.splits`).
 
-Nets: `MLP` for points, `UNet` and `DiT` for images, `SequenceNet` for sequences, and
-`TwoStreams`, two of them for a pair of signals.
+Nets: `MLP` for points, `UNet` and `DiT` for images, `SequenceNet` for sequences, `TokenNet`
+for tokens, and `TwoStreams`, two of them for a pair of signals.
 """
 
 from .attention import Attention, CrossAttention
@@ -16,9 +16,10 @@ from .mlp import MLP, MLPSpec
 from .sequence import SequenceNet, SequenceSpec
 from .spec import channels_of
 from .streams import TwoStreams, TwoStreamsSpec
+from .token_net import TokenNet, TokenSpec
 from .unet import UNet, UNetSpec
 
-NetSpec = MLPSpec | UNetSpec | DiTSpec | SequenceSpec | TwoStreamsSpec
+NetSpec = MLPSpec | UNetSpec | DiTSpec | SequenceSpec | TwoStreamsSpec | TokenSpec
 
 __all__ = [
     "MLP",
@@ -33,6 +34,8 @@ __all__ = [
     "SequenceNet",
     "SequenceSpec",
     "SideInputs",
+    "TokenNet",
+    "TokenSpec",
     "TwoStreams",
     "TwoStreamsSpec",
     "UNet",

@@ -9,7 +9,7 @@ from .unet import UNetSpec
 
 # by the axes of an item: C channels, D coordinates, H and W pixels, L places of a sequence
 SPECS = (MLPSpec, UNetSpec, DiTSpec, SequenceSpec)
-KINDS = {"D": "points [D]", "CHW": "images [C, H, W]", "LC": "sequences [L, D]"}
+KINDS = {"D": "points [D]", "CHW": "images [C, H, W]", "LC": "sequences [L, D]", "L": "tokens [L]"}
 
 
 def channels_of(spec: object, shape: tuple[int, ...]) -> tuple[int, int]:

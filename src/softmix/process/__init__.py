@@ -7,8 +7,8 @@ clock logsnr = log(alpha^2 / sigma^2).
 Processes: `VP`, `VE`, `Flow`, `Table` (a discrete model), `PerElement` (one schedule per element), `InBasis` and the
 base classes `Framed` and `Shifted` (a Gaussian process in other coordinates, the frame); `TwoClocks` (a pair of
 signals with a time each) and the paths of its times, `TimePath`; `StationaryOU` (noise in the unit of a target
-density). `Interpolant` is not Gaussian: it leads to other data in the place of noise. Grids of times: `uniform`,
-`uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`, `even_logsnr`.
+density). `Interpolant` is not Gaussian: it leads to other data in the place of noise. `Masked` is for tokens. Grids of
+times: `uniform`, `uniform_logsnr`, `few`, `after_draw`, `karras`, `trailing`, `rest`, `even_logsnr`.
 """
 
 import torch
@@ -21,6 +21,7 @@ from .gaussian import VE, VP, Flow, Gaussian
 from .grid import after_draw, even_logsnr, few, karras, rest, trailing, uniform, uniform_logsnr
 from .immiscible import Immiscible, require_independent
 from .interpolant import Interpolant
+from .masked import Masked
 from .noised import Noised, Process
 from .residual import RDDM, Fading, Halved, Resfusion, Residual
 from .shift import ImageShift, LabelShift, ShiftDDPM, WithShift
@@ -56,6 +57,7 @@ __all__ = [
     "Interpolant",
     "LabelShift",
     "Leg",
+    "Masked",
     "Noised",
     "NonUniform",
     "OnLeg",

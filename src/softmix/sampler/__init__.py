@@ -2,11 +2,12 @@
 
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
 driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers of Gaussian processes,
-`FOR_INTERPOLANTS` those of an `Interpolant`. `traits` has their properties, and `on_grid` gives one another grid.
-`restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`, `dpm_encoder`, `ddim_inversion`)
-and `replay`; starts that are not pure noise (`noised`, `GaussianFit`, `SemiDiscreteOT`); guidance by a function of the
-image (`steered`). Samplers of a density without data give `WeightedSamples`: `importance_samples`,
-`annealed_importance_samples`, and `controlled_path` with a learned control; `langevin_samples` has no weights.
+`FOR_INTERPOLANTS` those of an `Interpolant`, and `FOR_TOKENS` those of `Masked`. `traits` has their properties, and
+`on_grid` gives one another grid. `restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`,
+`dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise (`noised`, `GaussianFit`,
+`SemiDiscreteOT`); guidance by a function of the image (`steered`). Samplers of a density without data give
+`WeightedSamples`: `importance_samples`, `annealed_importance_samples`, and `controlled_path` with a learned control;
+`langevin_samples` has no weights.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from .restoration import restore
 from .start import GaussianFit, SemiDiscreteOT, Start, contraction, noised
 from .statistics import Statistics
 from .two_clocks import along, multi_speed
+from .unmask import unmask
 from .v3 import dpm_solver_v3
 from .walk import ancestral, ddim, renoise
 from .weighted import WeightedSamples, importance_samples
@@ -47,11 +49,14 @@ SAMPLERS: Sequence[Sampler] = (
 )
 # those for stochastic interpolants, beside ancestral
 FOR_INTERPOLANTS: Sequence[Sampler] = (epsilon, interpolant_heun)
-BY_NAME = {traits(each).name: each for each in (*SAMPLERS, *FOR_INTERPOLANTS)}
+# those for tokens, beside ancestral and renoise
+FOR_TOKENS: Sequence[Sampler] = (unmask,)
+BY_NAME = {traits(each).name: each for each in (*SAMPLERS, *FOR_INTERPOLANTS, *FOR_TOKENS)}
 
 __all__ = [
     "BY_NAME",
     "FOR_INTERPOLANTS",
+    "FOR_TOKENS",
     "SAMPLERS",
     "Ask",
     "ColourEdit",
@@ -110,6 +115,7 @@ __all__ = [
     "steered",
     "traits",
     "unipc",
+    "unmask",
     "velocity",
     "with_fixed_parameters",
 ]

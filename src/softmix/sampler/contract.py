@@ -65,6 +65,8 @@ class Traits:
         enters no frame for it; use `in_frame`.
     cites : the names of its papers, see `softmix.bibliography`.
     interpolant : it accepts an `Interpolant` in the place of a Gaussian process.
+    tokens : it accepts `Masked` in the place of a Gaussian process.
+    numbers : it accepts a Gaussian process. False for a sampler of tokens alone.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Traits:
     codes: bool = False
     cites: tuple[str, ...] = ()
     interpolant: bool = False
+    tokens: bool = False
+    numbers: bool = True
 
 
 _TRAITS: dict[object, Traits] = {}
@@ -96,12 +100,16 @@ def declare(
     codes: bool = False,
     cites: tuple[str, ...] = (),
     interpolant: bool = False,
+    tokens: bool = False,
+    numbers: bool = True,
 ) -> Callable[[S], S]:
     """Declare the `Traits` of a sampler, as a decorator."""
 
     def mark(sampler: S) -> S:
         _TRAITS[sampler] = Traits(
-            name, order, needs, evaluations, grid, stochastic, least, per_element, codes, cites, interpolant
+            *(name, order, needs, evaluations, grid, stochastic, least, per_element, codes, cites, interpolant),
+            tokens=tokens,
+            numbers=numbers,
         )
         return sampler
 

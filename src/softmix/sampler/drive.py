@@ -18,7 +18,7 @@ from ..denoiser.frame import posterior_in_frame
 from ..memory import in_batches
 from ..posterior import HasMean, Posterior
 from ..precision import Precision, computing, full_fp32
-from ..process import Framed, Gaussian, Interpolant, Process, TwoClocks, rest
+from ..process import Framed, Gaussian, Interpolant, Masked, Process, TwoClocks, rest
 from ..process.frame import FixedCondition
 from ..rng import Rng
 from ..shape import column, take
@@ -138,6 +138,13 @@ def _check_suits(sampler: object, process: Process) -> None:
             f"{known.name} works with codes, the states of a plain process, and {name} has a frame: give "
             "softmix.denoiser.in_frame(denoiser), and images in the frame"
         )
+    if isinstance(process, Masked) and not known.tokens:
+        raise SamplerError(
+            f"{known.name} steps between numbers, and the states of {name} are tokens: take "
+            f"{names_with(lambda each: each.tokens)}"
+        )
+    if not known.numbers and not isinstance(process, Masked):
+        raise SamplerError(f"{known.name} unmasks tokens, and {name} adds noise to numbers: take a sampler of SAMPLERS")
     base = process.base if isinstance(process, Framed) else process
     if not getattr(base, "independent", True) and (known.stochastic or known.name == "renoise" or _adds_noise(sampler)):
         raise SamplerError(

@@ -13,7 +13,9 @@ from ..rng import Rng
 from .contract import Ask, declare
 
 
-@declare("ancestral", order=None, needs=Posterior, per_element=True, cites=("ddpm", "ddim"), interpolant=True)
+@declare(
+    "ancestral", order=None, needs=Posterior, per_element=True, cites=("ddpm", "ddim"), interpolant=True, tokens=True
+)
 def ancestral(
     process: Gaussian, x: Tensor, grid: Tensor, rng: Rng, eta: float = 1.0
 ) -> Generator[Ask, Posterior, Tensor]:
@@ -31,7 +33,7 @@ def ancestral(
     return x
 
 
-@declare("renoise", order=None, needs=Posterior, per_element=True, cites=("consistency",))
+@declare("renoise", order=None, needs=Posterior, per_element=True, cites=("consistency",), tokens=True)
 def renoise(process: Gaussian, x: Tensor, grid: Tensor, rng: Rng) -> Generator[Ask, Posterior, Tensor]:
     """Draw x0 from the posterior, then add new noise: x_s = alpha_s x0 + sigma_s z.
 

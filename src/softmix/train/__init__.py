@@ -27,7 +27,7 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, TuningName, preset, preset_for_target, tuning
+from .preset import MODELS, TOKEN_MODELS, TuningName, preset, preset_for_target, tuning
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
 from .sample_target import SampleTarget, TargetError, TargetSampler
@@ -98,6 +98,7 @@ def _update(bar: tqdm[None], step: TrainStep) -> None:
 __all__ = [
     "MODELS",
     "PROCESS_NAMES",
+    "TOKEN_MODELS",
     "Batch",
     "Config",
     "Curriculum",

@@ -15,6 +15,7 @@ from ..cond import Cond, CondSpec, Part
 from ..data import Source, mirrored
 from ..deferred import unread
 from ..denoiser import (
+    CategoricalHead,
     Denoiser,
     MapHead,
     MixtureHead,
@@ -27,6 +28,7 @@ from ..denoiser import (
     ResidualHead,
     SoftHead,
 )
+from ..denoiser.network import require_tokens
 from ..denoiser.parameterise import CITES as OUTPUT_CITES
 from ..loss import Energy, Group, LossSpec, NeedsFrozenCopy, Stage, loss_of
 from ..net import NetSpec, UNetSpec
@@ -41,6 +43,7 @@ from ..process import (
     Gaussian,
     Immiscible,
     Interpolant,
+    Masked,
     Noised,
     NonUniform,
     Process,
@@ -49,13 +52,24 @@ from ..process import (
 )
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, sample, traits
+from .blank_condition import trial_condition
 from .curriculum import Curriculum, Pace
 from .task import Batch, Task
 
 if TYPE_CHECKING:
     from .record import Facts
 
-AnyHead = PointHead | MapHead | NormalHead | MixtureHead | SoftHead | PublishedSMD | ResidualHead | NoiseHead
+AnyHead = (
+    PointHead
+    | MapHead
+    | NormalHead
+    | MixtureHead
+    | SoftHead
+    | PublishedSMD
+    | ResidualHead
+    | NoiseHead
+    | CategoricalHead
+)
 
 _GOLDEN = 0.6180339887498949
 # the module of a curriculum with patience
@@ -118,7 +132,18 @@ class Denoise(Task):
     model_settings: ClassVar[tuple[str, ...]] = ("net", "head", "output")
 
     process: (
-        VP | VE | Flow | RDDM | Resfusion | ShiftDDPM | Immiscible | SPD | ConstantSpeed | NonUniform | Interpolant
+        VP
+        | VE
+        | Flow
+        | RDDM
+        | Resfusion
+        | ShiftDDPM
+        | Immiscible
+        | SPD
+        | ConstantSpeed
+        | NonUniform
+        | Interpolant
+        | Masked
     ) = field(default_factory=VP)
     net: NetSpec = field(default_factory=UNetSpec)
     head: AnyHead = field(default_factory=SoftHead)
@@ -143,6 +168,11 @@ class Denoise(Task):
         )
         two = isinstance(self.head, ResidualHead)
         demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')
+        require_tokens(self.process, self.net, self.head)
+        demand(
+            not isinstance(self.process, Masked) or self.output == "x0",
+            f'the head of tokens gives x0 itself, and the output {self.output!r} was asked for: give output="x0"',
+        )
         for part, other in ((self.loss, self.head), (self.head, self.loss)):
             fits = getattr(part, "fits", None)
             if fits is not None:
@@ -186,6 +216,15 @@ class Denoise(Task):
                 f"{source.name} holds tokens, and {self.process} adds noise to numbers: give a process for tokens, or "
                 "embeddings of them"
             )
+        vocabulary = getattr(source, "vocabulary", 0)
+        if isinstance(self.process, Masked):
+            demand(
+                vocabulary > 0 and len(source.shape) == 1,
+                f"Masked is for tokens in a row, [L], and the items of {source.name} are "
+                + (f"tokens of shape {list(source.shape)}" if vocabulary else "numbers")
+                + ": load them with tokens=..., as rows",
+            )
+            self.process.of(vocabulary)
         if self.classes and "label" not in offered.parts:
             raise ValueError(
                 f"training with classes was asked for, but {source.name} has no labels; leave `classes` off"
@@ -202,7 +241,9 @@ class Denoise(Task):
         return spec
 
     def build(self, facts: Facts) -> nn.ModuleDict:
-        network = Network(self.process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)
+        # the data know the number of symbols
+        process = self.process.of(facts.vocabulary) if isinstance(self.process, Masked) else self.process
+        network = Network(process, self.net, self.head, facts.shape, facts.cond_spec, self.output, facts.data_sd)
         modules = nn.ModuleDict({"model": network})
         if hasattr(self.loss, "build"):
             others = self.loss.build(network)
@@ -318,33 +359,6 @@ class Denoise(Task):
 def _columns(cond: Cond, part: Part) -> Sequence[int | None]:
     """The labels of a condition, which are dropped one by one; any other part is one."""
     return range(cond.label.shape[1]) if part == "label" and cond.label is not None and cond.label.ndim == 2 else [None]
-
-
-def nothing_given(
-    cond_spec: CondSpec, shape: tuple[int, ...], n: int, device: torch.device | str = "cpu"
-) -> Cond | None:
-    """A condition of n items with nothing given; None for a model without conditions."""
-    if not cond_spec.parts:
-        return None
-    columns = (n,) if len(cond_spec.labels) == 1 else (n, len(cond_spec.labels))
-    label = torch.full(columns, -1, device=device) if cond_spec.labels else None
-    # images have their channels first, sequences last
-    size = (shape[0], cond_spec.image) if len(shape) == 2 else (cond_spec.image, *shape[1:])
-    image = torch.full((n, *size), torch.nan, device=device) if cond_spec.image else None
-    value = torch.full((n, cond_spec.values), torch.nan, device=device) if cond_spec.values else None
-    context = torch.zeros(n, 1, cond_spec.context, device=device) if cond_spec.context else None
-    mask = torch.zeros(n, 1, dtype=torch.bool, device=device) if cond_spec.context else None
-    return Cond(label, image, value, context, mask)
-
-
-def trial_condition(
-    process: Process, cond_spec: CondSpec, shape: tuple[int, ...], device: torch.device | str = "cpu"
-) -> Cond | None:
-    """A condition of one item for a trial: with nothing given, but for the item at which a process starts, zeros."""
-    cond = nothing_given(cond_spec, shape, 1, device)
-    if cond is None or not isinstance(process, Interpolant):
-        return cond
-    return replace(cond, **{part: getattr(cond, part).nan_to_num(0.0) for part in cond.parts})
 
 
 def times(task: Denoise, batch: Batch, pace: nn.Module | None = None) -> Tensor:

@@ -94,6 +94,8 @@ def facts_of(source: Source, config: Config, processes: int = 1) -> Facts:
         shown="chosen",
         cond=cond_spec,
         parents=tuple(Parent(*parent) for parent in getattr(source, "parents", ())),
+        vocabulary=getattr(source, "vocabulary", 0),
+        alphabet=getattr(source, "alphabet", ""),
     )
 
 

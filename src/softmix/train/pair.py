@@ -16,7 +16,8 @@ from ..net import NetSpec, TwoStreamsSpec
 from ..process import JOINT, VE, VP, Flow, Gaussian, Noised, Process, TwoClocks
 from ..rng import Rng
 from ..sampler import along
-from .denoise import AnyHead, Denoise, at_shares, demand, first_share, nothing_given, times
+from .blank_condition import nothing_given
+from .denoise import AnyHead, Denoise, at_shares, demand, first_share, times
 from .task import Batch
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ..cond import UNCONDITIONED, CondSpec
-from ..denoiser import MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
+from ..denoiser import CategoricalHead, MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import (
     SIDDM,
     ChainMMD,
@@ -17,19 +17,24 @@ from ..loss import (
     FeatureEnergy,
     InductiveMomentMatching,
     Likelihood,
+    MaskedCrossEntropy,
     MeanFlow,
     PublishedSquare,
     Square,
 )
-from ..net import MLPSpec, NetSpec, SequenceSpec, UNetSpec
-from ..process import VE, Flow, StationaryOU
+from ..net import MLPSpec, NetSpec, SequenceSpec, TokenSpec, UNetSpec
+from ..process import VE, Flow, Masked, StationaryOU
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
 from .sample_target import SampleTarget
 
-ModelName = Literal["smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm"]
-MODELS: tuple[ModelName, ...] = get_args(ModelName)
+ModelName = Literal[
+    "smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm", "masked"
+]
+# those of tokens, and those of numbers
+TOKEN_MODELS: tuple[ModelName, ...] = ("masked",)
+MODELS: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name not in TOKEN_MODELS)
 # those that tune a trained model
 TuningName = Literal["mmd"]
 # With an image or numbers as condition each item has a posterior of its own, and its draws are compared with one x0.
@@ -51,17 +56,20 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     normal : one Gaussian.
     consistency, meanflow, imm : flow maps for few steps, the rivals of smd. imm is inductive moment matching.
     siddm : a soft mixture that learns against a discriminator, for 4 steps, or for 1 or 2 (loss.steps).
+    masked : masked diffusion, for tokens [L].
 
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
-    shape : of one item: [C, H, W], [L, D] or [D].
+    shape : of one item: [C, H, W], [L, D], [D], or [L] of tokens.
     cond : the conditions that the data offer (`source.cond`). Only smd depends on them.
 
     Raises TrainingError for an unknown model, and for a shape that no network accepts.
     """
-    if model not in MODELS:
-        raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(MODELS)}")
+    if model not in get_args(ModelName):
+        raise TrainingError(f"the model {model!r} was asked for; there are {', '.join(get_args(ModelName))}")
     require_trainable(shape)
+    if model == "masked":
+        return _of_tokens(shape)
     soft, ease = SoftHead(mean="none"), Optimiser(warmup_share=0.1)
     task = Denoise(net=_net(shape), head=soft, loss=Energy(m=2, weight="v"))
     base = Config(task, batch=_batch(shape), optimiser=ease)
@@ -134,6 +142,14 @@ def preset_for_target(scale: float = 1.0, path: int = 64) -> Config:
     """
     task = SampleTarget(StationaryOU(scale), path=path)
     return Config(task, batch=256, optimiser=Optimiser(rate=5e-3, warmup_share=0.1), precision="fp32")
+
+
+def _of_tokens(shape: tuple[int, ...]) -> Config:
+    """Masked diffusion of tokens in a row."""
+    if len(shape) != 1:
+        raise TrainingError(f"the model masked is for tokens [L], and the items have shape {shape}: make them rows")
+    task = Denoise(Masked(), TokenSpec(), CategoricalHead(), MaskedCrossEntropy(), output="x0")
+    return Config(task, batch=64, optimiser=Optimiser(warmup_share=0.1))
 
 
 def _batch(shape: tuple[int, ...]) -> int:

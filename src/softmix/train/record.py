@@ -58,6 +58,8 @@ class Facts:
     start : the run that gave the initial weights.
     cond : the conditions of the model.
     parents : other things that the run depends on.
+    vocabulary : the number of symbols of data of tokens; 0 for other data.
+    alphabet : the character of each token; "" if tokens are not characters.
     """
 
     data: str
@@ -77,6 +79,13 @@ class Facts:
     start: StartingRun | None = None
     cond: CondSpec = UNCONDITIONED
     parents: tuple[Parent, ...] = ()
+    vocabulary: int = 0
+    alphabet: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the tokens are characters, or the bytes of a text."""
+        return bool(self.alphabet) or (self.origin is not None and self.origin.tokens == "bytes")
 
     @property
     def cond_spec(self) -> CondSpec:

@@ -120,6 +120,9 @@ def _started(run: Run, out: Path, start: Model) -> Run:
     pairs = [(name, getattr(config.task, name, None), getattr(theirs.task, name, None)) for name in parts]
     pairs.append(("task", type(config.task).__name__, type(theirs.task).__name__))
     pairs.append(("shape of an item", run.facts.shape, start.facts.shape))
+    pairs.append(
+        ("symbols", (run.facts.vocabulary, run.facts.alphabet), (start.facts.vocabulary, start.facts.alphabet))
+    )
     pairs.append(("conditions", str(run.facts.cond_spec), str(start.facts.cond_spec)))
     differences = "; ".join(f"{name}: {own} here, {other} there" for name, own, other in pairs if own != other)
     if differences:
