@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -22,8 +21,9 @@ from ..posterior import Categorical
 from ..process import Masked
 from ..rng import Rng
 from ..sampler import sample
-from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Results, Study
+from .in_memory import finished
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -190,10 +190,7 @@ def trained(name: str, seed: int, steps: int) -> Network:
     task = Denoise(Masked(), TokenSpec(64, 3), CategoricalHead(), loss, output="x0", classes=True)
     optimiser = Optimiser(rate=2e-3, warmup=100, decay=0.6)
     config = Config(task, steps=steps, batch=64, seed=seed, precision="fp32", optimiser=optimiser)
-    trainer = Trainer(Run(config, facts_of(data, config)), data, Path())
-    for _ in range(steps):
-        trainer.advance()
-    return cast(Network, trainer.averaged()).eval()
+    return cast(Network, finished(data, config).averaged()).eval()
 
 
 def nearest_label(x: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from pathlib import Path
 from typing import cast
 
 import torch
 
-from ..data import Data, Report
-from ..data.store import make
+from ..data import Data
 from ..data.toys import ToyMixture
 from ..denoiser import Network, PointHead
 from ..evaluate import energy_distance
@@ -23,10 +21,11 @@ from ..posterior import Point, need
 from ..process import VP, Flow, Gaussian
 from ..rng import Rng
 from ..sampler import adams, ddim, sample
-from ..train import Config, Curriculum, Denoise, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Curriculum, Denoise, Optimiser
 from .contest import steps_for
 from .frame import Arms, Numbers, Results, TrainedStudy, arm
 from .images import trained
+from .in_memory import finished, points_of
 from .paper import Paper, Role
 from .trainings import Sampling, Training, change
 
@@ -66,20 +65,15 @@ ROWS = {
 
 @lru_cache(maxsize=4)
 def _points(seed: int) -> Data:
-    x0 = eight().sample(1 << 16, Rng(seed, 1 << 16, "train")).float()
-    return make("eight", x0, None, (), Report(read=len(x0)))
+    return points_of(eight(), "eight", seed)
 
 
 def _network(curriculum: Curriculum | None, seed: int, items: int) -> Network:
     """The averaged network after so many items."""
-    data, steps = _points(seed), items // BATCH
     task = Denoise(net=MLPSpec(width=96, depth=3), head=PointHead(), loss=Square("v"), curriculum=curriculum)
     optimiser = Optimiser(rate=2e-3, warmup=100, decay=0.6)
-    config = Config(task, steps=steps, batch=BATCH, seed=seed, precision="fp32", optimiser=optimiser)
-    trainer = Trainer(Run(config, facts_of(data, config)), data, Path())
-    for _ in range(steps):
-        trainer.advance()
-    return cast(Network, trainer.averaged())
+    config = Config(task, steps=items // BATCH, batch=BATCH, seed=seed, precision="fp32", optimiser=optimiser)
+    return cast(Network, finished(_points(seed), config).averaged())
 
 
 def measure(name: str, seed: int, n: int, budgets: Mapping[str, int]) -> Mapping[str, float]:

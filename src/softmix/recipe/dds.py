@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,8 +18,9 @@ from ..oracle import TargetProblem, funnel, phi4, ring_target
 from ..process import StationaryOU
 from ..rng import Rng
 from ..sampler import WeightedSamples, annealed_importance_samples, importance_samples, langevin_samples
-from ..train import Config, Optimiser, Run, SampleTarget, TargetSampler, Trainer, facts_of
+from ..train import Config, Optimiser, SampleTarget, TargetSampler
 from .frame import Arms, Numbers, Results, Study
+from .in_memory import finished
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -84,9 +84,7 @@ def learned(case: str, seed: int, steps: int, batch: int, path: int) -> TargetSa
     source, task = density_of(case), SampleTarget(StationaryOU(CASES[case].scale), path=path)
     optimiser = Optimiser(rate=5e-3, warmup=50, warmup_share=0.1, decay=0.7)
     config = Config(task, batch=batch, steps=steps, precision="fp32", seed=seed, optimiser=optimiser)
-    trainer = Trainer(Run(config, facts_of(source, config)), source, Path())
-    for _ in range(steps):
-        trainer.advance()
+    trainer = finished(source, config)
     return task.result(trainer.averaged(), trainer.run.facts, steps).on(source)
 
 

@@ -11,8 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..data import Data, Report, load
-from ..data.store import make
+from ..data import Data, load
 from ..denoiser import Network, PointHead
 from ..evaluate import energy_distance
 from ..loss import Square
@@ -25,6 +24,7 @@ from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
 from .contest import steps_for
 from .frame import Arms, Numbers, Results, TrainedStudy, arm
 from .images import trained
+from .in_memory import points_of
 from .paper import Paper, Role
 from .trainings import Sampling, Training, change
 
@@ -67,8 +67,7 @@ ROWS: dict[str, CouplingRow] = {
 
 @lru_cache(maxsize=4)
 def _points(seed: int) -> Data:
-    x0 = eight().sample(1 << 16, Rng(seed, 1 << 16, "train")).float()
-    return make("eight", x0, None, (), Report(read=len(x0)))
+    return points_of(eight(), "eight", seed)
 
 
 @lru_cache(maxsize=32)

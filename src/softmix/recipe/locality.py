@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,8 +35,9 @@ from ..net import DiTSpec, MLPSpec, NetSpec, UNetSpec
 from ..posterior import HasMean, Point, need
 from ..process import VP
 from ..rng import Rng
-from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Results, Study
+from .in_memory import finished
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -126,11 +126,8 @@ def trained(net: str, own: Items, seed: int, images: int) -> Denoiser:
     optimiser = Optimiser(rate=2e-3, warmup=min(100, steps // 4), decay=0.6)
     config = Config(task, steps=steps, batch=batch, seed=seed, precision="fp32", optimiser=optimiser)
     data = own.data(flat)
-    trainer = Trainer(Run(config, facts_of(data, config)), data, Path())
-    for _ in range(steps):
-        trainer.advance()
     # the closed forms and the items are on the CPU
-    network: Any = trainer.averaged().to("cpu")
+    network: Any = finished(data, config).averaged().to("cpu")
     if not flat:
         return network  # type: ignore[no-any-return]
 

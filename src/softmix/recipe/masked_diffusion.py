@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 from itertools import pairwise
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -24,8 +23,9 @@ from ..posterior import Categorical
 from ..process import Masked
 from ..rng import Rng
 from ..sampler import Sampler, ancestral, sample, unmask
-from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Results, Study
+from .in_memory import finished
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -111,10 +111,7 @@ def learned(seed: int, steps: int) -> Network:
     task = Denoise(Masked(), TokenSpec(64, 2), CategoricalHead(), MaskedCrossEntropy(), output="x0")
     optimiser = Optimiser(rate=3e-3, warmup=100, decay=0.6)
     config = Config(task, steps=steps, batch=128, seed=seed, precision="fp32", optimiser=optimiser)
-    trainer = Trainer(Run(config, facts_of(data, config)), data, Path())
-    for _ in range(steps):
-        trainer.advance()
-    return cast(Network, trainer.averaged()).eval()
+    return cast(Network, finished(data, config).averaged()).eval()
 
 
 def distance(x: Tensor) -> float:

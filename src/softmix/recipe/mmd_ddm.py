@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import cast
 
 from torch import Tensor
 
-from ..data import Data, Report, toys
-from ..data.store import make
+from ..data import Data, toys
 from ..denoiser import Denoiser, Network, PointHead, TunedDenoiser
 from ..evaluate import energy_distance
 from ..evaluate.points import mode_statistics
@@ -18,8 +16,9 @@ from ..loss import ChainMMD, CubicKernel, EnergyKernel, GaussianKernel, Square
 from ..process import Gaussian, few, uniform
 from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, sample
-from ..train import Config, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Optimiser
 from .frame import Arms, Numbers, TrainedStudy, arm
+from .in_memory import finished, points_of
 from .mmd_ddm_images import ON_IMAGES, checks_on_images
 from .paper import Paper, Role
 from .smd_grid import VARIANTS, Variant, config, oracle
@@ -56,19 +55,12 @@ BY_DRAWS: Ways = ((partial(ancestral, eta=0.0), uniform),)
 
 @lru_cache(maxsize=2)
 def _points(seed: int) -> Data:
-    points = toys.mode_grid().sample(1 << 17, Rng(seed, 1 << 17, "train")).float()
-    return make("grid", points, None, (), Report(read=len(points)))
+    return points_of(toys.mode_grid(), "grid", seed, 1 << 17)
 
 
 def _trained(settings: Config, seed: int, start: Mapping[str, Tensor] | None = None) -> Network:
     """The averaged network of a training, from its own weights or from those of `start`."""
-    data = _points(seed)
-    trainer = Trainer(Run(settings, facts_of(data, settings)), data, Path())
-    if start is not None:
-        trainer.begin_from(dict(start))
-    for _ in range(settings.steps or 0):
-        trainer.advance()
-    return cast(Network, trainer.averaged())
+    return cast(Network, finished(_points(seed), settings, start).averaged())
 
 
 @lru_cache(maxsize=4)

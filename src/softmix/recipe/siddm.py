@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from ..data import Data, Report, toys
-from ..data.store import make
+from ..data import Data, toys
 from ..denoiser import Denoiser, Network, PointHead, SoftHead
 from ..evaluate import energy_distance, mode_statistics
 from ..loss import SIDDM, Energy, Square
@@ -22,8 +20,9 @@ from ..posterior.implicit import spread
 from ..process import VP
 from ..rng import Rng
 from ..sampler import Sampler, ancestral, ddim, sample
-from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Study, arm
+from .in_memory import finished, points_of
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -88,8 +87,7 @@ ROWS: dict[str, GridTraining] = {
 
 @lru_cache(maxsize=4)
 def _points(seed: int) -> Data:
-    x0 = problem().sample(1 << 16, Rng(seed, 1 << 16, "train")).float()
-    return make("grid", x0, None, (), Report(read=len(x0)))
+    return points_of(problem(), "grid", seed)
 
 
 @lru_cache(maxsize=32)
@@ -100,11 +98,7 @@ def _trained(loss: object, head: SoftHead | PointHead, game: bool, seed: int, st
     )
     task = Denoise(net=NET, head=head, loss=loss)  # type: ignore[arg-type]
     config = Config(task, steps=steps, batch=256, seed=seed, precision="fp32", optimiser=optimiser)
-    data = _points(seed)
-    trainer = Trainer(Run(config, facts_of(data, config)), data, Path())
-    for _ in range(steps):
-        trainer.advance()
-    return cast(Network, trainer.averaged())
+    return cast(Network, finished(_points(seed), config).averaged())
 
 
 def measure(name: str, seed: int, n: int, counts: Sequence[int], steps: int) -> Mapping[str, float]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..cond import Cond
-from ..data import Report, toys
-from ..data.store import make
+from ..data import toys
 from ..denoiser import (
     Denoiser,
     ExactMixture,
@@ -39,8 +37,9 @@ from ..posterior import FullMixture, Implicit, ImplicitMean, Posterior
 from ..process import VP, Noised
 from ..rng import Rng
 from ..sampler import sample
-from ..train import Config, Denoise, Optimiser, Run, Trainer, facts_of
+from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, arm
+from .in_memory import finished, points_of
 from .paper import Role
 
 STEPS = (1, 2, 4, 8)
@@ -162,13 +161,9 @@ def measure(denoiser: Denoiser, seed: int, n: int, rho: bool) -> dict[str, float
 def trained(variant: Variant, seed: int, steps: int, n: int) -> dict[str, float]:
     """Train one variant and measure it."""
     law = toys.mode_grid()
-    points = law.sample(1 << 17, Rng(seed, 1 << 17, "train")).float()
-    data = make("grid", points, None, (), Report(read=len(points)))
+    data = points_of(law, "grid", seed, 1 << 17)
     chosen = config(variant, round(steps * variant.share), seed)
-    trainer = Trainer(Run(chosen, facts_of(data, chosen)), data, Path())
-    for _ in range(chosen.steps or 0):
-        trainer.advance()
-    network = cast(Network, trainer.averaged())
+    network = cast(Network, finished(data, chosen).averaged())
     denoiser: Denoiser = silent(network) if isinstance(chosen.denoise.loss, Silent) else network
     return measure(denoiser, seed, n, rho=not isinstance(chosen.denoise.head, PointHead))
 
