@@ -15,6 +15,7 @@ from softmix.cond import Cond, CondSpec
 from softmix.config import from_json, to_json
 from softmix.denoiser import (
     CallCounter,
+    CategoricalHead,
     MapHead,
     MixtureHead,
     Network,
@@ -46,7 +47,7 @@ from softmix.loss.drift import means_of_cells
 from softmix.measure import guided_by_draws, guided_by_mean
 from softmix.net import MLPSpec, UNetSpec
 from softmix.posterior import Point, Posterior
-from softmix.process import VP, Flow, Gaussian, Interpolant, LabelShift, Noised, ShiftDDPM, few
+from softmix.process import VP, Flow, Gaussian, Interpolant, LabelShift, Masked, Noised, ShiftDDPM, few
 from softmix.rng import Rng
 from softmix.sampler import SamplerError, adams, ancestral, ddim, on_grid, sample
 from softmix.train.memory import saved_for_backward
@@ -369,6 +370,7 @@ def test_it_answers_at_its_times_one_for_all_or_each() -> None:
     [
         lambda model: guided(2.0)(model),
         lambda model: autoguided(model.network, 2.0)(model),
+        lambda model: autoguided(model, 2.0)(model.network),
         lambda model: guided_by_mean(lambda x0: -x0.square().sum(1))(model),
         lambda model: guided_by_draws(lambda x0: -x0.square().sum(1), 2, Rng(0, 2))(model),
         lambda model: log_density(model, torch.zeros(2, 2), torch.tensor([0.1, 0.5])),
@@ -450,3 +452,14 @@ def test_the_views_know_the_network_that_a_compiler_finds() -> None:
     with_features = ChainMMD(features=1.0).freeze(network(shape=IMAGE), x0)
     assert isinstance(with_features.network, Network) and ComparedViews(None, ChainMMD(), x0).network is None
     assert with_features.weights == [1.0, *[1 / (len(with_features.scales) - 1)] * (len(with_features.scales) - 1)]
+
+
+def test_tokens_have_no_gradient() -> None:
+    with pytest.raises(ValueError, match="tokens have none"):
+        ChainMMD(sampler="ancestral").fits(CategoricalHead(), Masked(4))
+
+
+@pytest.mark.parametrize("values", [{"sampler": "ddpm"}, {"recompute": True}])
+def test_an_unknown_sampler_or_recompute_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="ddim or ancestral, and recompute yes or no"):
+        ChainMMD(**values)

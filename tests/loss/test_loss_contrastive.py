@@ -164,3 +164,15 @@ def test_settings_are_checked_and_saved() -> None:
     assert from_json(Config, to_json(config)) == config
     with pytest.raises(ValueError, match="MaskedCrossEntropy needs a CategoricalHead"):
         Contrastive().fits(PointHead(), Masked())
+
+
+def test_negatives_that_would_outweigh_the_items_are_refused() -> None:
+    """1 + t against r = 1 / t, or r = pi / 2 cot(pi t / 2), is at most 2, or without a bound."""
+    head = CategoricalHead()
+    Contrastive(weight=0.49).fits(head, Masked(4))
+    with pytest.raises(ValueError, match=r"weight below 0\.5"):
+        Contrastive(weight=0.5).fits(head, Masked(4))
+    with pytest.raises(ValueError, match="of the cosine schedule"):
+        Contrastive(weight=0.1).fits(head, Masked(4, "cosine"))
+    for loss in (Contrastive(weight=0.0), Contrastive(weight=0.9, form="step")):
+        loss.fits(head, Masked(4, "cosine"))

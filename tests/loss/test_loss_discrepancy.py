@@ -201,6 +201,12 @@ def test_the_median_distance_is_that_of_all_pairs() -> None:
     assert float(median_distance(x[:, :, None].expand(3, 2, 4))) == pytest.approx(2 * math.sqrt(18))
 
 
+def test_the_median_distance_leaves_out_equal_items() -> None:
+    """More than half of the pairs are equal; a scale of 0 would make the loss NaN."""
+    coins = torch.tensor([-1.0] * 2 + [1.0] * 6)[:, None]
+    assert float(median_distance(coins)) == 2.0 and float(median_distance(torch.zeros(4, 3))) == 1.0
+
+
 def test_half_precision_is_summed_in_float32() -> None:
     x, y = normal(6, 2, role="x").to(torch.bfloat16), normal(6, 2, role="y").to(torch.bfloat16)
     found = unbiased_mmd(x, y, CubicKernel())

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from softmix.config import ConfigError, from_json, to_json
 from softmix.data import load
-from softmix.denoiser import PointHead, SoftHead
-from softmix.loss import ChainMMD, Consistency, FeatureEnergy, Square
+from softmix.denoiser import MapHead, PointHead, SoftHead
+from softmix.loss import SIDDM, ChainMMD, Consistency, FeatureDrift, MeanFlow, Square
 from softmix.net import MLPSpec
-from softmix.process import VP
+from softmix.process import VP, Flow
 from softmix.rng import Rng, permutation
 from softmix.train import (
     Batch,
@@ -245,7 +245,8 @@ def test_a_recorded_step_is_used_within_a_stage_alone() -> None:
     assert task.phase(0.1) == task.phase(0.2) is not None and task.phase(0.2) != task.phase(0.3)
     assert small(curriculum=Curriculum()).task.phase(0.1) is None
     # an objective without phases may use the progress as it likes
-    assert small(head=SoftHead(), loss=FeatureEnergy(), curriculum=Curriculum(4, pacing="even")).task.phase(0.1) is None
+    flow = {"process": Flow(), "head": MapHead(), "loss": MeanFlow(), "output": "flow"}
+    assert small(**flow, curriculum=Curriculum(4, pacing="even")).task.phase(0.1) is None
     # with an objective that has phases of its own, a change of either is another recording
     both = small(loss=Consistency(), curriculum=Curriculum(4, pacing="even", until=1.0)).task
     own = small(loss=Consistency()).task
@@ -327,14 +328,21 @@ def test_numbers_out_of_their_range_are_refused(values: dict[str, Any]) -> None:
         from_json(Curriculum, values)
 
 
+@pytest.mark.parametrize("values", [{"order": "easy"}, {"pacing": "slow"}])
+def test_an_unknown_order_or_pacing_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="was asked for; there are"):
+        Curriculum(**values)
+
+
 def test_two_noise_levels_have_no_curriculum() -> None:
     with pytest.raises(ValueError, match="two noise levels"):
         DenoisePair(curriculum=Curriculum())
 
 
 def test_a_loss_with_times_of_its_own_has_no_curriculum() -> None:
-    with pytest.raises(ValueError, match="ChainMMD has times of its own"):
-        small(loss=ChainMMD(), curriculum=Curriculum())
+    for loss, head in ((ChainMMD(), PointHead()), (SIDDM(), SoftHead(mean="none")), (FeatureDrift(), SoftHead())):
+        with pytest.raises(ValueError, match=f"{type(loss).__name__} has times of its own"):
+            small(head=head, loss=loss, curriculum=Curriculum())
     tuned = tuning("mmd", small(curriculum=Curriculum()), (2,))
     assert tuned.task.curriculum is None
 

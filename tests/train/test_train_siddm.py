@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 
 import softmix
 from softmix.cli import main
+from softmix.cli.restore import default_steps
 from softmix.data import Data, Report, load
 from softmix.data.store import make
 from softmix.denoiser import FixedSteps, SoftHead
+from softmix.hub import HubError, export
 from softmix.loss import SIDDM
 from softmix.net import MLPSpec, UNetSpec
 from softmix.net.mlp import MLP
@@ -28,6 +30,7 @@ from softmix.net.sequence import SequenceNet
 from softmix.net.unet import UNet
 from softmix.sampler import ancestral
 from softmix.train import Config, Denoise, Optimiser, Run, Trainer, facts_of, preset, training
+from softmix.train import load as load_run
 
 STEPS = 30
 SCRIPT = """
@@ -177,3 +180,20 @@ def test_the_command_trains_it_and_refuses_other_steps_with_a_sentence(
         main(["sample", run, "--out", str(tmp_path / "y.npy"), "--n", "4", "--steps", "4"])
     assert ended.value.code == 2
     assert "softmix: the times 0.75, 0.25 were asked for" in capsys.readouterr().err
+
+
+def test_a_model_of_fixed_steps_is_evaluated_at_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is not exported; the steps of a restoration are its own."""
+    run = tmp_path / "run"
+    small_net = ["--set", "net.width=16", "--set", "net.depth=2", "--set", "loss.steps=2", "--set", "batch=16"]
+    main(["train", "toy:grid", "--model", "siddm", "--steps", "2", "--out", str(run), *small_net])
+    main(["evaluate", str(run), "--n", "200", "--dry-run"])
+    assert "200 samples at 2 steps" in capsys.readouterr().out
+    main(["evaluate", str(run), "--n", "200"])
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), "--n", "200", "--steps", "2", "8"])
+    assert "were asked for, and this model knows 1, 0.5, 0 alone" in capsys.readouterr().err
+    model = load_run(run)
+    assert default_steps(model) == 2
+    with pytest.raises(HubError, match="the steps of one grid"):
+        export(model, tmp_path / "folder")

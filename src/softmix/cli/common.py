@@ -93,6 +93,8 @@ def load_for_sampling(
     model = load(run, weights)
     if average and model.facts.vocabulary:
         raise UsageError(f"--average {average} was asked for; {run} makes tokens, which have no mean")
+    if eta is not None and model.facts.vocabulary:
+        raise UsageError(f"--eta {eta:g} was asked for; {run} makes tokens, whose steps have no share of fresh noise")
     if average:
         _require_draws(model, average)
     denoiser: Any = averaged(average)(model.denoiser) if average else model.denoiser
@@ -141,9 +143,12 @@ def choose_grid(name: str | None, sampler: Sampler) -> Sampler:
     @wraps(grid)
     def checked(process: Any, n: int) -> Any:
         try:
-            return grid(process, n)
+            times = grid(process, n)
         except ValueError as error:
             raise UsageError(f"--grid {name} was asked for: {error}") from None
+        if not bool(times.isfinite().all()):
+            raise UsageError(f"--grid {name} was asked for; its noise levels are infinite for this model: leave it out")
+        return times
 
     return on_grid(sampler, checked)
 

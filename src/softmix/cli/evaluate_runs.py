@@ -86,7 +86,7 @@ def evaluate_runs(asked: Evaluate, report: Path) -> None:
     """Compare runs on the same data, by number of steps, in one report. report : its path."""
     from ..data.paired import clean_items
 
-    steps = STEPS if asked.steps is None else asked.steps
+    steps = asked.steps or STEPS
     runs = (asked.run, *asked.beside)
     _require_numbers(asked, steps)
     require_different(runs)
@@ -97,8 +97,13 @@ def evaluate_runs(asked: Evaluate, report: Path) -> None:
         if candidates[0].model.facts.vocabulary:
             evaluate_tokens(asked, [candidate.model for candidate in candidates])
             return
+        own = {k for candidate in candidates if (k := getattr(candidate.model.result, "steps", None)) is not None}
+        if asked.steps is None and own:
+            # models for the steps of one grid
+            steps = tuple(sorted(own))
         for candidate in candidates:
-            _try(candidate, min(steps))
+            for count in steps if own else (min(steps),):
+                _try(candidate, count)
         train, held_out, origin = with_held_out(training_data(runs[0], asked.data, "evaluate"))
         require_features(asked, clean_items(train))
         n = sample_count(asked.n, train, held_out)
@@ -154,7 +159,7 @@ def _require_same_data(candidates: list[_Candidate]) -> None:
 
 
 def _try(candidate: _Candidate, steps: int) -> None:
-    """Draw one sample in the fewest steps, so that a sampler that does not fit the model is refused before the work."""
+    """Draw one sample in so many steps, so that a sampler that does not fit the model is refused before the work."""
     import torch
 
     from ..posterior import Implicit

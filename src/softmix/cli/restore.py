@@ -265,10 +265,13 @@ class _Work:
 
 
 def default_steps(model: Model) -> int:
-    """The number of steps that suits a model: 5 for a residual process, 4 if it draws in few steps, else 8."""
+    """The number of steps that suits a model: its own, 5 for a residual process, 4 if it draws in few steps, else 8."""
     from ..process import Residual
     from ..sampler import traits
 
+    own = getattr(model.result, "steps", None)
+    if own is not None:
+        return int(own)
     if isinstance(model.process, Residual):
         return 5
     return 8 if traits(model.sampler).name in ("adams", "ancestral") else 4

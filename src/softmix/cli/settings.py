@@ -39,13 +39,13 @@ def base_run(
     """
     from ..train import read_run
 
+    if model == "mmd" and start is None and not (out / "config.json").is_file():
+        raise UsageError("mmd tunes a trained model: name its run, --start RUN")
     if config is not None:
         folder = config if config.is_dir() else config.parent
         if not config.is_dir() and config.name != "config.json":
             raise UsageError(f"{config} was given as a configuration: give the config.json of a run folder")
         return BaseRun(folder, read_run(folder), "config")
-    if model == "mmd" and start is None and not (out / "config.json").is_file():
-        raise UsageError("mmd tunes a trained model: name its run, --start RUN")
     if model is not None and model != "mmd":
         return None
     if (out / "config.json").is_file():

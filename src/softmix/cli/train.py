@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from .common import ModelName, ProcessName, TuningName, repeat_warnings
+from .common import ModelName, ProcessName, TuningName, UsageError, repeat_warnings
 from .model_card import write_card
 from .settings import base_run, configuration, items_of, require_length, with_values
 from .verb import Verb
@@ -173,7 +173,11 @@ def _show(items: Data | Target, config: Config, out: Path, more: int | None, sta
 
     run = resolve_run(out, items, config, join_processes().size, ResumeRequest(more or 0, start))
     print(dumps(run), end="")
-    print(f"{sum(p.numel() for p in build(run).parameters()):,} parameters")
+    try:
+        modules = build(run)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"{sum(p.numel() for p in modules.parameters()):,} parameters")
 
 
 def _classes_unused(items: Data) -> str:

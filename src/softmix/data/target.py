@@ -45,13 +45,13 @@ class Target:
         if not self.shape or min(self.shape) < 1:
             raise DataError(f"{self.name}: items of shape {self.shape} were asked for; give sizes of 1 or more")
         with torch.no_grad():
-            values = log_density(Rng(0, _POINTS, "softmix.data.target").normal((_POINTS, *self.shape)))
+            values = log_density(Rng(0, _POINTS, "softmix.data.target").normal((_POINTS, *self.shape), torch.float64))
         if not isinstance(values, Tensor) or values.shape != (_POINTS,):
             given = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise DataError(f"{self.name}: log_density gave {given} for {_POINTS} points; give one number for each")
         if bool((values.isnan() | (values == math.inf)).any()):
             raise DataError(f"{self.name}: log_density is not a number, or infinite, at a point drawn from N(0, 1)")
-        shown = ",".join(f"{value:.4f}" for value in (values.double() + 0.0).tolist())
+        shown = ",".join(f"{value:.5g}" for value in (values.double() + 0.0).tolist())
         self.fingerprint = text_fingerprint("target", self.name, self.shape, shown)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from .categorical import CategoricalHead
 from .contract import Denoiser, Suits, Wrap, device_of
 from .control import Control, ControlledDenoiser, density_slope
 from .exact import ExactData, ExactMixture, wiener
-from .fixed_steps import FixedSteps, StepsError
+from .fixed_steps import FixedSteps, StepsError, has_fixed_steps
 from .frame import from_frame, in_frame
 from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .interpolant import NoiseHead
@@ -70,6 +70,7 @@ __all__ = [
     "given",
     "guided",
     "guided_by_other",
+    "has_fixed_steps",
     "in_frame",
     "is_tuned",
     "jacobian",

@@ -82,6 +82,15 @@ class FixedSteps(nn.Module):
         )
 
 
+def has_fixed_steps(denoiser: object) -> bool:
+    """Whether a denoiser is made for the steps of one grid, or is a wrap of such a one."""
+    while not isinstance(denoiser, FixedSteps):
+        if not hasattr(denoiser, "inner"):
+            return False
+        denoiser = denoiser.inner
+    return True
+
+
 def is_near(time: float, known: float) -> bool:
     """Whether two times are equal up to rounding."""
     return abs(time - known) <= _ROUNDING

@@ -234,6 +234,7 @@ class _Autoguided(Wrapped):
 
     def __init__(self, inner: Denoiser, weak: Denoiser, rule: GuidanceRule):
         require_untuned(inner, "autoguidance")
+        require_untuned(weak, "autoguidance")
         super().__init__(inner, lambda strong, *arguments: strong(*arguments))
         self.weak, self.rule = weak, rule
 

@@ -14,7 +14,7 @@ from ..cond import UNCONDITIONED, Cond
 from ..data import Data, Paired
 from ..data.paired import clean_items
 from ..data.store import choose
-from ..denoiser import Denoiser, device_of, is_tuned
+from ..denoiser import Denoiser, device_of, has_fixed_steps
 from ..rng import Rng
 from ..sampler import Precision, Sampler, Step, ancestral, label, sample, traits
 from .calibration import psnr
@@ -143,9 +143,9 @@ def _fidelity(draw: _SampleMaker, x: Tensor) -> dict[str, float]:
 
 
 def _spread(draw: _SampleMaker, train: Data) -> LatentSpread | None:
-    """The spread of the draws on some held-out items; None for noise that depends on the items, and for a tuned
-    model."""
-    if is_tuned(draw.denoiser) or not getattr(draw.denoiser.process, "independent", True):
+    """The spread of the draws on some held-out items; None for noise that depends on the items, and for a
+    model of the steps of one grid."""
+    if has_fixed_steps(draw.denoiser) or not getattr(draw.denoiser.process, "independent", True):
         return None
     held_out = clean_items(draw.held_out)
     chosen = choose(len(held_out), SPREAD_ITEMS)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from diffusers import ConsistencyModelPipeline, DDPMPipeline
 
 from ..config import to_json
-from ..denoiser import is_tuned
+from ..denoiser import has_fixed_steps
 from ..process import VP
 from ..train import Model, Run
 from .errors import HubError
@@ -24,13 +24,13 @@ def export(model: Model, folder: str | Path) -> Path:
     mixture becomes a `SoftmixPipeline`, as a diffusers scheduler has no place for draws: import softmix.hub before
     loading. Class names go along as `id2label`, in the configuration of the UNet and of a `SoftmixPipeline`.
 
-    Raises HubError for items that are no square images, for a model that was tuned for one chain, and for a process
+    Raises HubError for items that are no square images, for a model of the steps of one grid, and for a process
     that a table of betas cannot express.
     """
-    if is_tuned(model.denoiser):
+    if has_fixed_steps(model.denoiser):
         raise HubError(
-            f"a folder for diffusers is sampled by any scheduler, and {model.path} holds {model.denoiser}: export the "
-            "run that it was tuned from"
+            f"a folder for diffusers is sampled by any scheduler, and {model.path} holds a model for the steps of one "
+            "grid: export another run, for a tuned model the one that it was tuned from"
         )
     shape, process = model.facts.shape, model.process
     if len(shape) != 3 or shape[1] != shape[2]:

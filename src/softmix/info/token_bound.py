@@ -30,9 +30,9 @@ def bits_per_token(
 
         -log p(x_0) / L <= E_n E_(masks M of size n) (1 / n) sum_(l in M) -log q(x0_l | x_t),   n uniform in 1 .. L
 
-    This is the bound in continuous time: its integral over t is in closed form, since int_0^1 Binomial(n; L, t) dt / t
-    is 1 / n for any schedule. The denoiser is asked at the time with a share n / L of masks. It is the bound of the
-    model that unmasks one token after another in a random order.
+    For a model that does not read t this is the bound in continuous time: the integral over t is in closed form, since
+    int_0^1 Binomial(n; L, t) dt / t is 1 / n for any schedule. For any model it is the bound of unmasking one token
+    after another in a random order. The denoiser is asked at the time with a share n / L of masks.
 
     denoiser : a model of `Masked` with a `Categorical` posterior.
     x0 : clean tokens, [B, ...] integers.

@@ -23,7 +23,7 @@ from ..denoiser import (
     TunedDenoiser,
     recomputed,
 )
-from ..process import Gaussian, Interpolant, Noised, Process, TwoClocks
+from ..process import Gaussian, Interpolant, Masked, Noised, Process, TwoClocks
 from ..rng import Rng
 from ..sampler import BY_NAME, Sampler, drive, traits
 from ..sampler.drive import finish
@@ -44,7 +44,7 @@ from .feature import FeatureExtractor
 class ChainMMD:
     """MMD^2 between a batch of data and a batch of samples, with the gradient through all steps of the sampler:
 
-        x_T ~ N(0, I),   x_hat = chain(x_T): K steps without fresh noise,   D_V = MMD^2(V(x_hat), V(x)), unbiased
+        x_T ~ prior,   x_hat = chain(x_T): K steps without fresh noise,   D_V = MMD^2(V(x_hat), V(x)), unbiased
         L = pixels D_id + features mean over blocks of D_block
 
     In the paper, V are features of an Inception or CLIP network, k(a, b) = (a.b / D + 1)^3, and the chain is DDIM's at
@@ -63,7 +63,8 @@ class ChainMMD:
         the others a second time (gradient checkpointing).
 
     Widths of kernels are in units of the median distance of the data. With labels the laws of (item, label) are
-    compared, and a sample has the labels of a real item. For other features, derive a class and override `extractor`.
+    compared, and a sample has the labels of a real item: take batches with several items of each class. For other
+    features, derive a class and override `extractor`.
 
     Raises ValueError for a head or process without such a chain, and for conditions other than labels.
     Source: Aiello, Valsesia & Magli, "Fast inference in denoising diffusion models via MMD finetuning", AAAI 2024,
@@ -95,6 +96,11 @@ class ChainMMD:
                 "ChainMMD needs at least 1 step, weights of at least 0, one of them above 0, and at least one cell; "
                 f"found steps = {self.steps}, pixels = {self.pixels}, features = {self.features}, cells = {self.cells}"
             )
+        if self.sampler not in ("ddim", "ancestral") or self.recompute not in ("no", "yes"):
+            raise ValueError(
+                "ChainMMD takes the sampler ddim or ancestral, and recompute yes or no; found "
+                f"{self.sampler!r} and {self.recompute!r}"
+            )
         if not 0 < self.at < 1:
             raise ValueError(f"the time of the feature extractor is above 0 and below 1; found at = {self.at}")
 
@@ -108,6 +114,8 @@ class ChainMMD:
 
     def fits(self, head: object, process: object) -> None:
         name = type(head).__name__
+        if isinstance(process, Masked):
+            raise ValueError("ChainMMD has the gradient of its samples, and tokens have none: take numbers")
         if isinstance(process, Interpolant | TwoClocks):
             raise ValueError(f"ChainMMD samples from pure noise by {self.sampler}; found {type(process).__name__}")
         if isinstance(head, MapHead | NoiseHead):

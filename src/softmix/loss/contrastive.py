@@ -45,12 +45,15 @@ class Contrastive:
 
     If z' is drawn from p(z), and all is masked, the minimiser is
 
-        q*(z | c) = (p(z | c) - weight p(z)) / (1 - weight)
+        q*(z | c) = (p(z | c) - v p(z)) / (1 - v),   v = weight w(t) / r(t) at t = 1
 
-    where this is positive. It is sharper in c than the data, as guidance is, and no longer calibrated. Where p(z | c) <
-    weight p(z) the loss has no minimum without the cap; with it q falls to e^-cap.
+    where this is positive. r = -alpha' / (1 - alpha) is the weight of the base. With "step" v is the weight itself.
+    With "sample" it depends on t, and is at most twice the weight for the linear schedule. q* is sharper in c than the
+    data, as guidance is, and no longer calibrated. Where p(z | c) < v p(z) the loss has no minimum without the cap;
+    with it q falls to e^-cap.
 
-    Raises ValueError for numbers out of range, and for parts or a batch that have no negatives.
+    Raises ValueError for numbers out of range, for v of 1 or more at some time, and for parts or a batch that have no
+    negatives. "sample" needs the linear schedule: the cosine's r falls to 0, and negatives would outweigh the item.
     Source: Zhu et al., "Discrete contrastive diffusion for cross-modal music and image generation", ICLR 2023, sections
     3.2 and 3.3, and the authors' code; q* is derived here.
     When to choose: to test the paper. `guided` sharpens a trained model without a training of its own.
@@ -81,6 +84,18 @@ class Contrastive:
 
     def fits(self, head: object, process: object) -> None:
         self.base.fits(head, process)
+        if self.form == "sample" and self.weight:
+            schedule = getattr(process, "schedule", "linear")
+            if schedule != "linear":
+                raise ValueError(
+                    f'form = "sample" weighs negatives by 1 + t, and the bound of the {schedule} schedule weighs items '
+                    'by less near t = 1: take Masked(schedule="linear"), or form="step"'
+                )
+            if self.weight >= 0.5:
+                raise ValueError(
+                    f'form = "sample" weighs negatives by up to twice the weight {self.weight:g} of an item: take a '
+                    'weight below 0.5, or form="step"'
+                )
 
     def ask(self, denoiser: Denoiser, noised: Noised, rng: Rng, stage: Stage) -> Tensor:
         posterior = denoiser(noised.xt, noised.t, noised.cond)

@@ -116,11 +116,12 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def median_distance(x: Tensor) -> Tensor:
-    """The median distance of two of the items x [N, ...], N at least 2; a number."""
+    """The median distance of two different items of x [N, ...], N at least 2; a number, 1 if all are equal."""
     flat = x.flatten(1)
     rows, columns = torch.triu_indices(len(flat), len(flat), 1, device=x.device)
     apart = _distances(flat, flat)[rows, columns].sort().values
-    return apart[len(apart) // 2]
+    apart = apart[apart > 0]
+    return apart[len(apart) // 2] if len(apart) else apart.new_ones(())
 
 
 def unbiased_mmd(

@@ -73,6 +73,8 @@ class FeatureEnergy:
     weight: Weight = "v"
     # the more draws and x0 are compared at t = 1, the less noise has the gradient
     together: ClassVar[bool] = True
+    # it divides the times of training among its terms, and asks at t = 1 in every step
+    has_own_times: ClassVar[bool] = True
     cites: ClassVar[tuple[str, ...]] = ("scoring_rules", "distributional")
 
     def __post_init__(self) -> None:

@@ -113,6 +113,9 @@ class SIDDM:
         require_independent(process, "SIDDM")
         one_clock(process, "SIDDM")  # type: ignore[arg-type]
 
+    # an order of the noise levels would leave its grid times out of equal shares
+    has_own_times: ClassVar[bool] = True
+
     def fits_times(self, by: str, low: float, high: float) -> None:
         """Raises ValueError for a law of training times without all times of the grid in equal shares."""
         if by != "t" or high != 1 or low > 0.01:

@@ -28,7 +28,7 @@ class StationaryOU(Gaussian):
     Raises ValueError for a scale of 0 or below.
     Source: Vargas, Grathwohl & Doucet, "Denoising diffusion samplers", ICLR 2023, section 3. Their b^2 is proportional
     to cos^4, with a total that is tuned for each target; here a chain begins in its noise up to alpha(1) = 4.5e-5.
-    When to choose: for `SampleTarget`, and for data of another size than 1.
+    When to choose: for `SampleTarget`.
     """
 
     scale: float = 1.0

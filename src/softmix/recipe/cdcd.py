@@ -23,7 +23,7 @@ from ..rng import Rng
 from ..sampler import sample
 from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Results, Study
-from .in_memory import finished
+from .in_memory import averaged_on_cpu
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -190,7 +190,7 @@ def trained(name: str, seed: int, steps: int) -> Network:
     task = Denoise(Masked(), TokenSpec(64, 3), CategoricalHead(), loss, output="x0", classes=True)
     optimiser = Optimiser(rate=2e-3, warmup=100, decay=0.6)
     config = Config(task, steps=steps, batch=64, seed=seed, precision="fp32", optimiser=optimiser)
-    return cast(Network, finished(data, config).averaged()).eval()
+    return cast(Network, averaged_on_cpu(data, config)).eval()
 
 
 def nearest_label(x: Tensor) -> Tensor:

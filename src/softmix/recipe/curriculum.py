@@ -25,7 +25,7 @@ from ..train import Config, Curriculum, Denoise, Optimiser
 from .contest import steps_for
 from .frame import Arms, Numbers, Results, TrainedStudy, arm
 from .images import trained
-from .in_memory import finished, points_of
+from .in_memory import averaged_on_cpu, points_of
 from .paper import Paper, Role
 from .trainings import Sampling, Training, change
 
@@ -73,7 +73,7 @@ def _network(curriculum: Curriculum | None, seed: int, items: int) -> Network:
     task = Denoise(net=MLPSpec(width=96, depth=3), head=PointHead(), loss=Square("v"), curriculum=curriculum)
     optimiser = Optimiser(rate=2e-3, warmup=100, decay=0.6)
     config = Config(task, steps=items // BATCH, batch=BATCH, seed=seed, precision="fp32", optimiser=optimiser)
-    return cast(Network, finished(_points(seed), config).averaged())
+    return cast(Network, averaged_on_cpu(_points(seed), config))
 
 
 def measure(name: str, seed: int, n: int, budgets: Mapping[str, int]) -> Mapping[str, float]:

@@ -85,7 +85,7 @@ def learned(case: str, seed: int, steps: int, batch: int, path: int) -> TargetSa
     optimiser = Optimiser(rate=5e-3, warmup=50, warmup_share=0.1, decay=0.7)
     config = Config(task, batch=batch, steps=steps, precision="fp32", seed=seed, optimiser=optimiser)
     trainer = finished(source, config)
-    return task.result(trainer.averaged(), trainer.run.facts, steps).on(source)
+    return task.result(trainer.averaged().to("cpu"), trainer.run.facts, steps).on(source)
 
 
 def annealed(case: str, seed: int, n: int, calls: int, tuned: Mapping[str, float]) -> WeightedSamples:

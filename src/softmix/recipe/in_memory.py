@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -24,6 +24,11 @@ def points_of(law: HasDraws, name: str, seed: int, count: int = 1 << 16) -> Data
     """Training points of a law, in float32."""
     points = law.sample(count, Rng(seed, count, "train")).float()
     return make(name, points, None, (), Report(read=count))
+
+
+def averaged_on_cpu(source: Source, config: Config, start: Mapping[str, Tensor] | None = None) -> Any:
+    """The averaged model after all steps, on the CPU, where the known answers are."""
+    return finished(source, config, start).averaged().to("cpu")
 
 
 def finished(source: Source, config: Config, start: Mapping[str, Tensor] | None = None) -> Trainer:

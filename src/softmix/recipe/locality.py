@@ -37,7 +37,7 @@ from ..process import VP
 from ..rng import Rng
 from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Results, Study
-from .in_memory import finished
+from .in_memory import averaged_on_cpu
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -127,7 +127,7 @@ def trained(net: str, own: Items, seed: int, images: int) -> Denoiser:
     config = Config(task, steps=steps, batch=batch, seed=seed, precision="fp32", optimiser=optimiser)
     data = own.data(flat)
     # the closed forms and the items are on the CPU
-    network: Any = finished(data, config).averaged().to("cpu")
+    network: Any = averaged_on_cpu(data, config)
     if not flat:
         return network  # type: ignore[no-any-return]
 

@@ -25,7 +25,7 @@ from ..rng import Rng
 from ..sampler import Sampler, ancestral, sample, unmask
 from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Results, Study
-from .in_memory import finished
+from .in_memory import averaged_on_cpu
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -111,7 +111,7 @@ def learned(seed: int, steps: int) -> Network:
     task = Denoise(Masked(), TokenSpec(64, 2), CategoricalHead(), MaskedCrossEntropy(), output="x0")
     optimiser = Optimiser(rate=3e-3, warmup=100, decay=0.6)
     config = Config(task, steps=steps, batch=128, seed=seed, precision="fp32", optimiser=optimiser)
-    return cast(Network, finished(data, config).averaged()).eval()
+    return cast(Network, averaged_on_cpu(data, config)).eval()
 
 
 def distance(x: Tensor) -> float:

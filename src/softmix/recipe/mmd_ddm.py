@@ -18,7 +18,7 @@ from ..rng import Rng
 from ..sampler import Sampler, adams, ancestral, ddim, sample
 from ..train import Config, Optimiser
 from .frame import Arms, Numbers, TrainedStudy, arm
-from .in_memory import finished, points_of
+from .in_memory import averaged_on_cpu, points_of
 from .mmd_ddm_images import ON_IMAGES, checks_on_images
 from .paper import Paper, Role
 from .smd_grid import VARIANTS, Variant, config, oracle
@@ -60,7 +60,7 @@ def _points(seed: int) -> Data:
 
 def _trained(settings: Config, seed: int, start: Mapping[str, Tensor] | None = None) -> Network:
     """The averaged network of a training, from its own weights or from those of `start`."""
-    return cast(Network, finished(_points(seed), settings, start).averaged())
+    return cast(Network, averaged_on_cpu(_points(seed), settings, start))
 
 
 @lru_cache(maxsize=4)

@@ -118,7 +118,7 @@ def _advanced(trainer: Trainer) -> nn.Module:
     assert trainer.total is not None
     while trainer.step < trainer.total:
         trainer.advance()
-    return trainer.averaged()
+    return trainer.averaged().to("cpu")
 
 
 @lru_cache(maxsize=2)

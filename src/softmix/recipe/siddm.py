@@ -22,7 +22,7 @@ from ..rng import Rng
 from ..sampler import Sampler, ancestral, ddim, sample
 from ..train import Config, Denoise, Optimiser
 from .frame import Arms, Numbers, Study, arm
-from .in_memory import finished, points_of
+from .in_memory import averaged_on_cpu, points_of
 from .paper import Paper, Role
 
 PAPER = Paper.of(
@@ -98,7 +98,7 @@ def _trained(loss: object, head: SoftHead | PointHead, game: bool, seed: int, st
     )
     task = Denoise(net=NET, head=head, loss=loss)  # type: ignore[arg-type]
     config = Config(task, steps=steps, batch=256, seed=seed, precision="fp32", optimiser=optimiser)
-    return cast(Network, finished(_points(seed), config).averaged())
+    return cast(Network, averaged_on_cpu(_points(seed), config))
 
 
 def measure(name: str, seed: int, n: int, counts: Sequence[int], steps: int) -> Mapping[str, float]:

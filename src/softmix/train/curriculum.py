@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .task import Batch
 
 Order = Literal["easy first", "hard first", "random"]
+Pacing = Literal["patience", "even", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,22 @@ class Curriculum:
     Raises ValueError for numbers out of their ranges.
     Source: Kim, Go, Kwon & Kim, "Denoising task difficulty-based curriculum for training diffusion models", ICLR 2025,
     section 4. N = 20 and a patience of 200 are theirs.
-    When to choose: hardly. `softmix.recipe.curriculum` measures it beside its controls, and found no gain so far.
+    When to choose: hardly. `softmix.recipe.curriculum` measures it beside its controls, and has no verdict yet.
     """
 
     cites: ClassVar[tuple[str, ...]] = ("curriculum",)
 
     clusters: int = 20
     order: Order = "easy first"
-    pacing: Literal["patience", "even", "mixed"] = "patience"
+    pacing: Pacing = "patience"
     patience: int = 200
     smooth: int = 50
     until: float = 0.5
 
     def __post_init__(self) -> None:
+        for value, kinds in ((self.order, Order), (self.pacing, Pacing)):
+            if value not in get_args(kinds):
+                raise ValueError(f"{value!r} was asked for; there are {', '.join(get_args(kinds))}")
         for name in ("clusters", "patience", "smooth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1; found {getattr(self, name)}")

@@ -82,7 +82,7 @@ class TargetSampler:
         batch : the largest number of samples at once.
         """
         own = next(self.control.parameters())
-        times = path_grid(self.control.process, steps or self.steps)
+        times = path_grid(self.control.process, self.steps if steps is None else steps)
         work = partial(self._batch, seed=seed, first=first, times=times, like=own)
         parts = in_batches(work, n, batch, "sample")
         x, log_weight = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -162,7 +162,8 @@ class SampleTarget(Task):
 
     def result(self, model: nn.Module, facts: Facts, step: int) -> TargetSampler:
         sampler = TargetSampler(cast(Control, model), self.path, facts.data, facts.fingerprint)
-        return sampler.on(known_target(facts.data)) if is_known_target(facts.data) else sampler
+        known = facts.origin is not None and is_known_target(facts.origin.source)
+        return sampler.on(known_target(facts.origin.source)) if known and facts.origin is not None else sampler
 
     def suited(self, denoiser: Any = None) -> Sampler:
         """Ancestral steps: the law of the controlled chain in the limit of many steps."""
