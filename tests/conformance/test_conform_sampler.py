@@ -33,6 +33,7 @@ from softmix.rng import Rng
 from softmix.sampler import (
     BY_NAME,
     FOR_INTERPOLANTS,
+    FOR_TOKENS,
     SAMPLERS,
     Sampler,
     SamplerError,
@@ -465,7 +466,7 @@ def test_drive_computes_no_gradients_and_refuses_a_grid_that_does_not_fall() -> 
 
 
 def test_the_traits_of_samplers() -> None:
-    every = (*SAMPLERS, *FOR_INTERPOLANTS)
+    every = (*SAMPLERS, *FOR_INTERPOLANTS, *FOR_TOKENS)
     assert set(BY_NAME) == {traits(s).name for s in every} and len(BY_NAME) == len(every)
     assert traits(partial(ddim, eta=0.5)) == traits(ddim)
     for sampler in every:

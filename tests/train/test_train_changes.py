@@ -474,7 +474,7 @@ def test_a_config_json_that_0_1_wrote_is_read(tmp_path: Path) -> None:
 
 OLD: dict[tuple[str, ...], tuple[str, ...]] = {
     ("config", "optimiser"): ("warmup_share",),
-    ("config",): ("flip",),
+    ("config",): ("flip", "curriculum"),
     ("facts",): ("origin", "ends", "parts", "shown", "start", "cond"),
     (): ("earlier",),
 }
@@ -519,6 +519,7 @@ def test_defaults_have_the_documented_values() -> None:
         "keep": 2,
         "nonfinite": "stop",
         "flip": False,
+        "curriculum": None,
         "graph": "auto",
     }
 

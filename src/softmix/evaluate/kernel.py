@@ -13,6 +13,8 @@ from ..memory import in_batches
 from ..rng import permutation
 from .matrix import as_matrix, need_same_width
 
+_kernel = CubicKernel()
+
 
 class KernelDistance(NamedTuple):
     """An estimate of the squared kernel distance, and the standard error of that estimate."""
@@ -85,7 +87,7 @@ def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of k(x_i, y_j) over all pairs and over i = j, in fewer rows at once if the memory is too small."""
 
     def sums(low: int, high: int) -> Tensor:
-        gram = CubicKernel()(x[low:high], y)
+        gram = _kernel(x[low:high], y)
         return torch.stack([gram.sum(), gram[:, low:high].trace()])
 
     every, same = torch.stack(in_batches(sums, len(x), len(x), "row")).sum(0)
