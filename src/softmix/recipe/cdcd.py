@@ -255,6 +255,7 @@ def _on_digits(value: Numbers) -> Mapping[str, bool]:
     bits = {name: value[name, "bits per token"] for name in [*LOSSES, *map(guided_name, SCALES)]}
     best = max(ours, key=lambda name: ours[name][-1])
     rivals = {guided_name(scale): value.line(guided_name(scale), "named", COUNTS) for scale in SCALES}
+    rivals["digits, without the term"] = plain
     as_good = [name for name, line in rivals.items() if line[-1] >= ours[best][-1]]
     loss = bits[best] / bits["digits, without the term"] - 1
     return {
@@ -263,7 +264,8 @@ def _on_digits(value: Numbers) -> Mapping[str, bool]:
         f"with less than 1 % more bits of held-out tokens ({100 * loss:+.1f} %)": loss < 0.01,
         f"its 16 steps are named right as often as 64 without the term ({ours[best][2]:.3f})": ours[best][2]
         >= plain[-1],
-        "guidance does not reach it at as few bits": not any(bits[name] <= bits[best] for name in as_good),
+        f"the model without the term, guided with {', '.join(f'{scale:g}' for scale in SCALES)} or not, does not reach "
+        "it at as few bits": not any(bits[name] <= bits[best] for name in as_good),
     }
 
 

@@ -91,14 +91,14 @@ def learned(case: str, seed: int, steps: int, batch: int, path: int) -> TargetSa
 def annealed(case: str, seed: int, n: int, calls: int, tuned: Mapping[str, float]) -> WeightedSamples:
     """Annealed importance sampling at so many calls of the gradient for each sample.
 
-    tuned : step, leaps, and the power of the levels b_k = (k / K)^power.
+    tuned : step, leaps, the power of the levels b_k = (k / K)^power, and the scale of the first draws.
     """
     source, leaps = density_of(case), int(tuned["leaps"])
     count = max(2, 1 + (calls - 1) // leaps)
     levels = [(k / count) ** tuned["power"] for k in range(count)] + [1.0]
     return annealed_importance_samples(
         *(source.log_density, source.shape, n, Rng(seed, n, "annealed"), levels, tuned["step"], leaps),
-        scale=CASES[case].scale,
+        scale=tuned["scale"],
     )
 
 
@@ -106,12 +106,12 @@ def annealed(case: str, seed: int, n: int, calls: int, tuned: Mapping[str, float
 def best_annealing(case: str, calls: int) -> Mapping[str, float]:
     """The settings with the largest bound at so many calls, from 500 samples of a seed of their own."""
     found = []
-    for step, leaps, power in product((0.02, 0.05, 0.1, 0.2, 0.4, 0.8), (1, 3), (1.0, 3.0)):
-        tuned = {"step": step, "leaps": leaps, "power": power}
+    own = CASES[case].scale
+    for step, leaps, power, scale in product((0.02, 0.05, 0.1, 0.2, 0.4, 0.8), (1, 3), (1.0, 3.0), (own, 2 * own)):
+        tuned = {"step": step, "leaps": leaps, "power": power, "scale": scale}
         bound = annealed(case, 10_007, 500, calls, tuned).elbo
-        found.append((bound if math.isfinite(bound) else -math.inf, step, leaps, power))
-    _, step, leaps, power = max(found)
-    return {"step": step, "leaps": leaps, "power": power}
+        found.append((bound if math.isfinite(bound) else -math.inf, tuned))
+    return max(found, key=lambda each: each[0])[1]
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,12 @@ def rarest_mode(x: Tensor) -> float:
 
 
 def numbers_of(case: str, samples: WeightedSamples, right: KnownAnswer) -> dict[str, float]:
-    """The numbers of weighted samples. The estimates of log Z are from parts of 2,000."""
+    """The numbers of weighted samples. The estimates of log Z are from parts of 2,000, and their error is the root mean
+    square of one estimate."""
     few, parts = CASES[case].moments, samples.log_z_of_parts(len(samples) // SAMPLES)
     values = {
-        "log Z error": float((parts - right.log_z).mean()),
+        "log Z error": float((parts - right.log_z).square().mean().sqrt()),
+        "log Z bias": float((parts - right.log_z).mean()),
         "log Z spread": float(parts.std()) if len(parts) > 1 else 0.0,
         "gap": right.log_z - samples.elbo,
         "ess": samples.effective_size / len(samples),
@@ -202,7 +204,7 @@ def measure(case: str, seed: int, steps: int, batch: int, path: int, drawn: int,
     ours = learned(case, seed, steps, batch, path).sample(n, seed + 1, steps=drawn)
     calls = ours.calls
     # the calls of the training, divided among the samples of all estimates
-    paid = calls + steps * batch * path // n
+    paid = calls + steps * batch * (path + 1) // n
     arms = {
         OURS: ours,
         PLAIN: importance_samples(source.log_density, source.shape, n, Rng(seed, n, "plain"), CASES[case].scale),
@@ -241,14 +243,19 @@ def checks(value: Numbers) -> Mapping[str, bool]:
 
     goal = [MIXTURE, FUNNEL]
     errors, gaps, sizes = of(OURS, "log Z error", goal), of(OURS, "gap"), of(OURS, "ess")
+    biases = of(OURS, "log Z bias", goal)
     others = {arm: of(arm, "gap") for arm in (PLAIN, ANNEALED, PAID)}
-    all_errors = {arm: of(arm, "log Z error") for arm in (OURS, ANNEALED, PAID)}
+    all_errors = {arm: of(arm, "log Z error") for arm in (OURS, ANNEALED)}
     moments, chain = of(OURS, "moments"), of(CHAIN, "moments")
     modes = [value[named(arm, MIXTURE), "rarest mode"] for arm in (OURS, ANNEALED, CHAIN)]
     shown = ", ".join(cases)
     return {
-        f"log Z is within {GOAL:g} on the mixture and the funnel (errors {_signed(errors)}, effective sizes "
-        f"{_listed(of(OURS, 'ess', goal))} of the samples)": all(abs(each) <= GOAL for each in errors),
+        f"an estimate of log Z is nearer than that of AIS at equal calls ({shown}: {_listed(all_errors[OURS])}; "
+        f"{_listed(all_errors[ANNEALED])})": all(
+            a < b for a, b in zip(all_errors[OURS], all_errors[ANNEALED], strict=True)
+        ),
+        f"it is within {GOAL:g} on the mixture and the funnel ({_listed(errors)}; bias {_signed(biases)}; effective "
+        f"sizes {_listed(of(OURS, 'ess', goal))} of the samples)": all(each <= GOAL for each in errors),
         f"the gap of its bound is a third or less of that of AIS at equal calls ({shown}: {_listed(gaps)}; "
         f"{_listed(others[ANNEALED])})": all(3 * a <= b for a, b in zip(gaps, others[ANNEALED], strict=True)),
         f"and of that of u = 0 ({_listed(others[PLAIN])})": all(
@@ -256,10 +263,6 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         ),
         f"and it is smaller than that of AIS with the calls of the training too ({_listed(others[PAID])})": all(
             a < b for a, b in zip(gaps, others[PAID], strict=True)
-        ),
-        f"its log Z is nearer than that of AIS at equal calls ({_signed(all_errors[OURS])}; "
-        f"{_signed(all_errors[ANNEALED])})": all(
-            abs(a) < abs(b) for a, b in zip(all_errors[OURS], all_errors[ANNEALED], strict=True)
         ),
         f"at least a tenth of the samples count ({_listed(sizes)})": min(sizes) >= 0.1,
         f"its weighted moments are nearer than those of unadjusted chains ({_listed(moments)}; {_listed(chain)})": all(
@@ -301,7 +304,6 @@ run = Study(
             LABELS[case],
             {"steps": STEPS[case][0], **QUICK},
             {"steps": STEPS[case][1], **FULL},
-            seeds=3,
         )
         for case in CASES
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,8 +10,13 @@ from torch import Tensor
 
 from ..data import Data, Report, Source
 from ..data.store import make
+from ..process import Gaussian
 from ..rng import Rng
+from ..sampler import Sampler
 from ..train import Config, Run, Trainer, facts_of
+
+# samplers, each with its grid of times
+Ways = Sequence[tuple[Sampler, Callable[[Gaussian, int], Tensor]]]
 
 
 class HasDraws(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import cast
 
@@ -15,10 +15,10 @@ from ..evaluate.points import mode_statistics
 from ..loss import ChainMMD, CubicKernel, EnergyKernel, GaussianKernel, Square
 from ..process import Gaussian, few, uniform
 from ..rng import Rng
-from ..sampler import Sampler, adams, ancestral, ddim, sample
+from ..sampler import adams, ancestral, ddim, sample
 from ..train import Config, Optimiser
 from .frame import Arms, Numbers, TrainedStudy, arm
-from .in_memory import averaged_on_cpu, points_of
+from .in_memory import Ways, averaged_on_cpu, points_of
 from .mmd_ddm_images import ON_IMAGES, checks_on_images
 from .paper import Paper, Role
 from .smd_grid import VARIANTS, Variant, config, oracle
@@ -47,7 +47,6 @@ KERNELS: dict[str, GaussianKernel | EnergyKernel | CubicKernel] = {
 }
 DRAWS, DRAWS_TUNED = "soft mixture, draws", "soft mixture, draws tuned"
 # the samplers and grids of a model
-Ways = Sequence[tuple[Sampler, Callable[[Gaussian, int], Tensor]]]
 ITS_OWN: Ways = ((ddim, uniform),)
 FOUR: Ways = tuple((each, grid) for each in (ddim, adams) for grid in (uniform, few))
 BY_DRAWS: Ways = ((partial(ancestral, eta=0.0), uniform),)
@@ -145,9 +144,13 @@ def checks(value: Numbers) -> Mapping[str, bool]:
     near, share, good = ({name: value.line(name, kind, STEPS) for name in arms} for kind in ("distance", "tv", "good"))
     own, best = near[MIXED], near[BEST]
     many = {name: value[name, f"distance@{MANY}"] for name in (BEFORE, MOVED)}
+    wide = [max(value.spread(name, f"distance@{k}") for name in (MIXED, BEFORE)) for k in STEPS]
     found: dict[str, bool] = {
-        f"tuned for 2 steps, samples are nearer to the data than before by the best of four samplers and grids "
-        f"({own[0]:.3g}; {best[0]:.3g})": own[0] < best[0],
+        f"tuned for 2, 4 and 8 steps, samples are as near to the data as before in {MANY} ({_listed(own)}; "
+        f"{many[BEFORE]:.3g}, and two standard deviations)": all(
+            a <= many[BEFORE] + 2 * sd for a, sd in zip(own, wide, strict=True)
+        ),
+        f"nearer than before by the best of four samplers and grids ({_listed(best)})": _below(own, best),
         f"and in the same steps of DDIM for 2, 4 and 8 ({_listed(own)}; before {_listed(near[BEFORE])}), and in the "
         f"weights of the modes (total variation {_listed(share[MIXED])}; before {_listed(share[BEFORE])})": _below(
             own, near[BEFORE]
@@ -156,8 +159,8 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"for 4 and 8 the best sampler and grid does not do it without tuning (total variation {_listed(share[BEST])}, "
         f"good {_listed(good[BEST])}; tuned {_listed(good[MIXED])})": _below(share[MIXED][1:], share[BEST][1:])
         and _below(good[BEST][1:], good[MIXED][1:]),
-        f"nor does training with as many evaluations for 2 ({_listed(near[LONGER])})": own[0] < near[LONGER][0],
-        f"nor the exact mean for 2 ({_listed(near[EXACT])})": own[0] < near[EXACT][0],
+        f"training with as many evaluations does not do it ({_listed(near[LONGER])})": _below(own, near[LONGER]),
+        f"nor the exact mean ({_listed(near[EXACT])})": _below(own, near[EXACT]),
         f"the energy distance through the same steps gains too ({_listed(near[ENERGY])})": _below(
             near[ENERGY], near[BEFORE]
         ),
@@ -203,7 +206,7 @@ FULL = {"n": 10_000, "first": 8000, "then": 500}
 
 def _arms() -> list[Arms]:
     return [
-        arm(name, role, partial(measure, name), GRID, None if name in (DRAWS, DRAWS_TUNED) else QUICK, FULL, 3)
+        arm(name, role, partial(measure, name), GRID, None if name in (DRAWS, DRAWS_TUNED) else QUICK, FULL)
         for name, role in ROLES.items()
     ]
 
