@@ -94,15 +94,24 @@ def test_the_probed_state_is_the_mean_of_the_aligned_tokens() -> None:
     assert torch.allclose(h[7:9], right, atol=1e-6)
 
 
+def named(name: str) -> str:
+    return recipe.named(name, DATA)
+
+
 def numbers(**changes: float) -> Numbers:
     """A world in which the claim holds."""
     values = {recipe.PLAIN: 2.0, recipe.LONGER: 1.8, recipe.OURS: 1.0, recipe.SOONER: 1.2, recipe.RANDOM: 1.9}
-    values |= {recipe.CLASSES: 1.1, recipe.IDLE: 2.0} | {getattr(recipe, name): each for name, each in changes.items()}
+    values |= {recipe.CLASSES: 1.1, recipe.IDLE: 2.0, recipe.SHORTER: 2.2} | {
+        getattr(recipe, name): each for name, each in changes.items()
+    }
     rows = []
     for name, value in values.items():
         for metric in ("distance", "frechet"):
-            rows.append(row(name, recipe.ROWS[name].role, metric, [value - 0.1, value + 0.1], DATA))
-        rows += [row(name, "ours", "work", [1.5], DATA), row(name, "ours", "probe %", [100 - value], DATA)]
+            rows.append(row(named(name), recipe.ROWS[name].role, metric, [value - 0.1, value + 0.1], DATA))
+        rows += [
+            row(named(name), "ours", "work", [1.5], DATA),
+            row(named(name), "ours", "probe %", [100 - value], DATA),
+        ]
     return Numbers(rows)
 
 
@@ -116,6 +125,7 @@ def test_the_checks_hold_in_a_world_in_which_the_claim_holds() -> None:
         ({"OURS": 1.7, "SOONER": 1.2}, [0, 1, 3, 4]),
         ({"LONGER": 1.2}, [1]),
         ({"SOONER": 2.1}, [2]),
+        ({"SHORTER": 1.5}, [2]),
         ({"RANDOM": 1.1}, [0]),
         ({"IDLE": 2.01}, [6]),
     ],
@@ -127,12 +137,12 @@ def test_each_check_fails_where_its_sentence_is_wrong(changed: dict[str, float],
 
 def test_the_probes_are_compared() -> None:
     value = numbers()
-    value._rows[recipe.OURS, "probe %"] = row(recipe.OURS, "ours", "probe %", [97.0], DATA)
-    value._rows[recipe.PLAIN, "probe %"] = row(recipe.PLAIN, "ours", "probe %", [98.0], DATA)
+    value._rows[named(recipe.OURS), "probe %"] = row(named(recipe.OURS), "ours", "probe %", [97.0], DATA)
+    value._rows[named(recipe.PLAIN), "probe %"] = row(named(recipe.PLAIN), "ours", "probe %", [98.0], DATA)
     assert [k for k, holds in enumerate(recipe.checks(value).values()) if not holds] == [5]
 
 
 def test_without_the_row_of_weight_0_there_is_no_check_of_it() -> None:
     value = numbers()
-    rows = [each for key, each in value._rows.items() if key[0] != recipe.IDLE]
+    rows = [each for key, each in value._rows.items() if key[0] != named(recipe.IDLE)]
     assert len(recipe.checks(Numbers(rows))) == 6

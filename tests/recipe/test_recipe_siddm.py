@@ -13,9 +13,8 @@ from softmix.posterior import Point
 from softmix.process import VP
 from softmix.recipe import siddm as recipe
 from softmix.recipe.frame import Numbers, row
-from softmix.recipe.siddm import ANCESTRAL, DDIM, ENERGY, MARGINAL, OURS, REGRESSION, ROWS, SHARED, STRONG
+from softmix.recipe.siddm import ANCESTRAL, ENERGY, MARGINAL, OURS, REGRESSION, ROWS, SHARED, SOLVERS, STRONG
 from softmix.rng import Rng
-from softmix.sampler import ancestral
 
 
 def test_the_grid_is_that_of_the_paper_in_units_of_its_deviation() -> None:
@@ -62,7 +61,7 @@ def test_a_training_is_measured_at_its_count(name: str) -> None:
 
 def test_rows_with_one_training_for_all_counts_train_once() -> None:
     before = recipe._trained.cache_info().misses
-    recipe.measure(DDIM, 7, 50, (1, 2), 2)
+    recipe.measure(SOLVERS, 7, 50, (1, 2), 2)
     recipe.measure(ANCESTRAL, 7, 50, (1, 2), 2)
     assert recipe._trained.cache_info().misses == before + 1
 
@@ -99,4 +98,16 @@ def test_the_checks_see_each_failure() -> None:
     assert [*recipe.checks(numbers(posterior=0.6)).values()].count(False) == 4
     far = list(recipe.checks(numbers(distance=0.3)).items())
     assert not far[0][1] and sum(not true for _, true in far) == 3
-    assert ancestral is ROWS[OURS].sampler
+    assert ROWS[OURS].ways == recipe.BY_DRAWS == ROWS[ANCESTRAL].ways
+
+
+def test_a_difference_within_two_standard_deviations_is_none() -> None:
+    rows = [each for each in numbers()._rows.values() if (each.name, each.metric) != (OURS, "distance@4")]
+    wide = row(OURS, "ours", "distance@4", [0.0, 0.2], "")
+    assert sum(not true for true in recipe.checks(Numbers([*rows, wide])).values()) == 3
+
+
+def test_a_row_without_a_game_has_as_much_work() -> None:
+    """A step of the game has two turns with three nets."""
+    assert ROWS[OURS].share == ROWS[MARGINAL].share == 1
+    assert ROWS[ANCESTRAL].share == ROWS[SOLVERS].share == ROWS[ENERGY].share == 3
