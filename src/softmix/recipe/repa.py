@@ -283,8 +283,8 @@ def _rows(data: str, names: Sequence[str], quick: Settings, full: Settings, seed
         arm(named(name, data), ROWS[name].role, partial(measure, name, data), data, quick, full, seeds, needs)
         for name in names
     ]
-    lengths = [None if each is None else {name: each[name] for name in ("n", "features")} for each in (quick, full)]
-    return [*rows, arm(named(REAL, data), "floor", partial(floor, data), data, *lengths, seeds=1, needs=needs)]
+    short, long = (None if each is None else {name: each[name] for name in ("n", "features")} for each in (quick, full))
+    return [*rows, arm(named(REAL, data), "floor", partial(floor, data), data, short, long, 1, needs)]
 
 
 def _arms() -> list[Arms]:
