@@ -248,6 +248,9 @@ def test_the_command_tunes_and_samples_and_repeats(parent: Model, tmp_path: Path
     assert "adams was asked for: take ddim" in refused(*other, "--sampler", "adams", "--grid", "uniform")
     assert "with fresh noise" in refused(*other, "--eta", 1)
     assert not (tmp_path / "y.npy").exists()
+    # its configuration alone has no trained weights
+    again = ("train", *POINTS, "--model", "mmd", "--config", run, "--steps", 2, "--out", tmp_path / "z")
+    assert "name its run, --start RUN" in refused(*again)
 
 
 def test_the_command_refuses_guidance_of_a_tuned_model_of_classes(tmp_path: Path) -> None:

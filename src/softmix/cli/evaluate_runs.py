@@ -86,7 +86,7 @@ def evaluate_runs(asked: Evaluate, report: Path) -> None:
     """Compare runs on the same data, by number of steps, in one report. report : its path."""
     from ..data.paired import clean_items
 
-    steps = asked.steps or STEPS
+    steps = STEPS if asked.steps is None else asked.steps
     runs = (asked.run, *asked.beside)
     _require_numbers(asked, steps)
     require_different(runs)

@@ -37,20 +37,31 @@ def base_run(
 
     None also with --model: then the settings of the model count. But mmd changes those of the run of --start.
     """
+    from ..loss import ChainMMD
     from ..train import read_run
 
-    if model == "mmd" and start is None and not (out / "config.json").is_file():
+    given = None if config is None else _of_config(config)
+    # `configuration` refuses a run with another loss
+    tunes = given is None or isinstance(getattr(given.run.config.task, "loss", None), ChainMMD)
+    if model == "mmd" and tunes and start is None and not (out / "config.json").is_file():
         raise UsageError("mmd tunes a trained model: name its run, --start RUN")
-    if config is not None:
-        folder = config if config.is_dir() else config.parent
-        if not config.is_dir() and config.name != "config.json":
-            raise UsageError(f"{config} was given as a configuration: give the config.json of a run folder")
-        return BaseRun(folder, read_run(folder), "config")
+    if given is not None:
+        return given
     if model is not None and model != "mmd":
         return None
     if (out / "config.json").is_file():
         return BaseRun(out, read_run(out), "out")
     return BaseRun(start, read_run(start), "start") if start is not None else None
+
+
+def _of_config(config: Path) -> BaseRun:
+    """The run of --config, a folder or its config.json."""
+    from ..train import read_run
+
+    folder = config if config.is_dir() else config.parent
+    if not config.is_dir() and config.name != "config.json":
+        raise UsageError(f"{config} was given as a configuration: give the config.json of a run folder")
+    return BaseRun(folder, read_run(folder), "config")
 
 
 def items_of(data: str | None, base: BaseRun | None, options: dict[str, Any]) -> Data | Target:

@@ -30,7 +30,7 @@ def export(model: Model, folder: str | Path) -> Path:
     if has_fixed_steps(model.denoiser):
         raise HubError(
             f"a folder for diffusers is sampled by any scheduler, and {model.path} holds a model for the steps of one "
-            "grid: export another run, for a tuned model the one that it was tuned from"
+            "grid: export the run that it was tuned from, or a run with another loss"
         )
     shape, process = model.facts.shape, model.process
     if len(shape) != 3 or shape[1] != shape[2]:
