@@ -34,7 +34,8 @@ PAPER = Paper.of(
 )
 RESULT = (
     "on Gaussian data better than the usual schedules in equal steps; most of that is the time law and not "
-    "the path, and a steeper path than the shortest is better"
+    "the path, and a steeper path than the shortest is better; trained on images it is worse than cosine at 5 steps, "
+    "equal at 10, and slightly better at 20"
 )
 
 COUNTS = (4, 8, 16, 32, 64)
