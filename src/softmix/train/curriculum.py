@@ -45,7 +45,8 @@ class Curriculum:
     Raises ValueError for numbers out of their ranges.
     Source: Kim, Go, Kwon & Kim, "Denoising task difficulty-based curriculum for training diffusion models", ICLR 2025,
     section 4. N = 20 and a patience of 200 are theirs.
-    When to choose: to test the paper. `softmix.recipe.curriculum` measures it beside its controls, and has no verdict yet.
+    When to choose: to test the paper. `softmix.recipe.curriculum` measures it beside its controls, and has no verdict
+        yet.
     """
 
     cites: ClassVar[tuple[str, ...]] = ("curriculum",)
