@@ -18,7 +18,7 @@ from softmix.cli import main
 from softmix.cli.common import ModelName
 from softmix.cli.train import LayoutName, ValueRange
 from softmix.data.origin import Layout, Values
-from softmix.train import MODELS, TOKEN_MODELS, data_of, load, log_of, read_run
+from softmix.train import JOINT_MODELS, MODELS, TOKEN_MODELS, data_of, load, log_of, read_run
 
 TINY = ("--model", "plain", "--set", "net.width=8", "net.depth=1", "batch=8")
 POINTS = ("toy:ring", "--limit", 60, "--set", "net.width=8", "net.depth=1", "batch=8")
@@ -79,7 +79,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_names_are_those_of_the_rooms() -> None:
     """Written a second time, since the rooms take a second to import."""
-    assert get_args(ModelName) == (*MODELS, *TOKEN_MODELS)
+    assert get_args(ModelName) == (*MODELS, *JOINT_MODELS, *TOKEN_MODELS)
     assert get_args(ValueRange) == get_args(Values) and get_args(LayoutName) == get_args(Layout)
 
 

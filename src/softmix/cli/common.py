@@ -19,7 +19,7 @@ ProcessName = Literal[
     "vp", "ve", "flow", "rddm", "resfusion", "shift-ddpm", "spd", "immiscible", "non-uniform", "interpolant"
 ]
 ModelName = Literal[
-    "smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm", "masked"
+    "smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm", "joint", "masked"
 ]
 TuningName = Literal["mmd"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -171,7 +171,7 @@ def class_number(model: Model, label: str | int | None, name: str) -> int | None
     A name has precedence over a number that is written alike. name : of the option. Raises UsageError with a list of
     the classes.
     """
-    names, classes = model.facts.class_names, model.denoiser.classes
+    names, classes = model.facts.class_names, model.denoiser.classes or drawn_classes(model)
     if label is None:
         return None
     if label in names[:classes]:
@@ -185,6 +185,11 @@ def class_number(model: Model, label: str | int | None, name: str) -> int | None
         known = f"0 to {classes - 1}{f' ({shown})' if names else ''}" if classes else "none: it was trained without"
         raise UsageError(f"{option(name)} {label} was asked for; the classes of this model are {known}")
     return number
+
+
+def drawn_classes(model: Model) -> int:
+    """The number of classes of the label that the model draws with its items; 0 for other models."""
+    return int(model.denoiser.spec.classes) if hasattr(model.denoiser, "joint") else 0
 
 
 def statistics_path(model: Model) -> Path:

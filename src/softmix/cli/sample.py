@@ -16,6 +16,7 @@ from .common import (
     Precision,
     UsageError,
     class_number,
+    drawn_classes,
     interrupted,
     load_for_sampling,
     option,
@@ -27,7 +28,7 @@ from .guidance_interval import Interval, require_interval, require_steps_inside
 from .recipes import arguments_of, model_of
 from .sample_beside import images_beside
 from .sample_diffusers import is_diffusers_folder, sample_diffusers
-from .samples import TEXTS, draw, require_finite, require_form, require_place, write, write_text
+from .samples import TEXTS, draw, draw_joint, require_finite, require_form, require_place, write, write_text
 from .verb import Verb
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Sample(Verb):
     seed: int = 0
     """Seed of the noise. Image k depends on the seed and k alone."""
     label: Annotated[str | int | None, arg(metavar="NAME")] = None
-    """A class by its name or number, for a model trained with classes. By default the classes take turns."""
+    """A class by its name or number, for a model trained with classes. By default the classes take turns; a joint model
+    draws them."""
     beside: Path | None = None
     """The image condition of a model trained with --beside: a picture, or a folder of pictures, which take turns by
     name."""
@@ -134,7 +136,11 @@ class Sample(Verb):
         device = find_device()
         model.denoiser.to(device)
         with interrupted(f"stopped; {self.out} was not written"):
-            x = require_finite(draw(self, denoiser, sampler, cond, device), self.out)
+            if hasattr(denoiser, "joint"):
+                x, labels = draw_joint(self, denoiser, sampler, device)
+            else:
+                x = draw(self, denoiser, sampler, cond, device)
+            x = require_finite(x, self.out)
             if self.out.suffix.lower() in TEXTS:
                 self._write_text(x.cpu(), model)
             else:
@@ -164,8 +170,15 @@ class Sample(Verb):
         from ..denoiser import guided, within
         from ..train import SampleTarget
 
+        if drawn_classes(model) and self.label is not None:
+            return self._with_label(model, denoiser, sampler)
         if self.guidance == 1:
             return denoiser
+        if hasattr(denoiser, "joint"):
+            raise UsageError(
+                f"--guidance was asked for, and {model.path} draws its labels: name one with --label, and --guidance "
+                "strengthens it"
+            )
         if isinstance(model.config.task, SampleTarget):
             raise UsageError(f"--guidance was asked for, and {model.path} samples a density without conditions")
         if model.config.denoise.drop == 0:
@@ -182,6 +195,18 @@ class Sample(Verb):
             return guided(self.guidance)(denoiser)
         require_steps_inside(self.interval, sampler, model.process, model.facts.shape, self.steps)
         return within(*self.interval, guided(self.guidance))(denoiser)
+
+    def _with_label(self, model: Model, denoiser: Any, sampler: Sampler) -> Any:
+        """The denoiser of a model that draws labels, for a given one."""
+        from ..denoiser import within
+        from ..measure import guided_by_label
+
+        label = class_number(model, self.label, "label")
+        assert label is not None
+        if self.interval is not None:
+            require_steps_inside(self.interval, sampler, model.process, model.facts.shape, self.steps)
+        # at more noise the errors of the network are enlarged
+        return within(*(self.interval or (-6.0, float("inf"))), guided_by_label(label, self.guidance))(denoiser)
 
     def _recipe(self, model: Model, sampler: Sampler, label: int | None) -> dict[str, Any]:
         """All that `softmix repeat` needs to make the samples again."""

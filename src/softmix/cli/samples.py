@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -82,25 +82,43 @@ def require_form(out: Path, n: int, shape: tuple[int, ...], is_text: bool = Fals
 
 def draw(asked: Sample, denoiser: Any, sampler: Sampler, cond: Any, device: Any) -> Tensor:
     """The samples, with a bar that counts evaluations."""
+    from ..sampler import sample
+
+    return _with_bar(sample, asked, denoiser, sampler, device, cond=cond)
+
+
+def draw_joint(asked: Sample, denoiser: Any, sampler: Sampler, device: Any) -> tuple[Tensor, Tensor | None]:
+    """The samples of a model of several modalities, and their first label if it draws labels."""
+    from ..denoiser import modalities_of
+    from ..sampler import sample_modalities
+
+    parts = _with_bar(sample_modalities, asked, denoiser, sampler, device)
+    labels = modalities_of(denoiser, "sample").spec.labels
+    return parts["x"], parts[labels[0][0]].cpu() if labels else None
+
+
+def _with_bar(
+    how: Callable[..., Any], asked: Sample, denoiser: Any, sampler: Sampler, device: Any, **settings: Any
+) -> Any:
     from tqdm import tqdm
 
-    from ..sampler import batch_for, sample, traits
+    from ..sampler import batch_for, traits
 
     batch = batch_for(device, denoiser.shape)
     total = traits(sampler).evaluations(asked.steps) * -(-asked.n // batch)
     with tqdm(total=total, unit="evaluation", disable=None) as bar:
-        return sample(
+        return how(
             denoiser,
             asked.n,
             asked.steps,
             sampler=sampler,
             seed=asked.seed,
-            cond=cond,
             first=asked.first,
             batch=batch,
             device=device,
             precision=asked.precision,
             look=lambda step: bar.update(1) and None,
+            **settings,
         )
 
 

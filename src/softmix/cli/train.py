@@ -46,7 +46,8 @@ class Train(Verb):
     model: ModelName | TuningName | None = None
     """smd (soft mixture, energy score), plain (usual diffusion), published (SMD as published, which collapses), mixture
     (explicit Gaussian mixture), normal (one Gaussian), consistency, meanflow or imm (flow maps for few steps), siddm
-    (soft mixture against a discriminator, for 4 steps; --set loss.steps=2 for 2), masked (masked diffusion of tokens).
+    (soft mixture against a discriminator, for 4 steps; --set loss.steps=2 for 2), joint (items and their labels or
+    other companions, drawn together), masked (masked diffusion of tokens).
     By default smd, masked for tokens, plain for rddm and resfusion, or the model of the run in --out, --config or
     --start. mmd tunes the model of --start for a fixed number of steps, 4 or --set loss.steps=K, by comparing its
     samples with the data."""

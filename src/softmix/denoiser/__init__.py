@@ -14,6 +14,7 @@ from .head import HeadSpec, MapHead, MixtureHead, NormalHead, PointHead
 from .interpolant import NoiseHead
 from .local import LocalData, PatchData, correlated, windows
 from .low_rank import LowRankMixture
+from .modalities import Aggregation, JointDenoiser, Modalities, Modality, modalities_of
 from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
@@ -27,6 +28,7 @@ from .wrap import CallCounter, SoftAtHighNoise, adjusted, autoguided, averaged, 
 
 __all__ = [
     "OUTPUTS",
+    "Aggregation",
     "CallCounter",
     "CategoricalHead",
     "Control",
@@ -37,10 +39,13 @@ __all__ = [
     "FixedSteps",
     "Given",
     "HeadSpec",
+    "JointDenoiser",
     "LocalData",
     "LowRankMixture",
     "MapHead",
     "MixtureHead",
+    "Modalities",
+    "Modality",
     "MultiScale",
     "Network",
     "NoiseHead",
@@ -75,6 +80,7 @@ __all__ = [
     "is_tuned",
     "jacobian",
     "mean_only",
+    "modalities_of",
     "reach",
     "recomputed",
     "require_untuned",

@@ -24,13 +24,18 @@ def export(model: Model, folder: str | Path) -> Path:
     mixture becomes a `SoftmixPipeline`, as a diffusers scheduler has no place for draws: import softmix.hub before
     loading. Class names go along as `id2label`, in the configuration of the UNet and of a `SoftmixPipeline`.
 
-    Raises HubError for items that are no square images, for a model of the steps of one grid, and for a process
-    that a table of betas cannot express.
+    Raises HubError for items that are no square images, for a model of the steps of one grid, for one of several
+    modalities, and for a process that a table of betas cannot express.
     """
     if has_fixed_steps(model.denoiser):
         raise HubError(
             f"a folder for diffusers is sampled by any scheduler, and {model.path} holds a model for the steps of one "
             "grid: export the run that it was tuned from, or a run with another loss"
+        )
+    if hasattr(model.denoiser, "joint"):
+        raise HubError(
+            f"a pipeline of diffusers ends with x, and {model.path} holds a model of several modalities, whose x is "
+            "decoded: export a run of x alone"
         )
     shape, process = model.facts.shape, model.process
     if len(shape) != 3 or shape[1] != shape[2]:

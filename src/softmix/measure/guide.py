@@ -128,7 +128,7 @@ def guided_by_mean(likelihood: Likelihood, scale: float = 1.0) -> Wrap:
     def log_evidence(posterior: Posterior[Any], t: Tensor | float) -> Tensor:
         return _checked(likelihood, need(posterior, HasMean, "guided_by_mean").mean)
 
-    return lambda denoiser: _by_gradient(denoiser, log_evidence, scale, "guided_by_mean")
+    return lambda denoiser: guided_by_gradient(denoiser, log_evidence, scale, "guided_by_mean")
 
 
 def guided_through_draws(likelihood: Likelihood, m: int, rng: Rng, scale: float = 1.0) -> Wrap:
@@ -160,7 +160,7 @@ def guided_through_draws(likelihood: Likelihood, m: int, rng: Rng, scale: float 
             )
         return _log_mean(_each(likelihood, posterior.draws(m, _stream(rng, t))))
 
-    return lambda denoiser: _by_gradient(denoiser, log_evidence, scale, "guided_through_draws", rng)
+    return lambda denoiser: guided_by_gradient(denoiser, log_evidence, scale, "guided_through_draws", rng)
 
 
 def guided_by_draws(likelihood: Likelihood, m: int, rng: Rng) -> Wrap:
@@ -204,7 +204,7 @@ def guided_by_draws(likelihood: Likelihood, m: int, rng: Rng) -> Wrap:
     return wrap
 
 
-def _by_gradient(
+def guided_by_gradient(
     denoiser: Denoiser,
     log_evidence: Callable[[Posterior[Any], Tensor | float], Tensor],
     scale: float,

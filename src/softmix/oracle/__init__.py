@@ -3,11 +3,12 @@
 The tests of every other room, the recipes and the documentation use this room. A `Problem` has a law with exact draws;
 a `DenoisingProblem` also has a process and the exact posterior of x0. Families: `MixtureProblem` (a mixture of
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
-`FramedProblem` (a mixture through a process in a basis), `JointProblem` (two signals with a time each), `TokenProblem`
-(masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant). `known_target`
-gives the targets of the command line.
+`FramedProblem` (a mixture through a process in a basis), `JointProblem` (two signals with a time each),
+`AggregateProblem` (an item with a label and values, added up), `TokenProblem` (masked tokens of a Markov chain) and
+`TargetProblem` (a density with a known normalising constant). `known_target` gives the targets of the command line.
 """
 
+from .aggregated import AggregateProblem, aggregated
 from .compare import ks, order, standardised
 from .framed import FramedProblem
 from .known_targets import TARGETS, is_known_target, known_target
@@ -23,6 +24,7 @@ from .two_signals import JointProblem, joint
 __all__ = [
     "PROBLEMS",
     "TARGETS",
+    "AggregateProblem",
     "DenoisingProblem",
     "FramedProblem",
     "JointProblem",
@@ -32,6 +34,7 @@ __all__ = [
     "Problem",
     "TargetProblem",
     "TokenProblem",
+    "aggregated",
     "between",
     "correlated",
     "digits",

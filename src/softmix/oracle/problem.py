@@ -19,7 +19,7 @@ class Problem(Protocol):
     name  : for tables and error messages.
     shape : of one item.
 
-    The families are `MixtureProblem`, `ObservedProblem`, `PairedProblem`, `JointProblem`,
+    The families are `MixtureProblem`, `ObservedProblem`, `PairedProblem`, `JointProblem`, `AggregateProblem`,
     `TokenProblem` and `TargetProblem`.
     """
 
@@ -36,7 +36,8 @@ class Problem(Protocol):
 class DenoisingProblem(Problem, Protocol):
     """A problem with a process and the exact posterior q(x0 | x_t, cond).
 
-    A denoiser that is learned on (x0, cond) can at best equal `denoiser()`. All families but `TargetProblem` are such.
+    A denoiser that is learned on (x0, cond) can at best equal `denoiser()`. All families but `TargetProblem` are such;
+    the denoiser of an `AggregateProblem` is that of its aggregate.
     """
 
     @property

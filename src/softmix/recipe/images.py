@@ -20,11 +20,12 @@ import torch
 from .. import training
 from ..data import load
 from ..denoiser import Denoiser, PointHead
+from ..denoiser.modalities import ITEM
 from ..evaluate.reference import ReferenceSet, features_for
 from ..loss import Square
 from ..net import NetSpec, UNetSpec
 from ..process import Framed, Gaussian
-from ..sampler import sample, traits
+from ..sampler import sample, sample_modalities, traits
 from ..train import Config, find_device, log_of, preset
 from ..train import load as load_run
 from .contest import steps_for
@@ -153,7 +154,7 @@ def train_and_measure(
         shape = known.train.shape
         seen = round(images * trained.longer)
         config = trained.change(base(shape, DATA_SETS[data][2], seen, seed, batch, compile), shape)
-        for step in training(known.train, config, at / "run"):
+        for step in training(trained.source(known.train), config, at / "run"):
             if step.step % 250 == 0:
                 speed = f"{step.images_per_second:,.0f} images/s"
                 print(f"{name}: step {step.step} of {step.total}, loss {step.loss:.4f}, {speed}", flush=True)
@@ -212,14 +213,21 @@ def _measured(
     classes = getattr(plain, "classes", 0)
     labels = torch.arange(n, device="cpu") % classes if classes else None
     cond = None if labels is None else labels.to(device)
-    x = sample(denoiser, n, steps, sampler=way.sampler, seed=seed, cond=cond, grid=grid, batch=batch, device=device)
+    settings: dict[str, Any] = {"sampler": way.sampler, "seed": seed, "grid": grid, "batch": batch, "device": device}
+    if hasattr(denoiser, "joint"):
+        # the labels are drawn with the images
+        parts = sample_modalities(denoiser, n, steps, **settings)
+        x = parts.pop(ITEM)
+        labels = next((part.cpu() for part in parts.values() if not part.is_floating_point()), None)
+    else:
+        x = sample(denoiser, n, steps, cond=cond, **settings)
     # the distances are computed on the CPU
     x = x.clamp(-1, 1).cpu()
     seconds = time.perf_counter() - began
     values = known.compare(x) | {"seconds": seconds}
     logits = None if labels is None else known.features.classify(x)
     if labels is not None and logits is not None:
-        # the share of samples that the classifier takes for the class that was asked for
+        # the share of samples that the classifier takes for their class, which was asked for or drawn
         values["accuracy"] = float(logits.argmax(1).eq(labels).double().mean())
     return values
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..data import Data
+from ..data import Data, Source
 from ..data.store import choose
 from ..denoiser import (
     Denoiser,
@@ -41,6 +41,10 @@ def device_of(denoiser: Denoiser) -> torch.device:
     """The device of the weights; the CPU for a denoiser without weights."""
     weights = denoiser.parameters() if isinstance(denoiser, nn.Module) else iter(())
     return next((weight.device for weight in weights), torch.device("cpu"))
+
+
+def _same(data: Data) -> Source:
+    return data
 
 
 def unchanged(denoiser: Denoiser, data: Data, grid: torch.Tensor) -> Denoiser:
@@ -103,12 +107,14 @@ class Training:
     change : from the plain configuration to this one.
     ways   : to sample it.
     longer : the factor of its training images.
+    source : the data to learn from, made of the training images.
     """
 
     role: Role
     change: Change
     ways: tuple[Sampling, ...]
     longer: float = 1.0
+    source: Callable[[Data], Source] = _same
 
 
 def change(**values: object) -> Change:

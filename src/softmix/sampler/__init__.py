@@ -3,7 +3,8 @@
 A sampler never sees a network. It yields `Ask(t, x)`, is sent a posterior, and returns x at the end of its grid. The
 driver (`drive`, `sample`) connects a sampler and a denoiser. `SAMPLERS` lists the samplers of Gaussian processes,
 `FOR_INTERPOLANTS` those of an `Interpolant`, and `FOR_TOKENS` those of `Masked`. `traits` has their properties, and
-`on_grid` gives one another grid. `restore` draws clean images for given ones. Other parts: inversions (`edit_friendly`,
+`on_grid` gives one another grid. `restore` draws clean images for given ones, and
+`sample_modalities` all modalities of a joint model. Other parts: inversions (`edit_friendly`,
 `dpm_encoder`, `ddim_inversion`) and `replay`; starts that are not pure noise (`noised`, `GaussianFit`,
 `SemiDiscreteOT`); guidance by a function of the image (`steered`). Samplers of a density without data give
 `WeightedSamples`: `importance_samples`, `annealed_importance_samples`, and `controlled_path` with a learned control;
@@ -21,6 +22,7 @@ from .evodiff import evodiff
 from .interpolant import epsilon, interpolant_heun, velocity
 from .invert import ColourEdit, NoiseCode, ddim_inversion, dpm_encoder, edit_friendly, replay
 from .latent import decoded, steered
+from .modalities import sample_aggregate, sample_modalities
 from .multistep import (
     MultistepRule,
     adams,
@@ -110,6 +112,8 @@ __all__ = [
     "restore",
     "s_pndm",
     "sample",
+    "sample_aggregate",
+    "sample_modalities",
     "sde_dpm_solver_2m",
     "soft_adams",
     "steered",

@@ -302,6 +302,13 @@ def sample(
     _check_suits(sampler, process)
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
+    # a model of several modalities walks an aggregate of them, and x is read from its end
+    x_of: Callable[[Tensor], Tensor] = getattr(denoiser, "x_of", None) or (lambda end: end)
+    if start is not None and getattr(denoiser, "x_of", None) is not None:
+        raise SamplerError(
+            "a start was given, and the paths of a model of several modalities are those of their aggregate z: take "
+            "softmix.sampler.sample_aggregate, with a start in the space of z"
+        )
     known = traits(sampler)
     if grid is None and at == 1 and steps < known.least:
         raise SamplerError(
@@ -331,7 +338,7 @@ def sample(
         rng = Rng(seed, numbers[low:high], "sample", device)
         part = cond if cond is None else take(cond, slice(low, high)).to(device)
         x = starts[low:high] if starts is not None else _pure_noise(process, (high - low, *shape), grid[0], rng, part)
-        return finish(drive(denoiser, sampler, x, grid, rng, part), look)
+        return x_of(finish(drive(denoiser, sampler, x, grid, rng, part), look))
 
     with computing(precision, device, denoiser):
         done = in_batches(draw, n, batch or batch_for(device, shape), "sample")

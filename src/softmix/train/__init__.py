@@ -1,9 +1,10 @@
 """Training: runs that resume after a kill with the same bits.
 
 Its main parts: `training`, the loop that the caller drives; `train`, the same with a progress bar; `Config` and
-`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `SampleTarget` (a density without
-data), `LearnEncoder` and `LearnClasses` (an encoder of images, by `learn_encoder`); `Curriculum`, an order of the noise
-levels; `Ema`, averages of the weights; `checkpoint`; `load` for a trained model.
+`preset`; the contract `Task`, and the tasks `Denoise`, `DenoisePair` (two signals), `DenoiseModalities` (an item and
+its label together), `SampleTarget` (a density without data), `LearnEncoder` and `LearnClasses` (an encoder of images,
+by `learn_encoder`); `Curriculum`, an order of the noise levels; `Ema`, averages of the weights; `checkpoint`; `load`
+for a trained model.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from .encode import LearnClasses, LearnEncoder
 from .learned import encoder_of, learn_encoder
 from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
+from .modalities import DenoiseModalities
 from .model import Model, RunError, data_of, load, read_run
 from .pair import DenoisePair
-from .preset import MODELS, TOKEN_MODELS, TuningName, preset, preset_for_target, tuning
+from .preset import JOINT_MODELS, MODELS, TOKEN_MODELS, TuningName, preset, preset_for_target, tuning
 from .processes import LostProcessError, join_processes, leave_processes
 from .record import EarlierSettings, Facts, Run, StartingRun
 from .sample_target import SampleTarget, TargetError, TargetSampler
@@ -96,6 +98,7 @@ def _update(bar: tqdm[None], step: TrainStep) -> None:
 
 
 __all__ = [
+    "JOINT_MODELS",
     "MODELS",
     "PROCESS_NAMES",
     "TOKEN_MODELS",
@@ -103,6 +106,7 @@ __all__ = [
     "Config",
     "Curriculum",
     "Denoise",
+    "DenoiseModalities",
     "DenoisePair",
     "EarlierSettings",
     "Ema",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from .denoise import Denoise, demand
+from .modalities import DenoiseModalities
 from .pair import DenoisePair
 from .sample_target import SampleTarget
 
@@ -79,7 +80,7 @@ class Config:
     # the paper of the averages
     cites: ClassVar[tuple[str, ...]] = ("edm2",)
 
-    task: Denoise | DenoisePair | SampleTarget = field(default_factory=Denoise)
+    task: Denoise | DenoisePair | DenoiseModalities | SampleTarget = field(default_factory=Denoise)
     optimiser: Optimiser = field(default_factory=Optimiser)
     batch: int = 128
     steps: int | None = None

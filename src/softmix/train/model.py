@@ -82,9 +82,14 @@ class Model:
     def plain_process(self) -> Gaussian:
         """The process, for methods of codes and statistics: Gaussian, with independent noise and without a frame.
 
-        Raises RunError for another.
+        Raises RunError for another, and for a model of several modalities.
         """
         process = self.process
+        if hasattr(self.denoiser, "joint"):
+            raise RunError(
+                f"{self.path} was trained on several modalities, and its states are their aggregate, not x: take a run "
+                "of x alone"
+            )
         if not isinstance(process, Gaussian) or not getattr(process, "independent", True):
             raise RunError(
                 f"{self.path} was trained with the process {type(process).__name__}, and this needs x_t = alpha x0 + "

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from ..cond import UNCONDITIONED, CondSpec
-from ..denoiser import CategoricalHead, MapHead, MixtureHead, NormalHead, PointHead, PublishedSMD, SoftHead
+from ..denoiser import CategoricalHead, MapHead, MixtureHead, Modality, NormalHead, PointHead, PublishedSMD, SoftHead
 from ..loss import (
     SIDDM,
     ChainMMD,
@@ -27,14 +27,16 @@ from ..process import VE, Flow, Masked, StationaryOU
 from .config import Config, Optimiser
 from .denoise import Denoise, Times
 from .make import TrainingError, require_trainable
+from .modalities import DenoiseModalities
 from .sample_target import SampleTarget
 
 ModelName = Literal[
-    "smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm", "masked"
+    "smd", "plain", "published", "mixture", "normal", "consistency", "meanflow", "imm", "siddm", "joint", "masked"
 ]
-# those of tokens, and those of numbers
+# those of several modalities, those of tokens, and all others
+JOINT_MODELS: tuple[ModelName, ...] = ("joint",)
 TOKEN_MODELS: tuple[ModelName, ...] = ("masked",)
-MODELS: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name not in TOKEN_MODELS)
+MODELS: tuple[ModelName, ...] = tuple(name for name in get_args(ModelName) if name not in JOINT_MODELS + TOKEN_MODELS)
 # those that tune a trained model
 TuningName = Literal["mmd"]
 # With an image or numbers as condition each item has a posterior of its own, and its draws are compared with one x0.
@@ -56,12 +58,13 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
     normal : one Gaussian.
     consistency, meanflow, imm : flow maps for few steps, the rivals of smd. imm is inductive moment matching.
     siddm : a soft mixture that learns against a discriminator, for 4 steps, or for 1 or 2 (loss.steps).
+    joint : one diffusion of an item with its label, image or values, which are then drawn with it (MT-Diffusion).
     masked : masked diffusion, for tokens [L].
 
     The batch size is 64 images, and less above 64 x 64 pixels, so that a step takes about as long.
 
     shape : of one item: [C, H, W], [L, D], [D], or [L] of tokens.
-    cond : the conditions that the data offer (`source.cond`). Only smd depends on them.
+    cond : the conditions that the data offer (`source.cond`). Only smd and joint depend on them.
 
     Raises TrainingError for an unknown model, and for a shape that no network accepts.
     """
@@ -80,6 +83,8 @@ def preset(model: ModelName, shape: tuple[int, ...], cond: CondSpec = UNCONDITIO
         base = base.but(head=SoftHead(), loss=POSTERIOR_GIVEN_Y if own else FeatureDrift())
     if model == "plain":
         return base.but(head=PointHead(), loss=Square("v"))
+    if model == "joint":
+        return replace(base, task=_of_modalities(shape, cond))
     if model == "published":
         return base.but(head=PublishedSMD(), loss=PublishedSquare())
     if model == "mixture":
@@ -142,6 +147,19 @@ def preset_for_target(scale: float = 1.0, path: int = 64) -> Config:
     """
     task = SampleTarget(StationaryOU(scale), path=path)
     return Config(task, batch=256, optimiser=Optimiser(rate=5e-3, warmup_share=0.1), precision="fp32")
+
+
+def _of_modalities(shape: tuple[int, ...], cond: CondSpec) -> DenoiseModalities:
+    """A diffusion of x and all that the data have beside it."""
+    beside = [part for part in cond.parts if part != "context"]
+    if not beside:
+        raise TrainingError(
+            "the model joint learns items with a label, an image or values, and these data have none: give labelled "
+            "data, or pairs"
+        )
+    # half the weight of x; a label is a few nats, and a squared error a few hundredths
+    own = {part: Modality(0.5, 0.1 if part == "label" else 1.0) for part in beside}
+    return DenoiseModalities(net=_net(shape), **own)  # type: ignore[arg-type]
 
 
 def _of_tokens(shape: tuple[int, ...]) -> Config:
