@@ -92,6 +92,13 @@ def test_an_image_of_other_channels_is_mixed_at_each_place() -> None:
         assert code.shape == (5, *shape) and torch.allclose(code, right, atol=1e-6)
 
 
+def test_mixed_channels_keep_the_standard_deviation_on_average() -> None:
+    """Over 64 channels, to 10 %."""
+    aggregation = Aggregation((64, 4, 4), CondSpec(image=9), {"x": 1.0, "image": 1.0}, 1.0)
+    code = aggregation.code("image", Rng(4, 50).normal((50, 9, 4, 4)))
+    assert float(code.std()) == pytest.approx(1, rel=0.1)
+
+
 def test_codes_stay_the_same() -> None:
     one, other = (Aggregation((2, 3, 3), ALL, WEIGHTS, 1.0) for _ in range(2))
     parts = one.parts(*items((2, 3, 3)))
@@ -299,6 +306,16 @@ def test_the_mean_of_the_aggregate_comes_from_the_table_of_outputs() -> None:
     sd = model.aggregation.sd
     right = alpha * sd**2 / (alpha**2 * sd**2 + sigma**2) * zt
     assert torch.allclose(mean_of(model(zt, t)), right, atol=1e-8)
+
+
+@pytest.mark.parametrize(("shape", "net"), NETS)
+def test_labels_are_decoded_from_the_last_state_of_the_first_half(shape: tuple[int, ...], net: NetSpec) -> None:
+    model, zt = network(shape, net), Rng(0, 3).normal((3, *shape))
+    seen: list[Tensor] = []
+    model.decoders[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model.joint(zt, 0.5)
+    right = model.network.features(zt, 0.5)[-1].mean(2)
+    assert torch.allclose(seen[0], right, atol=1e-6)
 
 
 def test_decoding_asks_at_the_least_time_and_takes_the_most_probable_label() -> None:
