@@ -34,8 +34,8 @@ PAPER = Paper.of(
 )
 RESULT = (
     "on a small problem samples of 2 evaluations are six times nearer and of 5 twice, and of 10 no nearer; half the "
-    "batch with twice the steps does not explain it; trained on images with batches of 64 it is nearer at 2 and farther "
-    "at 5 and 10"
+    "batch with twice the steps does not explain it; trained on images with batches of 64 it is nearer at 2 and "
+    "farther at 5 and 10"
 )
 
 COUNTS = (2, 5, 10)
