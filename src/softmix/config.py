@@ -61,6 +61,22 @@ def from_json(cls: type[T], data: JSON, parts: Sequence[type] = ()) -> T:
     return cast(T, _Reader(parts).start(cls, data))
 
 
+def require_defaults(part: object, names: Sequence[str], reason: str) -> None:
+    """Raises ValueError if one of these fields differs from its default: a setting without effect is no setting.
+
+    reason : the other half of the sentence, such as "by = 't' draws times evenly in t".
+    """
+    for field in dataclasses.fields(part):  # type: ignore[arg-type]
+        if field.name not in names:
+            continue
+        usual = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        found = getattr(part, field.name)
+        if found != usual:
+            raise ValueError(
+                f"{field.name} = {found!r} was given and would have no effect: {reason}. Leave {field.name} out"
+            )
+
+
 def dumps(obj: object, parts: Sequence[type] = ()) -> str:
     """`to_json(obj)` as indented text with a line break at its end: the content of config.json."""
     return _text(to_json(obj, parts), indent=2) + "\n"

@@ -40,6 +40,11 @@ def test_a_target_is_trained_and_its_run_is_continued_by_the_same_words(run: Pat
     assert found.x.shape == (5, 10)
 
 
+def test_its_first_steps_are_made_again(run: Path) -> None:
+    assert "loss all" in works("repeat", run, "--steps", 6)
+    assert "leave it out" in refused("repeat", run, "--steps", 6, "--data", "digits")
+
+
 def test_its_samples_are_written(run: Path, tmp_path: Path) -> None:
     works("sample", run, "--n", 7, "--steps", 4, "--out", tmp_path / "x.npy")
     x = np.load(tmp_path / "x.npy")

@@ -50,6 +50,7 @@ from softmix.posterior import Point, Posterior
 from softmix.process import VP, Flow, Gaussian, Interpolant, LabelShift, Masked, Noised, ShiftDDPM, few
 from softmix.rng import Rng
 from softmix.sampler import SamplerError, adams, ancestral, ddim, on_grid, sample
+from softmix.train import Denoise, Times
 from softmix.train.memory import saved_for_backward
 
 pytestmark = pytest.mark.usefixtures("on_device")
@@ -457,6 +458,16 @@ def test_the_views_know_the_network_that_a_compiler_finds() -> None:
 def test_tokens_have_no_gradient() -> None:
     with pytest.raises(ValueError, match="tokens have none"):
         ChainMMD(sampler="ancestral").fits(CategoricalHead(), Masked(4))
+
+
+def test_settings_without_effect_are_refused() -> None:
+    for values in ({"at": 0.1}, {"cells": 2}):
+        with pytest.raises(ValueError, match="without a weight of features none are computed"):
+            ChainMMD(**values)  # type: ignore[arg-type]
+        assert ChainMMD(features=1.0, **values)  # type: ignore[arg-type]
+    for times in (Times("logsnr"), Times(low=0.1), Times(high=0.9)):
+        with pytest.raises(ValueError, match=r"training times .* would have no effect"):
+            Denoise(loss=ChainMMD(), times=times)
 
 
 @pytest.mark.parametrize("values", [{"sampler": "ddpm"}, {"recompute": True}])

@@ -166,6 +166,14 @@ def test_settings_are_checked_and_saved() -> None:
         Contrastive().fits(PointHead(), Masked())
 
 
+def test_the_control_needs_items_without_a_condition() -> None:
+    given = {"net": TokenSpec(16, 1), "head": CategoricalHead(), "output": "x0", "process": Masked()}
+    with pytest.raises(ValueError, match="learns nothing with drop = 0"):
+        Denoise(loss=Contrastive(given="nothing"), drop=0.0, **given)  # type: ignore[arg-type]
+    assert Denoise(loss=Contrastive(given="condition"), drop=0.0, **given)  # type: ignore[arg-type]
+    assert Denoise(loss=Contrastive(given="nothing"), drop=0.1, **given)  # type: ignore[arg-type]
+
+
 def test_negatives_that_would_outweigh_the_items_are_refused() -> None:
     """1 + t against r = 1 / t, or r = pi / 2 cot(pi t / 2), is at most 2, or without a bound."""
     head = CategoricalHead()

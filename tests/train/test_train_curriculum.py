@@ -314,9 +314,19 @@ def test_a_run_resumes_after_a_kill_with_the_same_bits_and_the_same_stage(tmp_pa
 
 
 def test_a_curriculum_stands_in_the_configuration() -> None:
-    config = small(curriculum=Curriculum(5, "random", "even", 7, 3, 0.25))
-    assert from_json(Config, to_json(config)) == config
+    for own in (Curriculum(5, "random", "even", until=0.25), Curriculum(5, "random", "patience", 7, 3)):
+        config = small(curriculum=own)
+        assert from_json(Config, to_json(config)) == config
     assert "curriculum" in config.task.cites and "curriculum" not in small().task.cites
+
+
+@pytest.mark.parametrize(
+    ("pacing", "values"), [("patience", {"until": 0.4}), ("even", {"patience": 5}), ("mixed", {"smooth": 5})]
+)
+def test_settings_of_another_pacing_are_refused(pacing: Any, values: dict[str, Any]) -> None:
+    (name,) = values
+    with pytest.raises(ValueError, match=f"{name} = .* would have no effect"):
+        Curriculum(pacing=pacing, **values)
 
 
 @pytest.mark.parametrize("values", [{"clusters": 0}, {"patience": 0}, {"smooth": 0}, {"until": 0.0}, {"until": 1.5}])

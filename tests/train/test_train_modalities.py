@@ -35,6 +35,7 @@ from softmix.train import (
     DenoiseModalities,
     Optimiser,
     Run,
+    Times,
     Trainer,
     TrainingError,
     facts_of,
@@ -137,6 +138,12 @@ def test_a_mirrored_image_is_mirrored_for_all_modalities() -> None:
     model.aggregation.register_forward_hook(lambda module, inputs, output: seen.append(output))
     task.losses(modules, source, batch())
     assert not seen[0].any()
+
+
+def test_the_end_of_a_path_is_decoded_at_the_least_time_of_training() -> None:
+    for law, low in ((Times(low=0.02), 0.02), (Times(low=0.0), 1e-5)):
+        model = model_of(task_of(times=law), points(100))["model"]
+        assert isinstance(model, Modalities) and model.low == pytest.approx(low)
 
 
 # settings

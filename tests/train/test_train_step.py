@@ -220,6 +220,10 @@ def test_times_end_at_high() -> None:
         Times(low=0.5, high=0.4)
     with pytest.raises(ValueError, match=r"high = 0\.5 is an end of t, and the times are drawn by logsnr"):
         Times("logsnr", high=0.5)
+    with pytest.raises(ValueError, match=r"low = 0\.1 was given and would have no effect: .* drawn by normal"):
+        Times("normal", low=0.1)
+    with pytest.raises(ValueError, match=r"logsnr = \(-1\.0, 1\.0\) was given and would have no effect"):
+        Times(logsnr=(-1.0, 1.0))
 
 
 def test_times_even_in_logsnr_cover_the_two_numbers() -> None:

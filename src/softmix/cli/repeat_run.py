@@ -12,7 +12,7 @@ from .common import UsageError, interrupted, require_positive
 from .outputs import require_empty_folder
 
 if TYPE_CHECKING:
-    from ..data import Data
+    from ..data import Data, Target
 
 
 def repeat_run(run: Path, data: str | None, steps: int, out: Path | None, folder: Path) -> None:
@@ -62,11 +62,22 @@ def _require_lines(run: Path, lines: dict[int, Any], steps: int) -> None:
     )
 
 
-def _data(run: Path, data: str | None) -> Data:
+def _data(run: Path, data: str | None) -> Data | Target:
     """The training data of the run, from their old place or from the one that the user names."""
     from ..data import DataError
-    from ..train import data_of
+    from ..oracle import is_known_target, known_target
+    from ..train import data_of, read_run
 
+    facts = read_run(run).facts
+    if not facts.count:
+        if data is not None:
+            raise UsageError(f"--data {data} was given; {run} was trained on the density {facts.data}: leave it out")
+        if not is_known_target(facts.data):
+            raise UsageError(
+                f"{run} was trained on the density {facts.data}, which only its author's code has: repeat it there, by "
+                "softmix.training"
+            )
+        return known_target(facts.data)
     try:
         return data_of(run, data)
     except DataError as error:

@@ -108,6 +108,11 @@ class Align:
         if fits is not None:
             fits(spec)
 
+    def fits_times(self, by: str, low: float, high: float) -> None:
+        fits = getattr(self.base, "fits_times", None)
+        if fits is not None:
+            fits(by, low, high)
+
     def phase(self, progress: float) -> bool:
         """Whether the term is a part of the loss."""
         return self.until == 1 or progress < self.until

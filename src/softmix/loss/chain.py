@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cond import Cond, CondSpec
+from ..config import require_defaults
 from ..denoiser import (
     Denoiser,
     MapHead,
@@ -48,8 +49,8 @@ class ChainMMD:
         L = pixels D_id + features mean over blocks of D_block
 
     In the paper, V are features of an Inception or CLIP network, k(a, b) = (a.b / D + 1)^3, and the chain is DDIM's at
-    K times at equal distances below 1. Here the chain has the process's own times, from 1 on. The training times
-    (`Times`) have no effect: no x_t of data is asked for.
+    K times at equal distances below 1. Here the chain has the process's own times, from 1 on. No x_t of data is asked
+    for, so that other training times than the default are refused.
 
     steps : K. The tuned model is for this number of steps alone (`TunedDenoiser`).
     sampler : "ddim" follows the mean of the posterior. "ancestral" draws x0 in each step, for soft mixtures; its
@@ -103,6 +104,8 @@ class ChainMMD:
             )
         if not 0 < self.at < 1:
             raise ValueError(f"the time of the feature extractor is above 0 and below 1; found at = {self.at}")
+        if not self.features:
+            require_defaults(self, ("at", "cells"), "without a weight of features none are computed")
 
     @property
     def proper(self) -> bool:
@@ -111,6 +114,13 @@ class ChainMMD:
     @property
     def suits(self) -> Suits:
         return self.sampler, {"eta": 0.0} if self.sampler == "ancestral" else {}
+
+    def fits_times(self, by: str, low: float, high: float) -> None:
+        if by != "t" or low != 1e-3 or high != 1:
+            raise ValueError(
+                f"ChainMMD asks at the times of its chain, and training times by {by} from {low:g} to {high:g} would "
+                "have no effect: take the default, Times()"
+            )
 
     def fits(self, head: object, process: object) -> None:
         name = type(head).__name__

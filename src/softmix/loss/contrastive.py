@@ -79,6 +79,11 @@ class Contrastive:
                 raise ValueError(f"{value!r} was asked for; there are {', '.join(get_args(kinds))}")
 
     @property
+    def needs_drop(self) -> bool:
+        """Whether items without their condition are needed in training."""
+        return self.given == "nothing" and self.weight > 0
+
+    @property
     def whole(self) -> bool:
         return self.of == "others"
 

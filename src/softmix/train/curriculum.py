@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..config import require_defaults
 from ..rng import permutation
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Curriculum:
                 raise ValueError(f"{name} is at least 1; found {getattr(self, name)}")
         if not 0 < self.until <= 1:
             raise ValueError(f"until is a share of the run, above 0 and at most 1; found {self.until}")
+        unused = ("until",) if self.pacing == "patience" else ("patience", "smooth")
+        require_defaults(self, unused, f'the pacing "{self.pacing}" does not read it')
 
     def stage(self, progress: float) -> int:
         """The stage of an even pacing at this share of the run, from 1 to N."""

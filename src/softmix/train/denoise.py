@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cond import Cond, CondSpec, Part
+from ..config import require_defaults
 from ..data import Source, mirrored
 from ..deferred import unread
 from ..denoiser import (
@@ -108,6 +109,7 @@ class Times:
             self.by == "t" or self.high == 1,
             f'high = {self.high} is an end of t, and the times are drawn by {self.by}: take by="t", or two log-SNRs',
         )
+        require_defaults(self, ("logsnr",) if self.by == "t" else ("low",), f"the times are drawn by {self.by}")
         demand(self.by != "logsnr" or a < b, f"logsnr runs from a smaller number to a larger; found {a}, {b}")
         demand(self.by != "normal" or b > 0, f"the standard deviation of logsnr is above 0; found {b}")
 
@@ -165,6 +167,11 @@ class Denoise(Task):
         demand(
             self.curriculum is None or not getattr(self.loss, "has_own_times", False),
             f"a curriculum orders the noise levels, and {type(self.loss).__name__} has times of its own: leave it out",
+        )
+        demand(
+            self.drop > 0 or not getattr(self.loss, "needs_drop", False),
+            f"{type(self.loss).__name__} compares with the model without its condition, which learns nothing with "
+            "drop = 0: give drop=0.1",
         )
         two = isinstance(self.head, ResidualHead)
         demand(not two or self.output == "residual", f'a ResidualHead has the output "residual"; found {self.output!r}')

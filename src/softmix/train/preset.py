@@ -120,7 +120,7 @@ def tuning(name: TuningName, config: Config, shape: tuple[int, ...]) -> Config:
     mmd : `ChainMMD` in 4 steps of DDIM, or of draws for a soft mixture. Points are compared as they are, images in
         pixels and features. The learning rate is a twentieth, and a batch has at least 256 items.
 
-    config : of the trained model. Its length and its curriculum are dropped.
+    config : of the trained model. Its length, its times and its curriculum are dropped.
     shape : of one item.
 
     Raises TrainingError for another name, and for a model that cannot be tuned.
@@ -133,9 +133,9 @@ def tuning(name: TuningName, config: Config, shape: tuple[int, ...]) -> Config:
     features = 1.0 if len(shape) == 3 else 0.0
     loss = ChainMMD(sampler="ancestral" if draws else "ddim", features=features)
     optimiser = replace(config.optimiser, rate=config.optimiser.rate / 20, clip=0.5, accumulate=1)
-    batch = max(config.batch, 256)
+    batch, none = max(config.batch, 256), {"steps": None, "minutes": None, "curriculum": None}
     try:
-        return config.but(loss=loss, optimiser=optimiser, batch=batch, steps=None, minutes=None, curriculum=None)
+        return config.but(loss=loss, times=Times(), optimiser=optimiser, batch=batch, **none)
     except ValueError as error:
         raise TrainingError(f"this model cannot be tuned by {name}: {error}") from error
 
