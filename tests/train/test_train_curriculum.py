@@ -39,7 +39,8 @@ from softmix.train import (
     tuning,
 )
 from softmix.train.curriculum import Pace
-from softmix.train.denoise import PACE, times
+from softmix.train.denoise import PACE
+from softmix.train.noise_times import times
 from softmix.train.trial import trial_run
 
 STEPS = 60

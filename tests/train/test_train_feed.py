@@ -27,9 +27,9 @@ from softmix.rng import plain as by_torch
 from softmix.train import Config, Denoise, preset, training
 from softmix.train import feed as feeds
 from softmix.train import trainer as trainers
-from softmix.train.denoise import times
 from softmix.train.examples import ItemOrder, example_rng, item_index
 from softmix.train.feed import DeviceFeed, Feed, StagedItems, feed_for
+from softmix.train.noise_times import times
 from softmix.train.preset import MODELS
 from softmix.train.task import Batch
 

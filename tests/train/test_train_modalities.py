@@ -42,8 +42,8 @@ from softmix.train import (
     preset,
 )
 from softmix.train import load as load_run
-from softmix.train.denoise import times
 from softmix.train.model import RunError
+from softmix.train.noise_times import times
 
 NET = MLPSpec(width=32, depth=2)
 SMALL = ["--set", "net.width=8", "net.depth=1", "--batch", "8"]

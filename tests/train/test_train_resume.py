@@ -25,8 +25,8 @@ from softmix.loss import Energy
 from softmix.process import Noised
 from softmix.rng import Rng
 from softmix.train import Run, Trainer, TrainingError, facts_of, read_run, training
-from softmix.train.denoise import times
 from softmix.train.examples import item_index
+from softmix.train.noise_times import times
 
 COMMAND = ["train", "toy:ring", "--steps", "600", "--limit", "3000", "--set", "save=2", "batch=64", "net.width=32"]
 

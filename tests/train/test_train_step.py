@@ -37,9 +37,9 @@ from softmix.train import (
     preset,
     training,
 )
-from softmix.train.denoise import times
 from softmix.train.ema import beta, gamma_of
 from softmix.train.examples import item_index
+from softmix.train.noise_times import times
 from softmix.train.record import EarlierSettings, rate
 
 CPU = torch.device("cpu")

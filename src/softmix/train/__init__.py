@@ -20,7 +20,7 @@ from ..deferred import unread
 from .by_process import PROCESS_NAMES, ProcessName, with_process
 from .config import Config, Optimiser
 from .curriculum import Curriculum
-from .denoise import Denoise, Times
+from .denoise import Denoise
 from .ema import Ema
 from .encode import LearnClasses, LearnEncoder
 from .learned import encoder_of, learn_encoder
@@ -28,6 +28,7 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .modalities import DenoiseModalities
 from .model import Model, RunError, data_of, load, read_run
+from .noise_times import Times
 from .pair import DenoisePair
 from .preset import JOINT_MODELS, MODELS, TOKEN_MODELS, TuningName, preset, preset_for_target, tuning
 from .processes import LostProcessError, join_processes, leave_processes

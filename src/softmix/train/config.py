@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
-from .denoise import Denoise, demand
+from .denoise import Denoise
 from .modalities import DenoiseModalities
 from .pair import DenoisePair
 from .sample_target import SampleTarget
+from .task import demand
 
 # far beyond any training; above them numbers overflow, or no machine has the memory
 _BATCH, _STEPS, _MINUTES, _RATE = 2**20, 10**9, 10**7, 10.0

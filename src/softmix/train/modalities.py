@@ -16,8 +16,9 @@ from ..loss import Likelihood, LossSpec, Square
 from ..posterior import Categorical, HasMean, Posterior, need
 from ..process import VE, VP, Flow, Gaussian
 from ..sampler import sample_modalities
-from .denoise import AnyHead, Denoise, at_shares, demand, times
-from .task import Batch
+from .denoise import AnyHead, Denoise
+from .noise_times import at_shares, times
+from .task import Batch, demand
 
 if TYPE_CHECKING:
     from .record import Facts

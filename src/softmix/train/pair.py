@@ -17,8 +17,9 @@ from ..process import JOINT, VE, VP, Flow, Gaussian, Noised, Process, TwoClocks
 from ..rng import Rng
 from ..sampler import along
 from .blank_condition import nothing_given
-from .denoise import AnyHead, Denoise, at_shares, demand, first_share, times
-from .task import Batch
+from .denoise import AnyHead, Denoise
+from .noise_times import at_shares, first_share, times
+from .task import Batch, demand
 
 if TYPE_CHECKING:
     from .record import Facts

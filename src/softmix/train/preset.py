@@ -25,9 +25,10 @@ from ..loss import (
 from ..net import MLPSpec, NetSpec, SequenceSpec, TokenSpec, UNetSpec
 from ..process import VE, Flow, Masked, StationaryOU
 from .config import Config, Optimiser
-from .denoise import Denoise, Times
+from .denoise import Denoise
 from .make import TrainingError, require_trainable
 from .modalities import DenoiseModalities
+from .noise_times import Times
 from .sample_target import SampleTarget
 
 ModelName = Literal[

@@ -18,8 +18,7 @@ from ..oracle import is_known_target, known_target
 from ..process import StationaryOU
 from ..rng import Rng
 from ..sampler import Sampler, WeightedSamples, ancestral, controlled_path, path_grid, with_fixed_parameters
-from .denoise import demand
-from .task import Batch, Task
+from .task import Batch, Task, demand
 
 if TYPE_CHECKING:
     from .record import Facts

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from .record import Facts
 
 
+def demand(holds: bool, sentence: str) -> None:
+    """Raises ValueError with the sentence unless `holds`."""
+    if not holds:
+        raise ValueError(sentence)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some of the training examples of one step.
