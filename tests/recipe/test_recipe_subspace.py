@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from softmix.denoiser import LowRankMixture
+from softmix.denoiser import LowRankMixture, wiener
 from softmix.oracle import digits
 from softmix.process import VP
 from softmix.recipe import subspace as recipe
+from softmix.recipe import subspace_jacobian as jacobians
 from softmix.recipe.frame import Numbers, row
 from softmix.rng import Rng
 
@@ -133,14 +134,33 @@ def test_an_empty_cluster_keeps_its_basis_and_principal_components_are_those_abo
 
 
 def test_the_rank_of_a_linear_denoiser_is_that_of_its_gains() -> None:
-    values = recipe.ranks(0, 3)
+    values = jacobians.ranks(0, 3)
     problem = digits()
-    for level in recipe.LEVELS:
+    for level in jacobians.LEVELS:
         snr = math.exp(level)
         variances = torch.linalg.eigvalsh(problem.law.covariance).flip(0)
         gains = (snr * variances / (snr * variances + 1)).square()
         share = gains.cumsum(0) / gains.sum()
-        assert values[recipe.LINEAR, f"rank@{level:g}"] == int((share < 0.99).sum()) + 1
+        assert values[jacobians.LINEAR, f"rank@{level:g}"] == int((share < 0.99).sum()) + 1
+
+
+def test_edits_of_one_norm_cost_least_along_the_own_class() -> None:
+    """20 items: 13 nats by the first principal component, 0.4 by that of the own class, about 50 at random; the
+    Jacobian at logsnr 2 is near the second, and at the paper's time near the first."""
+    found = jacobians.edits(0, 20)
+    value = {name: found[name, f"nats@{jacobians.EDITED[0]:g}"] for name in jacobians._EDITS}
+    assert value[jacobians.OWN] < 1 < 5 < value[jacobians.PRINCIPAL] < value[jacobians.ANY] / 2
+    assert found[jacobians.FIRST, "nats@2"] < 2 < value[jacobians.FIRST]
+
+
+def test_the_answer_to_a_step_is_the_change_of_the_mean() -> None:
+    """For a linear denoiser: the first principal component, at every noise level."""
+    law = digits().law
+    model = wiener(VP(), law.mean, law.covariance)
+    x0 = digits().sample(2, Rng(0, 2))
+    found = jacobians._answered(model, x0, 0.0, 0)
+    first = torch.linalg.eigh(law.covariance).eigenvectors[:, -1]
+    assert torch.allclose((found @ first).abs(), torch.ones(2, dtype=F64), atol=1e-6)
 
 
 def made_up(**changed: list[float]) -> Numbers:
@@ -153,8 +173,16 @@ def made_up(**changed: list[float]) -> Numbers:
         lines[f"{recipe.NOISY}, {components} of {rank}"] = ("success", [0.0] * 5 + [1.0], recipe.EXTRA)
     for name in (recipe.SOFT, recipe.CLUSTERED):
         lines[f"{name}, at an angle"] = ("success", [0.5, 0.5, 1.0, 1.0], recipe.ANGLES)
-    lines[recipe.EXACT] = ("rank", [10.0, 10.0, 12.0, 20.0], recipe.LEVELS)
-    lines[recipe.LINEAR] = ("rank", [20.0, 20.0, 30.0, 40.0], recipe.LEVELS)
+    lines[jacobians.EXACT] = ("rank", [10.0, 10.0, 12.0, 20.0], jacobians.LEVELS)
+    lines[jacobians.LINEAR] = ("rank", [20.0, 20.0, 30.0, 40.0], jacobians.LEVELS)
+    lines[jacobians.FIRST] = ("nats", [5.0, 3.0, 1.0], jacobians.EDITED)
+    for name, nats in ((jacobians.PRINCIPAL, 12.0), (jacobians.OWN, 0.5), (jacobians.ANY, 50.0)):
+        lines[name] = ("nats", [nats], jacobians.EDITED[:1])
+    lines[jacobians.NETWORK] = ("rank", [10.0, 10.0, 12.0, 20.0], jacobians.LEVELS)
+    lines[jacobians.FLAT] = ("rank", [20.0, 20.0, 30.0, 40.0], jacobians.LEVELS)
+    lines[jacobians._on_pictures(jacobians.FIRST)] = ("change", [0.5, 0.4, 0.3], jacobians.EDITED)
+    for name in (jacobians.PRINCIPAL, jacobians.ANY):
+        lines[jacobians._on_pictures(name)] = ("change", [0.2], jacobians.EDITED[:1])
     rows = [
         row(arm, "ours", f"{kind}@{count:g}", [value], "x")
         for arm, (kind, line, counts) in lines.items()
@@ -172,8 +200,14 @@ def made_up(**changed: list[float]) -> Numbers:
         (f"{recipe.HARD}, 1 of 4", [0.0, 0.0, 0.0, 0.0, 1.0, 1.0], {3}),
         (f"{recipe.NOISY}, 1 of 4", [0.0, 0.0, 1.0, 1.0, 1.0, 1.0], {4}),
         (f"{recipe.SOFT}, at an angle", [0.2, 0.5, 1.0, 1.0], {5}),
-        (recipe.LINEAR, [12.0, 20.0, 30.0, 40.0], {6}),
-        (recipe.EXACT, [10.0, 10.0, 12.0, 40.0], {6}),
+        (jacobians.LINEAR, [12.0, 20.0, 30.0, 40.0], {6}),
+        (jacobians.EXACT, [10.0, 10.0, 12.0, 40.0], {6}),
+        (jacobians.FIRST, [9.0, 3.0, 1.0], {7}),
+        (jacobians.FIRST, [5.0, 3.0, 7.0], {8}),
+        (jacobians.PRINCIPAL, [9.0], {7}),
+        (jacobians.NETWORK, [10.0, 10.0, 12.0, 100.0], {9}),
+        (jacobians.FLAT, [14.0, 20.0, 30.0, 40.0], {9}),
+        (jacobians._on_pictures(jacobians.ANY), [0.49], {10}),
     ],
 )
 def test_each_check_follows_its_numbers(arm: str, line: list[float], failed: set[int]) -> None:
