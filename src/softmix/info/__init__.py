@@ -1,13 +1,40 @@
-"""Measurements of a denoiser on data, for samplers.
+"""Measurements of a denoiser on data: likelihoods, information, and numbers for samplers.
 
-`where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p. `fit_statistics`
-measures the coefficients of DPM-Solver-v3. `log_density` is the density of the ODE of a model.
-`bits_per_token` is a bound on the bits of tokens.
+Likelihoods by the errors of a denoiser (information-theoretic diffusion): `density`, `discrete` for whole numbers, and
+`variational`, the bound of a chain, on the same model; `curve`, the errors at each noise level. `pointwise_information`
+shows which elements a condition tells of. `log_density` is the density of the ODE of a model, and `bits_per_token` a
+bound for tokens. All but these two walk the noise levels by `at_levels`.
+
+For samplers: `where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p.
+`fit_statistics` measures the coefficients of DPM-Solver-v3.
 """
 
+from .density import Curve, Nats, curve, density, pointwise_information
+from .discrete import Grid, best_rounding, discrete
+from .levels import AtLevel, Levels, at_levels
 from .likelihood import log_density
+from .reference import GaussianReference
 from .start_time import where_to_start
 from .statistics import fit_statistics
 from .token_bound import bits_per_token
+from .variational import variational
 
-__all__ = ["bits_per_token", "fit_statistics", "log_density", "where_to_start"]
+__all__ = [
+    "AtLevel",
+    "Curve",
+    "GaussianReference",
+    "Grid",
+    "Levels",
+    "Nats",
+    "at_levels",
+    "best_rounding",
+    "bits_per_token",
+    "curve",
+    "density",
+    "discrete",
+    "fit_statistics",
+    "log_density",
+    "pointwise_information",
+    "variational",
+    "where_to_start",
+]

@@ -1,0 +1,242 @@
+"""Information-theoretic diffusion: likelihoods as integrals of denoising errors over the noise levels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..cond import Cond
+from ..denoiser.tuned import require_untuned
+from ..posterior import HasMean, need
+from ..process import Gaussian, one_clock, require_independent
+from ..rng import Rng
+from ..shape import column, take
+from .levels import AtLevel, Levels, at_levels
+from .reference import GaussianReference
+
+if TYPE_CHECKING:
+    from ..denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Nats:
+    """-log p of each item, in nats.
+
+    each : [B], float64.
+    error : the standard error of each, from independent repeats of the integral, [B].
+    ends : the range of logsnr of the integral.
+    dims : the number of elements of an item.
+    cut : about the nats that are missing below and above the range, in the mean over items.
+    """
+
+    each: Tensor
+    error: Tensor
+    ends: tuple[float, float]
+    dims: int
+    cut: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def mean(self) -> float:
+        return float(self.each.mean())
+
+    @property
+    def bits_per_dim(self) -> float:
+        """The mean over items, in bits per element."""
+        return self.mean / self.dims / math.log(2)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean over items, as a sample of a population; the error of the integral is a part of it."""
+        return float(self.each.std() / len(self.each) ** 0.5) if len(self.each) > 1 else float("nan")
+
+
+def density(
+    denoiser: Denoiser,
+    x0: Tensor,
+    rng: Rng,
+    reference: GaussianReference,
+    levels: Levels | None = None,
+    n: int = 32,
+    repeats: int = 2,
+    cond: Cond | Tensor | None = None,
+    batch: int = 256,
+) -> Nats:
+    """-log p(x_0) of each item by the errors of a denoiser, in nats (ITD):
+
+        -log p(x) = -log p_G(x) + (1 / 2) int [ e(x, a) - e_G(x, a) ] da,
+        e(x, a) = snr E|x - m(x_t)|^2,   a = log snr
+
+    p_G is a Gaussian with the moments of the data, and e_G the error of its denoiser, with the same noise. For the
+    exact denoiser of p this is exact at each x. For a model it is an upper bound in the mean over data. Outside the
+    range of the levels the model is taken to be as good as the Gaussian.
+
+    denoiser : a model with a posterior mean, on a Gaussian process with one alpha and one sigma.
+    x0 : [B, ...].
+    rng : the levels and the noise, one stream for each item.
+    reference : of the training data.
+    levels : by default `Levels.of` the variances of the reference.
+    n, repeats : n noise levels for each item, `repeats` times. Twice at least, for the standard error.
+    cond : the conditions, for log p(x_0 | cond).
+
+    On data of few dimensions, and on whole numbers, the density is unbounded, and the result depends on the range: take
+    `discrete`. Raises TypeError for a posterior without a mean and for a process without one clock; ValueError for a
+    process whose noise depends on x0, and for fewer than two repeats.
+    Source: Kong, Brekelmans & Ver Steeg, ICLR 2023, eq. 8 to 10.
+    When to choose: for the likelihood of single items without an ODE; each evaluation counts, in any order.
+    """
+    process = require_process(denoiser, "density")
+    chosen = levels or Levels.of(reference.variances)
+    own = reference.to(x0.device)
+
+    def gap(at: AtLevel) -> Tensor:
+        return (at.error(mean_of(denoiser, at)) - at.error(_gaussian(own, at))).flatten(1).sum(1)
+
+    totals = integrals(process, x0, rng, chosen, n, repeats, cond, batch, gap)
+    ends = chosen.inside(float(process.logsnr(1.0)), math.inf).ends
+    # beyond an end the difference of the errors falls as e^-|a|, so that its integral is about its value at the end
+    tails = curve(denoiser, x0[:batch], rng.take(slice(batch)).child("ends"), reference, ends, cond, batch).density
+    return as_nats(own.nats(x0) + totals / 2, ends, x0, (float(tails[0]), float(tails[1])))
+
+
+def pointwise_information(
+    denoiser: Denoiser,
+    x0: Tensor,
+    rng: Rng,
+    levels: Levels,
+    given: Cond | Tensor,
+    context: Cond | Tensor | None = None,
+    n: int = 32,
+    repeats: int = 2,
+    batch: int = 256,
+) -> tuple[Tensor, Tensor]:
+    """i(x; y | c) of each element, by the standard and by the orthogonal estimator, in nats, two [B, ...]:
+
+        i_s = (1 / 2) int ( e(x, a | c) - e(x, a | y, c) ) da
+        i_o = (1 / 2) int snr E( m(x_t | y, c) - m(x_t | c) )^2 da
+
+    The sum of i_s over the elements is log p(x | y, c) / p(x | c) for the exact denoiser, at each x. i_o is not: it is
+    never below 0, so that it cannot report misinformation, and equals i_s only in the mean over p(x | y, c).
+
+    given : y together with c.
+    context : c, by default nothing.
+
+    Source: Kong, Liu, Li, Yogatama & Ver Steeg, "Interpretable diffusion via information decomposition", ICLR 2024.
+    When to choose: for maps of which pixels a condition tells of. Take a model with dropped conditions in its training.
+    """
+    process = require_process(denoiser, "pointwise information")
+    standard, orthogonal = (torch.zeros(x0.shape, dtype=torch.float64, device=x0.device) for _ in range(2))
+    for repeat in range(repeats):
+        for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, None, batch):
+            with_y, without = (mean_of(denoiser, at, take(cond, at.rows)) for cond in (given, context))
+            share = column(at.weight, with_y) / (2 * repeats)
+            standard[at.rows] += share * (at.error(without) - at.error(with_y))
+            snr = column(at.logsnr.exp(), with_y)
+            orthogonal[at.rows] += share * snr * (with_y.double() - without.double()).square()
+    return standard, orthogonal
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The error of the noise at each noise level: the mean over items, e(a) = snr E|x0 - m|^2.
+
+    logsnr : [N].
+    model, gaussian : [N], of the model and of the Gaussian with the same moments.
+    """
+
+    logsnr: Tensor
+    model: Tensor
+    gaussian: Tensor
+
+    @property
+    def density(self) -> Tensor:
+        """(e - e_G) / 2: the nats below the Gaussian that each unit of logsnr gives, [N]; below 0 is information."""
+        return (self.model - self.gaussian) / 2
+
+
+def curve(
+    denoiser: Denoiser,
+    x0: Tensor,
+    rng: Rng,
+    reference: GaussianReference,
+    logsnr: Sequence[float],
+    cond: Cond | Tensor | None = None,
+    batch: int = 256,
+) -> Curve:
+    """The curve of the errors at given noise levels, with one noise for each item and level."""
+    process, own = require_process(denoiser, "curve"), reference.to(x0.device)
+    found = []
+    for level in logsnr:
+        sums = torch.zeros(2, dtype=torch.float64, device=x0.device)
+        # a scale of nearly 0 puts all items at one level
+        for at in at_levels(process, x0, rng.child(f"level {level:g}"), Levels(level, 1e-9), 1, cond, batch):
+            errors = [at.error(mean).sum() for mean in (mean_of(denoiser, at), _gaussian(own, at))]
+            sums += torch.stack(errors)
+        found.append(sums / len(x0))
+    both = torch.stack(found)
+    return Curve(torch.tensor(list(logsnr), dtype=torch.float64), both[:, 0].cpu(), both[:, 1].cpu())
+
+
+def integrals(
+    process: Gaussian,
+    x0: Tensor,
+    rng: Rng,
+    levels: Levels,
+    n: int,
+    repeats: int,
+    cond: Cond | Tensor | None,
+    batch: int,
+    integrand: Callable[[AtLevel], Tensor],
+) -> Tensor:
+    """int f(a) da of each item, by each repeat, [repeats, B]. integrand : from a record of b items to [b]."""
+    if n < 1 or repeats < 2:
+        raise ValueError(
+            f"{n} levels and {repeats} repeats were asked for; take at least one level, and two repeats for the "
+            "standard error"
+        )
+    totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
+    for repeat in range(repeats):
+        for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, cond, batch):
+            # a weight of 0 stands for a level at which the model is not to be asked, and its answer may be no number
+            totals[repeat, at.rows] += torch.where(at.weight > 0, at.weight * integrand(at), 0.0)
+    return totals
+
+
+def as_nats(repeats: Tensor, ends: tuple[float, float], x0: Tensor, cut: tuple[float, float]) -> Nats:
+    """From the results of repeats, [repeats, B]. A large part that is cut off is told by a warning."""
+    each, error = repeats.mean(0), repeats.std(0) / len(repeats) ** 0.5
+    for side, missing, end in zip(("below", "above"), cut, ends, strict=True):
+        if abs(missing) > max(0.02, 0.002 * x0[0].numel()):
+            warnings.warn(
+                f"about {missing:.3g} nats an item lie {side} logsnr {end:.3g}, the end of the range, and are not in "
+                "the result: give wider levels",
+                stacklevel=3,
+            )
+    return Nats(each, error, ends, x0[0].numel(), cut)
+
+
+def require_process(denoiser: Denoiser, who: str) -> Gaussian:
+    require_untuned(denoiser, who)
+    process = one_clock(denoiser.process, who)
+    require_independent(process, who)
+    return process
+
+
+def mean_of(denoiser: Denoiser, at: AtLevel, cond: Cond | Tensor | None = None) -> Tensor:
+    """The mean of the model. cond : by default that of the noised items."""
+    noised = at.noised
+    with torch.no_grad():
+        answer = denoiser(noised.xt, noised.t, noised.cond if cond is None else cond)
+    return need(answer, HasMean, "a likelihood by errors").mean
+
+
+def _gaussian(reference: GaussianReference, at: AtLevel) -> Tensor:
+    noised = at.noised
+    process = noised.process
+    assert isinstance(process, Gaussian)
+    return reference.denoise(noised.xt.double() / column(process.alpha(noised.t), noised.xt.double()), at.logsnr)

@@ -1,0 +1,126 @@
+"""Noise levels with weights for integrals over logsnr, and data noised at them: the loop of all measures by errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..cond import Cond
+from ..process import Gaussian, Noised
+from ..rng import Rng
+from ..shape import take
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A logistic law of logsnr, cut at both ends, for integrals by importance sampling.
+
+        int f(a) da = E[w f(a)],   a = loc + scale logit(p),   w = scale (1 - 2 c) / (p (1 - p)),   p ~ U(c, 1 - c)
+
+    loc, scale : of the law. `Levels.of` takes them from the variances of the data.
+    clip : the ends are loc - clip scale and loc + clip scale; c = sigmoid(-clip).
+    low, high : the levels at which a model may be asked. Others get the weight 0.
+
+    Source: Kong, Brekelmans & Ver Steeg, "Information-theoretic diffusion", ICLR 2023.
+    """
+
+    loc: float = 0.0
+    scale: float = 2.0
+    clip: float = 4.0
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and self.clip > 0 and math.isfinite(self.loc + self.scale * self.clip)):
+            raise ValueError(f"levels have a finite loc, and a scale and a clip above 0; found {self}")
+        first, last = self.ends
+        if not first < last:
+            raise ValueError(f"no level is left between low = {self.low:g} and high = {self.high:g}; found {self}")
+
+    @classmethod
+    def of(cls, variances: Tensor, clip: float = 4.0) -> Levels:
+        """Those for data with these variances along their principal axes, l_i:
+
+            loc = -mean log l,   scale = sqrt(1 + (3 / pi) var log l)
+
+        The law of matching variance would have 3 / pi^2. It cuts off more at the ends: on Fashion-MNIST 0.08 bits per
+        dimension in the place of 0.01.
+        """
+        logs = variances.double().log()
+        return cls(-float(logs.mean()), math.sqrt(1 + 3 / math.pi * float(logs.var(correction=0))), clip)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest logsnr with a weight."""
+        wide = self.clip * self.scale
+        return max(self.loc - wide, self.low), min(self.loc + wide, self.high)
+
+    def inside(self, low: float, high: float) -> Levels:
+        """The same levels, for a model that may be asked from `low` to `high` alone."""
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
+    def draw(self, n: int, rng: Rng) -> tuple[Tensor, Tensor]:
+        """n levels for each item of `rng`, and their weights, float64 [n, B] each.
+
+        The shares p are even, with one random offset for each item: stratified sampling, unbiased for any n.
+        """
+        offset = rng.uniform((len(rng),), torch.float64)
+        u = (torch.arange(n, dtype=torch.float64, device=offset.device)[:, None] + offset) / n
+        least = 1 / (1 + math.exp(self.clip))
+        width = 1 - 2 * least
+        p = least + width * u
+        logsnr = self.loc + self.scale * p.logit()
+        weight = self.scale * width / (p * (1 - p)) / n
+        return logsnr, weight.masked_fill((logsnr < self.low) | (logsnr > self.high), 0)
+
+
+@dataclass(frozen=True)
+class AtLevel:
+    """Some items, each at a noise level of its own.
+
+    rows : of the data.
+    logsnr, weight : of each item, float64 [b].
+    noised : the items at these levels.
+    """
+
+    rows: slice
+    logsnr: Tensor
+    weight: Tensor
+    noised: Noised
+
+    def error(self, mean: Tensor) -> Tensor:
+        """snr (mean - x0)^2 of each element, which is the squared error of the noise; float64, of the shape of x0."""
+        snr = self.logsnr.exp().reshape(-1, *(1,) * (mean.ndim - 1))
+        return snr * (mean.double() - self.noised.x0.double()).square()
+
+
+def at_levels(
+    process: Gaussian,
+    x0: Tensor,
+    rng: Rng,
+    levels: Levels,
+    n: int,
+    cond: Cond | Tensor | None = None,
+    batch: int = 256,
+) -> Iterator[AtLevel]:
+    """The data at n noise levels each, with fresh noise at each, batch by batch.
+
+    Below the last level of the process, its logsnr at t = 1, the weight is 0.
+
+    All denoisers that are compared get the same noise, because they are asked for the same record.
+
+    rng : the levels and the noise, one stream for each item. An item does not depend on its batch.
+    """
+    levels = levels.inside(float(process.logsnr(1.0)), math.inf)
+    for low in range(0, len(x0), batch):
+        rows = slice(low, low + batch)
+        own = rng.take(rows)
+        logsnr, weight = levels.draw(n, own.child("levels"))
+        for k in range(n):
+            t = process.time(logsnr[k]).to(x0.device)
+            noised = process.noise(x0[rows], t, own.child(f"noise {k}"), take(cond, rows))
+            yield AtLevel(rows, logsnr[k].to(x0.device), weight[k].to(x0.device), noised)
