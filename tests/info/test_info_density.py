@@ -12,6 +12,7 @@ from torch import Tensor
 from softmix.data.toys import ToyMixture
 from softmix.denoiser import ExactMixture, adjusted, wiener
 from softmix.info import (
+    EvenLevels,
     GaussianReference,
     Grid,
     Levels,
@@ -43,27 +44,43 @@ def reference_of(problem: MixtureProblem) -> GaussianReference:
 
 
 def test_weights_make_sums_of_integrals() -> None:
-    """A normal law of a, of which less than 1e-6 lies outside: 200 stratified levels are right to 1e-4."""
-    logsnr, weight = Levels(1.0, 2.0).draw(200, Rng(0, 5))
-    found = (weight * (-((logsnr - 2) ** 2) / 2).exp()).sum(0)
-    assert torch.allclose(found, torch.full_like(found, math.sqrt(2 * math.pi)), rtol=1e-4)
-    assert torch.allclose(weight.sum(0), torch.full_like(found, 16.0), rtol=0.02)
+    """A normal law of a, of which less than 1e-6 lies outside: 200 levels are right to 1e-4, wherever they begin."""
+    for offset in (0.1, 0.5, 0.9):
+        logsnr, weight = Levels(1.0, 2.0).draw(200, offset)
+        assert float((weight * (-((logsnr - 2) ** 2) / 2).exp()).sum()) == pytest.approx(
+            math.sqrt(2 * math.pi), rel=1e-4
+        )
+        assert float(weight.sum()) == pytest.approx(16, rel=0.02)
 
 
-def test_few_levels_are_unbiased() -> None:
-    """The mean of 20,000 items with 2 levels each, to five standard errors."""
-    logsnr, weight = Levels(0.0, 1.5).draw(2, Rng(0, 20_000))
-    found = (weight * (-((logsnr - 1) ** 2) / 2).exp()).sum(0)
-    assert abs(float(found.mean()) - math.sqrt(2 * math.pi)) < 5 * float(found.std()) / 20_000**0.5
+def test_even_levels_are_the_rule_of_the_midpoint() -> None:
+    logsnr, weight = EvenLevels(-2.0, 4.0).draw(3)
+    assert logsnr.tolist() == [-1.0, 1.0, 3.0] and weight.tolist() == [2.0, 2.0, 2.0]
+    logsnr, weight = EvenLevels(-20.0, 20.0).inside(-5.0, 30.0).draw(100, 0.2)
+    assert float(logsnr[0]) == pytest.approx(-4.95) and float(weight.sum()) == pytest.approx(25)
+    for low, high in ((1.0, 1.0), (-math.inf, 0.0)):
+        with pytest.raises(ValueError, match="even levels go"):
+            EvenLevels(low, high)
+
+
+def test_few_levels_are_unbiased_for_a_random_offset() -> None:
+    """The mean over 1,000 even offsets of 2 levels, to 1e-3."""
+    found = []
+    for k in range(1000):
+        logsnr, weight = Levels(0.0, 1.5).draw(2, (k + 0.5) / 1000)
+        found.append(float((weight * (-((logsnr - 1) ** 2) / 2).exp()).sum()))
+    assert sum(found) / 1000 == pytest.approx(math.sqrt(2 * math.pi), rel=1e-3) and max(found) > 2 * min(found)
 
 
 def test_levels_beyond_the_ends_have_no_weight() -> None:
     levels = Levels(0.0, 1.0).inside(-1.0, 2.0)
-    logsnr, weight = levels.draw(300, Rng(0, 2))
+    logsnr, weight = levels.draw(300)
     inside = (logsnr >= -1) & (logsnr <= 2)
     assert levels.ends == (-1.0, 2.0) and bool((weight[inside] > 0).all()) and not weight[~inside].any()
-    assert torch.allclose(weight.sum(0), torch.full((2,), 3.0, dtype=F64), rtol=0.03)
+    assert float(weight.sum()) == pytest.approx(3, rel=0.03)
     assert levels.inside(-3.0, 1.0).ends == (-1.0, 1.0)
+    asked = [at.logsnr for at in at_levels(VP(), torch.zeros(1, 2), Rng(0, 1), levels, 30)]
+    assert len(asked) < 30 and min(asked) >= -1 and max(asked) <= 2
 
 
 def test_the_levels_of_data_follow_their_variances() -> None:
@@ -82,13 +99,14 @@ def test_levels_out_of_range_are_refused(bad: dict[str, float]) -> None:
 @pytest.mark.parametrize("process", [VP(), VE(), Flow()])
 def test_items_are_noised_at_their_levels_whatever_the_batch(process: Gaussian) -> None:
     x0, levels = Rng(0, 7).normal((7, 3), F64), Levels(0.0, 1.0)
-    for n, batch in ((7, 7), (7, 2)):
-        found = list(at_levels(process, x0, Rng(1, n), levels, 3, batch=batch))
-        whole = list(at_levels(process, x0, Rng(1, n), levels, 3, batch=100))
-        for k in range(3):
-            parts = [at for j, at in enumerate(found) if j % 3 == k]
-            assert torch.equal(torch.cat([at.noised.xt for at in parts]), whole[k].noised.xt)
-            assert torch.allclose(whole[k].noised.logsnr, whole[k].logsnr, atol=1e-8)
+    whole = list(at_levels(process, x0, Rng(1, 7), levels, 3, batch=100))
+    parts = list(at_levels(process, x0, Rng(1, 7), levels, 3, batch=2))
+    for k, at in enumerate(whole):
+        own = parts[4 * k : 4 * k + 4]
+        assert torch.equal(torch.cat([each.noised.xt for each in own]), at.noised.xt)
+        assert torch.allclose(at.noised.logsnr, torch.tensor(at.logsnr, dtype=F64), atol=1e-8)
+        assert {each.logsnr for each in own} == {at.logsnr}
+    assert not torch.equal(whole[0].noised.z, whole[1].noised.z)
 
 
 # the reference
@@ -305,10 +323,10 @@ def test_rounding_helps_a_model_that_does_not_know_the_grid() -> None:
 
 
 def test_soft_rounding_is_the_mean_of_near_values() -> None:
-    y, precision = torch.tensor([[-0.9, 0.11, 2.0]], dtype=F64), torch.tensor([40.0], dtype=F64)
+    y = torch.tensor([[-0.9, 0.11, 2.0]], dtype=F64)
     values = -1 + 0.25 * torch.arange(9, dtype=F64)
     weights = (-40.0 * (y[..., None] - values) ** 2 / 2).softmax(-1)
-    assert torch.allclose(COARSE.average(y, precision), (weights * values).sum(-1), atol=1e-9)
+    assert torch.allclose(COARSE.average(y, 40.0), (weights * values).sum(-1), atol=1e-9)
     assert COARSE.count == 9 and Grid().count == 256
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 
+from .bits import Bits
 from .check import Check
 from .cite import Cite
 from .common import Interrupted, UsageError, cache
@@ -28,7 +29,7 @@ from .statistics import Statistics
 from .train import Train
 from .verb import Verb
 
-_ALL = (Train, Sample, Restore, Edit, Export, Evaluate, Statistics, Repeat, Reproduce, Papers, Check, Cite)
+_ALL = (Train, Sample, Restore, Edit, Export, Evaluate, Bits, Statistics, Repeat, Reproduce, Papers, Check, Cite)
 VERBS: dict[str, type[Verb]] = {verb.command(): verb for verb in _ALL}
 
 

@@ -11,7 +11,7 @@ For samplers: `where_to_start` finds the best time for a start that is not pure 
 
 from .density import Curve, Nats, curve, density, pointwise_information
 from .discrete import Grid, best_rounding, discrete
-from .levels import AtLevel, Levels, at_levels
+from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .likelihood import log_density
 from .reference import GaussianReference
 from .start_time import where_to_start
@@ -22,6 +22,7 @@ from .variational import variational
 __all__ = [
     "AtLevel",
     "Curve",
+    "EvenLevels",
     "GaussianReference",
     "Grid",
     "Levels",

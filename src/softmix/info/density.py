@@ -16,8 +16,8 @@ from ..denoiser.tuned import require_untuned
 from ..posterior import HasMean, need
 from ..process import Gaussian, one_clock, require_independent
 from ..rng import Rng
-from ..shape import column, take
-from .levels import AtLevel, Levels, at_levels
+from ..shape import take
+from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .reference import GaussianReference
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def density(
     x0: Tensor,
     rng: Rng,
     reference: GaussianReference,
-    levels: Levels | None = None,
+    levels: Levels | EvenLevels | None = None,
     n: int = 32,
     repeats: int = 2,
     cond: Cond | Tensor | None = None,
@@ -78,10 +78,10 @@ def density(
 
     denoiser : a model with a posterior mean, on a Gaussian process with one alpha and one sigma.
     x0 : [B, ...].
-    rng : the levels and the noise, one stream for each item.
+    rng : the noise, one stream for each item.
     reference : of the training data.
     levels : by default `Levels.of` the variances of the reference.
-    n, repeats : n noise levels for each item, `repeats` times. Twice at least, for the standard error.
+    n, repeats : n noise levels, `repeats` times. Twice at least, for the standard error.
     cond : the conditions, for log p(x_0 | cond).
 
     On data of few dimensions, and on whole numbers, the density is unbounded, and the result depends on the range: take
@@ -93,9 +93,10 @@ def density(
     process = require_process(denoiser, "density")
     chosen = levels or Levels.of(reference.variances)
     own = reference.to(x0.device)
+    gaussian = own.denoiser(process)
 
     def gap(at: AtLevel) -> Tensor:
-        return (at.error(mean_of(denoiser, at)) - at.error(_gaussian(own, at))).flatten(1).sum(1)
+        return (at.error(mean_of(denoiser, at)) - at.error(mean_of(gaussian, at))).flatten(1).sum(1)
 
     totals = integrals(process, x0, rng, chosen, n, repeats, cond, batch, gap)
     ends = chosen.inside(float(process.logsnr(1.0)), math.inf).ends
@@ -108,7 +109,7 @@ def pointwise_information(
     denoiser: Denoiser,
     x0: Tensor,
     rng: Rng,
-    levels: Levels,
+    levels: Levels | EvenLevels,
     given: Cond | Tensor,
     context: Cond | Tensor | None = None,
     n: int = 32,
@@ -132,12 +133,11 @@ def pointwise_information(
     process = require_process(denoiser, "pointwise information")
     standard, orthogonal = (torch.zeros(x0.shape, dtype=torch.float64, device=x0.device) for _ in range(2))
     for repeat in range(repeats):
-        for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, None, batch):
+        for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, offset_of(repeat), None, batch):
             with_y, without = (mean_of(denoiser, at, take(cond, at.rows)) for cond in (given, context))
-            share = column(at.weight, with_y) / (2 * repeats)
+            share = at.weight / (2 * repeats)
             standard[at.rows] += share * (at.error(without) - at.error(with_y))
-            snr = column(at.logsnr.exp(), with_y)
-            orthogonal[at.rows] += share * snr * (with_y.double() - without.double()).square()
+            orthogonal[at.rows] += share * at.snr * (with_y.double() - without.double()).square()
     return standard, orthogonal
 
 
@@ -169,24 +169,25 @@ def curve(
     batch: int = 256,
 ) -> Curve:
     """The curve of the errors at given noise levels, with one noise for each item and level."""
-    process, own = require_process(denoiser, "curve"), reference.to(x0.device)
+    process = require_process(denoiser, "curve")
+    gaussian = reference.to(x0.device).denoiser(process)
     found = []
     for level in logsnr:
         sums = torch.zeros(2, dtype=torch.float64, device=x0.device)
         # a scale of nearly 0 puts all items at one level
-        for at in at_levels(process, x0, rng.child(f"level {level:g}"), Levels(level, 1e-9), 1, cond, batch):
-            errors = [at.error(mean).sum() for mean in (mean_of(denoiser, at), _gaussian(own, at))]
+        for at in at_levels(process, x0, rng.child(f"level {level:g}"), Levels(level, 1e-9), 1, 0.5, cond, batch):
+            errors = [at.error(mean).sum() for mean in (mean_of(denoiser, at), mean_of(gaussian, at))]
             sums += torch.stack(errors)
         found.append(sums / len(x0))
     both = torch.stack(found)
-    return Curve(torch.tensor(list(logsnr), dtype=torch.float64), both[:, 0].cpu(), both[:, 1].cpu())
+    return Curve(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), both[:, 0].cpu(), both[:, 1].cpu())
 
 
 def integrals(
     process: Gaussian,
     x0: Tensor,
     rng: Rng,
-    levels: Levels,
+    levels: Levels | EvenLevels,
     n: int,
     repeats: int,
     cond: Cond | Tensor | None,
@@ -201,10 +202,14 @@ def integrals(
         )
     totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
     for repeat in range(repeats):
-        for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, cond, batch):
-            # a weight of 0 stands for a level at which the model is not to be asked, and its answer may be no number
-            totals[repeat, at.rows] += torch.where(at.weight > 0, at.weight * integrand(at), 0.0)
+        for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, offset_of(repeat), cond, batch):
+            totals[repeat, at.rows] += at.weight * integrand(at)
     return totals
+
+
+def offset_of(repeat: int) -> float:
+    """The place of the levels of each repeat: a golden-ratio sequence, even in every number of repeats."""
+    return (0.5 + repeat * 0.6180339887498949) % 1.0
 
 
 def as_nats(repeats: Tensor, ends: tuple[float, float], x0: Tensor, cut: tuple[float, float]) -> Nats:
@@ -233,10 +238,3 @@ def mean_of(denoiser: Denoiser, at: AtLevel, cond: Cond | Tensor | None = None) 
     with torch.no_grad():
         answer = denoiser(noised.xt, noised.t, noised.cond if cond is None else cond)
     return need(answer, HasMean, "a likelihood by errors").mean
-
-
-def _gaussian(reference: GaussianReference, at: AtLevel) -> Tensor:
-    noised = at.noised
-    process = noised.process
-    assert isinstance(process, Gaussian)
-    return reference.denoise(noised.xt.double() / column(process.alpha(noised.t), noised.xt.double()), at.logsnr)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..cond import Cond
+from ..process import Gaussian
 from ..rng import Rng
-from ..shape import column
 from .density import Nats, as_nats, integrals, mean_of, require_process
-from .levels import AtLevel, Levels, at_levels
+from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .reference import GaussianReference
 
 if TYPE_CHECKING:
@@ -43,11 +43,8 @@ class Grid:
         """The number of the nearest value, as a float."""
         return ((x - self.low) / self.step).round().clamp(0, self.count - 1)
 
-    def average(self, y: Tensor, precision: Tensor) -> Tensor:
-        """sum_b p_b b with p_b in proportion to exp(-precision (y - b)^2 / 2): soft rounding.
-
-        precision : one number for each item, [B].
-        """
+    def average(self, y: Tensor, precision: float) -> Tensor:
+        """sum_b p_b b with p_b in proportion to exp(-precision (y - b)^2 / 2): soft rounding."""
         middle, last = self.nearest(y), self.count - 1
         top = torch.full_like(y, -math.inf)
         total, mean = torch.zeros_like(y), torch.zeros_like(y)
@@ -55,7 +52,7 @@ class Grid:
         for k in range(-_NEAR, _NEAR + 1):
             number = middle + k
             value = self.low + self.step * number
-            power = -column(precision, y) * (y - value).square() / 2
+            power = -precision * (y - value).square() / 2
             power = power.masked_fill((number < 0) | (number > last), -math.inf)
             exponents.append((power, value))
             top = torch.maximum(top, power)
@@ -95,8 +92,8 @@ def discrete(
     x_t / alpha is rounded in its place.
 
     grid : of the values; by default that of 8 bits.
-    levels : by default those of the reference, up to where hard rounding misses 0.001 bits per element. `high` is the
-        end of the model.
+    levels : by default `Levels.of` the reference. The integral begins at its least level, and goes in even steps up to
+        where hard rounding misses 0.001 bits per element. `levels.high` is the end of the model.
     rounded_from : by default where a step of the grid is as large as 6 standard deviations of the noise. Any choice
         gives a bound; `best_rounding` finds the best one on other items.
     n, repeats, rng, reference, cond, batch : as in `density`.
@@ -109,8 +106,8 @@ def discrete(
     _require_on_grid(x0, known)
     asked = levels or Levels.of(reference.variances)
     last = _end_of_grid(known)
-    # the same law of levels, shifted so that its end is where rounding is sure
-    wide = Levels((asked.ends[0] + last) / 2, (last - asked.ends[0]) / (2 * asked.clip), asked.clip, asked.low)
+    # up to where rounding is sure; before it the error of the noise does not fall
+    wide = EvenLevels(asked.ends[0], last)
     start = -2 * math.log(known.step / 6) if rounded_from is None else rounded_from
     own = reference.to(x0.device)
     model_ends = (asked.low, asked.high)
@@ -126,14 +123,12 @@ def discrete(
 
 def estimate(denoiser: Denoiser, at: AtLevel, grid: Grid, rounded_from: float, ends: tuple[float, float]) -> Tensor:
     """The estimate of x0 at each level: the mean of the model, the same rounded, or x_t / alpha rounded, float64."""
-    noised = at.noised
-    y = noised.xt.double() / column(noised.process.levels(noised.t)[0], noised.xt.double())  # type: ignore[attr-defined]
-    blind = grid.average(y, at.logsnr.exp())
-    inside = (at.logsnr >= ends[0]) & (at.logsnr <= ends[1])
+    if not ends[0] <= at.logsnr <= ends[1]:
+        process = at.noised.process
+        assert isinstance(process, Gaussian)
+        return grid.average(at.noised.xt.double() / float(process.alpha(process.time(at.logsnr))), at.snr)
     mean = mean_of(denoiser, at).double()
-    rounded = grid.average(mean, 1 + at.logsnr.exp())
-    chosen = torch.where(column(at.logsnr >= rounded_from, mean).bool(), rounded, mean)
-    return torch.where(column(inside, mean).bool(), chosen, blind)
+    return grid.average(mean, 1 + at.snr) if at.logsnr >= rounded_from else mean
 
 
 def best_rounding(
@@ -153,9 +148,9 @@ def best_rounding(
     best = math.inf
     for level in sorted(logsnr, reverse=True):
         sums = torch.zeros(2, dtype=torch.float64, device=x0.device)
-        for at in at_levels(process, x0, rng.child(f"level {level}"), Levels(level, 1e-9), 1, cond, batch):
+        for at in at_levels(process, x0, rng.child(f"level {level}"), Levels(level, 1e-9), 1, 0.5, cond, batch):
             mean = mean_of(denoiser, at).double()
-            rounded = known.average(mean, 1 + at.logsnr.exp())
+            rounded = known.average(mean, 1 + at.snr)
             sums += torch.stack([at.error(each).sum() for each in (mean, rounded)])
         if sums[1] > sums[0]:
             break

@@ -63,13 +63,12 @@ class Levels:
         """The same levels, for a model that may be asked from `low` to `high` alone."""
         return replace(self, low=max(self.low, low), high=min(self.high, high))
 
-    def draw(self, n: int, rng: Rng) -> tuple[Tensor, Tensor]:
-        """n levels for each item of `rng`, and their weights, float64 [n, B] each.
+    def draw(self, n: int, offset: float = 0.5) -> tuple[Tensor, Tensor]:
+        """n levels and their weights, float64 [n] each, for all items.
 
-        The shares p are even, with one random offset for each item: stratified sampling, unbiased for any n.
+        The shares p are even, p_k = c + (1 - 2 c) (k + offset) / n. For a random offset in [0, 1) the sum is unbiased.
         """
-        offset = rng.uniform((len(rng),), torch.float64)
-        u = (torch.arange(n, dtype=torch.float64, device=offset.device)[:, None] + offset) / n
+        u = (torch.arange(n, dtype=torch.float64, device="cpu") + offset) / n
         least = 1 / (1 + math.exp(self.clip))
         width = 1 - 2 * least
         p = least + width * u
@@ -79,48 +78,81 @@ class Levels:
 
 
 @dataclass(frozen=True)
+class EvenLevels:
+    """Levels at equal distances between two ends, for errors that do not fall towards them.
+
+    When to choose: for whole numbers, where the error of the noise grows with logsnr up to the end of the range.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"even levels go from a finite number to a larger one; found {self}")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def inside(self, low: float, high: float) -> EvenLevels:
+        """Those from `low` to `high` alone."""
+        return EvenLevels(max(self.low, low), min(self.high, high))
+
+    def draw(self, n: int, offset: float = 0.5) -> tuple[Tensor, Tensor]:
+        """n levels and their weights, as `Levels.draw`."""
+        width = (self.high - self.low) / n
+        logsnr = self.low + width * (torch.arange(n, dtype=torch.float64, device="cpu") + offset)
+        return logsnr, torch.full_like(logsnr, width)
+
+
+@dataclass(frozen=True)
 class AtLevel:
-    """Some items, each at a noise level of its own.
+    """Some items at one noise level.
 
     rows : of the data.
-    logsnr, weight : of each item, float64 [b].
-    noised : the items at these levels.
+    logsnr, weight : of the level.
+    noised : the items at this level.
     """
 
     rows: slice
-    logsnr: Tensor
-    weight: Tensor
+    logsnr: float
+    weight: float
     noised: Noised
+
+    @property
+    def snr(self) -> float:
+        return math.exp(self.logsnr)
 
     def error(self, mean: Tensor) -> Tensor:
         """snr (mean - x0)^2 of each element, which is the squared error of the noise; float64, of the shape of x0."""
-        snr = self.logsnr.exp().reshape(-1, *(1,) * (mean.ndim - 1))
-        return snr * (mean.double() - self.noised.x0.double()).square()
+        return self.snr * (mean.double() - self.noised.x0.double()).square()
 
 
 def at_levels(
     process: Gaussian,
     x0: Tensor,
     rng: Rng,
-    levels: Levels,
+    levels: Levels | EvenLevels,
     n: int,
+    offset: float = 0.5,
     cond: Cond | Tensor | None = None,
     batch: int = 256,
 ) -> Iterator[AtLevel]:
-    """The data at n noise levels each, with fresh noise at each, batch by batch.
+    """The data at n noise levels, with fresh noise at each, level by level and batch by batch.
 
-    Below the last level of the process, its logsnr at t = 1, the weight is 0.
+    All items of a batch have one time, so that every model and every wrap can be asked. All denoisers that are compared
+    get the same noise, because they are asked for the same record. Levels without a weight, and those below the last
+    level of the process, its logsnr at t = 1, are left out.
 
-    All denoisers that are compared get the same noise, because they are asked for the same record.
-
-    rng : the levels and the noise, one stream for each item. An item does not depend on its batch.
+    rng : the noise, one stream for each item. An item does not depend on its batch.
     """
-    levels = levels.inside(float(process.logsnr(1.0)), math.inf)
-    for low in range(0, len(x0), batch):
-        rows = slice(low, low + batch)
-        own = rng.take(rows)
-        logsnr, weight = levels.draw(n, own.child("levels"))
-        for k in range(n):
-            t = process.time(logsnr[k]).to(x0.device)
-            noised = process.noise(x0[rows], t, own.child(f"noise {k}"), take(cond, rows))
-            yield AtLevel(rows, logsnr[k].to(x0.device), weight[k].to(x0.device), noised)
+    logsnr, weight = levels.inside(float(process.logsnr(1.0)), math.inf).draw(n, offset)
+    for k, (level, share) in enumerate(zip(logsnr.tolist(), weight.tolist(), strict=True)):
+        if not share:
+            continue
+        t = float(process.time(level))
+        for low in range(0, len(x0), batch):
+            rows = slice(low, low + batch)
+            noised = process.noise(x0[rows], t, rng.take(rows).child(f"noise {k}"), take(cond, rows))
+            yield AtLevel(rows, level, share, noised)

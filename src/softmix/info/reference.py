@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..cond import Cond
+from ..posterior import Point
+from ..process import Gaussian
+from ..shape import column
+
 
 @dataclass(frozen=True, eq=False)
 class GaussianReference:
@@ -65,6 +70,10 @@ class GaussianReference:
         gain = self.variances / (self.variances + (-logsnr.double())[:, None].exp())
         return (self.mean + (self._turned(y) * gain) @ self.vectors.T).reshape(y.shape)
 
+    def denoiser(self, process: Gaussian) -> GaussianModel:
+        """The model that knows this law alone, for a process with one alpha and one sigma."""
+        return GaussianModel(self, process)
+
     def head_nats(self, x0: Tensor, snr: float) -> Tensor:
         """(1 / 2) int_0^snr E|x0 - denoised|^2 d gamma of each item, float64 [B].
 
@@ -75,3 +84,16 @@ class GaussianReference:
         total = 1 + snr * self.variances
         off = self._turned(x0).square() - self.variances
         return (total.log() + off * snr / total).sum(1) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianModel:
+    """E[x0 | x_t] of a Gaussian law, in float64. It reads no condition: every condition leaves the law as it is."""
+
+    reference: GaussianReference
+    process: Gaussian
+
+    def __call__(self, xt: Tensor, t: Tensor | float, cond: Cond | Tensor | None = None) -> Point:
+        times = torch.as_tensor(t, dtype=torch.float64, device=xt.device).expand(len(xt))
+        y = xt.double() / column(self.process.alpha(times), xt.double())
+        return Point(self.reference.to(xt.device).denoise(y, self.process.logsnr(times).to(xt.device)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from ..posterior import HasMean, need
 from ..process import Gaussian
 from ..rng import Rng
 from ..shape import take
-from .density import Nats, as_nats, require_process
+from .density import Nats, as_nats, offset_of, require_process
 from .discrete import Grid
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def variational(
         - E log P(x_0 | x_1),   P(x_0 | x_1) in proportion to exp(-snr_1 (x_1 / alpha - x_0)^2 / 2) on the grid
 
     times : falling times of the chain [T + 1], inside (0, 1]. The last one is the time of x_1.
-    draws : steps of the chain for each item, evenly spread over it; the sum is estimated without bias.
+    draws : steps of the chain that stand for all, evenly spread over logsnr, others in each repeat.
     repeats : at least 2, for the standard error.
     grid : of the values, by default that of 8 bits. x0, rng, cond, batch : as in `discrete`.
 
@@ -60,9 +60,24 @@ def variational(
         for low in range(0, len(x0), batch):
             rows = slice(low, low + batch)
             own = rng.child(f"repeat {repeat}").take(rows)
-            totals[repeat, rows] = _of_batch(denoiser, process, x0[rows], own, times, known, draws, take(cond, rows))
+            chosen = _steps(process, times, draws, offset_of(repeat))
+            given = take(cond, rows)
+            totals[repeat, rows] = _of_batch(denoiser, process, x0[rows], own, times, known, chosen, given)
     ends = tuple(float(process.logsnr(t)) for t in (times[0], times[-1]))
     return as_nats(totals, (ends[0], ends[1]), x0, (0.0, 0.0))
+
+
+def _steps(process: Gaussian, times: Tensor, draws: int, offset: float) -> list[tuple[int, float]]:
+    """Numbers of steps, and the steps that each stands for: even in logsnr, where the errors change slowly. All of them
+    once if there are no more."""
+    steps = len(times) - 1
+    if draws >= steps:
+        return [(k, 1.0) for k in range(steps)]
+    share = process.logsnr(times).diff()
+    edges = share.cumsum(0) / share.sum()
+    places = (torch.arange(draws, dtype=edges.dtype, device=edges.device) + offset) / draws
+    chosen = torch.searchsorted(edges, places).clamp(max=steps - 1)
+    return [(int(k), float(share.sum() / share[k]) / draws) for k in chosen]
 
 
 def _of_batch(
@@ -72,23 +87,19 @@ def _of_batch(
     rng: Rng,
     times: Tensor,
     grid: Grid,
-    draws: int,
+    chosen: Sequence[tuple[int, float]],
     cond: Cond | Tensor | None,
 ) -> Tensor:
-    """One estimate of the bound of each item, [b]."""
-    steps = len(times) - 1
-    gains = torch.stack([process.logsnr(s).exp() - process.logsnr(t).exp() for t, s in pairwise(times)])
-    offset = rng.child("steps").uniform((len(x0),), torch.float64)
+    """One estimate of the bound of each item, [b]. chosen : steps, and how many each stands for."""
     total = _prior(process, x0, times[0])
-    for k in range(draws):
-        # one step from each of `draws` equal parts of the chain
-        chosen = ((k + offset) / draws * steps).long().clamp(max=steps - 1)
-        t = times[:-1].double().to(chosen.device)[chosen]
-        noised = process.noise(x0, t.to(x0.device), rng.child(f"noise {k}"), cond)
+    for j, (k, count) in enumerate(chosen):
+        t, s = float(times[k]), float(times[k + 1])
+        noised = process.noise(x0, t, rng.child(f"noise {j}"), cond)
         with torch.no_grad():
             mean = need(denoiser(noised.xt, noised.t, cond), HasMean, "variational").mean
         error = (mean.double() - x0.double()).square().flatten(1).sum(1)
-        total = total + gains.to(x0.device)[chosen.to(x0.device)] * error / 2 * steps / draws
+        gain = float(process.logsnr(s).exp() - process.logsnr(t).exp())
+        total = total + count * gain * error / 2
     return total + _decoded(process, x0, rng, times[-1], grid)
 
 

@@ -41,7 +41,8 @@ PAPER = Paper.of(
 )
 RESULT = (
     "with exact answers a shift serves as well as a given class if it parts the classes widely, and the "
-    "published path, which is 0 at both ends, loses the class by class means"
+    "published path, which is 0 at both ends, loses the class by class means; trained on images with a learned shift "
+    "27 % of the samples have their class, and 83 % if the network is given it"
 )
 
 COUNTS = (5, 20)
