@@ -5,10 +5,13 @@ Likelihoods by the errors of a denoiser (information-theoretic diffusion): `dens
 shows which elements a condition tells of. `log_density` is the density of the ODE of a model, and `bits_per_token` a
 bound for tokens. All but these two walk the noise levels by `at_levels`.
 
+`decompose` parts the information of two sources on a target (partial information decomposition).
+
 For samplers: `where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p.
 `fit_statistics` measures the coefficients of DPM-Solver-v3.
 """
 
+from .decomposition import Decomposition, Measure, decompose, decompose_pointwise, gaussian_information
 from .density import Curve, Nats, curve, density, pointwise_information
 from .discrete import Grid, best_rounding, discrete
 from .levels import AtLevel, EvenLevels, Levels, at_levels
@@ -22,18 +25,23 @@ from .variational import variational
 __all__ = [
     "AtLevel",
     "Curve",
+    "Decomposition",
     "EvenLevels",
     "GaussianReference",
     "Grid",
     "Levels",
+    "Measure",
     "Nats",
     "at_levels",
     "best_rounding",
     "bits_per_token",
     "curve",
+    "decompose",
+    "decompose_pointwise",
     "density",
     "discrete",
     "fit_statistics",
+    "gaussian_information",
     "log_density",
     "pointwise_information",
     "variational",
