@@ -12,7 +12,7 @@ For samplers: `where_to_start` finds the best time for a start that is not pure 
 """
 
 from .decomposition import Decomposition, Measure, decompose, decompose_pointwise, gaussian_information
-from .density import Curve, Nats, curve, density, pointwise_information
+from .density import ErrorCurve, Nats, curve, density, pointwise_information
 from .discrete import Grid, best_rounding, discrete
 from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .likelihood import log_density
@@ -24,8 +24,8 @@ from .variational import variational
 
 __all__ = [
     "AtLevel",
-    "Curve",
     "Decomposition",
+    "ErrorCurve",
     "EvenLevels",
     "GaussianReference",
     "Grid",

@@ -142,7 +142,7 @@ def pointwise_information(
 
 
 @dataclass(frozen=True)
-class Curve:
+class ErrorCurve:
     """The error of the noise at each noise level: the mean over items, e(a) = snr E|x0 - m|^2.
 
     logsnr : [N].
@@ -167,7 +167,7 @@ def curve(
     logsnr: Sequence[float],
     cond: Cond | Tensor | None = None,
     batch: int = 256,
-) -> Curve:
+) -> ErrorCurve:
     """The curve of the errors at given noise levels, with one noise for each item and level."""
     process = require_process(denoiser, "curve")
     gaussian = reference.to(x0.device).denoiser(process)
@@ -180,7 +180,7 @@ def curve(
             sums += torch.stack(errors)
         found.append(sums / len(x0))
     both = torch.stack(found)
-    return Curve(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), both[:, 0].cpu(), both[:, 1].cpu())
+    return ErrorCurve(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), both[:, 0].cpu(), both[:, 1].cpu())
 
 
 def integrals(
