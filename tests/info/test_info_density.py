@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -24,6 +25,7 @@ from softmix.info import (
     pointwise_information,
     variational,
 )
+from softmix.info.density import offset_of
 from softmix.oracle import MixtureProblem, correlated, eight, gaussian
 from softmix.posterior import HasMean, Point, need
 from softmix.process import VE, VP, Flow, Gaussian, Immiscible
@@ -81,6 +83,20 @@ def test_levels_beyond_the_ends_have_no_weight() -> None:
     assert levels.inside(-3.0, 1.0).ends == (-1.0, 1.0)
     asked = [at.logsnr for at in at_levels(VP(), torch.zeros(1, 2), Rng(0, 1), levels, 30)]
     assert len(asked) < 30 and min(asked) >= -1 and max(asked) <= 2
+
+
+def test_no_model_is_asked_beyond_the_last_level_of_its_process() -> None:
+    """VP's linear schedule ends at logsnr -10.05."""
+    asked = list(at_levels(VP("linear"), torch.zeros(1, 2), Rng(0, 1), EvenLevels(-15.0, 5.0), 20))
+    assert min(at.logsnr for at in asked) > -10.06 and len(asked) == 20
+    assert sum(at.weight for at in asked) == pytest.approx(5 - float(VP("linear").logsnr(1.0)))
+
+
+def test_repeats_have_levels_of_their_own() -> None:
+    offsets = [offset_of(repeat) for repeat in range(8)]
+    gaps = sorted(offsets)
+    assert all(0 < each < 1 for each in offsets) and offsets[0] == 0.5
+    assert all(0.05 < b - a < 0.2 for a, b in itertools.pairwise(gaps))
 
 
 def test_the_levels_of_data_follow_their_variances() -> None:
