@@ -313,6 +313,23 @@ def test_the_bits_of_whole_numbers_are_those_of_their_law() -> None:
     assert found.bits_per_dim == pytest.approx(found.mean / 3 / math.log(2))
 
 
+def test_without_errors_the_parts_beyond_the_range_remain() -> None:
+    """A denoiser that knows the one item: left are the part of the Gaussian below, and that of rounding above."""
+    x = torch.full((3, 3), 0.25, dtype=F64)
+    own = GaussianReference.fit(numbers(100)[0])
+
+    class Knows:
+        process = VP()
+
+        def __call__(self, xt: Tensor, t: object, cond: object = None) -> Point:
+            return Point(torch.full_like(xt, 0.25))
+
+    found = discrete(Knows(), x, Rng(0, 3), own, COARSE, rounded_from=math.inf, n=4)
+    low, high = found.ends
+    right = own.head_nats(x, math.exp(low)) + 3 * COARSE.tail(math.exp(high))
+    assert torch.allclose(found.each, right, atol=1e-9) and 0.0003 < COARSE.tail(math.exp(high)) < 0.001 * math.log(2)
+
+
 def test_every_way_to_round_gives_a_bound() -> None:
     """Too early, and blindly from logsnr 3 on: 0.2 and 0.4 nats above the law."""
     x, right = numbers(1500)
