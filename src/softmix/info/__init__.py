@@ -6,6 +6,7 @@ shows which elements a condition tells of. `log_density` is the density of the O
 bound for tokens. All but these two walk the noise levels by `at_levels`.
 
 `decompose` parts the information of two sources on a target (partial information decomposition).
+`spectral_entropy` and `spectral_information` are those of a diffusion over points, such as hidden states.
 
 For samplers: `where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p.
 `fit_statistics` measures the coefficients of DPM-Solver-v3.
@@ -17,6 +18,7 @@ from .discrete import Grid, best_rounding, discrete
 from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .likelihood import log_density
 from .reference import GaussianReference
+from .spectral import relative_width, spectral_entropy, spectral_information
 from .start_time import where_to_start
 from .statistics import fit_statistics
 from .token_bound import bits_per_token
@@ -44,6 +46,9 @@ __all__ = [
     "gaussian_information",
     "log_density",
     "pointwise_information",
+    "relative_width",
+    "spectral_entropy",
+    "spectral_information",
     "variational",
     "where_to_start",
 ]
