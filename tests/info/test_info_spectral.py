@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmix.info import relative_width, spectral_entropy, spectral_information
+from softmix.info import relative_width, spectral, spectral_entropy, spectral_information
 from softmix.rng import Rng
 
 F64 = torch.float64
@@ -77,6 +77,24 @@ def test_the_draws_differ_from_class_to_class_and_repeat_for_one_seed() -> None:
     x, label = clusters(3, 10, spread=300.0)
     found = [spectral_information(x, label, 100.0, Rng(seed, 1), draws=1) for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
+
+
+def test_a_class_is_compared_with_as_many_points_of_all_drawn_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a width below all distances every set has log2 of its size, so that nothing is left."""
+    x, label = Rng(1, 30).normal((30, 2), F64), torch.tensor([0] * 12 + [1] * 12 + [2] * 6)
+    assert spectral_information(x, label, 1e-6, Rng(0, 1)) == pytest.approx(0, abs=1e-9)
+    seen: list[Tensor] = []
+
+    def recorded(points: Tensor, *settings: object) -> float:
+        seen.append(points)
+        return 0.0
+
+    monkeypatch.setattr(spectral, "spectral_entropy", recorded)
+    spectral_information(x, label, 1.0, Rng(0, 1), draws=2)
+    own, first, second, other, third, _ = seen[:6]
+    assert torch.equal(own, x[:12]) and torch.equal(other, x[12:24])
+    assert len(first) == len(second) == len(third) == 12
+    assert not torch.equal(first, second) and not torch.equal(first, third)
 
 
 def test_classes_of_one_point_are_left_out() -> None:
