@@ -7,6 +7,8 @@ bound for tokens. All but these two walk the noise levels by `at_levels`.
 
 `decompose` parts the information of two sources on a target (partial information decomposition).
 `spectral_entropy` and `spectral_information` are those of a diffusion over points, such as hidden states.
+`fair_accuracy` is the best accuracy under bounds on what predictions tell of an attribute, over all clients and within
+each.
 
 For samplers: `where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p.
 `fit_statistics` measures the coefficients of DPM-Solver-v3.
@@ -15,6 +17,7 @@ For samplers: `where_to_start` finds the best time for a start that is not pure 
 from .decomposition import Decomposition, Measure, decompose, decompose_pointwise, gaussian_information
 from .density import ErrorCurve, Nats, curve, density, pointwise_information
 from .discrete import Grid, best_rounding, discrete
+from .fairness import FairAccuracy, disparities, fair_accuracy
 from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .likelihood import log_density
 from .reference import GaussianReference
@@ -29,6 +32,7 @@ __all__ = [
     "Decomposition",
     "ErrorCurve",
     "EvenLevels",
+    "FairAccuracy",
     "GaussianReference",
     "Grid",
     "Levels",
@@ -42,6 +46,8 @@ __all__ = [
     "decompose_pointwise",
     "density",
     "discrete",
+    "disparities",
+    "fair_accuracy",
     "fit_statistics",
     "gaussian_information",
     "log_density",

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from .convex import convex_solver, solved
+
 Measure = Literal["min", "mmi", "pm", "ccs", "broja"]
 
 # sums over the axes of p [..., A, B, T]
@@ -200,14 +202,7 @@ def _most_entropy_of_bits(p: Tensor) -> Tensor:
 
 def _unique(p: Tensor) -> Tensor:
     """min_q I_q(A; T | B) over the laws with the marginals (a, t) and (b, t) of p, in bits."""
-    try:
-        import cvxpy as found
-    except ImportError as error:
-        raise ImportError(
-            'the measure "broja" needs a convex solver: pip install "softmix[pid]" (cvxpy and clarabel)'
-        ) from error
-    # its functions are not in its type annotations
-    cvxpy: Any = found
+    cvxpy = convex_solver('the measure "broja"')
     array = p.cpu().numpy()
     count_a, count_b, count_t = array.shape
     # q of each target, a and b
@@ -218,11 +213,8 @@ def _unique(p: Tensor) -> Tensor:
     whole = sum(q[1:], q[0])
     # -H_q(T | A, B)
     aim = sum(cvxpy.sum(cvxpy.rel_entr(each, whole)) for each in q)
-    problem = cvxpy.Problem(cvxpy.Minimize(aim), limits)
-    problem.solve(solver=cvxpy.CLARABEL)
-    if problem.status not in (cvxpy.OPTIMAL, cvxpy.OPTIMAL_INACCURATE):
-        raise RuntimeError(f"the convex program of BROJA ended with the status {problem.status}")
+    value = solved(cvxpy, cvxpy.Problem(cvxpy.Minimize(aim), limits), "BROJA")
     bt = p.sum(_A)
     # I_q(A; T | B) = H(T | B) - H_q(T | A, B)
     given = _plogp(bt.sum(-1)).sum() - _plogp(bt).sum()
-    return (given + float(problem.value) / math.log(2)).clamp(min=0)
+    return (given + value / math.log(2)).clamp(min=0)
