@@ -17,7 +17,7 @@ from softmix.data import load
 from softmix.info import EvenLevels, GaussianReference, Grid, Levels, density, discrete
 from softmix.rng import Rng
 
-SMALL = ("--n", 6, "--levels", 4, "--steps", 50)
+SMALL = ("--n", 6, "--steps", 50)
 
 
 def works(*arguments: object) -> str:
@@ -37,14 +37,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_numbers_are_those_of_the_room(run: Path, tmp_path: Path) -> None:
     classes = Path(f"{run}-classes")
-    out = works("bits", classes, *SMALL, "--seed", 3, "--out", tmp_path / "nats.npz")
+    out = works("bits", classes, *SMALL, "--levels", 24, "--seed", 3, "--out", tmp_path / "nats.npz")
     found = np.load(tmp_path / "nats.npz")
     model, train, held_out = softmix.load(classes), load("digits"), load("digits", split="test")
     own = GaussianReference.fit(train.x0(), Grid().step ** 2 / 12)
     levels = Levels.of(own.variances).inside(-math.inf, float(model.process.logsnr(1e-3)))
     rng = Rng(3, 6, "bits")
     labels = held_out.labels[:6]  # type: ignore[index]
-    right = discrete(model.denoiser, held_out.x0(slice(6)), rng, own, levels=levels, n=4, cond=labels)
+    right = discrete(model.denoiser, held_out.x0(slice(6)), rng, own, levels=levels, n=24, cond=labels)
     assert np.allclose(found["itd"], right.each.numpy(), rtol=1e-4)
     assert set(found) == {"itd", "gaussian", "variational"}
     assert f"{right.mean:.2f} ± {right.standard_error:.2f} nats" in out
@@ -72,10 +72,20 @@ def test_other_data_are_told_apart(run: Path, tmp_path: Path) -> None:
     """Grey squares are far from digits for the Gaussian."""
     noise = torch.randint(0, 256, (20, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     np.save(tmp_path / "noise.npy", noise.numpy())
-    out = works("bits", run, *SMALL, "--against", tmp_path / "noise.npy")
+    out = works("bits", run, *SMALL, "--levels", 4, "--against", tmp_path / "noise.npy")
     shares = {name: float(share) for name, share in re.findall(r"  (\S.*?)\s+names the other .* in (\S+) of", out)}
     assert set(shares) == {"itd", "gaussian", "compressed size", "itd less compressed size"}
     assert shares["gaussian"] == 1 and shares["compressed size"] == 1
+    model, train, held_out = softmix.load(run), load("digits"), load("digits", split="test")
+    own = GaussianReference.fit(train.x0(), Grid().step ** 2 / 12)
+    levels, rng = Levels.of(own.variances).inside(-math.inf, float(model.process.logsnr(1e-3))), Rng(0, 6, "bits")
+    here, there = (
+        discrete(model.denoiser, data.x0(slice(6)), rng, own, levels=levels, n=4).each
+        - compressed_nats(data.values[:6])
+        for data in (held_out, load(tmp_path / "noise.npy", size=8, channels=1))
+    )
+    assert shares["itd less compressed size"] == pytest.approx(area_above(here, there), abs=1e-3)
+    assert area_above(here, there) != shares["itd"]
 
 
 def test_the_share_of_pairs_is_the_area_under_the_curve() -> None:

@@ -145,6 +145,13 @@ def test_the_law_of_most_entropy_keeps_every_pair() -> None:
     assert torch.allclose(*ways, atol=1e-7)
 
 
+def test_ccs_counts_events_at_which_the_whole_agrees_too() -> None:
+    """The value of the package dit; without the sign of i(a, b; t) it would be -0.0852."""
+    counts = torch.tensor([[[0, 9, 1], [0, 0, 8]], [[0, 0, 10], [11, 0, 1]]], dtype=F64)
+    p = (counts + 0.5) / (counts + 0.5).sum()
+    assert float(decompose(p, "ccs").redundant) == pytest.approx(0.056984, abs=1e-5)
+
+
 @pytest.mark.parametrize("measure", [each for each in MEASURES if each != "broja"])
 def test_ten_thousand_binary_joints_take_less_than_a_second(measure: Measure) -> None:
     """0.01 s, and 0.05 s for ccs, on one core."""
