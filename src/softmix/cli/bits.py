@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from .common import (
     interrupted,
     load_data,
     load_for_sampling,
+    option,
     require_positive,
     require_whole,
 )
@@ -53,15 +55,15 @@ class Bits(Verb):
     n: int = 200
     """Number of held-out items."""
     levels: int = 32
-    """Noise levels for each item, in each of the repeats."""
+    """Noise levels, in each of the repeats."""
     repeats: int = 2
     """Repeats of the integral, at least 2: they give the standard error of an item."""
     steps: int = 1000
-    """Steps of the chain of the variational bound."""
+    """Steps of the chain of the variational bound, of images."""
     against: str | None = None
     """Other data of the same shape: the share of pairs (an own item, another one) of which the nats name the other."""
     seed: int = 0
-    """Seed of the levels and of the noise."""
+    """Seed of the noise."""
     weights: str | None = None
     """The weights: model, or an average such as ema-0.100."""
     average: int = 0
@@ -86,7 +88,14 @@ class Bits(Verb):
         if model.facts.vocabulary:
             raise UsageError(f"{self.run} is a model of tokens: `softmix evaluate {self.run}` gives its bits per token")
         _ = model.plain_process  # refused before the work
+        others = [part for part in model.denoiser.cond.parts if part != "label"]
+        if others:
+            raise UsageError(
+                f"{self.run} has a condition ({', '.join(others)}), and its bits given that are not measured"
+            )
         train, held_out, origin = with_held_out(training_data(self.run, self.data, "bits"))
+        for name in self.given("steps") if not is_whole(train) else ():
+            raise UsageError(f"{option(name)} was asked for; {train.name} holds real numbers, which have no such chain")
         other = None if self.against is None else self._other(train)
         if self.dry_run:
             print(f"bits of {min(self.n, len(held_out))} items, {origin}, at {self.levels} levels")
@@ -112,30 +121,38 @@ class Bits(Verb):
         from ..data.store import choose
         from ..info import GaussianReference, Grid, Levels
         from ..precision import computing
-        from ..train import find_device
+        from ..train import find_device, least_time
 
         size = train.x0(slice(1)).numel()
         if size > _MOST:
             raise UsageError(
                 f"items of {size:,} elements have a covariance too large for the reference (at most {_MOST:,})"
             )
-        floor = Grid().step ** 2 / 12 if train.is_image else 0.0
+        whole, low = is_whole(train), least_time(model.config.denoise)
+        floor = Grid().step ** 2 / 12 if whole else 0.0
         reference = GaussianReference.fit(train.x0(choose(len(train), _FITTED)), floor)
-        ends = model.plain_process.logsnr(model.config.denoise.times.low)
+        ends = model.plain_process.logsnr(low)
         levels = Levels.of(reference.variances).inside(-float("inf"), float(ends))
         device = find_device()
         model.denoiser.to(device)
         with computing(self.precision, device, model.denoiser):
-            own = self._of(denoiser, held_out, reference, levels, train.is_image, device)
-            theirs = None if other is None else self._of(denoiser, other, reference, levels, train.is_image, device)
-        self._print(own, held_out, origin, train.is_image)
+            own = self._of(denoiser, held_out, reference, levels, whole, low, device)
+            theirs = None if other is None else self._of(denoiser, other, reference, levels, whole, low, device)
+        self._print(own, held_out, origin, whole)
         if theirs is not None and other is not None:
             self._print_against(own, theirs, held_out, other)
         if self.out is not None:
             self._save(own)
 
     def _of(
-        self, denoiser: Any, data: Data, reference: GaussianReference, levels: Levels, whole: bool, device: Any
+        self,
+        denoiser: Any,
+        data: Data,
+        reference: GaussianReference,
+        levels: Levels,
+        whole: bool,
+        low: float,
+        device: Any,
     ) -> dict[str, Nats]:
         """The measures of the first items of data, by name."""
         import torch
@@ -160,7 +177,7 @@ class Bits(Verb):
                 "itd": density(denoiser, x0, rng, reference, levels, cond=cond, **settings),
                 "gaussian": density(plain, x0, rng, reference, levels, **settings),
             }
-        times = torch.linspace(1, 1 / self.steps, self.steps, dtype=torch.float64, device="cpu")
+        times = torch.linspace(1, max(low, 1e-3), self.steps + 1, dtype=torch.float64, device="cpu")
         return {
             "itd": discrete(denoiser, x0, rng, reference, levels=levels, cond=cond, **settings),
             "gaussian": discrete(plain, x0, rng, reference, levels=levels, **settings),
@@ -178,7 +195,7 @@ class Bits(Verb):
             "variational": f"variational bound, {self.steps} steps",
         }
         for name, nats in found.items():
-            bits = nats.standard_error / nats.dims / 0.6931471805599453
+            bits = nats.standard_error / nats.dims / math.log(2)
             low, high = nats.ends
             print(
                 f"  {names[name]:44s} {nats.mean:11.2f} ± {nats.standard_error:.2f} nats   {nats.bits_per_dim:7.4f} ± "
@@ -190,7 +207,7 @@ class Bits(Verb):
         pairs: dict[str, tuple[Tensor, Tensor]] = {
             name: (own[name].each, theirs[name].each) for name in ("itd", "gaussian")
         }
-        if data.is_image:
+        if is_whole(data) and is_whole(other):
             here, there = (compressed_nats(each.values[: self.n]).to(own["itd"].each) for each in (data, other))
             pairs["compressed size"] = here, there
             pairs["itd less compressed size"] = own["itd"].each - here, theirs["itd"].each - there
@@ -208,6 +225,13 @@ class Bits(Verb):
         print(f"wrote {self.out}")
 
 
+def is_whole(data: Data) -> bool:
+    """Whether the items are images of 8 bits."""
+    import torch
+
+    return bool(data.is_image and data.values.dtype == torch.uint8)
+
+
 def area_above(here: Tensor, there: Tensor) -> float:
     """The share of pairs of which `there` is larger, equal ones half: the area under the ROC curve."""
     above = (there[:, None] > here).double() + 0.5 * (there[:, None] == here).double()
@@ -216,7 +240,6 @@ def area_above(here: Tensor, there: Tensor) -> float:
 
 def compressed_nats(pixels: Tensor) -> Tensor:
     """The length of each item as compressed by zlib, in nats, float64 [N]. pixels : uint8 [N, ...]."""
-    import math
     import zlib
 
     import torch

@@ -94,7 +94,9 @@ class Aggregation(nn.Module):
         if name == "value":
             return torch.tensordot(part.to(self.patterns), self.patterns, dims=1)
         if name == "image" and "mixing" in self._buffers:
-            return torch.tensordot(part.movedim(self._axis, -1), self.mixing.T, dims=1).movedim(-1, self._axis)
+            return torch.tensordot(part.to(self.mixing).movedim(self._axis, -1), self.mixing.T, dims=1).movedim(
+                -1, self._axis
+            )
         return part
 
     def forward(self, parts: Parts) -> Tensor:

@@ -2,8 +2,8 @@
 
 Likelihoods by the errors of a denoiser (information-theoretic diffusion): `density`, `discrete` for whole numbers, and
 `variational`, the bound of a chain, on the same model; `curve`, the errors at each noise level. `pointwise_information`
-shows which elements a condition tells of. `log_density` is the density of the ODE of a model, and `bits_per_token` a
-bound for tokens. All but these two walk the noise levels by `at_levels`.
+shows which elements a condition tells of. `density`, `discrete` and `pointwise_information` share the loop `at_levels`.
+`log_density` is the density of the ODE of a model, and `bits_per_token` a bound for tokens.
 
 `decompose` parts the information of two sources on a target (partial information decomposition).
 `spectral_entropy` and `spectral_information` are those of a diffusion over points, such as hidden states.

@@ -87,7 +87,7 @@ def density(
     On data of few dimensions, and on whole numbers, the density is unbounded, and the result depends on the range: take
     `discrete`. Raises TypeError for a posterior without a mean and for a process without one clock; ValueError for a
     process whose noise depends on x0, and for fewer than two repeats.
-    Source: Kong, Brekelmans & Ver Steeg, ICLR 2023, eq. 8 to 10.
+    Source: Kong, Brekelmans & Ver Steeg, "Information-theoretic diffusion", ICLR 2023.
     When to choose: for the likelihood of single items without an ODE; each evaluation counts, in any order.
     """
     process = require_process(denoiser, "density")
@@ -131,6 +131,8 @@ def pointwise_information(
     When to choose: for maps of which pixels a condition tells of. Take a model with dropped conditions in its training.
     """
     process = require_process(denoiser, "pointwise information")
+    if n < 1 or repeats < 1:
+        raise ValueError(f"take at least one level and one repeat; found {n} and {repeats}")
     standard, orthogonal = (torch.zeros(x0.shape, dtype=torch.float64, device=x0.device) for _ in range(2))
     for repeat in range(repeats):
         for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, offset_of(repeat), None, batch):
@@ -155,7 +157,8 @@ class ErrorCurve:
 
     @property
     def density(self) -> Tensor:
-        """(e - e_G) / 2: the nats below the Gaussian that each unit of logsnr gives, [N]; below 0 is information."""
+        """(e - e_G) / 2, [N]: the nats that each unit of logsnr adds to those of the Gaussian; below 0 the model knows
+        more."""
         return (self.model - self.gaussian) / 2
 
 

@@ -99,7 +99,7 @@ def discrete(
     n, repeats, rng, reference, cond, batch : as in `density`.
 
     Raises TypeError and ValueError as `density` does, and ValueError for items with values off the grid.
-    Source: Kong, Brekelmans & Ver Steeg, ICLR 2023, section 3.2; the constant of the tail is derived here.
+    Source: Kong, Brekelmans & Ver Steeg, ICLR 2023; the constant of the tail is derived here.
     When to choose: for bits of images, which have no density.
     """
     process, known = require_process(denoiser, "discrete"), grid or Grid()

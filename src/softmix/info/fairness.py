@@ -40,7 +40,7 @@ def fair_accuracy(p: Tensor, global_bits: float, local_bits: float, classifier: 
     Without bounds that bind, and without a classifier, the accuracy is 1. Raises ValueError for another p, bounds below
     0 and a classifier with another marginal; ImportError without the extra `pid`.
     Source: Hamman & Dutta, "Demystifying local and global fairness trade-offs in federated learning using partial
-    information decomposition", ICLR 2024, definition 4 and section 4.
+    information decomposition", ICLR 2024.
     When to choose: as the upper bound beside the accuracy and disparities of a trained federated classifier.
     """
     whole = _law(p, classifier)
@@ -82,7 +82,7 @@ def fair_accuracy(p: Tensor, global_bits: float, local_bits: float, classifier: 
     accuracy = solved(cvxpy, cvxpy.Problem(cvxpy.Maximize(right), limits), "fair_accuracy")
     found = [[[r[z, s, y] for y in range(labels)] for s in range(clients)] for z in range(groups)]
     values = [[[each.value.tolist() for each in client] for client in group] for group in found]
-    return FairAccuracy(accuracy, torch.tensor(values, dtype=torch.float64, device="cpu"))
+    return FairAccuracy(accuracy, torch.tensor(values, dtype=torch.float64, device=p.device))
 
 
 def disparities(joint: Tensor) -> tuple[float, float]:

@@ -75,11 +75,13 @@ def spectral_information(
     x : [N, ...]. labels : [N], whole numbers. Classes of one point are left out, and p(b) is over the others.
     rng : of one item, for the draws, which differ from class to class.
 
-    Raises ValueError for labels of another length, and if no class has two points.
+    Raises ValueError for labels of another length, for no draw, and if no class has two points.
     Source: as `spectral_entropy`.
     """
     if labels.shape != (len(x),) or labels.is_floating_point():
         raise ValueError(f"one whole number for each of {len(x)} points was expected; found {list(labels.shape)}")
+    if draws < 1:
+        raise ValueError(f"at least one draw of all points is needed for each class; found {draws}")
     total, count = 0.0, 0
     for label in labels.unique().tolist():
         own = x[labels == label]

@@ -46,8 +46,7 @@ def variational(
     With more steps the bound falls, towards the continuous one.
 
     Raises as `discrete` does, and ValueError for times that do not fall inside (0, 1].
-    Sources: Ho, Jain & Abbeel, NeurIPS 2020, eq. 5; Kingma et al., "Variational diffusion models", NeurIPS 2021, eq.
-    13.
+    Sources: Ho, Jain & Abbeel, NeurIPS 2020, eq. 5; Kingma et al., "Variational diffusion models", NeurIPS 2021.
     When to choose: to compare with published bits per dimension; beside `discrete`, on the same model.
     """
     process, known = require_process(denoiser, "variational"), grid or Grid()

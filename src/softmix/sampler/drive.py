@@ -303,8 +303,8 @@ def sample(
     if at != 1 and start is None:
         raise ValueError(f"at={at} was given without a start: give the law of x there, for example start=noised(x0)")
     # a model of several modalities walks an aggregate of them, and x is read from its end
-    x_of: Callable[[Tensor], Tensor] = getattr(denoiser, "x_of", None) or (lambda end: end)
-    if start is not None and getattr(denoiser, "x_of", None) is not None:
+    x_of: Callable[[Tensor], Tensor] | None = getattr(denoiser, "x_of", None)
+    if start is not None and x_of is not None:
         raise SamplerError(
             "a start was given, and the paths of a model of several modalities are those of their aggregate z: take "
             "softmix.sampler.sample_aggregate, with a start in the space of z"
@@ -338,7 +338,8 @@ def sample(
         rng = Rng(seed, numbers[low:high], "sample", device)
         part = cond if cond is None else take(cond, slice(low, high)).to(device)
         x = starts[low:high] if starts is not None else _pure_noise(process, (high - low, *shape), grid[0], rng, part)
-        return x_of(finish(drive(denoiser, sampler, x, grid, rng, part), look))
+        end = finish(drive(denoiser, sampler, x, grid, rng, part), look)
+        return end if x_of is None else x_of(end)
 
     with computing(precision, device, denoiser):
         done = in_batches(draw, n, batch or batch_for(device, shape), "sample")

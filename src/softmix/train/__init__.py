@@ -28,7 +28,7 @@ from .loop import TrainStep, log_of, training
 from .make import TrainingError, build, facts_of, find_device
 from .modalities import DenoiseModalities
 from .model import Model, RunError, data_of, load, read_run
-from .noise_times import Times
+from .noise_times import Times, least_time
 from .pair import DenoisePair
 from .preset import JOINT_MODELS, MODELS, TOKEN_MODELS, TuningName, preset, preset_for_target, tuning
 from .processes import LostProcessError, join_processes, leave_processes
@@ -138,6 +138,7 @@ __all__ = [
     "find_device",
     "join_processes",
     "learn_encoder",
+    "least_time",
     "leave_processes",
     "load",
     "log_of",

@@ -17,7 +17,7 @@ from ..posterior import Categorical, HasMean, Posterior, need
 from ..process import VE, VP, Flow, Gaussian
 from ..sampler import sample_modalities
 from .denoise import AnyHead, Denoise
-from .noise_times import at_shares, times
+from .noise_times import least_time, times
 from .task import Batch, demand
 
 if TYPE_CHECKING:
@@ -127,11 +127,9 @@ class DenoiseModalities(Denoise):
     def build(self, facts: Facts) -> nn.ModuleDict:
         spec = facts.cond_spec
         weights = {name: each.weight for name, each in self.of_names(spec).items()}
-        low = float(at_shares(self, torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).min())
+        low = max(least_time(self), 1e-5)
         process = cast(Gaussian, self.process)
-        model = Modalities(
-            process, self.net, self.head, facts.shape, spec, weights, self.output, facts.data_sd, max(low, 1e-5)
-        )
+        model = Modalities(process, self.net, self.head, facts.shape, spec, weights, self.output, facts.data_sd, low)
         return nn.ModuleDict({"model": model})
 
     def losses(self, modules: nn.ModuleDict, source: Source, batch: Batch) -> Tensor:

@@ -76,6 +76,11 @@ def at_shares(task: Denoise, u: Tensor) -> Tensor:
     return task.process.time(low + (high - low) * u).clamp(max=1.0)
 
 
+def least_time(task: Denoise) -> float:
+    """The least time of training, of one end of its law."""
+    return float(at_shares(task, torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).min())
+
+
 @lru_cache(maxsize=64)
 def first_share(seed: int, attempt: int) -> float:
     """The first point of the sequence, another after each rollback."""

@@ -18,7 +18,7 @@ from ..rng import Rng
 from ..sampler import along
 from .blank_condition import nothing_given
 from .denoise import AnyHead, Denoise
-from .noise_times import at_shares, first_share, times
+from .noise_times import at_shares, first_share, least_time, times
 from .task import Batch, demand
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class DenoisePair(Denoise):
     @property
     def least(self) -> float:
         """The least time of training, of one end of its law."""
-        return float(at_shares(self, torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")).min())
+        return least_time(self)
 
     def examples(
         self,
