@@ -60,12 +60,30 @@ def test_points_have_a_density(tmp_path: Path) -> None:
         *("--set", "net.width=8", "net.depth=1"),
     )
     out = works("bits", run, "--n", 5, "--levels", 4, "--out", tmp_path / "nats.npz")
+    assert "have no such chain" in refused("bits", run, "--steps", 50)
     assert "real numbers, a density" in out and set(np.load(tmp_path / "nats.npz")) == {"itd", "gaussian"}
     model, held_out = softmix.load(run), load("toy:ring", split="test")
     own = GaussianReference.fit(load("toy:ring").x0(slice(20_000)))
     levels = Levels.of(own.variances).inside(-math.inf, float(model.process.logsnr(1e-3)))
     right = density(model.denoiser, held_out.x0(slice(5)), Rng(0, 5, "bits"), own, levels, n=4)
     assert len(right.each) == 5 and isinstance(levels, Levels | EvenLevels)
+
+
+def test_images_of_real_numbers_have_a_density(tmp_path: Path) -> None:
+    """Their values lie on no grid. A model of pairs has bits given its image, which are not measured."""
+    noise = 0.3 * torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "real.npy", noise.numpy())
+    np.save(tmp_path / "few.npy", noise[:60].numpy())
+    small = ("--steps", 3, "--batch", 8, "--set", "net.width=8", "net.depth=1", "--model", "plain")
+    reading = ("--values", "as-is", "--layout", "channels-first", "--hold-out", 0.2)
+    works("train", tmp_path / "real.npy", *reading, *small, "--out", tmp_path / "run")
+    works("train", tmp_path / "few.npy", *reading, *small, "--out", tmp_path / "few")
+    assert "do not vary along every axis" in refused("bits", tmp_path / "few")
+    out = works("bits", tmp_path / "run", "--n", 4, "--levels", 4)
+    assert "real numbers, a density" in out and "variational" not in out
+    np.save(tmp_path / "whole.npy", np.zeros((20, 8, 8), dtype=np.uint8))
+    works("train", tmp_path / "whole.npy", "--pairs", tmp_path / "whole.npy", *small, "--out", tmp_path / "pairs")
+    assert "a condition" in refused("bits", tmp_path / "pairs")
 
 
 def test_other_data_are_told_apart(run: Path, tmp_path: Path) -> None:

@@ -276,6 +276,14 @@ def test_the_two_forms_agree_in_the_mean_over_the_condition() -> None:
         assert float(found.mean()) == pytest.approx(0.63272, abs=5 * float(found.std()) / n**0.5)
 
 
+def test_information_without_levels_or_repeats_is_refused() -> None:
+    for n, repeats in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="at least one level and one repeat"):
+            pointwise_information(
+                Told(), torch.zeros(1, 1), Rng(0, 1), Levels(), torch.zeros(1).long(), None, n, repeats
+            )
+
+
 # whole numbers
 
 COARSE = Grid(0.25)

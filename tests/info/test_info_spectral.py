@@ -112,5 +112,7 @@ def test_numbers_out_of_range_are_refused() -> None:
             spectral_entropy(points, width, power)
     with pytest.raises(ValueError, match="the operator 'other' was asked for"):
         spectral_entropy(x, 1.0, operator="other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one draw"):
+        spectral_information(x, torch.zeros(3, dtype=torch.int64), 1.0, Rng(0, 1), draws=0)
     with pytest.raises(ValueError, match="one whole number for each of 3 points"):
         spectral_information(x, torch.zeros(2, dtype=torch.int64), 1.0, Rng(0, 1))

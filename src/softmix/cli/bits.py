@@ -130,7 +130,13 @@ class Bits(Verb):
             )
         whole, low = is_whole(train), least_time(model.config.denoise)
         floor = Grid().step ** 2 / 12 if whole else 0.0
-        reference = GaussianReference.fit(train.x0(choose(len(train), _FITTED)), floor)
+        try:
+            reference = GaussianReference.fit(train.x0(choose(len(train), _FITTED)), floor)
+        except ValueError:
+            raise UsageError(
+                f"the {len(train)} items of {train.name}, of {size} numbers each, do not vary along every axis, and "
+                "have no density to compare with: take a run on more items"
+            ) from None
         ends = model.plain_process.logsnr(low)
         levels = Levels.of(reference.variances).inside(-float("inf"), float(ends))
         device = find_device()
