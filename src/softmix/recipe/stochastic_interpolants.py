@@ -35,7 +35,9 @@ PAPER = Paper.of(
 RESULT = (
     "with exact fields every strength of noise has the law; with a wrong velocity the ODE has 25 times the divergence "
     "of the best SDE, with a wrong noise 12 times; strong noise needs many steps; draws have the law at one "
-    "evaluation, also from noise, and the best solver needs fewer steps from noise than the ODE between two data sets"
+    "evaluation, also from noise, and the best solver needs fewer steps from noise than the ODE between two data sets; "
+    "shirts to coats: one evaluation of a soft mixture beats all others at one, from four on a solver from noise is "
+    "two to three times nearer than every interpolant, and latent noise gains nothing clear"
 )
 
 # the two laws in the plane, and on the line
@@ -212,24 +214,37 @@ def checks(value: Numbers) -> dict[str, bool]:
 def of_images(value: Numbers) -> dict[str, bool]:
     """The best way of each training at each count."""
 
-    def best(name: str, k: int) -> float:
-        return min(value[by(name, way), f"frechet@{k}"] for way in translation.TRANSLATIONS[name].ways)
+    def best(name: str, k: int) -> str:
+        return min(
+            (by(name, way) for way in translation.TRANSLATIONS[name].ways), key=lambda way: value[way, f"frechet@{k}"]
+        )
 
-    rows = {name: [best(name, k) for k in COUNTS] for name in translation.TRANSLATIONS}
-    shown = {name: ", ".join(f"{x:.1f}" for x in row) for name, row in rows.items()}
-    ours, plain, noise, none = (
-        "interpolant, soft mixture",
-        "interpolant",
-        "noise, soft mixture",
-        "interpolant without latent noise",
+    ours, plain, draws, solver, none = (
+        [value[best(name, k), f"frechet@{k}"] for k in COUNTS]
+        for name in (
+            "interpolant, soft mixture",
+            "interpolant",
+            "noise, soft mixture",
+            "noise",
+            "interpolant without latent noise",
+        )
     )
+    last = f"frechet@{COUNTS[-1]}"
+    spread = value.spread(best("interpolant without latent noise", COUNTS[-1]), last)
+
+    def shown(row: list[float]) -> str:
+        return ", ".join(f"{x:.1f}" for x in row)
+
+    def nearer(a: list[float], b: list[float], counts: int = 3) -> bool:
+        return all(x < y for x, y in zip(a[:counts], b[:counts], strict=True))
+
     return {
-        f"shirts to coats at 1, 2 and 4: draws of a soft mixture ({shown[ours]}) are nearer than the ODE and the SDE "
-        f"({shown[plain]})": all(a < b for a, b in zip(rows[ours][:3], rows[plain][:3], strict=True)),
-        f"and than draws from noise ({shown[noise]})": all(
-            a < b for a, b in zip(rows[ours][:3], rows[noise][:3], strict=True)
-        ),
-        f"at 8 latent noise gains over a path without it ({shown[none]})": rows[plain][3] < rows[none][3],
+        f"shirts to coats at 1, 2 and 4: draws of a soft mixture ({shown(ours)}) are nearer than the ODE and the SDE "
+        f"({shown(plain)})": nearer(ours, plain),
+        f"and than draws from noise ({shown(draws)})": nearer(ours, draws),
+        f"and than a solver from noise ({shown(solver)})": nearer(ours, solver),
+        f"at {COUNTS[-1]} latent noise gains over a path without it ({shown(none)}) by more than the spread "
+        f"({spread:.1f})": none[-1] - plain[-1] > spread,
     }
 
 
