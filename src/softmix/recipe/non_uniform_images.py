@@ -45,7 +45,7 @@ ROLES: dict[str, Role] = {
 
 def image_arms(out: Path) -> list[Arms]:
     """The arms at full scale, with three seeds. out : the folder in which the trainings stay."""
-    settings = {"data": "fashion28", "images": 60_000, "n": 1000, "counts": COUNTS, "batch": 64}
+    settings = {"data": "fashion28", "images": 30_000, "n": 1000, "counts": COUNTS, "batch": 64}
     needs = partial(load, "fashion-mnist")
     return [
         Arms(

@@ -83,7 +83,7 @@ TRAININGS: dict[str, PairTraining] = {
 }
 
 
-def arms(out: Path, images: int = 60_000, n: int = 1000) -> list[Arms]:
+def arms(out: Path, images: int = 30_000, n: int = 1000) -> list[Arms]:
     """The trainings with three seeds. out : the folder in which they stay. n : held-out images."""
     settings = {"images": images, "n": n}
     return [
