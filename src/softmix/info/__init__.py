@@ -1,8 +1,9 @@
 """Measurements of a denoiser on data: likelihoods, information, and numbers for samplers.
 
 Likelihoods by the errors of a denoiser (information-theoretic diffusion): `density`, `discrete` for whole numbers, and
-`variational`, the bound of a chain, on the same model; `curve`, the errors at each noise level. `pointwise_information`
-shows which elements a condition tells of. `density`, `discrete` and `pointwise_information` share the loop `at_levels`.
+`variational`, the bound of a chain, on the same model; `curve`, the errors at each noise level. `chain` is the bound of
+a chain that takes the whole posterior in each step. `pointwise_information` shows which elements a condition tells of.
+`density`, `discrete` and `pointwise_information` share the loop `at_levels`.
 `log_density` is the density of the ODE of a model, and `bits_per_token` a bound for tokens.
 
 `decompose` parts the information of two sources on a target (partial information decomposition).
@@ -20,6 +21,7 @@ from .discrete import Grid, best_rounding, discrete
 from .fairness import FairAccuracy, disparities, fair_accuracy
 from .levels import AtLevel, EvenLevels, Levels, at_levels
 from .likelihood import log_density
+from .log_chain import chain
 from .reference import GaussianReference
 from .spectral import relative_width, spectral_entropy, spectral_information
 from .start_time import where_to_start
@@ -41,6 +43,7 @@ __all__ = [
     "at_levels",
     "best_rounding",
     "bits_per_token",
+    "chain",
     "curve",
     "decompose",
     "decompose_pointwise",

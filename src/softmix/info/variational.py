@@ -50,8 +50,7 @@ def variational(
     When to choose: to compare with published bits per dimension; beside `discrete`, on the same model.
     """
     process, known = require_process(denoiser, "variational"), grid or Grid()
-    if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or not (times[-1] > 0 and times[0] <= 1):
-        raise ValueError(f"the chain needs times that fall inside (0, 1]; found {times.tolist()[:5]}")
+    require_falling(times)
     if draws < 1 or repeats < 2:
         raise ValueError(f"take at least one draw and two repeats; found {draws} and {repeats}")
     totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
@@ -99,7 +98,8 @@ def _of_batch(
         error = (mean.double() - x0.double()).square().flatten(1).sum(1)
         gain = float(process.logsnr(s).exp() - process.logsnr(t).exp())
         total = total + count * gain * error / 2
-    return total + _decoded(process, x0, rng, times[-1], grid)
+    noised = process.noise(x0, float(times[-1]), rng.child("decoder"))
+    return total + decoded(process, x0, noised.xt, times[-1], grid)
 
 
 def _prior(process: Gaussian, x0: Tensor, t: Tensor) -> Tensor:
@@ -111,10 +111,15 @@ def _prior(process: Gaussian, x0: Tensor, t: Tensor) -> Tensor:
     return (size + ratio - 1 - math.log(ratio)).flatten(1).sum(1) / 2
 
 
-def _decoded(process: Gaussian, x0: Tensor, rng: Rng, t: Tensor, grid: Grid) -> Tensor:
-    """-log P(x0 | x_t) of each item, for one x_t each, [b]."""
-    noised = process.noise(x0, float(t), rng.child("decoder"))
-    y = noised.xt.double() / float(process.alpha(t))
+def require_falling(times: Tensor) -> None:
+    """Raises ValueError for times that are not those of a chain."""
+    if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or not (times[-1] > 0 and times[0] <= 1):
+        raise ValueError(f"the chain needs times that fall inside (0, 1]; found {times.tolist()[:5]}")
+
+
+def decoded(process: Gaussian, x0: Tensor, xt: Tensor, t: Tensor, grid: Grid) -> Tensor:
+    """-log P(x0 | x_t) of each item, [b]."""
+    y = xt.double() / float(process.alpha(t))
     snr = float(process.logsnr(t).exp())
     values = grid.low + grid.step * torch.arange(grid.count, dtype=torch.float64, device=x0.device)
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)

@@ -160,3 +160,11 @@ class FullMixture(HasVariance, HasDensity):
     def log_prob(self, x0: Tensor) -> Tensor:
         each = factor_log_prob(x0.flatten(1)[:, None].expand_as(self._means), self._means, self._factors)
         return torch.logsumexp(self._log_weights + each, 1)
+
+    def blurred(self, var: Tensor) -> FullMixture:
+        """The law of x0 + N(0, var I). var : one number per item, [B]."""
+        factors = self._factors
+        with without_autocast(factors.device):
+            own = factors @ factors.mT
+            added = var.to(own).reshape(-1, 1, 1, 1) * torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
+            return FullMixture(self._log_weights, self._means, torch.linalg.cholesky(own + added), self._shape)
