@@ -18,6 +18,7 @@ from .modalities import Aggregation, JointDenoiser, Modalities, Modality, modali
 from .multiscale import MultiScale
 from .network import Network
 from .parameterise import OUTPUTS, Output, affine
+from .per_level import PerLevel
 from .recompute import recomputed
 from .residual import ResidualAndNoisePoint, ResidualHead
 from .sensitivity import jacobian, reach
@@ -53,6 +54,7 @@ __all__ = [
     "OnPath",
     "Output",
     "PatchData",
+    "PerLevel",
     "PointHead",
     "PublishedSMD",
     "ResidualAndNoisePoint",

@@ -2,8 +2,8 @@
 
 Likelihoods by the errors of a denoiser (information-theoretic diffusion): `density`, `discrete` for whole numbers, and
 `variational`, the bound of a chain, on the same model; `curve`, the errors at each noise level. `chain` is the bound of
-a chain that takes the whole posterior in each step. `pointwise_information` shows which elements a condition tells of.
-`density`, `discrete` and `pointwise_information` share the loop `at_levels`.
+a chain that takes the whole posterior in each step. `best_per_level` joins several denoisers. `pointwise_information`
+shows which elements a condition tells of. `density`, `discrete` and `pointwise_information` share the loop `at_levels`.
 `log_density` is the density of the ODE of a model, and `bits_per_token` a bound for tokens.
 
 `decompose` parts the information of two sources on a target (partial information decomposition).
@@ -18,8 +18,9 @@ For samplers: `where_to_start` finds the best time for a start that is not pure 
 from .decomposition import Decomposition, Measure, decompose, decompose_pointwise, gaussian_information
 from .density import ErrorCurve, Nats, curve, density, pointwise_information
 from .discrete import Grid, best_rounding, discrete
+from .ensemble import best_per_level
 from .fairness import FairAccuracy, disparities, fair_accuracy
-from .levels import AtLevel, EvenLevels, Levels, at_levels
+from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
 from .likelihood import log_density
 from .log_chain import chain
 from .reference import GaussianReference
@@ -36,11 +37,13 @@ __all__ = [
     "EvenLevels",
     "FairAccuracy",
     "GaussianReference",
+    "GivenLevels",
     "Grid",
     "Levels",
     "Measure",
     "Nats",
     "at_levels",
+    "best_per_level",
     "best_rounding",
     "bits_per_token",
     "chain",

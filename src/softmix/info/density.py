@@ -17,7 +17,7 @@ from ..posterior import HasMean, need
 from ..process import Gaussian, one_clock, require_independent
 from ..rng import Rng
 from ..shape import take
-from .levels import AtLevel, EvenLevels, Levels, at_levels
+from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
 from .reference import GaussianReference
 
 if TYPE_CHECKING:
@@ -174,16 +174,26 @@ def curve(
     """The curve of the errors at given noise levels, with one noise for each item and level."""
     process = require_process(denoiser, "curve")
     gaussian = reference.to(x0.device).denoiser(process)
-    found = []
-    for level in logsnr:
-        sums = torch.zeros(2, dtype=torch.float64, device=x0.device)
-        # a scale of nearly 0 puts all items at one level
-        for at in at_levels(process, x0, rng.child(f"level {level:g}"), Levels(level, 1e-9), 1, 0.5, cond, batch):
-            errors = [at.error(mean).sum() for mean in (mean_of(denoiser, at), mean_of(gaussian, at))]
-            sums += torch.stack(errors)
-        found.append(sums / len(x0))
-    both = torch.stack(found)
-    return ErrorCurve(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), both[:, 0].cpu(), both[:, 1].cpu())
+    means = errors_at(process, [denoiser, gaussian], x0, rng, logsnr, cond, batch)
+    return ErrorCurve(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), means[0], means[1])
+
+
+def errors_at(
+    process: Gaussian,
+    denoisers: Sequence[Denoiser],
+    x0: Tensor,
+    rng: Rng,
+    logsnr: Sequence[float],
+    cond: Cond | Tensor | None = None,
+    batch: int = 256,
+) -> Tensor:
+    """The error of the noise of each denoiser at each noise level, the mean over items, on the CPU, [M, N]. All get the
+    same noise."""
+    sums = torch.zeros(len(denoisers), len(logsnr), dtype=torch.float64, device=x0.device)
+    given = GivenLevels(tuple(logsnr))
+    for at in at_levels(process, x0, rng, given, len(logsnr), cond=cond, batch=batch):
+        sums[:, at.number] += torch.stack([at.error(mean_of(each, at)).sum() for each in denoisers])
+    return (sums / len(x0)).cpu()
 
 
 def integrals(

@@ -13,7 +13,7 @@ from ..cond import Cond
 from ..process import Gaussian
 from ..rng import Rng
 from .density import Nats, as_nats, integrals, mean_of, require_process
-from .levels import AtLevel, EvenLevels, Levels, at_levels
+from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
 from .reference import GaussianReference
 
 if TYPE_CHECKING:
@@ -145,14 +145,15 @@ def best_rounding(
     Take other items than those of the likelihood, which would otherwise be a little too low.
     """
     process, known = require_process(denoiser, "best_rounding"), grid or Grid()
+    rising = tuple(sorted(logsnr))
+    sums = torch.zeros(len(rising), 2, dtype=torch.float64, device=x0.device)
+    for at in at_levels(process, x0, rng, GivenLevels(rising), len(rising), cond=cond, batch=batch):
+        mean = mean_of(denoiser, at).double()
+        rounded = known.average(mean, 1 + at.snr)
+        sums[at.number] += torch.stack([at.error(each).sum() for each in (mean, rounded)])
     best = math.inf
-    for level in sorted(logsnr, reverse=True):
-        sums = torch.zeros(2, dtype=torch.float64, device=x0.device)
-        for at in at_levels(process, x0, rng.child(f"level {level}"), Levels(level, 1e-9), 1, 0.5, cond, batch):
-            mean = mean_of(denoiser, at).double()
-            rounded = known.average(mean, 1 + at.snr)
-            sums += torch.stack([at.error(each).sum() for each in (mean, rounded)])
-        if sums[1] > sums[0]:
+    for level, (plain, soft) in reversed(list(zip(rising, sums.tolist(), strict=True))):
+        if soft > plain:
             break
         best = float(level)
     return best

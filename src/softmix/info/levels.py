@@ -14,6 +14,9 @@ from ..process import Gaussian, Noised
 from ..rng import Rng
 from ..shape import take
 
+# the logsnr of the last time is known to within rounding
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -106,15 +109,49 @@ class EvenLevels:
 
 
 @dataclass(frozen=True)
+class GivenLevels:
+    """Given levels of logsnr, each with the weight 1.
+
+    When to choose: for the errors at each level, such as a curve.
+    """
+
+    at: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.at or not all(math.isfinite(level) for level in self.at):
+            raise ValueError(f"levels are finite numbers, at least one; found {self.at}")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return min(self.at), max(self.at)
+
+    def inside(self, low: float, high: float) -> GivenLevels:
+        """The same levels. Raises ValueError if one of them lies outside."""
+        outside = [level for level in self.at if not low - _ROUNDING <= level <= high + _ROUNDING]
+        if outside:
+            raise ValueError(f"levels from {low:g} to {high:g} were expected; found {outside[0]:g}")
+        return self
+
+    def draw(self, n: int, offset: float = 0.5) -> tuple[Tensor, Tensor]:
+        """The levels and ones. Raises ValueError for another n than their number."""
+        if n != len(self.at):
+            raise ValueError(f"{n} levels were asked for; {len(self.at)} are given")
+        logsnr = torch.tensor(self.at, dtype=torch.float64, device="cpu")
+        return logsnr, torch.ones_like(logsnr)
+
+
+@dataclass(frozen=True)
 class AtLevel:
     """Some items at one noise level.
 
     rows : of the data.
+    number : of the level, from 0 on.
     logsnr, weight : of the level.
     noised : the items at this level.
     """
 
     rows: slice
+    number: int
     logsnr: float
     weight: float
     noised: Noised
@@ -132,7 +169,7 @@ def at_levels(
     process: Gaussian,
     x0: Tensor,
     rng: Rng,
-    levels: Levels | EvenLevels,
+    levels: Levels | EvenLevels | GivenLevels,
     n: int,
     offset: float = 0.5,
     cond: Cond | Tensor | None = None,
@@ -154,4 +191,4 @@ def at_levels(
         for low in range(0, len(x0), batch):
             rows = slice(low, low + batch)
             noised = process.noise(x0[rows], t, rng.take(rows).child(f"noise {k}"), take(cond, rows))
-            yield AtLevel(rows, level, share, noised)
+            yield AtLevel(rows, k, level, share, noised)
