@@ -22,6 +22,7 @@ from softmix.info import (
     curve,
     density,
     discrete,
+    discrete_curve,
     pointwise_information,
     variational,
 )
@@ -319,6 +320,44 @@ def test_the_bits_of_whole_numbers_are_those_of_their_law() -> None:
     size = float(off.std()) / 1500**0.5
     assert size < 0.03 and abs(float(off.mean())) < 5 * size
     assert found.bits_per_dim == pytest.approx(found.mean / 3 / math.log(2))
+
+
+def test_the_map_holds_the_nats_of_each_element() -> None:
+    """Three independent numbers: -log P of each is known. In the mean over 1,500 items to five standard errors, and the
+    sum over an item is its value."""
+    x, _ = numbers(1500)
+    right = -SHARES.log()[((x + 1) / 0.25).round().long()]
+    settings = {"rounded_from": math.inf, "n": 64, "repeats": 8}
+    found = discrete(Coarse(), x, Rng(1, 1500), GaussianReference.fit(x), COARSE, maps=True, **settings)  # type: ignore[arg-type]
+    plain = discrete(Coarse(), x, Rng(1, 1500), GaussianReference.fit(x), COARSE, **settings)  # type: ignore[arg-type]
+    assert found.map is not None and plain.map is None
+    assert torch.allclose(found.map.sum(1), found.each) and torch.allclose(plain.each, found.each)
+    off = found.map - right
+    for element in range(3):
+        assert abs(float(off[:, element].mean())) < 5 * float(off[:, element].std()) / 1500**0.5
+    # a rare value has more nats than a frequent one; over three seeds the correlation was 0.938 to 0.941
+    assert float(torch.corrcoef(torch.stack([found.map.flatten(), right.flatten()]))[0, 1]) > 0.9
+
+
+def test_half_the_curve_of_whole_numbers_is_their_integrand() -> None:
+    """A sum over 200 even levels is the integral of `discrete` without its sides, to five standard errors of 0.01."""
+    x, _ = numbers(1500)
+    own = GaussianReference.fit(x)
+    found = discrete(Coarse(), x, Rng(1, 1500), own, COARSE, n=64, repeats=4)
+    low, high = found.ends
+    logsnr = low + (high - low) * (torch.arange(200, dtype=F64) + 0.5) / 200
+    shape = discrete_curve(Coarse(), x, Rng(2, 1500), own, logsnr.tolist(), COARSE)
+    inside = float((shape.model / 2).sum()) * (high - low) / 200
+    sides = float(own.head_nats(x, math.exp(low)).mean()) + 3 * COARSE.tail(math.exp(high))
+    assert inside + sides == pytest.approx(found.mean, abs=0.05)
+    # the Gaussian knows less, and where rounding is sure both are without errors
+    assert float(shape.gaussian.sum()) > 1.05 * float(shape.model.sum())
+    assert float(shape.model[-1]) < 1e-6
+    # a model that may not be asked is replaced by rounding, at each level
+    blind = discrete_curve(Coarse(), x, Rng(2, 1500), own, [1.0], COARSE, ends=(2.0, 3.0))
+    assert float(blind.model) == pytest.approx(float(blind.gaussian)) and float(blind.model) > 1.02 * float(
+        discrete_curve(Coarse(), x, Rng(2, 1500), own, [1.0], COARSE).model
+    )
 
 
 def test_without_errors_the_parts_beyond_the_range_remain() -> None:

@@ -17,7 +17,7 @@ For samplers: `where_to_start` finds the best time for a start that is not pure 
 
 from .decomposition import Decomposition, Measure, decompose, decompose_pointwise, gaussian_information
 from .density import ErrorCurve, Nats, curve, density, pointwise_information
-from .discrete import Grid, best_rounding, discrete
+from .discrete import Grid, best_rounding, discrete, discrete_curve
 from .ensemble import best_per_level
 from .fairness import FairAccuracy, disparities, fair_accuracy
 from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
@@ -52,6 +52,7 @@ __all__ = [
     "decompose_pointwise",
     "density",
     "discrete",
+    "discrete_curve",
     "disparities",
     "fair_accuracy",
     "fit_statistics",

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +34,7 @@ class Nats:
     ends : the range of logsnr of the integral.
     dims : the number of elements of an item.
     cut : about the nats that are missing below and above the range, in the mean over items.
+    map : the part of each element, of the shape of x0, if it was asked for. Its sum over an item is `each`.
     """
 
     each: Tensor
@@ -40,6 +42,7 @@ class Nats:
     ends: tuple[float, float]
     dims: int
     cut: tuple[float, float] = (0.0, 0.0)
+    map: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -155,6 +158,11 @@ class ErrorCurve:
     model: Tensor
     gaussian: Tensor
 
+    @classmethod
+    def of(cls, logsnr: Sequence[float], errors: Tensor) -> ErrorCurve:
+        """errors : [2, N], of the model and of the Gaussian."""
+        return cls(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), errors[0], errors[1])
+
     @property
     def density(self) -> Tensor:
         """(e - e_G) / 2, [N]: the nats that each unit of logsnr adds to those of the Gaussian; below 0 the model knows
@@ -174,25 +182,25 @@ def curve(
     """The curve of the errors at given noise levels, with one noise for each item and level."""
     process = require_process(denoiser, "curve")
     gaussian = reference.to(x0.device).denoiser(process)
-    means = errors_at(process, [denoiser, gaussian], x0, rng, logsnr, cond, batch)
-    return ErrorCurve(torch.tensor(list(logsnr), dtype=torch.float64, device="cpu"), means[0], means[1])
+    asked = [partial(mean_of, each) for each in (denoiser, gaussian)]
+    return ErrorCurve.of(logsnr, errors_at(process, asked, x0, rng, logsnr, cond, batch))
 
 
 def errors_at(
     process: Gaussian,
-    denoisers: Sequence[Denoiser],
+    estimates: Sequence[Callable[[AtLevel], Tensor]],
     x0: Tensor,
     rng: Rng,
     logsnr: Sequence[float],
     cond: Cond | Tensor | None = None,
     batch: int = 256,
 ) -> Tensor:
-    """The error of the noise of each denoiser at each noise level, the mean over items, on the CPU, [M, N]. All get the
-    same noise."""
-    sums = torch.zeros(len(denoisers), len(logsnr), dtype=torch.float64, device=x0.device)
+    """The error of the noise of each estimate of x0 at each noise level, the mean over items, on the CPU, [M, N]. All
+    get the same noise."""
+    sums = torch.zeros(len(estimates), len(logsnr), dtype=torch.float64, device=x0.device)
     given = GivenLevels(tuple(logsnr))
     for at in at_levels(process, x0, rng, given, len(logsnr), cond=cond, batch=batch):
-        sums[:, at.number] += torch.stack([at.error(mean_of(each, at)).sum() for each in denoisers])
+        sums[:, at.number] += torch.stack([at.error(each(at)).sum() for each in estimates])
     return (sums / len(x0)).cpu()
 
 
@@ -207,16 +215,21 @@ def integrals(
     batch: int,
     integrand: Callable[[AtLevel], Tensor],
 ) -> Tensor:
-    """int f(a) da of each item, by each repeat, [repeats, B]. integrand : from a record of b items to [b]."""
+    """int f(a) da of each item, by each repeat, [repeats, B, ...]. integrand : from a record of b items to [b, ...]."""
     if n < 1 or repeats < 2:
         raise ValueError(
             f"{n} levels and {repeats} repeats were asked for; take at least one level, and two repeats for the "
             "standard error"
         )
-    totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
+    totals: Tensor | None = None
     for repeat in range(repeats):
         for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, offset_of(repeat), cond, batch):
-            totals[repeat, at.rows] += at.weight * integrand(at)
+            values = at.weight * integrand(at)
+            if totals is None:
+                totals = values.new_zeros(repeats, len(x0), *values.shape[1:])
+            totals[repeat, at.rows] += values
+    if totals is None:
+        raise ValueError(f"no level of {levels} has a weight, or there is no item")
     return totals
 
 
@@ -225,7 +238,9 @@ def offset_of(repeat: int) -> float:
     return (0.5 + repeat * 0.6180339887498949) % 1.0
 
 
-def as_nats(repeats: Tensor, ends: tuple[float, float], x0: Tensor, cut: tuple[float, float]) -> Nats:
+def as_nats(
+    repeats: Tensor, ends: tuple[float, float], x0: Tensor, cut: tuple[float, float], map: Tensor | None = None
+) -> Nats:
     """From the results of repeats, [repeats, B]. A large part that is cut off is told by a warning."""
     each, error = repeats.mean(0), repeats.std(0) / len(repeats) ** 0.5
     for side, missing, end in zip(("below", "above"), cut, ends, strict=True):
@@ -235,7 +250,7 @@ def as_nats(repeats: Tensor, ends: tuple[float, float], x0: Tensor, cut: tuple[f
                 "the result: give wider levels",
                 stacklevel=3,
             )
-    return Nats(each, error, ends, x0[0].numel(), cut)
+    return Nats(each, error, ends, x0[0].numel(), cut, map)
 
 
 def require_process(denoiser: Denoiser, who: str) -> Gaussian:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from ..cond import Cond
 from ..process import Gaussian
 from ..rng import Rng
-from .density import Nats, as_nats, integrals, mean_of, require_process
+from .density import ErrorCurve, Nats, as_nats, errors_at, integrals, mean_of, require_process
 from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
 from .reference import GaussianReference
 
@@ -81,6 +83,7 @@ def discrete(
     repeats: int = 2,
     cond: Cond | Tensor | None = None,
     batch: int = 256,
+    maps: bool = False,
 ) -> Nats:
     """-log P(x_0) of whole numbers, in nats: an upper bound in the mean over data.
 
@@ -96,6 +99,9 @@ def discrete(
         where hard rounding misses 0.001 bits per element. `levels.high` is the end of the model.
     rounded_from : by default where a step of the grid is as large as 6 standard deviations of the noise. Any choice
         gives a bound; `best_rounding` finds the best one on other items.
+    maps : also the part of each element, `Nats.map`. The parts outside the range are not known for each element: the
+        lower one is shared out in proportion to the squared distance from the mean of the data, the error there, and
+        the upper one evenly.
     n, repeats, rng, reference, cond, batch : as in `density`.
 
     Raises TypeError and ValueError as `density` does, and ValueError for items with values off the grid.
@@ -108,17 +114,63 @@ def discrete(
     last = _end_of_grid(known)
     # up to where rounding is sure; before it the error of the noise does not fall
     wide = EvenLevels(asked.ends[0], last)
-    start = -2 * math.log(known.step / 6) if rounded_from is None else rounded_from
+    start = default_rounding(known) if rounded_from is None else rounded_from
     own = reference.to(x0.device)
     model_ends = (asked.low, asked.high)
 
     def error(at: AtLevel) -> Tensor:
-        return at.error(estimate(denoiser, at, known, start, model_ends)).flatten(1).sum(1)
+        found = at.error(estimate(denoiser, at, known, start, model_ends))
+        return found if maps else found.flatten(1).sum(1)
 
-    totals = integrals(process, x0, rng, wide, n, repeats, cond, batch, error)
+    totals = integrals(process, x0, rng, wide, n, repeats, cond, batch, error) / 2
     first, last = wide.inside(float(process.logsnr(1.0)), math.inf).ends
-    sides = own.head_nats(x0, math.exp(first)) + x0[0].numel() * known.tail(math.exp(last))
-    return as_nats(sides + totals / 2, (first, last), x0, (0.0, 0.0))
+    below, above = own.head_nats(x0, math.exp(first)), x0[0].numel() * known.tail(math.exp(last))
+    sides, map = below + above, None
+    if maps:
+        map = (
+            totals.mean(0)
+            + _shared(below, (x0.double() - own.mean.reshape(x0.shape[1:])) ** 2)
+            + known.tail(math.exp(last))
+        )
+        totals = totals.flatten(2).sum(2)
+    return as_nats(sides + totals, (first, last), x0, (0.0, 0.0), map)
+
+
+def _shared(nats: Tensor, size: Tensor) -> Tensor:
+    """Numbers of items, [B], in proportion to a size of each element."""
+    size = size + 1e-12
+    return (
+        nats.reshape(-1, *(1,) * (size.ndim - 1)) * size / size.flatten(1).sum(1).reshape(-1, *(1,) * (size.ndim - 1))
+    )
+
+
+def discrete_curve(
+    denoiser: Denoiser,
+    x0: Tensor,
+    rng: Rng,
+    reference: GaussianReference,
+    logsnr: Sequence[float],
+    grid: Grid | None = None,
+    rounded_from: float | None = None,
+    ends: tuple[float, float] = (-math.inf, math.inf),
+    cond: Cond | Tensor | None = None,
+    batch: int = 256,
+) -> ErrorCurve:
+    """The curve of the errors of whole numbers at given noise levels, rounded as in `discrete`: half of it is the nats
+    that each unit of logsnr adds.
+
+    ends : the levels at which the model may be asked; beyond them x_t / alpha is rounded.
+    """
+    process, known = require_process(denoiser, "discrete_curve"), grid or Grid()
+    start = default_rounding(known) if rounded_from is None else rounded_from
+    plain = reference.to(x0.device).denoiser(process)
+    asked = [partial(estimate, each, grid=known, rounded_from=start, ends=ends) for each in (denoiser, plain)]
+    return ErrorCurve.of(logsnr, errors_at(process, asked, x0, rng, logsnr, cond, batch))
+
+
+def default_rounding(grid: Grid) -> float:
+    """The logsnr at which a step of the grid is as large as 6 standard deviations of the noise."""
+    return -2 * math.log(grid.step / 6)
 
 
 def estimate(denoiser: Denoiser, at: AtLevel, grid: Grid, rounded_from: float, ends: tuple[float, float]) -> Tensor:

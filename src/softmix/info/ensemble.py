@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..cond import Cond
 from ..denoiser import PerLevel
 from ..rng import Rng
-from .density import errors_at, require_process
+from .density import errors_at, mean_of, require_process
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
@@ -38,5 +39,5 @@ def best_per_level(
         raise ValueError("an ensemble was asked for, and no denoiser was given")
     process = require_process(denoisers[0], "an ensemble")
     levels = torch.tensor(list(logsnr), dtype=torch.float64, device="cpu")
-    errors = errors_at(process, denoisers, x0, rng, logsnr, cond, batch)
+    errors = errors_at(process, [partial(mean_of, each) for each in denoisers], x0, rng, logsnr, cond, batch)
     return PerLevel(denoisers, levels, errors.argmin(0))
