@@ -9,49 +9,45 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from .common import (
-    MAX_AVERAGE,
-    Precision,
-    UsageError,
-    interrupted,
-    load_data,
-    load_for_sampling,
-    option,
-    require_positive,
-    require_whole,
+from .bits_measures import (
+    Measurement,
+    Measures,
+    Subject,
+    area_above,
+    compressed_nats,
+    is_whole,
+    of_diffusers,
+    of_run,
 )
+from .common import MAX_AVERAGE, Precision, UsageError, interrupted, load_data, option, require_positive, require_whole
 from .outputs import atomic_file, require_writable_file
-from .run_data import training_data, with_held_out
+from .sample_diffusers import is_diffusers_folder
 from .verb import Verb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Data
-    from ..info import GaussianReference, Levels, Nats
-    from ..train import Model
-
-# the covariance of items is computed as a whole
-_MOST, _FITTED = 4096, 20_000
+    from ..info import Nats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bits(Verb):
     """Measure the bits in items: nats and bits per dimension of a trained model, with their standard errors.
 
-    For example `softmix bits runs/photos` for its held-out items, and `softmix bits runs/photos --against other/` for
-    how well the nats of an item tell the one from the other.
+    For example `softmix bits runs/photos` for its held-out items, `softmix bits runs/photos --report bits.html` for a
+    page, and `softmix bits runs/photos --against other/` for how well the nats of an item tell the one from the other.
 
-    Three numbers stand side by side: by the errors of the model at all noise levels (information-theoretic diffusion),
-    the same for a Gaussian with the moments of the training data, and, of images, the variational bound of a chain.
-    Lower is better. Images are taken as whole numbers of 8 bits, other items as real numbers, whose nats are those of a
-    density.
+    Several numbers stand side by side: by the errors of the model at all noise levels (information-theoretic
+    diffusion), the same for a Gaussian with the moments of the training data, and, of images, the variational bound of
+    a chain; with --chain the bound of a chain that takes the whole posterior, and with --ode that of the ODE. Lower is
+    better. Images are taken as whole numbers of 8 bits, other items as real numbers, whose nats are those of a density.
     """
 
     run: Positional[Path]
-    """A run folder, or a model that comes with softmix."""
+    """A run folder, a model that comes with softmix, or a folder that diffusers wrote."""
     data: Positional[str | None] = None
-    """The training data of the run, if they have moved."""
+    """The training data of the run, if they have moved. For a folder of diffusers, items to measure."""
     n: int = 200
     """Number of held-out items."""
     levels: int = 32
@@ -60,6 +56,14 @@ class Bits(Verb):
     """Repeats of the integral, at least 2: they give the standard error of an item."""
     steps: int = 1000
     """Steps of the chain of the variational bound, of images."""
+    chain: int = 0
+    """Steps of a chain that takes the whole posterior: a Normal, a mixture, or draws. 0 for none."""
+    draws: int = 64
+    """Draws in each step of that chain, of a posterior without a density."""
+    ode: int = 0
+    """Steps of the ODE, of four evaluations with a gradient each, and again with half of them. 0 for none."""
+    ensemble: tuple[Path, ...] = ()
+    """Other runs on the same data: at each noise level the best of all counts, chosen on training items."""
     against: str | None = None
     """Other data of the same shape: the share of pairs (an own item, another one) of which the nats name the other."""
     seed: int = 0
@@ -71,37 +75,68 @@ class Bits(Verb):
     precision: Precision = "fp32"
     """As in `softmix sample`."""
     out: Path | None = None
-    """A .npz for the nats of each item: keys itd, gaussian, and variational, of images."""
+    """A .npz for the nats of each item, by the names itd, gaussian, variational, chain and ode."""
+    report: Path | None = None
+    """A page (.html): the numbers, where in noise the bits lie, and in which pixels. Needs softmix[report]."""
     dry_run: bool = False
     """Show the measurement in a sentence, and measure nothing."""
 
     def __call__(self) -> None:
-        require_positive(n=self.n, levels=self.levels, steps=self.steps)
+        require_positive(n=self.n, levels=self.levels, steps=self.steps, draws=self.draws)
         require_whole(0, MAX_AVERAGE, average=self.average)
+        require_whole(0, 100_000, chain=self.chain, ode=self.ode)
         if self.repeats < 2:
             raise UsageError(f"--repeats {self.repeats} was asked for; the standard error needs at least 2")
-        if self.out is not None:
-            if self.out.suffix.lower() != ".npz":
-                raise UsageError(f"--out {self.out} was asked for; give a name that ends in .npz")
-            require_writable_file(self.out)
-        model, denoiser, _ = load_for_sampling(self.run, None, None, self.weights, self.average)
-        if model.facts.vocabulary:
-            raise UsageError(f"{self.run} is a model of tokens: `softmix evaluate {self.run}` gives its bits per token")
-        _ = model.plain_process  # refused before the work
-        others = [part for part in model.denoiser.cond.parts if part != "label"]
-        if others:
+        if self.ode == 1:
+            raise UsageError("--ode 1 was asked for; the same with half the steps needs at least 2")
+        if self.given("draws") and not self.chain:
+            raise UsageError(f"--draws {self.draws} was asked for; they belong to --chain")
+        for name, path, ending in (("--out", self.out, ".npz"), ("--report", self.report, ".html")):
+            if path is not None:
+                if path.suffix.lower() != ending:
+                    raise UsageError(f"{name} {path} was asked for; give a name that ends in {ending}")
+                require_writable_file(path)
+        if self.report is not None:
+            self._require_report()
+        subject = self._subject()
+        for name in self.given("steps") if not subject.whole else ():
             raise UsageError(
-                f"{self.run} has a condition ({', '.join(others)}), and its bits given that are not measured"
+                f"{option(name)} was asked for; {subject.train.name} holds real numbers, which have no such chain"
             )
-        train, held_out, origin = with_held_out(training_data(self.run, self.data, "bits"))
-        for name in self.given("steps") if not is_whole(train) else ():
-            raise UsageError(f"{option(name)} was asked for; {train.name} holds real numbers, which have no such chain")
-        other = None if self.against is None else self._other(train)
+        other = None if self.against is None else self._other(subject.train)
         if self.dry_run:
-            print(f"bits of {min(self.n, len(held_out))} items, {origin}, at {self.levels} levels")
+            n = min(self.n, len(subject.held_out))
+            print(f"bits of {n} items, {subject.origin}, at {self.levels} levels")
             return
         with interrupted("stopped; nothing was written"):
-            self._measure(model, denoiser, train, held_out, origin, other)
+            self._measure(subject, other)
+
+    def _require_report(self) -> None:
+        from ..evaluate.page import need_extra
+
+        try:
+            need_extra("--report")
+        except ImportError as error:
+            raise UsageError(str(error)) from error
+
+    def _subject(self) -> Subject:
+        if not is_diffusers_folder(self.run):
+            return of_run(self.run, self.data, self.weights, self.average, self.ensemble)
+        for name in self.given("weights", "average", "ensemble"):
+            raise UsageError(f"{option(name)} was asked for; {self.run} is a folder of diffusers, without this option")
+        if self.data is None:
+            raise UsageError(f"{self.run} is a folder of diffusers: say which items to measure, bits {self.run} DATA")
+        return of_diffusers(self.run, self._read(self.data), self.n)
+
+    def _read(self, source: str) -> Data:
+        """The data of a folder of diffusers, at the size of its model."""
+        from ..hub import HubError, drawing
+
+        try:
+            channels, size, width = drawing(self.run).shape
+        except HubError as error:
+            raise UsageError(str(error)) from error
+        return load_data(source, **({"size": size, "channels": channels} if size == width else {}))
 
     def _other(self, train: Data) -> Data:
         options: dict[str, Any] = {}
@@ -115,98 +150,71 @@ class Bits(Verb):
             )
         return other
 
-    def _measure(
-        self, model: Model, denoiser: Any, train: Data, held_out: Data, origin: str, other: Data | None
-    ) -> None:
-        from ..data.store import choose
-        from ..info import GaussianReference, Grid, Levels
+    def _measure(self, subject: Subject, other: Data | None) -> None:
         from ..precision import computing
-        from ..train import find_device, least_time
+        from ..train import find_device
 
-        size = train.x0(slice(1)).numel()
-        if size > _MOST:
-            raise UsageError(
-                f"items of {size:,} elements have a covariance too large for the reference (at most {_MOST:,})"
-            )
-        whole, low = is_whole(train), least_time(model.config.denoise)
-        floor = Grid().step ** 2 / 12 if whole else 0.0
-        try:
-            reference = GaussianReference.fit(train.x0(choose(len(train), _FITTED)), floor)
-        except ValueError:
-            raise UsageError(
-                f"the {len(train)} items of {train.name}, of {size} numbers each, do not vary along every axis, and "
-                "have no density to compare with: take a run on more items"
-            ) from None
-        ends = model.plain_process.logsnr(low)
-        levels = Levels.of(reference.variances).inside(-float("inf"), float(ends))
         device = find_device()
-        model.denoiser.to(device)
-        with computing(self.precision, device, model.denoiser):
-            own = self._of(denoiser, held_out, reference, levels, whole, low, device)
-            theirs = None if other is None else self._of(denoiser, other, reference, levels, whole, low, device)
-        self._print(own, held_out, origin, whole)
+        asked = Measures(
+            *(self.n, self.levels, self.repeats, self.steps, self.chain, self.draws, self.ode, self.seed),
+            maps=self.report is not None and subject.whole,
+        )
+        with computing(self.precision, device, subject.denoisers[0]):
+            measured = Measurement(subject, asked, device)
+            own = measured.of(subject.held_out)
+            theirs = None if other is None else measured.of(other, everything=False)
+            curve = None if self.report is None else measured.curve(subject.held_out)
+        lines = self._lines(own)
+        self._print(lines, subject)
         if theirs is not None and other is not None:
-            self._print_against(own, theirs, held_out, other)
+            self._print_against(own, theirs, subject.held_out, other)
         if self.out is not None:
             self._save(own)
+        if self.report is not None and curve is not None:
+            from ..evaluate.bits_page import BitsPage
 
-    def _of(
-        self,
-        denoiser: Any,
-        data: Data,
-        reference: GaussianReference,
-        levels: Levels,
-        whole: bool,
-        low: float,
-        device: Any,
-    ) -> dict[str, Nats]:
-        """The measures of the first items of data, by name."""
-        import torch
+            items = measured.items(subject.held_out).cpu() if subject.train.is_image else None
+            page = BitsPage(
+                f"The bits in {subject.held_out.name}", lines, curve, subject.whole, items, self._facts(subject)
+            )
+            print(f"wrote {page.write(self.report)}")
 
-        from ..info import density, discrete, variational
-        from ..rng import Rng
-
-        n = min(self.n, len(data))
-        x0 = data.x0(slice(n)).to(device)
-        rng = Rng(self.seed, n, "bits", device)
-        cond = None
-        if getattr(denoiser, "classes", 0):
-            if data.labels is None:
-                raise UsageError(
-                    f"{self.run} knows classes, and {data.name} has none: its bits given a class are unknown"
-                )
-            cond = data.labels[:n].to(device)
-        plain = reference.denoiser(denoiser.process)
-        settings: dict[str, Any] = {"n": self.levels, "repeats": self.repeats}
-        if not whole:
-            return {
-                "itd": density(denoiser, x0, rng, reference, levels, cond=cond, **settings),
-                "gaussian": density(plain, x0, rng, reference, levels, **settings),
-            }
-        times = torch.linspace(1, max(low, 1e-3), self.steps + 1, dtype=torch.float64, device="cpu")
-        return {
-            "itd": discrete(denoiser, x0, rng, reference, levels=levels, cond=cond, **settings),
-            "gaussian": discrete(plain, x0, rng, reference, levels=levels, **settings),
-            "variational": variational(
-                denoiser, x0, rng, times, draws=4 * self.levels, repeats=self.repeats, cond=cond
-            ),
-        }
-
-    def _print(self, found: dict[str, Nats], data: Data, origin: str, whole: bool) -> None:
-        kind = "whole numbers of 8 bits" if whole else "real numbers, a density"
-        print(f"{len(found['itd'].each)} items of {data.name}, {origin}; {kind}; {self.precision}")
+    def _lines(self, found: dict[str, Nats]) -> list[tuple[str, Nats]]:
         names = {
             "itd": f"errors of the model, {self.repeats} x {self.levels} levels",
             "gaussian": "errors of a Gaussian with the same moments",
             "variational": f"variational bound, {self.steps} steps",
+            "chain": f"chain of whole posteriors, {self.chain} steps",
+            "ode": f"ODE, {self.ode} steps, one probe",
+            "ode half": f"ODE, {self.ode // 2} steps, one probe",
         }
-        for name, nats in found.items():
+        return [(names[name], nats) for name, nats in found.items()]
+
+    def _facts(self, subject: Subject) -> dict[str, str]:
+        n = min(self.n, len(subject.held_out))
+        facts = {
+            "model": ", ".join([subject.name, *map(str, self.ensemble)]),
+            "items": f"{n} of {subject.held_out.name}, {subject.origin}",
+            "numbers": "whole, of 8 bits" if subject.whole else "real, a density",
+            "process": str(subject.process),
+            "seed, precision": f"{self.seed}, {self.precision}",
+        }
+        if self.ode and subject.whole:
+            facts["ODE"] = "of real numbers: uniform noise in a step of the grid"
+        return facts
+
+    def _print(self, lines: list[tuple[str, Nats]], subject: Subject) -> None:
+        kind = "whole numbers of 8 bits" if subject.whole else "real numbers, a density"
+        print(f"{len(lines[0][1].each)} items of {subject.held_out.name}, {subject.origin}; {kind}; {self.precision}")
+        for name, nats in lines:
             bits = nats.standard_error / nats.dims / math.log(2)
             low, high = nats.ends
             print(
-                f"  {names[name]:44s} {nats.mean:11.2f} ± {nats.standard_error:.2f} nats   {nats.bits_per_dim:7.4f} ± "
+                f"  {name:44s} {nats.mean:11.2f} ± {nats.standard_error:.2f} nats   {nats.bits_per_dim:7.4f} ± "
                 f"{bits:.4f} bits per dimension   logsnr {low:.1f} to {high:.1f}"
             )
+        if self.ode and subject.whole:
+            print("  the ODE is that of real numbers: uniform noise in a step of the grid was added")
 
     def _print_against(self, own: dict[str, Nats], theirs: dict[str, Nats], data: Data, other: Data) -> None:
         """The areas under the curves of four ways to tell the data apart."""
@@ -229,26 +237,3 @@ class Bits(Verb):
             arrays: dict[str, Any] = {name: nats.each.cpu().numpy() for name, nats in found.items()}
             np.savez(file, **arrays)
         print(f"wrote {self.out}")
-
-
-def is_whole(data: Data) -> bool:
-    """Whether the items are images of 8 bits."""
-    import torch
-
-    return bool(data.is_image and data.values.dtype == torch.uint8)
-
-
-def area_above(here: Tensor, there: Tensor) -> float:
-    """The share of pairs of which `there` is larger, equal ones half: the area under the ROC curve."""
-    above = (there[:, None] > here).double() + 0.5 * (there[:, None] == here).double()
-    return float(above.mean())
-
-
-def compressed_nats(pixels: Tensor) -> Tensor:
-    """The length of each item as compressed by zlib, in nats, float64 [N]. pixels : uint8 [N, ...]."""
-    import zlib
-
-    import torch
-
-    sizes = [len(zlib.compress(each.contiguous().numpy().tobytes(), 9)) for each in pixels]
-    return torch.tensor(sizes, dtype=torch.float64, device="cpu") * 8 * math.log(2)

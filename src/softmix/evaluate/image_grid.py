@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..data.store import to_uint8
@@ -105,9 +106,14 @@ def _png(images: Tensor, columns: int) -> tuple[str, int]:
     picture = to_image(tile(pixels, columns, gap)).convert("RGB")
     # `tile` makes the gaps white. In a grid of black images only the gaps are white, so it serves as a mask.
     picture.putalpha(to_image(255 - tile(torch.zeros_like(pixels[:, :1]), columns, gap)))
+    return data_uri(picture), picture.width
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a PNG inside the page."""
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), picture.width
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def nearest_pairs(entry: ReportEntry) -> ImageGrid | None:

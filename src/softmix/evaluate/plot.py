@@ -96,6 +96,20 @@ def by_logsnr(name: str, alt: str, lines: Sequence[Curve]) -> str:
     return _svg(name, alt, draw, (4.8, 2.8))
 
 
+def by_noise(name: str, alt: str, value: str, lines: Sequence[Curve]) -> str:
+    """Draw a value against logsnr, from 0 on, with a line for each series. value : the label of its axis."""
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            axes.plot(line.x, line.y, color=_colour(line.series), lw=1.6)
+        axes.axhline(0, color=_INK, lw=0.7, alpha=0.5)
+        axes.set_xlabel("logsnr  (noise on the left, clean on the right)")
+        axes.set_ylabel(value)
+        axes.margins(x=0.02)
+
+    return _svg(name, alt, draw, (6.4, 3.0))
+
+
 def by_training(name: str, alt: str, lines: Sequence[Curve]) -> str:
     """Draw the loss against the training step; long logs as means over blocks."""
 

@@ -6,17 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 
 from . import plot, text
 from .evaluation import Evaluation, EvaluationRow
 from .files import write_whole_file
 from .image_grid import ReportEntry, grids_by_caption, nearest_pairs
+from .page import need_extra, render
 from .spread import LatentSpread
-
-_TEMPLATE = "report.html.j2"
 
 # Title and meaning of each column. The metrics in `_CURVES` are drawn too, in that order.
 _METRICS = {
@@ -93,36 +90,14 @@ def write_report(path: Path, evaluations: Sequence[Evaluation]) -> Path:
     Raises ValueError if there is no evaluation, or one without rows. Raises ImportError if matplotlib or Jinja2 is
     missing; they belong to the extra `report`.
     """
-    _need_extra()
+    need_extra("report.html")
     if not evaluations:
         raise ValueError("there is nothing to report: no evaluation was given; give one for each model at least")
     for evaluation in evaluations:
         text.need_rows(evaluation)
-    page = _render(_context(_entries(evaluations)))
+    page = render("report.html.j2", _context(_entries(evaluations)))
     write_whole_file(path, page.encode())
     return path
-
-
-def _need_extra() -> None:
-    missing = []
-    for module, name in (("matplotlib", "matplotlib"), ("jinja2", "Jinja2")):
-        try:
-            import_module(module)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise ImportError(
-            f"report.html needs matplotlib and Jinja2, but {' and '.join(missing)} "
-            f'cannot be imported: pip install "softmix[report]"'
-        )
-
-
-def _render(context: dict[str, object]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    source = files("softmix.evaluate").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source).render(context)
 
 
 def _entries(evaluations: Sequence[Evaluation]) -> list[ReportEntry]:
