@@ -207,8 +207,12 @@ def _features(data: str, kind: FeatureKind) -> Callable[[Tensor], Tensor]:
 
 
 def probe(network: Network, data: str, seed: int) -> float:
-    """The accuracy of a linear classifier (ridge regression) of the mean of the aligned state over tokens."""
-    train, test = (_hidden(network, each, seed) for each in _sets(data))
+    """The accuracy of `linear_probe` on the mean of the aligned state over tokens."""
+    return linear_probe(*(_hidden(network, each, seed) for each in _sets(data)))
+
+
+def linear_probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """The accuracy of a linear classifier (ridge regression) of states [N, C] with labels [N], fitted to `train`."""
     (h, labels), (other, theirs) = train, test
     mean, sd = h.mean(0), h.std(0) + 1e-6
     h, other = ((each - mean) / sd for each in (h, other))
