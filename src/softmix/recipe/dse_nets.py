@@ -75,7 +75,7 @@ def neighbour_information(x: Tensor, labels: Tensor, k: int = NEAREST) -> float:
         psi(N) + psi(k) - < psi(N_i) > - < psi(m_i) >
 
     N_i points have the label of point i, and m_i points of all, with itself, are nearer to it than its k-th neighbour
-    of its label. Each label needs more than k points.
+    of its label. Raises ValueError for a label of no more than k points.
 
     Source: Ross, "Mutual information between discrete and continuous data sets", PLOS ONE 2014.
     """
@@ -84,6 +84,8 @@ def neighbour_information(x: Tensor, labels: Tensor, k: int = NEAREST) -> float:
     total = 0.0
     for label in labels.unique():
         own = distance[labels == label]
+        if len(own) <= k:
+            raise ValueError(f"more than {k} points of each label are needed; label {int(label)} has {len(own)}")
         # the first neighbour is the point itself
         radius = own[:, labels == label].kthvalue(k + 1, dim=1).values
         # equal points are at the radius 0, and then not even the point itself is nearer
