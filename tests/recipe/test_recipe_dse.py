@@ -17,7 +17,10 @@ from softmix.process import VP
 from softmix.recipe import dse as recipe
 from softmix.recipe import dse_nets as nets
 from softmix.recipe.frame import Numbers, row
+from softmix.recipe.images import base
 from softmix.rng import Rng
+from softmix.train import Run, facts_of
+from softmix.train import build as build_modules
 
 F64 = torch.float64
 
@@ -268,16 +271,18 @@ def test_true_and_random_labels_begin_alike_and_end_apart(monkeypatch: pytest.Mo
 
 
 def test_first_last_and_rise_are_over_doubled_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scale of the states is 2^k at the k-th look, so that its log2 rises by 1 each."""
+    """The scale of the states is 2^k at the k-th look, so that its log2 rises by 1 each. At the last look of random
+    labels all features are equal."""
     seen: list[list[int]] = []
-    base = Rng(0, 150).normal((150, 5), torch.float32)
+    cloud = Rng(0, 150).normal((150, 5), torch.float32)
+    flat = cloud[:, :1].expand(-1, 5).contiguous()
 
     class Fake:
         def __init__(self, k: int):
-            self.k = k
+            self.h = flat if k == 4 and len(seen) == 2 else 2.0**k * cloud
 
         def features(self, x0: Tensor) -> Tensor:
-            return 2.0**self.k * base[: len(x0)]
+            return self.h[: len(x0)]
 
         def head(self, h: Tensor) -> Tensor:
             return torch.eye(10)[torch.zeros(len(h), dtype=torch.int64)]
@@ -290,12 +295,20 @@ def test_first_last_and_rise_are_over_doubled_epochs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(nets, "classifiers", classifiers)
     found = nets.learning(0, 150, 120, 3)
     assert seen == [[0, 1, 2, 4, 8]] * 2
-    for kind in ("true", "random"):
-        assert found[nets.SCALE, f"{kind}: rise"] == pytest.approx(4, abs=1e-5)
-        first, last = found[nets.SCALE, f"{kind}: first"], found[nets.SCALE, f"{kind}: last"]
-        assert last - first == pytest.approx(4, abs=1e-5)
-        # the width of standardised features is that of the first look
-        assert found[nets.ENTROPY_STANDARD, f"{kind}: rise"] == pytest.approx(0, abs=1e-5)
+    assert found[nets.SCALE, "true: rise"] == pytest.approx(4, abs=1e-5)
+    assert found[nets.SCALE, "true: last"] - found[nets.SCALE, "true: first"] == pytest.approx(4, abs=1e-5)
+    assert found[nets.ENTROPY_STANDARD, "true: rise"] == pytest.approx(0, abs=1e-5)
+    # the width of standardised features is that of the first look
+    width = relative_width(nets.standardised(cloud[:120].double()), 0.5)
+    known = nets.informations(flat[:120].double(), digits()[1].labels[_spread(120)], width, 0)  # type: ignore[index]
+    assert found[nets.STANDARD, "random: last"] == pytest.approx(known[nets.STANDARD], abs=1e-9)
+    assert found[nets.ENTROPY_STANDARD, "random: last"] == pytest.approx(
+        spectral_entropy(nets.standardised(flat[:120].double()), width), abs=1e-9
+    )
+
+
+def _spread(n: int) -> Tensor:
+    return torch.arange(n) * (len(digits()[1]) // n)
 
 
 # a diffusion model
@@ -373,6 +386,10 @@ def test_the_tables_of_both_networks_are_reported(monkeypatch: pytest.MonkeyPatc
     found = nets.over_noise(4, 640, 20, 30)
     assert sizes == [(30, 20, 4)] * 2 and not any(network.training for network in networks)
     trained, start = (dict(network.named_parameters()) for network in networks)
+    train = digits()[0]
+    config = base(train.shape, spec, 640, 4)
+    weights = build_modules(Run(config, facts_of(train, config)))["model"].state_dict()
+    assert all(torch.equal(start[name], weights[name]) for name in start)
     assert any(not torch.allclose(trained[name], start[name], atol=1e-3) for name in trained)
     assert {name for name, _ in found} == set(nets.RANKED)
     assert found[nets.BY_DSMI, "rank over all"] == pytest.approx(1)
