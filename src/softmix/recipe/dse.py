@@ -259,7 +259,7 @@ def _of_learning(value: Numbers) -> dict[str, bool]:
         f"the entropy rises at the authors' width ({ends(ENTROPY, TRUE)} bits)": above(ENTROPY, TRUE),
         f"and at a width of the scale ({ends(ENTROPY_RELATIVE, TRUE)} bits; log2 of the median distance "
         f"{ends(SCALE, TRUE)})": above(ENTROPY_RELATIVE, TRUE),
-        f"states of images whose random labels were learned by heart ({100 * learned:.0f} % right) tell of them, at "
+        f"states of images whose random labels were learned ({100 * learned:.0f} % right) tell of them, at "
         f"least half of what k nearest neighbours find ({memorised:.2f}; {seen:.2f} bits)": memorised >= seen / 2,
     }
 
