@@ -107,7 +107,9 @@ def test_the_chain_and_the_ode_stand_beside(run: Path, tmp_path: Path) -> None:
     assert "chain of whole posteriors, 5 steps" in out and "ODE, 4 steps" in out and "ODE, 2 steps" in out
     model, x = softmix.load(run), load("digits", split="test").x0(slice(3))
     rng = Rng(0, 3, "bits")
-    right = chain(model.denoiser, x, rng, torch.linspace(1, 1e-3, 6, dtype=torch.float64), Grid(), 3)
+    even = torch.linspace(-10, float(model.process.logsnr(1e-3)), 5, dtype=torch.float64)
+    times = torch.cat([torch.ones(1, dtype=torch.float64), model.process.time(even)])
+    right = chain(model.denoiser, x, rng, times, Grid())
     assert np.allclose(found["chain"], right.each.numpy(), rtol=1e-5)
     ends = 12.5, max(-12.0, float(model.process.logsnr(1.0)) + 1e-3)
     for name, steps in (("ode", 4), ("ode half", 2)):
@@ -126,12 +128,16 @@ def test_the_chain_and_the_ode_stand_beside(run: Path, tmp_path: Path) -> None:
 def test_points_have_a_chain_and_an_ode_too(tmp_path: Path) -> None:
     run = tmp_path / "ring"
     small = ("--steps", 20, "--batch", 16, "--set", "net.width=8", "net.depth=1")
-    works("train", "toy:ring", "--model", "plain", *small, "head.kind=MixtureHead", "loss.kind=Likelihood", "--out", run)
+    works(
+        "train", "toy:ring", "--model", "plain", *small, "head.kind=MixtureHead", "loss.kind=Likelihood", "--out", run
+    )
     out = works("bits", run, "--n", 5, "--levels", 4, "--chain", 3, "--ode", 4, "--out", tmp_path / "nats.npz")
     assert "uniform noise" not in out
     found, x = np.load(tmp_path / "nats.npz"), load("toy:ring", split="test").x0(slice(5))
-    times = torch.linspace(1, 1e-3, 4, dtype=torch.float64)
-    right = chain(softmix.load(run).denoiser, x, Rng(0, 5, "bits"), times, None)
+    process = softmix.load(run).process
+    even = torch.linspace(-10, float(process.logsnr(1e-3)), 3, dtype=torch.float64)
+    times = torch.cat([torch.ones(1, dtype=torch.float64), process.time(even)])
+    right = chain(softmix.load(run).denoiser, x, Rng(0, 5, "bits"), times)
     assert np.allclose(found["chain"], right.each.numpy(), rtol=1e-5)
 
 

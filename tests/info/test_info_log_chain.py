@@ -113,6 +113,24 @@ def test_means_give_the_variational_bound() -> None:
     assert ours.mean == pytest.approx(other.mean, abs=0.6)
 
 
+def test_a_normal_of_draws_is_one_gaussian() -> None:
+    """With 4,000 draws the Normal of their moments is that of the exact mean and variance, to 0.1 nats of 14 above the
+    law; two draws are worse."""
+    problem = eight()
+    x = problem.sample(40, Rng(0, 40))
+    fine = Grid(step=1 / 32, low=-4.0, high=4.0)
+    whole = fine.low + fine.step * fine.nearest(x)
+    times = grid_of(2, 0.02)
+    right = chain(one_gaussian(problem.denoiser()), whole, Rng(1, 40), times, fine).mean
+    model = drawn(problem.denoiser())
+    many, few = (chain(model, whole, Rng(1, 40), times, fine, m, "normal").mean for m in (4000, 3))
+    assert many == pytest.approx(right, abs=0.2) and few > right + 1
+    with pytest.raises(ValueError, match="a normal of two"):
+        chain(model, whole, Rng(1, 40), times, fine, 1, "normal")
+    with pytest.raises(ValueError, match="'median'"):
+        chain(model, whole, Rng(1, 40), times, fine, 8, "median")  # type: ignore[arg-type]
+
+
 def test_an_item_does_not_depend_on_its_batch() -> None:
     problem = correlated()
     x = problem.sample(10, Rng(0, 10))
@@ -131,9 +149,9 @@ def test_what_has_no_chain_is_refused() -> None:
         chain(drawn(problem.denoiser()), x, Rng(1, 4), grid_of(2))
     with pytest.raises(ValueError, match="fall"):
         chain(problem.denoiser(), x, Rng(1, 4), grid_of(2).flip(0))
-    with pytest.raises(ValueError, match="one draw and two repeats"):
+    with pytest.raises(ValueError, match="two repeats"):
         chain(problem.denoiser(), x, Rng(1, 4), grid_of(2), draws=0)
-    with pytest.raises(ValueError, match="one draw and two repeats"):
+    with pytest.raises(ValueError, match="two repeats"):
         chain(problem.denoiser(), x, Rng(1, 4), grid_of(2), repeats=1)
     with pytest.raises(TypeError, match="noise"):
         chain(correlated(process=Immiscible()).denoiser(), x, Rng(1, 4), grid_of(2))

@@ -55,11 +55,12 @@ class Bits(Verb):
     repeats: int = 2
     """Repeats of the integral, at least 2: they give the standard error of an item."""
     steps: int = 1000
-    """Steps of the chain of the variational bound, of images."""
+    """Steps of the chain of the variational bound, of images, even in logsnr."""
     chain: int = 0
     """Steps of a chain that takes the whole posterior: a Normal, a mixture, or draws. 0 for none."""
     draws: int = 64
-    """Draws in each step of that chain, of a posterior without a density."""
+    """Draws in each step of that chain, of a posterior without a density: a mixture of them, and a Normal by their mean
+    and variance in more than 16 dimensions."""
     ode: int = 0
     """Steps of the ODE, of four evaluations with a gradient each, and again with half of them. 0 for none."""
     ensemble: tuple[Path, ...] = ()

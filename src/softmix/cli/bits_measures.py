@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .common import UsageError, load_for_sampling
 from .run_data import training_data, with_held_out
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _MOST, _FITTED, _CHOSEN = 4096, 20_000, 200
 # the levels at which an ensemble chooses, and those of a curve
 _CHOICES = _CURVE = 24
-# the logsnr at the clean end of the ODE, if the model was trained so far
-_CLEAN = 12.5
+# the logsnr at the clean end of the ODE, if the model was trained so far, and where the data are hardly seen
+_CLEAN, _NOISE = 12.5, -10.0
+# in more dimensions no draw is near the item
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,15 @@ class Measurement:
         if asked.chain:
             grid = Grid() if self.subject.whole else None
             found["chain"] = chain(
-                self.denoiser, x0, rng, self._times(asked.chain), grid, asked.draws, asked.repeats, cond
+                self.denoiser,
+                x0,
+                rng,
+                self._times(asked.chain),
+                grid,
+                asked.draws,
+                of_draws(x0[0].numel()),
+                asked.repeats,
+                cond,
             )
         if asked.ode:
             # the difference of the two is the error of the steps
@@ -236,9 +246,17 @@ class Measurement:
         return found
 
     def _times(self, steps: int) -> Tensor:
+        """The times of a chain: 1, and then even in logsnr, so that no step has a large share of the snr."""
         import torch
 
-        return torch.linspace(1, max(self.subject.low, 1e-3), steps + 1, dtype=torch.float64, device="cpu")
+        process = self.subject.process
+        last = float(process.logsnr(max(self.subject.low, 1e-3)))
+        first = float(process.logsnr(1.0))
+        if first >= _NOISE or steps == 1:
+            even = torch.linspace(max(first, -50.0), last, steps + 1, dtype=torch.float64, device="cpu")[1:]
+        else:
+            even = torch.linspace(_NOISE, last, steps, dtype=torch.float64, device="cpu")
+        return torch.cat([torch.ones_like(even[:1]), process.time(even)])
 
     def _ode(self, x0: Tensor, rng: Any, cond: Tensor | None, steps: int) -> Nats:
         """By the ODE with one probe in each repeat. Whole numbers become real ones by uniform noise in a step of the
@@ -276,6 +294,11 @@ class Measurement:
             wide[-1] + (k + 1) * (wide[1] - wide[0]) for k in range(math.ceil((16 - wide[-1]) / (wide[1] - wide[0])))
         ]
         return discrete_curve(self.denoiser, x0, rng, self.reference, wide, ends=ends, cond=cond)
+
+
+def of_draws(dims: int) -> Literal["mixture", "normal"]:
+    """How draws stand for a posterior without a density."""
+    return "mixture" if dims <= _FEW else "normal"
 
 
 def is_whole(data: Data) -> bool:

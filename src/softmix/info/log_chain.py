@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +24,9 @@ from .variational import decoded, require_falling
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
 
+OfDraws = Literal["mixture", "normal"]
+_Blurs = Normal | Mixture | FullMixture
+
 
 def chain(
     denoiser: Denoiser,
@@ -30,6 +35,7 @@ def chain(
     times: Tensor,
     grid: Grid | None = None,
     draws: int = 64,
+    of_draws: OfDraws = "mixture",
     repeats: int = 2,
     cond: Cond | Tensor | None = None,
     batch: int = 256,
@@ -43,13 +49,14 @@ def chain(
     over paths of q. p(x_0 | x_t) is the whole posterior of the model, where `variational` takes its mean. The chain is
     that of `ancestral` with eta = 1. For exact posteriors each path gives -log p(x_0), in any number of steps, up to
     the distance of x_T from noise. A posterior without a density gives a mixture of `draws` draws in each step, and a
-    bound that falls with their number.
+    bound that falls with their number; in many dimensions no draw is near, and a Normal by their moments is better.
 
     x0 : [B, ...]. cond, batch : as in `density`.
     times : falling times of the chain [T + 1], inside (0, 1]. The last one is the time of x_1.
     grid : the values of whole numbers; -log P(x_0 | x_1) is then that of `variational`. By default x0 are real numbers,
         and the posterior at the last time needs a density.
     draws : of a posterior without a density. A `Point` has one, its mean.
+    of_draws : "mixture", or "normal", with the mean and the variance of each element over at least two draws.
     repeats : paths of each item, at least 2, for the standard error.
 
     Raises TypeError for real numbers and a posterior without a density, and for a process without one clock or whose
@@ -60,15 +67,20 @@ def chain(
     """
     process = require_process(denoiser, "chain")
     require_falling(times)
-    if draws < 1 or repeats < 2:
-        raise ValueError(f"take at least one draw and two repeats; found {draws} and {repeats}")
+    least = 2 if of_draws == "normal" else 1
+    if of_draws not in get_args(OfDraws) or draws < least or repeats < 2:
+        raise ValueError(
+            f"take a mixture of one draw, or a normal of two, at least, and two repeats; found {of_draws!r}, {draws} "
+            f"and {repeats}"
+        )
+    law = partial(_law, draws=draws, of_draws=of_draws)
     totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
     for repeat in range(repeats):
         for low in range(0, len(x0), batch):
             rows = slice(low, low + batch)
             own = rng.child(f"repeat {repeat}").take(rows)
             with torch.no_grad():
-                totals[repeat, rows] = _path(denoiser, process, x0[rows], own, times, grid, draws, take(cond, rows))
+                totals[repeat, rows] = _path(denoiser, process, x0[rows], own, times, grid, law, take(cond, rows))
     ends = tuple(float(process.logsnr(t)) for t in (times[0], times[-1]))
     return as_nats(totals, (ends[0], ends[1]), x0, (0.0, 0.0))
 
@@ -80,7 +92,7 @@ def _path(
     rng: Rng,
     times: Tensor,
     grid: Grid | None,
-    draws: int,
+    law: Callable[[Posterior, Rng], _Blurs],
     cond: Cond | Tensor | None,
 ) -> Tensor:
     """The sum along one path of each item, [b].
@@ -97,8 +109,8 @@ def _path(
         d = float(process.logsnr(s).exp() - process.logsnr(t).exp())
         own = rng.child(f"step {k}")
         u = x0.double() + own.normal(x0.shape, torch.float64).to(x0.device) / math.sqrt(d)
-        law = _blurred(posterior, torch.full_like(total, 1 / d), draws, own.child("draws"))
-        total = total + _normal(u, x0, 1 / d) - law.log_prob(u.to(x0))
+        of_u = law(posterior, own.child("draws")).blurred(torch.full_like(total, 1 / d))
+        total = total + _normal(u, x0, 1 / d) - of_u.log_prob(u.to(x0))
         w = w + d * u
         alpha, sigma = (float(part) for part in process.levels(s))
         xt = (w * (sigma**2 / alpha)).to(x0)
@@ -119,10 +131,14 @@ def _normal(x: Tensor, mean: Tensor, var: float) -> Tensor:
     return gaussian_log_prob(x, mean.double(), torch.full_like(x, var), x.ndim - 1)
 
 
-def _blurred(posterior: Posterior, var: Tensor, draws: int, rng: Rng) -> HasDensity:
-    """The law of x_0 + N(0, var I). var : [b]."""
+def _law(posterior: Posterior, rng: Rng, draws: int, of_draws: OfDraws) -> _Blurs:
+    """The posterior itself if it has a density, or that of its draws."""
     if isinstance(posterior, Normal | Mixture | FullMixture):
-        return posterior.blurred(var)
-    centres = posterior.mean[None] if isinstance(posterior, Point) else posterior.draws(draws, rng)
-    means = centres.transpose(0, 1).double()
-    return Mixture(means.new_zeros(means.shape[:2]), means, torch.zeros_like(means)).blurred(var)
+        return posterior
+    if isinstance(posterior, Point):
+        return Normal(posterior.mean.double(), torch.zeros_like(posterior.mean, dtype=torch.float64))
+    found = posterior.draws(draws, rng).double()
+    if of_draws == "normal":
+        return Normal(found.mean(0), found.var(0))
+    means = found.transpose(0, 1)
+    return Mixture(means.new_zeros(means.shape[:2]), means, torch.zeros_like(means))
