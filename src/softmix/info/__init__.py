@@ -11,10 +11,15 @@ shows which elements a condition tells of. `density`, `discrete` and `pointwise_
 `fair_accuracy` is the best accuracy under bounds on what predictions tell of an attribute, over all clients and within
 each.
 
+`binned_information`, `noise_bounds` and `noisy_information` give points of the information plane, I(X; T) and I(T; Y)
+of a hidden layer or of a noise level, and `bottleneck` the curve that no point exceeds; `gaussian_bottleneck` is that
+of Gaussians.
+
 For samplers: `where_to_start` finds the best time for a start that is not pure noise, in nats of the bound on log p.
 `fit_statistics` measures the coefficients of DPM-Solver-v3.
 """
 
+from .bottleneck_curve import BottleneckCurve, bottleneck, gaussian_bottleneck
 from .decomposition import Decomposition, Measure, decompose, decompose_pointwise, gaussian_information
 from .density import ErrorCurve, Nats, curve, density, pointwise_information
 from .discrete import Grid, best_rounding, discrete, discrete_curve
@@ -23,6 +28,7 @@ from .fairness import FairAccuracy, disparities, fair_accuracy
 from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
 from .likelihood import log_density
 from .log_chain import chain
+from .plane import NoiseBounds, PlanePoint, binned_information, noise_bounds, noisy_information
 from .reference import GaussianReference
 from .spectral import relative_width, spectral_entropy, spectral_information
 from .start_time import where_to_start
@@ -32,6 +38,7 @@ from .variational import variational
 
 __all__ = [
     "AtLevel",
+    "BottleneckCurve",
     "Decomposition",
     "ErrorCurve",
     "EvenLevels",
@@ -42,10 +49,14 @@ __all__ = [
     "Levels",
     "Measure",
     "Nats",
+    "NoiseBounds",
+    "PlanePoint",
     "at_levels",
     "best_per_level",
     "best_rounding",
+    "binned_information",
     "bits_per_token",
+    "bottleneck",
     "chain",
     "curve",
     "decompose",
@@ -56,8 +67,11 @@ __all__ = [
     "disparities",
     "fair_accuracy",
     "fit_statistics",
+    "gaussian_bottleneck",
     "gaussian_information",
     "log_density",
+    "noise_bounds",
+    "noisy_information",
     "pointwise_information",
     "relative_width",
     "spectral_entropy",

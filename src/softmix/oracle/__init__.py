@@ -5,7 +5,8 @@ a `DenoisingProblem` also has a process and the exact posterior of x0. Families:
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
 `FramedProblem` (a mixture through a process in a basis), `JointProblem` (two signals with a time each),
 `AggregateProblem` (an item with a label and values, added up), `TokenProblem` (masked tokens of a Markov chain) and
-`TargetProblem` (a density with a known normalising constant). `known_target` gives the targets of the command line.
+`TargetProblem` (a density with a known normalising constant). `sphere_patterns` is a law of bits and a label that can
+be enumerated. `known_target` gives the targets of the command line.
 """
 
 from .aggregated import AggregateProblem, aggregated
@@ -16,6 +17,7 @@ from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussi
 from .observed import ObservedProblem
 from .paired import PairedProblem, between, pairs
 from .problem import DenoisingProblem, Problem
+from .sphere import SpherePatterns, sphere_patterns
 from .target import TargetProblem, funnel, mixture_target, phi4, ring_target
 from .tokens import TokenProblem, tokens
 from .transport import gaussian_flow, monotone_flow
@@ -32,6 +34,7 @@ __all__ = [
     "ObservedProblem",
     "PairedProblem",
     "Problem",
+    "SpherePatterns",
     "TargetProblem",
     "TokenProblem",
     "aggregated",
@@ -54,6 +57,7 @@ __all__ = [
     "phi4",
     "problems",
     "ring_target",
+    "sphere_patterns",
     "standardised",
     "tokens",
 ]
