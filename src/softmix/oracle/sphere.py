@@ -64,8 +64,7 @@ def sphere_patterns(information: float = 0.99, degrees: int = 2) -> SpherePatter
     for _ in range(200):
         gamma = math.sqrt(low * high)
         low, high = (gamma, high) if _information(torch.sigmoid(gamma * off)) < information else (low, gamma)
-    one = torch.sigmoid(low * off)
-    return SpherePatterns(bits, torch.stack([1 - one, one], 1), powers)
+    return SpherePatterns(bits, torch.stack([torch.sigmoid(-low * off), torch.sigmoid(low * off)], 1), powers)
 
 
 def corners() -> Tensor:

@@ -22,7 +22,7 @@ F64 = torch.float64
 class ChannelPlane:
     """I(X_0; X_t) and I(Y; X_t) at each logsnr, in bits, [N]: by the integral of errors, and the direct values.
 
-    exact : I(X_0; X_t) by quadrature, of 12 independent signs.
+    exact : I(X_0; X_t) by quadrature, of as many independent signs as an item has elements.
     """
 
     logsnr: Tensor
@@ -39,6 +39,7 @@ def channel_plane(task: SpherePatterns, seed: int, items: int, levels: int, draw
 
     The second is the difference of the errors without and with the label. Both are means of the exact posterior over
     the patterns, which vary less than squared errors.
+    task : with all patterns of its bits.
     draws : of the noise of each pattern, for the direct values.
     """
     process, points = VP(), 2 * task.bits - 1
@@ -64,7 +65,7 @@ def channel_plane(task: SpherePatterns, seed: int, items: int, levels: int, draw
         alpha, sigma = (float(part) for part in process.levels(process.time(level)))
         each = Rng(seed, len(points), f"direct {level}")
         direct.append(noisy_information(alpha * points, task.given, sigma, each, draws))
-    exact = torch.stack([12 * of_a_sign(level) for level in logsnr.tolist()])
+    exact = torch.stack([points.shape[1] * of_a_sign(level) for level in logsnr.tolist()])
     return ChannelPlane(logsnr, (running[:, 0], running[:, 1]), direct, exact)
 
 
