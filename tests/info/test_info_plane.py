@@ -95,6 +95,18 @@ def test_an_input_of_twice_the_weight_is_an_input_twice(device: torch.device) ->
         assert one.x == pytest.approx(other.x) and one.y == pytest.approx(other.y)
 
 
+def test_weights_and_labels_of_any_number(device: torch.device) -> None:
+    """Three points far apart with the weights 1/2, 1/4, 1/4, and two labels: 1.5 bits, and 1 bit."""
+    hidden = torch.tensor([[0.0], [50.0], [90.0]], device=device)
+    target = torch.tensor([10**12, -3, -3], device=device)
+    weights = torch.tensor([0.5, 0.25, 0.25], device=device)
+    drawn = noisy_information(hidden, target, 0.5, Rng(0, 3, device=device), weights=weights)
+    bounds = noise_bounds(hidden, target, 0.5, weights)
+    bins = binned_information(hidden, target, 9, (0, 90), weights)
+    assert (drawn.x, *bounds.x, bins.x) == pytest.approx((1.5,) * 4)
+    assert (drawn.y, *bounds.y, bins.y) == pytest.approx((1.0,) * 4)
+
+
 def test_values_beyond_the_ends_are_refused_and_other_numbers_out_of_range() -> None:
     hidden, target = torch.tensor([[0.5], [1.5]]), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"from -1 to 1 were asked for, and the layer has values from 0\.5 to 1\.5"):
@@ -339,6 +351,11 @@ def test_the_slope_of_the_curve_is_beta_and_its_tangents_bound_it() -> None:
 def test_the_order_of_betas_is_kept_and_does_not_matter() -> None:
     one, other = (bottleneck(EIGHT, betas, tolerance=1e-6) for betas in ([9.0, 3.0, 5.0], [3.0, 5.0, 9.0]))
     assert torch.equal(one.x, other.x[[2, 0, 1]]) and one.beta.tolist() == [9, 3, 5]
+    assert (
+        bottleneck(EIGHT, [1.1]).beta.tolist()
+        == [1.1]
+        == gaussian_bottleneck(torch.eye(2), [0], [1], [1.1]).beta.tolist()
+    )
 
 
 def test_a_label_that_is_sure_has_a_straight_curve() -> None:
@@ -350,6 +367,9 @@ def test_a_label_that_is_sure_has_a_straight_curve() -> None:
     right = float(torch.special.entr(p.sum(0)).sum()) / math.log(2)
     assert torch.allclose(curve.x, torch.tensor([0, right, right]).double(), atol=1e-4)
     assert torch.allclose(curve.y, curve.x, atol=1e-6) and curve.limit == pytest.approx(right)
+    # the chances of other labels become exactly 0
+    longer = bottleneck(p, [50.0], tolerance=0.0, most=20)
+    assert float(longer.x) == pytest.approx(right) and float(longer.y) == pytest.approx(right)
 
 
 def test_values_of_x_with_one_law_of_y_are_one_value() -> None:

@@ -41,6 +41,8 @@ def test_the_corners_are_those_of_an_icosahedron() -> None:
 def test_all_patterns_are_there_once() -> None:
     task = sphere_patterns()
     assert len(torch.unique(task.bits, dim=0)) == len(task.bits) == 4096
+    # full patterns have the most power
+    assert float(task.given[-1, 1]) == pytest.approx(1) and float(task.given[0, 0]) == pytest.approx(1)
     assert task.bits[5].tolist() == [0] * 9 + [1, 0, 1]
     assert float(task.joint.sum()) == pytest.approx(1) and torch.allclose(
         task.joint.sum(1), torch.tensor(1 / 4096).double()

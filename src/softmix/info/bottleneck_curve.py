@@ -75,9 +75,8 @@ def bottleneck(
         q = q / q.sum(1, keepdim=True)
         found[beta] = _mutual(of_x[:, None] * q), _mutual((of_x[:, None] * q).T @ of_y)
     points = torch.tensor([found[beta] for beta in betas], dtype=torch.float64, device=p.device)
-    return BottleneckCurve(
-        torch.tensor(list(betas)).to(points), points[:, 0], points[:, 1], _mutual(of_x[:, None] * of_y)
-    )
+    beta_of = torch.tensor(list(betas), dtype=torch.float64, device=p.device)
+    return BottleneckCurve(beta_of, points[:, 0], points[:, 1], _mutual(of_x[:, None] * of_y))
 
 
 def gaussian_bottleneck(covariance: Tensor, x: list[int], y: list[int], betas: Sequence[float]) -> BottleneckCurve:
@@ -102,7 +101,7 @@ def gaussian_bottleneck(covariance: Tensor, x: list[int], y: list[int], betas: S
     half = torch.linalg.solve_triangular(root, cross, upper=False)
     told = torch.linalg.eigvalsh(half @ torch.linalg.solve(other, half.T)).clamp(0, 1)
     told = told[told > 1e-14]
-    beta = torch.tensor(list(betas)).to(told)[:, None]
+    beta = torch.tensor(list(betas), dtype=torch.float64, device=told.device)[:, None]
     active = beta * told > 1
     of_x = torch.where(active, (beta - 1) * told / (1 - told), 1.0).log2().sum(1) / 2
     of_y = of_x - torch.where(active, beta * told, 1.0).log2().sum(1) / 2

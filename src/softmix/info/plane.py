@@ -155,7 +155,7 @@ def noisy_information(
     found = torch.zeros(2, draws, len(flat), dtype=torch.float64, device=flat.device)
     entropy = _bits(p @ of_y)
     for draw in range(draws):
-        e = rng.child(f"draw {draw}").normal(tuple(flat.shape), torch.float64)
+        e = rng.child(f"draw {draw}").normal(flat.shape, torch.float64).to(flat.device)
         for rows, squares in _squares(flat + noise * e, flat, chunk):
             logs = p.log() - squares / (2 * noise**2)
             evidence = logs.logsumexp(1)
