@@ -8,7 +8,7 @@ from torch import Tensor
 
 from softmix.denoiser import Denoiser, adjusted, mean_only
 from softmix.info import Grid, Nats, chain, variational
-from softmix.oracle import MixtureProblem, correlated, eight, gaussian
+from softmix.oracle import MixtureProblem, ObservedProblem, correlated, eight, gaussian
 from softmix.posterior import HasVariance, Normal, Posterior, need
 from softmix.process import VE, Flow, Gaussian, Immiscible
 from softmix.rng import Rng
@@ -155,3 +155,14 @@ def test_what_has_no_chain_is_refused() -> None:
         chain(problem.denoiser(), x, Rng(1, 4), grid_of(2), repeats=1)
     with pytest.raises(TypeError, match="noise"):
         chain(correlated(process=Immiscible()).denoiser(), x, Rng(1, 4), grid_of(2))
+
+
+def test_a_condition_gives_the_law_given_it() -> None:
+    """y = A x0 + noise is given, another one for each item: the chain is -log p(x0 | y) along each path."""
+    problem = ObservedProblem(correlated(), torch.tensor([[1.0, 0.5]], dtype=F64), 0.3)
+    x, cond = problem.draw(12, Rng(0, 12))
+    found = chain(problem.denoiser(), x, Rng(1, 12), grid_of(3), cond=cond, batch=5)
+    assert cond.value is not None
+    right = -problem.given(cond.value).log_prob(x)
+    # x_T is not noise alone, which is what is left
+    assert float((found.each - right).abs().max()) < 2e-4
