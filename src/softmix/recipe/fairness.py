@@ -320,7 +320,7 @@ _ROLES: dict[str, Role] = {
     DENOISER: "ours",
     POOLED: "baseline",
     LOCAL: "baseline",
-    "shuffled guesses": "floor",
+    "shuffled guesses": "control",
 }
 run = Study(
     PAPER,
