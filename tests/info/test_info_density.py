@@ -377,6 +377,23 @@ def test_without_errors_the_parts_beyond_the_range_remain() -> None:
     assert torch.allclose(found.each, right, atol=1e-9) and 0.0003 < COARSE.tail(math.exp(high)) < 0.001 * math.log(2)
 
 
+def test_the_part_below_the_range_is_shared_out_by_the_distance_from_the_mean() -> None:
+    x = torch.tensor([[-0.75, 0.25, 1.0]], dtype=F64)
+    own = GaussianReference.fit(numbers(400)[0])
+
+    class Knows:
+        process = VP()
+
+        def __call__(self, xt: Tensor, t: object, cond: object = None) -> Point:
+            return Point(x.expand_as(xt))
+
+    found = discrete(Knows(), x, Rng(0, 1), own, COARSE, rounded_from=math.inf, n=4, maps=True)
+    low, high = found.ends
+    size = (x - own.mean) ** 2
+    right = own.head_nats(x, math.exp(low)) * size / size.sum() + COARSE.tail(math.exp(high))
+    assert found.map is not None and torch.allclose(found.map, right, atol=1e-9)
+
+
 def test_every_way_to_round_gives_a_bound() -> None:
     """Too early, and blindly from logsnr 3 on: 0.2 and 0.4 nats above the law."""
     x, right = numbers(1500)

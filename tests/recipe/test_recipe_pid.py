@@ -113,8 +113,8 @@ def made_up(**changed: float) -> Numbers:
         ({"broja/largest unique part, even sources": 0.0}, "for even sources"),
         ({f"{recipe.GAUSSIAN}/I of both": 1.1}, "of a Gaussian"),
         ({"ccs/joints a second": 9000.0}, "closed forms take"),
-        ({"frequencies/error@1000": 0.05}, "frequencies have"),
-        ({"less shuffled targets/error@1000": 0.02}, "frequencies have"),
+        ({"frequencies/error@1000": 0.05}, "parts from frequencies"),
+        ({"less shuffled targets/error@100": 0.03}, "shuffled targets lower"),
     ],
 )
 def test_each_check_reads_its_numbers(changed: dict[str, float], failed: str | None) -> None:

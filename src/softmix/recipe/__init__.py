@@ -20,6 +20,7 @@ from . import (
     immiscible,
     non_uniform,
     painters,
+    pid,
     pndm,
     rddm,
     resfusion,
@@ -37,6 +38,7 @@ RECIPES: tuple[ModuleType, ...] = (
     *(edit_friendly, cycle_diffusion, ccdf, diffusion_time, painters),
     *(shift_ddpms, rddm, resfusion, non_uniform, spd),
     *(stochastic_interpolants, immiscible, unicon),
+    pid,
 )
 PAPERS: dict[str, ModuleType] = {recipe.PAPER.name: recipe for recipe in RECIPES}
 

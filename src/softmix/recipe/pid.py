@@ -13,14 +13,19 @@ from torch import Tensor
 from ..info import Decomposition, Measure, decompose, gaussian_information
 from ..rng import Rng, permutation
 from .frame import Arms, Numbers, Results, Study, arm
-from .paper import Paper, Role
+from .paper import Outcome, Paper, Role
 
 PAPER = Paper.of(
     "pid",
     "What two sources say of a target parts into unique, shared and complementary information, none below 0, by a "
     "convex program over all laws with the same pairs of a source and the target.",
 )
-RESULT = ""
+RESULT = (
+    "no part is below 0 by the convex program, nor by the minimum of two informations, which takes two independent "
+    "bits for one that is shared; pointwise measures are below 0 for 94 and 61 % of random joints; closed forms take "
+    "40,000 joints a second on one core and the program 35; shuffled targets do not clearly correct the parts of 100 "
+    "samples"
+)
 
 F64 = torch.float64
 GATES, GAUSSIAN = "gates", "two Gaussian sources of one target"
@@ -166,7 +171,8 @@ def checks(value: Numbers) -> Mapping[str, bool]:
     one, both, synergy = (value[GAUSSIAN, name] for name in ("I of one source", "I of both", "synergy"))
     counts = sorted(int(metric.split("@")[1]) for name, metric in value if name == "frequencies")
     raw, less = ([value[name, f"error@{n}"] for n in counts] for name in ("frequencies", "less shuffled targets"))
-    shown = ", ".join(f"{a:.3f} and {b:.3f} of {n}" for n, a, b in zip(counts, raw, less, strict=True))
+    shown = ", ".join(f"{error:.3f} of {n}" for n, error in zip(counts, raw, strict=True))
+    spread = value.spread("frequencies", f"error@{counts[0]}")
     return {
         f"the parts of five gates are the known ones by every measure (to {max(off.values()):.1g} bits)": max(
             off.values()
@@ -187,10 +193,17 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         f"{synergy:.4f})": max(abs(one - 0.6783), abs(both - 1.0352), abs(synergy - 0.3568)) < 1e-4,
         f"closed forms take 10,000 joints a second ({speed:,.0f}; the program "
         f"{value['broja', 'joints a second']:.0f})": speed > 1e4,
-        f"frequencies have an error that falls with the samples, and shuffled targets lower it (bits: {shown})": raw
-        == sorted(raw, reverse=True)
-        and all(b < a for a, b in zip(raw, less, strict=True)),
+        f"parts from frequencies have an error that falls with the samples (bits: {shown})": raw
+        == sorted(raw, reverse=True),
+        f"shuffled targets lower it at {counts[0]}, by more than its spread over seeds ({raw[0]:.3f}, {less[0]:.3f}; "
+        f"{spread:.3f})": raw[0] - less[0] > spread,
     }
+
+
+def decide(value: Numbers, outcomes: Mapping[str, bool]) -> Outcome:
+    """The last two checks are of samples, of which the claim says nothing."""
+    claim = list(outcomes.values())[:-2]
+    return "holds" if all(claim) else "holds in part" if any(claim) else "does not hold here"
 
 
 run = Study(
@@ -208,4 +221,5 @@ run = Study(
             {"counts": (100, 1000, 10_000), "shuffles": 20},
         ),
     ],
+    decide,
 )
