@@ -31,6 +31,7 @@ from softmix.oracle import (
     pairs,
     phi4,
     tokens,
+    two_labels,
 )
 from softmix.posterior import FullMixture, HasMean
 from softmix.process import VP, InBasis, NonUniform, PerElement, Process, Shifted, cosine, uniform_logsnr
@@ -78,6 +79,7 @@ DENOISING: dict[str, Callable[[], DenoisingProblem]] = {
     "paired, images": lambda: pairs((1, 2, 2), Residual()),
     "framed": lambda: FramedProblem(correlated((1, 2, 2)), NonUniform((2, 2), 1)),
     "framed, in a basis": lambda: FramedProblem(correlated((2,)), IN_BASIS),
+    "labelled": two_labels,
     "tokens": lambda: tokens(masking(3), 3, 4),
 }
 FAMILIES: dict[str, Callable[[], Problem]] = {
@@ -101,7 +103,7 @@ def test_a_draw_of_a_problem_is_a_function_of_its_item(name: str) -> None:
 
 
 def _parts(cond: Cond) -> list[Tensor]:
-    return [part for part in (cond.image, cond.value) if part is not None]
+    return [part for part in (cond.image, cond.value, cond.label) if part is not None]
 
 
 def _features(x0: Tensor, xt: Tensor, cond: Cond | None) -> Tensor:

@@ -3,8 +3,9 @@
 Likelihoods by the errors of a denoiser (information-theoretic diffusion): `density`, `discrete` for whole numbers, and
 `variational`, the bound of a chain, on the same model; `curve`, the errors at each noise level. `chain` is the bound of
 a chain that takes the whole posterior in each step. `best_per_level` joins several denoisers. `pointwise_information`
-shows which elements a condition tells of. `density`, `discrete` and `pointwise_information` share the loop `at_levels`.
-`log_density` is the density of the ODE of a model, and `bits_per_token` a bound for tokens.
+shows which elements a condition tells of, and `pointwise_decomposition` parts what two conditions tell of each element;
+`label_information` compares several conditions of an item. `density`, `discrete` and `pointwise_information` share the
+loop `at_levels`.
 
 `decompose` parts the information of two sources on a target (partial information decomposition).
 `spectral_entropy` and `spectral_information` are those of a diffusion over points, such as hidden states.
@@ -28,6 +29,8 @@ from .fairness import FairAccuracy, disparities, fair_accuracy
 from .levels import AtLevel, EvenLevels, GivenLevels, Levels, at_levels
 from .likelihood import log_density
 from .log_chain import chain
+from .map_picture import draw_maps
+from .maps import InformationMaps, TwoSources, label_information, pointwise_decomposition
 from .plane import NoiseBounds, PlanePoint, binned_information, noise_bounds, noisy_information
 from .reference import GaussianReference
 from .spectral import relative_width, spectral_entropy, spectral_information
@@ -46,11 +49,13 @@ __all__ = [
     "GaussianReference",
     "GivenLevels",
     "Grid",
+    "InformationMaps",
     "Levels",
     "Measure",
     "Nats",
     "NoiseBounds",
     "PlanePoint",
+    "TwoSources",
     "at_levels",
     "best_per_level",
     "best_rounding",
@@ -65,13 +70,16 @@ __all__ = [
     "discrete",
     "discrete_curve",
     "disparities",
+    "draw_maps",
     "fair_accuracy",
     "fit_statistics",
     "gaussian_bottleneck",
     "gaussian_information",
+    "label_information",
     "log_density",
     "noise_bounds",
     "noisy_information",
+    "pointwise_decomposition",
     "pointwise_information",
     "relative_width",
     "spectral_entropy",

@@ -133,17 +133,38 @@ def pointwise_information(
     Source: Kong, Liu, Li, Yogatama & Ver Steeg, "Interpretable diffusion via information decomposition", ICLR 2024.
     When to choose: for maps of which pixels a condition tells of. Take a model with dropped conditions in its training.
     """
+    return paired_information(denoiser, x0, rng, levels, (given, context), ((0, 1),), n, repeats, batch)[0]
+
+
+def paired_information(
+    denoiser: Denoiser,
+    x0: Tensor,
+    rng: Rng,
+    levels: Levels | EvenLevels,
+    conds: Sequence[Cond | Tensor | None],
+    pairs: Sequence[tuple[int, int]],
+    n: int,
+    repeats: int,
+    batch: int,
+) -> list[tuple[Tensor, Tensor]]:
+    """`pointwise_information` of several pairs of conditions, all with the same noise.
+
+    conds : the conditions. The model is asked once for each of them, at each level.
+    pairs : for each answer the numbers of the condition with y and of that without.
+    """
     process = require_process(denoiser, "pointwise information")
     if n < 1 or repeats < 1:
         raise ValueError(f"take at least one level and one repeat; found {n} and {repeats}")
-    standard, orthogonal = (torch.zeros(x0.shape, dtype=torch.float64, device=x0.device) for _ in range(2))
+    zeros = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+    found = [(zeros.clone(), zeros.clone()) for _ in pairs]
     for repeat in range(repeats):
         for at in at_levels(process, x0, rng.child(f"repeat {repeat}"), levels, n, offset_of(repeat), None, batch):
-            with_y, without = (mean_of(denoiser, at, take(cond, at.rows)) for cond in (given, context))
-            share = at.weight / (2 * repeats)
-            standard[at.rows] += share * (at.error(without) - at.error(with_y))
-            orthogonal[at.rows] += share * at.snr * (with_y.double() - without.double()).square()
-    return standard, orthogonal
+            means = [mean_of(denoiser, at, take(cond, at.rows)) for cond in conds]
+            errors, share = [at.error(mean) for mean in means], at.weight / (2 * repeats)
+            for (standard, orthogonal), (y, without) in zip(found, pairs, strict=True):
+                standard[at.rows] += share * (errors[without] - errors[y])
+                orthogonal[at.rows] += share * at.snr * (means[y].double() - means[without].double()).square()
+    return found
 
 
 @dataclass(frozen=True)

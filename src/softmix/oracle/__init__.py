@@ -3,16 +3,18 @@
 The tests of every other room, the recipes and the documentation use this room. A `Problem` has a law with exact draws;
 a `DenoisingProblem` also has a process and the exact posterior of x0. Families: `MixtureProblem` (a mixture of
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
-`FramedProblem` (a mixture through a process in a basis), `JointProblem` (two signals with a time each),
-`AggregateProblem` (an item with a label and values, added up), `TokenProblem` (masked tokens of a Markov chain) and
-`TargetProblem` (a density with a known normalising constant). `sphere_patterns` is a law of bits and a label that can
-be enumerated. `known_target` gives the targets of the command line.
+`FramedProblem` (a mixture through a process in a basis), `LabelledProblem` (a mixture with labels, any of them given),
+`JointProblem` (two signals with a time each), `AggregateProblem` (an item with a label and values, added up),
+`TokenProblem` (masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant).
+`sphere_patterns` is a law of bits and a label that can be enumerated. `known_target` gives the targets of the command
+line.
 """
 
 from .aggregated import AggregateProblem, aggregated
 from .compare import ks, order, standardised
 from .framed import FramedProblem
 from .known_targets import TARGETS, is_known_target, known_target
+from .labelled import LabelledProblem, two_labels
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
 from .paired import PairedProblem, between, pairs
@@ -30,6 +32,7 @@ __all__ = [
     "DenoisingProblem",
     "FramedProblem",
     "JointProblem",
+    "LabelledProblem",
     "MixtureProblem",
     "ObservedProblem",
     "PairedProblem",
@@ -60,4 +63,5 @@ __all__ = [
     "sphere_patterns",
     "standardised",
     "tokens",
+    "two_labels",
 ]
