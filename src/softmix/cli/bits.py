@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from .bits_measures import (
-    Measurement,
+    MeasuredBits,
     Measures,
     Subject,
     area_above,
@@ -161,7 +161,7 @@ class Bits(Verb):
             maps=self.report is not None and subject.whole,
         )
         with computing(self.precision, device, subject.denoisers[0]):
-            measured = Measurement(subject, asked, device)
+            measured = MeasuredBits(subject, asked, device)
             own = measured.of(subject.held_out)
             theirs = None if other is None else measured.of(other, everything=False)
             curve = None if self.report is None else measured.curve(subject.held_out)

@@ -136,7 +136,7 @@ class Measures:
     maps: bool
 
 
-class Measurement:
+class MeasuredBits:
     """The measures of a model on a device: of held-out items, and of others."""
 
     def __init__(self, subject: Subject, asked: Measures, device: Any):
