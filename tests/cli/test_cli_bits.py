@@ -12,15 +12,16 @@ import torch
 from command import call, refused
 
 import softmix
-from softmix.cli.bits_measures import area_above, compressed_nats
 from softmix.data import load
 from softmix.info import (
     EvenLevels,
     GaussianReference,
     Grid,
     Levels,
+    area_above,
     best_per_level,
     chain,
+    compressed_nats,
     density,
     discrete,
     log_density,

@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
-from softmix.data import load
+from softmix.data import Report, load
+from softmix.data.store import make
 from softmix.denoiser import Network, PointHead
+from softmix.info import GaussianReference, Grid, Levels
 from softmix.net import UNetSpec
 from softmix.oracle import correlated, gaussian
 from softmix.process import VP
@@ -35,11 +37,27 @@ def test_the_bits_of_images_are_measured_in_four_ways() -> None:
     torch.manual_seed(0)
     train, held_out = load("digits"), load("digits", split="test")
     network = Network(VP(), UNetSpec(width=8, depth=1, patch=1), PointHead(), train.shape)
-    found = recipe.bits_of(network, train, held_out, 0, 4, 8)
-    values = [found[name, "bits"] for name in recipe._BITS]
+    found = recipe.bits_of(network, train, held_out, train, 0, 4, 8)
+    values = [found[name, "bits"] for name in (recipe.ERRORS, recipe.CHAIN, recipe.ODE, recipe.NORMAL)]
     assert all(math.isfinite(value) for value in values) and len(set(values)) == 4
     # uniform numbers of 8 bits have 8 bits, and a Gaussian with the moments of digits has fewer
     assert 3 < found[recipe.NORMAL, "bits"] < 8
+
+
+def test_noise_is_told_from_digits_and_digits_are_not() -> None:
+    """By a network that knows nothing of either. Compressed noise is longer."""
+    torch.manual_seed(0)
+    train, held_out = load("digits"), load("digits", split="test")
+    network = Network(VP(), UNetSpec(width=8, depth=1, patch=1), PointHead(), train.shape)
+    pixels = torch.randint(0, 256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise = make("noise", pixels, None, (), Report(read=30))
+    own = GaussianReference.fit(train.x0(), Grid().step ** 2 / 12)
+    ends = Levels.of(own.variances).inside(-math.inf, 12.0)
+    found = recipe.told_apart(network, own, ends, held_out, noise, 0, 12, 4)
+    assert found[recipe.NORMAL, "AUROC"] == found[recipe.SIZE, "AUROC"] == 1
+    assert found[recipe.LESS, "AUROC"] != found[recipe.ERRORS, "AUROC"]
+    same = recipe.told_apart(network, own, ends, held_out, held_out, 0, 12, 4)
+    assert set(same.values()) == {0.5}
 
 
 def made_up(**changed: float) -> Numbers:
@@ -54,6 +72,10 @@ def made_up(**changed: float) -> Numbers:
         (recipe.CHAIN, "bits"): 3.5,
         (recipe.ODE, "bits"): 3.2,
         (recipe.NORMAL, "bits"): 5.0,
+        (recipe.ERRORS, "AUROC"): 0.95,
+        (recipe.LESS, "AUROC"): 0.97,
+        (recipe.NORMAL, "AUROC"): 0.9,
+        (recipe.SIZE, "AUROC"): 0.5,
     }
     rows = {key: changed.get("/".join(key), value) for key, value in numbers.items()}
     return Numbers([row(name, "ours", metric, [value], "x") for (name, metric), value in rows.items()])
@@ -68,6 +90,10 @@ def made_up(**changed: float) -> Numbers:
         (f"{recipe.NORMAL}/nats above", 0.01, {2}),
         (f"{recipe.ERRORS}/bits", 5.1, {3, 4}),
         (f"{recipe.CHAIN}/bits", 2.9, {4}),
+        (f"{recipe.ERRORS}/AUROC", 0.85, {5}),
+        (f"{recipe.NORMAL}/AUROC", 0.96, {5}),
+        (f"{recipe.SIZE}/AUROC", 0.96, {5}),
+        (f"{recipe.LESS}/AUROC", 0.94, {6}),
     ],
 )
 def test_each_check_follows_its_number(change: str, value: float, failed: set[int]) -> None:

@@ -13,8 +13,6 @@ from .bits_measures import (
     MeasuredBits,
     Measures,
     Subject,
-    area_above,
-    compressed_nats,
     is_whole,
     of_diffusers,
     of_run,
@@ -219,6 +217,8 @@ class Bits(Verb):
 
     def _print_against(self, own: dict[str, Nats], theirs: dict[str, Nats], data: Data, other: Data) -> None:
         """The areas under the curves of four ways to tell the data apart."""
+        from ..info import area_above, compressed_nats
+
         pairs: dict[str, tuple[Tensor, Tensor]] = {
             name: (own[name].each, theirs[name].each) for name in ("itd", "gaussian")
         }

@@ -306,19 +306,3 @@ def is_whole(data: Data) -> bool:
     import torch
 
     return bool(data.is_image and data.values.dtype == torch.uint8)
-
-
-def area_above(here: Tensor, there: Tensor) -> float:
-    """The share of pairs of which `there` is larger, equal ones half: the area under the ROC curve."""
-    above = (there[:, None] > here).double() + 0.5 * (there[:, None] == here).double()
-    return float(above.mean())
-
-
-def compressed_nats(pixels: Tensor) -> Tensor:
-    """The length of each item as compressed by zlib, in nats, float64 [N]. pixels : uint8 [N, ...]."""
-    import zlib
-
-    import torch
-
-    sizes = [len(zlib.compress(each.contiguous().numpy().tobytes(), 9)) for each in pixels]
-    return torch.tensor(sizes, dtype=torch.float64, device="cpu") * 8 * math.log(2)

@@ -31,6 +31,7 @@ from .likelihood import log_density
 from .log_chain import chain
 from .map_picture import draw_maps
 from .maps import InformationMaps, TwoSources, label_information, pointwise_decomposition
+from .outlier import area_above, compressed_nats
 from .plane import NoiseBounds, PlanePoint, binned_information, noise_bounds, noisy_information
 from .reference import GaussianReference
 from .spectral import relative_width, spectral_entropy, spectral_information
@@ -56,6 +57,7 @@ __all__ = [
     "NoiseBounds",
     "PlanePoint",
     "TwoSources",
+    "area_above",
     "at_levels",
     "best_per_level",
     "best_rounding",
@@ -63,6 +65,7 @@ __all__ = [
     "bits_per_token",
     "bottleneck",
     "chain",
+    "compressed_nats",
     "curve",
     "decompose",
     "decompose_pointwise",
