@@ -65,24 +65,26 @@ def fair_accuracy(p: Tensor, global_bits: float, local_bits: float, classifier: 
     over_clients = [sum(of_group[z, s] for s in range(clients)) for z in range(groups)]
     shares, share_of = known.sum((1, 2)), known.sum(2)
     all_groups = sum(over_clients)
-    bits = math.log(2)
-    far = [cvxpy.sum(cvxpy.rel_entr(over_clients[z], shares[z] * all_groups)) for z in range(groups) if shares[z] > 0]
-    limits.append(sum(far) <= bits * global_bits)
+    # each pair: a law of H in a group, and the same law without the group, which the bound keeps near each other
+    far = [(over_clients[z], shares[z] * all_groups) for z in range(groups) if shares[z] > 0]
     near = []
     for s in range(clients):
         client = share_of[:, s].sum()
         inside = sum(of_group[z, s] for z in range(groups))
-        near += [
-            cvxpy.sum(cvxpy.rel_entr(of_group[z, s], share_of[z, s] / client * inside))
-            for z in range(groups)
-            if share_of[z, s] > 0
-        ]
-    limits.append(sum(near) <= bits * local_bits)
+        near += [(of_group[z, s], share_of[z, s] / client * inside) for z in range(groups) if share_of[z, s] > 0]
+    limits += _bounded(cvxpy, far, global_bits) + _bounded(cvxpy, near, local_bits)
     right = sum(r[z, s, y][y] for z, s, y in cells)
     accuracy = solved(cvxpy, cvxpy.Problem(cvxpy.Maximize(right), limits), "fair_accuracy")
     found = [[[r[z, s, y] for y in range(labels)] for s in range(clients)] for z in range(groups)]
     values = [[[each.value.tolist() for each in client] for client in group] for group in found]
     return FairAccuracy(accuracy, torch.tensor(values, dtype=torch.float64, device=p.device))
+
+
+def _bounded(cvxpy: Any, pairs: list[tuple[Any, Any]], bits: float) -> list[Any]:
+    """sum KL(own || common) <= bits. With 0 bits the two are equal, which is linear and has an exact solution."""
+    if bits == 0:
+        return [own == common for own, common in pairs]
+    return [sum(cvxpy.sum(cvxpy.rel_entr(own, common)) for own, common in pairs) <= math.log(2) * bits]
 
 
 def disparities(joint: Tensor) -> tuple[float, float]:
