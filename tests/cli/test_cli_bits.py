@@ -134,6 +134,8 @@ def test_points_have_a_chain_and_an_ode_too(tmp_path: Path) -> None:
     )
     out = works("bits", run, "--n", 5, "--levels", 4, "--chain", 3, "--ode", 4, "--out", tmp_path / "nats.npz")
     assert "uniform noise" not in out
+    works("train", "toy:ring", "--model", "plain", *small, "--out", tmp_path / "plain")
+    assert "a density" in refused("bits", tmp_path / "plain", "--n", 2, "--levels", 2, "--chain", 3)
     found, x = np.load(tmp_path / "nats.npz"), load("toy:ring", split="test").x0(slice(5))
     process = softmix.load(run).process
     even = torch.linspace(-10, float(process.logsnr(1e-3)), 3, dtype=torch.float64)

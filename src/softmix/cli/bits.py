@@ -68,7 +68,7 @@ class Bits(Verb):
     seed: int = 0
     """Seed of the noise."""
     weights: str | None = None
-    """The weights: model, or an average such as ema-0.100."""
+    """The weights: model, or an average such as ema-0.100; of all runs of an ensemble."""
     average: int = 0
     """Take the mean of this many draws, for a model that draws."""
     precision: Precision = "fp32"
@@ -125,17 +125,7 @@ class Bits(Verb):
             raise UsageError(f"{option(name)} was asked for; {self.run} is a folder of diffusers, without this option")
         if self.data is None:
             raise UsageError(f"{self.run} is a folder of diffusers: say which items to measure, bits {self.run} DATA")
-        return of_diffusers(self.run, self._read(self.data), self.n)
-
-    def _read(self, source: str) -> Data:
-        """The data of a folder of diffusers, at the size of its model."""
-        from ..hub import HubError, drawing
-
-        try:
-            channels, size, width = drawing(self.run).shape
-        except HubError as error:
-            raise UsageError(str(error)) from error
-        return load_data(source, **({"size": size, "channels": channels} if size == width else {}))
+        return of_diffusers(self.run, self.data, self.n)
 
     def _other(self, train: Data) -> Data:
         options: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .common import UsageError, load_for_sampling
+from .common import UsageError, load_data, load_for_sampling
 from .run_data import training_data, with_held_out
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def of_run(run: Path, source: str | None, weights: str | None, average: int, ens
     train, held_out, origin = with_held_out(training_data(run, source, "bits"))
     parts, low = [denoiser], least_time(model.config.denoise)
     for path in ensemble:
-        other, its_denoiser, _ = load_for_sampling(path, None, None, None, average)
+        other, its_denoiser, _ = load_for_sampling(path, None, None, weights, average)
         if other.facts.shape != model.facts.shape or repr(other.process) != repr(model.process):
             raise UsageError(
                 f"--ensemble {path} makes items of shape {other.facts.shape} by {other.process}; {run} makes "
@@ -94,8 +94,9 @@ def of_run(run: Path, source: str | None, weights: str | None, average: int, ens
     return Subject(str(run), tuple(parts), low, getattr(denoiser, "classes", 0), train, held_out, origin)
 
 
-def of_diffusers(folder: Path, data: Data, n: int) -> Subject:
-    """A folder that diffusers wrote, with data: the first n items are measured, and the reference has the others."""
+def of_diffusers(folder: Path, items: str, n: int) -> Subject:
+    """A folder that diffusers wrote, with data at the size of its model: the first n items are measured, and the
+    reference has the others."""
     import torch
 
     try:
@@ -108,6 +109,8 @@ def of_diffusers(folder: Path, data: Data, n: int) -> Subject:
         raise UsageError(str(error)) from error
     if source.denoiser.vae is not None:
         raise UsageError(f"{folder} works on latents, and bits of latents are not bits of its pictures")
+    channels, size, width = source.shape
+    data = load_data(items, **({"size": size, "channels": channels} if size == width else {}))
     if data.shape != source.shape:
         raise UsageError(f"{folder} makes items of shape {list(source.shape)}, and {data.name} has {list(data.shape)}")
     if len(data) < 2 * n:
@@ -163,7 +166,21 @@ class MeasuredBits:
         self.levels: Levels = Levels.of(self.reference.variances).inside(-math.inf, float(ends))
         for each in subject.denoisers:
             each.to(device)
+        if asked.chain and not subject.whole:
+            self._require_density()
         self.denoiser = subject.denoisers[0] if len(subject.denoisers) == 1 else self._ensemble()
+
+    def _require_density(self) -> None:
+        """Raises UsageError if a chain over real numbers has no density to end with."""
+        from ..posterior import HasDensity, need
+
+        train, low = self.subject.train, self.subject.low
+        x0, cond = train.x0(slice(1)).to(self.device), self.subject.cond(train, 1, self.device)
+        try:
+            for each in self.subject.denoisers:
+                need(each(x0, low, cond), HasDensity, "--chain, over real numbers,")
+        except TypeError as error:
+            raise UsageError(str(error)) from error
 
     def _ensemble(self) -> Any:
         """Chosen on training items, so that the measured ones stay new."""

@@ -254,6 +254,23 @@ def integrals(
     return totals
 
 
+def by_repeats(
+    x0: Tensor,
+    rng: Rng,
+    repeats: int,
+    cond: Cond | Tensor | None,
+    batch: int,
+    one: Callable[[int, Tensor, Rng, Cond | Tensor | None], Tensor],
+) -> Tensor:
+    """[repeats, B], batch by batch. one : (repeat, b items, their noise, their conditions) -> [b]."""
+    totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
+    for repeat in range(repeats):
+        for low in range(0, len(x0), batch):
+            rows = slice(low, low + batch)
+            totals[repeat, rows] = one(repeat, x0[rows], rng.child(f"repeat {repeat}").take(rows), take(cond, rows))
+    return totals
+
+
 def offset_of(repeat: int) -> float:
     """The place of the levels of each repeat: a golden-ratio sequence, even in every number of repeats."""
     return (0.5 + repeat * 0.6180339887498949) % 1.0

@@ -16,8 +16,7 @@ from ..posterior import FullMixture, HasDensity, Mixture, Normal, Point, Posteri
 from ..posterior.normal import gaussian_log_prob
 from ..process import Gaussian
 from ..rng import Rng
-from ..shape import take
-from .density import Nats, as_nats, require_process
+from .density import Nats, as_nats, by_repeats, require_process
 from .discrete import Grid
 from .variational import decoded, require_falling
 
@@ -74,13 +73,12 @@ def chain(
             f"and {repeats}"
         )
     law = partial(_law, draws=draws, of_draws=of_draws)
-    totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
-    for repeat in range(repeats):
-        for low in range(0, len(x0), batch):
-            rows = slice(low, low + batch)
-            own = rng.child(f"repeat {repeat}").take(rows)
-            with torch.no_grad():
-                totals[repeat, rows] = _path(denoiser, process, x0[rows], own, times, grid, law, take(cond, rows))
+
+    def one(repeat: int, items: Tensor, own: Rng, given: Cond | Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return _path(denoiser, process, items, own, times, grid, law, given)
+
+    totals = by_repeats(x0, rng, repeats, cond, batch, one)
     ends = tuple(float(process.logsnr(t)) for t in (times[0], times[-1]))
     return as_nats(totals, (ends[0], ends[1]), x0, (0.0, 0.0))
 

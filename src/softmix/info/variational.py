@@ -13,8 +13,7 @@ from ..cond import Cond
 from ..posterior import HasMean, need
 from ..process import Gaussian
 from ..rng import Rng
-from ..shape import take
-from .density import Nats, as_nats, offset_of, require_process
+from .density import Nats, as_nats, by_repeats, offset_of, require_process
 from .discrete import Grid
 
 if TYPE_CHECKING:
@@ -53,14 +52,12 @@ def variational(
     require_falling(times)
     if draws < 1 or repeats < 2:
         raise ValueError(f"take at least one draw and two repeats; found {draws} and {repeats}")
-    totals = torch.zeros(repeats, len(x0), dtype=torch.float64, device=x0.device)
-    for repeat in range(repeats):
-        for low in range(0, len(x0), batch):
-            rows = slice(low, low + batch)
-            own = rng.child(f"repeat {repeat}").take(rows)
-            chosen = _steps(process, times, draws, offset_of(repeat))
-            given = take(cond, rows)
-            totals[repeat, rows] = _of_batch(denoiser, process, x0[rows], own, times, known, chosen, given)
+
+    def one(repeat: int, items: Tensor, own: Rng, given: Cond | Tensor | None) -> Tensor:
+        chosen = _steps(process, times, draws, offset_of(repeat))
+        return _of_batch(denoiser, process, items, own, times, known, chosen, given)
+
+    totals = by_repeats(x0, rng, repeats, cond, batch, one)
     ends = tuple(float(process.logsnr(t)) for t in (times[0], times[-1]))
     return as_nats(totals, (ends[0], ends[1]), x0, (0.0, 0.0))
 

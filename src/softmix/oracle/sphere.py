@@ -52,7 +52,7 @@ def sphere_patterns(information: float = 0.99, degrees: int = 2) -> SpherePatter
             f"an information between 0 and 0.999 bits and degrees from 0 to 5 were expected; found {information} and "
             f"{degrees}"
         )
-    bits = (torch.arange(1 << 12)[:, None] >> torch.arange(11, -1, -1) & 1).to(F64)
+    bits = (torch.arange(1 << 12, device="cpu")[:, None] >> torch.arange(11, -1, -1, device="cpu") & 1).to(F64)
     powers = _powers(bits, 5)
     score = powers[:, : degrees + 1].sum(1)
     # equal values differ by rounding
@@ -72,7 +72,7 @@ def corners() -> Tensor:
     golden = (1 + math.sqrt(5)) / 2
     pairs = [(a, b) for a in (-1.0, 1.0) for b in (-golden, golden)]
     places = [place for a, b in pairs for place in ((0.0, a, b), (a, b, 0.0), (b, 0.0, a))]
-    return torch.nn.functional.normalize(torch.tensor(places, dtype=F64), dim=1)
+    return torch.nn.functional.normalize(torch.tensor(places, dtype=F64, device="cpu"), dim=1)
 
 
 def _powers(bits: Tensor, last: int) -> Tensor:
