@@ -27,8 +27,8 @@ RESULT = (
     "a conditional diffusion on the same noise levels is as good; trained, a draw of it is better by 0.5 to 3.3 dB "
     "than that of a diffusion from noise; for blur a conditional diffusion that starts at the blurred image comes "
     "within 0.7 dB, and a regression is better; for dark photographs that start is worse by 5 dB, and RDDM has the "
-    "best CRPS; a soft mixture harms it (CRPS at one evaluation 0.137 for blur and 0.193 for dark photographs, without one "
-    "0.094 and 0.103)"
+    "best CRPS; a soft mixture harms it (CRPS at one evaluation 0.137 for blur and 0.193 for dark photographs, and "
+    "0.094 and 0.103 without)"
 )
 
 IDENTITY = "its step with the schedules of DDIM"
