@@ -52,6 +52,19 @@ def gaussian_likelihood(y: Tensor, sd: float, operator: Callable[[Tensor], Tenso
     return log_prob
 
 
+class Conditioned(Point):
+    """E[x0 | x_t, y] as a point, with what it was made of.
+
+    mean : E[x0 | x_t, y], [B, ...].
+    prior : E[x0 | x_t].
+    log_evidence : an estimate of log p(y | x_t) in nats, [B].
+    """
+
+    def __init__(self, mean: Tensor, prior: Tensor, log_evidence: Tensor):
+        super().__init__(mean)
+        self.prior, self.log_evidence = prior, log_evidence
+
+
 class WeightedDraws(HasMean):
     """Draws x0_j of q(x0 | x_t) with weights w_j in proportion to p(y | x0_j): an estimate of q(x0 | x_t, y).
 
@@ -73,6 +86,11 @@ class WeightedDraws(HasMean):
                 "its largest: take more draws, or a likelihood that is above 0 for every x0"
             )
         self._log_likelihoods, self._draws, self._centre = log_likelihoods, draws, centre
+
+    @property
+    def prior(self) -> Tensor:
+        """E[x0 | x_t], or the average of the draws if it is not known."""
+        return self._draws.mean(0) if self._centre is None else self._centre
 
     @property
     def log_evidence(self) -> Tensor:
@@ -117,7 +135,7 @@ def guided_by_mean(likelihood: Likelihood, scale: float = 1.0) -> Wrap:
     The paper adds the gradient to x_(i-1) itself, with a step zeta' / |y - A(x0)|. Here it moves the mean of x0, so
     that every sampler can use it.
 
-    Returns a denoiser with posteriors of kind `Point`. A call costs one evaluation and one backward pass.
+    Returns a denoiser with posteriors of kind `Conditioned`. A call costs one evaluation and one backward pass.
     Raises TypeError for a posterior without a mean and for a process without one clock; ValueError for alpha_t = 0.
     When to choose: for models that know only a mean. Limit it to logsnr above about -6 by `within`: at more noise the
     factor sigma^2 / alpha enlarges the errors of a network.
@@ -142,7 +160,7 @@ def guided_through_draws(likelihood: Likelihood, m: int, rng: Rng, scale: float 
     m : the number of draws.
     rng : one stream for each item. The draws of an item depend on its stream and on t alone.
 
-    Returns a denoiser with posteriors of kind `Point`. A call costs one evaluation, m draws and their backward pass.
+    Returns a denoiser with posteriors of kind `Conditioned`. A call costs one evaluation, m draws and a backward pass.
     For a `Point` it is the same as `guided_by_mean`.
     Raises TypeError for posteriors with draws that are not differentiable in x_t (mixtures: the choice of a component
     is not), without a mean, and for a process without one clock; ValueError for alpha_t = 0, and for an rng of another
@@ -216,8 +234,8 @@ def guided_by_gradient(
     require_independent(process, who)
     require_untuned(denoiser, who)
 
-    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Point:
-        size = column(scale * _tweedie(process, t), xt)
+    def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Conditioned:
+        size = column(scale * tweedie_factor(process, t), xt)
         if rng is not None:
             _check_items(rng, xt)
         # a sampler runs without gradients, and then the result has none
@@ -225,17 +243,18 @@ def guided_by_gradient(
         with torch.enable_grad():
             x = xt if outer and xt.requires_grad else xt.detach().requires_grad_()
             posterior = need(inner(x, t, cond), HasMean, who)
-            total = log_evidence(posterior, t).sum()
-            if not total.requires_grad:
+            evidence = log_evidence(posterior, t)
+            if not evidence.requires_grad:
                 raise ValueError(f"{who}: log p(y | x0) has no gradient in x0: use guided_by_draws, which needs none")
-            (slope,) = torch.autograd.grad(total, x, create_graph=outer)
-            mean = posterior.mean + size * slope
-        return Point(mean if outer else mean.detach())
+            (slope,) = torch.autograd.grad(evidence.sum(), x, create_graph=outer)
+            prior = posterior.mean
+            parts = (prior + size * slope, prior, evidence)
+        return Conditioned(*(parts if outer else (part.detach() for part in parts)))
 
     return Wrapped(denoiser, call)
 
 
-def _tweedie(process: Gaussian, t: Tensor | float) -> Tensor:
+def tweedie_factor(process: Gaussian, t: Tensor | float) -> Tensor:
     """sigma_t^2 / alpha_t, the factor between a gradient in x_t and a change of the mean of x0."""
     alpha, sigma = process.levels(t)
     if bool((alpha == 0).any()):
