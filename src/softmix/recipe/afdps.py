@@ -210,7 +210,7 @@ def checks(value: Numbers) -> Mapping[str, bool]:
         share, best = value[PRIOR, f"effective share, {where}"], min(guidance, key=lambda name: distance[name])
         if share < 0.01:
             found[
-                f"{where}: AFDPS is ahead of importance sampling by 30 % ({distance[SDE]:.3f} and {distance[PRIOR]:.3f} "
+                f"{where}: AFDPS is ahead of importance sampling by 30 % ({distance[SDE]:.3f}, {distance[PRIOR]:.3f} "
                 f"with {100 * share:.2g} % effective, floor {distance[FLOOR]:.3f})"
             ] = distance[SDE] <= 0.7 * distance[PRIOR]
         found[f"{where}: and of every guidance (the best: {best}, {distance[best]:.3f})"] = (
