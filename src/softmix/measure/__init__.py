@@ -6,6 +6,8 @@ p(y | x0); `instrument.likelihood(y)` and `gaussian_likelihood` make one. `guide
 modalities.
 """
 
+from .deepinv import from_deepinv, to_deepinv
+from .fourier import MaskedFourier, MultiCoilFourier, OversampledFourier
 from .guide import (
     Likelihood,
     WeightedDraws,
@@ -15,25 +17,20 @@ from .guide import (
     guided_through_draws,
 )
 from .instrument import Instrument
-from .linear import (
-    Channels,
-    Convolution,
-    Mask,
-    MatrixOperator,
-    Separable,
-    blur,
-    crop,
-    gaussian_matrix,
-    grey,
-    smaller,
-)
+from .krylov import conjugate_gradients
+from .linear import Channels, Convolution, Mask, MatrixOperator, Separable, gaussian_matrix
 from .modality import guided_by_label
 from .noise import GaussianNoise, Noise, PoissonNoise, RoundingNoise
-from .operator import Composed, DecomposedOperator, LinearOperator, Operator, conjugate_gradients
+from .nonlinear import Clipping, LowLight, Magnitude, phase_retrieval
+from .operator import Composed, DecomposedOperator, LinearOperator, Operator
+from .optics import blur, crop, grey, smaller
 from .replace import replacing
+from .sampling_masks import coil_maps, radial_lines, random_columns, uniform_columns
+from .tomography import Tomography
 
 __all__ = [
     "Channels",
+    "Clipping",
     "Composed",
     "Convolution",
     "DecomposedOperator",
@@ -41,17 +38,25 @@ __all__ = [
     "Instrument",
     "Likelihood",
     "LinearOperator",
+    "LowLight",
+    "Magnitude",
     "Mask",
+    "MaskedFourier",
     "MatrixOperator",
+    "MultiCoilFourier",
     "Noise",
     "Operator",
+    "OversampledFourier",
     "PoissonNoise",
     "RoundingNoise",
     "Separable",
+    "Tomography",
     "WeightedDraws",
     "blur",
+    "coil_maps",
     "conjugate_gradients",
     "crop",
+    "from_deepinv",
     "gaussian_likelihood",
     "gaussian_matrix",
     "grey",
@@ -59,6 +64,11 @@ __all__ = [
     "guided_by_label",
     "guided_by_mean",
     "guided_through_draws",
+    "phase_retrieval",
+    "radial_lines",
+    "random_columns",
     "replacing",
     "smaller",
+    "to_deepinv",
+    "uniform_columns",
 ]
