@@ -72,7 +72,9 @@ def to_deepinv(instrument: Instrument) -> Any:
         settings["noise_model"] = physics.PoissonNoise(gain=1 / noise.peak)
         forward = _light(operator, noise)
     else:
-        raise TypeError(f"deepinv has no counterpart of {type(noise).__name__}: give Gaussian, Poisson or rounding noise")
+        raise TypeError(
+            f"deepinv has no counterpart of {type(noise).__name__}: give Gaussian, Poisson or rounding noise"
+        )
     if isinstance(operator, LinearOperator) and not isinstance(noise, PoissonNoise):
         kind = _linear_physics(physics.LinearPhysics, operator)
         found = kind(_one(forward), _one(operator.adjoint), img_size=operator.shape, **settings)
@@ -110,7 +112,9 @@ def _noise_of(model: Any) -> Noise:
         return GaussianNoise(_number(model.sigma, "sigma"))
     if _is_a(model, "PoissonNoise"):
         if not bool(model.normalize):
-            raise TypeError("a PoissonNoise with normalize=False gives counts: take normalize=True, for y in units of x")
+            raise TypeError(
+                "a PoissonNoise with normalize=False gives counts: take normalize=True, for y in units of x"
+            )
         return PoissonNoise(1 / _number(model.gain, "gain"), 0.0)
     raise TypeError(
         f"softmix has no counterpart of the noise model {type(model).__name__}: give the noise, such as "

@@ -44,7 +44,7 @@ class MaskedFourier(DecomposedOperator):
         self._seen, self.items = checked_mask(seen, (1, *self.shape[1:]))
         self._real = self.shape[0] == 1
         # of the full size, so that a mask of columns can be reflected
-        whole = self._seen.expand(-1, -1, *self.shape[1:])
+        whole = self._seen.double().expand(-1, -1, *self.shape[1:])
         self._singular = ((whole + opposite(whole)) / 2).sqrt() if self._real else self._seen
 
     @property

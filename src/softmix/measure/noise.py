@@ -13,6 +13,10 @@ from ..posterior.normal import gaussian_log_prob
 from ..rng import Rng
 
 
+# the mean count above which the law is taken from an expansion
+_MANY = 1e4
+
+
 class Noise(Protocol):
     """The law of y given A(x0), independent over elements."""
 
@@ -144,18 +148,21 @@ class RoundingNoise:
 
 
 def _poisson(mean: Tensor, u: Tensor) -> Tensor:
-    """The smallest count whose cumulative probability is at least u, by bisection of the regularised gamma function.
+    """The smallest count whose cumulative probability is at least u.
 
-        P(count <= k) = Q(k + 1, mean)
+    By bisection of the regularised gamma function, P(count <= k) = Q(k + 1, mean). Above a mean of 1e4 by the expansion
+    of Cornish and Fisher, k + 1/2 = mean + s z + (z^2 - 1) / 6 + (z - z^3) / (72 s) for s^2 = mean and z = Phi^-1(u): it
+    is right to a count, and Q of torch is not there.
 
     u : in (0, 1), float64. A mean that is not finite gives NaN.
     """
-    known = mean.isfinite()
-    mean = torch.where(known, mean, 0)
+    few = torch.where(mean <= _MANY, mean, 0)
     # above the bound lies less than the smallest cell of u, 2^-53
-    low, high = torch.full_like(mean, -1.0), (mean + 12 * mean.sqrt() + 40).ceil()
+    low, high = torch.full_like(few, -1.0), (few + 12 * few.sqrt() + 40).ceil()
     for _ in range(int(math.log2(float(high.max()) + 1)) + 1 if high.numel() else 0):
         middle = ((low + high) / 2).floor()
-        enough = torch.special.gammaincc(middle + 1, mean) >= u
+        enough = torch.special.gammaincc(middle + 1, few) >= u
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return torch.where(known, high, torch.nan)
+    z, s = torch.special.ndtri(u), mean.sqrt()
+    many = (mean + s * z + (z**2 - 1) / 6 + (z - z**3) / (72 * s) - 0.5).ceil()
+    return torch.where(mean.isfinite(), torch.where(mean <= _MANY, high, many), torch.nan)

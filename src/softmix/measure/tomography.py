@@ -108,9 +108,7 @@ class _SparseProduct(torch.autograd.Function):
         ctx.save_for_backward(*tables)
         index, start, weight = tables[:3]
         # the rows of an embedding, weighed and summed, are this product
-        return torch.nn.functional.embedding_bag(
-            index, x.contiguous(), start, mode="sum", per_sample_weights=weight
-        )
+        return torch.nn.functional.embedding_bag(index, x.contiguous(), start, mode="sum", per_sample_weights=weight)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
