@@ -173,7 +173,7 @@ def test_the_squares_of_maps_sum_to_1_and_coils_differ(count: int) -> None:
     maps = coil_maps(count, (6, 8))
     assert torch.allclose(maps.abs().square().sum(0), torch.ones(6, 8, dtype=F64))
     # the coil on the right is the strongest there
-    assert count == 1 or int(maps.abs()[:, 3, 7].argmax()) == 0 and int(maps.abs()[:, 3, 0].argmax()) == count // 2
+    assert count == 1 or (int(maps.abs()[:, 3, 7].argmax()) == 0 and int(maps.abs()[:, 3, 0].argmax()) == count // 2)
     with pytest.raises(ValueError, match="at least 1"):
         coil_maps(0, (4, 4))
 

@@ -37,7 +37,7 @@ def from_deepinv(physics: Any, shape: Sequence[int] | None = None, noise: Noise 
     shape = _shape_of(physics) if shape is None else tuple(shape)
     light = noise is None and _is_a(physics.noise_model, "PoissonNoise")
     noise = noise or _noise_of(physics.noise_model)
-    linear = _is_a(physics, "LinearPhysics") or not _is_a(physics, "Physics") and hasattr(physics, "A_adjoint")
+    linear = _is_a(physics, "LinearPhysics") or (not _is_a(physics, "Physics") and hasattr(physics, "A_adjoint"))
     if linear and not light:
         operator: PhysicsOperator = LinearPhysicsOperator(physics, shape)
     else:
@@ -102,7 +102,7 @@ def _shape_of(physics: Any) -> tuple[int, ...]:
     size = getattr(physics, "img_size", None)
     if size is None or len(size) != 3:
         raise ValueError(
-            f"{type(physics).__name__} has img_size = {size}, and the shape of an item was not given: give shape=(C, H, W)"
+            f"{type(physics).__name__} has img_size = {size}, and no shape of an item was given: give shape=(C, H, W)"
         )
     return tuple(size)
 

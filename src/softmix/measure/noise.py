@@ -12,7 +12,6 @@ from torch import Tensor
 from ..posterior.normal import gaussian_log_prob
 from ..rng import Rng
 
-
 # the mean count above which the law is taken from an expansion
 _MANY = 1e4
 
@@ -151,8 +150,11 @@ def _poisson(mean: Tensor, u: Tensor) -> Tensor:
     """The smallest count whose cumulative probability is at least u.
 
     By bisection of the regularised gamma function, P(count <= k) = Q(k + 1, mean). Above a mean of 1e4 by the expansion
-    of Cornish and Fisher, k + 1/2 = mean + s z + (z^2 - 1) / 6 + (z - z^3) / (72 s) for s^2 = mean and z = Phi^-1(u): it
-    is right to a count, and Q of torch is not there.
+    of Cornish and Fisher for z = Phi^-1(u) and s^2 = mean:
+
+        k + 1/2 = mean + s z + (z^2 - 1) / 6 + (z - z^3) / (72 s)
+
+    It is right to a count there, and Q of torch is not.
 
     u : in (0, 1), float64. A mean that is not finite gives NaN.
     """
