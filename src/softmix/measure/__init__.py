@@ -8,6 +8,8 @@ without noise. `afdps` and `twisted` are particles with weights. `guided_by_labe
 """
 
 from .consistency import Spread, of_data, of_noise, own_variance, projected, proximal, stepped
+from .deepinv import from_deepinv, to_deepinv
+from .fourier import MaskedFourier, MultiCoilFourier, OversampledFourier
 from .guide import (
     Conditioned,
     Likelihood,
@@ -18,28 +20,23 @@ from .guide import (
     guided_through_draws,
 )
 from .instrument import Instrument
-from .linear import (
-    Channels,
-    Convolution,
-    Mask,
-    MatrixOperator,
-    Separable,
-    blur,
-    crop,
-    gaussian_matrix,
-    grey,
-    smaller,
-)
+from .krylov import conjugate_gradients
+from .linear import Channels, Convolution, Mask, MatrixOperator, Separable, gaussian_matrix
 from .modality import guided_by_label
 from .moments import guided_by_jacobian, guided_by_moments, guided_by_pseudo_inverse
 from .noise import GaussianNoise, Noise, PoissonNoise, RoundingNoise
-from .operator import Composed, DecomposedOperator, LinearOperator, Operator, conjugate_gradients
+from .nonlinear import Clipping, LowLight, Magnitude, phase_retrieval
+from .operator import Composed, DecomposedOperator, LinearOperator, Operator
+from .optics import blur, crop, grey, smaller
 from .particles import afdps, even_in_variance, systematic, twisted
 from .replace import replacing
+from .sampling_masks import coil_maps, radial_lines, random_columns, uniform_columns
 from .singular_values import ddrm
+from .tomography import Tomography
 
 __all__ = [
     "Channels",
+    "Clipping",
     "Composed",
     "Conditioned",
     "Convolution",
@@ -48,21 +45,29 @@ __all__ = [
     "Instrument",
     "Likelihood",
     "LinearOperator",
+    "LowLight",
+    "Magnitude",
     "Mask",
+    "MaskedFourier",
     "MatrixOperator",
+    "MultiCoilFourier",
     "Noise",
     "Operator",
+    "OversampledFourier",
     "PoissonNoise",
     "RoundingNoise",
     "Separable",
     "Spread",
+    "Tomography",
     "WeightedDraws",
     "afdps",
     "blur",
+    "coil_maps",
     "conjugate_gradients",
     "crop",
     "ddrm",
     "even_in_variance",
+    "from_deepinv",
     "gaussian_likelihood",
     "gaussian_matrix",
     "grey",
@@ -76,11 +81,16 @@ __all__ = [
     "of_data",
     "of_noise",
     "own_variance",
+    "phase_retrieval",
     "projected",
     "proximal",
+    "radial_lines",
+    "random_columns",
     "replacing",
     "smaller",
     "stepped",
     "systematic",
+    "to_deepinv",
     "twisted",
+    "uniform_columns",
 ]

@@ -42,11 +42,7 @@ def gaussian_likelihood(y: Tensor, sd: float, operator: Callable[[Tensor], Tenso
 
     def log_prob(x0: Tensor) -> Tensor:
         clean = x0 if operator is None else operator(x0)
-        if y.shape[1:] != clean.shape[1:] or len(y) not in (1, len(clean)):
-            raise ValueError(
-                f"y has shape {list(y.shape)}, and A(x0) has shape {list(clean.shape)}: give y with one row, or one "
-                "for each item, and run all items in one batch, `sample(..., batch=n)`"
-            )
+        check_measurement(y, clean)
         return gaussian_log_prob(y.to(clean), clean, clean.new_tensor(sd**2), clean.ndim - 1)
 
     return log_prob
@@ -63,6 +59,15 @@ class Conditioned(Point):
     def __init__(self, mean: Tensor, prior: Tensor, log_evidence: Tensor):
         super().__init__(mean)
         self.prior, self.log_evidence = prior, log_evidence
+
+
+def check_measurement(y: Tensor, clean: Tensor) -> None:
+    """Raise ValueError unless y has the shape of A(x0), with one row or as many."""
+    if y.shape[1:] != clean.shape[1:] or len(y) not in (1, len(clean)):
+        raise ValueError(
+            f"y has shape {list(y.shape)}, and A(x0) has shape {list(clean.shape)}: give y with one row, or one "
+            "for each item, and run all items in one batch, `sample(..., batch=n)`"
+        )
 
 
 class WeightedDraws(HasMean):

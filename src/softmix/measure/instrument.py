@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from .guide import Likelihood
+from .guide import Likelihood, check_measurement
 from .noise import GaussianNoise, Noise
 from .operator import Operator
 
@@ -29,10 +29,12 @@ class Instrument:
 
     @property
     def fingerprint(self) -> str:
-        """The instrument in words, with what it measures of a fixed item."""
-        x0 = Rng(0, 1, "fingerprint").uniform((1, *self.operator.shape)) * 2 - 1
+        """The instrument in words, with a number that depends on each element that it measures of fixed items."""
+        items = self.operator.items or 1
+        x0 = Rng(0, items, "fingerprint").uniform((items, *self.operator.shape), torch.float64) * 2 - 1
         y = self.operator(x0)
-        return f"{self.name}, {float(y.double().sum()):.6f}, {float(y.double().square().sum()):.6f}"
+        weights = Rng(0, len(y), "fingerprint weights").normal(y.shape, torch.float64)
+        return f"{self.name}, {float((weights * y).mean()):.6g}"
 
     @property
     def name(self) -> str:
@@ -50,14 +52,10 @@ class Instrument:
         return picture
 
     def log_lik(self, y: Tensor, x0: Tensor) -> Tensor:
-        """log p(y | x0) in nats, [B]. y : [B or 1, *measured]."""
+        """log p(y | x0) in nats, [B]. y : [B or 1, *measured]; its values at elements that do not exist are ignored."""
         clean = self.operator(x0)
-        if y.shape[1:] != clean.shape[1:] or len(y) not in (1, len(clean)):
-            raise ValueError(
-                f"y has shape {list(y.shape)}, and A(x0) has shape {list(clean.shape)}: give y with one row, or one "
-                "for each item, and run all items in one batch, `sample(..., batch=n)`"
-            )
-        return self._existing(self.noise.log_prob(y.to(clean), clean)).flatten(1).sum(1)
+        check_measurement(y, clean)
+        return self._existing(self.noise.log_prob(self._existing(y.to(clean)), clean)).flatten(1).sum(1)
 
     def likelihood(self, y: Tensor) -> Likelihood:
         """log p(y | x0) as a function of x0, for `guided_by_mean`, `guided_by_draws` and particles."""
@@ -66,13 +64,16 @@ class Instrument:
     def residual(self, y: Tensor, x0: Tensor) -> Tensor:
         """The root mean square of (y - A(x0)) / sd over the elements of y that exist, [B]. About 1 for a true x0.
 
-        Below 1, x0 follows the noise; above 1, it does not fit y.
+        Below 1, x0 follows the noise; above 1, it does not fit y. An element without noise counts 0 if it fits, and
+        is infinite if it does not.
         """
         clean = self.operator(x0)
-        off = self._existing((y.to(clean) - clean) / self.noise.sd(clean))
+        check_measurement(y, clean)
+        off = self._existing(y.to(clean) - clean)
+        share = torch.where(off == 0, 0, off / self.noise.sd(clean))
         seen = self.operator.seen
-        count = off[0].numel() if seen is None else seen.to(off).expand_as(off).flatten(1).sum(1)
-        return (off.flatten(1).square().sum(1) / count).sqrt()
+        exist = torch.ones_like(off) if seen is None else self.operator.constant("seen", off).expand_as(off)
+        return (share.flatten(1).square().sum(1) / exist.flatten(1).sum(1)).sqrt()
 
     @property
     def sd(self) -> float:
@@ -85,5 +86,5 @@ class Instrument:
         return self.noise.scale
 
     def _existing(self, y: Tensor) -> Tensor:
-        seen = self.operator.seen
-        return y if seen is None else torch.where(seen.to(y.device) > 0, y, 0)
+        """y with 0 at elements that do not exist."""
+        return y if self.operator.seen is None else torch.where(self.operator.constant("seen", y) > 0, y, 0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..precision import without_autocast
 from ..rng import Rng
-from ..shape import cell_shares, fits
+from ..shape import fits
 from .operator import DecomposedOperator
 
 
@@ -21,17 +21,12 @@ class Mask(DecomposedOperator):
         [1, H, W]; or a mask for each item, [B, ...].
     shape : of an item.
 
-    The decomposition is P itself. Raises ValueError for a mask that does not fit.
+    The decomposition is P itself. Raises ValueError for a mask that does not fit, or with other values.
     """
 
     def __init__(self, seen: Tensor, shape: Sequence[int]):
         self.shape = self.measured = tuple(shape)
-        mask = seen if seen.ndim == len(self.shape) + 1 else seen[None]
-        if not fits(mask, torch.empty(len(mask), *self.shape, device="meta")):
-            raise ValueError(f"for items {list(shape)} a mask of that rank was expected, and found {list(seen.shape)}")
-        self._seen = mask.to(torch.get_default_dtype())
-        if mask.device.type == "cpu" and not bool(((self._seen == 0) | (self._seen == 1)).all()):
-            raise ValueError("a mask holds 0 and 1, and this one has other values: weigh elements with a matrix")
+        self._seen, self.items = checked_mask(seen, self.shape)
 
     @property
     def seen(self) -> Tensor:
@@ -69,24 +64,23 @@ class MatrixOperator(DecomposedOperator):
         if matrix.ndim != 2 or matrix.shape[1] != size:
             raise ValueError(f"for items {list(shape)} a matrix [K, {size}] was expected, found {list(matrix.shape)}")
         self.measured = (len(matrix),)
-        left, self._singular, right = _decomposed(matrix)
-        self._left, self._right = left, right
+        self._left, self._singular, self._right = _decomposed(matrix)
 
     @property
     def singular(self) -> Tensor:
         return self._singular
 
     def into(self, x: Tensor) -> Tensor:
-        return along(1, self._right.T, x.flatten(1))
+        return along(1, self.constant("_right", x).mT, x.flatten(1))
 
     def back(self, c: Tensor) -> Tensor:
-        return along(1, self._right, c).reshape(-1, *self.shape)
+        return along(1, self.constant("_right", c), c).reshape(-1, *self.shape)
 
     def into_measured(self, y: Tensor) -> Tensor:
-        return _to_size(along(1, self._left.T, y), 1, len(self._right))
+        return _to_size(along(1, self.constant("_left", y).mT, y), 1, len(self._right))
 
     def back_measured(self, c: Tensor) -> Tensor:
-        return along(1, self._left, _to_size(c, 1, self._left.shape[1]))
+        return along(1, self.constant("_left", c), _to_size(c, 1, self._left.shape[1]))
 
 
 class Separable(DecomposedOperator):
@@ -104,25 +98,28 @@ class Separable(DecomposedOperator):
         if rows.ndim != 2 or columns.ndim != 2:
             raise ValueError(f"two matrices were expected, and found {list(rows.shape)} and {list(columns.shape)}")
         self.shape, self.measured = (channels, rows.shape[1], columns.shape[1]), (channels, len(rows), len(columns))
-        self._rows, self._columns = _decomposed(rows), _decomposed(columns)
+        self._row_left, self._row_s, self._row_right = _decomposed(rows)
+        self._column_left, self._column_s, self._column_right = _decomposed(columns)
 
     @property
     def singular(self) -> Tensor:
-        return self._rows[1][:, None] * self._columns[1]
+        return self._row_s[:, None] * self._column_s
 
     def into(self, x: Tensor) -> Tensor:
-        return along(2, self._rows[2].T, along(3, self._columns[2].T, x))
+        turned = along(3, self.constant("_column_right", x).mT, x)
+        return along(2, self.constant("_row_right", x).mT, turned)
 
     def back(self, c: Tensor) -> Tensor:
-        return along(2, self._rows[2], along(3, self._columns[2], c))
+        return along(2, self.constant("_row_right", c), along(3, self.constant("_column_right", c), c))
 
     def into_measured(self, y: Tensor) -> Tensor:
-        c = along(2, self._rows[0].T, along(3, self._columns[0].T, y))
+        turned = along(3, self.constant("_column_left", y).mT, y)
+        c = along(2, self.constant("_row_left", y).mT, turned)
         return _to_size(_to_size(c, 2, self.shape[1]), 3, self.shape[2])
 
     def back_measured(self, c: Tensor) -> Tensor:
-        kept = _to_size(_to_size(c, 2, self._rows[0].shape[1]), 3, self._columns[0].shape[1])
-        return along(2, self._rows[0], along(3, self._columns[0], kept))
+        kept = _to_size(_to_size(c, 2, self._row_left.shape[1]), 3, self._column_left.shape[1])
+        return along(2, self.constant("_row_left", c), along(3, self.constant("_column_left", c), kept))
 
 
 class Channels(DecomposedOperator):
@@ -130,10 +127,14 @@ class Channels(DecomposedOperator):
 
     matrix : M [C', C].
     size : (H, W) of an item [C, H, W].
+
+    Raises ValueError for something other than a matrix.
     """
 
     def __init__(self, matrix: Tensor, size: tuple[int, int]):
-        self.shape, self.measured = (matrix.shape[1], *size), (matrix.shape[0], *size)
+        if matrix.ndim != 2:
+            raise ValueError(f"a matrix [C', C] was expected, and found {list(matrix.shape)}")
+        self.shape, self.measured = (matrix.shape[1], *size), (len(matrix), *size)
         self._left, self._singular, self._right = _decomposed(matrix)
 
     @property
@@ -141,16 +142,16 @@ class Channels(DecomposedOperator):
         return self._singular[:, None, None]
 
     def into(self, x: Tensor) -> Tensor:
-        return along(1, self._right.T, x)
+        return along(1, self.constant("_right", x).mT, x)
 
     def back(self, c: Tensor) -> Tensor:
-        return along(1, self._right, c)
+        return along(1, self.constant("_right", c), c)
 
     def into_measured(self, y: Tensor) -> Tensor:
-        return _to_size(along(1, self._left.T, y), 1, self.shape[0])
+        return _to_size(along(1, self.constant("_left", y).mT, y), 1, self.shape[0])
 
     def back_measured(self, c: Tensor) -> Tensor:
-        return along(1, self._left, _to_size(c, 1, self._left.shape[1]))
+        return along(1, self.constant("_left", c), _to_size(c, 1, self._left.shape[1]))
 
 
 class Convolution(DecomposedOperator):
@@ -164,8 +165,8 @@ class Convolution(DecomposedOperator):
     """
 
     def __init__(self, kernel: Tensor, shape: Sequence[int]):
-        self.shape = self.measured = tuple(shape)
-        height, width = self.shape[1:]
+        self.shape = self.measured = image_shape(shape)
+        _, height, width = self.shape
         if kernel.ndim != 2 or kernel.shape[0] > height or kernel.shape[1] > width:
             raise ValueError(f"a kernel of at most {height} x {width} was expected, and found {list(kernel.shape)}")
         whole = kernel.new_zeros(height, width, dtype=torch.float64)
@@ -188,62 +189,38 @@ class Convolution(DecomposedOperator):
 
     def into_measured(self, y: Tensor) -> Tensor:
         c = self.into(y)
-        return c * self._phase.conj().to(c)
+        return c * self.constant("_phase", c).conj()
 
     def back_measured(self, c: Tensor) -> Tensor:
-        return self.back(c * self._phase.to(c))
-
-
-def blur(sd: float, shape: Sequence[int]) -> Separable:
-    """A Gaussian blur with a standard deviation in pixels; at the border the weights are divided by their sum.
-
-    shape : (C, H, W) of an item.
-    """
-    if not sd > 0:
-        raise ValueError(f"a blur with sd = {sd} was asked for; give one above 0")
-    channels, *sizes = shape
-
-    def weights(size: int) -> Tensor:
-        place = torch.arange(size, dtype=torch.float64, device="cpu")
-        found = (-((place[:, None] - place) ** 2) / (2 * sd**2)).exp()
-        return found / found.sum(1, keepdim=True)
-
-    return Separable(weights(sizes[0]), weights(sizes[1]), channels)
-
-
-def smaller(factor: int, shape: Sequence[int]) -> Separable:
-    """The means of cells of factor x factor pixels, the measurement of super-resolution.
-
-    shape : (C, H, W) of an item. If a size is not divisible, cells have about that many pixels, as in adaptive pooling.
-    Raises ValueError for a factor below 2, or above a size.
-    """
-    channels, *sizes = shape
-    if not 2 <= factor <= min(sizes):
-        raise ValueError(f"cells of {factor} pixels were asked for, in images of {sizes}; give 2 to {min(sizes)}")
-    rows, columns = (cell_shares(size, round(size / factor), torch.device("cpu"), torch.float64) for size in sizes)
-    return Separable(rows, columns, channels)
-
-
-def crop(top: int, left: int, height: int, width: int, shape: Sequence[int]) -> Separable:
-    """A part of an image. shape : (C, H, W) of an item. Raises ValueError for a part that is not inside."""
-    channels, *sizes = shape
-    if not (0 <= top < top + height <= sizes[0] and 0 <= left < left + width <= sizes[1]):
-        raise ValueError(f"the part {top}:{top + height}, {left}:{left + width} is not inside an image of {sizes}")
-    rows, columns = (torch.eye(size, dtype=torch.float64, device="cpu") for size in sizes)
-    return Separable(rows[top : top + height], columns[left : left + width], channels)
-
-
-def grey(shape: Sequence[int]) -> Channels:
-    """Brightness of red, green and blue, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), [3, H, W] -> [1, H, W]."""
-    if shape[0] != 3:
-        raise ValueError(f"grey is made of 3 channels, and items {list(shape)} have {shape[0]}")
-    return Channels(torch.tensor([[0.299, 0.587, 0.114]], dtype=torch.float64, device="cpu"), (shape[1], shape[2]))
+        return self.back(c * self.constant("_phase", c))
 
 
 def gaussian_matrix(count: int, shape: Sequence[int], seed: int) -> MatrixOperator:
     """Compressed sensing: `count` measurements with weights N(0, 1 / count), the same for all items of a seed."""
     size = math.prod(shape)
     return MatrixOperator(Rng(seed, count, "sensing matrix").normal((count, size), torch.float64) / count**0.5, shape)
+
+
+def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The shape (C, H, W) of an image. Raises ValueError for another rank."""
+    if len(shape) != 3:
+        raise ValueError(f"the shape (C, H, W) of an image was expected, and found {list(shape)}")
+    channels, height, width = shape
+    return channels, height, width
+
+
+def checked_mask(seen: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int | None]:
+    """A mask as numbers [1 or B, ...], and the number of items B of a mask for each item, else None.
+
+    Raises ValueError for a mask that does not fit items of this shape, or with other values than 0 and 1.
+    """
+    each = seen.ndim == len(shape) + 1
+    mask = seen if each else seen[None]
+    if not fits(mask, torch.empty(len(mask), *shape, device="meta")):
+        raise ValueError(f"for items {list(shape)} a mask of that rank was expected, and found {list(seen.shape)}")
+    if mask.device.type == "cpu" and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("a mask holds 0 and 1, and this one has other values: weigh elements with a matrix")
+    return mask.to(torch.get_default_dtype()), len(mask) if each and len(mask) > 1 else None
 
 
 def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,6 +243,6 @@ def _to_size(c: Tensor, axis: int, size: int) -> Tensor:
 
 
 def along(axis: int, matrix: Tensor, x: Tensor) -> Tensor:
-    """The product of a matrix with an axis of x, in the dtype of x also under autocast."""
+    """The product of a matrix, in the dtype of x, with an axis of x; autocast does not round it."""
     with without_autocast(x.device):
-        return (x.movedim(axis, -1) @ matrix.to(x).mT).movedim(-1, axis)
+        return (x.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)

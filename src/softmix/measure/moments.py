@@ -23,9 +23,10 @@ from ..denoiser.wrap import Wrapped
 from ..posterior import HasMean, HasVariance, Point, Posterior, need
 from ..process import Gaussian, one_clock, require_independent
 from ..shape import column
-from .guide import guided_by_gradient, tweedie_factor
+from .guide import check_measurement, guided_by_gradient, tweedie_factor
 from .instrument import Instrument
-from .operator import DecomposedOperator, LinearOperator, conjugate_gradients
+from .krylov import conjugate_gradients
+from .operator import DecomposedOperator, LinearOperator
 
 
 def guided_by_pseudo_inverse(instrument: Instrument, y: Tensor, data_var: float = 1.0, scale: float = 1.0) -> Wrap:
@@ -158,13 +159,9 @@ def linear(instrument: Instrument, who: str) -> LinearOperator:
 def misfit(operator: LinearOperator, y: Tensor, x0: Tensor) -> Tensor:
     """y - A x0, [B, *measured], and 0 for elements of y that do not exist. Raises ValueError for another y."""
     clean = operator(x0)
-    if y.shape[1:] != clean.shape[1:] or len(y) not in (1, len(clean)):
-        raise ValueError(
-            f"y has shape {list(y.shape)}, and A(x0) has shape {list(clean.shape)}: give y with one row, or one for "
-            "each item, and run all items in one batch, `sample(..., batch=n)`"
-        )
+    check_measurement(y, clean)
     off = y.to(clean) - clean
-    return off if operator.seen is None else torch.where(operator.seen.to(off.device) > 0, off, 0)
+    return off if operator.seen is None else torch.where(operator.constant("seen", off) > 0, off, 0)
 
 
 def spread_of(process: Gaussian, t: Tensor | float, data_var: float) -> Tensor:
@@ -209,5 +206,5 @@ def log_volume(operator: LinearOperator, var: Tensor | float, sd: float, like: T
     own = torch.log1p(each).expand(grid.shape).double().flatten(1).sum(1)
     count: Tensor | float = math.prod(operator.measured)
     if operator.seen is not None:
-        count = operator.seen.to(own).expand(-1, *operator.measured).flatten(1).sum(1)
+        count = operator.constant("seen", own).expand(-1, *operator.measured).flatten(1).sum(1)
     return ((own + count * math.log(2 * math.pi * sd**2)) / 2).to(like.dtype)

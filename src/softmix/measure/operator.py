@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..precision import without_autocast
+from .krylov import as_ridge, conjugate_gradients
 
-# a solution is found when its residual is below this share of the right side, per number format
-_ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-5}
+# singular values below this share of the largest one are taken for 0: they are not, but for rounding
+_LOST = 1e-6
 
 
 class Operator(ABC):
     """A in y = A(x0) + n: x0 [B, *shape] -> A(x0) [B, *measured].
 
-    Subclasses set `shape`, of an item x0, and `measured`, of an item y. They compute where x0 is, in its dtype, and are
-    differentiable in x0.
+    Subclasses set `shape`, of an item x0, and `measured`, of an item y; and `items`, if they hold something for each
+    item of a batch. They compute where x0 is, in its dtype, float32 or float64, and are differentiable in x0. An
+    operator does not change: another mask is another operator.
     """
 
     shape: tuple[int, ...]
     measured: tuple[int, ...]
+    # the number of items that masks, one for each item, serve; None for any number
+    items: int | None = None
 
     @abstractmethod
     def __call__(self, x0: Tensor) -> Tensor:
@@ -39,15 +41,54 @@ class Operator(ABC):
 
     def picture(self, y: Tensor) -> Tensor | None:
         """y as an image on the grid of x0, [B, C', H, W], to look at and as a condition; None if there is none."""
-        return y if len(self.shape) == 3 and y.ndim == 4 and tuple(y.shape[2:]) == self.shape[1:] else None
+        return y if self._on_the_grid(y) else None
+
+    def constant(self, name: str, x: Tensor) -> Tensor:
+        """The attribute `name`, a tensor, on the device of x and in its precision; whole numbers keep their dtype.
+
+        Each is converted once, so that a matrix is not copied to a GPU for each batch. A copy of the operator begins
+        without the converted ones.
+        """
+        real = x.real.dtype if x.is_complex() else x.dtype
+        kept: dict[Any, Tensor] = self.__dict__.setdefault("_converted", {})
+        key = (name, x.device, real)
+        found = kept.get(key)
+        if found is None:
+            value: Tensor = getattr(self, name)
+            dtype = real.to_complex() if value.is_complex() else real if value.is_floating_point() else value.dtype
+            found = value.to(x.device, dtype)
+            # a graph of derivatives, and a tensor of inference mode, serve only the call that made them
+            if not found.requires_grad and not found.is_inference():
+                kept[key] = found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_converted"}
 
     def check(self, x: Tensor, shape: tuple[int, ...], what: str) -> None:
-        """Raise ValueError unless x is [B, *shape]."""
+        """Raise unless x is [B, *shape] of real numbers, with as many items as the operator serves.
+
+        Raises TypeError for a dtype other than float32 and float64, and ValueError for a shape.
+        """
+        name = type(self).__name__
+        if x.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"{name}: {what} of float32 or float64 was expected, and found {x.dtype}: convert it, or give a "
+                "complex number as two channels"
+            )
         if tuple(x.shape[1:]) != shape:
             raise ValueError(
-                f"{type(self).__name__}: {what} of shape [B, {', '.join(map(str, shape))}] was expected, and found "
-                f"{list(x.shape)}"
+                f"{name}: {what} of shape [B, {', '.join(map(str, shape))}] was expected, and found {list(x.shape)}"
             )
+        if self.items not in (None, len(x)):
+            raise ValueError(
+                f"{name} holds a mask or a map for each of {self.items} items, and {what} has {len(x)}: give all of "
+                "them in one batch, or an operator for all items"
+            )
+
+    def _on_the_grid(self, y: Tensor) -> bool:
+        """Whether y has the height and width of x0."""
+        return len(self.shape) == 3 and y.ndim == 4 and tuple(y.shape[2:]) == self.shape[1:]
 
 
 class LinearOperator(Operator):
@@ -73,9 +114,11 @@ class LinearOperator(Operator):
         ridge : above 0; a number, or one for each item [B].
 
         By conjugate gradients here; a `DecomposedOperator` has a closed form. Raises ValueError for a ridge of 0 or
-        below, and RuntimeError if the iterations do not suffice.
+        below, unless it is on an accelerator, and RuntimeError if the iterations do not suffice.
         """
-        return conjugate_gradients(lambda x: self.normal(x) + _ridge(ridge, b) * x, b, self.iterations)
+        self.check(b, self.shape, "b")
+        factor = as_ridge(ridge, b)
+        return conjugate_gradients(lambda x: self.normal(x) + factor * x, b, self.iterations)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y, [B, *shape]: of all x with the least |y - A x| the one with the least |x|.
@@ -91,7 +134,7 @@ class LinearOperator(Operator):
 
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
         """This operator after another one."""
-        return Composed(self, inner)
+        return Composed(self, inner) if isinstance(inner, LinearOperator) else NotImplemented
 
 
 class DecomposedOperator(LinearOperator):
@@ -125,7 +168,7 @@ class DecomposedOperator(LinearOperator):
 
     def s_like(self, x: Tensor) -> Tensor:
         """s on the device of x, in its real dtype."""
-        return self.singular.to(x.device, x.real.dtype if x.is_complex() else x.dtype)
+        return self.constant("singular", x)
 
     def __call__(self, x0: Tensor) -> Tensor:
         self.check(x0, self.shape, "x0")
@@ -136,25 +179,27 @@ class DecomposedOperator(LinearOperator):
         return self.back(self.s_like(y) * self.into_measured(y))
 
     def normal(self, x: Tensor) -> Tensor:
+        self.check(x, self.shape, "x")
         return self.back(self.s_like(x).square() * self.into(x))
 
     def solve(self, b: Tensor, ridge: float | Tensor) -> Tensor:
         self.check(b, self.shape, "b")
         c = self.into(b)
-        return self.back(c / (self.s_like(b).square() + _ridge(ridge, c)))
+        return self.back(c / (self.s_like(b).square() + as_ridge(ridge, c)))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """A^+ y. Singular values below 1e-6 of the largest one count as 0."""
         self.check(y, self.measured, "y")
         s = self.s_like(y)
-        # what is not measured, but for rounding
-        known = s > s.amax() * 1e-6
+        known = s > s.amax() * _LOST
         return self.back(torch.where(known, 1 / torch.where(known, s, 1), 0) * self.into_measured(y))
 
 
 class Composed(LinearOperator):
     """outer(inner(x0)), for linear operators; `outer @ inner` makes it.
 
-    Raises ValueError if the result of the inner one does not fit the outer one, or has elements that do not exist.
+    Its equations are solved by conjugate gradients. Raises ValueError if the result of the inner one does not fit the
+    outer one, or if both serve a number of items, and the numbers differ.
     """
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
@@ -163,8 +208,12 @@ class Composed(LinearOperator):
                 f"{type(outer).__name__} measures items {list(outer.shape)}, and {type(inner).__name__} gives "
                 f"{list(inner.measured)}"
             )
+        counts = {each.items for each in (outer, inner)} - {None}
+        if len(counts) > 1:
+            raise ValueError(f"one operator serves {outer.items} items, and the other one {inner.items}")
         self.outer, self.inner = outer, inner
         self.shape, self.measured = inner.shape, outer.measured
+        self.items = next(iter(counts), None)
 
     @property
     def seen(self) -> Tensor | None:
@@ -176,50 +225,11 @@ class Composed(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
 
-
-def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, strict: bool = True) -> Tensor:
-    """x with M x = b for a symmetric, positive semidefinite M, by the method of conjugate gradients from x = 0.
-
-    product : M x of x [B, ...], item by item.
-    b : [B, ...]; in the range of M.
-    strict : raise RuntimeError for an item whose residual is not small after all iterations. False takes what is found.
-
-    The steps of an item do not depend on the other items. An item that is done stays.
-    Source: Hestenes & Stiefel 1952.
-    """
-    with without_autocast(b.device):
-        x, left, way = torch.zeros_like(b), b, b
-        size = _dot(left, left)
-        enough = size * _ACCURACY.get(b.dtype, 1e-5) ** 2
-        for _ in range(iterations):
-            going = size > enough
-            # a question to an accelerator waits for it, so that it is asked on a CPU alone
-            if b.device.type == "cpu" and not bool(going.any()):
-                return x
-            turned = product(way)
-            curve = _dot(way, turned)
-            step = torch.where(going & (curve > 0), size / curve.where(curve > 0, 1), 0)
-            x, left = x + step * way, left - step * turned
-            new = torch.where(going, _dot(left, left), size)
-            way = left + torch.where(going, new / size.where(size > 0, 1), 0) * way
-            size = new
-        if strict and bool((size > 1e6 * enough).any()):
-            raise RuntimeError(
-                f"{iterations} iterations of conjugate gradients did not solve the equations of A: a share of "
-                f"{float((size / _dot(b, b)).amax().sqrt()):.1e} is left. Use a larger ridge, or an operator that is "
-                "better conditioned"
-            )
-        return x
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """The scalar product of each item, [B, 1, ..., 1]."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))
-
-
-def _ridge(ridge: float | Tensor, like: Tensor) -> Tensor:
-    """The ridge as a factor of items. Raises ValueError for 0 or below."""
-    value = torch.as_tensor(ridge, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
-    if value.device.type == "cpu" and not bool((value > 0).all()):
-        raise ValueError(f"a ridge above 0 is needed, and found {ridge}: for 0 use pseudo_inverse")
-    return value.reshape(-1, *(1,) * (like.ndim - 1)) if value.ndim == 1 else value
+    def picture(self, y: Tensor) -> Tensor | None:
+        """The picture that the inner operator makes of the picture, or of A^+ y, of the outer one."""
+        if len(self.shape) != 3:
+            return None
+        middle = self.outer.picture(y)
+        if middle is None or tuple(middle.shape[1:]) != self.inner.measured:
+            middle = self.outer.pseudo_inverse(y)
+        return self.inner.picture(middle)

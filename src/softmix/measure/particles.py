@@ -160,7 +160,7 @@ def _given_y(operator: LinearOperator, sd: float, y: Tensor, x: Tensor, var: flo
     """x ~ N(a, var I) becomes a draw of N(a, var I) times the likelihood (Matheron's rule)."""
     off = misfit(operator, y, x)
     z = rng.normal(off.shape, off.dtype).to(off.device)
-    noise = sd * z if operator.seen is None else torch.where(operator.seen.to(z.device) > 0, sd * z, 0)
+    noise = sd * z if operator.seen is None else torch.where(operator.constant("seen", z) > 0, sd * z, 0)
     return x + operator.solve(operator.adjoint(off + noise), sd**2 / var)
 
 
