@@ -3,9 +3,10 @@
 An `Instrument` has an operator A and a law of the noise. `replacing` is a sampler for elements measured without noise.
 `guided_by_mean`, `guided_by_draws` and `guided_through_draws` are wraps of a denoiser, for any likelihood
 p(y | x0); `instrument.likelihood(y)` and `gaussian_likelihood` make one. `guided_by_label` serves a model of several
-modalities.
+modalities. `anchored` is a sampler of masked tokens, and `token_particles` are exact weighted ones.
 """
 
+from .anchor import anchored, quantised
 from .guide import (
     Likelihood,
     WeightedDraws,
@@ -31,6 +32,7 @@ from .modality import guided_by_label
 from .noise import GaussianNoise, Noise, PoissonNoise, RoundingNoise
 from .operator import Composed, DecomposedOperator, LinearOperator, Operator, conjugate_gradients
 from .replace import replacing
+from .token_smc import token_particles
 
 __all__ = [
     "Channels",
@@ -49,6 +51,7 @@ __all__ = [
     "RoundingNoise",
     "Separable",
     "WeightedDraws",
+    "anchored",
     "blur",
     "conjugate_gradients",
     "crop",
@@ -59,6 +62,8 @@ __all__ = [
     "guided_by_label",
     "guided_by_mean",
     "guided_through_draws",
+    "quantised",
     "replacing",
     "smaller",
+    "token_particles",
 ]
