@@ -25,7 +25,7 @@ At = Literal["quantised", "expected"]
 Order = Literal["anchored", "prior", "random"]
 
 # log 0 as a finite number, so that differences of logarithms exist; its exponential is 0
-_IMPOSSIBLE = -1e4
+LEAST = -1e4
 
 
 def anchored(
@@ -45,16 +45,16 @@ def anchored(
         q_l = the code next to e_l,   e_l = sum_k softmax(phi_l)_k codes_k
         x0_l ~ softmax(phi_l),   c_l = softmax(phi_l)[x0_l]
 
-    and the draws of the highest confidence c are kept, as many as the schedule says (`unmask` has the counts). A visible
-    token has its own code in q, is not fitted, and never changes.
+    and the draws of the highest confidence c are kept, as many as the schedule says (`unmask` has the counts). A
+    visible token has its own code in q, is not fitted, and never changes.
 
     likelihood : log p(y | x) of vectors x [B, *places, *D], differentiable, for example `gaussian_likelihood` or
         `instrument.likelihood(y)`. A decoder of codes to an image is a part of it.
     codes : the vector of each token, [K, *D]. `torch.eye(K)` gives the likelihood the probabilities themselves.
     inner : steps of Adam; with 0 the measurement has no effect.
     rate : of Adam, in logits.
-    prior : the weight of the Kullback-Leibler divergence, 0 or above. The published algorithm has no such term, although
-        its bound has it; 0 is that algorithm. 1 is the weight of the bound.
+    prior : the weight of the Kullback-Leibler divergence, 0 or above. 1 is the weight of the paper's bound. By its
+        reviewers the published algorithm has no such term; 0 is that algorithm.
     at : "quantised", the code next to the expected one, with the gradient of the expected one (straight through);
         "expected", the expected code itself.
     confidence : "anchored", the probability of the draw under phi; "prior", under p_theta, which is the usual order;
@@ -69,9 +69,10 @@ def anchored(
     Raises ValueError for codes without an axis of tokens, for settings out of range, and for a likelihood without a
     gradient, with a gradient that is not finite, or with another number of results than items; SamplerError for a
     process other than `Masked` and for a posterior that is not `Categorical` over as many values as there are codes.
-    Source: Rout et al., "Test-time anchoring for discrete diffusion posterior sampling", arXiv 2510.02291, sections 3
-    and 4 and algorithm 1. The released text could not be compared line by line, and there is no code.
-    When to choose: for a likelihood with a gradient, a model of many tokens, and one good answer, not the spread of all.
+    Source: Rout et al., "Test-time anchoring for discrete diffusion posterior sampling", arXiv 2510.02291, algorithm
+    1. There is no published code to compare with.
+    When to choose: for a likelihood with a gradient and a model of many tokens, and if one good answer is needed and
+    not the spread of all.
     """
     if confidence not in get_args(Order) or at not in get_args(At):
         raise ValueError(
@@ -180,7 +181,7 @@ class _Fit:
         if not self.inner:
             return posterior
         # values last, as the likelihood has them
-        model = posterior.log_probabilities.movedim(1, -1).clamp(min=_IMPOSSIBLE).detach()
+        model = posterior.log_probabilities.movedim(1, -1).clamp(min=LEAST).detach()
         visible = one_hot(x.masked_fill(masked, 0), len(self.codes)).to(model)
         phi = model.clone().requires_grad_()
         optimiser = torch.optim.Adam([phi], lr=self.rate)

@@ -18,7 +18,7 @@ from ..sampler import SamplerError, WeightedSamples
 from ..sampler.unmask import masks_left, most_confident
 from ..sampler.weighted import log_mean
 from ..shape import take
-from .anchor import law_of_codes, token_vectors
+from .anchor import LEAST, law_of_codes, token_vectors
 from .guide import Likelihood, checked
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def token_particles(
         law = law_of_codes(denoiser(x, t, own), codes, "token_particles")
         logs = with_visible(law.log_probabilities, x, len(codes))
         if threshold > 0:
-            ahead = float(process.alpha(t)) * _fits(likelihood, logs.exp().movedim(1, -1), codes)
+            # psi must be above 0, also where p(y | mean) is 0
+            fits = _fits(likelihood, logs.exp().movedim(1, -1), codes).clamp(min=LEAST)
+            ahead = float(process.alpha(t)) * fits
             log_weight, seen = log_weight + ahead - seen, ahead
             if effective_share(log_weight) < threshold:
                 pick = systematic(log_weight, rng)
