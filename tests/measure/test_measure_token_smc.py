@@ -29,9 +29,9 @@ def problem() -> MeasuredTokens:
     return measured_tokens(Masked(4), count=6, sd=1.0)
 
 
-def small() -> MeasuredTokens:
+def small(sd: float = 0.7) -> MeasuredTokens:
     """A chain of 81 sequences."""
-    return measured_tokens(Masked(3), 3, 4, sd=0.7)
+    return measured_tokens(Masked(3), 3, 4, sd=sd)
 
 
 def first_y(measured: MeasuredTokens) -> Tensor:
@@ -70,12 +70,12 @@ def test_without_resampling_they_are_draws_of_the_model_with_the_weights_of_the_
 
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
 def test_the_mean_weight_is_unbiased_for_the_evidence(threshold: float) -> None:
-    """100 runs of 32 particles, within 4 standard errors, which are 1 to 3 %."""
-    measured = small()
+    """100 runs of 32 particles, within 4 standard errors, which are 3 % with noise of 1.5."""
+    measured = small(sd=1.5)
     right = float(measured.log_evidence(first_y(measured)))
     ratio = torch.tensor([math.exp(particles(s, 32, threshold, 4, measured).log_z - right) for s in range(100)])
     error = float(ratio.std()) / 10
-    assert abs(float(ratio.mean()) - 1) < 4 * error < 0.2
+    assert abs(float(ratio.mean()) - 1) < 4 * error < 0.15
 
 
 def test_256_particles_have_the_law_given_y() -> None:
@@ -87,10 +87,10 @@ def test_256_particles_have_the_law_given_y() -> None:
 
 
 def test_few_particles_are_biased_towards_the_law_without_y() -> None:
-    """200 runs of 2 and 12 of 32 on a chain of 81 sequences."""
+    """120 runs of 2 and 8 of 32 on a chain of 81 sequences."""
     measured = small()
-    few = total_variation([particles(seed, 2, steps=4, measured=measured) for seed in range(200)], measured)
-    more = total_variation([particles(seed, 32, steps=4, measured=measured) for seed in range(12)], measured)
+    few = total_variation([particles(seed, 2, steps=4, measured=measured) for seed in range(120)], measured)
+    more = total_variation([particles(seed, 32, steps=4, measured=measured) for seed in range(8)], measured)
     assert few > 2 * more
 
 
@@ -110,12 +110,12 @@ def test_in_few_steps_the_law_is_that_of_the_steps_and_not_of_the_chain() -> Non
 
 
 def test_systematic_resampling_takes_each_particle_its_share_rounded_down_or_up() -> None:
-    """And on average over 4,000 uniform numbers exactly its share, to within 5 standard errors."""
+    """And on average over 1,000 uniform numbers exactly its share, to within 5 standard errors."""
     weight, n = torch.tensor([0.05, 0.45, 0.3, 0.199, 0.001], dtype=F64), 5
-    count = torch.stack([systematic(weight.log(), Rng(seed, n)).bincount(minlength=n) for seed in range(4000)])
+    count = torch.stack([systematic(weight.log(), Rng(seed, n)).bincount(minlength=n) for seed in range(1000)])
     assert bool(((count - n * weight).abs() < 1).all()) and bool((count.sum(1) == n).all())
     share = n * weight - (n * weight).floor()
-    error = (share * (1 - share) / 4000).sqrt()
+    error = (share * (1 - share) / 1000).sqrt()
     assert bool(((count.double().mean(0) - n * weight).abs() < 5 * error + 1e-9).all())
 
 
