@@ -5,8 +5,10 @@ are wraps of a denoiser, for any likelihood p(y | x0); `instrument.likelihood(y)
 Linear operators with Gaussian noise have `guided_by_pseudo_inverse`, `guided_by_moments` and `guided_by_jacobian`, the
 data steps `proximal`, `projected` and `stepped`, and the sampler `ddrm`. `replacing` is a sampler for elements measured
 without noise. `afdps` and `twisted` are particles with weights. `guided_by_label` serves a model of several modalities.
+`anchored` is a sampler of masked tokens, and `token_particles` are exact weighted ones.
 """
 
+from .anchor import anchored, quantised
 from .consistency import Spread, of_data, of_noise, own_variance, projected, proximal, stepped
 from .deepinv import from_deepinv, to_deepinv
 from .fourier import MaskedFourier, MultiCoilFourier, OversampledFourier
@@ -32,6 +34,7 @@ from .particles import afdps, even_in_variance, systematic, twisted
 from .replace import replacing
 from .sampling_masks import coil_maps, radial_lines, random_columns, uniform_columns
 from .singular_values import ddrm
+from .token_smc import token_particles
 from .tomography import Tomography
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "Tomography",
     "WeightedDraws",
     "afdps",
+    "anchored",
     "blur",
     "coil_maps",
     "conjugate_gradients",
@@ -84,6 +88,7 @@ __all__ = [
     "phase_retrieval",
     "projected",
     "proximal",
+    "quantised",
     "radial_lines",
     "random_columns",
     "replacing",
@@ -91,6 +96,7 @@ __all__ = [
     "stepped",
     "systematic",
     "to_deepinv",
+    "token_particles",
     "twisted",
     "uniform_columns",
 ]

@@ -149,7 +149,7 @@ def guided_by_mean(likelihood: Likelihood, scale: float = 1.0) -> Wrap:
     """
 
     def log_evidence(posterior: Posterior[Any], t: Tensor | float) -> Tensor:
-        return _checked(likelihood, need(posterior, HasMean, "guided_by_mean").mean)
+        return checked(likelihood, need(posterior, HasMean, "guided_by_mean").mean)
 
     return lambda denoiser: guided_by_gradient(denoiser, log_evidence, scale, "guided_by_mean")
 
@@ -290,7 +290,7 @@ def _at_least_one(m: int) -> None:
         raise ValueError(f"guidance by {m} draws was asked for; take at least 1")
 
 
-def _checked(likelihood: Likelihood, x0: Tensor) -> Tensor:
+def checked(likelihood: Likelihood, x0: Tensor) -> Tensor:
     """log p(y | x0), [B]."""
     value = likelihood(x0)
     if value.shape != x0.shape[:1]:
@@ -303,7 +303,7 @@ def _checked(likelihood: Likelihood, x0: Tensor) -> Tensor:
 
 def _each(likelihood: Likelihood, draws: Tensor) -> Tensor:
     """log p(y | x0_j) of each draw, [m, B]. One call for each draw, so that y may have a row for each item."""
-    return torch.stack([_checked(likelihood, x0) for x0 in draws])
+    return torch.stack([checked(likelihood, x0) for x0 in draws])
 
 
 def _log_mean(logs: Tensor) -> Tensor:

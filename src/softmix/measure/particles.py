@@ -202,14 +202,14 @@ def twisted(
     if float(grid[-1]) != 0:
         raise ValueError(f"twisted weighs by p(y | x0) at t = 0, and the grid ends at {float(grid[-1])}")
 
-    def sampler(_: Gaussian, x: Tensor, times: Tensor, noise: Rng) -> Generator[Ask, Posterior, WeightedSamples]:
+    def sampler(base: Gaussian, x: Tensor, times: Tensor, noise: Rng) -> Generator[Ask, Posterior, WeightedSamples]:
         people = Population.of(x, least, noise)
         # the part of the weight that waits for the evidence at x
         waiting = torch.zeros_like(people.log_weight)
         for t, s in pairwise(times):
             guided, prior, evidence = _twist((yield Ask(t, x)))
             guided, prior, evidence, x = people.weigh(waiting + evidence.double(), guided, prior, evidence, x)
-            away, _ = process.kernel(x, prior, t, s)
+            away = process.kernel(x, prior, t, s)[0]
             if float(s) == 0:
                 x, waiting = away, -evidence.double()
                 continue

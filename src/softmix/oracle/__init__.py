@@ -5,9 +5,9 @@ a `DenoisingProblem` also has a process and the exact posterior of x0. Families:
 Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProblem` (pairs of x0 and x_in),
 `FramedProblem` (a mixture through a process in a basis), `LabelledProblem` (a mixture with labels, any of them given),
 `JointProblem` (two signals with a time each), `AggregateProblem` (an item with a label and values, added up),
-`TokenProblem` (masked tokens of a Markov chain) and `TargetProblem` (a density with a known normalising constant).
-`sphere_patterns` is a law of bits and a label that can be enumerated. `known_target` gives the targets of the command
-line.
+`TokenProblem` (masked tokens of a Markov chain), `MeasuredTokens` (the same with a measurement y of x0) and
+`TargetProblem` (a density with a known normalising constant). `sphere_patterns` is a law of bits and a label that can
+be enumerated. `known_target` gives the targets of the command line.
 """
 
 from .aggregated import AggregateProblem, aggregated
@@ -15,6 +15,7 @@ from .compare import ks, order, standardised
 from .framed import FramedProblem
 from .known_targets import TARGETS, is_known_target, known_target
 from .labelled import LabelledProblem, two_labels
+from .measured import MeasuredTokens, measured_tokens
 from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussian, grid_of_modes, problems
 from .observed import ObservedProblem
 from .paired import PairedProblem, between, pairs
@@ -33,6 +34,7 @@ __all__ = [
     "FramedProblem",
     "JointProblem",
     "LabelledProblem",
+    "MeasuredTokens",
     "MixtureProblem",
     "ObservedProblem",
     "PairedProblem",
@@ -53,6 +55,7 @@ __all__ = [
     "joint",
     "known_target",
     "ks",
+    "measured_tokens",
     "mixture_target",
     "monotone_flow",
     "order",

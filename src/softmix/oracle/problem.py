@@ -20,7 +20,7 @@ class Problem(Protocol):
     shape : of one item.
 
     The families are `MixtureProblem`, `ObservedProblem`, `PairedProblem`, `JointProblem`, `AggregateProblem`,
-    `LabelledProblem`, `TokenProblem` and `TargetProblem`.
+    `LabelledProblem`, `TokenProblem`, `MeasuredTokens` and `TargetProblem`.
     """
 
     @property

@@ -58,21 +58,34 @@ def unmask(
         )
     if not isinstance(process, Masked):
         raise SamplerError(f"unmask unmasks tokens, and {type(process).__name__} has none: take a sampler of SAMPLERS")
-    first, begin = process.masked(x).flatten(1).sum(1), 1 - process.alpha(grid[0])
+    first = process.masked(x).flatten(1).sum(1)
     for t, s in pairwise(grid):
         posterior = yield Ask(t, x)
         if not isinstance(posterior, Categorical):
             raise SamplerError(
                 f"unmask compares the probabilities of tokens, and found a {type(posterior).__name__}: take ancestral"
             )
-        hidden = float(1 - process.alpha(s))
         draw, score = _drawn(posterior, rng, confidence, temperature)
         if noise:
             uniform = rng.uniform(score.shape, torch.float64).to(score.device)
-            score = score - noise * hidden * (-uniform.log()).log()
-        left = (first * (hidden / float(begin))).round()
-        x = torch.where(process.masked(x) & ~_lowest(score, process.masked(x), left), draw, x)
+            score = score - noise * float(1 - process.alpha(s)) * (-uniform.log()).log()
+        x = most_confident(process, x, draw, score, masks_left(process, first, grid[0], s))
     return x
+
+
+def masks_left(process: Masked, first: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """round(N (1 - alpha_s) / (1 - alpha_t)) of each item. first : N, its number of masks at t, [B]."""
+    return (first * (float(1 - process.alpha(s)) / float(1 - process.alpha(t)))).round()
+
+
+def most_confident(process: Masked, x: Tensor, draw: Tensor, score: Tensor, left: Tensor) -> Tensor:
+    """x with the drawn tokens at its masks of the highest scores.
+
+    draw, score : of the shape of x.
+    left : the number of masks of each item that stay, [B].
+    """
+    masked = process.masked(x)
+    return torch.where(masked & ~_lowest(score, masked, left), draw, x)
 
 
 def _drawn(posterior: Categorical, rng: Rng, confidence: Confidence, temperature: float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ class WeightedSamples:
 
     x : [N, *shape].
     log_weight : log w, in nats, float64 [N].
-    calls : gradients of log gamma that each sample has cost. A value without a gradient counts as one.
+    calls : gradients of log gamma, or evaluations of a denoiser, that each sample has cost. A value without a gradient
+        counts as one.
     """
 
     x: Tensor
