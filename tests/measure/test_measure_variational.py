@@ -33,11 +33,11 @@ from softmix.measure import (
 from softmix.measure.variational import _repulsion
 from softmix.oracle import MixtureProblem, ObservedProblem, denoising_fixed_point, denoising_pull
 from softmix.posterior import Implicit, Point
-from softmix.process import VE, VP, Flow, Gaussian, PerElement
+from softmix.process import VP, Flow, Gaussian, PerElement
 from softmix.rng import Rng
 
 F64 = torch.float64
-DIM, COUNT, SPREAD, SD, ITEMS = 8, 5, 0.7, 0.3, 30
+DIM, COUNT, SPREAD, SD, ITEMS = 8, 5, 0.7, 0.3, 60
 OPERATOR = gaussian_matrix(COUNT, (DIM,), 0)
 
 
@@ -57,7 +57,8 @@ def pull_of(problem: ObservedProblem, settings: RedDiff) -> Tensor:
     """The expected pull over times that are uniform between the ends."""
     first, last = settings.ends(problem.process)
     times = last + (first - last) * (torch.arange(20_000, dtype=F64) + 0.5) / 20_000
-    weights = settings.weight_at(problem.process, times)
+    alpha, sigma = problem.process.levels(times)
+    weights = settings.weight_of(sigma / alpha)
     return denoising_pull(problem.problem.law.covariance, problem.process, times, weights)
 
 
@@ -65,23 +66,23 @@ def rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 
 
-RANDOM = RedDiff(steps=2500, size=0.5, order="random", rate=0.01, average=0.5)
+RANDOM = RedDiff(steps=500, size=0.5, order="random", rate=0.03, average=0.6)
 
 
 @pytest.mark.parametrize("process", [VP(), Flow()])
 def test_in_random_order_it_ends_at_the_fixed_point(process: Gaussian) -> None:
-    """2,500 steps; the root mean square error of an average is 0.0074 to 0.012. A^+ y is 0.1 away."""
+    """500 steps of 60 items; three seeds are off by 0.015, and after 10,000 steps by 0.004. A^+ y is 0.1 away."""
     problem = isotropic(process, 0.4)
     y = measured(problem)
     misfit = mean_misfit(OPERATOR, y)
     found = red_diff(problem.problem.denoiser(), misfit, OPERATOR.pseudo_inverse(y), Rng(2, ITEMS), RANDOM).mean
     fixed = denoising_fixed_point(problem, y, pull_of(problem, RANDOM), True)
-    assert rms(found - fixed) < 0.02 < 0.1 < rms(OPERATOR.pseudo_inverse(y) - fixed)
+    assert rms(found - fixed) < 0.03 < 0.1 < rms(OPERATOR.pseudo_inverse(y) - fixed)
 
 
 @pytest.mark.slow
 def test_the_last_point_of_ten_thousand_steps_is_near_it_too() -> None:
-    """Without an average, at a rate of 0.01: 0.033 of 30 items, most of it the noise of the last steps."""
+    """Without an average, at a rate of 0.01: 0.033, most of it the noise of the last steps."""
     problem, settings = isotropic(), RedDiff(steps=10_000, order="random", rate=0.01)
     y = measured(problem)
     misfit = mean_misfit(OPERATOR, y)
@@ -91,7 +92,7 @@ def test_the_last_point_of_ten_thousand_steps_is_near_it_too() -> None:
 
 @pytest.mark.parametrize("means", [True, False])
 def test_the_right_size_of_the_weight_leads_to_the_posterior_mean(means: bool) -> None:
-    """For sums K = C^-1, for means K = (D sd^2 / M) C^-1. The errors are 0.0074; half of the size is off by 0.05."""
+    """For sums K = C^-1, for means K = (D sd^2 / M) C^-1. The errors are 0.015; half of the size is off by 0.05."""
     problem = isotropic()
     y = measured(problem)
     wanted = (DIM * SD**2 / COUNT if means else 1.0) / SPREAD**2
@@ -107,8 +108,8 @@ def test_the_right_size_of_the_weight_leads_to_the_posterior_mean(means: bool) -
 
 
 def test_the_descending_order_does_not_end_at_the_fixed_point() -> None:
-    """The last steps have little noise and a vanishing pull: they return to y. It is 0.14 away, as in 10,000 steps."""
-    problem, settings = isotropic(), RedDiff(steps=2000, rate=0.01)
+    """The last steps have little noise and a vanishing pull: they return to y. It is 0.13 away, as after 10,000 steps."""
+    problem, settings = isotropic(), RedDiff(steps=400, rate=0.01)
     y = measured(problem)
     misfit = mean_misfit(OPERATOR, y)
     found = red_diff(problem.problem.denoiser(), misfit, OPERATOR.pseudo_inverse(y), Rng(2, ITEMS), settings).mean
@@ -123,7 +124,7 @@ def two_modes(weight: float) -> tuple[MixtureProblem, MatrixOperator, Tensor]:
     weights = torch.tensor([weight, 1 - weight], dtype=F64)
     law = ToyMixture("two modes", weights, means, 0.2 * torch.eye(2, dtype=F64).repeat(2, 1, 1))
     operator = MatrixOperator(torch.tensor([[0.0, 1.0]], dtype=F64), (2,))
-    return MixtureProblem("two modes", law, VP(), (2,)), operator, torch.full((200, 1), 0.1, dtype=F64)
+    return MixtureProblem("two modes", law, VP(), (2,)), operator, torch.full((150, 1), 0.1, dtype=F64)
 
 
 def run_on_modes(weight: float, settings: RedDiff) -> Tensor:
@@ -133,18 +134,18 @@ def run_on_modes(weight: float, settings: RedDiff) -> Tensor:
 
 
 def test_the_runs_of_a_posterior_of_two_modes_do_not_have_its_weights_nor_its_spread() -> None:
-    """Exact: 70 % in the heavier mode, sd 0.2 inside. Runs: 97 and 100 %, sd 0.10 and 0.045 by the rate."""
-    for rate, steps, share, spread in ((0.1, 500, 0.93, 0.14), (0.01, 2000, 0.99, 0.08)):
+    """Exact: 70 % in the heavier mode, sd 0.2 inside. Runs: 98 and 100 %, sd 0.08 and 0.045 by the rate."""
+    for rate, steps, share, spread in ((0.1, 200, 0.93, 0.14), (0.03, 300, 0.99, 0.08)):
         u = run_on_modes(0.7, RedDiff(steps=steps, rate=rate))[:, 0]
         assert float((u > 0).double().mean()) >= share
         assert float((u.abs() - 1).abs().mean()) < 0.15 and float(u[u > 0].std()) < spread
 
 
 def test_of_equal_modes_each_run_takes_one_and_in_random_order_the_runs_stay_between() -> None:
-    u = run_on_modes(0.5, RedDiff(steps=500))[:, 0]
+    u = run_on_modes(0.5, RedDiff(steps=200))[:, 0]
     assert float((u > 0).double().mean()) == pytest.approx(0.5, abs=0.12) and float((u.abs() - 1).abs().mean()) < 0.15
-    between = run_on_modes(0.5, RedDiff(steps=1000, order="random", rate=0.01))[:, 0]
-    assert float(between.abs().mean()) < 0.2
+    between = run_on_modes(0.5, RedDiff(steps=250, order="random", rate=0.02))[:, 0]
+    assert float(between.abs().mean()) < 0.25
 
 
 def test_the_noise_error_is_that_of_the_noise() -> None:
@@ -197,16 +198,13 @@ def test_a_variational_sd_is_in_both_terms() -> None:
     ],
 )
 def test_the_weights_are_functions_of_sigma_by_alpha(form: str, value: float) -> None:
-    process = VE()
-    t = process.time(-2 * math.log(1.5))
-    assert float(RedDiff(weight=form, size=2.0).weight_at(process, t)) == pytest.approx(2 * value)
+    assert float(RedDiff(weight=form, size=2.0).weight_of(torch.tensor(1.5))) == pytest.approx(2 * value)
     assert form in WEIGHT_FORMS
-    small = process.time(-2 * math.log(0.5))
-    assert float(RedDiff(weight="clipped", size=1.0).weight_at(process, small)) == pytest.approx(0.5)
+    assert float(RedDiff(weight="clipped", size=1.0).weight_of(torch.tensor(0.5))) == 0.5
 
 
 def test_a_weight_of_the_users_own() -> None:
-    assert float(RedDiff(weight=lambda r: 7 * torch.ones_like(r), size=2.0).weight_at(VP(), 0.5)) == 14
+    assert float(RedDiff(weight=lambda r: r + 6, size=2.0).weight_of(torch.tensor(1.0))) == 14
 
 
 def test_descending_times_run_once_through_the_range() -> None:
@@ -304,7 +302,7 @@ def test_the_repulsion_of_equal_points_is_zero_and_finite() -> None:
 def test_particles_with_repulsion_stand_farther_apart_than_the_posterior() -> None:
     """sd of the first coordinate 1.02. Without repulsion 0.15, in random order; with repulsion 1.7."""
     problem, operator, y = two_modes(0.5)
-    y, settings = y[:20], RedDiff(steps=400, order="random", rate=0.02)
+    y, settings = y[:20], RedDiff(steps=200, order="random", rate=0.04)
 
     def spread(repulsion: float) -> float:
         start, chosen = operator.pseudo_inverse(y), replace(settings, repulsion=repulsion)
@@ -373,7 +371,7 @@ def test_models_without_a_mean_or_without_one_clock_are_refused() -> None:
         process = VP()
 
         def __call__(self, xt: Tensor, t: Any, cond: Any = None) -> Implicit:
-            return Implicit(lambda eta: xt + 0 * eta.sum(), len(xt), (2,), xt)
+            return Implicit(lambda eta: xt.expand(len(eta), *xt.shape), len(xt), (2,), xt)
 
     with pytest.raises(TypeError, match="red_diff needs a mean"):
         red_diff(Drawn(), misfit, start, Rng(0, ITEMS))

@@ -14,6 +14,10 @@ from .operator import LinearOperator, conjugate_gradients
 # argmin_v step r(v) + |v - u|^2 / 2 of a penalty r of each difference, from (u, step)
 Shrink = Callable[[Tensor, float], Tensor]
 
+# Of the equation of a correction. In directions that neither A nor D sees the residual is rounding alone, and a step of
+# conjugate gradients along it would be huge. A correction that vanishes has the same limit with a ridge.
+_RIDGE = {torch.float64: 1e-8}
+
 
 def differences(x: Tensor, axis: int) -> Tensor:
     """D x: x[i + 1] - x[i] along an axis of n places, n - 1 numbers.
@@ -121,7 +125,8 @@ class TotalVariation:
         """One iteration: x [B, ...] and the variables after it. cg : steps of the method of conjugate gradients."""
         pulled = self._adjoint([v - w for v, w in zip(split.v, split.w, strict=True)], x)
         missing = data.back + self.rho * pulled - self._product(data, x)
-        x = x + conjugate_gradients(lambda way: self._product(data, way), missing, cg, strict=False)
+        ridge = _RIDGE.get(x.dtype, 1e-3)
+        x = x + conjugate_gradients(lambda way: self._product(data, way) + ridge * way, missing, cg, strict=False)
         found = [differences(x, axis) for axis in self.axes]
         v = tuple(self.shrink(d + w, self.weight / self.rho) for d, w in zip(found, split.w, strict=True))
         return x, SplitVariables(v, tuple(w + d - u for w, d, u in zip(split.w, found, v, strict=True)))

@@ -131,11 +131,10 @@ class RedDiff:
         low, high = (float(process.time(level)) for level in self.logsnr)
         return min(low, 1.0), high
 
-    def weight_at(self, process: Gaussian, t: Tensor | float) -> Tensor:
-        """The weight of the regulariser at a time."""
-        alpha, sigma = process.levels(t)
+    def weight_of(self, r: Tensor) -> Tensor:
+        """The weight of the regulariser at r = sigma / alpha."""
         form = WEIGHT_FORMS[self.weight] if isinstance(self.weight, str) else self.weight
-        return self.size * form(sigma / alpha)
+        return self.size * form(r)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,13 +267,14 @@ def red_diff_steps(
         x = mu.detach()
         if settings.sd:
             x = x + settings.sd * rng.normal(x.shape, x.dtype).to(x.device)
-        off = _noise_error(denoiser, process, x, t, rng, cond)
+        alpha, sigma = process.levels(t)
+        off = _noise_error(denoiser, x, t, (alpha, sigma), rng, cond)
         pull = off
         if settings.repulsion:
             apart = _repulsion(x.unflatten(0, (particles, -1))).flatten(0, 1)
-            pull = off - settings.repulsion * column(process.sigma(t), x) * apart
+            pull = off - settings.repulsion * column(sigma, x) * apart
         value, slope = _value_and_slope(misfit, x)
-        mu.grad = slope + share * column(settings.weight_at(process, t), x) * pull
+        mu.grad = slope + column(share * settings.weight_of(sigma / alpha), x) * pull
         optimiser.step()
         if number >= begin:
             total = total + mu.detach()
@@ -285,13 +285,19 @@ def red_diff_steps(
 
 @torch.no_grad()
 def _noise_error(
-    denoiser: Denoiser, process: Gaussian, x: Tensor, t: Tensor | float, rng: Rng, cond: Cond | Tensor | None
+    denoiser: Denoiser,
+    x: Tensor,
+    t: Tensor | float,
+    levels: tuple[Tensor, Tensor],
+    rng: Rng,
+    cond: Cond | Tensor | None,
 ) -> Tensor:
     """eps_hat - eps = alpha (x - E[x0 | x_t]) / sigma, with a fresh eps."""
+    alpha, sigma = levels
     z = rng.normal(x.shape, x.dtype).to(x.device)
-    posterior = need(denoiser(process.state(x, t, z), t, cond), HasMean, "red_diff")
-    alpha, sigma = process.levels(t)
-    return column(alpha / sigma, x) * (x - posterior.mean)
+    # not process.state, which would compute the levels again
+    xt = column(alpha, x) * x + column(sigma, x) * z
+    return column(alpha / sigma, x) * (x - need(denoiser(xt, t, cond), HasMean, "red_diff").mean)
 
 
 def _value_and_slope(misfit: Misfit, x: Tensor) -> tuple[Tensor, Tensor]:
