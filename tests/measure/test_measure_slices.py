@@ -141,7 +141,9 @@ def test_a_lack_of_memory_halves_the_limit() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = slice_wise()(Small())(x, 0.5)
-    assert isinstance(found, HasMean) and torch.equal(found.mean, 2 * x) and "slices at a time" in str(caught[0].message)
+    assert (
+        isinstance(found, HasMean) and torch.equal(found.mean, 2 * x) and "slices at a time" in str(caught[0].message)
+    )
 
 
 def test_what_is_no_volume_is_refused() -> None:
@@ -179,7 +181,9 @@ def dense(operator: LinearOperator) -> Tensor:
     return operator(torch.eye(80, dtype=F64).reshape(80, *SHAPE)).flatten(1).T
 
 
-def by_hand(process: Gaussian, x: Tensor, grid: Tensor, on_means: bool, warm: bool, iterations: int, shrink: Any) -> Tensor:
+def by_hand(
+    process: Gaussian, x: Tensor, grid: Tensor, on_means: bool, warm: bool, iterations: int, shrink: Any
+) -> Tensor:
     """The recursion of `mbir` without noise and corrector, with dense matrices and exact solutions."""
     operator, y = few_views()
     matrix = dense(operator)
@@ -216,7 +220,8 @@ def by_hand(process: Gaussian, x: Tensor, grid: Tensor, on_means: bool, warm: bo
 @pytest.mark.parametrize("process", [VE(), VP(), Flow()])
 @pytest.mark.parametrize("on_means", [False, True])
 @pytest.mark.parametrize(
-    ("warm", "iterations", "shrink"), [(True, 1, shrink_absolute), (True, 2, shrink_square), (False, 2, shrink_absolute)]
+    ("warm", "iterations", "shrink"),
+    [(True, 1, shrink_absolute), (True, 2, shrink_square), (False, 2, shrink_absolute)],
 )
 def test_a_run_without_noise_is_the_recursion_of_its_equations(
     process: Gaussian, on_means: bool, warm: bool, iterations: int, shrink: Any

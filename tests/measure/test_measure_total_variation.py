@@ -93,7 +93,8 @@ def case(kind: str) -> LinearOperator:
 
 
 @pytest.mark.parametrize(
-    ("kind", "axes", "rho"), [("matrix", (-3,), 0.04), ("matrix", ALL, 0.15), ("slices", (-3,), 0.1), ("blur", ALL, 0.1)]
+    ("kind", "axes", "rho"),
+    [("matrix", (-3,), 0.04), ("matrix", ALL, 0.15), ("slices", (-3,), 0.1), ("blur", ALL, 0.1)],
 )
 def test_admm_reaches_the_convex_reference_in_200_iterations(kind: str, axes: tuple[int, ...], rho: float) -> None:
     cvxpy = pytest.importorskip("cvxpy")
@@ -128,9 +129,7 @@ def test_squares_in_the_place_of_absolute_values_lead_to_a_linear_system(axes: t
 def test_the_scale_of_an_instrument_does_not_matter() -> None:
     matrix = dense(gaussian_matrix(60, SHAPE, 0))
     y, variation = normal((1, 60), 3), TotalVariation(0.05, 0.1)
-    one, other = (
-        admm_tv(MatrixOperator(size * matrix, SHAPE), size * y, variation, 20) for size in (1.0, 30.0)
-    )
+    one, other = (admm_tv(MatrixOperator(size * matrix, SHAPE), size * y, variation, 20) for size in (1.0, 30.0))
     assert torch.allclose(one, other, atol=1e-8)
 
 
@@ -178,7 +177,9 @@ def test_one_step_of_conjugate_gradients_is_steepest_descent_from_x() -> None:
 def test_without_axes_an_iteration_is_least_squares() -> None:
     operator = gaussian_matrix(20, SHAPE, 0)
     y = normal((1, 20), 3)
-    assert torch.allclose(admm_tv(operator, y, TotalVariation(0.0, axes=()), 1, 40), operator.pseudo_inverse(y), atol=1e-6)
+    assert torch.allclose(
+        admm_tv(operator, y, TotalVariation(0.0, axes=()), 1, 40), operator.pseudo_inverse(y), atol=1e-6
+    )
 
 
 def test_it_serves_images_too() -> None:

@@ -46,4 +46,6 @@ def test_the_inverse_covariance_in_the_place_of_the_pull_gives_the_posterior_mea
 
 def test_a_mixture_is_refused() -> None:
     with pytest.raises(ValueError, match="take a law of one Gaussian"):
-        denoising_fixed_point(ObservedProblem(correlated(), torch.ones(1, 2, dtype=F64), 0.1), Y[:, :1], torch.eye(2), True)
+        denoising_fixed_point(
+            ObservedProblem(correlated(), torch.ones(1, 2, dtype=F64), 0.1), Y[:, :1], torch.eye(2), True
+        )
