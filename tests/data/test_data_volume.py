@@ -81,7 +81,7 @@ def test_without_nibabel_the_error_says_how_to_install_it(tmp_path: Path, monkey
 def test_a_damaged_nifti_file_is_named(tmp_path: Path) -> None:
     pytest.importorskip("nibabel")
     (tmp_path / "v.nii").write_bytes(b"no header")
-    with pytest.raises(DataError, match="v.nii cannot be read as a NIfTI file"):
+    with pytest.raises(DataError, match=r"v\.nii cannot be read as a NIfTI file"):
         load_volume(tmp_path / "v.nii")
 
 
@@ -106,8 +106,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         load_volume(tmp_path / "none.npy")
     (tmp_path / "v.dcm").write_bytes(b"DICM")
-    with pytest.raises(DataError, match=r"is no .npy, .nii or .nii.gz file"):
+    with pytest.raises(DataError, match=r"is no \.npy, \.nii or \.nii\.gz file"):
         load_volume(tmp_path / "v.dcm")
     (tmp_path / "v.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="cannot be read as a .npy array"):
+    with pytest.raises(DataError, match=r"cannot be read as a \.npy array"):
         load_volume(tmp_path / "v.npy")

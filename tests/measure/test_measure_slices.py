@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from softmix.cond import Cond
-from softmix.data.toys import ToyMixture
 from softmix.denoiser import CallCounter, ExactMixture
 from softmix.measure import (
     EachSlice,

@@ -244,7 +244,7 @@ def test_a_penalty_without_a_meaning_is_refused(settings: dict[str, Any]) -> Non
 def test_what_does_not_fit_is_refused() -> None:
     operator = Mask(torch.ones(1, 4, 4), (1, 4, 4))
     y = torch.zeros(1, 1, 4, 4)
-    with pytest.raises(ValueError, match="axis -3 of x .* is no axis of places"):
+    with pytest.raises(ValueError, match=r"axis -3 of x .* is no axis of places"):
         admm_tv(operator, y, TotalVariation(0.1))
     for counts in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="take 1 or more"):

@@ -109,7 +109,7 @@ def test_the_trained_arms_have_the_model_and_the_held_out_subjects(monkeypatch: 
 
 def numbers(**changed: float) -> Numbers:
     """Numbers for which every check is true on exact slices, with changes by arm."""
-    psnr = {name: 15.0 for name in recipe._WITH_TRUTH} | {recipe.OURS: 20.0, recipe.MEANS: 21.0} | changed
+    psnr = dict.fromkeys(recipe._WITH_TRUTH, 15.0) | {recipe.OURS: 20.0, recipe.MEANS: 21.0} | changed
     rough = psnr.pop("rough", 1.0)
     rows = [
         row(name, "ours", f"{kind} {metric}", [value], "")

@@ -112,7 +112,7 @@ def test_scores_of_points_and_of_draws() -> None:
 def numbers(**changed: float) -> Numbers:
     """Numbers for which every check is true, with changes by arm."""
     rows = []
-    psnr = {name: 15.0 for name in images.ROLES} | {images.OURS: 20.0, images.SIXTEEN: 20.2, images.BEST: 21.0}
+    psnr = dict.fromkeys(images.ROLES, 15.0) | {images.OURS: 20.0, images.SIXTEEN: 20.2, images.BEST: 21.0}
     psnr |= {name: value for name, value in changed.items() if name in psnr}
     for name in psnr:
         for kind in images.KINDS:
