@@ -2,7 +2,8 @@
 
 Images are in [-1, 1]. Items that cannot be read are listed in a report with the reason.
 
-Read files: `load` returns a `Data`, or a `Paired` of two sources. `from_dataset` takes a torch Dataset.
+Read files: `load` returns a `Data`, or a `Paired` of two sources. `from_dataset` takes a torch Dataset. `load_volume`
+reads one volume.
 Sources: `Source` is the protocol. `Data`, `Paired`, `Unpaired`, `Degraded`, `Coarse`, `Encoded` and `Target` follow it.
 Back to files: `to_uint8` gives pixels and `to_text` gives text.
 Known distributions: `toys`.
@@ -13,6 +14,7 @@ Files of this room:
     picture*, folder_splits  one picture, a folder of pictures, lists of pictures
     entries, labels          the files of a folder or zip, and class labels
     array*, conversion       arrays of pictures, numbers and tokens
+    volume                   one volume, from .npy or NIfTI
     npy, idx, mnist, cifar, text, builtin   one kind of file or data set each
     paired, unpaired, load_pairs, degraded, coarse, encoded, derived   sources made from other sources
     target, logistic         densities without items
@@ -39,6 +41,7 @@ from .target import Target
 from .text import to_text
 from .torch_dataset import from_dataset
 from .unpaired import Unpaired
+from .volume import Volume, load_volume
 
 __all__ = [
     "Coarse",
@@ -54,8 +57,10 @@ __all__ = [
     "Source",
     "Target",
     "Unpaired",
+    "Volume",
     "from_dataset",
     "load",
+    "load_volume",
     "logistic_regression",
     "mirrored",
     "random_view",

@@ -30,15 +30,15 @@ def from_npy(path: Path, request: Request) -> Data:
     Labels are in NAME_labels.npy, NAME-labels.npy or labels.npy in the same folder: whole numbers from 0, or names.
     Raises DataError.
     """
-    name, array = printable(path.stem), _mapped(path)
+    name, array = printable(path.stem), mapped(path)
     labels_path = labels_file(path)
     if labels_path is None or array.ndim == 0:
         return from_array(name, array, None, (), request)
-    labels, classes = labels_from_array(f"{name}, {printable(labels_path.name)}", _mapped(labels_path), len(array))
+    labels, classes = labels_from_array(f"{name}, {printable(labels_path.name)}", mapped(labels_path), len(array))
     return from_array(name, array, labels, classes, request)
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def mapped(path: Path) -> NDArray[Any]:
     name = printable(str(path))
     try:
         # The product of a forged shape may exceed 64 bits.

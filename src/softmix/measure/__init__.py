@@ -6,11 +6,13 @@ Linear operators with Gaussian noise have `guided_by_pseudo_inverse`, `guided_by
 data steps `proximal`, `projected` and `stepped`, and the sampler `ddrm`. `replacing` is a sampler for elements measured
 without noise. `afdps` and `twisted` are particles with weights. `guided_by_label` serves a model of several modalities.
 `anchored` is a sampler of masked tokens, and `token_particles` are exact weighted ones.
+`red_diff` finds a point by optimisation. `slice_wise`, `mbir` and `admm_tv` are for volumes.
 """
 
 from .anchor import anchored, quantised
 from .consistency import Spread, of_data, of_noise, own_variance, projected, proximal, stepped
 from .deepinv import from_deepinv, to_deepinv
+from .each_slice import EachSlice, spectral_norm
 from .fourier import MaskedFourier, MultiCoilFourier, OversampledFourier
 from .guide import (
     Conditioned,
@@ -34,16 +36,39 @@ from .particles import afdps, even_in_variance, systematic, twisted
 from .replace import replacing
 from .sampling_masks import coil_maps, radial_lines, random_columns, uniform_columns
 from .singular_values import ddrm
+from .slices import SlicesPosterior, mbir, mbir_of_means, slice_wise
 from .token_smc import token_particles
 from .tomography import Tomography
+from .total_variation import (
+    TotalVariation,
+    admm_tv,
+    differences,
+    differences_adjoint,
+    roughness,
+    shrink_absolute,
+    shrink_square,
+)
+from .variational import (
+    WEIGHT_FORMS,
+    Misfit,
+    RedDiff,
+    RedDiffStep,
+    likelihood_misfit,
+    mean_misfit,
+    red_diff,
+    red_diff_particles,
+    red_diff_steps,
+)
 
 __all__ = [
+    "WEIGHT_FORMS",
     "Channels",
     "Clipping",
     "Composed",
     "Conditioned",
     "Convolution",
     "DecomposedOperator",
+    "EachSlice",
     "GaussianNoise",
     "Instrument",
     "Likelihood",
@@ -53,16 +78,22 @@ __all__ = [
     "Mask",
     "MaskedFourier",
     "MatrixOperator",
+    "Misfit",
     "MultiCoilFourier",
     "Noise",
     "Operator",
     "OversampledFourier",
     "PoissonNoise",
+    "RedDiff",
+    "RedDiffStep",
     "RoundingNoise",
     "Separable",
+    "SlicesPosterior",
     "Spread",
     "Tomography",
+    "TotalVariation",
     "WeightedDraws",
+    "admm_tv",
     "afdps",
     "anchored",
     "blur",
@@ -70,6 +101,8 @@ __all__ = [
     "conjugate_gradients",
     "crop",
     "ddrm",
+    "differences",
+    "differences_adjoint",
     "even_in_variance",
     "from_deepinv",
     "gaussian_likelihood",
@@ -82,6 +115,10 @@ __all__ = [
     "guided_by_moments",
     "guided_by_pseudo_inverse",
     "guided_through_draws",
+    "likelihood_misfit",
+    "mbir",
+    "mbir_of_means",
+    "mean_misfit",
     "of_data",
     "of_noise",
     "own_variance",
@@ -91,8 +128,16 @@ __all__ = [
     "quantised",
     "radial_lines",
     "random_columns",
+    "red_diff",
+    "red_diff_particles",
+    "red_diff_steps",
     "replacing",
+    "roughness",
+    "shrink_absolute",
+    "shrink_square",
+    "slice_wise",
     "smaller",
+    "spectral_norm",
     "stepped",
     "systematic",
     "to_deepinv",

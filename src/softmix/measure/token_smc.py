@@ -20,6 +20,7 @@ from ..sampler.weighted import log_mean
 from ..shape import take
 from .anchor import LEAST, law_of_codes, token_vectors
 from .guide import Likelihood, checked
+from .particles import systematic
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
@@ -74,7 +75,7 @@ def token_particles(
     x, grid = process.prior((n, *places), rng), process.grid(steps)
     first = process.masked(x).flatten(1).sum(1)
     log_weight = seen = torch.zeros(n, dtype=torch.float64, device=rng.device)
-    for t, s in pairwise(grid):
+    for k, (t, s) in enumerate(pairwise(grid)):
         law = law_of_codes(denoiser(x, t, own), codes, "token_particles")
         logs = with_visible(law.log_probabilities, x, len(codes))
         if threshold > 0:
@@ -83,7 +84,7 @@ def token_particles(
             ahead = float(process.alpha(t)) * fits
             log_weight, seen = log_weight + ahead - seen, ahead
             if effective_share(log_weight) < threshold:
-                pick = systematic(log_weight, rng)
+                pick = systematic(log_weight.softmax(0), rng.child(f"resampling {k}"))
                 x, logs, seen = x[pick], logs[pick], seen[pick]
                 log_weight = log_mean(log_weight).expand(n)
         draw = Categorical(logs).sample(rng)
@@ -102,17 +103,6 @@ def effective_share(log_weight: Tensor) -> float:
             "likelihood that is above 0 for every x"
         )
     return WeightedSamples(log_weight, log_weight, 0).effective_size / len(log_weight)
-
-
-def systematic(log_weight: Tensor, rng: Rng) -> Tensor:
-    """Numbers of n particles, particle k floor(n w_k) or ceil(n w_k) times, with n w_k as its mean; w has the sum 1.
-
-    One uniform number, of the first stream, places all n points (k + u) / n on the cumulative weights.
-    """
-    n, edges = len(log_weight), log_weight.softmax(0).cumsum(0)
-    u = rng.uniform((n,), torch.float64)[:1].to(edges.device)
-    points = (torch.arange(n, device=edges.device) + u) / n
-    return torch.searchsorted(edges / edges[-1], points, right=True).clamp(max=n - 1)
 
 
 def _fits(likelihood: Likelihood, p: Tensor, codes: Tensor) -> Tensor:

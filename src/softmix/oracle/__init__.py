@@ -7,7 +7,8 @@ Gaussians), `ObservedProblem` (with a measurement y = A x0 + sd z), `PairedProbl
 `JointProblem` (two signals with a time each), `AggregateProblem` (an item with a label and values, added up),
 `TokenProblem` (masked tokens of a Markov chain), `MeasuredTokens` (the same with a measurement y of x0) and
 `TargetProblem` (a density with a known normalising constant). `sphere_patterns` is a law of bits and a label that can
-be enumerated. `known_target` gives the targets of the command line.
+be enumerated. `known_target` gives the targets of the command line. `denoising_fixed_point` is the limit of RED-diff
+for one Gaussian.
 """
 
 from .aggregated import AggregateProblem, aggregated
@@ -20,6 +21,7 @@ from .mixture import PROBLEMS, MixtureProblem, correlated, digits, eight, gaussi
 from .observed import ObservedProblem
 from .paired import PairedProblem, between, pairs
 from .problem import DenoisingProblem, Problem
+from .regularised import denoising_fixed_point, denoising_pull
 from .sphere import SpherePatterns, sphere_patterns
 from .target import TargetProblem, funnel, mixture_target, phi4, ring_target
 from .tokens import TokenProblem, tokens
@@ -45,6 +47,8 @@ __all__ = [
     "aggregated",
     "between",
     "correlated",
+    "denoising_fixed_point",
+    "denoising_pull",
     "digits",
     "eight",
     "funnel",
