@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .each_slice import spectral_norm
-from .operator import LinearOperator, conjugate_gradients
+from .krylov import conjugate_gradients
+from .operator import LinearOperator
 
 # argmin_v step r(v) + |v - u|^2 / 2 of a penalty r of each difference, from (u, step)
 Shrink = Callable[[Tensor, float], Tensor]
