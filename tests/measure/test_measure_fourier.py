@@ -125,7 +125,7 @@ def test_each_coil_measures_the_image_times_its_map() -> None:
     seen, maps, x = pattern(1, 4, 5), coil_maps(3, (4, 5)), numbers(2, 2, 4, 5)
     y = MultiCoilFourier(seen, maps, (2, 4, 5))(x)
     single = MaskedFourier(seen, (2, 4, 5))
-    for coil, one in enumerate(maps):
+    for coil, one in enumerate(maps.to(x.device)):
         times = torch.complex(x[:, 0], x[:, 1]) * one
         expected = single(torch.stack([times.real, times.imag], 1))
         assert torch.allclose(y[:, 2 * coil : 2 * coil + 2], expected, atol=1e-12)
@@ -237,7 +237,7 @@ def test_uniform_columns_are_every_ath_one_and_the_middle(offset: int) -> None:
 
 @pytest.mark.parametrize("size", [(9, 9), (8, 12), (12, 7)], ids=str)
 def test_radial_lines_pass_through_the_middle_and_reach_the_border(size: tuple[int, int]) -> None:
-    one, two = radial_lines(size, 1), radial_lines(size, 2)
+    one, two = (radial_lines(size, count).to(torch.empty(0)) for count in (1, 2))
     row, column = size[0] // 2, size[1] // 2
     expected = torch.zeros(1, *size)
     expected[0, row] = 1

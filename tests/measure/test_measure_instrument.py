@@ -195,12 +195,12 @@ def grid_mean(xt: Tensor, y: Tensor, instrument: Instrument, problem: MixturePro
 
 
 def test_guidance_by_draws_of_counted_photons_is_right() -> None:
-    """A mixture of two, five photons at the brightest. 4,000 draws: within 5 standard errors of the mean."""
+    """A mixture of two, five photons at the brightest. 1,500 draws: within 5 standard errors of the mean."""
     weights, means = torch.tensor([0.4, 0.6], dtype=F64), torch.tensor([[-0.6], [0.5]], dtype=F64)
     factors = torch.full((2, 1, 1), 0.25, dtype=F64)
     problem = MixtureProblem("two", ToyMixture("two", weights, means, factors), VP(), (1,))
     instrument = Instrument(Mask(torch.ones(1), (1,)), PoissonNoise(5.0))
-    n, m, t = 6, 4000, 0.6
+    n, m, t = 6, 1500, 0.6
     x0 = problem.sample(n, Rng(0, n))
     y, xt = instrument.observe(x0, Rng(1, n)), problem.process.noise(x0, t, Rng(2, n)).xt
     plain = problem.denoiser()(xt, t).mean

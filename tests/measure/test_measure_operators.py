@@ -180,7 +180,7 @@ def test_elements_that_do_not_exist_are_0_and_play_no_part(name: str) -> None:
     if seen is None:
         assert bool((clean != 0).flatten(1).any(1).all())
         return
-    hidden = (seen == 0).expand_as(clean)
+    hidden = (seen.to(clean) == 0).expand_as(clean)
     # of a real image, the imaginary part at frequency 0 exists and is 0
     assert bool((clean[hidden] == 0).all()) and float((clean[~hidden] != 0).double().mean()) > 0.8
     if isinstance(operator, LinearOperator):
