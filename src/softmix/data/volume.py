@@ -88,7 +88,8 @@ def _nifti(path: Path) -> tuple[NDArray[Any], tuple[float, float, float]]:
             f"{name} is a NIfTI file, and nibabel, which reads them, is not installed: pip install 'softmix[nifti]'"
         ) from None
     try:
-        image = nibabel.load(path)
+        # the type of the library is too wide: an image has a shape
+        image: Any = nibabel.load(path)  # type: ignore[attr-defined, unused-ignore]
         # the header comes first: a small compressed file may promise any size
         require_memory(name, 12 * math.prod(int(n) for n in image.shape))
         array = np.asarray(image.dataobj, dtype=np.float32)
