@@ -9,6 +9,7 @@ without noise. `afdps` and `twisted` are particles with weights. `guided_by_labe
 `red_diff` finds a point by optimisation. `slice_wise`, `mbir` and `admm_tv` are for volumes.
 """
 
+from .active import ActiveMeasurement, best_places, gains, measured_actively
 from .anchor import anchored, quantised
 from .consistency import Spread, of_data, of_noise, own_variance, projected, proximal, stepped
 from .deepinv import from_deepinv, to_deepinv
@@ -62,6 +63,7 @@ from .variational import (
 
 __all__ = [
     "WEIGHT_FORMS",
+    "ActiveMeasurement",
     "Channels",
     "Clipping",
     "Composed",
@@ -96,6 +98,7 @@ __all__ = [
     "admm_tv",
     "afdps",
     "anchored",
+    "best_places",
     "blur",
     "coil_maps",
     "conjugate_gradients",
@@ -105,6 +108,7 @@ __all__ = [
     "differences_adjoint",
     "even_in_variance",
     "from_deepinv",
+    "gains",
     "gaussian_likelihood",
     "gaussian_matrix",
     "grey",
@@ -119,6 +123,7 @@ __all__ = [
     "mbir",
     "mbir_of_means",
     "mean_misfit",
+    "measured_actively",
     "of_data",
     "of_noise",
     "own_variance",
