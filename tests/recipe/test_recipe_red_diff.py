@@ -54,7 +54,7 @@ def small(steps: int = 20) -> images.Restorations:
 
 def test_every_arm_is_measured_on_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "SIZES", (0.1, 0.3))
-    monkeypatch.setattr(images, "SCALES", (0.1,))
+    monkeypatch.setattr(images, "SCALES", (0.03,))
     monkeypatch.setattr(images, "VARIATIONS", (0.01,))
     found = recipe.on_digits(0, 3, 2, 10, 3)
     names = {*images.ROLES, images.BEST}

@@ -174,7 +174,8 @@ def red_diff(
     The right side needs a mean alone, so that it holds for every parameterisation.
 
     misfit : `mean_misfit(operator, y)` or `likelihood_misfit(likelihood)`.
-    start : the first mu, [B, *shape]; the paper takes A^+ y, `operator.pseudo_inverse(y)`.
+    start : the first mu, [B, *shape]; the paper takes A^+ y, `operator.pseudo_inverse(y)`. For a blur take
+        `operator.solve(operator.adjoint(y), ridge)`, because A^+ y is noise there.
     rng : one stream for each item.
     cond : of the denoiser, [B].
     look : is called after each step.
