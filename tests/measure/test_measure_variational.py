@@ -353,11 +353,11 @@ def test_what_cannot_be_done_is_refused() -> None:
         red_diff(model, misfit, start, Rng(0, ITEMS), RedDiff(repulsion=1.0))
     with pytest.raises(ValueError, match="1 particles with a spread of 1"):
         red_diff_particles(model, misfit, start, Rng(0, ITEMS), 1)
-    with pytest.raises(ValueError, match="an rng of 3 items for 30 points"):
+    with pytest.raises(ValueError, match="an rng of 3 items for 60 points"):
         red_diff(model, misfit, start, Rng(0, 3))
     with pytest.raises(ValueError, match="give one row, or B"):
         red_diff(model, mean_misfit(OPERATOR, y[:7]), start, Rng(0, ITEMS))
-    with pytest.raises(ValueError, match="it must give \\[30\\]"):
+    with pytest.raises(ValueError, match="it must give \\[60\\]"):
         red_diff(model, Misfit(lambda x: x.sum(), True), start, Rng(0, ITEMS))
     with pytest.raises(ValueError, match="no gradient in x"):
         red_diff(model, Misfit(lambda x: torch.ones(len(x)), True), start, Rng(0, ITEMS))
