@@ -29,6 +29,7 @@ from .linear import (
     grey,
     smaller,
 )
+from .misfit import Misfit, likelihood_misfit, mean_misfit
 from .modality import guided_by_label
 from .noise import GaussianNoise, Noise, PoissonNoise, RoundingNoise
 from .operator import Composed, DecomposedOperator, LinearOperator, Operator, conjugate_gradients
@@ -45,11 +46,8 @@ from .total_variation import (
 )
 from .variational import (
     WEIGHT_FORMS,
-    Misfit,
     RedDiff,
     RedDiffStep,
-    likelihood_misfit,
-    mean_misfit,
     red_diff,
     red_diff_particles,
     red_diff_steps,
