@@ -295,6 +295,21 @@ def test_the_repulsion_is_minus_the_gradient_of_the_log_of_the_kernels() -> None
             assert torch.allclose(found[i, item], -slope)
 
 
+def test_the_repulsion_is_weighed_with_sigma_and_the_weight_of_the_regulariser() -> None:
+    """The sign of the first step of Adam is that of the gradient by hand; without sigma some would differ."""
+    problem, settings = isotropic().problem, RedDiff(steps=1, repulsion=3.0, logsnr=(1.0, 2.0), rate=0.1)
+    start, z = Rng(1, 40).normal((40, DIM), F64), Rng(2, 40).normal((40, DIM), F64)
+    steps = red_diff_steps(
+        problem.denoiser(), Misfit(lambda x: 0 * x.sum(1), True), start, Rng(2, 40), settings, particles=4
+    )
+    moved = next(steps).mu - start
+    alpha, sigma = VP().levels(settings.ends(VP())[0])
+    off = alpha / sigma * (start - problem.denoiser()(alpha * start + sigma * z, settings.ends(VP())[0]).mean)
+    apart = _repulsion(start.unflatten(0, (4, 10))).flatten(0, 1)
+    assert torch.equal(moved.sign(), -(off - 3 * sigma * apart).sign())
+    assert not torch.equal(moved.sign(), -(off - 3 * apart).sign())
+
+
 def test_the_repulsion_of_equal_points_is_zero_and_finite() -> None:
     assert torch.equal(_repulsion(torch.ones(3, 2, 4)), torch.zeros(3, 2, 4))
 

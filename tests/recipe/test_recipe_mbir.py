@@ -79,6 +79,24 @@ def test_the_best_arguments_have_the_least_error() -> None:
     assert recipe.best_of(lambda a, b: truth + a - b, [(1.0, 0.0), (0.5, 0.4), (math.nan, 0.0)], truth) == (0.5, 0.4)
 
 
+def test_weights_are_chosen_on_the_tuning_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight of 30 flattens every volume: it is tried, and not taken."""
+    monkeypatch.setattr(recipe, "WEIGHTS", (30.0, 0.1, 30.0))
+    monkeypatch.setattr(recipe, "RHOS", (0.1,))
+    problem, law = recipe._gaussian_volumes(), digits().law
+    truth, tuning = problem.sample(2, Rng(0, 2)), problem.sample(1, Rng(1, 1))
+    work = recipe.Problem3D(truth, tuning, wiener(VP(), law.mean, law.covariance), 6, 0)
+    instrument = recipe.instruments(8, 8)["pixels"]
+    found = work.compared(instrument)
+    y = instrument.observe(truth, Rng(0, 2, "y"))
+    operator: Any = instrument.operator
+    wanted = work.sampled(recipe.mbir_of_means(operator, y, recipe.TotalVariation(0.1, 0.1)), truth)
+    assert torch.equal(found[recipe.MEANS], wanted)
+    # the control has the same steps, and no penalty
+    bare = work.sampled(recipe.mbir(operator, y, recipe.TotalVariation(0.1, 0.1, ())), truth)
+    assert torch.equal(found[recipe.NO_PENALTY], bare)
+
+
 def test_every_arm_reconstructs_and_the_best_is_above_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "WEIGHTS", (0.1,))
     monkeypatch.setattr(recipe, "RHOS", (0.1,))
@@ -86,7 +104,7 @@ def test_every_arm_reconstructs_and_the_best_is_above_the_rest(monkeypatch: pyte
     assert {name for name, _ in found} == set(recipe._WITH_TRUTH) and all(map(math.isfinite, found.values()))
     for kind in recipe.KINDS:
         psnr = {name: found[name, f"{kind} psnr"] for name in recipe._WITH_TRUTH}
-        assert max(psnr, key=lambda name: psnr[name]) == recipe.BEST
+        assert max(psnr, key=lambda name: psnr[name]) == recipe.BEST and psnr[recipe.SLICES] < psnr[recipe.BEST]
         assert psnr[recipe.INVERSE] < psnr[recipe.MEANS] and psnr[recipe.MEANS_ALONE] < psnr[recipe.MEANS]
 
 

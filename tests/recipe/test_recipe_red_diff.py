@@ -54,7 +54,7 @@ def small(steps: int = 20) -> images.Restorations:
 
 def test_every_arm_is_measured_on_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "SIZES", (0.1, 0.3))
-    monkeypatch.setattr(images, "SCALES", (0.1,))
+    monkeypatch.setattr(images, "SCALES", (0.03,))
     monkeypatch.setattr(images, "VARIATIONS", (0.01,))
     found = recipe.on_digits(0, 3, 2, 10, 3)
     names = {*images.ROLES, images.BEST}
@@ -90,6 +90,32 @@ def test_parameters_are_chosen_on_the_tuning_images() -> None:
     best = images.SIZES[errors.index(min(errors))]
     wanted = work.optimised(operator, work.denoiser, {}, y, best)
     assert torch.equal(work.compared(instrument)[images.OURS], wanted)
+
+
+def test_trained_arms_are_tuned_on_other_images_than_they_restore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 1 restores the images after those of seed 0, and no image is in both sets."""
+    seen: dict[str, Any] = {}
+    images_of = {"train": Rng(0, 300).uniform((300, 1, 14, 14)), "test": Rng(1, 300).uniform((300, 1, 14, 14))}
+
+    class Loaded:
+        def __init__(self, split: str = "train"):
+            self.x = images_of[split]
+
+        def x0(self, index: slice = slice(None)) -> Tensor:
+            return self.x[index]
+
+    monkeypatch.setattr(recipe, "load", lambda name, size, split="train": Loaded(split))
+    monkeypatch.setattr(recipe, "trained", lambda seed, images: None)
+
+    def compared(self: images.Restorations, instrument: Any) -> dict[str, Tensor]:
+        seen.update(truth=self.truth, tuning=self.tuning, mean=self.mean)
+        return {images.OURS: self.truth + 0.2}
+
+    monkeypatch.setattr(images.Restorations, "compared", compared)
+    found = recipe.on_fashion(1, 640, 5, 3, 2, 2)
+    assert torch.equal(seen["truth"], images_of["test"][8:13]) and torch.equal(seen["tuning"], images_of["test"][13:16])
+    assert torch.allclose(seen["mean"], images_of["train"].flatten(1).double().mean(0))
+    assert found[f"{images.OURS}, trained", "half psnr"] == pytest.approx(20, abs=1e-4)
 
 
 def test_runs_of_one_measurement_stand_together() -> None:

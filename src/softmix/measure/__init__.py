@@ -27,6 +27,7 @@ from .guide import (
 from .instrument import Instrument
 from .krylov import conjugate_gradients
 from .linear import Channels, Convolution, Mask, MatrixOperator, Separable, gaussian_matrix
+from .misfit import Misfit, likelihood_misfit, mean_misfit
 from .modality import guided_by_label
 from .moments import guided_by_jacobian, guided_by_moments, guided_by_pseudo_inverse
 from .noise import GaussianNoise, Noise, PoissonNoise, RoundingNoise
@@ -49,17 +50,7 @@ from .total_variation import (
     shrink_absolute,
     shrink_square,
 )
-from .variational import (
-    WEIGHT_FORMS,
-    Misfit,
-    RedDiff,
-    RedDiffStep,
-    likelihood_misfit,
-    mean_misfit,
-    red_diff,
-    red_diff_particles,
-    red_diff_steps,
-)
+from .variational import WEIGHT_FORMS, RedDiff, RedDiffStep, red_diff, red_diff_particles, red_diff_steps
 
 __all__ = [
     "WEIGHT_FORMS",

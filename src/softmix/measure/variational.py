@@ -18,8 +18,7 @@ from ..posterior import HasMean, Point, need
 from ..process import Gaussian, one_clock, require_independent
 from ..rng import Rng
 from ..shape import column, take
-from .guide import Likelihood
-from .operator import Operator
+from .misfit import Misfit
 from .streams import streams_of_parts
 
 # the weight of the regulariser at a noise level, from r = sigma / alpha
@@ -37,45 +36,6 @@ WEIGHT_FORMS: Mapping[str, NoiseWeight] = MappingProxyType(
     }
 )
 Order = Literal["descending", "random"]
-
-
-@dataclass(frozen=True, eq=False)
-class Misfit:
-    """How far A(x) is from y. `mean_misfit` and `likelihood_misfit` make one.
-
-    loss : from x [B, ...] to [B], differentiable.
-    is_mean : the loss is a mean over the elements of y. The regulariser is then the mean over those of x, else the sum.
-    """
-
-    loss: Callable[[Tensor], Tensor]
-    is_mean: bool
-
-
-def mean_misfit(operator: Operator, y: Tensor) -> Misfit:
-    """(1 / 2m) |y - A(x)|^2 over the m elements of y that exist, as in the authors' code.
-
-    y : [B or 1, *measured].
-
-    The noise of y is not in it. So the balance with the regulariser, a mean over the d elements of x, changes with the
-    noise, with m and with d: the size of the weight must be found anew for each instrument.
-    """
-
-    def loss(x: Tensor) -> Tensor:
-        clean = operator(x)
-        if y.shape[1:] != clean.shape[1:] or len(y) not in (1, len(clean)):
-            raise ValueError(f"y has shape {list(y.shape)}, and A(x) has shape {list(clean.shape)}: give one row, or B")
-        off, seen = (y.to(clean.device) - clean).abs().square(), operator.seen
-        if seen is None:
-            return off.flatten(1).mean(1) / 2
-        there = seen.to(off).expand_as(off).flatten(1)
-        return (off.flatten(1) * there).sum(1) / (2 * there.sum(1))
-
-    return Misfit(loss, True)
-
-
-def likelihood_misfit(likelihood: Likelihood) -> Misfit:
-    """-log p(y | x) in nats, as in the paper's theory, for any noise and operator: `instrument.likelihood(y)`."""
-    return Misfit(lambda x: -likelihood(x), False)
 
 
 @dataclass(frozen=True)
@@ -174,7 +134,8 @@ def red_diff(
     The right side needs a mean alone, so that it holds for every parameterisation.
 
     misfit : `mean_misfit(operator, y)` or `likelihood_misfit(likelihood)`.
-    start : the first mu, [B, *shape]; the paper takes A^+ y, `operator.pseudo_inverse(y)`.
+    start : the first mu, [B, *shape]; the paper takes A^+ y, `operator.pseudo_inverse(y)`. For a blur take
+        `operator.solve(operator.adjoint(y), ridge)`, because A^+ y is noise there.
     rng : one stream for each item.
     cond : of the denoiser, [B].
     look : is called after each step.

@@ -61,9 +61,16 @@ FIXED: dict[str, Role] = {"in random order": "ours", "in descending order": "con
 
 def at_the_fixed_point(seed: int, n: int, steps: int) -> Results:
     """The distance to the fixed point, which is the posterior mean here: the size of the weight is chosen so."""
-    law = ToyMixture("isotropic", torch.ones(1, dtype=F64), torch.zeros(1, DIM, dtype=F64), _round(SPREAD, DIM))
+    law = ToyMixture(
+        "isotropic",
+        torch.ones(1, dtype=F64, device="cpu"),
+        torch.zeros(1, DIM, dtype=F64, device="cpu"),
+        _round(SPREAD, DIM),
+    )
     operator = gaussian_matrix(COUNT, (DIM,), 0)
-    problem = ObservedProblem(MixtureProblem("isotropic", law, VP(), (DIM,)), operator(torch.eye(DIM, dtype=F64)).T, SD)
+    problem = ObservedProblem(
+        MixtureProblem("isotropic", law, VP(), (DIM,)), operator(torch.eye(DIM, dtype=F64, device="cpu")).T, SD
+    )
     y = problem.observe(problem.problem.sample(n, Rng(seed, n, "x0")), Rng(seed, n, "y"))
     settings = RedDiff(steps=steps, rate=0.02, order="random", average=0.5)
     wanted = DIM * SD**2 / (COUNT * SPREAD**2)
@@ -84,13 +91,13 @@ def at_the_fixed_point(seed: int, n: int, steps: int) -> Results:
 def _pull(law: ToyMixture, settings: RedDiff) -> Tensor:
     """The expected pull over times that are uniform between the ends."""
     first, last = settings.ends(VP())
-    times = last + (first - last) * (torch.arange(20_000, dtype=F64) + 0.5) / 20_000
+    times = last + (first - last) * (torch.arange(20_000, dtype=F64, device="cpu") + 0.5) / 20_000
     alpha, sigma = VP().levels(times)
     return denoising_pull(law.covariance, VP(), times, settings.weight_of(sigma / alpha))
 
 
 def _round(sd: float, dim: int, count: int = 1) -> Tensor:
-    return sd * torch.eye(dim, dtype=F64).repeat(count, 1, 1)
+    return sd * torch.eye(dim, dtype=F64, device="cpu").repeat(count, 1, 1)
 
 
 def _model(problem: ObservedProblem) -> Denoiser:
@@ -117,11 +124,16 @@ def on_two_modes(seed: int, n: int, steps: int) -> Results:
 
     The second coordinate is measured, and says nothing about the first, that has the modes 1 and -1.
     """
-    means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
-    law = ToyMixture("two modes", torch.tensor([WEIGHT, 1 - WEIGHT], dtype=F64), means, _round(WIDTH, 2, 2))
-    problem, operator = MixtureProblem("two modes", law, VP(), (2,)), MatrixOperator(torch.eye(2).double()[1:], (2,))
-    observed = ObservedProblem(problem, torch.eye(2, dtype=F64)[1:], 0.1)
-    y = torch.zeros(n, 1, dtype=F64)
+    means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64, device="cpu")
+    law = ToyMixture(
+        "two modes", torch.tensor([WEIGHT, 1 - WEIGHT], dtype=F64, device="cpu"), means, _round(WIDTH, 2, 2)
+    )
+    problem, operator = (
+        MixtureProblem("two modes", law, VP(), (2,)),
+        MatrixOperator(torch.eye(2, dtype=F64, device="cpu")[1:], (2,)),
+    )
+    observed = ObservedProblem(problem, torch.eye(2, dtype=F64, device="cpu")[1:], 0.1)
+    y = torch.zeros(n, 1, dtype=F64, device="cpu")
     start, misfit = operator.pseudo_inverse(y), mean_misfit(operator, y)
     run = partial(red_diff, problem.denoiser(), misfit, start)
     found = {
@@ -157,7 +169,7 @@ def on_digits(seed: int, n: int, tuning: int, steps: int, sampling: int) -> Resu
     for kind, instrument in instruments(8, 2).items():
         found = work.compared(instrument)
         y = instrument.observe(truth, Rng(seed, n, "y"))
-        matrix = instrument.operator(torch.eye(64, dtype=F64).reshape(64, 1, 8, 8)).flatten(1).T
+        matrix = instrument.operator(torch.eye(64, dtype=F64, device="cpu").reshape(64, 1, 8, 8)).flatten(1).T
         seen = matrix.abs().sum(1) > 0
         observed = ObservedProblem(problem, matrix[seen], instrument.sd)
         found[BEST] = observed.given(y.flatten(1)[:, seen]).mean
@@ -179,7 +191,7 @@ def on_fashion(seed: int, images: int, n: int, tuning: int, steps: int, sampling
     held_out = load("fashion-mnist", size=14, split="test").x0()
     first = seed * (n + tuning)
     truth, others = held_out[first : first + n], held_out[first + n : first + n + tuning]
-    covariance = known.T.cov() + 1e-4 * torch.eye(known.shape[1], dtype=F64)
+    covariance = known.T.cov() + 1e-4 * torch.eye(known.shape[1], dtype=F64, device="cpu")
     work = Restorations(truth, others, model, known.mean(0), covariance, steps, sampling, seed)
     results: dict[tuple[str, str], float] = {}
     for kind, instrument in instruments(14, 4).items():
@@ -244,14 +256,14 @@ run = Study(
     PAPER,
     checks,
     [
-        Arms(FIXED, at_the_fixed_point, ISOTROPIC, {"n": 60, "steps": 1500}, {"n": 100, "steps": 10_000}, seeds=3),
+        Arms(FIXED, at_the_fixed_point, ISOTROPIC, {"n": 60, "steps": 1500}, {"n": 100, "steps": 4000}, seeds=3),
         Arms(OF_MODES, on_two_modes, MODES, {"n": 160, "steps": 300}, {"n": 800, "steps": 500}, seeds=3),
         Arms(
             {**ROLES, BEST: "oracle"},
             on_digits,
             DIGITS,
             {"n": 24, "tuning": 8, "steps": 150, "sampling": 30},
-            {"n": 100, "tuning": 16, "steps": 500, "sampling": 50},
+            {"n": 48, "tuning": 8, "steps": 300, "sampling": 50},
             seeds=3,
         ),
         Arms(
@@ -259,7 +271,7 @@ run = Study(
             on_fashion,
             FASHION,
             None,
-            {"images": 40_000, "n": 48, "tuning": 12, "steps": 400, "sampling": 50},
+            {"images": 30_000, "n": 24, "tuning": 8, "steps": 300, "sampling": 50},
             seeds=3,
             needs=partial(load, "fashion-mnist"),
         ),
