@@ -26,8 +26,8 @@ PAPER = Paper.of(
 RESULT = (
     "with exact means few steps are better than those of a diffusion from noise, by its noise levels alone: a "
     "conditional diffusion on them is as good; trained on images, a draw is worse by 0.2 to 3.2 dB than one of a "
-    "conditional diffusion from noise, at 2, 5 and 10 steps; the CRPS of a plain conditional diffusion is less than its "
-    "own at 1 and 2, with a soft mixture or without"
+    "conditional diffusion from noise, at 2, 5 and 10 steps; the CRPS of a plain conditional diffusion is less than "
+    "its own at 1 and 2, with a soft mixture or without"
 )
 
 IDENTITY = "its chain as published"
