@@ -32,9 +32,10 @@ PAPER = Paper.of(
     "path of the two times.",
 )
 RESULT = (
-    "with the exact posterior every path has its law, and a model of tied times has none for a clean condition; on "
-    "images one short training serves both tasks as well as a net for each, but tied times with the condition replaced, "
-    "eight runs of 50 steps, have half the error; in one step the signals of a soft mixture agree worse"
+    "with the exact posterior every path has its law, and a model of tied times has none for a clean condition; "
+    "on images one short training serves both tasks as well as a net for each, "
+    "but tied times with the condition replaced, eight runs of 50 steps, have half the error; "
+    "in one step the signals of a soft mixture agree worse"
 )
 
 GAUSS = "a joint Gaussian in 2 + 2 dimensions, exact means"
