@@ -48,7 +48,7 @@ def gains(predicted: Tensor, rule: Rule = "variance", sd: float = 1.0, unit: Uni
 
     A noisy place has a large entropy too, which says nothing about x0: these rules suit noise that is the same
     everywhere. Raises ValueError for another rule, unit, sd, or shape.
-    Source: Nolan et al., "Active diffusion subsampling", TMLR 2025, section 3; the rule as released from its program.
+    Source: Nolan et al., "Active diffusion subsampling", TMLR 2025; the rule as released from its program.
     """
     if rule not in get_args(Rule) or rule == "random":
         raise ValueError(f"the rule {rule!r} was asked for; gains has variance, entropy and released")
@@ -138,7 +138,7 @@ def measured_actively(
     The particles of an item depend on its stream alone. Raises ValueError for numbers out of range.
     When to choose: if measurements are costly one by one, such as columns of frequencies, and one is chosen after the
     other. For the best single run with given places take a guided sampler.
-    Source: Nolan et al., "Active diffusion subsampling", TMLR 2025, algorithm 1.
+    Source: Nolan et al., "Active diffusion subsampling", TMLR 2025.
     """
     process = one_clock(denoiser.process, "measured_actively")
     require_independent(process, "measured_actively")

@@ -39,7 +39,7 @@ def of_data(data_var: float = 1.0) -> Spread:
 
 
 def of_noise(strength: float) -> Spread:
-    """(sigma_t / alpha_t)^2 / strength, as in DiffPIR, whose lambda is the strength (7 to 20 in the paper)."""
+    """(sigma_t / alpha_t)^2 / strength, as in DiffPIR, whose lambda is the strength."""
 
     def spread(denoiser: Denoiser, posterior: Posterior[Any], t: Tensor | float) -> Tensor:
         process = one_clock(denoiser.process, "of_noise")

@@ -179,9 +179,9 @@ def twisted(
 
         w <- w  p^(y | x_s) / p^(y | x_t)  r(x_s | x_t, E[x0 | x_t]) / r(x_s | x_t, E[x0 | x_t, y])
 
-    with p^ the `log_evidence` of the guidance. The last step goes to E[x0 | x_t], where p(y | x0) itself counts. So a
-    poor guidance costs effective size and adds no bias. What is left is the error of Gaussian reverse steps, which
-    falls with their number.
+    with p^ the `log_evidence` of the guidance. The last step goes to E[x0 | x_t], where p(y | x0) itself counts. So the
+    mean weight is right on average for any guidance, and a poor one costs effective size. Weights can have heavy tails:
+    compare several seeds. What is left is the error of Gaussian reverse steps, which falls with their number.
 
     denoiser : guided, with posteriors of kind `Conditioned` or `WeightedDraws`: by `guided_by_mean`,
         `guided_by_pseudo_inverse`, `guided_through_draws` or `guided_by_draws`. A bare denoiser gives importance
@@ -196,7 +196,7 @@ def twisted(
     When to choose: to correct a guidance that is only approximate, if several particles for one y can be paid. Any
     likelihood.
     Source: Wu et al., "Practical and asymptotically exact conditional sampling in diffusion models", NeurIPS 2023,
-    algorithm 1, with any guidance.
+    with any guidance.
     """
     process = one_clock(denoiser.process, "twisted")
     if float(grid[-1]) != 0:

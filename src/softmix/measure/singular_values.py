@@ -34,9 +34,8 @@ def ddrm(instrument: Instrument, y: Tensor, eta: float = 0.85, eta_b: float = 1.
     The spread of unmeasured coefficients is right for eta = 0 and many steps. With eta > 0 each step has a share of
     fresh noise, however short it is, so that more steps do not reach the law of the data: draws vary too little.
     Raises ValueError for another eta, and for alpha = 0 at the first time.
-    When to choose: for linear measurements with a known decomposition, noisy ones too. One evaluation a step, and few
-    steps (20) are enough.
-    Source: Kawar, Elad, Ermon & Song, "Denoising diffusion restoration models", NeurIPS 2022, section 3.
+    When to choose: for linear measurements with a known decomposition, noisy ones too. One evaluation a step.
+    Source: Kawar, Elad, Ermon & Song, "Denoising diffusion restoration models", NeurIPS 2022.
     """
     operator, sd = linear(instrument, "ddrm"), instrument.sd
     if not isinstance(operator, DecomposedOperator):
