@@ -135,6 +135,29 @@ def test_the_log_evidence_counts_the_elements_that_a_mask_shows() -> None:
     assert largest(by_mask.mean - by_rows.mean) < 1e-6
 
 
+def test_the_derivative_of_pseudo_inverse_guidance_in_the_state_is_that_of_differences() -> None:
+    """A sampler with gradients differentiates the guided mean, and so the gradient of the evidence once more."""
+    one = Observed(MixtureProblem("pair", ToyMixture("pair", *pair()), VP(), (DIM,)), 0.5, n=3)
+    guided = guided_by_pseudo_inverse(instrument(), one.y, data_var=0.8)(one.denoiser)
+    way = Rng(4, 3).normal((3, DIM), F64)
+    x = one.xt.clone().requires_grad_()
+    (slope,) = torch.autograd.grad((cast(Any, guided(x, 0.5)).mean * way).sum(), x)
+    ends = [cast(Any, guided(one.xt + step * way, 0.5)).mean for step in (1e-5, -1e-5)]
+    assert float((slope * way).sum()) == pytest.approx(float(((ends[0] - ends[1]) * way).sum()) / 2e-5, rel=1e-5)
+
+
+def pair() -> tuple[Tensor, Tensor, Tensor]:
+    """Two Gaussians, so that the mean is not linear in x_t."""
+    means = torch.stack([torch.full((DIM,), 0.6, dtype=F64), torch.full((DIM,), -0.4, dtype=F64)])
+    return torch.tensor([0.3, 0.7], dtype=F64), means, (0.4 * torch.eye(DIM, dtype=F64)).expand(2, DIM, DIM)
+
+
+def test_the_jacobian_refuses_a_state_that_records_gradients() -> None:
+    one = Observed(one_gaussian(), 0.5)
+    with pytest.raises(ValueError, match="no derivative of its own"):
+        guided_by_jacobian(instrument(), one.y)(one.denoiser)(one.xt.requires_grad_(), 0.5)
+
+
 def test_the_scale_multiplies_the_shift() -> None:
     one = Observed(one_gaussian(), 0.5)
     shift = [

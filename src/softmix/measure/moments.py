@@ -58,13 +58,8 @@ def guided_by_pseudo_inverse(instrument: Instrument, y: Tensor, data_var: float 
             mean = need(posterior, HasMean, "guided_by_pseudo_inverse").mean
             off = misfit(operator, y, mean)
             var = spread_of(process, t, data_var)
-            with torch.no_grad():
-                # (r^2 A A^T + sd^2 I)^-1 off, by the rule of Woodbury
-                known = operator(operator.solve(operator.adjoint(off), sd**2 / var))
-                weighed = (off - known) / sd**2
-                half = (off * weighed).flatten(1).sum(1) / 2
-            # the value of -off^T S^-1 off / 2 with its gradient, which does not pass through the solution
-            return half - (off * weighed).flatten(1).sum(1) - log_volume(operator, var, sd, mean)
+            weighed = _Weighed.apply(off, operator, sd, var)
+            return -(off * weighed).flatten(1).sum(1) / 2 - log_volume(operator, var, sd, mean)
 
         return guided_by_gradient(denoiser, log_evidence, scale, "guided_by_pseudo_inverse")
 
@@ -116,7 +111,8 @@ def guided_by_jacobian(instrument: Instrument, y: Tensor, iterations: int = 5) -
         symmetric, and many iterations can diverge.
 
     Returns a denoiser with posteriors of kind `Point`. A call costs one evaluation and `iterations` + 1 backward
-    passes. Raises TypeError for a posterior without a mean and a process without one clock; ValueError for alpha_t = 0.
+    passes. Raises TypeError for a posterior without a mean and a process without one clock; ValueError for alpha_t = 0,
+    and for an x_t that records gradients.
     When to choose: for a network that knows only a mean, if the best guidance is worth several backward passes a step.
     Source: Rozet et al., "Learning diffusion priors from observations by expectation maximization", NeurIPS 2024.
     """
@@ -130,6 +126,11 @@ def guided_by_jacobian(instrument: Instrument, y: Tensor, iterations: int = 5) -
         require_untuned(denoiser, "guided_by_jacobian")
 
         def call(inner: Denoiser, xt: Tensor, t: Tensor | float, cond: Any) -> Point:
+            if torch.is_grad_enabled() and xt.requires_grad:
+                raise ValueError(
+                    "guided_by_jacobian has no derivative of its own in x_t: run it without gradients, or take "
+                    "guided_by_pseudo_inverse"
+                )
             size = column(tweedie_factor(process, t), xt)
             with torch.enable_grad():
                 x = xt.detach().requires_grad_()
@@ -143,6 +144,23 @@ def guided_by_jacobian(instrument: Instrument, y: Tensor, iterations: int = 5) -
         return Wrapped(denoiser, call)
 
     return wrap
+
+
+class _Weighed(torch.autograd.Function):
+    """(var A A^T + sd^2 I)^-1 off, by the rule of Woodbury: [off - A (A^T A + (sd^2 / var) I)^-1 A^T off] / sd^2.
+
+    The matrix is symmetric, so that the derivative is the same product: it need not pass through a solution by
+    iterations, and all higher derivatives are right.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, off: Tensor, operator: LinearOperator, sd: float, var: Tensor) -> Tensor:
+        ctx.of = (operator, sd, var)
+        return (off - operator(operator.solve(operator.adjoint(off), sd**2 / var))) / sd**2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, None]:
+        return _Weighed.apply(grads[0], *ctx.of), None, None, None
 
 
 def linear(instrument: Instrument, who: str) -> LinearOperator:
