@@ -103,7 +103,7 @@ def error_after(rule: Rule, count: int, trials: int = 30, sd: float = 0.1) -> fl
         given = None
         for k in range(count):
             draws = of.sample(16, Rng(trial, 16, "prior"))[:, None] if given is None else given.draws(16, Rng(k, 1))
-            gain = Rng(trial, 1, f"r {k}").uniform((1, 24), F64) if rule == "random" else gains(draws, rule, sd)
+            gain = Rng(trial, 1, f"r {k}").uniform((1, 24), F64) if rule == "random" else gains(draws, rule)
             taken = best_places(gain, taken, 1)
             given = ObservedProblem.elements(of, taken[0], sd).given(noisy[:, taken[0]])
         assert given is not None
@@ -202,6 +202,7 @@ def test_places_are_chosen_in_the_window() -> None:
         ({"window": (0.5, 0.5)}, "the window lies"),
         ({"particles": 1}, "at least 2 particles"),
         ({"rule": "best"}, "the rules are"),
+        ({"sd": 0.5}, "the others have none"),
         ({"first": torch.zeros(3, 5)}, "first: a mask"),
     ],
 )
@@ -220,7 +221,9 @@ def test_settings_out_of_range_are_refused(more: dict[str, object], words: str) 
         )
 
 
-@pytest.mark.parametrize(("rule", "sd"), [("random", 1.0), ("best", 1.0), ("entropy", 0.0)])
-def test_other_gains_are_refused(rule: Rule, sd: float) -> None:
-    with pytest.raises(ValueError, match=r"gains has variance|an sd above 0"):
+@pytest.mark.parametrize(
+    ("rule", "sd"), [("random", None), ("best", None), ("entropy", 0.0), ("released", None), ("variance", 1.0)]
+)
+def test_other_gains_are_refused(rule: Rule, sd: float | None) -> None:
+    with pytest.raises(ValueError, match=r"gains has variance|need an sd above 0"):
         gains(two(1.0), rule, sd)

@@ -25,11 +25,13 @@ from .operator import LinearOperator
 
 Rule = Literal["variance", "entropy", "released", "random"]
 Unit = Literal["element", "pixel", "column"]
+# the rules that read an sd
+_WITH_SD = ("entropy", "released")
 # an instrument and its y -> a wrap
 Guide = Callable[[Instrument, Tensor], Wrap]
 
 
-def gains(predicted: Tensor, rule: Rule = "variance", sd: float = 1.0, unit: Unit = "element") -> Tensor:
+def gains(predicted: Tensor, rule: Rule = "variance", sd: float | None = None, unit: Unit = "element") -> Tensor:
     """How much each place promises, from predictions of its measurement, [B, G].
 
     With d_ij^2 the squared distance of the predictions i and j at a place, summed over the elements of a unit:
@@ -43,7 +45,7 @@ def gains(predicted: Tensor, rule: Rule = "variance", sd: float = 1.0, unit: Uni
     sign makes it no entropy, and it grows without bound with one outlier; at their sd (10 and 50) it is the variance.
 
     predicted : A(x0_i) of m draws of x0, [m, B, *measured]; m at least 2.
-    sd : of the noise, for the last two rules.
+    sd : of the noise, above 0, for the last two rules alone.
     unit : what is measured at once. "pixel" sums over channels, "column" over channels and rows, of [m, B, C, H, W].
 
     A noisy place has a large entropy too, which says nothing about x0: these rules suit noise that is the same
@@ -52,11 +54,12 @@ def gains(predicted: Tensor, rule: Rule = "variance", sd: float = 1.0, unit: Uni
     """
     if rule not in get_args(Rule) or rule == "random":
         raise ValueError(f"the rule {rule!r} was asked for; gains has variance, entropy and released")
-    if len(predicted) < 2 or not sd > 0:
-        raise ValueError(f"{len(predicted)} predictions and sd = {sd} were given; give at least 2, and an sd above 0")
+    if len(predicted) < 2:
+        raise ValueError(f"{len(predicted)} predictions were given; give at least 2")
+    _check_sd(rule, sd)
     if rule == "variance":
         return _summed(predicted.var(0, correction=0)[None], unit)[0]
-    logs = []
+    logs, sd = [], float(sd or 0)
     for one in predicted:
         apart = _summed((predicted - one).square(), unit)
         scaled = -apart / (4 * sd**2) if rule == "entropy" else apart / (2 * sd**2)
@@ -128,7 +131,8 @@ def measured_actively(
     count : the number of places to choose.
     grid : falling times.
     rng : one stream for each item.
-    unit, rule, sd : as in `gains`; sd is by default the noise. "random" chooses at random, the control.
+    unit, rule, sd : as in `gains`; sd is by default the noise, for the rules that have one. "random" chooses at random,
+        the control.
     particles : m.
     first : a mask of places that are measured before the run, such as the middle column of frequencies.
     window : the share of the steps in which places are chosen, from the start of the run. Late choices know more.
@@ -148,6 +152,9 @@ def measured_actively(
             f"window {window}, {particles} particles, {count} places and rule {rule!r} were asked for; the window lies "
             f"in [0, 1], there are at least 2 particles, and the rules are {', '.join(get_args(Rule))}"
         )
+    if sd is None and rule in _WITH_SD:
+        sd = noise
+    _check_sd(rule, sd)
     device, items = device_of(denoiser), len(rng)
     own = rng.to(device)
     shape: tuple[int, ...] = denoiser.shape  # type: ignore[attr-defined]
@@ -167,14 +174,22 @@ def measured_actively(
         posterior = need(guide(instrument, again)(denoiser)(x, t, conds), HasMean, "measured_actively")
         mean = posterior.mean
         if due[k]:
-            gain = _gain(everywhere, mean.unflatten(0, (particles, items)), rule, sd or noise, unit, of_place)
+            gain = _gain(everywhere, mean.unflatten(0, (particles, items)), rule, sd, unit, of_place)
             mask = best_places(gain, mask.flatten(1), due[k]).view_as(mask)
             y = observe(mask)
         x = process.bridge(x, mean, t, s, steps)
     return ActiveMeasurement(x.unflatten(0, (particles, items)), mask, y)
 
 
-def _gain(operator: LinearOperator, x0: Tensor, rule: Rule, sd: float, unit: Unit, rng: Rng) -> Tensor:
+def _check_sd(rule: Rule, sd: float | None) -> None:
+    """Raises ValueError for a rule without its sd, and for an sd that the rule does not read."""
+    if (rule in _WITH_SD) != (sd is not None) or (sd is not None and not sd > 0):
+        raise ValueError(
+            f"the rule {rule!r} was given sd = {sd}: {' and '.join(_WITH_SD)} need an sd above 0, the others have none"
+        )
+
+
+def _gain(operator: LinearOperator, x0: Tensor, rule: Rule, sd: float | None, unit: Unit, rng: Rng) -> Tensor:
     """x0 : [m, B, *shape]."""
     predicted = torch.stack([operator(each) for each in x0])
     if rule != "random":
