@@ -142,7 +142,7 @@ def test_what_cannot_serve_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the likelihood gave shape \[4, 4\] for 4 items"):
         token_particles(model, lambda x: x.sum(1), EYE, 4, 2, Rng(0, 4))
     for value in (-math.inf, math.nan):
-        with pytest.raises(ValueError, match="of 4 particles none has a finite log p"):
+        with pytest.raises(ValueError, match="of 4 particles none has a finite log weight"):
             token_particles(model, lambda x, v=value: torch.full((4,), v), EYE, 4, 2, Rng(0, 4))  # type: ignore[misc]
     with pytest.raises(SamplerError, match="token_particles needs the probabilities of 3 tokens"):
         token_particles(model, flat, torch.eye(3), 4, 2, Rng(0, 4))

@@ -16,11 +16,10 @@ from ..process import Masked
 from ..rng import Rng
 from ..sampler import SamplerError, WeightedSamples
 from ..sampler.unmask import masks_left, most_confident
-from ..sampler.weighted import log_mean
 from ..shape import take
 from .anchor import LEAST, law_of_codes, token_vectors
 from .guide import Likelihood, checked
-from .particles import systematic
+from .particles import Population
 
 if TYPE_CHECKING:
     from ..denoiser import Denoiser
@@ -74,35 +73,22 @@ def token_particles(
     own = take(cond, torch.zeros(n, dtype=torch.int64, device=rng.device))
     x, grid = process.prior((n, *places), rng), process.grid(steps)
     first = process.masked(x).flatten(1).sum(1)
-    log_weight = seen = torch.zeros(n, dtype=torch.float64, device=rng.device)
-    for k, (t, s) in enumerate(pairwise(grid)):
+    people = Population.of(x, threshold, rng)
+    seen = torch.zeros_like(people.log_weight)
+    for t, s in pairwise(grid):
         law = law_of_codes(denoiser(x, t, own), codes, "token_particles")
         logs = with_visible(law.log_probabilities, x, len(codes))
         if threshold > 0:
             # psi must be above 0, also where p(y | mean) is 0
             fits = _fits(likelihood, logs.exp().movedim(1, -1), codes).clamp(min=LEAST)
             ahead = float(process.alpha(t)) * fits
-            log_weight, seen = log_weight + ahead - seen, ahead
-            if effective_share(log_weight) < threshold:
-                pick = systematic(log_weight.softmax(0), rng.child(f"resampling {k}"))
-                x, logs, seen = x[pick], logs[pick], seen[pick]
-                log_weight = log_mean(log_weight).expand(n)
+            people.weigh(ahead - seen)
+            x, logs, seen = people.resampled(x, logs, ahead)
         draw = Categorical(logs).sample(rng)
         order = rng.uniform(draw.shape, torch.float64).to(draw.device)
         x = most_confident(process, x, draw, order, masks_left(process, first, grid[0], s))
-    log_weight = log_weight + _fits(likelihood, one_hot(x, len(codes)), codes) - seen
-    effective_share(log_weight)
-    return WeightedSamples(x, log_weight, steps)
-
-
-def effective_share(log_weight: Tensor) -> float:
-    """(sum w)^2 / (n sum w^2), from 1 / n to 1. Raises ValueError if all weights are 0 or one is undefined."""
-    if not bool(log_weight.amax().isfinite()):
-        raise ValueError(
-            f"of {len(log_weight)} particles none has a finite log p(y | x) as its largest: take more particles, or a "
-            "likelihood that is above 0 for every x"
-        )
-    return WeightedSamples(log_weight, log_weight, 0).effective_size / len(log_weight)
+    people.weigh(_fits(likelihood, one_hot(x, len(codes)), codes) - seen)
+    return WeightedSamples(x, people.log_weight, steps)
 
 
 def _fits(likelihood: Likelihood, p: Tensor, codes: Tensor) -> Tensor:
