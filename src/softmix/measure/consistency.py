@@ -20,7 +20,8 @@ from ..posterior import HasVariance, Posterior, need
 from ..process import one_clock, require_independent
 from .guide import tweedie_factor
 from .instrument import Instrument
-from .moments import linear, misfit, spread_of
+from .misfit import data_residual
+from .moments import linear, spread_of
 from .operator import LinearOperator
 
 # nu of an item: from the denoiser, its posterior and the time
@@ -69,7 +70,7 @@ def proximal(instrument: Instrument, y: Tensor, spread: Spread = own_variance) -
 
     def step(denoiser: Denoiser, posterior: Posterior[Any], t: Tensor | float) -> Callable[[Tensor], Tensor]:
         ridge = sd**2 / torch.as_tensor(spread(denoiser, posterior, t))
-        return lambda x0: x0 + operator.solve(operator.adjoint(misfit(operator, y, x0)), ridge)
+        return lambda x0: x0 + operator.solve(operator.adjoint(data_residual(operator, y, x0)), ridge)
 
     return _wrap(step, "proximal")
 
@@ -83,7 +84,7 @@ def projected(operator: LinearOperator, y: Tensor) -> Wrap:
     Source: Wang, Yu & Zhang, "Zero-shot image restoration using denoising diffusion null-space model" (DDNM), ICLR
     2023.
     """
-    return _wrap(lambda *_: lambda x0: x0 + operator.pseudo_inverse(misfit(operator, y, x0)), "projected")
+    return _wrap(lambda *_: lambda x0: x0 + operator.pseudo_inverse(data_residual(operator, y, x0)), "projected")
 
 
 def stepped(operator: LinearOperator, y: Tensor, step: float) -> Wrap:
@@ -95,7 +96,7 @@ def stepped(operator: LinearOperator, y: Tensor, step: float) -> Wrap:
     """
     if not step > 0:
         raise ValueError(f"a step of {step} was asked for; give one above 0")
-    return _wrap(lambda *_: lambda x0: x0 + step * operator.adjoint(misfit(operator, y, x0)), "stepped")
+    return _wrap(lambda *_: lambda x0: x0 + step * operator.adjoint(data_residual(operator, y, x0)), "stepped")
 
 
 def _wrap(step: Callable[[Denoiser, Posterior[Any], Tensor | float], Callable[[Tensor], Tensor]], who: str) -> Wrap:

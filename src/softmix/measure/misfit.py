@@ -1,14 +1,23 @@
-"""How far A(x) is from y, for methods that minimise it."""
+"""How far A(x) is from y: the residual, and what is minimised."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .guide import Likelihood
+from .guide import Likelihood, check_measurement
 from .operator import Operator
+
+
+def data_residual(operator: Operator, y: Tensor, x0: Tensor) -> Tensor:
+    """y - A(x0), [B, *measured], and 0 for elements of y that do not exist. Raises ValueError for another y."""
+    clean = operator(x0)
+    check_measurement(y, clean)
+    off = y.to(clean) - clean
+    return off if operator.seen is None else torch.where(operator.constant("seen", off) > 0, off, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +42,9 @@ def mean_misfit(operator: Operator, y: Tensor) -> Misfit:
     """
 
     def loss(x: Tensor) -> Tensor:
-        clean = operator(x)
-        if y.shape[1:] != clean.shape[1:] or len(y) not in (1, len(clean)):
-            raise ValueError(f"y has shape {list(y.shape)}, and A(x) has shape {list(clean.shape)}: give one row, or B")
-        off, seen = (y.to(clean.device) - clean).abs().square(), operator.seen
-        if seen is None:
-            return off.flatten(1).mean(1) / 2
-        there = seen.to(off).expand_as(off).flatten(1)
-        return (off.flatten(1) * there).sum(1) / (2 * there.sum(1))
+        off = data_residual(operator, y, x)
+        there = torch.ones_like(off) if operator.seen is None else operator.constant("seen", off).expand_as(off)
+        return off.square().flatten(1).sum(1) / (2 * there.flatten(1).sum(1))
 
     return Misfit(loss, True)
 

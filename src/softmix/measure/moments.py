@@ -23,9 +23,10 @@ from ..denoiser.wrap import Wrapped
 from ..posterior import HasMean, HasVariance, Point, Posterior, need
 from ..process import Gaussian, one_clock, require_independent
 from ..shape import column
-from .guide import check_measurement, guided_by_gradient, tweedie_factor
+from .guide import guided_by_gradient, tweedie_factor
 from .instrument import Instrument
 from .krylov import conjugate_gradients
+from .misfit import data_residual
 from .operator import DecomposedOperator, LinearOperator
 
 
@@ -56,7 +57,7 @@ def guided_by_pseudo_inverse(instrument: Instrument, y: Tensor, data_var: float 
 
         def log_evidence(posterior: Posterior[Any], t: Tensor | float) -> Tensor:
             mean = need(posterior, HasMean, "guided_by_pseudo_inverse").mean
-            off = misfit(operator, y, mean)
+            off = data_residual(operator, y, mean)
             var = spread_of(process, t, data_var)
             weighed = _Weighed.apply(off, operator, sd, var)
             return -(off * weighed).flatten(1).sum(1) / 2 - log_volume(operator, var, sd, mean)
@@ -174,14 +175,6 @@ def linear(instrument: Instrument, who: str) -> LinearOperator:
     return instrument.operator
 
 
-def misfit(operator: LinearOperator, y: Tensor, x0: Tensor) -> Tensor:
-    """y - A x0, [B, *measured], and 0 for elements of y that do not exist. Raises ValueError for another y."""
-    clean = operator(x0)
-    check_measurement(y, clean)
-    off = y.to(clean) - clean
-    return off if operator.seen is None else torch.where(operator.constant("seen", off) > 0, off, 0)
-
-
 def spread_of(process: Gaussian, t: Tensor | float, data_var: float) -> Tensor:
     """r_t^2, the variance of an element of x0 given x_t for data N(0, data_var I)."""
     alpha, sigma = process.levels(t)
@@ -199,7 +192,7 @@ def _updated(
     """D + C A^T (A C A^T + sd^2 I)^-1 (y - A D). product : C v."""
     left = conjugate_gradients(
         lambda u: operator(product(operator.adjoint(u))) + sd**2 * u,
-        misfit(operator, y, mean),
+        data_residual(operator, y, mean),
         iterations,
         strict=False,
     )

@@ -23,7 +23,8 @@ from ..sampler.drive import finish
 from ..sampler.weighted import WeightedSamples, log_mean
 from .guide import Conditioned, Likelihood, WeightedDraws
 from .instrument import Instrument
-from .moments import linear, misfit
+from .misfit import data_residual
+from .moments import linear
 from .operator import LinearOperator
 
 Form = Literal["sde", "ode"]
@@ -137,7 +138,7 @@ def afdps(
         x = _given_y(operator, sd, y, x / alphas[0], clocks[0], noise)
         for k, t in enumerate(times[:-1]):
             mean = need((yield Ask(t, alphas[k] * x)), HasMean, "afdps").mean
-            score, steep = (mean - x) / clocks[k], -operator.adjoint(misfit(operator, y, x)) / sd**2
+            score, steep = (mean - x) / clocks[k], -operator.adjoint(data_residual(operator, y, x)) / sd**2
             x, log_factor = move(x, score, steep, clocks[k] - clocks[k + 1], noise)
             # the last weights stay as they are
             people.weigh(log_factor)
@@ -160,7 +161,7 @@ def _ode(x: Tensor, score: Tensor, steep: Tensor, length: float, rng: Rng) -> tu
 
 def _given_y(operator: LinearOperator, sd: float, y: Tensor, x: Tensor, var: float, rng: Rng) -> Tensor:
     """x ~ N(a, var I) becomes a draw of N(a, var I) times the likelihood (Matheron's rule)."""
-    off = misfit(operator, y, x)
+    off = data_residual(operator, y, x)
     z = rng.normal(off.shape, off.dtype).to(off.device)
     noise = sd * z if operator.seen is None else torch.where(operator.constant("seen", z) > 0, sd * z, 0)
     return x + operator.solve(operator.adjoint(off + noise), sd**2 / var)
