@@ -161,6 +161,11 @@ def test_places_of_a_run_are_better_than_random_ones() -> None:
     assert error("variance") < 0.8 * error("random")
 
 
+def test_the_sd_of_a_rule_is_by_default_the_noise() -> None:
+    assert torch.equal(run("entropy").mask, run("entropy", sd=0.1).mask)
+    assert not torch.equal(run("entropy").mask, run("entropy", sd=1e-3).mask)
+
+
 def test_an_item_does_not_depend_on_the_others() -> None:
     whole, alone = run(items=3), run(items=1)
     assert torch.equal(whole.mask[:1], alone.mask)

@@ -33,6 +33,7 @@ from softmix.measure import (
     proximal,
     stepped,
 )
+from softmix.measure.misfit import data_residual
 from softmix.oracle import MixtureProblem, ObservedProblem, gaussian
 from softmix.posterior import Implicit, Normal, Point, Posterior
 from softmix.process import VE, VP, Flow, Gaussian, uniform
@@ -81,6 +82,12 @@ class Observed:
 
 def largest(x: Tensor) -> float:
     return float(x.detach().abs().max())
+
+
+def test_elements_of_y_that_do_not_exist_have_no_residual() -> None:
+    seen, x0 = torch.tensor([1.0, 0, 1, 0]), torch.zeros(1, DIM, dtype=F64)
+    y = torch.tensor([[0.5, 7.0, -0.5, 7.0]], dtype=F64)
+    assert data_residual(Mask(seen, (DIM,)), y, x0).tolist() == [[0.5, 0, -0.5, 0]]
 
 
 # guidance by moments

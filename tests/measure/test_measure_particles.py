@@ -128,8 +128,12 @@ def test_undefined_weights_are_an_error(weights: list[float]) -> None:
 
 def test_the_last_weights_are_not_resampled() -> None:
     one = Measured(problem(3), sd=0.15)
-    found = twisted(one.denoiser, one.likelihood, few(VP(), 10), Rng(0, 50), least=1.0, dtype=F64)
-    assert float(found.log_weight.std()) > 1
+    grid = even_in_variance(VP(), 40, 4.0)
+    for found in (
+        twisted(one.denoiser, one.likelihood, few(VP(), 10), Rng(0, 50), least=1.0, dtype=F64),
+        afdps(one.denoiser, one.instrument, one.y, grid, Rng(0, 50), "ode", least=1.0, dtype=F64),
+    ):
+        assert float(found.log_weight.std()) > 0.1
 
 
 # AFDPS
