@@ -39,6 +39,7 @@ def from_npy(path: Path, request: Request) -> Data:
 
 
 def mapped(path: Path) -> NDArray[Any]:
+    """The array of a file, mapped into memory. Raises DataError."""
     name = printable(str(path))
     try:
         # The product of a forged shape may exceed 64 bits.
